@@ -1,38 +1,26 @@
-"""Labelled sets on disk: read in order and completely, or refused in one line."""
+"""Parquet shards: read in order and completely, or refused in one line."""
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from alexnet_infer.datasets import Example, LabelledImages
+from alexnet_infer.datasets import Example, LabelledImages, open_images
 from alexnet_infer.errors import BackendError, UnreadableInputError
+from tests.datasets import mini
+from tests.datasets.mini import refused
 
-TINY_IMAGENET = Path(__file__).parents[2] / "shared" / "data" / "tiny-imagenet"
+TINY_IMAGENET = Path(__file__).parents[3] / "shared" / "data" / "tiny-imagenet"
 
 CLASSES = "n01443537\tgoldfish, Carassius auratus\nn02123045\ttabby, tabby cat\nn02504458\tAfrican elephant\n"
 WNIDS = ["n01443537", "n02123045", "n02504458"]
 
 BYTES = [b"first", b"second", b"third", b"fourth", b"fifth"]
 LABELS = [2, 0, 1, 1, 0]
-
-
-def refused(build: Callable[[], object], *parts: str) -> None:
-    """UnreadableInputError (exit code 3) with one line that has all of `parts`."""
-    with pytest.raises(UnreadableInputError) as caught:
-        build()
-    message = str(caught.value)
-    assert caught.value.exit_code == 3
-    assert message.isprintable(), message
-    assert len(message) < 600, message
-    for part in parts:
-        assert part in message, (part, message)
 
 
 def read(root: Path, split: str = "train") -> list[Example]:
@@ -269,118 +257,102 @@ def test_class_names_are_read_as_other_systems_write_them(shards, content):
     assert classes[2].name == "African elephant"
 
 
-# Folders.
+# Positions, and classes from elsewhere.
 
 
-@pytest.fixture
-def folders(tmp_path) -> Path:
-    """A set of three folders, with five images among other files."""
-    for path, data in {
-        "train/n02123045/b.JPEG": b"third",
-        "train/n02123045/a.jpg": b"second",
-        "train/n01443537/images/deep.png": b"first",
-        "train/n02504458/x.webp": b"fourth",
-        "train/n02504458/y.bmp": b"fifth",
-        "train/n02504458/boxes.txt": b"no image",
-        "train/n02504458/._y.bmp": b"no image",
-        "train/.cache/z.jpg": b"no image",
-        "train/stray.jpg": b"no class",
-    }.items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_bytes(data)
-    return tmp_path
+def test_starting_late_reads_neither_earlier_shards_nor_earlier_row_groups(tmp_path, parquet):
+    (tmp_path / "classes.tsv").write_text(CLASSES)
+    for shard in range(3):
+        rows = [(b"%d" % i * 500, f"{i}.JPEG", i % 3) for i in range(10 * shard, 10 * shard + 10)]
+        mini.write_shard(tmp_path / f"train-{shard:05}-of-00003.parquet", rows)
+    images = LabelledImages(tmp_path, "train")
+    whole = list(images)
+    for name in ("train-00000-of-00003.parquet", "train-00001-of-00003.parquet"):
+        content = bytearray((tmp_path / name).read_bytes())
+        groups = parquet.ParquetFile(tmp_path / name).metadata
+        end = groups.row_group(1).column(0).dictionary_page_offset or groups.row_group(1).column(0).data_page_offset
+        content[4:end] = bytes(end - 4)  # all that lies before row 4, which begins the second group
+        (tmp_path / name).write_bytes(content)
+    refused(lambda: list(images), "can't be read as Parquet")
+    for start in (14, 15, 19, 20, 29, 30):
+        assert list(images.examples(start)) == whole[start:]
 
 
-def test_folders_are_classes_in_order_of_their_wordnet_ids(folders):
-    images = LabelledImages(folders, "train")
-    assert len(images) == 5
-    assert [(example.data, example.label) for example in images] == list(zip(BYTES, [0, 1, 1, 2, 2], strict=True))
-    assert [(c.wnid, c.name) for c in images.classes] == [(wnid, wnid) for wnid in WNIDS]
-    assert next(iter(images)).name == str(folders / "train/n01443537/images/deep.png")
+def test_a_row_without_an_image_can_be_yielded_with_its_error(shards):
+    write_shard(shards / "train-00001-of-00002.parquet", [None, b"fifth"], [1, 2])
+    fourth, fifth = LabelledImages(shards, "train").examples(3, on_error="yield")
+    assert (fourth.data, fourth.label, fourth.error) == (b"", 1, "no image in this row")
+    assert (fifth.data, fifth.label, fifth.error) == (b"fifth", 2, None)
 
 
-def test_folders_take_their_names_from_a_table_where_there_is_one_in_any_order(folders):
-    (folders / "classes.tsv").write_text("n02504458\tAfrican elephant\nn01443537\tgoldfish\n")
-    names = [c.name for c in LabelledImages(folders, "train").classes]
-    assert names == ["goldfish", "n02123045", "African elephant"]
+def test_a_row_without_a_label_is_never_yielded(shards):
+    write_shard(shards / "train-00001-of-00002.parquet", [b"fourth"], [3])
+    refused(lambda: list(LabelledImages(shards, "train").examples(on_error="yield")), "row 0: label 3: expected 0 to 2")
 
 
-@pytest.mark.parametrize("name", ["validation", "val"])
-def test_the_validation_split_has_either_name(folders, name):
-    (folders / "train").rename(folders / name)
-    assert len(LabelledImages(folders, "validation")) == 5
-    refused(lambda: LabelledImages(folders, "train"), "no train split here", "train-*.parquet", "a folder train/")
+def test_the_listing_tells_labels_names_and_sizes_apart(shards):
+    path = shards / "train-00001-of-00002.parquet"
+    seen = {LabelledImages(shards, "train").listing}
+    for data, labels in (([b"fourth", b"fifth"], [1, 2]), ([b"fourth" * 99, b"fifth"], [1, 0]), ([b"fourth"], [1])):
+        write_shard(path, data, labels)
+        seen.add(LabelledImages(shards, "train").listing)
+    assert len(seen) == 4
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_missing_split_is_refused_with_what_was_expected(tmp_path, split):
-    refused(lambda: LabelledImages(tmp_path, split), f"no {split} split here", f"{split}-*.parquet")
-    refused(lambda: LabelledImages(tmp_path / "absent", split), "absent", f"no {split} split here")
+ROWS = [(b"fish", "a.JPEG", 0), (b"cat", "b.JPEG", 1), (b"elephant", "c.JPEG", 2)]
 
 
-def test_a_file_in_the_place_of_a_set_is_refused(tmp_path):
-    (tmp_path / "set.tar").write_bytes(b"x")
-    refused(lambda: LabelledImages(tmp_path / "set.tar", "train"), "set.tar: no train split here")
+def test_shards_that_carry_wordnet_ids_need_no_table_and_are_put_in_their_order(tmp_path, parquet):
+    mini.write_shard(tmp_path / "validation-0.parquet", ROWS, names=["n02504458", "n01443537", "n02123045"])
+    images = open_images(tmp_path)
+    assert [one.wnid for one in images.classes] == WNIDS
+    assert [(e.data, images.classes[e.label].wnid) for e in images] == [
+        (b"fish", "n02504458"),
+        (b"cat", "n01443537"),
+        (b"elephant", "n02123045"),
+    ]
 
 
-def test_folders_without_images_are_refused(tmp_path):
-    (tmp_path / "train" / "n01443537").mkdir(parents=True)
-    refused(lambda: LabelledImages(tmp_path, "train"), "train: no images here")
-    (tmp_path / "train" / "loose.jpg").write_bytes(b"x")
-    refused(lambda: LabelledImages(tmp_path, "train"), "train: no images here")
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["tench", "goldfish", "crane"],
+        ["n01443537", "n02123045", "elephant"],
+        ["n01443537", "n01443537", "n02504458"],
+        [1, 2, 3],
+        [],
+        7,
+        None,
+    ],
+    ids=str,
+)
+def test_shards_that_carry_other_names_are_refused_with_the_file_to_add(tmp_path, parquet, names):
+    mini.write_shard(tmp_path / "data" / "validation-0.parquet", ROWS, names=names)
+    refused(lambda: open_images(tmp_path), "classes.tsv: not found; expected lines of WordNet id, tab, class name")
 
 
-def test_an_empty_class_keeps_its_place_among_the_labels(folders):
-    (folders / "train" / "n02000000").mkdir()
-    images = LabelledImages(folders, "train")
-    assert [c.wnid for c in images.classes] == [WNIDS[0], "n02000000", *WNIDS[1:]]
-    assert [example.label for example in images] == [0, 2, 2, 3, 3]
+def test_a_description_that_is_no_json_is_passed_over(tmp_path, parquet):
+    path = tmp_path / "validation-0.parquet"
+    mini.write_shard(path, ROWS)
+    table = parquet.read_table(path).replace_schema_metadata({"huggingface": "[" * 100_000})
+    parquet.write_table(table, path)
+    refused(lambda: open_images(tmp_path), "classes.tsv: not found")
 
 
-def test_a_folder_name_that_can_not_be_printed_is_refused(folders):
-    (folders / "train" / "two\nlines").mkdir()
-    with pytest.raises(UnreadableInputError, match=r"class: 'two\\nlines': expected printable text"):
-        LabelledImages(folders, "train")
-
-
-def test_an_image_that_vanishes_is_refused_by_name(folders):
-    images = iter(LabelledImages(folders, "train"))
-    next(images)
-    (folders / "train/n02123045/b.JPEG").unlink()
-    refused(lambda: list(images), "n02123045/b.JPEG: gone, or not a file")
-
-
-def test_a_link_to_nowhere_is_refused_and_not_left_out(folders):
-    (folders / "train/n01443537/lost.jpg").symlink_to("nowhere")
-    assert len(LabelledImages(folders, "train")) == 6
-    refused(lambda: read(folders), "lost.jpg: gone, or not a file")
+@pytest.mark.parametrize("table", ["LOC_synset_mapping.txt", "synset_words.txt"])
+def test_tables_that_come_with_ilsvrc_serve_as_well(tmp_path, parquet, table):
+    mini.write_shard(tmp_path / "data" / "validation-0.parquet", ROWS)
+    (tmp_path / table).write_text(CLASSES.replace("\t", " "))
+    assert open_images(tmp_path).classes[0].name == "goldfish, Carassius auratus"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_is_refused_and_not_waited_for(folders):
-    os.mkfifo(folders / "train/n01443537/pipe.jpg")
-    refused(lambda: read(folders), "pipe.jpg: gone, or not a file")
-
-
-def test_a_folder_called_like_an_image_is_no_image(folders):
-    (folders / "train/n01443537/folder.jpg").mkdir()
-    assert len(read(folders)) == 5
-
-
-def denied(path: object) -> None:
-    raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-
-def test_an_image_that_may_not_be_read_is_refused_by_name(folders, monkeypatch):
-    monkeypatch.setattr(Path, "read_bytes", denied)  # the super-user may read everything
-    refused(lambda: read(folders), "deep.png: Permission denied")
-
-
-def test_a_folder_that_may_not_be_listed_is_an_error_and_not_a_smaller_set(folders, monkeypatch):
-    scandir = os.scandir
-    locked = str(folders / "train/n02123045")
-    monkeypatch.setattr(os, "scandir", lambda path: denied(path) if str(path) == locked else scandir(path))
-    refused(lambda: LabelledImages(folders, "train"), f"{locked}: Permission denied")
+def test_a_pipe_in_the_place_of_a_shard_or_a_table_is_not_waited_for(shards):
+    os.mkfifo(shards / "train-b.parquet")
+    refused(lambda: LabelledImages(shards, "train"), "train-b.parquet: can't be read as Parquet (gone, or not a file)")
+    (shards / "classes.tsv").unlink()
+    os.mkfifo(shards / "classes.tsv")
+    refused(lambda: LabelledImages(shards, "train"), "classes.tsv: not a file")
 
 
 # The set that this project trains on.

@@ -1,0 +1,144 @@
+"""ILSVRC2012's own archives, never unpacked: all that is made of them is an index of the images' places."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, ClassVar
+
+from alexnet_infer.datasets.base import Entry, Listed, Place, Split, is_image, labelled
+from alexnet_infer.datasets.classes import class_name, find_table
+from alexnet_infer.datasets.devkit import NAMES, Devkit, find_devkit, open_devkit
+from alexnet_infer.decode import printable
+from alexnet_infer.errors import UnreadableInputError, one_line, shown
+
+_ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
+_CLASS_ARCHIVE = re.compile(r"(n[0-9]{8})\.tar")
+
+
+class Tar(Listed):
+    """`ILSVRC2012_img_val.tar` with the devkit beside it, or `ILSVRC2012_img_train.tar`, a tar of one tar a class; root
+    is their folder or the archive itself. For training also a folder of the inner tars.
+
+    The index takes one small read an image: headers are reached by seeking over the images.
+    """
+
+    layout = "tar"
+    accepts: ClassVar = {
+        "train": f"{_ARCHIVES['train']} or a folder of n*.tar",
+        "validation": f"{_ARCHIVES['validation']} with {NAMES[0]}",
+    }
+
+    @classmethod
+    def detect(cls, root: Path, split: Split) -> bool:
+        if (root.name == _ARCHIVES[split] and root.is_file()) or (root / _ARCHIVES[split]).is_file():
+            return True
+        return split == "train" and bool(_class_archives(root))
+
+    def __init__(self, root: Path, split: Split) -> None:
+        archive, folder = (root, root.parent) if root.is_file() else (root / _ARCHIVES[split], root)
+        if split == "train" and not archive.is_file() and (archives := _class_archives(root)):
+            self._set_training(archives[0].parent, _index_class_archives(archives), folder)
+        elif not archive.is_file():
+            raise self.absent(root, split)
+        elif split == "train":
+            self._set_training(archive, _index_training(archive), folder)
+        else:
+            with archive.open("rb") as file:
+                images = _images(file, archive)
+            devkit = open_devkit(folder)
+            self.classes = devkit.classes
+            self.entries = labelled(devkit.labels, devkit.truth, images, archive)
+
+    def _set_training(self, where: Path, images: dict[str, dict[str, Place]], folder: Path) -> None:
+        if not any(images.values()):
+            raise UnreadableInputError(f"{where}: no images in it; expected n*.tar, one for each class")
+        names = _names(folder)
+        wnids = sorted(images)
+        self.classes = tuple(class_name(where, wnid, names.get(wnid, wnid)) for wnid in wnids)
+        self.entries = [
+            Entry(printable(name), label, images[wnid][name])
+            for label, wnid in enumerate(wnids)
+            for name in sorted(images[wnid])
+        ]
+
+
+def _class_archives(root: Path) -> list[Path]:
+    """The first folder's that has any; sorted."""
+    folders = (root, root / "train", root / "ILSVRC2012_img_train")
+    found = ([path for path in folder.glob("n*.tar") if _CLASS_ARCHIVE.fullmatch(path.name)] for folder in folders)
+    return sorted(next(filter(None, found), []))
+
+
+def _names(folder: Path) -> dict[str, str]:
+    """WordNet id -> name from whatever gives them; nothing has to."""
+    names = find_table(folder)[1]
+    if not names and (devkit := find_devkit(folder)):
+        names = {one.wnid: one.name for one in Devkit(devkit).classes}
+    return names
+
+
+def _index_class_archives(paths: list[Path]) -> dict[str, dict[str, Place]]:
+    """WordNet id -> its images by name."""
+    found = {}
+    for path in paths:
+        if not path.is_file():
+            raise UnreadableInputError(f"{path}: gone, or not a file")
+        with path.open("rb") as file:
+            found[path.stem] = _images(file, path)
+    return found
+
+
+def _index_training(path: Path) -> dict[str, dict[str, Place]]:
+    """WordNet id -> its images by name."""
+    found: dict[str, dict[str, Place]] = {}
+    with path.open("rb") as file:
+        for archive, member, name in _members(file, str(path)):
+            if not (match := _CLASS_ARCHIVE.fullmatch(name)):
+                continue
+            _check_member(path, member, match[1] in found)
+            with archive.extractfile(member) as inner:
+                found[match[1]] = _images(inner, path, member)
+    return found
+
+
+def _images(file: IO[bytes], path: Path, outer: tarfile.TarInfo | None = None) -> dict[str, Place]:
+    """The images of an archive that lies in `path`, as a whole or as a member of another, by their last name.
+
+    Raises UnreadableInputError when one stands there twice or as a link, and when the archive isn't complete.
+    """
+    where, begin = (f"{path}: {printable(outer.name)}", outer.offset_data) if outer else (str(path), 0)
+    images: dict[str, Place] = {}
+    for _, member, name in _members(file, where):
+        if is_image(name) and not member.isdir():
+            _check_member(where, member, name in images)
+            images[name] = Place(path, begin + member.offset_data, member.size)
+    return images
+
+
+def _check_member(where: Path | str, member: tarfile.TarInfo, twice: bool) -> None:
+    if twice:
+        raise UnreadableInputError(f"{where}: {shown(member.name)} is in it twice; expected every name once")
+    if not member.isreg() or member.issparse():
+        raise UnreadableInputError(f"{where}: {shown(member.name)} is a link or special; expected a plain file")
+
+
+def _members(file: IO[bytes], where: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str]]:
+    """What an archive holds, each with its last name. Unlike tarfile's own reader it takes no end but the marked one:
+    a damaged header would pass for it, and the rest of the images would be left out silently."""
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            last = -1
+            for member in archive:
+                if member.size < 0 or member.offset <= last:  # some of tarfile's versions would go round for ever
+                    raise tarfile.ReadError(f"bad size at byte {member.offset}")
+                last = member.offset
+                yield archive, member, member.name.rsplit("/", 1)[-1]
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"no mark of its end at byte {archive.offset}")
+    except (OSError, tarfile.TarError, ValueError, RecursionError, MemoryError) as error:
+        reason = one_line(error) or type(error).__name__
+        raise UnreadableInputError(f"{where}: damaged, cut short or no tar archive ({reason})") from None

@@ -1,0 +1,163 @@
+"""ILSVRC2012's development kit: the classes in its own order, and the validation images' labels."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import zlib
+from functools import lru_cache
+from pathlib import Path
+
+from alexnet_infer.artifact import ClassName
+from alexnet_infer.datasets.base import read_file, refuse_lines
+from alexnet_infer.datasets.classes import is_wordnet_id, sorted_classes
+from alexnet_infer.errors import BackendError, UnreadableInputError, one_line, shown
+
+NAMES = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12", "devkit")
+
+_META = "data/meta.mat"
+_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
+_MAX_BYTES = 256 << 20
+"""Of the whole kit when it is unpacked in memory; the real one, packed, has 2.6 MB."""
+_MAX_SECONDS = 120
+
+
+def find_devkit(folder: Path) -> Path | None:
+    return next((path for name in NAMES if (path := folder / name).is_file() or path.is_dir()), None)
+
+
+def open_devkit(folder: Path) -> Devkit:
+    """The one in `folder`. Raises UnreadableInputError when there is none, and what `Devkit` raises."""
+    path = find_devkit(folder)
+    if path is None:
+        raise UnreadableInputError(
+            f"{folder}: no devkit here, which has the labels; expected {NAMES[0]}, or a folder {NAMES[1]} or {NAMES[2]}"
+        )
+    return Devkit(path)
+
+
+class Devkit:
+    """What `meta.mat` and the ground truth say, from the kit as it is published or from its unpacked folder.
+
+    `classes` are sorted by WordNet id, `labels` gives each validation image's position among them by the image's name.
+    The kit's own numbers, `ILSVRC2012_ID`, are another order and end here.
+
+    Raises UnreadableInputError when the kit is incomplete, damaged or contradicts itself, BackendError without scipy.
+    """
+
+    classes: tuple[ClassName, ...]
+    labels: dict[str, int]
+    truth: Path
+    """Where the labels come from, for messages."""
+
+    def __init__(self, path: Path) -> None:
+        meta, truth = _read_folder(path) if path.is_dir() else _read_archive(path)
+        lines = truth.decode("ascii", "replace").removesuffix("\n").split("\n")
+        wnids, names = _synsets(path / _META, meta)
+        self.classes = sorted_classes(path / _META, names)
+        positions = {one.wnid: i for i, one in enumerate(self.classes)}
+        self.truth = path / _TRUTH
+        self.labels = _labels(self.truth, lines, [positions[wnid] for wnid in wnids])
+
+
+def _labels(where: Path, lines: list[str], order: list[int]) -> dict[str, int]:
+    """`order` is the label of each ILSVRC2012_ID, which count from 1."""
+    labels: dict[str, int] = {}
+    bad: list[tuple[int, str]] = []
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if re.fullmatch(r"[0-9]{1,9}", text) and 1 <= int(text) <= len(order):
+            labels[f"ILSVRC2012_val_{number:08}.JPEG"] = order[int(text) - 1]
+        else:
+            bad.append((number, line))
+    refuse_lines(where, bad, f"an ILSVRC2012_ID from 1 to {len(order)}")
+    return labels
+
+
+def _read_folder(path: Path) -> tuple[bytes, bytes]:
+    """meta.mat and the ground truth."""
+    try:
+        return read_file(path / _META), read_file(path / _TRUTH)
+    except FileNotFoundError as error:
+        raise UnreadableInputError(f"{error}: not found; expected the devkit's folder as it is published") from None
+
+
+def _read_archive(path: Path) -> tuple[bytes, bytes]:
+    try:
+        with gzip.open(path) as file:
+            whole = file.read(_MAX_BYTES + 1)
+        if len(whole) > _MAX_BYTES:
+            raise UnreadableInputError(f"{path}: more than {_MAX_BYTES} bytes when unpacked; expected the devkit")
+        with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as archive:
+            return _member(path, archive, _META), _member(path, archive, _TRUTH)
+    except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
+        raise UnreadableInputError(f"{path}: can't be read as the devkit's archive ({one_line(error)})") from None
+
+
+def _member(path: Path, archive: tarfile.TarFile, name: str) -> bytes:
+    wanted = f"ILSVRC2012_devkit_t12/{name}"
+    member = next((m for m in archive if m.name.removeprefix("./") == wanted), None)
+    file = archive.extractfile(member) if member is not None and member.isreg() else None
+    if file is None:
+        raise UnreadableInputError(f"{path}: has no file {wanted}; expected the devkit as it is published")
+    return file.read()
+
+
+def _synsets(where: Path, data: bytes) -> tuple[list[str], dict[str, str]]:
+    """WordNet ids in order of ILSVRC2012_ID, and WordNet id -> names, of the synsets that are classes: those without
+    children. The others are their ancestors."""
+    try:
+        rows = sorted((number, wnid, words) for number, wnid, words, children in _read_meta(data) if not children)
+    except ValueError as error:
+        raise UnreadableInputError(f"{where}: is not the devkit's table of synsets ({one_line(error)})") from None
+    names = {wnid: words for _, wnid, words in rows}
+    for expected, (number, wnid, _) in enumerate(rows, start=1):
+        if number != expected or not is_wordnet_id(wnid):
+            raise UnreadableInputError(
+                f"{where}: synset {shown(wnid)} with ILSVRC2012_ID {shown(number)}: expected a WordNet id and the "
+                f"numbers from 1 to {len(rows)}, each once"
+            )
+    if len(names) < len(rows) or not rows:
+        raise UnreadableInputError(f"{where}: {len(rows)} synsets with {len(names)} WordNet ids: expected each id once")
+    return [wnid for _, wnid, _ in rows], names
+
+
+_READER = """
+import io, json, sys, numpy
+from scipy.io import loadmat
+try:
+    table = loadmat(io.BytesIO(sys.stdin.buffer.read()), squeeze_me=True, variable_names=["synsets"])["synsets"]
+    rows = [[int(r["ILSVRC2012_ID"]), str(r["WNID"]), str(r["words"]), int(r["num_children"])]
+            for r in numpy.atleast_1d(table)]
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+json.dump(rows, sys.stdout)
+"""
+
+
+@lru_cache(maxsize=2)  # the training and the validation set open the same kit
+def _read_meta(data: bytes) -> list[tuple[int, str, str, int]]:
+    """ILSVRC2012_ID, WNID, words and num_children of every synset in a meta.mat. Raises ValueError with the reason when
+    it can't be read.
+
+    A process of its own reads it, since a damaged one can crash SciPy's reader (1.17), and Python with it.
+    """
+    try:
+        import scipy  # noqa: F401
+    except ImportError:
+        raise BackendError('the devkit\'s meta.mat needs scipy: pip install "alexnet-infer[ilsvrc]"') from None
+    command = [sys.executable, "-P", "-W", "ignore", "-c", _READER]
+    try:
+        done = subprocess.run(command, input=data, capture_output=True, timeout=_MAX_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"not read after {_MAX_SECONDS} seconds") from None
+    if done.returncode == 1:
+        raise ValueError(done.stderr.decode("utf-8", "replace")[-200:])
+    if done.returncode:
+        raise ValueError(f"SciPy crashed on it with exit code {done.returncode}")
+    return [tuple(row) for row in json.loads(done.stdout)]

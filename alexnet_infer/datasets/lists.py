@@ -1,0 +1,167 @@
+"""Images in one flat folder, with a list that gives their labels: the devkit's, Kaggle's or Caffe's."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import ClassVar
+
+from alexnet_infer.datasets.base import Listed, Split, images_in, labelled, read_lines, refuse_lines
+from alexnet_infer.datasets.classes import check_sorted, class_name, find_table, read_table, sorted_classes
+from alexnet_infer.datasets.devkit import NAMES, find_devkit, open_devkit
+from alexnet_infer.datasets.folders import class_folders, entries
+from alexnet_infer.errors import UnreadableInputError, one_line, shown
+
+_IMAGE = re.compile(r"ILSVRC2012_val_[0-9]{8}\.JPEG")
+_FOLDERS = ("", "val", "validation", "ILSVRC2012_img_val")
+
+
+class Flat(Listed):
+    """The validation archive unpacked, in `root` or a folder `val` or `ILSVRC2012_img_val` of it, and the devkit."""
+
+    layout = "flat"
+    accepts: ClassVar = {"validation": f"a folder of ILSVRC2012_val_*.JPEG with {NAMES[0]}"}
+
+    @classmethod
+    def detect(cls, root: Path, split: Split) -> bool:
+        unlabelled = find_devkit(root) is None and (root / Caffe.LIST).is_file()  # then Caffe's list is meant
+        return not unlabelled and cls._folder(root) is not None
+
+    def __init__(self, root: Path, split: Split) -> None:
+        folder = self._folder(root)
+        if folder is None:
+            raise self.absent(root, split)
+        devkit = open_devkit(root)
+        images = {name: place for name, place in images_in(folder).items() if _IMAGE.fullmatch(name)}
+        self.classes = devkit.classes
+        self.entries = labelled(devkit.labels, devkit.truth, images, folder)
+
+    @staticmethod
+    def _folder(root: Path) -> Path | None:
+        folders = (root / name for name in _FOLDERS if (root / name).is_dir())
+        return next((f for f in folders if any(_IMAGE.fullmatch(path.name) for path in f.iterdir())), None)
+
+
+class Kaggle(Listed):
+    """Kaggle's archive unpacked: `ILSVRC/Data/CLS-LOC` with `LOC_synset_mapping.txt` and, for validation,
+    `LOC_val_solution.csv` in `root` or a folder on the way down."""
+
+    layout = "kaggle"
+    accepts: ClassVar = {
+        "train": "ILSVRC/Data/CLS-LOC/train/ with LOC_synset_mapping.txt",
+        "validation": "ILSVRC/Data/CLS-LOC/val/ with LOC_val_solution.csv and LOC_synset_mapping.txt",
+    }
+
+    @classmethod
+    def detect(cls, root: Path, split: Split) -> bool:
+        return cls._folder(root, split).is_dir()
+
+    def __init__(self, root: Path, split: Split) -> None:
+        folder = self._folder(root, split)
+        if not folder.is_dir():
+            raise self.absent(root, split)
+        mapping = self._find(root, "LOC_synset_mapping.txt")
+        self.classes = sorted_classes(mapping, read_table(mapping))
+        positions = {one.wnid: i for i, one in enumerate(self.classes)}
+        if split == "validation":
+            solution = self._find(root, "LOC_val_solution.csv")
+            labels = _read_solution(solution, positions)
+            self.entries = labelled(labels, solution, images_in(folder), folder)
+            return
+        folders = {path.name: path for path in class_folders(folder)}
+        if folders.keys() != positions.keys():
+            differing = folders.keys() ^ positions.keys()
+            raise UnreadableInputError(
+                f"{folder}: its folders and {mapping.name} differ in {len(differing)} classes, the first is "
+                f"{shown(min(differing))}; expected one folder for each"
+            )
+        self.entries = entries([folders[wnid] for wnid in positions])
+
+    @staticmethod
+    def _folder(root: Path, split: Split) -> Path:
+        return root / "ILSVRC" / "Data" / "CLS-LOC" / {"train": "train", "validation": "val"}[split]
+
+    @staticmethod
+    def _find(root: Path, name: str) -> Path:
+        folders = (root, root / "ILSVRC", root / "ILSVRC" / "Data", root / "ILSVRC" / "Data" / "CLS-LOC")
+        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        if path is None:
+            raise UnreadableInputError(f"{root / name}: not found; expected it from Kaggle's archive")
+        return path
+
+
+def _read_solution(path: Path, positions: dict[str, int]) -> dict[str, int]:
+    """Image's file name -> label, from lines of ImageId and, for each box, WordNet id and four corners."""
+    labels: dict[str, int] = {}
+    bad: list[tuple[int, str]] = []
+    twice: list[tuple[int, str]] = []
+    rows = csv.reader(read_lines(path))
+    try:
+        header = next(rows, [])
+        if header != ["ImageId", "PredictionString"]:
+            raise UnreadableInputError(f"{path}: starts with {shown(header)}: expected ImageId,PredictionString")
+        for row in rows:
+            name = f"{row[0]}.JPEG" if row else ""
+            wnids = set(row[1].split()[::5]) if len(row) == 2 else set()
+            if len(wnids) != 1 or not wnids <= positions.keys():
+                bad.append((rows.line_num, ",".join(row)))
+            elif name in labels:
+                twice.append((rows.line_num, row[0]))
+            else:
+                labels[name] = positions[wnids.pop()]
+    except csv.Error as error:
+        raise UnreadableInputError(f"{path}, line {rows.line_num}: {one_line(error)}") from None
+    refuse_lines(path, bad, "an ImageId and boxes of one class of LOC_synset_mapping.txt")
+    refuse_lines(path, twice, "each ImageId once")
+    return labels
+
+
+class Caffe(Listed):
+    """Caffe's `val.txt` in `root`, lines of image name and position in order of WordNet ids, which are in a
+    `synset_words.txt` or `synsets.txt`; the images in `root` or a folder `val` or `ILSVRC2012_img_val` of it.
+
+    The list is the set: images that aren't on it don't count.
+    """
+
+    LIST = "val.txt"
+    layout = "caffe"
+    accepts: ClassVar = {"validation": "val.txt with synset_words.txt and the images"}
+
+    @classmethod
+    def detect(cls, root: Path, split: Split) -> bool:
+        return (root / cls.LIST).is_file()
+
+    def __init__(self, root: Path, split: Split) -> None:
+        path = root / self.LIST
+        if not path.is_file():
+            raise self.absent(root, split)
+        table, names = find_table(root)
+        if not names:
+            raise UnreadableInputError(
+                f"{root / 'synset_words.txt'}: not found; expected the WordNet ids, which {self.LIST} only numbers"
+            )
+        check_sorted(table, names)
+        self.classes = tuple(class_name(table, wnid, name) for wnid, name in names.items())
+        labels = _read_list(path, len(names))
+        candidates = [folder for name in _FOLDERS if (folder := root / name).is_dir()]
+        folder = next((f for f in candidates if any((f / name).exists() for name in list(labels)[:10])), root)
+        self.entries = labelled(labels, path, images_in(folder), folder, all_images=False)
+
+
+def _read_list(path: Path, classes: int) -> dict[str, int]:
+    labels: dict[str, int] = {}
+    bad: list[tuple[int, str]] = []
+    twice: list[tuple[int, str]] = []
+    for number, line in enumerate(read_lines(path), start=1):
+        name, _, label = line.strip().rpartition(" ")
+        name = name.strip()
+        if not name or not re.fullmatch(r"[0-9]{1,9}", label) or int(label) >= classes:
+            bad.append((number, line))
+        elif name in labels:
+            twice.append((number, name))
+        else:
+            labels[name] = int(label)
+    refuse_lines(path, bad, f"an image's name, a space and a label from 0 to {classes - 1}")
+    refuse_lines(path, twice, "each image once")
+    return labels

@@ -1,0 +1,282 @@
+"""A miniature ILSVRC in every layout: the same images, names and labels, packed as the real ones are."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import random
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_infer.errors import AlexNetInferError, UnreadableInputError
+
+SYNSETS = {
+    "n02119789": "kit fox, Vulpes macrotis",
+    "n04522168": "vase",
+    "n01440764": "tench, Tinca tinca",
+    "n03126707": "crane",
+    "n02012849": "crane",
+    "n01443537": "goldfish, Carassius auratus",
+}
+"""In the devkit's order, ILSVRC2012_ID 1 to 6; two of them have the same name, as in ILSVRC."""
+
+WNIDS = ["n01440764", "n01443537", "n02012849", "n02119789", "n03126707", "n04522168"]
+"""In the order of labels."""
+
+ANCESTORS = {"n00001740": "entity", "n02083346": "canine, canid"}
+"""Synsets of the devkit that are no classes."""
+
+
+def jpeg(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (9 + seed % 5, 12, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def _validation() -> dict[str, tuple[bytes, str]]:
+    wnids = [wnid for wnid in SYNSETS for _ in range(3)]
+    random.Random(0).shuffle(wnids)
+    return {f"ILSVRC2012_val_{i:08}.JPEG": (jpeg(i), wnid) for i, wnid in enumerate(wnids, start=1)}
+
+
+VALIDATION = _validation()
+"""Name -> (bytes, WordNet id), three images of each class."""
+
+TRAINING = {f"{wnid}_{100 * k}.JPEG": (jpeg(50 + 7 * k + i), wnid) for i, wnid in enumerate(WNIDS) for k in (1, 2)}
+"""Name -> (bytes, WordNet id), two images of each class."""
+
+IMAGES = {"validation": VALIDATION, "train": TRAINING}
+
+
+def expected(split: str) -> list[tuple[str, int, str]]:
+    """(name, label, SHA-256 of the image) in order of names."""
+    images = sorted(IMAGES[split].items())
+    return [(name, WNIDS.index(wnid), hashlib.sha256(data).hexdigest()) for name, (data, wnid) in images]
+
+
+# The devkit.
+
+
+def meta_mat(synsets: Sequence[tuple[int, str, str, int]], fields: Sequence[str] = (), compress: bool = True) -> bytes:
+    """`meta.mat` with rows (ILSVRC2012_ID, WNID, words, num_children), its struct array as the real one's."""
+    io_ = pytest.importorskip("scipy.io", reason="the devkit needs scipy")
+    names = fields or (
+        "ILSVRC2012_ID",
+        "WNID",
+        "words",
+        "gloss",
+        "num_children",
+        "children",
+        "wordnet_height",
+        "num_train_images",
+    )
+    table = np.zeros((len(synsets), 1), dtype=[(name, object) for name in names])
+    for row, (number, wnid, words, children) in zip(table, synsets, strict=True):
+        values = {
+            "ILSVRC2012_ID": float(number),
+            "WNID": wnid,
+            "words": words,
+            "gloss": f"what is called {words}",
+            "num_children": float(children),
+            "children": np.arange(1.0, children + 1),
+            "wordnet_height": float(children > 0),
+            "num_train_images": 1300.0 * (not children),
+        }
+        for name in names:
+            row[0][name] = values[name]
+    buffer = io.BytesIO()
+    io_.savemat(buffer, {"synsets": table}, do_compression=compress)
+    return buffer.getvalue()
+
+
+def mini_synsets() -> list[tuple[int, str, str, int]]:
+    rows = [(i, wnid, words, 0) for i, (wnid, words) in enumerate(SYNSETS.items(), start=1)]
+    return rows + [(len(rows) + i, wnid, words, 2) for i, (wnid, words) in enumerate(ANCESTORS.items(), start=1)]
+
+
+def ground_truth() -> str:
+    order = list(SYNSETS)
+    return "".join(f"{order.index(wnid) + 1}\n" for _, (_, wnid) in sorted(VALIDATION.items()))
+
+
+@functools.cache
+def mini_meta() -> bytes:
+    """One and the same, though files of this kind hold the time at which they were made."""
+    return meta_mat(mini_synsets())
+
+
+def devkit_files(meta: bytes | None = None, truth: str | None = None) -> dict[str, bytes]:
+    return {
+        "data/meta.mat": mini_meta() if meta is None else meta,
+        "data/ILSVRC2012_validation_ground_truth.txt": (ground_truth() if truth is None else truth).encode(),
+        "readme.txt": b"Introduction",
+    }
+
+
+def tar_of(files: Iterable[tuple[str, bytes]], mode: str = "w") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:
+        for name, data in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def write_devkit(folder: Path, meta: bytes | None = None, truth: str | None = None) -> Path:
+    """As it is published."""
+    path = folder / "ILSVRC2012_devkit_t12.tar.gz"
+    files = devkit_files(meta, truth)
+    path.write_bytes(tar_of(((f"ILSVRC2012_devkit_t12/{name}", data) for name, data in files.items()), "w:gz"))
+    return path
+
+
+def write_devkit_folder(folder: Path, name: str = "ILSVRC2012_devkit_t12") -> Path:
+    for inner, data in devkit_files().items():
+        write(folder / name / inner, data)
+    return folder / name
+
+
+# The layouts. Each has both splits where it knows them.
+
+
+def write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def class_archives() -> dict[str, bytes]:
+    """Name -> tar of the class's training images."""
+    of = {wnid: [(name, data) for name, (data, own) in TRAINING.items() if own == wnid] for wnid in WNIDS}
+    return {f"{wnid}.tar": tar_of(files) for wnid, files in of.items()}
+
+
+def write_tar(root: Path) -> None:
+    shuffled = random.Random(1).sample(sorted(VALIDATION), len(VALIDATION))
+    (root / "ILSVRC2012_img_val.tar").write_bytes(tar_of((name, VALIDATION[name][0]) for name in shuffled))
+    (root / "ILSVRC2012_img_train.tar").write_bytes(tar_of(reversed(class_archives().items())))
+    write_devkit(root)
+
+
+def write_class_archives(root: Path) -> None:
+    for name, data in class_archives().items():
+        write(root / "train" / name, data)
+    write_devkit(root)
+
+
+def write_flat(root: Path) -> None:
+    for name, (data, _) in VALIDATION.items():
+        write(root / "val" / name, data)
+    write_devkit(root)
+
+
+def write_flat_in_root(root: Path) -> None:
+    for name, (data, _) in VALIDATION.items():
+        write(root / name, data)
+    write_devkit_folder(root, "devkit")
+
+
+def write_folders(root: Path) -> None:
+    for folder, split in (("val", "validation"), ("train", "train")):
+        for name, (data, wnid) in IMAGES[split].items():
+            write(root / folder / wnid / name, data)
+    write_names(root / "classes.tsv", "\t")
+
+
+def write_folders_in_root(root: Path) -> None:
+    for name, (data, wnid) in VALIDATION.items():
+        write(root / wnid / name, data)
+    write_names(root / "classes.tsv", "\t")
+
+
+def write_kaggle(root: Path) -> None:
+    folder = root / "ILSVRC" / "Data" / "CLS-LOC"
+    for name, (data, _) in VALIDATION.items():
+        write(folder / "val" / name, data)
+    for name, (data, wnid) in TRAINING.items():
+        write(folder / "train" / wnid / name, data)
+    boxes = {name: f"{wnid} 85 1 499 272 " * (1 + i % 2) for i, (name, (_, wnid)) in enumerate(VALIDATION.items())}
+    rows = [f"{Path(name).stem},{boxes[name]}\n" for name in random.Random(2).sample(sorted(boxes), len(boxes))]
+    (root / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(rows))
+    write_names(root / "LOC_synset_mapping.txt", " ")
+
+
+def write_parquet(root: Path) -> None:
+    rng = random.Random(3)
+    for split, images in IMAGES.items():
+        names = rng.sample(sorted(images), len(images))
+        for shard in range(2):
+            rows = [(images[name][0], name, WNIDS.index(images[name][1])) for name in names[shard::2]]
+            write_shard(root / "data" / f"{split}-{shard:05}-of-00002.parquet", rows)
+    write_names(root / "classes.tsv", "\t")
+
+
+def write_shard(
+    path: Path, rows: Sequence[tuple[bytes | None, str, int]], names: object = None, group: int = 4
+) -> None:
+    """(image, path, label) as Hugging Face's library writes them, with the names of its ClassLabel."""
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet sets need pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet sets need pyarrow")
+    images = [{"bytes": data, "path": name} for data, name, _ in rows]
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    labels = pyarrow.array([label for *_, label in rows], "int64")
+    table = pyarrow.table({"image": pyarrow.array(images, kind), "label": labels})
+    if names is not None:
+        features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table, path, row_group_size=group)
+
+
+def write_caffe(root: Path) -> None:
+    for name, (data, _) in VALIDATION.items():
+        write(root / "val" / name, data)
+    lines = [f"{name} {WNIDS.index(wnid)}\n" for name, (_, wnid) in VALIDATION.items()]
+    (root / "val.txt").write_text("".join(random.Random(4).sample(lines, len(lines))))
+    write_names(root / "synset_words.txt", " ")
+
+
+def write_names(path: Path, separator: str) -> None:
+    path.write_text("".join(f"{wnid}{separator}{SYNSETS[wnid]}\n" for wnid in WNIDS))
+
+
+WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "tar": ("tar", write_tar),
+    "flat": ("flat", write_flat),
+    "flat in root": ("flat", write_flat_in_root),
+    "folders": ("folders", write_folders),
+    "folders in root": ("folders", write_folders_in_root),
+    "kaggle": ("kaggle", write_kaggle),
+    "parquet": ("parquet", write_parquet),
+    "caffe": ("caffe", write_caffe),
+}
+"""Form -> (layout, what writes it), for validation."""
+
+TRAINING_WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "tar": ("tar", write_tar),
+    "class archives": ("tar", write_class_archives),
+    "folders": ("folders", write_folders),
+    "kaggle": ("kaggle", write_kaggle),
+    "parquet": ("parquet", write_parquet),
+}
+
+
+def refused(build: Callable[[], object], *parts: str, error: type[AlexNetInferError] = UnreadableInputError) -> str:
+    """The error of exactly this class, one printable line that has all of `parts`."""
+    with pytest.raises(error) as caught:
+        build()
+    message = str(caught.value)
+    assert type(caught.value) is error
+    assert message.isprintable(), message
+    assert len(message) < 600, message
+    for part in parts:
+        assert part in message, (part, message)
+    return message

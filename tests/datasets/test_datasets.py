@@ -1,0 +1,213 @@
+"""The same set in every layout: same classes, labels and bytes; found by itself, or refused in one line."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from alexnet_infer.datasets import LAYOUTS, LabelledImages, open_images
+from alexnet_infer.errors import UnreadableInputError, UsageError
+from tests.datasets import mini
+from tests.datasets.mini import SYNSETS, TRAINING_WRITERS, WNIDS, WRITERS, refused
+
+FORMS = [("validation", form) for form in WRITERS] + [("train", form) for form in TRAINING_WRITERS]
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory) -> dict[str, Path]:
+    """Form -> folder with the miniature set in it; nothing may change them."""
+    found = {}
+    for form, (_, write) in {**WRITERS, **TRAINING_WRITERS}.items():
+        found[form] = tmp_path_factory.mktemp("set")
+        write(found[form])
+    return found
+
+
+def summary(images: LabelledImages) -> list[tuple[str, int, str]]:
+    """(last name, label, SHA-256) in order of names."""
+    return sorted((Path(e.name).name, e.label, hashlib.sha256(e.data).hexdigest()) for e in images)
+
+
+def layout_of(split: str, form: str) -> str:
+    return (WRITERS if split == "validation" else TRAINING_WRITERS)[form][0]
+
+
+def test_the_miniature_is_no_trivial_case():
+    assert list(SYNSETS) != WNIDS == sorted(WNIDS)
+    labels = [label for _, label, _ in mini.expected("validation")]
+    assert [labels.count(i) for i in range(6)] == [3] * 6
+    assert labels != sorted(labels)
+    assert {layout for layout, _ in WRITERS.values()} == set(LAYOUTS)
+
+
+@pytest.mark.parametrize(("split", "form"), FORMS)
+def test_every_form_gives_the_same_images_labels_and_classes(roots, split, form):
+    images = LabelledImages(roots[form], split)
+    assert summary(images) == mini.expected(split)
+    assert [(one.wnid, one.name) for one in images.classes] == [(wnid, SYNSETS[wnid]) for wnid in WNIDS]
+    assert len(images) == len(mini.IMAGES[split])
+    assert images.layout == layout_of(split, form)
+
+
+@pytest.mark.parametrize(("split", "form"), FORMS)
+def test_the_layout_can_be_named(roots, split, form):
+    layout = layout_of(split, form)
+    assert list(open_images(roots[form], split, layout)) == list(LabelledImages(roots[form], split))
+
+
+@pytest.mark.parametrize(("split", "form"), FORMS)
+def test_reading_from_a_position_gives_the_rest(roots, split, form):
+    images = LabelledImages(roots[form], split)
+    whole = list(images)
+    for start in range(len(whole) + 1):
+        assert list(images.examples(start)) == whole[start:]
+
+
+@pytest.mark.parametrize("start", [-1, 19])
+def test_a_position_outside_the_set_is_refused_at_once(roots, start):
+    refused(lambda: open_images(roots["flat"]).examples(start), f"start={start}: expected 0 to 18", error=UsageError)
+
+
+@pytest.mark.parametrize("form", ["tar", "flat", "flat in root", "kaggle", "caffe"])
+def test_lists_are_in_order_of_the_images_names(roots, form):
+    names = [Path(example.name).name for example in open_images(roots[form])]
+    assert names == sorted(mini.VALIDATION)
+
+
+# What identifies the data.
+
+
+@pytest.mark.parametrize(("split", "form"), FORMS)
+def test_the_listing_does_not_depend_on_where_the_set_lies(roots, split, form, tmp_path):
+    shutil.copytree(roots[form], tmp_path / "copy")
+    listing = LabelledImages(tmp_path / "copy", split).listing
+    assert listing == LabelledImages(roots[form], split).listing
+    assert len(bytes.fromhex(listing)) == 32
+
+
+def test_the_listing_is_the_same_for_all_lists_of_the_same_images(roots):
+    assert len({open_images(roots[f]).listing for f in ("tar", "flat", "flat in root", "kaggle", "caffe")}) == 1
+    assert open_images(roots["tar"]).listing != LabelledImages(roots["tar"], "train").listing
+
+
+def test_the_listing_changes_with_a_name_a_size_a_label_and_a_class(tmp_path):
+    mini.write_caffe(tmp_path)
+    seen = {open_images(tmp_path).listing}
+    name = "ILSVRC2012_val_00000001.JPEG"
+    labels, words = tmp_path / "val.txt", tmp_path / "synset_words.txt"
+
+    def relabel() -> None:
+        line = next(line for line in labels.read_text().splitlines() if line.startswith(name))
+        label = int(line.split()[1])
+        labels.write_text(labels.read_text().replace(line, f"{name} {(label + 1) % 6}"))
+
+    def rename() -> None:
+        (tmp_path / "val" / name).rename(tmp_path / "val" / "other.JPEG")
+        labels.write_text(labels.read_text().replace(name, "other.JPEG"))
+
+    for change in (
+        relabel,
+        lambda: (tmp_path / "val" / name).write_bytes(b"longer than it was" * 99),
+        rename,
+        lambda: words.write_text(words.read_text().replace("n01440764", "n01440765")),
+    ):
+        change()
+        seen.add(open_images(tmp_path).listing)
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize("form", ["tar", "flat", "folders", "kaggle", "caffe"])
+def test_the_listing_reads_no_image(roots, form, monkeypatch):
+    images = open_images(roots[form])
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(Path, "open", lambda path, mode: pytest.fail(f"{path} was opened"))
+    assert images.listing
+
+
+def test_the_listing_survives_an_image_that_vanished(tmp_path):
+    mini.write_flat(tmp_path)
+    images, complete = open_images(tmp_path), open_images(tmp_path).listing
+    (tmp_path / "val" / "ILSVRC2012_val_00000007.JPEG").unlink()
+    assert images.listing != complete
+
+
+# Which layout.
+
+
+def test_two_layouts_in_one_folder_are_refused_until_one_is_named(tmp_path):
+    mini.write_tar(tmp_path)
+    mini.write_folders(tmp_path)
+    for split in ("validation", "train"):
+        message = refused(lambda split=split: LabelledImages(tmp_path, split), "(tar, folders)", error=UsageError)
+        assert "--format tar" in message
+        for layout in ("tar", "folders"):
+            assert summary(open_images(tmp_path, split, layout)) == mini.expected(split)
+
+
+# Not "folders in root", which counts only where no other split folder is.
+PAIRS = list(combinations([form for form in WRITERS if form != "folders in root"], 2))
+
+
+@pytest.mark.parametrize(("first", "second"), [(a, b) for a, b in PAIRS if WRITERS[a][0] != WRITERS[b][0]])
+def test_any_two_layouts_are_refused_until_one_is_named(tmp_path, first, second):
+    layouts = [WRITERS[form][0] for form in (first, second)]
+    for form in (first, second):
+        WRITERS[form][1](tmp_path)
+    refused(lambda: open_images(tmp_path), "several layouts", *layouts, error=UsageError)
+    for layout in layouts:
+        assert summary(open_images(tmp_path, layout=layout)) == mini.expected("validation")
+
+
+@pytest.mark.parametrize("split", ["validation", "train"])
+def test_an_empty_folder_is_refused_with_all_that_is_accepted(tmp_path, split):
+    refused(
+        lambda: LabelledImages(tmp_path, split),
+        f"{tmp_path}: no {split} split here; expected one of: ",
+        *(source.accepts[split] for source in LAYOUTS.values() if split in source.accepts),
+    )
+
+
+@pytest.mark.parametrize("split", ["validation", "train"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_named_layout_that_is_not_there_is_refused_with_what_it_looks_like(tmp_path, layout, split):
+    if split not in LAYOUTS[layout].accepts:
+        build, error = (lambda: open_images(tmp_path, split, layout)), UsageError
+        refused(build, f"--format {layout}: has no train split; expected one of tar, folders,", error=error)
+    else:
+        accepts = LAYOUTS[layout].accepts[split]
+        for root in (tmp_path, tmp_path / "absent"):
+            refused(lambda root=root: open_images(root, split, layout), f"{root}: no {split} split here", accepts)
+
+
+@pytest.mark.parametrize("layout", ["", "zip", "two\nlines"])
+def test_an_unknown_layout_is_refused_with_the_known_ones(tmp_path, layout):
+    refused(
+        lambda: open_images(tmp_path, layout=layout),
+        f"--format {layout!r}: expected one of tar, flat, folders, kaggle, parquet, caffe",
+        error=UsageError,
+    )
+
+
+def test_a_name_that_no_file_system_takes_is_refused(tmp_path):
+    refused(lambda: open_images(tmp_path / ("x" * 300)), "File name too long")
+
+
+@pytest.mark.parametrize("form", ["flat", "caffe", "kaggle"])
+def test_a_broken_link_among_listed_images_is_yielded_with_its_error_or_raised(roots, form, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(roots[form], root)
+    (path,) = root.rglob("ILSVRC2012_val_00000003.JPEG")
+    path.unlink()
+    path.symlink_to("nowhere")
+    whole, images = list(open_images(roots[form])), open_images(root)
+    examples = list(images.examples(on_error="yield"))
+    assert [e.label for e in examples] == [e.label for e in whole]
+    assert [(e.error, e.data == w.data) for e, w in zip(examples, whole, strict=True)] == [
+        ("gone, or not a file", False) if i == 2 else (None, True) for i in range(18)
+    ]
+    with pytest.raises(UnreadableInputError, match=r"00000003\.JPEG: gone, or not a file"):
+        list(images)

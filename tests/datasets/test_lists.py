@@ -1,0 +1,221 @@
+"""Lists of labels with a flat folder of images: read completely, or refused with the first example and the count."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from alexnet_infer.datasets import LabelledImages, open_images
+from tests.datasets import mini
+from tests.datasets.mini import WNIDS, refused
+
+FIRST = "ILSVRC2012_val_00000001.JPEG"
+
+
+@pytest.fixture
+def flat(tmp_path) -> Path:
+    pytest.importorskip("scipy", reason="the devkit needs scipy")
+    mini.write_flat(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def kaggle(tmp_path) -> Path:
+    mini.write_kaggle(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def caffe(tmp_path) -> Path:
+    mini.write_caffe(tmp_path)
+    return tmp_path
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+# Flat.
+
+
+@pytest.mark.parametrize("folder", ["validation", "ILSVRC2012_img_val"])
+def test_the_flat_folder_has_several_names(flat, folder):
+    (flat / "val").rename(flat / folder)
+    assert len(open_images(flat)) == 18
+
+
+def test_a_missing_image_is_refused(flat):
+    (flat / "val" / FIRST).unlink()
+    refused(
+        lambda: open_images(flat), f"18 labels for 17 images in {flat / 'val'}: 1 have no image, the first is {FIRST}"
+    )
+
+
+def test_an_image_beyond_the_ground_truth_is_refused(flat):
+    (flat / "val" / "ILSVRC2012_val_00000019.JPEG").write_bytes(b"x")
+    refused(lambda: open_images(flat), "18 labels for 19 images", "1 have no label", "ILSVRC2012_val_00000019.JPEG")
+
+
+def test_other_files_in_the_folder_do_not_count(flat):
+    (flat / "val" / "valprep.sh").write_bytes(b"x")
+    (flat / "val" / "thumbnail.JPEG").write_bytes(b"x")
+    assert len(open_images(flat)) == 18
+
+
+def test_images_without_a_devkit_are_refused_with_its_name(flat):
+    (flat / "ILSVRC2012_devkit_t12.tar.gz").unlink()
+    refused(lambda: open_images(flat), f"{flat}: no devkit here", "ILSVRC2012_devkit_t12.tar.gz")
+
+
+# Kaggle.
+
+
+@pytest.mark.parametrize("folder", ["ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
+def test_kaggles_lists_may_lie_on_the_way_down(kaggle, folder):
+    for name in ("LOC_val_solution.csv", "LOC_synset_mapping.txt"):
+        (kaggle / name).rename(kaggle / folder / name)
+    assert len(open_images(kaggle)) == 18
+
+
+@pytest.mark.parametrize("name", ["LOC_val_solution.csv", "LOC_synset_mapping.txt"])
+def test_a_missing_list_of_kaggles_is_refused_by_name(kaggle, name):
+    (kaggle / name).unlink()
+    refused(lambda: open_images(kaggle), f"{kaggle / name}: not found")
+
+
+def test_kaggles_mapping_may_stand_in_any_order(kaggle):
+    expected = list(open_images(kaggle))
+    path = kaggle / "LOC_synset_mapping.txt"
+    path.write_text("".join(sorted(path.read_text().splitlines(keepends=True), reverse=True)))
+    assert list(open_images(kaggle)) == expected
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "ILSVRC2012_val_00000001",
+        "ILSVRC2012_val_00000001,",
+        "ILSVRC2012_val_00000001,n00000001 1 2 3 4",
+        "ILSVRC2012_val_00000001,n01440764 1 2 3 4 n01443537 1 2 3 4",
+        "ILSVRC2012_val_00000001,n01440764 1 2 3 4,more",
+        "",
+        "\x1b[2J,tench",
+    ],
+)
+def test_a_row_without_one_known_class_is_refused(kaggle, row):
+    path = kaggle / "LOC_val_solution.csv"
+    lines = path.read_text().splitlines()
+    lines[4] = row
+    path.write_text("\n".join(lines))
+    refused(lambda: open_images(kaggle), "LOC_val_solution.csv, line 5: ", "one class of LOC_synset_mapping.txt")
+    lines[9:11] = [row, row]
+    path.write_text("\n".join(lines))
+    refused(lambda: open_images(kaggle), "line 5: ", "(3 lines are wrong, this is the first)")
+
+
+def test_an_image_with_two_rows_is_refused(kaggle):
+    with (kaggle / "LOC_val_solution.csv").open("a") as file:
+        file.write("ILSVRC2012_val_00000002,n01440764 1 2 3 4\nILSVRC2012_val_00000003,n01440764 1 2 3 4\n")
+    refused(lambda: open_images(kaggle), "line 20: 'ILSVRC2012_val_00000002': expected each ImageId once (2 lines")
+
+
+@pytest.mark.parametrize("text", ["", "Id,Label\n", "\x00\n", '"' + "x" * 200_000])
+def test_another_table_is_refused(kaggle, text):
+    (kaggle / "LOC_val_solution.csv").write_text(text)
+    refused(lambda: open_images(kaggle), "LOC_val_solution.csv")
+
+
+def test_a_missing_image_of_kaggles_and_a_missing_row_are_refused(kaggle):
+    image = kaggle / "ILSVRC/Data/CLS-LOC/val" / FIRST
+    image.rename(image.with_name("ILSVRC2012_val_00000099.JPEG"))
+    refused(lambda: open_images(kaggle), f"1 have no image, the first is {FIRST}")
+    image.with_name("ILSVRC2012_val_00000099.JPEG").rename(image)
+    image.with_name("ILSVRC2012_val_00000099.JPEG").write_bytes(b"x")
+    refused(lambda: open_images(kaggle), "1 have no label, the first is ILSVRC2012_val_00000099.JPEG")
+
+
+def test_training_folders_of_kaggles_that_are_missing_or_unknown_are_refused(kaggle):
+    folder = kaggle / "ILSVRC/Data/CLS-LOC/train"
+    (folder / WNIDS[1]).rename(folder / "n99999999")
+    refused(lambda: LabelledImages(kaggle, "train"), f"differ in 2 classes, the first is '{WNIDS[1]}'")
+
+
+# Caffe.
+
+
+def test_caffes_images_may_lie_in_root(caffe):
+    for path in (caffe / "val").iterdir():
+        path.rename(caffe / path.name)
+    (caffe / "val").rmdir()
+    assert len(open_images(caffe)) == 18
+
+
+def test_ids_alone_are_enough(caffe):
+    (caffe / "synset_words.txt").unlink()
+    (caffe / "synsets.txt").write_text("".join(f"{wnid}\n" for wnid in WNIDS))
+    images = open_images(caffe)
+    assert [(one.wnid, one.name) for one in images.classes] == [(wnid, wnid) for wnid in WNIDS]
+    assert len(images) == 18
+
+
+def test_the_list_says_which_images_count(caffe):
+    path = caffe / "val.txt"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:7]))
+    assert [e.name for e in open_images(caffe)] == sorted(line.split()[0] for line in lines[:7])
+
+
+def test_a_list_without_ids_is_refused_with_the_file_to_add(caffe):
+    (caffe / "synset_words.txt").unlink()
+    refused(lambda: open_images(caffe), f"{caffe / 'synset_words.txt'}: not found; expected the WordNet ids")
+
+
+def test_ids_in_another_order_are_refused(caffe):
+    path = caffe / "synset_words.txt"
+    path.write_text("".join(sorted(path.read_text().splitlines(keepends=True), reverse=True)))
+    refused(lambda: open_images(caffe), "synset_words.txt: not in order of WordNet ids")
+
+
+@pytest.mark.parametrize("line", ["x.JPEG 6", "x.JPEG -1", "x.JPEG", "x.JPEG n01440764", " 3", "", "x.JPEG ٣"])
+def test_a_line_without_a_label_is_refused(caffe, line):
+    with (caffe / "val.txt").open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n{line}\n")
+    refused(
+        lambda: open_images(caffe), "val.txt, line 19: ", "a label from 0 to 5 (2 lines are wrong, this is the first)"
+    )
+
+
+def test_an_image_that_is_listed_twice_is_refused(caffe):
+    with (caffe / "val.txt").open("a") as file:
+        file.write(f"{FIRST} 2\n")
+    refused(lambda: open_images(caffe), f"val.txt, line 19: '{FIRST}': expected each image once")
+
+
+def test_listed_images_that_are_missing_are_refused(caffe):
+    for number in (4, 9):
+        (caffe / "val" / f"ILSVRC2012_val_{number:08}.JPEG").unlink()
+    refused(lambda: open_images(caffe), "18 labels for 16 images", "2 have no image", "ILSVRC2012_val_00000004.JPEG")
+
+
+def test_a_list_reaches_no_file_outside_its_folder(caffe):
+    (caffe / "secret.JPEG").write_bytes(b"x")
+    with (caffe / "val.txt").open("a") as file:
+        file.write("../secret.JPEG 2\n")
+    refused(lambda: open_images(caffe), "1 have no image, the first is ../secret.JPEG")
+
+
+def test_a_list_that_is_no_text_is_refused(caffe):
+    (caffe / "val.txt").write_bytes(b"\xff\xfe")
+    refused(lambda: open_images(caffe), "val.txt: 'utf-8' codec can't decode")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_in_the_place_of_a_list_is_not_waited_for(caffe):
+    (caffe / "val.txt").unlink()
+    os.mkfifo(caffe / "val.txt")
+    refused(lambda: open_images(caffe), "no devkit here")
+    refused(lambda: open_images(caffe, layout="caffe"), "no validation split here")
