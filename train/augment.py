@@ -79,9 +79,3 @@ class Augment:
         noise = plan.color[rows].to(device) @ self.color
         mean = self.mean[index[1:]] if self.mean.ndim == 3 else self.mean
         return (squares[index].float() + (noise[:, None, None, :] - mean)).permute(0, 3, 1, 2)
-
-    def center(self, squares: Tensor) -> Tensor:
-        """The central patch of each image, for watching a run."""
-        at = (squares.shape[1] - self.patch) // 2
-        cut = (squares.float() - self.mean)[:, at : at + self.patch, at : at + self.patch]
-        return cut.permute(0, 3, 1, 2)

@@ -25,6 +25,8 @@ class RunState:
     """Steps completed in the current epoch."""
     errors: list[float] = field(default_factory=list)
     """Top-1 validation error (0..1) after each epoch."""
+    top5: list[float] = field(default_factory=list)
+    """Top-5 validation error (0..1) after each epoch."""
     seconds: float = 0.0
     """Time spent in training so far."""
 
@@ -50,24 +52,70 @@ def load(path: Path, config: dict, shapes: dict[str, tuple[int, ...]]) -> tuple[
     Raises ModelFileError when the file is damaged or comes from a run with other settings, naming the first of them.
     A setting that the file does not know, because an earlier version wrote it, is not compared.
     """
+    saved, state = _metadata(path)
+    _refuse_other(path, saved, config)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if wrong := sorted(dict(found.items() ^ shapes.items())):
+        raise ModelFileError(f"{path}: missing, unknown or wrongly shaped: {', '.join(wrong)}; remove it to start anew")
+    return state, tensors
+
+
+def check(path: Path, config: dict) -> None:
+    """Whether the checkpoint at `path` can be of a run with this part of its configuration; reads no weights.
+
+    Raises ModelFileError as `load` does. A run asks this before it decodes its images.
+    """
+    saved, _ = _metadata(path)
+    _refuse_other(path, {key: value for key, value in saved.items() if key in config}, config)
+
+
+def keep(path: Path, kept: Path) -> None:
+    """Makes `kept` the checkpoint that now stands at `path`, in one piece.
+
+    A second name for the same file costs neither time nor space: `save` replaces the name, never the file. Raises
+    UsageError when it can't be written.
+    """
+    temporary = kept.with_name(f".{kept.name}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        try:
+            temporary.hardlink_to(path)
+        except OSError:  # a file system without hard links
+            write_atomically(kept, path.read_bytes())
+        else:
+            temporary.replace(kept)
+            temporary.unlink(missing_ok=True)  # rename does nothing where both names are the same file already
+    except OSError as error:
+        raise UsageError(
+            f"{kept}: can't be written ({error.strerror or error}); free some space, or change --out"
+        ) from None
+
+
+def _metadata(path: Path) -> tuple[dict, RunState]:
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        saved, state = json.loads(metadata["config"]), RunState(**json.loads(metadata["state"]))
+        config = json.loads(metadata["config"])
+        return dict(config), RunState(**json.loads(metadata["state"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(
-            f"{path}: not a checkpoint of this trainer ({one_line(error)}); remove it to start anew"
-        ) from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> ModelFileError:
+    return ModelFileError(f"{path}: not a checkpoint of this trainer ({one_line(error)}); remove it to start anew")
+
+
+def _refuse_other(path: Path, saved: dict, config: dict) -> None:
     now = json.loads(json.dumps(config))
     if difference := _difference(saved, {key: value for key, value in now.items() if key in saved}):
         raise ModelFileError(
             f"{path}: comes from a run with another {difference}; choose another --out, or remove the file"
         )
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if wrong := sorted(dict(found.items() ^ shapes.items())):
-        raise ModelFileError(f"{path}: missing, unknown or wrongly shaped: {', '.join(wrong)}; remove it to start anew")
-    return state, tensors
 
 
 def _difference(saved: Any, now: Any, where: str = "") -> str:

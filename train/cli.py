@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, UsageError
 from alexnet_infer.presets import PRESETS, variant
-from train.job import Job, default_size
+from train.job import Job
 from train.recipe import RECIPES
 
 EXIT_CODES = (
@@ -22,7 +23,7 @@ EXIT_CODES = (
 app = typer.Typer(
     name="python -m train",
     epilog=EXIT_CODES,
-    subcommand_metavar="",
+    subcommand_metavar="[prepare|plot]",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,8 +42,8 @@ def train(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Data set: Parquet shards train-*.parquet and validation-*.parquet with classes.tsv, or folders "
-            "train/ and val/ with one folder for each class.",
+            help="Data set: a packed set (made by prepare); or Parquet shards train-*.parquet and "
+            "validation-*.parquet with classes.tsv; or folders train/ and val/ with one folder for each class.",
             show_default=False,
         ),
     ] = None,
@@ -56,7 +57,14 @@ def train(
         int | None,
         typer.Option(
             help="S: images are rescaled and cropped to squares of this side.",
-            show_default="the next multiple of 32 above the patch: 256 for alexnet, 64 for alexnet-64",
+            show_default="a packed set's; else the next multiple of 32 above the patch: 256 for alexnet",
+        ),
+    ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from this trained net's weights; its last layer is replaced if its classes are others.",
+            show_default=False,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn at random.")] = 0,
@@ -83,6 +91,25 @@ def train(
         float | None, _option(_RECIPE, "Standard deviation of the colour noise; 0 for none.")
     ] = None,
     unit: Annotated[float | None, _option(_RECIPE, "Grey levels that count as 1 inside the net in training.")] = None,
+    mean: Annotated[
+        Literal["pixel", "channel"] | None,
+        _option(_RECIPE, "The mean that is subtracted: at each pixel, or a channel's."),
+    ] = None,
+    validation_views: Annotated[
+        Literal["ten", "center"] | None, _option(_RECIPE, "Views for the error after each epoch.")
+    ] = None,
+    steps_per_epoch: Annotated[int | None, _option(_RECIPE, "End an epoch after so many steps.")] = None,
+    result: Annotated[
+        Literal["last", "best"],
+        typer.Option(help="Weights for the result: the last, or those of the epoch with the lowest validation error."),
+    ] = "last",
+    max_hours: Annotated[
+        float | None,
+        typer.Option(help="Stop after so long, with a checkpoint and a result.", show_default="never"),
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard events to OUT/tensorboard as well.")
+    ] = False,
     columns: Annotated[
         bool,
         typer.Option(
@@ -96,13 +123,16 @@ def train(
         Literal["auto", "cpu", "cuda"],
         typer.Option(help="auto: a CUDA GPU where there is one, else the CPU.", rich_help_panel=_MACHINE),
     ] = "auto",
+    accumulate: Annotated[
+        int, typer.Option(help="Work on a batch in so many parts, to save memory.", rich_help_panel=_MACHINE)
+    ] = 1,
     compile: Annotated[
         bool | None,
         typer.Option(
             "--compile/--no-compile",
-            help="Use torch.compile on a GPU. On a CPU nothing is compiled: it gains nothing there.",
+            help="Use torch.compile; for a GPU only, on a CPU it gains nothing.",
             rich_help_panel=_MACHINE,
-            show_default="where there is a compiler",
+            show_default="on a GPU, where there is a compiler",
         ),
     ] = None,
 ) -> None:
@@ -136,6 +166,9 @@ def train(
         label_smoothing=label_smoothing,
         color_sigma=color_sigma,
         unit=unit,
+        mean=mean,
+        validation_views=validation_views,
+        steps_per_epoch=steps_per_epoch,
     )
     if recipe not in RECIPES:
         raise UsageError(f"--recipe {recipe}: expected {' or '.join(RECIPES)}")
@@ -146,13 +179,75 @@ def train(
         data=data,
         out=out or Path("runs") / preset,
         name=name or preset,
-        size=default_size(net.patch) if image_size is None else image_size,
+        size=image_size,
+        init_from=init_from,
         seed=seed,
         columns=2 if columns else 1,
         device=device,
         compile=compile,
+        accumulate=accumulate,
+        max_hours=max_hours,
+        result=result,
+        tensorboard=tensorboard,
     )
     _run(job)
+
+
+@app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(help="Data set with both splits: ILSVRC as it comes, or any labelled set.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the packed set.", show_default=False)],
+    image_size: Annotated[int, typer.Option(help="S: images are rescaled and cropped to squares of this side.")] = 256,
+    validation: Annotated[
+        Path | None,
+        typer.Option(help="Where the validation split is, if it is elsewhere.", show_default=False),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that decode.", show_default="one a core")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Then read everything again and compare the hashes.")] = False,
+) -> None:
+    """Decode a data set once, to squares of uint8 that training maps into memory.
+
+    The same command again goes on where it was stopped. Exit code 1: done, but some images could not be read; they are
+    listed.
+    """
+    from train.display import Display
+    from train.packed import open_packed
+    from train.prepare import Preparation
+    from train.prepare import prepare as make
+
+    job = Preparation(source=source, validation=validation, out=out, size=image_size, workers=workers)
+    display = Display()
+    try:
+        done = make(job, display)
+        for split, images in done.unreadable.items():
+            for image in images:
+                print(f"{split}: {image.name}: {image.reason}", file=sys.stderr)
+        if check:
+            packed = open_packed(out)
+            with display.counting("checking", packed.bytes, "bytes") as advance:
+                packed.verify(advance)
+    except KeyboardInterrupt:
+        _leave("interrupted: the same command goes on from here", 130)
+    print(done.summary)
+    if any(done.unreadable.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or their log.jsonl.", metavar="RUN...")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The picture.")] = Path("curves.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON; draw nothing.")] = False,
+) -> None:
+    """Draw the curves of one or more runs: loss, errors, learning rate, speed."""
+    from train.plot import curves, distinct_names
+    from train.plot import plot as draw
+
+    if as_json:
+        print(json.dumps({name: curves(run) for name, run in zip(distinct_names(runs), runs, strict=True)}))
+    else:
+        draw(runs, out)
+        print(out)
 
 
 def _given(**options: Any) -> dict[str, Any]:

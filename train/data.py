@@ -1,30 +1,53 @@
-"""A training set in memory: every image rescaled and cropped to uint8 [S, S, 3] once, with its statistics."""
+"""Training images as a trainer reads them: uint8 squares [S, S, 3], decoded into memory or mapped from a packed set."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet_infer.datasets import Example, LabelledImages
+from alexnet_infer.datasets import Example, LabelledImages, Split
 from alexnet_infer.decode import read_square
 from alexnet_infer.errors import UnreadableInputError
 from train.augment import ColorPCA
+from train.packed import RESAMPLE, PackedSet
 
-RESAMPLE = "bicubic"
-"""Filter with which training images are rescaled; trained nets ask for the same."""
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of all images of a split: `mean` float32 [S, S, 3] at each pixel, in 0-255; the RGB values' `covariance`
+    float64 [3, 3] over all pixels."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    @property
+    def channel_mean(self) -> np.ndarray:
+        """float32 [3]."""
+        return self.mean.mean((0, 1), np.float64).astype(np.float32)
+
+    @property
+    def pca(self) -> ColorPCA:
+        return ColorPCA.from_covariance(self.covariance)
 
 
 @dataclass(frozen=True)
 class PackedImages:
-    """`images` uint8 [N, S, S, 3] RGB and `labels` int64 [N]."""
+    """A split's images in `shards`, each uint8 [n, S, S, 3] RGB, and `labels` int64 [N] in the same order."""
 
-    images: Tensor
+    shards: tuple[Tensor, ...]
     labels: Tensor
+    mapped: bool = False
+    """Whether the shards lie on disk, and come to memory page by page."""
+    unreadable: int = 0
+    """Images that the split has besides, and that nobody could decode. They count as wrong in an error."""
+    known: Statistics | None = None
 
     @classmethod
     def decode(cls, examples: LabelledImages, size: int, on_image: Callable[[], None] = lambda: None) -> PackedImages:
@@ -40,7 +63,7 @@ class PackedImages:
         except MemoryError:
             raise UnreadableInputError(
                 f"{examples.root}: {count} images of {size} x {size} need {count * size**2 * 3 / 1e9:.0f} GB of "
-                "memory; use a smaller --image-size or a smaller set"
+                "memory; pack them on disk with python -m train prepare, or use a smaller --image-size"
             ) from None
         labels = np.empty(count, np.int64)
 
@@ -53,7 +76,17 @@ class PackedImages:
                 for i, result in enumerate(pool.map(square, chunk), start):
                     images[i], labels[i] = result, chunk[i - start].label
                     on_image()
-        return cls(torch.from_numpy(images), torch.from_numpy(labels))
+        return cls((torch.from_numpy(images),), torch.from_numpy(labels))
+
+    @classmethod
+    def mapped_from(cls, packed: PackedSet, split: Split) -> PackedImages:
+        """A split of a packed set. Nothing is read but the labels. Raises UnreadableInputError when it is empty."""
+        if not packed.images(split):
+            raise UnreadableInputError(f"{packed.root}: the {split} split has no images")
+        shards = tuple(_tensor(shard) for shard in packed.shards(split))
+        statistics = Statistics(packed.mean, packed.covariance) if split == "train" else None
+        unreadable = len(packed.unreadable(split))
+        return cls(shards, torch.from_numpy(packed.labels(split).copy()), True, unreadable, statistics)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,21 +94,63 @@ class PackedImages:
     @property
     def size(self) -> int:
         """S: side of the squares in pixels."""
-        return self.images.shape[1]
+        return self.shards[0].shape[1]
+
+    @property
+    def bytes(self) -> int:
+        return sum(shard.numel() for shard in self.shards)
+
+    @property
+    def device(self) -> torch.device:
+        return self.shards[0].device
 
     def to(self, device: torch.device) -> PackedImages:
-        return PackedImages(self.images.to(device), self.labels.to(device))
+        """A copy in the memory of `device`, unless it is there already."""
+        return replace(self, shards=tuple(s.to(device) for s in self.shards), labels=self.labels.to(device))
 
-    def statistics(self) -> tuple[np.ndarray, ColorPCA]:
-        """Per-channel mean float32 [3] in 0-255, and the principal components of the RGB values of all pixels."""
-        count, total, products = 0, np.zeros(3), np.zeros((3, 3))
-        for chunk in self.images.split(1000):
-            pixels = chunk.reshape(-1, 3).double()
-            count += len(pixels)
-            total += pixels.sum(0).cpu().numpy()
-            products += (pixels.T @ pixels).cpu().numpy()
-        mean = total / count
-        return mean.astype(np.float32), ColorPCA.from_covariance(products / count - np.outer(mean, mean))
+    def squares(self, rows: Tensor) -> Tensor:
+        """The images at `rows` (int64 [B], on any device): uint8 [B, S, S, 3] where the shards are."""
+        rows = rows.to(self.device)
+        if len(self.shards) == 1:
+            return self.shards[0][rows]
+        out = self.shards[0].new_empty((len(rows), self.size, self.size, 3))
+        ends = torch.tensor([*accumulate(map(len, self.shards))], device=self.device)
+        number = torch.bucketize(rows, ends, right=True)
+        for i in number.unique().tolist():
+            here = number == i
+            shard = self.shards[i]
+            out[here] = shard[rows[here] - (ends[i] - len(shard))]
+        return out
+
+    @property
+    def labels_digest(self) -> str:
+        """Tells apart sets that differ in number, order or labels of their images."""
+        return hashlib.sha256(self.labels.cpu().numpy().tobytes()).hexdigest()[:16]
+
+    def statistics(self) -> Statistics:
+        """Read from the packed set, where there is one; else computed from all pixels."""
+        if self.known is not None:
+            return self.known
+        total, products = 0, np.zeros((3, 3))
+        for shard in self.shards:
+            for chunk in shard.split(max(1, 2**22 // self.size**2)):
+                squares = chunk.double()
+                total = total + squares.sum(0).cpu().numpy()
+                pixels = squares.reshape(-1, 3)
+                products += (pixels.T @ pixels).cpu().numpy()
+        count = len(self) * self.size**2
+        mean = total / len(self)
+        color = mean.mean((0, 1))
+        return Statistics(mean.astype(np.float32), products / count - np.outer(color, color))
+
+
+def _tensor(shard: np.memmap) -> Tensor:
+    # torch warns of memory that can't be written to; nothing here writes to a shard.
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(shard)
 
 
 def _chunks(examples: LabelledImages, size: int) -> Iterator[tuple[int, list[Example]]]:

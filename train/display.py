@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from train.checkpoint import RunState
-from train.loop import StepReport
+if TYPE_CHECKING:  # so that it shows the progress of prepare, too, which needs no torch
+    from train.checkpoint import RunState
+    from train.loop import StepReport
 
 
 class Smoothed:
@@ -80,14 +82,14 @@ class Display:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar for `total` images; yields the function to call with the number of images just done."""
+    def counting(self, what: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+        """A bar for `total` images, or other units; yields the function to call with the number of them just done."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         started = time.monotonic()
         with self._progress(*columns) as progress:
             task = progress.add_task(what, total=total)
             yield lambda count: progress.advance(task, count)
-        self.note(f"{what}: {total} images in {time.monotonic() - started:.0f} s")
+        self.note(f"{what}: {total} {unit} in {time.monotonic() - started:.0f} s")
 
     @contextmanager
     def training(self, epochs: int, steps_per_epoch: int, done: int) -> Iterator[TrainingView]:

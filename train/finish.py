@@ -11,35 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from alexnet_infer import __version__
 from alexnet_infer.artifact import Artifact, ClassName, Manifest, MeasuredError, Provenance, sha256
 from alexnet_infer.errors import SpecError, UsageError
 from alexnet_infer.files import write_atomically
-from alexnet_infer.metrics import topk_correct
-from alexnet_infer.preprocess import Preprocessing, Views, patch_offsets
-from train.data import RESAMPLE, PackedImages
+from alexnet_infer.preprocess import Preprocessing
+from train.evaluate import count_correct
+from train.feed import Feed
 from train.loop import Trainer
 from train.model import AlexNet
-
-IMAGES_PER_CALL = 16
-"""160 patches: their first maps take 190 MB in the full-width net."""
-
-CENTER = 4
-"""Position of the unmirrored central patch among the ten (`alexnet_infer.preprocess.patches`)."""
-
-
-def view_patches(squares: Tensor, mean: Tensor, patch: int, views: Views = "ten") -> Tensor:
-    """`alexnet_infer.preprocess.patches` for a batch: uint8 [B, S, S, 3] -> float32 [B, views, 3, patch, patch].
-
-    The same views in the same order and the same values, bit for bit.
-    """
-    images = (squares.float() - mean).permute(0, 3, 1, 2)
-    cut = [images[:, :, y : y + patch, x : x + patch] for y, x in patch_offsets(squares.shape[1], patch, views)]
-    if views == "ten":
-        cut += [view.flip(-1) for view in cut]
-    return torch.stack(cut, 1)
+from train.packed import RESAMPLE
 
 
 def stored(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -55,39 +37,29 @@ def stored(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return rounded
 
 
-@torch.no_grad()
 def measure(
     artifact: Artifact,
-    images: PackedImages,
+    images: Feed,
     data: str,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> tuple[MeasuredError, MeasuredError]:
-    """Errors of the artifact on `images` (on the device that holds them), central view and ten views, in float32.
-
-    Ten views: the mean of ten probability vectors. Ties go to the lower class index.
-    """
-    device, preprocessing = images.images.device, artifact.manifest.preprocessing
+    """Errors of the artifact on `images`, central view and ten views, in float32; an unreadable image is wrong."""
+    device, preprocessing = images.device, artifact.manifest.preprocessing
     model = AlexNet(artifact.manifest.architecture)
     state = {name: torch.from_numpy(tensor) for name, tensor in artifact.tensors.items()}
     model.load_state_dict(state, strict=False)  # batch norm counts its batches; an artifact doesn't
-    model.eval().to(device, memory_format=torch.channels_last)
+    model.to(device, memory_format=torch.channels_last)
     mean = torch.from_numpy(np.array(preprocessing.mean)).to(device)
-    correct = np.zeros((2, 2), int)  # [center, ten] x [top 1, top 5]
+    rows = torch.arange(len(images))
     # PyTorch lets convolutions on GPUs round float32 to 10 bits (TF32) unless it is told not to.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for squares, labels in zip(
-            images.images.split(IMAGES_PER_CALL), images.labels.split(IMAGES_PER_CALL), strict=True
-        ):
-            patches = view_patches(squares, mean, preprocessing.patch)
-            probabilities = model(patches.flatten(0, 1)).softmax(1).unflatten(0, patches.shape[:2])
-            scores = (probabilities[:, CENTER], probabilities.mean(1))
-            numbers = labels.cpu().numpy()
-            correct += [[topk_correct(view.cpu().numpy(), numbers, k) for k in (1, 5)] for view in scores]
-            on_images(len(labels))
-    wrong = len(images) - correct
+        correct = count_correct(model, images, rows, mean, preprocessing.patch, "ten", on_images)
+    total = len(images) + images.images.unreadable
     center, ten = (
-        MeasuredError(data=data, views=views, images=len(images), top1=int(top1), top5=int(top5))
-        for views, (top1, top5) in zip(("center", "ten"), wrong, strict=True)
+        MeasuredError(
+            data=data, views=views, images=total, top1=total - correct[views][0], top5=total - correct[views][1]
+        )
+        for views in ("center", "ten")
     )
     return center, ten
 
@@ -117,6 +89,8 @@ def finish(
     path: Path,
     data: str,
     on_images: Callable[[int], None] = lambda count: None,
+    *,
+    trained_epochs: float,
 ) -> Finished:
     """Measures `model`, the trainer's net in one piece, and writes it to `path`; its name is the file's stem.
 
@@ -130,10 +104,10 @@ def finish(
         name=path.stem,
         architecture=architecture,
         preprocessing=Preprocessing(
-            size=trainer.train.size, patch=architecture.patch, mean=trainer.mean, resample=RESAMPLE
+            size=trainer.train.images.size, patch=architecture.patch, mean=trainer.mean, resample=RESAMPLE
         ),
         classes=tuple(classes),
-        provenance=_provenance(trainer, data),
+        provenance=_provenance(trainer, data, trained_epochs),
     )
     artifact = Artifact(manifest, stored(model.artifact_tensors()))
     errors = measure(artifact, trainer.validation, f"{data}, validation", on_images)
@@ -150,14 +124,17 @@ def finish(
     return finished
 
 
-def _provenance(trainer: Trainer, data: str) -> Provenance:
+def _provenance(trainer: Trainer, data: str, trained_epochs: float) -> Provenance:
     precision = str(trainer.precision).removeprefix("torch.")
+    recipe = dataclasses.asdict(trainer.recipe) | {"trained_epochs": trained_epochs}
+    if trainer.initial.origin:
+        recipe["init_from"] = trainer.initial.origin
     ended = datetime.fromtimestamp(
         trainer.last_checkpoint.stat().st_mtime, UTC
     )  # so that finishing again changes nothing
     return Provenance(
         data=f"{data}, {len(trainer.train)} training images",
-        recipe=dataclasses.asdict(trainer.recipe),
+        recipe=recipe,
         seed=trainer.seed,
         date=ended.date().isoformat(),
         software=f"alexnet-infer {__version__}, PyTorch {torch.__version__}, {precision} on {trainer.device.type}",
@@ -174,6 +151,8 @@ def _as_json(finished: Finished, trainer: Trainer) -> str:
         "errors": [dataclasses.asdict(error) for error in provenance.errors],
         "epochs": trainer.state.epoch,
         "training_seconds": round(trainer.state.seconds, 1),
-        "center_top1_error_by_epoch": trainer.state.errors,
+        "validation_views": trainer.recipe.validation_views,
+        "top1_error_by_epoch": trainer.state.errors,
+        "top5_error_by_epoch": trainer.state.top5,
     }
     return json.dumps(summary, indent=1) + "\n"

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from rich.console import Console
 
-from alexnet_infer.datasets import LabelledImages
-from alexnet_infer.errors import AlexNetInferError, UnreadableInputError, UsageError
+from alexnet_infer import __version__
+from alexnet_infer.errors import AlexNetInferError, UsageError
+from train import checkpoint
 from train.checkpoint import RunState
-from train.data import PackedImages
-from train.device import pick_device, resolve_compile
+from train.device import keep_memory, pick_device, resolve_compile
 from train.display import Display, TrainingView
+from train.evaluate import DivergedError
 from train.finish import Finished, finish
-from train.job import Job
-from train.loop import StepReport, Trainer
+from train.job import Job, default_size
+from train.log import RunLog
+from train.loop import LAST, StepReport, Trainer, run_settings
 from train.ranks import join
+from train.source import open_source
+from train.transfer import Initial, initial_weights
 
 
 class InterruptedRunError(AlexNetInferError):
@@ -36,37 +42,52 @@ def launch(job: Job, display: Display) -> Finished | None:
 
     Raises the errors of `alexnet_infer.errors`, and InterruptedRunError after Ctrl-C.
     """
+    until = math.inf if job.max_hours is None else time.monotonic() + 3600 * job.max_hours
     device = pick_device(job.device)
+    if device.type == "cpu":
+        keep_memory()
     ranks = join(device, job.columns)
     if not ranks.first:
         display = Display(Console(file=io.StringIO()))
     compile = resolve_compile(job.compile, device)
-    train, validation = LabelledImages(job.data, "train"), LabelledImages(job.data, "validation")
-    if train.classes != validation.classes:
-        raise UnreadableInputError(_other_classes(train, validation))
-    architecture = dataclasses.replace(job.variant, classes=len(train.classes)).build()
+    source = open_source(job.data, job.size, job.variant.patch, default_size(job.variant.patch))
+    architecture = dataclasses.replace(job.variant, classes=len(source.classes)).build()
+    initial = initial_weights(job.init_from, architecture, source.classes) if job.init_from else Initial()
     _make_folder(job)
+    if (job.out / LAST).exists():  # before minutes go into decoding
+        checkpoint.check(job.out / LAST, run_settings(architecture, job.recipe, job.seed, initial))
     try:
-        packed = [_decode(examples, job.size, display) for examples in (train, validation)]
-        settings = {"seed": job.seed, "device": device, "ranks": ranks, "compile": compile}
-        trainer = Trainer(architecture, job.recipe, *packed, job.out, **settings)
-        del packed  # the trainer has its own where they are on a GPU
-        _train(trainer, display)
-        model = trainer.whole_model()
+        trainer = Trainer(
+            architecture,
+            job.recipe,
+            *source.load(display),
+            job.out,
+            seed=job.seed,
+            device=device,
+            ranks=ranks,
+            initial=initial,
+            compile=compile,
+            accumulate=job.accumulate,
+        )
+        _train(trainer, _log(job, trainer), display, until)
+        model = trainer.best_model() if job.result == "best" else trainer.whole_model()
         if not ranks.first:
             return None
-        with display.counting("measuring", len(validation)) as advance:
-            return finish(trainer, model, train.classes, job.result, _data_name(job), advance)
+        with display.counting("measuring", len(trainer.validation)) as advance:
+            return finish(
+                trainer,
+                model,
+                source.classes,
+                job.result_path,
+                _data_name(job),
+                advance,
+                trained_epochs=trainer.best_epoch if job.result == "best" else trainer.trained_epochs,
+            )
     except torch.OutOfMemoryError:
-        raise UsageError(f"--batch {job.recipe.batch}: the GPU's memory is full; use a smaller batch") from None
-
-
-def _other_classes(train: LabelledImages, validation: LabelledImages) -> str:
-    differing = sorted({c.wnid for c in train.classes} ^ {c.wnid for c in validation.classes})
-    return (
-        f"{train.root}: the train and validation splits must have the same classes, but {len(differing)} are in one "
-        f"only ({', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''})"
-    )
+        raise UsageError(
+            f"--batch {job.recipe.batch}: the GPU's memory is full; work on it in parts with --accumulate "
+            f"{2 * job.accumulate}, or use a smaller batch"
+        ) from None
 
 
 def _data_name(job: Job) -> str:
@@ -80,12 +101,18 @@ def _make_folder(job: Job) -> None:
         raise UsageError(f"--out {job.out}: can't be made ({error.strerror}); choose another folder") from None
 
 
-def _decode(examples: LabelledImages, size: int, display: Display) -> PackedImages:
-    with display.counting(f"decoding the {examples.split} split", len(examples)) as advance:
-        return PackedImages.decode(examples, size, lambda: advance(1))
+def _log(job: Job, trainer: Trainer) -> RunLog | None:
+    """The run's log, begun where the run goes on; on the first process only."""
+    if not trainer.ranks.first:
+        return None
+    tensorboard = job.out / "tensorboard" if job.tensorboard else None
+    log = RunLog(job.out, trainer.steps_per_epoch, tensorboard=tensorboard)
+    software = {"alexnet_infer": __version__, "torch": torch.__version__, "device": trainer.device.type}
+    log.start((trainer.state.epoch, trainer.state.step), trainer.config, software)
+    return log
 
 
-def _train(trainer: Trainer, display: Display) -> None:
+def _train(trainer: Trainer, log: RunLog | None, display: Display, until: float) -> None:
     state, steps = trainer.state, trainer.steps_per_epoch
     where = f"{trainer.device.type}, {str(trainer.precision).removeprefix('torch.')}"
     if trainer.ranks.count > 1:
@@ -93,10 +120,21 @@ def _train(trainer: Trainer, display: Display) -> None:
     begin = f"epoch {state.epoch + 1}, step {state.step + 1}" if state.epoch or state.step else "the start"
     display.note(f"{trainer.model.architecture.parameters} parameters on {where}; from {begin}")
     done = state.epoch * steps + state.step
+    reason = "failed"
     try:
         with display.training(trainer.recipe.epochs, steps, done) as view, _interruptible() as check:
-            trainer.run(*_checked(view, check))
+            trainer.run(until=until, **_watched(view, log, check))
+        reason = "finished" if trainer.finished else "time limit"
+        if reason == "time limit":
+            display.note(
+                f"--max-hours: stopped after {state.epoch} epochs and {state.step} steps; the same command goes on "
+                "from there"
+            )
+    except DivergedError:
+        reason = "diverged"
+        raise
     except KeyboardInterrupt:
+        reason = "interrupted"
         if trainer.ranks.count > 1:  # the others may stand elsewhere, and saving takes them all
             raise InterruptedRunError("interrupted: the same command goes on from the last checkpoint") from None
         trainer.save()
@@ -104,20 +142,31 @@ def _train(trainer: Trainer, display: Display) -> None:
             f"interrupted after {state.epoch} epochs and {state.step} steps: saved to {trainer.last_checkpoint}; "
             "the same command goes on from there"
         ) from None
+    finally:
+        if log:
+            log.close(reason)
 
 
-def _checked(
-    view: TrainingView, check: Callable[[], None]
-) -> tuple[Callable[[StepReport], None], Callable[[RunState], None]]:
+def _watched(view: TrainingView, log: RunLog | None, check: Callable[[], None]) -> dict[str, Callable]:
+    """What `Trainer.run` calls between its steps: the display, the log and the check for Ctrl-C."""
+
     def on_step(report: StepReport) -> None:
         view.on_step(report)
+        if log:
+            log.on_step(report)
         check()
+
+    def on_save(state: RunState) -> None:  # before it: what the log lacks now, a run that resumes from there never adds
+        if log and state.step == 0:
+            log.on_epoch(state)
+        elif log:
+            log.flush()
 
     def on_epoch(state: RunState) -> None:
         view.on_epoch(state)
         check()
 
-    return on_step, on_epoch
+    return {"on_step": on_step, "on_epoch": on_epoch, "on_save": on_save}
 
 
 @contextmanager

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_infer.architecture import Architecture
-from alexnet_infer.errors import AlexNetInferError, UsageError
+from alexnet_infer.errors import UsageError
 from train import checkpoint
 from train.augment import Augment, EpochPlan
 from train.checkpoint import RunState
 from train.columns import split_into_columns
 from train.data import PackedImages
 from train.device import working_precision
+from train.evaluate import DivergedError, count_correct
+from train.feed import Feed
 from train.model import AlexNet, initialise
 from train.optimizer import PaperSGD, onecycle, plateau
 from train.ranks import Ranks
 from train.recipe import Recipe
+from train.transfer import Initial
+
+LAST, BEST = "last.safetensors", "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class StepReport:
     loss: float
     lr: float
     images_per_second: float
+    grad_norm: float
+    """Euclidean norm of the gradient of the mean loss, over all weights."""
 
 
 class Trainer:
@@ -46,7 +56,7 @@ class Trainer:
 
     The same seed, recipe and data give the same weights, bit for bit on one CPU, also when the run was interrupted:
     every draw, dropout's included, follows from (seed, epoch, image). An epoch has
-    len(train) // batch steps; the images left over are others in every epoch.
+    len(train) // batch steps unless the recipe wants fewer; the images left over are others in every epoch.
 
     Raises UsageError when the set is smaller than a batch, ModelFileError when the checkpoint is not of this run.
     """
@@ -62,52 +72,56 @@ class Trainer:
         seed: int = 0,
         device: torch.device | None = None,
         ranks: Ranks | None = None,
-        compile: bool = True,
+        initial: Initial | None = None,
+        compile: bool = False,
+        accumulate: int = 1,
         checkpoint_minutes: float = 5.0,
     ) -> None:
-        self.recipe, self.seed, self.out = recipe, seed, out
+        self.recipe, self.seed, self.out, self.accumulate = recipe, seed, out, accumulate
         self.device = device or torch.device("cpu")
-        self.ranks = ranks or Ranks()
+        self.ranks, self.initial = ranks or Ranks(), initial or Initial()
         self.precision = working_precision(self.device)
-        if recipe.batch % self.ranks.data_ranks:
-            raise UsageError(
-                f"--batch {recipe.batch}: expected a multiple of {self.ranks.data_ranks}, the ranks that share a batch"
-            )
-        if len(train) < recipe.batch:
-            raise UsageError(f"--batch {recipe.batch}: the training set has only {len(train)} images; expected no more")
-        self.train, self.validation = train.to(self.device), validation.to(self.device)
-        self.mean, self.pca = train.statistics()
-        self.augment = Augment(self.mean, self.pca, architecture.patch, recipe.color_sigma, self.device)
-        self.steps_per_epoch = len(train) // recipe.batch
+        self.steps_per_epoch = _steps_per_epoch(recipe, len(train), self.ranks, accumulate)
+        statistics = train.statistics()
+        self.mean = statistics.mean if recipe.mean == "pixel" else statistics.channel_mean
+        self.augment = Augment(self.mean, statistics.pca, architecture.patch, recipe.color_sigma, self.device)
+        self.train, self.validation = Feed(train, self.device), Feed(validation, self.device)
         self.checkpoint_minutes = checkpoint_minutes
         torch.manual_seed(seed)
         self.model = AlexNet(architecture, recipe.unit)
         initialise(self.model, recipe.init)
+        self.model.take(self.initial.tensors)
         if self.ranks.column_group is not None:
             split_into_columns(self.model, self.ranks.column_group)
         self.model.to(self.device, memory_format=torch.channels_last)
         self.optimizer = PaperSGD(list(self.model.parameters()), recipe.momentum, recipe.weight_decay)
         self.config = {
-            "architecture": architecture.to_json(),
-            "recipe": dataclasses.asdict(recipe),
-            "seed": seed,
-            "images": len(train),
-            "classes": architecture.classes,
-            "data": {"size": train.size, "mean": [float(v) for v in self.mean]},
+            **run_settings(architecture, recipe, seed, self.initial),
+            "data": {
+                "images": len(train),
+                "size": train.size,
+                "labels": train.labels_digest,
+                "mean": hashlib.sha256(self.mean.tobytes()).hexdigest()[:16],
+            },
         }
-        self.ranks.check_same({**self.config, "data's labels": train.labels.sum().item()})
+        self.ranks.check_same(self.config)
         self.state = RunState()
         if self.ranks.any(self.last_checkpoint.exists(), self.device):
             self._restore()
-        if compile and self.device.type == "cuda":
-            self.model.compile()  # on a CPU it gains nothing: LRN is our own operator, and its max pooling is slower
+        if compile:
+            self.model.compile()
         self.replica = self.model
         if self.ranks.data_group is not None:
             self.replica = DistributedDataParallel(self.model, process_group=self.ranks.data_group)
 
     @property
     def last_checkpoint(self) -> Path:
-        return self.out / "last.safetensors"
+        return self.out / LAST
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The checkpoint after the epoch with the lowest top-1 validation error so far; the first of equals."""
+        return self.out / BEST
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         names = [name for name, _ in self.model.named_parameters()]
@@ -121,6 +135,19 @@ class Trainer:
         with torch.no_grad():
             for name, tensor in tensors.items():
                 tensor.copy_(self.ranks.part(saved[name]))
+        if self.ranks.first:
+            self._keep_best()  # the run may have ended between the two files
+
+    @property
+    def trained_epochs(self) -> float:
+        """Epochs so far, the current one in part."""
+        return self.state.epoch + self.state.step / self.steps_per_epoch
+
+    @property
+    def best_epoch(self) -> int:
+        """Epochs completed when the top-1 validation error was lowest; 0 before the first."""
+        errors = self.state.errors
+        return errors.index(min(errors)) + 1 if errors else 0
 
     def save(self) -> None:
         """Writes the checkpoint that a later run, on any number of ranks, resumes from. All ranks must call it.
@@ -130,85 +157,174 @@ class Trainer:
         whole = {name: self.ranks.whole(tensor) for name, tensor in self._tensors().items()}
         if self.ranks.first:
             checkpoint.save(self.last_checkpoint, self.config, self.state, whole)
+            self._keep_best()
+
+    def _keep_best(self) -> None:
+        if self.state.step == 0 and self.best_epoch == self.state.epoch > 0:
+            checkpoint.keep(self.last_checkpoint, self.best_checkpoint)
 
     def whole_model(self) -> AlexNet:
         """The net in one piece, on this device. All ranks must call it."""
+        return self._model_from({name: self.ranks.whole(tensor) for name, tensor in self.model.state_dict().items()})
+
+    def best_model(self) -> AlexNet:
+        """The net of the best checkpoint, or of the last one when no epoch was completed.
+
+        Raises ModelFileError when that is damaged or of another run. All ranks must call it.
+        """
+        if not self.best_epoch:
+            return self.whole_model()
+        shapes = {name: tuple(self.ranks.whole(tensor).shape) for name, tensor in self._tensors().items()}
+        _, saved = checkpoint.load(self.best_checkpoint, self.config, shapes)
+        own = "model."
+        return self._model_from({name.removeprefix(own): t for name, t in saved.items() if name.startswith(own)})
+
+    def _model_from(self, tensors: dict[str, torch.Tensor]) -> AlexNet:
         model = AlexNet(self.model.architecture, self.model.unit)
-        model.load_state_dict({name: self.ranks.whole(tensor) for name, tensor in self.model.state_dict().items()})
+        model.load_state_dict(tensors)
         return model.to(self.device, memory_format=torch.channels_last)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the recipe has come to its end."""
+        waited_enough = self.recipe.schedule == "plateau" and plateau(self.recipe, self.state.errors)[1]
+        return self.state.epoch >= self.recipe.epochs or waited_enough
 
     def run(
         self,
         on_step: Callable[[StepReport], None] = lambda report: None,
         on_epoch: Callable[[RunState], None] = lambda state: None,
+        on_save: Callable[[RunState], None] = lambda state: None,
+        until: float = math.inf,
     ) -> RunState:
-        """Trains to the end of the recipe.
+        """Trains to the end of the recipe, or to the first step that ends at `until` (`time.monotonic`) or later.
 
-        The callbacks run between two steps: when one raises, `save` may be called and loses nothing. Raises
-        AlexNetInferError when the loss stops being a number; the last checkpoint stays as it was.
+        The callbacks run between two steps, `on_save` before a checkpoint is written and `on_epoch` after that of an
+        epoch; when one raises, `save` may be called and loses nothing. Raises
+        DivergedError when the loss or the net's output stops being a number; the last checkpoint stays as it was.
         """
         saved_at = time.monotonic()
-        while self.state.epoch < self.recipe.epochs:
-            lr_plateau, finished = plateau(self.recipe, self.state.errors)
-            if self.recipe.schedule == "plateau" and finished:
-                break
+        while not self.finished:
             plan = EpochPlan.draw(len(self.train), self.seed, self.state.epoch)
-            while self.state.step < self.steps_per_epoch:
-                started = time.monotonic()
-                progress = (self.state.epoch + self.state.step / self.steps_per_epoch) / self.recipe.epochs
-                lr = onecycle(self.recipe, progress) if self.recipe.schedule == "onecycle" else lr_plateau
-                loss = self._step(plan, lr)
-                seconds = time.monotonic() - started
-                self.state.step += 1
-                self.state.seconds += seconds
-                on_step(StepReport(self.state.epoch, self.state.step, loss, lr, self.recipe.batch / seconds))
-                due = self.ranks.first and time.monotonic() - saved_at > 60 * self.checkpoint_minutes
-                if self.ranks.any(due, self.device):
-                    self.save()
-                    saved_at = time.monotonic()
-            self.state.errors.append(self.validation_error())
-            self.state.epoch, self.state.step = self.state.epoch + 1, 0
+            with closing(self._batches(plan)) as batches:
+                for rows, squares in batches:
+                    started = time.monotonic()
+                    lr = self._lr()
+                    due = started - saved_at > 60 * self.checkpoint_minutes
+                    loss, norm, due, over = self._step(rows, squares, plan, lr, due=due, over=started >= until)
+                    seconds = time.monotonic() - started
+                    self.state.step += 1
+                    self.state.seconds += seconds
+                    speed = self.recipe.batch / seconds
+                    on_step(StepReport(self.state.epoch, self.state.step, loss, lr, speed, norm))
+                    if due or over:
+                        on_save(self.state)
+                        self.save()
+                        saved_at = time.monotonic()
+                    if over:
+                        return self.state
+            self._end_epoch()
+            on_save(self.state)
             self.save()
             saved_at = time.monotonic()
             on_epoch(self.state)
         return self.state
+
+    def _batches(self, plan: EpochPlan) -> Iterator[tuple[Tensor, Tensor]]:
+        """What is left of the epoch, a step at a time: this process's rows, and their squares on the device."""
+        batch, left = self.recipe.batch, range(self.state.step, self.steps_per_epoch)
+        rows = [self.ranks.share(plan.order[step * batch : (step + 1) * batch]) for step in left]
+        yield from zip(rows, self.train.batches(rows), strict=True)
+
+    def _lr(self) -> float:
+        if self.recipe.schedule == "plateau":
+            return plateau(self.recipe, self.state.errors)[0]
+        return onecycle(self.recipe, self.trained_epochs / self.recipe.epochs)
+
+    def _end_epoch(self) -> None:
+        top1, top5 = self.validation_error()
+        self.state.errors.append(top1)
+        self.state.top5.append(top5)
+        self.state.epoch, self.state.step = self.state.epoch + 1, 0
 
     def _autocast(self) -> AbstractContextManager:
         if self.precision == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.precision)
 
-    def _step(self, plan: EpochPlan, lr: float) -> float:
-        batch, at = self.recipe.batch, self.state.step * self.recipe.batch
-        rows = self.ranks.share(plan.order[at : at + batch])
-        on_device = rows.to(self.device)
-        patches = self.augment.training(self.train.images[on_device], plan, rows)
+    def _step(
+        self, rows: Tensor, squares: Tensor, plan: EpochPlan, lr: float, *, due: bool, over: bool
+    ) -> tuple[float, float, bool, bool]:
+        """One update. Returns the mean loss, the gradient's norm, and what all processes do next: save, and stop; the
+        first process decides both."""
         self.model.train()
+        self.optimizer.zero_grad()
+        total = torch.zeros((), device=self.device)
+        parts = [*zip(rows.chunk(self.accumulate), squares.chunk(self.accumulate), strict=True)]
+        for i, (part, part_squares) in enumerate(parts, start=1):
+            with nullcontext() if i == len(parts) else self._without_exchange():
+                loss = self._loss(part, part_squares, plan) * (len(part) / len(rows))
+                # Every column passes the whole loss back, and the exchanges add them up.
+                (loss / self.ranks.columns).backward()
+            total += loss.detach()
+        norm = torch.stack(torch._foreach_norm(self.optimizer.gradients)).norm()
+        self.optimizer.step(lr)
+        # Waits for a GPU, so it comes after all the step's work is queued. One exchange for all there is to agree on.
+        wishes = [float(wish and self.ranks.first) for wish in (due, over)]
+        agreed = torch.stack([total, norm.float() ** 2, *torch.tensor(wishes, device=self.device)])
+        loss_sum, square_sum, due, over = self.ranks.sum_all(agreed).tolist()
+        value, length = loss_sum / self.ranks.count, math.sqrt(square_sum / self.ranks.data_ranks)
+        if not math.isfinite(value + length):  # either: a gradient that is none has spoilt the weights already
+            raise DivergedError(
+                f"loss is {value} in epoch {self.state.epoch + 1}, step {self.state.step + 1} (norm of its gradient: "
+                f"{length:g}): the run diverged; try a smaller --lr than {self.recipe.lr:g} (the last checkpoint is "
+                "untouched)"
+            )
+        return value, length, bool(due), bool(over)
+
+    def _loss(self, rows: Tensor, squares: Tensor, plan: EpochPlan) -> Tensor:
+        patches = self.augment.training(squares, plan, rows)
         with self._autocast():
             logits = self.replica(patches, plan.key[rows].to(self.device))
-        loss = F.cross_entropy(
-            logits.float(), self.train.labels[on_device], label_smoothing=self.recipe.label_smoothing
-        )
-        self.optimizer.zero_grad()
-        (loss / self.ranks.columns).backward()  # every column passes the whole loss back, and the exchanges add them up
-        self.optimizer.step(lr)
-        # Waits for a GPU, so it comes after all the step's work is queued.
-        value = self.ranks.sum(loss.detach()).item() / self.ranks.data_ranks
-        if not math.isfinite(value):
-            raise AlexNetInferError(
-                f"loss is {value} in epoch {self.state.epoch + 1}, step {self.state.step + 1}: the run diverged; "
-                f"try a smaller --lr than {self.recipe.lr:g} (the last checkpoint is untouched)"
-            )
-        return value
+        labels = self.train.labels[rows.to(self.device)]
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
 
-    @torch.no_grad()
-    def validation_error(self) -> float:
-        """Top-1 error (0..1) of the central patch, for watching; the figure to quote comes from ten views."""
-        self.model.eval()
-        wrong = torch.zeros((), dtype=torch.int64, device=self.device)
-        rows = torch.arange(self.ranks.data_rank, len(self.validation), self.ranks.data_ranks, device=self.device)
-        for part in rows.split(500):
-            with self._autocast():
-                logits = self.model(self.augment.center(self.validation.images[part]))
-            wrong += (logits.argmax(1) != self.validation.labels[part]).sum()
-        return self.ranks.sum(wrong).item() / len(self.validation)
+    def _without_exchange(self) -> AbstractContextManager:
+        """For all parts of a batch but the last, whose gradients stay with this process until then."""
+        return self.replica.no_sync() if isinstance(self.replica, DistributedDataParallel) else nullcontext()
+
+    def validation_error(self) -> tuple[float, float]:
+        """Top-1 and top-5 error (0..1) on the recipe's `validation_views`, each image on one process, once."""
+        rows = torch.arange(len(self.validation))[self.ranks.data_rank :: self.ranks.data_ranks]
+        views, mean, patch = self.recipe.validation_views, self.augment.mean, self.augment.patch
+        with self._autocast():
+            correct = count_correct(self.model, self.validation, rows, mean, patch, views)[views]
+        right = self.ranks.sum(torch.tensor(correct, device=self.device)).tolist()
+        images = len(self.validation) + self.validation.images.unreadable
+        return (images - right[0]) / images, (images - right[1]) / images
+
+
+def run_settings(architecture: Architecture, recipe: Recipe, seed: int, initial: Initial) -> dict[str, Any]:
+    """What of a run's configuration is known before its images are read, as its checkpoint keeps it."""
+    return {
+        "architecture": architecture.to_json(),
+        "recipe": dataclasses.asdict(recipe),
+        "seed": seed,
+        "init_from": initial.origin,
+        "classes": architecture.classes,
+    }
+
+
+def _steps_per_epoch(recipe: Recipe, images: int, ranks: Ranks, accumulate: int) -> int:
+    shares = ranks.data_ranks * accumulate
+    if recipe.batch % shares:
+        parts = f"{ranks.data_ranks} ranks that share a batch" + (f" x {accumulate} parts" if accumulate > 1 else "")
+        raise UsageError(f"--batch {recipe.batch}: expected a multiple of {shares} ({parts})")
+    if images < recipe.batch:
+        raise UsageError(f"--batch {recipe.batch}: the training set has only {images} images; expected no more")
+    steps = images // recipe.batch
+    if (recipe.steps_per_epoch or 0) > steps:
+        raise UsageError(
+            f"--steps-per-epoch {recipe.steps_per_epoch}: the training set has {steps} batches; expected no more"
+        )
+    return recipe.steps_per_epoch or steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -69,15 +70,21 @@ class AlexNet(nn.Module):
     @torch.no_grad()
     def artifact_tensors(self) -> dict[str, np.ndarray]:
         """The weights as float32 arrays for activations in grey levels: those of the same net with `unit` = 1."""
-        last = self.architecture.operations[-1].name
-        tensors = {name: tensor.float().cpu() for name, tensor in self.state_dict().items()}
-        for name in tensors.keys() & self.architecture.tensors.keys():
-            layer, part = name.split(".")
-            if layer == last and part == "weight":
-                tensors[name] = tensors[name] / self.unit
-            elif layer != last and part == "bias":
-                tensors[name] = tensors[name] * self.unit
+        tensors = {name: tensor.float().cpu() * self._levels(name) for name, tensor in self.state_dict().items()}
         return {name: np.array(tensors[name].numpy(), order="C") for name in self.architecture.tensors}
+
+    @torch.no_grad()
+    def take(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Inverse of `artifact_tensors`; may be given some of the tensors only."""
+        own = self.state_dict()
+        for name, tensor in tensors.items():
+            own[name].copy_(torch.from_numpy(np.array(tensor)) / self._levels(name))
+
+    def _levels(self, name: str) -> float:
+        """What a tensor is multiplied by to get from units to grey levels."""
+        layer, _, part = name.partition(".")
+        last = layer == self.architecture.operations[-1].name
+        return 1 / self.unit if last and part == "weight" else self.unit if not last and part == "bias" else 1.0
 
 
 class _Dense(nn.Linear):

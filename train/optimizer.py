@@ -21,12 +21,15 @@ class PaperSGD:
         self.momentum, self.weight_decay = momentum, weight_decay
         self.velocity = [torch.zeros_like(w) for w in parameters]
 
+    @property
+    def gradients(self) -> list[Tensor]:
+        return [w.grad for w in self.parameters]
+
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        grads = [w.grad for w in self.parameters]
         torch._foreach_mul_(self.velocity, self.momentum)
         torch._foreach_add_(self.velocity, self.parameters, alpha=-self.weight_decay * lr)
-        torch._foreach_add_(self.velocity, grads, alpha=-lr)
+        torch._foreach_add_(self.velocity, self.gradients, alpha=-lr)
         torch._foreach_add_(self.parameters, self.velocity)
 
     def zero_grad(self) -> None:

@@ -52,6 +52,12 @@ class Ranks:
             dist.all_reduce(values, group=self.data_group)
         return values
 
+    def sum_all(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
     def whole(self, part: Tensor) -> Tensor:
         """A tensor of which each column holds an equal part of the first axis (a scalar is held by all)."""
         if self.column_group is None or part.ndim == 0:
@@ -66,11 +72,7 @@ class Ranks:
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether `flag` is true on any process."""
-        if self.count == 1:
-            return flag
-        total = torch.tensor(float(flag), device=device)
-        dist.all_reduce(total)
-        return bool(total)
+        return bool(self.sum_all(torch.tensor(float(flag), device=device)))
 
     def check_same(self, what: dict[str, Any]) -> None:
         """Raises UsageError, on all processes, when they were started with different settings or data."""

@@ -29,8 +29,14 @@ class Recipe:
     """paper: N(0, 0.01), biases 1 in conv2, conv4, conv5 and the hidden fully-connected layers, else 0.
     he: He et al. (2015), the last layer N(0, 0.01), all biases 0."""
     label_smoothing: float = 0.0
+    mean: Literal["pixel", "channel"] = "pixel"
+    """What is subtracted from an image: the training set's mean at each pixel (section 2), or one value a channel."""
     color_sigma: float = 0.1
     """Standard deviation of the colour noise's coefficients (section 4.1)."""
+    validation_views: Literal["ten", "center"] = "ten"
+    """What each epoch's error is measured on: the paper's ten patches, or the central one in a tenth of the time."""
+    steps_per_epoch: int | None = None
+    """End an epoch after so many steps; None for the whole set. Each epoch draws other images."""
     unit: float = 1.0
     """Grey levels that count as 1 inside the net while it trains; see `train.model.AlexNet`."""
 
@@ -42,8 +48,18 @@ class Recipe:
         for name in ("momentum", "weight_decay", "label_smoothing", "warmup"):
             _check(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
         _check(0 <= self.color_sigma < 10, "color_sigma", self.color_sigma, "from 0 to below 10")
-        _check(self.schedule in ("plateau", "onecycle"), "schedule", self.schedule, "plateau or onecycle")
-        _check(self.init in ("paper", "he"), "init", self.init, "paper or he")
+        steps = self.steps_per_epoch
+        _check(steps is None or steps >= 1, "steps_per_epoch", steps, "at least 1")
+        for name, (one, other) in _CHOICES.items():
+            _check(getattr(self, name) in (one, other), name, getattr(self, name), f"{one} or {other}")
+
+
+_CHOICES = {
+    "schedule": ("plateau", "onecycle"),
+    "init": ("paper", "he"),
+    "mean": ("pixel", "channel"),
+    "validation_views": ("ten", "center"),
+}
 
 
 def _check(good: bool, name: str, value: object, expected: str) -> None:
@@ -59,6 +75,8 @@ FAST = Recipe(
     schedule="onecycle",
     init="he",
     label_smoothing=0.1,
+    mean="channel",
+    validation_views="center",
     unit=16.0,
 )
 RECIPES = {recipe.name: recipe for recipe in (PAPER, FAST)}

@@ -11,7 +11,6 @@ pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
 import torch
 
-from alexnet_infer.preprocess import Preprocessing, patches
 from train.augment import Augment, ColorPCA, EpochPlan
 
 S, PATCH, LAST = 12, 9, 3
@@ -120,11 +119,3 @@ def test_patches_are_channels_last_in_memory():
     made = augment(color_sigma=0.1).training(squares(2), EpochPlan.draw(2, 0, 0), torch.arange(2))
     assert made.shape == (2, 3, PATCH, PATCH)
     assert made.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize("mean", [MEAN, np.random.default_rng(5).uniform(90, 130, (S, S, 3)).astype(np.float32)])
-def test_the_centre_is_the_one_that_prediction_uses(mean):
-    images = squares(2)
-    preprocessing = Preprocessing(size=S, patch=PATCH, mean=mean)
-    expected = np.concatenate([patches(square, preprocessing, "center") for square in images.numpy()])
-    np.testing.assert_array_equal(augment(mean).center(images).numpy(), expected)

@@ -19,9 +19,11 @@ pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 import torch
 
 from alexnet_infer.artifact import load_artifact
+from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.presets import variant
 from tests.train.toys import image_folder
 from train import cli, display, launch
+from train.data import PackedImages
 from train.job import Job, default_size
 from train.loop import Trainer
 from train.recipe import FAST, PAPER
@@ -69,7 +71,8 @@ def test_from_a_folder_of_images_to_an_artifact_with_its_errors(run, data, tmp_p
     assert manifest.provenance.recipe["epochs"] == 2
     assert manifest.provenance.seed == 3
     assert [e.images for e in manifest.provenance.errors] == [12, 12]
-    assert sorted(path.name for path in out.iterdir()) == ["last.safetensors", "toy-net.json", "toy-net.safetensors"]
+    files = ["best.safetensors", "last.safetensors", "log.jsonl", "toy-net.json", "toy-net.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == files
     assert re.fullmatch(r"\S+toy-net.safetensors \(.* MB\): on 12 images of toys, validation, ten views: .*\n", stdout)
     lines = stderr.splitlines()
     assert [line.split(":")[0] for line in lines[:2]] == ["decoding the train split", "decoding the validation split"]
@@ -94,11 +97,11 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_ends_as_if_nothing_
     train_small(run, data, tmp_path / "whole")
     step = Trainer._step
 
-    def press_ctrl_c_in_the_fifth(trainer, *arguments):
-        loss = step(trainer, *arguments)
+    def press_ctrl_c_in_the_fifth(trainer, *arguments, **wishes):
+        report = step(trainer, *arguments, **wishes)
         if (trainer.state.epoch, trainer.state.step) == (1, 1):
             os.kill(os.getpid(), signal.SIGINT)
-        return loss
+        return report
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -124,7 +127,7 @@ def test_ctrl_c_while_images_are_read_is_no_traceback(run, data, tmp_path, monke
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch.PackedImages, "decode", interrupted)
+    monkeypatch.setattr(PackedImages, "decode", interrupted)
     assert train_small(run, data, tmp_path)[::2] == (130, "interrupted: the same command starts this again\n")
 
 
@@ -208,7 +211,7 @@ def test_a_missing_gpu_is_exit_5(run, data, tmp_path, monkeypatch):
 
 
 def test_a_diverging_run_is_exit_1(run, data, tmp_path):
-    assert_one_line(train_small(run, data, tmp_path, "--lr", "99999"), 1, "loss is", "--lr")
+    assert_one_line(train_small(run, data, tmp_path, "--lr", "99999"), 1, "the run diverged", "--lr")
 
 
 def program(*arguments: str, before: str = "") -> subprocess.CompletedProcess:
@@ -255,7 +258,6 @@ def test_defaults_are_the_presets_and_the_papers(run, monkeypatch, tmp_path):
             data=tmp_path,
             out=Path("runs/alexnet"),
             name="alexnet",
-            size=256,
         ),
         Job(
             variant=variant("alexnet-64"),
@@ -263,7 +265,6 @@ def test_defaults_are_the_presets_and_the_papers(run, monkeypatch, tmp_path):
             data=tmp_path,
             out=Path("runs/alexnet-64"),
             name="alexnet-64",
-            size=64,
         ),
     ]
 
@@ -283,6 +284,9 @@ def test_every_option_arrives_in_its_place(run, monkeypatch, tmp_path):
         "label_smoothing": 0.125,
         "color_sigma": 0.75,
         "unit": 4.0,
+        "mean": "pixel",
+        "validation_views": "ten",
+        "steps_per_epoch": 11,
     }
     net = {
         "width": 0.5,
@@ -298,7 +302,8 @@ def test_every_option_arrives_in_its_place(run, monkeypatch, tmp_path):
     del given["columns"]
     options = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", value)]
     run("--data", tmp_path, "--recipe", "fast", "--out", "o", "--name", "n", "--image-size", 300, "--seed", 9, *options)
-    run("--data", tmp_path, "--device", "cpu", "--compile", "--columns")
+    machine = "--device cpu --compile --columns --accumulate 2 --max-hours 1.5 --result best --tensorboard"
+    run("--data", tmp_path, *machine.split(), "--init-from", "a.safetensors")
     assert seen[0] == Job(
         variant=replace(variant("alexnet"), **net),
         recipe=replace(FAST, **recipe),
@@ -308,8 +313,21 @@ def test_every_option_arrives_in_its_place(run, monkeypatch, tmp_path):
         size=300,
         seed=9,
     )
-    assert (seen[0].device, seen[0].compile, seen[0].columns) == ("auto", None, 1)
-    assert (seen[1].device, seen[1].compile, seen[1].columns) == ("cpu", True, 2)
+    assert seen[1] == Job(
+        variant=variant("alexnet"),
+        recipe=PAPER,
+        data=tmp_path,
+        out=Path("runs/alexnet"),
+        name="alexnet",
+        init_from=Path("a.safetensors"),
+        device="cpu",
+        compile=True,
+        columns=2,
+        accumulate=2,
+        max_hours=1.5,
+        result="best",
+        tensorboard=True,
+    )
 
 
 @pytest.mark.parametrize(("patch", "size"), [(227, 256), (224, 256), (57, 64), (64, 96)])
@@ -323,7 +341,7 @@ TINY_IMAGENET = ROOT.parent / "shared" / "data" / "tiny-imagenet"
 @pytest.mark.skipif(not TINY_IMAGENET.is_dir(), reason="needs ../shared/data/tiny-imagenet")
 def test_tiny_imagenet_is_a_data_set_for_the_trainer():
     pytest.importorskip("pyarrow", reason="needs pyarrow: pip install pyarrow")
-    train, validation = (launch.LabelledImages(TINY_IMAGENET, split) for split in ("train", "validation"))
+    train, validation = (LabelledImages(TINY_IMAGENET, split) for split in ("train", "validation"))
     assert (len(train), len(validation), len(train.classes)) == (100_000, 5_000, 200)
     assert train.classes == validation.classes
 
@@ -333,3 +351,107 @@ def test_the_summary_on_disk_agrees_with_the_line_on_stdout(run, data, tmp_path)
     ten = json.loads((tmp_path / "alexnet-64.json").read_text())["errors"][1]
     assert ten["views"] == "ten"
     assert f"ten views: top-1 error {ten['top1'] / 12:.2%}, top-5 {ten['top5'] / 12:.2%}" in stdout
+
+
+def test_a_packed_set_trains_to_the_same_bytes_as_the_images_it_was_made_from(run, data, tmp_path):
+    assert run("prepare", data, "--out", tmp_path / "packed" / "toys", "--image-size", 64, "--check")[0] == 0
+    for name, source in (("decoded", data), ("mapped", tmp_path / "packed" / "toys")):
+        code, _, stderr = train_small(run, source, tmp_path / name, "--mean", "pixel")
+        assert code == 0, stderr
+    results = [(tmp_path / name / "alexnet-64.safetensors").read_bytes() for name in ("decoded", "mapped")]
+    assert results[0] == results[1]
+
+
+def test_an_unreadable_image_is_listed_when_packing_and_counts_as_wrong_in_the_error(run, data, tmp_path):
+    (data / "val" / "n00000001" / "004.png").write_bytes(b"not an image")
+    packed = tmp_path / "packed"
+    code, _, stderr = run("prepare", data, "--out", packed, "--image-size", 64)
+    assert code == 1
+    assert "n00000001/004.png" in stderr
+    code, _, stderr = train_small(run, packed, tmp_path / "out", "--lr", "1e-9")
+    assert code == 0, stderr
+    assert "1 validation images could not be read" in stderr
+    summary = json.loads((tmp_path / "out" / "alexnet-64.json").read_text())
+    for error in summary["errors"]:
+        assert (error["images"], error["top5"]) == (12, 1)  # of three classes all are among the first five
+    assert summary["top5_error_by_epoch"] == [1 / 12] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--image-size", "96"], ["--image-size 96", "packed at 60"]),
+        (["--preset", "alexnet"], ["packed at 60", "patches take 227", "--image-size 256"]),
+    ],
+)
+def test_a_packed_set_of_another_size_is_exit_2(run, data, tmp_path, arguments, parts):
+    run("prepare", data, "--out", tmp_path / "packed", "--image-size", 60)
+    assert_one_line(train_small(run, tmp_path / "packed", tmp_path / "out", *arguments), 2, *parts)
+
+
+def test_a_truncated_packed_set_is_exit_4(run, data, tmp_path):
+    run("prepare", data, "--out", tmp_path / "packed", "--image-size", 64)
+    shard = tmp_path / "packed" / "train-00000.bin"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert_one_line(train_small(run, tmp_path / "packed", tmp_path / "out"), 4, "train-00000.bin", "prepare")
+
+
+def test_a_checkpoint_of_other_settings_is_refused_before_anything_is_decoded(run, data, tmp_path, monkeypatch):
+    train_small(run, data, tmp_path)
+    monkeypatch.setattr("train.source.Source.load", lambda *_: pytest.fail("decoded"))
+    assert_one_line(train_small(run, data, tmp_path, "--lr", "0.02"), 4, "recipe.lr (0.01, now 0.02)")
+
+
+def test_a_run_that_reaches_its_time_limit_leaves_a_result_and_goes_on_to_the_same_end(run, data, tmp_path):
+    code, _, stderr = train_small(run, data, tmp_path / "a", "--max-hours", "1e-9")
+    assert code == 0
+    assert "--max-hours: stopped after 0 epochs and 1 steps" in stderr
+    recipe = load_artifact(tmp_path / "a" / "alexnet-64.safetensors").manifest.provenance.recipe
+    assert recipe["trained_epochs"] == pytest.approx(1 / 3)
+    train_small(run, data, tmp_path / "a")
+    train_small(run, data, tmp_path / "b")
+    results = [(tmp_path / name / "alexnet-64.safetensors").read_bytes() for name in "ab"]
+    assert results[0] == results[1]
+
+
+def test_the_log_holds_every_step_of_a_run_that_was_stopped_and_went_on(run, data, tmp_path):
+    train_small(run, data, tmp_path, "--max-hours", "1e-9", "--steps-per-epoch", 2)
+    train_small(run, data, tmp_path, "--steps-per-epoch", 2)
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert sum(r["steps"] for r in records if r["event"] == "step") == 4
+    assert [r["event"] for r in records] == ["start", "step", "end", "start", "step", "epoch", "step", "epoch", "end"]
+    assert [r["reason"] for r in records if r["event"] == "end"] == ["time limit", "finished"]
+
+
+def test_curves_of_a_run_are_drawn_and_printed(run, data, tmp_path):
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install matplotlib")
+    train_small(run, data, tmp_path / "run")
+    code, stdout, _ = run("plot", tmp_path / "run", "--out", tmp_path / "curves.png")
+    assert (code, stdout) == (0, f"{tmp_path / 'curves.png'}\n")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    code, stdout, _ = run("plot", tmp_path / "run", "--json")
+    table = json.loads(stdout)["run"]
+    errors = json.loads((tmp_path / "run" / "alexnet-64.json").read_text())["top1_error_by_epoch"]
+    assert table["validation"]["top1_error"] == errors
+
+
+def test_plotting_and_packing_need_no_pytorch(data, tmp_path):
+    without = "import sys; sys.modules['torch'] = None"
+    packed = program("prepare", str(data), "--out", str(tmp_path / "packed"), "--image-size", "64", before=without)
+    assert packed.returncode == 0, packed.stderr
+    plotted = program("plot", str(tmp_path), before=without)
+    assert (plotted.returncode, plotted.stderr.count("\n")) == (3, 1)
+    assert "log.jsonl" in plotted.stderr
+
+
+def test_the_best_epoch_can_be_the_result(run, data, tmp_path):
+    options = ["--lr", "0.05", "--epochs", "4"]  # an error that goes up and down
+    train_small(run, data, tmp_path, *options)
+    last = load_artifact(tmp_path / "alexnet-64.safetensors")
+    train_small(run, data, tmp_path, *options, "--result", "best")
+    best = load_artifact(tmp_path / "alexnet-64.safetensors")
+    errors = json.loads((tmp_path / "alexnet-64.json").read_text())["top1_error_by_epoch"]
+    epoch = errors.index(min(errors)) + 1
+    assert best.manifest.provenance.recipe["trained_epochs"] == epoch
+    same = all((last.tensors[name] == tensor).all() for name, tensor in best.tensors.items())
+    assert same == (epoch == len(errors))

@@ -60,9 +60,9 @@ def test_parquet_and_folder_give_identical_arrays(tmp_path):
     images = encoded_images()
     roots = as_folder(tmp_path / "folder", images), as_parquet(tmp_path / "parquet", images)
     a, b = (PackedImages.decode(LabelledImages(root, "train"), 16) for root in roots)
-    assert a.images.shape == (7, 16, 16, 3)
+    assert a.shards[0].shape == (7, 16, 16, 3)
     assert a.size == 16
-    assert torch.equal(a.images, b.images)
+    assert torch.equal(a.shards[0], b.shards[0])
     assert torch.equal(a.labels, b.labels)
     assert sorted(set(a.labels.tolist())) == [0, 1, 2]
 
@@ -70,7 +70,7 @@ def test_parquet_and_folder_give_identical_arrays(tmp_path):
 def test_images_are_squared_as_prediction_squares_them(tmp_path):
     images = encoded_images()
     packed = PackedImages.decode(LabelledImages(as_folder(tmp_path, images), "train"), 16)
-    for (data, _), square in zip(images, packed.images, strict=True):
+    for (data, _), square in zip(images, packed.shards[0], strict=True):
         expected = central_square(Image.open(io.BytesIO(data)).convert("RGB"), 16)
         np.testing.assert_array_equal(square.numpy(), expected)
 
@@ -83,7 +83,7 @@ def test_exif_orientation_is_ignored_as_ilsvrcs_labels_assume(tmp_path):
     (tmp_path / "train" / "n1").mkdir(parents=True)
     Image.fromarray(pixels).save(tmp_path / "train" / "n1" / "0.png", exif=exif)
     packed = PackedImages.decode(LabelledImages(tmp_path, "train"), 16)
-    np.testing.assert_array_equal(packed.images[0].numpy(), pixels)
+    np.testing.assert_array_equal(packed.shards[0][0].numpy(), pixels)
 
 
 def test_transparent_parts_are_white_and_16_bits_keep_their_upper_8_as_in_prediction(tmp_path):
@@ -93,7 +93,7 @@ def test_transparent_parts_are_white_and_16_bits_keep_their_upper_8_as_in_predic
     deep = np.full((16, 16), 0x80FF, np.uint16)
     Image.fromarray(deep).save(tmp_path / "train" / "n1" / "1.png")
     packed = PackedImages.decode(LabelledImages(tmp_path, "train"), 16)
-    assert [set(square.flatten().tolist()) for square in packed.images] == [{255}, {0x80}]
+    assert [set(square.flatten().tolist()) for square in packed.shards[0]] == [{255}, {0x80}]
 
 
 def test_order_survives_more_images_than_one_chunk(tmp_path, monkeypatch):
@@ -103,7 +103,7 @@ def test_order_survives_more_images_than_one_chunk(tmp_path, monkeypatch):
     chunks = train_data._chunks
     monkeypatch.setattr(train_data, "_chunks", lambda examples, size: chunks(examples, 5))
     in_parts = PackedImages.decode(examples, 16)
-    assert torch.equal(whole.images, in_parts.images)
+    assert torch.equal(whole.shards[0], in_parts.shards[0])
     assert torch.equal(whole.labels, in_parts.labels)
 
 
@@ -154,16 +154,20 @@ def test_a_set_larger_than_memory_is_refused_in_one_line(tmp_path):
 
 def test_statistics_are_numpys():
     pixels, labels = squares(5, size=20)
-    mean, pca = PackedImages(torch.from_numpy(pixels), torch.from_numpy(labels)).statistics()
-    flat = pixels.reshape(-1, 3).astype(np.float64)
-    np.testing.assert_allclose(mean, flat.mean(0), rtol=1e-6)
+    found = PackedImages((torch.from_numpy(pixels),), torch.from_numpy(labels)).statistics()
+    flat, pca = pixels.reshape(-1, 3).astype(np.float64), found.pca
+    np.testing.assert_allclose(found.mean, pixels.astype(np.float64).mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found.channel_mean, flat.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found.covariance, np.cov(flat.T, bias=True), rtol=1e-9)
     np.testing.assert_allclose((pca.axes * pca.scale * 255) @ pca.axes.T, np.cov(flat.T, bias=True), rtol=1e-3)
-    assert mean.dtype == np.float32
+    assert found.mean.dtype == found.channel_mean.dtype == np.float32
 
 
 def test_statistics_do_not_depend_on_the_number_of_threads():
     pixels, labels = squares(300, size=20)
-    packed = PackedImages(torch.from_numpy(pixels), torch.from_numpy(labels))
-    one = packed.statistics()[0]
+    packed = PackedImages((torch.from_numpy(pixels),), torch.from_numpy(labels))
+    one = packed.statistics()
     torch.set_num_threads(2)
-    np.testing.assert_array_equal(packed.statistics()[0], one)
+    two = packed.statistics()
+    np.testing.assert_array_equal(two.mean, one.mean)
+    np.testing.assert_array_equal(two.covariance, one.covariance)

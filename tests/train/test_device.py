@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +14,9 @@ pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 import torch
 
 from alexnet_infer.errors import BackendError
-from train.device import can_compile, pick_device, resolve_compile, working_precision
+from train.device import pick_device, resolve_compile, working_precision
 
+ROOT = Path(__file__).parents[2]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
@@ -57,14 +61,40 @@ def test_a_gpu_that_only_emulates_bfloat16_works_in_float32(monkeypatch, native,
     assert working_precision(CUDA) == expected
 
 
-def test_compiling_needs_a_compiler(monkeypatch):
-    monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
-    assert not can_compile(CPU)
+def test_on_a_cpu_nothing_is_compiled_and_asking_for_it_is_refused(monkeypatch):
+    monkeypatch.setattr("train.device.can_compile", lambda: True)
     assert not resolve_compile(None, CPU)
     assert not resolve_compile(False, CPU)
-    with pytest.raises(BackendError, match=r"--compile: .*g\+\+.* --no-compile"):
+    with pytest.raises(BackendError, match=r"--compile: .* GPU .* leave it out"):
         resolve_compile(True, CPU)
-    monkeypatch.setenv("CXX", sys.executable)  # any program there is
-    assert resolve_compile(None, CPU)
-    assert resolve_compile(True, CPU)
-    assert not resolve_compile(False, CPU)
+
+
+def test_compiling_for_a_gpu_needs_triton_and_a_compiler(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert not resolve_compile(None, CUDA)
+    with pytest.raises(BackendError, match=r"--compile: .*gcc.* --no-compile"):
+        resolve_compile(True, CUDA)
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    assert resolve_compile(None, CUDA)
+    assert resolve_compile(True, CUDA)
+    assert not resolve_compile(False, CUDA)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_memory_that_a_step_frees_stays_with_the_process():
+    program = (
+        "import resource, sys\n"
+        "if sys.argv[1] == 'keep': from train.device import keep_memory; keep_memory()\n"
+        "import numpy\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "touch = lambda: numpy.empty(2**26, numpy.uint8).fill(1)\n"
+        "touch(); before = faults()\n"
+        "for _ in range(5): touch()\n"
+        "print(faults() - before)\n"
+    )
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", program, how], capture_output=True, check=True, cwd=ROOT).stdout)
+        for how in ("keep", "return")
+    }
+    assert faults["keep"] < faults["return"] / 10

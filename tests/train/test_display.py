@@ -16,7 +16,7 @@ from train.loop import StepReport
 
 
 def report(epoch: int, step: int, loss: float = 2.0, rate: float = 100.0) -> StepReport:
-    return StepReport(epoch, step, loss, 0.0123, rate)
+    return StepReport(epoch, step, loss, 0.0123, rate, 1.0)
 
 
 def test_a_smoothed_constant_is_that_constant_from_the_first_value_on():

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,31 +19,30 @@ import torch
 from alexnet_infer.artifact import Artifact, ClassName, load_artifact, sha256
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import SpecError, UsageError
-from alexnet_infer.preprocess import Preprocessing, patches
+from alexnet_infer.preprocess import patches
 from tests.nets import random_artifact
 from tests.train.toys import BRIEF, CLASSES, TINY, images, trainer
-from train.finish import finish, measure, stored, view_patches
+from train.data import PackedImages
+from train.feed import Feed
+from train.finish import Finished, finish, measure, stored
+from train.loop import Trainer
 from train.recipe import Recipe
 
 NAMES = tuple(ClassName(wnid=f"n{i:08}", name=f"class {i}") for i in range(CLASSES))
 
 
-@pytest.mark.parametrize("views", ["ten", "center"])
-@pytest.mark.parametrize(("size", "patch"), [(64, 57), (63, 57), (60, 60)])
-@pytest.mark.parametrize("per_pixel", [False, True])
-def test_views_are_those_of_prediction_bit_for_bit(views, size, patch, per_pixel):
-    rng = np.random.default_rng(0)
-    squares = rng.integers(0, 256, (2, size, size, 3), np.uint8)
-    mean = rng.uniform(90, 130, (size, size, 3) if per_pixel else 3).astype(np.float32)
-    preprocessing = Preprocessing(size=size, patch=patch, mean=mean)
-    found = view_patches(torch.from_numpy(squares), torch.from_numpy(mean), patch, views).numpy()
-    np.testing.assert_array_equal(found, np.stack([patches(s, preprocessing, views) for s in squares]))
+def feed(packed: PackedImages) -> Feed:
+    return Feed(packed, torch.device("cpu"))
+
+
+def finished(run: Trainer, path: Path, data: str) -> Finished:
+    return finish(run, run.whole_model(), NAMES, path, data, trained_epochs=run.trained_epochs)
 
 
 def expected_wrong(artifact: Artifact, packed, views: str, k: int) -> int:
     """Wrong images by the NumPy reference: probabilities of every view, their mean, a stable sort."""
     wrong = 0
-    for square, label in zip(packed.images.numpy(), packed.labels.tolist(), strict=True):
+    for square, label in zip(packed.shards[0].numpy(), packed.labels.tolist(), strict=True):
         probabilities = ReferenceBackend(artifact).infer(patches(square, artifact.manifest.preprocessing, views))
         wrong += label not in np.argsort(-probabilities.mean(0), kind="stable")[:k]
     return wrong
@@ -53,7 +53,7 @@ def test_measured_errors_are_the_references():
     labels = torch.from_numpy(np.random.default_rng(0).integers(0, 7, 20))
     packed = replace(images(20, seed=4), labels=labels)
     counted = []
-    center, ten = measure(artifact, packed, "toys", counted.append)
+    center, ten = measure(artifact, feed(packed), "toys", counted.append)
     assert (center.views, ten.views, center.data, ten.data) == ("center", "ten", "toys", "toys")
     assert center.images == ten.images == sum(counted) == 20
     for error in (center, ten):
@@ -77,7 +77,7 @@ def ten_view_guess(monkeypatch, logits: list[list[float]]) -> int:
 
     monkeypatch.setattr("train.finish.AlexNet", Fixed)
     data = replace(images(1), labels=torch.tensor([0]))
-    return measure(random_artifact(replace(TINY, classes=2)), data, "toys")[1].top1
+    return measure(random_artifact(replace(TINY, classes=2)), feed(data), "toys")[1].top1
 
 
 def test_ten_views_average_probabilities_not_logits(monkeypatch):
@@ -97,12 +97,12 @@ def test_each_of_the_ten_views_counts(monkeypatch, view):
 def test_weights_are_rounded_to_half_precision_before_they_are_measured(tmp_path):
     run = trainer(tmp_path, recipe=replace(BRIEF, epochs=1))
     run.run()
-    finished = finish(run, run.whole_model(), NAMES, tmp_path / "net.safetensors", "toys")
-    raw, loaded = run.model.artifact_tensors(), load_artifact(finished.path)
+    done = finished(run, tmp_path / "net.safetensors", "toys")
+    raw, loaded = run.model.artifact_tensors(), load_artifact(done.path)
     assert any(not np.array_equal(raw[name], loaded.tensors[name]) for name in raw)
     for name, tensor in loaded.tensors.items():
         np.testing.assert_array_equal(tensor, raw[name].astype(np.float16).astype(np.float32))
-        np.testing.assert_array_equal(tensor, finished.artifact.tensors[name])
+        np.testing.assert_array_equal(tensor, done.artifact.tensors[name])
     assert measure(loaded, run.validation, "toys, validation") == loaded.manifest.provenance.errors
 
 
@@ -116,16 +116,19 @@ def test_the_artifact_says_where_it_comes_from(tmp_path):
     run = trainer(tmp_path, seed=5)
     run.run()
     os.utime(run.last_checkpoint, (86400 * 365, 86400 * 365))  # 1 January 1971
-    finished = finish(run, run.whole_model(), NAMES, tmp_path / "my-net.safetensors", "toys")
-    manifest = load_artifact(finished.path).manifest
+    done = finished(run, tmp_path / "my-net.safetensors", "toys")
+    manifest = load_artifact(done.path).manifest
     provenance = manifest.provenance
     assert manifest.name == "my-net"
     assert manifest.classes == NAMES
     assert manifest.architecture == TINY.build()
     preprocessing = manifest.preprocessing
     assert (preprocessing.size, preprocessing.patch, preprocessing.resample) == (64, 57, "bicubic")
-    np.testing.assert_array_equal(preprocessing.mean, run.train.images.double().mean((0, 1, 2)).float().numpy())
-    assert Recipe(**provenance.recipe) == BRIEF
+    pixels = run.train.images.shards[0].double()
+    np.testing.assert_allclose(preprocessing.mean, pixels.mean((0, 1, 2)).numpy(), rtol=1e-6)
+    recipe = dict(provenance.recipe)
+    assert recipe.pop("trained_epochs") == 2
+    assert Recipe(**recipe) == BRIEF
     assert (provenance.seed, provenance.date, provenance.data) == (5, "1971-01-01", "toys, 12 training images")
     assert re.fullmatch(r"alexnet-infer \S+, PyTorch \S+, (bfloat16|float32) on cpu", provenance.software)
     assert [(e.data, e.views, e.images) for e in provenance.errors] == [
@@ -137,32 +140,32 @@ def test_the_artifact_says_where_it_comes_from(tmp_path):
 def test_the_summary_beside_it_names_the_file_and_its_errors(tmp_path):
     run = trainer(tmp_path)
     run.run()
-    finished = finish(run, run.whole_model(), NAMES, tmp_path / "net.safetensors", "toys")
+    done = finished(run, tmp_path / "net.safetensors", "toys")
     summary = json.loads((tmp_path / "net.json").read_text())
     assert summary["model"] == "net.safetensors"
-    assert summary["sha256"] == sha256(finished.path)
-    assert summary["bytes"] == finished.path.stat().st_size
+    assert summary["sha256"] == sha256(done.path)
+    assert summary["bytes"] == done.path.stat().st_size
     assert summary["parameters"] == TINY.build().parameters
-    assert summary["errors"] == [dataclasses.asdict(e) for e in finished.artifact.manifest.provenance.errors]
-    assert summary["center_top1_error_by_epoch"] == run.state.errors
-    ten = finished.artifact.manifest.provenance.errors[1]
-    assert f"on 6 images of toys, validation, ten views: top-1 error {ten.top1 / 6:.2%}" in finished.summary
+    assert summary["errors"] == [dataclasses.asdict(e) for e in done.artifact.manifest.provenance.errors]
+    assert (summary["top1_error_by_epoch"], summary["top5_error_by_epoch"]) == (run.state.errors, run.state.top5)
+    ten = done.artifact.manifest.provenance.errors[1]
+    assert f"on 6 images of toys, validation, ten views: top-1 error {ten.top1 / 6:.2%}" in done.summary
 
 
 def test_finishing_again_writes_the_same_bytes(tmp_path):
     run, path = trainer(tmp_path), tmp_path / "net.safetensors"
     run.run()
-    finish(run, run.whole_model(), NAMES, path, "toys")
+    finished(run, path, "toys")
     before = path.read_bytes()
     again = trainer(tmp_path)
-    finish(again, again.whole_model(), NAMES, path, "toys")
+    finished(again, path, "toys")
     assert path.read_bytes() == before
 
 
 def test_a_net_with_batch_norm_is_measured_with_its_statistics(tmp_path):
     artifact = random_artifact(replace(TINY, classes=7, normalization="batchnorm"), seed=1)
     packed = images(12, seed=4)
-    center, _ = measure(artifact, packed, "toys")
+    center, _ = measure(artifact, feed(packed), "toys")
     assert center.top1 == expected_wrong(artifact, packed, "center", 1)
 
 
@@ -170,4 +173,4 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     run = trainer(tmp_path)
     run.run()
     with pytest.raises(UsageError, match=r"gone/net\.safetensors: can't be written"):
-        finish(run, run.whole_model(), NAMES, tmp_path / "gone" / "net.safetensors", "toys")
+        finished(run, tmp_path / "gone" / "net.safetensors", "toys")

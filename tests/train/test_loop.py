@@ -20,6 +20,7 @@ from alexnet_infer.errors import AlexNetInferError, ModelFileError, UsageError
 from tests.train.toys import BRIEF, TINY, assert_bit_identical, images, tensors, trainer
 from train import loop
 from train.augment import EpochPlan
+from train.feed import Feed
 from train.loop import StepReport
 from train.optimizer import onecycle
 
@@ -44,7 +45,7 @@ def test_learns_a_separable_set_from_chance_to_few_errors(tmp_path):
     recipe = replace(BRIEF, epochs=8, batch=8, lr=0.01)
     architecture = replace(TINY, hidden=64, dropout=0.2).build()
     run = trainer(tmp_path, architecture, recipe, train=images(96), validation=images(60, seed=1))
-    before, losses = run.validation_error(), []
+    before, losses = run.validation_error()[0], []
     state = run.run(lambda report: losses.append(report.loss))
     assert before >= 0.5
     assert state.errors[-1] <= 0.05
@@ -172,7 +173,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(tm
         ({"recipe": replace(BRIEF, epochs=3)}, r"recipe\.epochs \(2, now 3\)"),
         ({"architecture": replace(TINY, hidden=32).build()}, r"architecture\.operations\.fc6\.units \(16, now 32\)"),
         ({"seed": 1}, r"seed"),
-        ({"train": images(15)}, r"images \(12, now 15\)"),
+        ({"train": images(15)}, r"data\.images \(12, now 15\)"),
         ({"train": images(12, seed=5)}, r"data\.mean"),
         ({"train": images(12, size=70), "validation": images(6, size=70)}, r"data\.(size|mean)"),
     ],
@@ -204,8 +205,7 @@ def test_layers_compute_in_the_working_precision_and_weights_stay_float32(tmp_pa
 
 def test_validation_counts_every_image_once_whatever_the_batches(tmp_path):
     run = trainer(tmp_path, validation=images(1003, seed=2))
-    small = replace(run.validation, images=run.validation.images[:3], labels=run.validation.labels[:3])
-    wrong = run.validation_error() * 1003
+    wrong = run.validation_error()[0] * 1003
     assert wrong == pytest.approx(round(wrong))
-    run.validation = small
-    assert run.validation_error() in (0, 1 / 3, 2 / 3, 1)
+    run.validation = Feed(images(3, seed=2), torch.device("cpu"))
+    assert run.validation_error()[0] in (0, 1 / 3, 2 / 3, 1)

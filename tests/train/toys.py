@@ -13,13 +13,13 @@ from alexnet_infer.architecture import Architecture
 from alexnet_infer.presets import ALEXNET_64, Variant
 from train.data import PackedImages
 from train.loop import Trainer
-from train.recipe import Recipe
+from train.recipe import FAST, Recipe
 
 CLASSES = 3
 TINY: Variant = replace(ALEXNET_64, kernels=(16, 16, 16, 16, 16), hidden=16, classes=CLASSES)
 """Two columns, LRN, overlapping pooling and dropout, as the paper's net."""
 
-BRIEF = Recipe(epochs=2, batch=4, lr=0.01, schedule="onecycle", init="he", unit=16.0, label_smoothing=0.1)
+BRIEF = replace(FAST, epochs=2, batch=4, lr=0.01)
 """With `images(12)`: two epochs of three steps."""
 
 
@@ -34,7 +34,7 @@ def squares(count: int, seed: int = 0, size: int = 64) -> tuple[np.ndarray, np.n
 
 def images(count: int, seed: int = 0, size: int = 64) -> PackedImages:
     pixels, labels = squares(count, seed, size)
-    return PackedImages(torch.from_numpy(pixels), torch.from_numpy(labels))
+    return PackedImages((torch.from_numpy(pixels),), torch.from_numpy(labels))
 
 
 def image_folder(root: Path, count: int = 12) -> Path:
@@ -48,8 +48,8 @@ def image_folder(root: Path, count: int = 12) -> Path:
 
 
 def trainer(out: Path, architecture: Architecture | None = None, recipe: Recipe = BRIEF, **options) -> Trainer:
-    """A trainer on 12 images, without the compiler."""
-    settings = {"train": images(12), "validation": images(6, seed=1), "compile": False} | options
+    """A trainer on 12 images."""
+    settings = {"train": images(12), "validation": images(6, seed=1)} | options
     out.mkdir(exist_ok=True)
     return Trainer(architecture or TINY.build(), recipe, out=out, **settings)
 

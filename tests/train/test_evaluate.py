@@ -1,0 +1,174 @@
+"""Errors of a net under training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
+
+import torch
+from torch import Tensor, nn
+
+from alexnet_infer.artifact import Artifact
+from alexnet_infer.backends.reference import ReferenceBackend
+from alexnet_infer.preprocess import Preprocessing, Views, patches
+from tests.nets import TINY, random_artifact
+from tests.train.toys import images
+from train import evaluate
+from train.data import PackedImages
+from train.evaluate import DivergedError, count_correct, view_patches
+from train.feed import Feed
+from train.model import AlexNet
+
+CPU = torch.device("cpu")
+COUNT = 24
+
+
+@pytest.mark.parametrize("views", ["ten", "center"])
+@pytest.mark.parametrize(("size", "patch"), [(64, 57), (63, 57), (60, 60)])
+@pytest.mark.parametrize("per_pixel", [False, True])
+def test_views_are_those_of_prediction_bit_for_bit(views, size, patch, per_pixel):
+    rng = np.random.default_rng(0)
+    squares = rng.integers(0, 256, (2, size, size, 3), np.uint8)
+    mean = rng.uniform(90, 130, (size, size, 3) if per_pixel else 3).astype(np.float32)
+    preprocessing = Preprocessing(size=size, patch=patch, mean=mean)
+    found = view_patches(torch.from_numpy(squares), torch.from_numpy(mean), patch, views).numpy()
+    np.testing.assert_array_equal(found, np.stack([patches(s, preprocessing, views) for s in squares]))
+
+
+def reference_ranks(artifact: Artifact, packed: PackedImages, views: Views) -> np.ndarray:
+    """[N]: each label's place (0 is the first) in a stable sort of the mean over the views of the NumPy reference's
+    probabilities, image by image."""
+    backend, ranks = ReferenceBackend(artifact), []
+    for square, label in zip(packed.shards[0].numpy(), packed.labels.tolist(), strict=True):
+        scores = backend.infer(patches(square, artifact.manifest.preprocessing, views)).mean(0)
+        ranks.append(np.argsort(-scores, kind="stable").tolist().index(label))
+    return np.array(ranks)
+
+
+class Case:
+    """A net of seven classes, images with random labels, and where the reference ranks those."""
+
+    def __init__(self, mean: str) -> None:
+        artifact = random_artifact(seed=3)
+        self.packed = replace(
+            images(COUNT, seed=4), labels=torch.from_numpy(np.random.default_rng(0).integers(0, 7, COUNT))
+        )
+        if mean == "pixel":
+            per_pixel = np.random.default_rng(1).uniform(0, 255, (64, 64, 3))
+            manifest = artifact.manifest
+            manifest = replace(manifest, preprocessing=replace(manifest.preprocessing, mean=per_pixel))
+            artifact = Artifact(manifest, artifact.tensors)
+        self.mean = torch.from_numpy(artifact.manifest.preprocessing.mean.copy())
+        self.model = AlexNet(TINY.build())
+        self.model.take(artifact.tensors)
+        self.ranks = {views: reference_ranks(artifact, self.packed, views) for views in ("ten", "center")}
+        self.feed = Feed(self.packed, CPU)
+
+    def expected(self, views: Views, rows: Tensor) -> tuple[int, int]:
+        ranks = self.ranks[views][rows.numpy()]
+        return int((ranks < 1).sum()), int((ranks < 5).sum())
+
+    def count(self, rows: Tensor, views: Views, **options) -> dict[Views, tuple[int, int]]:
+        return count_correct(self.model, self.feed, rows, self.mean, 57, views, **options)
+
+
+@pytest.fixture(scope="module", params=["channel", "pixel"])
+def case(request) -> Case:
+    return Case(request.param)
+
+
+ALL = torch.arange(COUNT)
+
+
+def test_counts_are_the_references_for_ten_views_and_for_the_central_one(case):
+    found = case.count(ALL, "ten")
+    assert found == {views: case.expected(views, ALL) for views in ("center", "ten")}
+    assert all(0 < top1 < top5 < COUNT for top1, top5 in found.values()), "nothing would be told apart"
+    assert (case.ranks["ten"] != case.ranks["center"]).any()
+
+
+def test_the_central_view_alone_is_the_one_that_is_counted_beside_the_ten(case):
+    for rows in (ALL, ALL[::2], ALL[5:6]):
+        assert case.count(rows, "center") == {"center": case.count(rows, "ten")["center"]}
+        assert case.count(rows, "center")["center"] == case.expected("center", rows)
+
+
+def test_the_counts_of_any_parts_add_up_to_those_of_the_whole(case):
+    whole = case.count(ALL, "ten")
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        parts = torch.from_numpy(rng.permutation(COUNT)).tensor_split(sorted(rng.integers(0, COUNT, 3).tolist()))
+        counts = [case.count(part, "ten") for part in parts]
+        assert {v: tuple(np.sum([c[v] for c in counts], 0).tolist()) for v in whole} == whole
+
+
+def test_no_images_give_no_counts_and_an_image_asked_for_twice_counts_twice(case):
+    assert case.count(ALL[:0], "ten") == {"center": (0, 0), "ten": (0, 0)}
+    once, twice = (case.count(rows, "ten")["ten"] for rows in (ALL[:7], torch.cat([ALL[:7], ALL[:7]])))
+    assert twice == tuple(2 * count for count in once) != (0, 0)
+
+
+@pytest.mark.parametrize(("views", "calls"), [("ten", [5, 5, 5, 5, 4]), ("center", [24])])
+def test_progress_adds_up_to_the_images_asked_for(case, monkeypatch, views, calls):
+    monkeypatch.setattr(evaluate, "PATCHES_PER_CALL", 50)
+    counted: list[int] = []
+    assert case.count(ALL, views, on_images=counted.append)[views] == case.expected(views, ALL)
+    assert counted == calls
+    counted.clear()
+    case.count(ALL[:3], views, on_images=counted.append)
+    assert counted == [3]
+
+
+def test_a_net_that_was_training_is_measured_without_dropout(case):
+    case.model.train()
+    assert case.count(ALL, "ten")["ten"] == case.expected("ten", ALL)
+
+
+class Constant(nn.Module):
+    """The same logits for every patch."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits.expand(len(x), -1)
+
+
+def count_constant(model: nn.Module, labels: list[int], views: Views) -> dict[Views, tuple[int, int]]:
+    feed = Feed(replace(images(len(labels)), labels=torch.tensor(labels)), CPU)
+    return count_correct(model, feed, torch.arange(len(labels)), torch.zeros(3), 57, views)
+
+
+def test_ties_go_to_the_lower_class_index():
+    # In order: 6, then 1, 2, 4, 5 with equal scores, then 0 and 3.
+    model = Constant(-1, 2, 2, -1, 2, 2, 3)
+    places = {6: (1, 1), 1: (0, 1), 2: (0, 1), 4: (0, 1), 5: (0, 1), 0: (0, 0), 3: (0, 0)}
+    for label, counts in places.items():
+        assert count_constant(model, [label], "ten") == {"center": counts, "ten": counts}
+    # All equal: 0 is first, 0 to 4 are among five.
+    assert count_constant(Constant(*[0.5] * 7), [*range(7)], "center") == {"center": (1, 5)}
+
+
+@pytest.mark.parametrize("views", ["ten", "center"])
+@pytest.mark.parametrize("logits", [(float("nan"), 0, 0), (0, float("inf"), 0)])
+def test_output_that_is_no_number_is_a_diverged_run(views, logits):
+    with pytest.raises(DivergedError, match=r"no number: the run diverged; try a smaller --lr") as caught:
+        count_constant(Constant(*logits), [0, 1], views)
+    assert caught.value.exit_code == 1
+    assert "\n" not in str(caught.value)
+
+
+def test_one_image_of_many_without_a_number_is_enough(case):
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = torch.zeros(len(x), 7)
+            logits[-1] = float("nan")
+            return logits
+
+    with pytest.raises(DivergedError):
+        count_correct(Broken(), case.feed, ALL, case.mean, 57, "ten")

@@ -1,0 +1,300 @@
+"""Reading a packed set: what was written comes back, and whatever else lies there is one line with exit code 4."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from train.packed import MANIFEST, PackedSetError, Unreadable, is_packed, open_packed
+
+SIZE = 4
+COVARIANCE = [[9.0, 1.0, 0.5], [1.0, 8.0, 0.25], [0.5, 0.25, 7.0]]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def images(split: str) -> np.ndarray:
+    seed, count = {"train": (0, 5), "validation": (1, 2)}[split]
+    return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def packed(tmp_path) -> Path:
+    """Five training images in shards of three and two, and two for validation: the format written out by hand."""
+    root = tmp_path / "packed"
+    root.mkdir()
+    np.save(root / "mean.npy", np.linspace(0, 255, SIZE * SIZE * 3, dtype=np.float32).reshape(SIZE, SIZE, 3))
+    splits: dict[str, Any] = {}
+    for split, labels, cuts in (("train", [0, 1, 1, 0, 1], (0, 3, 5)), ("validation", [1, 0], (0, 2))):
+        shards = []
+        for number, (start, end) in enumerate(pairwise(cuts)):
+            path = root / f"{split}-0000{number}.bin"
+            path.write_bytes(images(split)[start:end].tobytes())
+            shards.append({"file": path.name, "images": end - start, "sha256": sha256(path)})
+        path = root / f"{split}-labels.npy"
+        np.save(path, np.array(labels, np.int32))
+        splits[split] = {
+            "images": len(labels),
+            "shards": shards,
+            "labels": {"file": path.name, "sha256": sha256(path)},
+            "unreadable": [{"name": "a.png", "reason": "empty (0 bytes)"}] if split == "train" else [],
+        }
+    manifest = {
+        "format": "alexnet-infer packed set",
+        "version": 1,
+        "size": SIZE,
+        "resample": "bicubic",
+        "classes": [{"wnid": "n1", "name": "cat"}, {"wnid": "n2", "name": "dog"}],
+        "splits": splits,
+        "mean": {"file": "mean.npy", "sha256": sha256(root / "mean.npy")},
+        "covariance": COVARIANCE,
+        "eigenvalues": [6.0, 8.0, 10.0],
+        "eigenvectors": np.eye(3).tolist(),
+        "software": {"anything": "goes"},
+    }
+    (root / MANIFEST).write_text(json.dumps(manifest))
+    return root
+
+
+def edit(root: Path, *path: str | int, value: Any) -> None:
+    """Another value at a place in the manifest."""
+    manifest = json.loads((root / MANIFEST).read_bytes())
+    place = manifest
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (root / MANIFEST).write_text(json.dumps(manifest))
+
+
+def save_array(root: Path, name: str, array: np.ndarray, *path: str) -> None:
+    """Another array, with its true hash in the manifest."""
+    np.save(root / name, array)
+    edit(root, *path, "sha256", value=sha256(root / name))
+
+
+def refused(root: Path, match: str, action: Callable[[], object] | None = None) -> None:
+    with pytest.raises(PackedSetError, match=match) as caught:
+        (action or (lambda: open_packed(root)))()
+    message = str(caught.value)
+    assert caught.value.exit_code == 4
+    assert "\n" not in message
+    assert message.startswith(str(root))
+    assert message.endswith("make it again with python -m train prepare")
+    assert len(message) < len(str(root)) + 350
+
+
+def test_what_was_written_comes_back(packed):
+    opened = open_packed(packed)
+    for split, shapes in (("train", [3, 2]), ("validation", [2])):
+        shards = opened.shards(split)
+        assert [shard.shape for shard in shards] == [(n, SIZE, SIZE, 3) for n in shapes]
+        assert all(isinstance(shard, np.memmap) and shard.mode == "r" and shard.dtype == np.uint8 for shard in shards)
+        np.testing.assert_array_equal(np.concatenate(shards), images(split))
+        assert opened.images(split) == sum(shapes)
+    assert opened.labels("train").tolist() == [0, 1, 1, 0, 1]
+    assert opened.labels("train").dtype == np.int64
+    assert opened.labels("validation").tolist() == [1, 0]
+    assert [(c.wnid, c.name) for c in opened.classes] == [("n1", "cat"), ("n2", "dog")]
+    assert opened.size == SIZE
+    np.testing.assert_array_equal(opened.mean, np.load(packed / "mean.npy"))
+    assert opened.mean.dtype == np.float32
+    assert opened.covariance.tolist() == COVARIANCE
+    assert opened.digest == sha256(packed / MANIFEST)
+    assert opened.unreadable("train") == (Unreadable("a.png", "empty (0 bytes)"),)
+    assert opened.unreadable("validation") == ()
+
+
+def test_what_is_shared_is_read_only(packed):
+    opened = open_packed(packed)
+    for array in (opened.mean, opened.covariance, opened.labels("train"), opened.shards("train")[0]):
+        assert not array.flags.writeable
+
+
+def test_a_folder_is_packed_once_its_manifest_is_there(packed, tmp_path):
+    assert is_packed(packed)
+    (packed / MANIFEST).unlink()
+    assert not is_packed(packed)
+    assert not is_packed(tmp_path / "nowhere")
+    refused(packed, "No such file")
+
+
+def test_verify_reads_every_byte_and_finds_one_that_changed(packed):
+    opened, read = open_packed(packed), []
+    opened.verify(read.append)
+    others = [path for path in packed.iterdir() if path.name != MANIFEST]
+    assert sum(read) == opened.bytes == sum(path.stat().st_size for path in others)
+    for path in others:
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        refused(packed, rf"{path.name}: SHA-256: found '.*', expected '", opened.verify)
+        path.write_bytes(data)
+    opened.verify()
+
+
+@pytest.mark.parametrize("name", ["train-00001.bin", "validation-00000.bin", "train-labels.npy", "mean.npy"])
+@pytest.mark.parametrize("damage", ["truncated", "longer", "empty", "gone", "folder", "pipe"])
+def test_a_file_of_another_size_or_kind_is_refused(packed, name, damage):
+    path = packed / name
+    data = path.read_bytes()
+    path.unlink()
+    match damage:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            if not hasattr(os, "mkfifo"):
+                pytest.skip("needs named pipes")
+            os.mkfifo(path)
+        case "truncated" | "longer" | "empty":
+            path.write_bytes({"truncated": data[:-1], "longer": data + b"\0", "empty": b""}[damage])
+    refused(packed, rf"{name}: (size in bytes: found \d+, expected {len(data)}|found)")
+
+
+def test_a_shard_truncated_after_opening_is_refused(packed):
+    opened = open_packed(packed)
+    (packed / "train-00000.bin").write_bytes(b"\0" * 7)
+    refused(packed, r"train-00000\.bin: found ", lambda: opened.shards("train"))
+
+
+@pytest.mark.parametrize("label", [-1, 2, 2**31 - 1, -(2**31)])
+def test_a_label_out_of_range_is_refused_with_its_place(packed, label):
+    save_array(packed, "train-labels.npy", np.array([0, 1, 1, label, 1], np.int32), "splits", "train", "labels")
+    refused(packed, rf"train-labels\.npy: label of image 3: found {label}, expected 0 to 1")
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros(5, np.float32), "another header"),
+        (np.zeros(5, ">i4"), "another header"),
+        (np.zeros((5, 1), np.int32), "another header"),
+        (np.zeros(4, np.int32), "size in bytes"),
+        (np.zeros(5, np.int64), "size in bytes"),
+    ],
+)
+def test_labels_of_another_type_or_shape_are_refused(packed, array, reason):
+    save_array(packed, "train-labels.npy", array, "splits", "train", "labels")
+    refused(packed, rf"train-labels\.npy: .*{reason}")
+
+
+def test_a_pickle_is_never_loaded(packed, tmp_path):
+    class Trap:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "sprung",)
+
+    np.save(packed / "train-labels.npy", np.array([Trap()], object), allow_pickle=True)
+    data = (packed / "train-labels.npy").read_bytes()
+    (packed / "train-labels.npy").write_bytes(data.ljust(148, b"\0")[:148])  # the size that the manifest implies
+    edit(packed, "splits", "train", "labels", "sha256", value=sha256(packed / "train-labels.npy"))
+    refused(packed, "another header")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_changed_labels_are_found_on_opening(packed):
+    data = (packed / "train-labels.npy").read_bytes()
+    (packed / "train-labels.npy").write_bytes(data[:-4] + b"\0" * 4)  # 0 is a label too
+    refused(packed, r"train-labels\.npy: SHA-256")
+
+
+@pytest.mark.parametrize("value", [-1.0, 255.5, np.nan, np.inf])
+def test_a_mean_out_of_range_is_refused(packed, value):
+    mean = np.full((SIZE, SIZE, 3), 7, np.float32)
+    mean[1, 2, 0] = value
+    save_array(packed, "mean.npy", mean, "mean")
+    refused(packed, r"mean\.npy: found .* expected 0 to 255")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        (["version"], 2, r"version: found 2, expected 1"),
+        (["version"], True, r"version: found True, expected 1"),
+        (["format"], "other", r"format: found 'other', expected 'alexnet-infer packed set'"),
+        (["size"], 0, "size: found 0, expected a whole number from 1 to 4096"),
+        (["size"], 10**30, "size: found 1000"),
+        (["size"], 8, "size in bytes: found 144, expected 576"),
+        (["size"], "4", "size: found '4'"),
+        (["resample"], "nearest", "resample: found 'nearest', expected 'bicubic'"),
+        (["classes"], [], "classes: found"),
+        (["classes"], {"n1": "cat"}, "expected a list"),
+        (["classes", 0], ["n1", "cat"], "expected an object"),
+        (["classes", 0, "name"], "a\x1b[31m", "expected printable text"),
+        (["classes", 0, "name"], "", "expected printable text"),
+        (["classes", 0, "wnid"], "n2", "expected distinct WordNet ids in sorted order"),
+        (["splits"], None, "splits: found None, expected an object"),
+        (["splits"], {"train": {}}, "missing or unknown fields"),
+        (["splits", "train", "images"], 6, "images in all: found 5, expected 6"),
+        (["splits", "train", "images"], 0, "images: found 0"),
+        (["splits", "train", "images"], -5, "images: found -5"),
+        (["splits", "train", "images"], 10**18, "images: found 1000"),
+        (["splits", "train", "shards"], [], "images in all: found 0, expected 5"),
+        (["splits", "train", "shards", 0, "images"], 10**18, "images: found 1000"),
+        (["splits", "train", "shards", 0, "images"], 2, "size in bytes: found 144, expected 96"),
+        (["splits", "train", "shards", 0, "file"], "../train-00000.bin", "expected 'train-00000.bin'"),
+        (["splits", "train", "shards", 0, "file"], "/etc/passwd", "expected 'train-00000.bin'"),
+        (["splits", "train", "shards", 0, "file"], "train-00001.bin", "expected 'train-00000.bin'"),
+        (["splits", "train", "shards", 0, "file"], ["train-00000.bin"], "expected 'train-00000.bin'"),
+        (["splits", "train", "shards", 0, "sha256"], "0" * 63, "expected 64 hexadecimal digits"),
+        (["splits", "train", "shards", 0, "sha256"], "é" * 64, "expected 64 hexadecimal digits"),
+        (["splits", "train", "labels", "file"], "validation-labels.npy", "expected 'train-labels.npy'"),
+        (["splits", "train", "unreadable"], ["a.png"], "expected an object"),
+        (["splits", "train", "unreadable", 0, "name"], "two\nlines", "expected printable text"),
+        (["splits", "train", "unreadable", 0, "reason"], "\ud800", "expected printable text"),
+        (["mean"], [1, 2, 3], "mean: found"),
+        (["mean", "file"], "..", "expected 'mean.npy'"),
+        (["covariance"], [[1.0, 2.0, 3.0]] * 2, "expected 3 entries"),
+        (["covariance", 1], [1.0, 2.0], "expected 3 entries"),
+        (["covariance", 1, 1], float("nan"), "expected numbers from"),
+        (["covariance", 1, 1], float("inf"), "expected numbers from"),
+        (["covariance", 1, 1], 10**400, "expected numbers from"),
+        (["covariance", 1, 1], True, "expected numbers from"),
+        (["covariance", 1, 1], "8", "expected numbers from"),
+        (["covariance"], 3, "expected a list"),
+        (["eigenvalues"], [1.0], "expected 3 entries"),
+        (["eigenvectors"], [1.0, 2.0, 3.0], "expected a list"),
+        (["surplus"], 1, r"missing or unknown fields: \['surplus'\]"),
+    ],
+)
+def test_a_hostile_manifest_is_refused(packed, path, value, expected):
+    edit(packed, *path, value=value)
+    refused(packed, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"", "no sound JSON"),
+        (b"\xff\xfe\xfa", "no sound JSON"),
+        (b"[" * 100_000, "no sound JSON"),
+        (b'{"format": ' + b"9" * 5000 + b"}", "no sound JSON"),
+        (b'{"format": 1, "format": 2}', "a key occurs twice"),
+        (b"[]", "expected an object"),
+        (b"null", "expected an object"),
+        (b"{}", "format: found None"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(packed, text, expected):
+    (packed / MANIFEST).write_bytes(text)
+    refused(packed, expected)
+
+
+def test_a_manifest_of_absurd_size_is_refused_unread(packed):
+    with (packed / MANIFEST).open("r+b") as file:
+        file.truncate(2**40)
+    refused(packed, "size in bytes: found 1099511627776")
+
+
+def test_a_missing_field_is_named(packed):
+    manifest = json.loads((packed / MANIFEST).read_bytes())
+    del manifest["covariance"]
+    (packed / MANIFEST).write_text(json.dumps(manifest))
+    refused(packed, r"missing or unknown fields: \['covariance'\]")

@@ -1,0 +1,456 @@
+"""Making a packed set: NumPy's statistics over `read_square`'s pixels, and one result however often it was killed."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_infer.datasets import LabelledImages
+from alexnet_infer.decode import read_square
+from alexnet_infer.errors import UnreadableInputError, UsageError
+from train import parts
+from train import prepare as module
+from train.packed import MANIFEST, PackedSet, Unreadable, open_packed
+from train.parts import Sums
+from train.prepare import PARTS, Preparation, prepare
+
+ROOT = Path(__file__).parents[2]
+SIZE = 8
+WNIDS = ("n00000001", "n00000002")
+TWO_IMAGES = 2 * 3 * SIZE**2
+
+
+class Counted:
+    """A display that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[list] = []
+
+    @contextmanager
+    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        self.told.append([what, total, 0])
+
+        def advance(count: int) -> None:
+            self.told[-1][2] += count
+
+        yield advance
+
+
+def encoded(rng: np.random.Generator, number: int) -> bytes:
+    """PNG and JPEG of several shapes, coloured, so that the covariance has something to say."""
+    pixels = rng.integers(0, 120, (11 + number, 17 - number, 3))
+    pixels += np.array([0, 10 * number, 130])
+    pixels[: 4 + number, :, 1] += 60
+    data = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(data, "PNG" if number % 2 else "JPEG")
+    return data.getvalue()
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    """Seven training images and three for validation, in two classes."""
+    rng, root = np.random.default_rng(0), tmp_path / "source"
+    for split, count in (("train", 7), ("val", 3)):
+        for number in range(count):
+            folder = root / split / WNIDS[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.png").write_bytes(encoded(rng, number))
+    (root / "classes.tsv").write_text("n00000001\tcat, house cat\nn00000002\tdog\n")
+    return root
+
+
+def job(source: Path, **options) -> Preparation:
+    settings = {"out": source.parent / "packed", "size": SIZE, "workers": 2, "shard_bytes": TWO_IMAGES} | options
+    return Preparation(source=source, **settings)
+
+
+def squares(source: Path, split: str) -> np.ndarray:
+    return np.stack(
+        [
+            read_square(example.data, name="", size=SIZE, resample="bicubic", apply_exif=False)
+            for example in LabelledImages(source, split)
+        ]
+    )
+
+
+def pixels(packed: PackedSet, split: str) -> np.ndarray:
+    return np.concatenate(packed.shards(split))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_squares_and_labels_are_the_sources_in_its_order_whatever_the_shards(source, tmp_path):
+    for shard_bytes in (1, TWO_IMAGES, 2**30):
+        out = tmp_path / str(shard_bytes)
+        prepared = prepare(job(source, out=out, shard_bytes=shard_bytes), Counted())
+        packed = open_packed(out)
+        packed.verify()
+        for split, count in (("train", 7), ("validation", 3)):
+            np.testing.assert_array_equal(pixels(packed, split), squares(source, split))
+            assert packed.labels(split).tolist() == [e.label for e in LabelledImages(source, split)]
+            assert packed.images(split) == prepared.images[split] == count
+        assert [c.name for c in packed.classes] == ["cat, house cat", "dog"]
+        assert prepared.bytes == sum(map(len, contents(out).values()))
+    assert len(contents(tmp_path / "1")) == 4 + 10
+    assert len(contents(tmp_path / str(2**30))) == 4 + 2
+
+
+def test_statistics_are_numpys_over_the_training_split_alone(source):
+    prepare(job(source), Counted())
+    packed, train = open_packed(source.parent / "packed"), squares(source, "train").astype(np.float64)
+    np.testing.assert_allclose(packed.mean, train.mean(axis=0), rtol=1e-6)
+    covariance = np.cov(train.reshape(-1, 3).T, bias=True)
+    np.testing.assert_allclose(packed.covariance, covariance, rtol=1e-12)
+    assert np.abs(np.corrcoef(train.reshape(-1, 3).T) - np.eye(3)).max() > 0.05  # else a mistaken axis would pass
+
+    manifest = json.loads((packed.root / MANIFEST).read_bytes())
+    values, vectors = np.array(manifest["eigenvalues"]), np.array(manifest["eigenvectors"])
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(covariance), rtol=1e-10)
+    np.testing.assert_allclose(covariance @ vectors, vectors * values, atol=1e-8)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-12)
+
+
+def test_sums_are_exact_at_the_extremes_and_in_any_parts():
+    rng = np.random.default_rng(0)
+    images = np.full((40, 64, 64, 3), 255, np.uint8)
+    images[:, :, ::2] = rng.integers(254, 256, (40, 64, 32, 3))
+    whole, in_parts = Sums.none(64), Sums.none(64)
+    whole.add(Sums.of(images))
+    for start in range(0, 40, 7):
+        in_parts.add(Sums.of(images[start : start + 7]))
+    flat = images.reshape(-1, 3).astype(object)  # Python's own whole numbers
+    for sums in (whole, in_parts):
+        assert sums.products.tolist() == (flat.T @ flat).tolist()
+        assert sums.pixels.tolist() == images.sum(axis=0, dtype=int).tolist()
+        assert sums.images == 40
+    a = flat.astype(np.longdouble) - flat.astype(np.longdouble).mean(axis=0)
+    np.testing.assert_allclose(whole.covariance, (a.T @ a / len(a)).astype(float), rtol=1e-9)
+
+
+def test_every_image_is_counted_once_also_those_of_an_earlier_run(source, monkeypatch):
+    whole = [["packing the train split", 7, 7], ["packing the validation split", 3, 3]]
+    display = Counted()
+    monkeypatch.setattr(module._Maker, "finish", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(job(source), display)
+    assert display.told == whole
+    monkeypatch.undo()
+    display = Counted()
+    prepare(job(source), display)
+    assert display.told == whole
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.train.test_prepare import Counted, job
+from train import parts, prepare
+
+where, left = sys.argv[2], int(sys.argv[3])
+def counted(function):
+    def call(*arguments, **options):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return call
+
+if where == "decode":
+    parts.read_square = counted(parts.read_square)
+elif where == "rename":
+    Path.replace = counted(Path.replace)
+else:
+    os.fsync = counted(os.fsync)
+prepare.prepare(job(Path(sys.argv[1]), workers=1), Counted())
+"""
+
+
+def killed(source: Path, where: str, after: int) -> None:
+    """A run that the system ends, without any cleaning up, at the given call of a function."""
+    command = [sys.executable, "-c", KILLED, str(source), where, str(after)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+
+
+@pytest.fixture
+def undisturbed(source, tmp_path) -> dict[str, bytes]:
+    prepare(job(source, out=tmp_path / "undisturbed"), Counted())
+    return contents(tmp_path / "undisturbed")
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[str]:
+    """Names of the images that are decoded from now on."""
+    names: list[str] = []
+
+    def noted(*arguments, name: str, **options) -> np.ndarray:
+        names.append(name)
+        return read_square(*arguments, name=name, **options)
+
+    monkeypatch.setattr(parts, "read_square", noted)
+    return names
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize(
+    ("where", "after"),
+    [
+        *(("decode", k) for k in (0, 1, 4, 9)),
+        # of 21: the settings, two for each of six shards, two for each of three arrays and the manifest
+        *(("rename", k) for k in (0, 1, 2, 3, 12, 14, 20)),
+        *(("fsync", k) for k in (1, 2, 16)),
+    ],
+)
+def test_a_killed_run_and_its_resumption_give_the_bytes_of_an_undisturbed_one(source, undisturbed, where, after):
+    out = source.parent / "packed"
+    killed(source, where, after)
+    assert not (out / MANIFEST).exists()
+    prepare(job(source), Counted())
+    assert contents(out) == undisturbed
+    assert not (out / PARTS).exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_run_killed_twice_decodes_no_complete_shard_again(source, undisturbed, decoded):
+    killed(source, "decode", 5)  # in the third shard
+    killed(source, "decode", 2)  # after it
+    prepare(job(source), Counted())
+    assert len(decoded) == 10 - 6
+    assert contents(source.parent / "packed") == undisturbed
+
+
+def test_ctrl_c_passes_and_the_next_run_goes_on(source, undisturbed, decoded, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Maker, "finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(job(source), Counted())
+    assert len(decoded) == 10
+    prepare(job(source), Counted())
+    assert len(decoded) == 10
+    assert contents(source.parent / "packed") == undisturbed
+
+
+@pytest.mark.parametrize("damage", ["shard gone", "shard truncated", "description truncated", "description no archive"])
+def test_what_an_earlier_run_left_damaged_is_made_again(source, undisturbed, monkeypatch, decoded, damage):
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Maker, "finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(job(source), Counted())
+    decoded.clear()
+    out = source.parent / "packed"
+    path = out / PARTS / "train-00001.bin.npz" if "description" in damage else out / "train-00001.bin"
+    if damage == "shard gone":
+        path.unlink()
+    else:
+        path.write_bytes(b"no" if "archive" in damage else path.read_bytes()[:-7])
+    prepare(job(source), Counted())
+    assert len(decoded) == 2
+    assert contents(out) == undisturbed
+
+
+def test_a_complete_set_is_left_alone_by_the_same_job_and_refused_to_another(source, undisturbed, decoded):
+    first = prepare(job(source), Counted())
+    decoded.clear()
+    (first.path / PARTS).mkdir()  # as a run leaves it that was killed after writing the manifest
+    again = prepare(job(source), Counted())
+    assert not decoded
+    assert again.summary == f"{first.summary}; already complete"
+    assert "7 train + 3 validation images of 8 x 8" in first.summary
+    with pytest.raises(UsageError, match=r"holds another packed set \(8 x 8, 7 \+ 3 images, 2 classes\); choose"):
+        prepare(job(source, size=9), Counted())
+    assert contents(first.path) == undisturbed
+
+
+def one_more_image(source: Path) -> Preparation:
+    (source / "train" / WNIDS[0] / "more.png").write_bytes(encoded(np.random.default_rng(1), 1))
+    return job(source)
+
+
+def other_name(source: Path) -> Preparation:
+    (source / "classes.tsv").write_text("n00000001\tcat\nn00000002\tdog\n")
+    return job(source)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda source: job(source, size=9), r"image size \(8, now 9\)"),
+        (one_more_image, r"number of train images \(7, now 8\)"),
+        (other_name, r"list of classes \("),
+        (lambda source: job(source, shard_bytes=2**20), r"number of images a shard \(2, now 5461\)"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused_naming_the_first(source, monkeypatch, change, named):
+    monkeypatch.setattr(module._Maker, "finish", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(job(source), Counted())
+    before = contents(source.parent / "packed")
+    with pytest.raises(UsageError, match=f"was begun with another {named}") as caught:
+        prepare(change(source), Counted())
+    assert "\n" not in str(caught.value)
+    assert contents(source.parent / "packed") == before
+
+
+@pytest.mark.parametrize("call", [0, 1, 2, 5, 13, 16])
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(source, undisturbed, monkeypatch, call):
+    synced, left = os.fsync, [call]
+
+    def full(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        synced(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UsageError, match="No space left on device; what is done stays") as caught:
+            prepare(job(source), Counted())
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    out = source.parent / "packed"
+    assert all(data == undisturbed[name] for name, data in contents(out).items() if not name.startswith(PARTS))
+    assert not list((out / PARTS).glob("*.bin"))  # half a shard would only fill the disk
+    prepare(job(source), Counted())
+    assert contents(out) == undisturbed
+
+
+def test_too_little_space_is_said_before_anything_is_decoded(source, decoded, monkeypatch):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1919}))
+    with pytest.raises(UsageError, match=r"10 images of 8 x 8 need 0\.0 GB more, and 0\.0 GB are free"):
+        prepare(job(source), Counted())
+    assert not decoded
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1920}))
+    prepare(job(source), Counted())
+
+
+def test_a_folder_with_something_else_in_it_is_refused_and_left_as_it_is(source, tmp_path):
+    before = contents(source)
+    with pytest.raises(UsageError, match="is not empty; choose a new folder"):
+        prepare(job(source, out=source), Counted())
+    assert contents(source) == before
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "inside"):
+        with pytest.raises(UsageError, match="can't be made"):
+            prepare(job(source, out=out), Counted())
+
+
+def test_a_second_process_on_the_same_folder_is_refused(source):
+    pytest.importorskip("fcntl", reason="needs file locks")
+
+    class Meanwhile(Counted):
+        @contextmanager
+        def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+            with pytest.raises(UsageError, match="another process is at work on it"):
+                prepare(job(source), Counted())
+            yield lambda count: None
+
+    prepare(job(source), Meanwhile())
+
+
+def test_unreadable_images_are_left_out_of_both_splits_and_listed(source):
+    (source / "train" / WNIDS[1] / "3.png").write_bytes(b"no image at all")
+    (source / "val" / WNIDS[0] / "0.png").write_bytes(b"")
+    prepared = prepare(job(source), Counted())
+    packed = open_packed(prepared.path)
+    assert prepared.images == {"train": 6, "validation": 2}
+    expected = {"train": f"train/{WNIDS[1]}/3.png", "validation": f"val/{WNIDS[0]}/0.png"}
+    for split, name in expected.items():
+        (image,) = packed.unreadable(split)
+        assert image == Unreadable(name, image.reason)
+        assert name not in image.reason
+    assert packed.unreadable("train")[0].reason.startswith("not an image")
+    assert packed.unreadable("validation")[0].reason.startswith("empty")
+    assert prepared.unreadable == {split: packed.unreadable(split) for split in expected}
+    assert "; 2 unreadable, left out" in prepared.summary
+    (source / "train" / WNIDS[1] / "3.png").unlink()
+    np.testing.assert_array_equal(pixels(packed, "train"), squares(source, "train"))
+    assert packed.labels("train").tolist() == [e.label for e in LabelledImages(source, "train")]
+    np.testing.assert_allclose(packed.mean, squares(source, "train").mean(axis=0), rtol=1e-6)
+
+
+def test_a_shard_may_have_no_readable_image(source):
+    for name in ("0", "2"):  # the whole first shard
+        (source / "train" / WNIDS[0] / f"{name}.png").write_bytes(b"no image")
+    packed = open_packed(prepare(job(source), Counted()).path)
+    packed.verify()
+    assert [len(shard) for shard in packed.shards("train")] == [2, 2, 1]
+    assert (packed.root / "train-00000.bin").read_bytes() == b""
+
+
+def test_a_split_without_a_readable_image_is_refused_with_the_first_reason(source):
+    for path in (source / "val").rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(UnreadableInputError, match=rf"no image of the validation split .*{WNIDS[0]}/0\.png: not an im"):
+        prepare(job(source), Counted())
+
+
+def test_exif_orientation_is_ignored_as_ilsvrcs_labels_assume(source):
+    upright = np.zeros((SIZE, SIZE, 3), np.uint8)
+    upright[: SIZE // 2] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(upright).save(source / "train" / WNIDS[0] / "0.png", exif=exif)
+    packed = open_packed(prepare(job(source), Counted()).path)
+    np.testing.assert_array_equal(packed.shards("train")[0][0], upright)
+
+
+def test_the_validation_split_may_come_from_another_source(source, tmp_path):
+    (source / "val").rename(tmp_path / "moved")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "moved").rename(tmp_path / "other" / "val")
+    packed = open_packed(prepare(job(source, validation=tmp_path / "other"), Counted()).path)
+    np.testing.assert_array_equal(pixels(packed, "validation"), squares(tmp_path / "other", "validation"))
+
+
+def test_splits_with_other_classes_are_refused(source):
+    (source / "val" / WNIDS[0]).rename(source / "val" / "n00000009")
+    with pytest.raises(UnreadableInputError, match=r"2 are in one only \(n00000001, n00000009\)"):
+        prepare(job(source), Counted())
+    assert not (source.parent / "packed").exists()
+
+
+def test_a_source_that_ends_early_is_refused(source, monkeypatch):
+    monkeypatch.setattr(LabelledImages, "__len__", lambda self: 9)
+    with pytest.raises(UnreadableInputError, match="the train split ends after 7 images of 9"):
+        prepare(job(source), Counted())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("size", 0),
+        ("size", 4097),
+        ("size", 64.0),
+        ("size", True),
+        ("workers", 0),
+        ("workers", 1025),
+        ("shard_bytes", 0),
+    ],
+)
+def test_values_out_of_range_are_refused(tmp_path, field, value):
+    with pytest.raises(UsageError, match=rf"{value}: expected a whole number from 1 to"):
+        job(tmp_path, **{field: value})
+
+
+def test_nothing_here_needs_torch():
+    code = "import sys, train.packed, train.prepare; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

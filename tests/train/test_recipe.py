@@ -1,0 +1,80 @@
+"""Recipes: the paper's figures, and values that are refused."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from alexnet_infer.errors import UsageError
+from train.recipe import FAST, PAPER, RECIPES, Recipe
+
+HINTS = get_type_hints(Recipe)
+CHOICES = {name: get_args(hint) for name, hint in HINTS.items() if get_origin(hint) is Literal}
+
+
+def test_the_paper_recipe_has_the_figures_of_the_paper():
+    # Section 5: batch, momentum, weight decay, the first rate and its three divisions, "roughly 90 cycles".
+    assert (PAPER.batch, PAPER.momentum, PAPER.weight_decay, PAPER.lr, PAPER.epochs) == (128, 0.9, 0.0005, 0.01, 90)
+    assert (PAPER.schedule, PAPER.init) == ("plateau", "paper")
+    # Section 2: the mean over the training set at each pixel. Section 4.1: the noise's deviation, ten patches.
+    assert (PAPER.mean, PAPER.color_sigma, PAPER.validation_views) == ("pixel", 0.1, "ten")
+    # Nothing that the paper doesn't know.
+    assert (PAPER.label_smoothing, PAPER.unit, PAPER.steps_per_epoch) == (0, 1, None)
+    assert Recipe() == PAPER
+
+
+def test_recipes_are_found_by_their_own_names():
+    assert {"paper": PAPER, "fast": FAST} == RECIPES
+    assert all(recipe.name == name for name, recipe in RECIPES.items())
+
+
+def test_choices_are_these():
+    assert CHOICES.keys() == {"schedule", "init", "mean", "validation_views"}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_takes_its_values_and_refuses_any_other_naming_the_option(name):
+    for value in CHOICES[name]:
+        assert getattr(replace(PAPER, **{name: value}), name) == value
+    for wrong in ("other", "", CHOICES[name][0].upper(), None, 1):
+        refused(name, wrong, " or ".join(CHOICES[name]))
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "wrong", "expected"),
+    [
+        ("epochs", [1, 1000], [0, -1], "at least 1"),
+        ("batch", [1], [0], "at least 1"),
+        ("patience", [1], [0], "at least 1"),
+        ("steps_per_epoch", [1, None], [0, -5], "at least 1"),
+        ("lr", [1e-9, 10.0], [0, -0.1, float("nan"), float("inf")], "more than 0"),
+        ("unit", [0.5, 16.0], [0, -16.0, float("nan"), float("inf")], "more than 0"),
+        ("momentum", [0, 0.999], [1, -0.1, float("nan")], "from 0 to below 1"),
+        ("weight_decay", [0, 0.5], [1, -0.1, float("nan")], "from 0 to below 1"),
+        ("label_smoothing", [0, 0.1], [1, -0.1, float("nan")], "from 0 to below 1"),
+        ("warmup", [0, 0.5], [1, -0.1, float("nan")], "from 0 to below 1"),
+        ("color_sigma", [0, 1.0], [10, -0.1, float("nan")], "from 0 to below 10"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_naming_the_option(name, good, wrong, expected):
+    for value in good:
+        assert getattr(replace(PAPER, **{name: value}), name) == value
+    for value in wrong:
+        refused(name, value, expected)
+
+
+def refused(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        replace(PAPER, **{name: value})
+    assert str(caught.value) == f"--{name.replace('_', '-')} {value}: expected {expected}"
+    assert caught.value.exit_code == 2
+
+
+def test_every_field_is_checked_but_the_name():
+    changes = {field.name: -1 for field in fields(Recipe)}
+    del changes["name"]
+    for name, value in changes.items():
+        with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} -1"):
+            replace(PAPER, **{name: value})

@@ -1,0 +1,205 @@
+"""Curves of one run or several, from their logs: as a picture and as the table behind it. Starts without torch."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError
+from alexnet_infer.files import write_atomically
+from train.log import LOG_NAME, position, read_log
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 1800, 1200
+"""Of the picture, in pixels."""
+
+_DPI = 150
+_SMOOTH = 0.5
+"""Epochs whose mean is the smoothed loss: in epochs, so that runs whose epochs have other lengths can be compared."""
+
+_RATE_SPAN = 1e5
+"""Largest by smallest learning rate that is drawn: a cycle's last steps come so near to 0 that they'd hide the rest."""
+
+_STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": "medium",
+    "grid.color": "0.9",
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+
+
+def curves(run: Path) -> dict[str, Any]:
+    """What a run, given its folder or its log, has logged so far, as plain lists for JSON.
+
+    `train` has, for each window of steps, its end as `epoch` (2.5: in the middle of the third), `loss`,
+    `loss_smoothed` (mean over half an epoch around it), `lr`, `images_per_second`, `grad_norm` (mean) and
+    `grad_norm_max`; `validation`, for each epoch, `epoch`, `top1_error` and `top5_error` (0..1) and `seconds` spent in
+    training. A figure that was no number is None.
+
+    Raises UnreadableInputError when there is no log, it can't be read, or it has no figures yet.
+    """
+    records = sorted(read_log(run), key=position)
+    starts, steps, epochs = ([r for r in records if r["event"] == event] for event in ("start", "step", "epoch"))
+    if not steps and not epochs:
+        raise UnreadableInputError(f"{run}: nothing was logged yet; expected a run of some steps at least")
+    if not starts:
+        raise UnreadableInputError(f"{run}: the log has no start; expected one as python -m train has written it")
+    per_epoch = starts[-1]["steps_per_epoch"]
+    train = {"epoch": [r["epoch"] + r["step"] / per_epoch for r in steps], "loss": [r["loss"] for r in steps]}
+    train["loss_smoothed"] = _smoothed(train["epoch"], train["loss"], [r["steps"] for r in steps])
+    for name in ("lr", "images_per_second", "grad_norm", "grad_norm_max"):
+        train[name] = [r[name] for r in steps]
+    validation = {name: [r[name] for r in epochs] for name in ("epoch", "top1_error", "top5_error", "seconds")}
+    return {"run": _folder(run).name, "train": train, "validation": validation}
+
+
+def plot(runs: Sequence[Path], out: Path) -> None:
+    """Draws the curves of `runs`, each a folder or a log, into one PNG of WIDTH x HEIGHT. A run named twice is drawn
+    once.
+
+    Raises UnreadableInputError as `curves` does, UsageError when `out` is no name of a PNG or can't be written, and
+    BackendError when matplotlib is missing.
+    """
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"{out}: expected the name of a picture, ending in .png")
+    runs = list({_folder(run): run for run in runs}.values())
+    if not runs:
+        raise UsageError("no run to draw: expected one folder of a run at least")
+    picture = _picture(dict(zip(distinct_names(runs), [curves(run) for run in runs], strict=True)))
+    try:
+        write_atomically(out, picture)
+    except OSError as error:
+        raise UsageError(f"{out}: can't be written ({error.strerror or error}); choose another file") from None
+
+
+def distinct_names(runs: Sequence[Path]) -> list[str]:
+    """For each run the name of its folder, with as many of the folders above as tell it from the others."""
+    folders = [_folder(run).parts for run in runs]
+
+    def name(parts: tuple[str, ...]) -> str:
+        ends = range(1, len(parts) + 1)
+        enough = next((n for n in ends if [f[-n:] for f in folders].count(parts[-n:]) == 1), len(parts))
+        return Path(*parts[-enough:]).as_posix()
+
+    return [name(parts) for parts in folders]
+
+
+def _folder(run: Path) -> Path:
+    """What a run is called by: its folder, or its log where that has another name than usual."""
+    whole = Path(os.path.abspath(run))  # noqa: PTH100 (a link keeps the name that the user gave it)
+    return whole.parent if whole.name == LOG_NAME and not run.is_dir() else whole
+
+
+def _smoothed(at: list[float], values: list[float | None], weights: list[int]) -> list[float | None]:
+    """Weighted mean of the values within half of `_SMOOTH` to both sides of each position in `at`, which rise."""
+    known = [(x, v, w) for x, v, w in zip(at, values, weights, strict=True) if v is not None]
+    xs, vs, ws = np.array(known, float).reshape(-1, 3).T
+    first = np.searchsorted(xs, np.array(at) - _SMOOTH / 2, "left")
+    last = np.searchsorted(xs, np.array(at) + _SMOOTH / 2, "right")
+    return [float(np.average(vs[a:b], weights=ws[a:b])) if a < b else None for a, b in zip(first, last, strict=True)]
+
+
+def _picture(tables: dict[str, dict[str, Any]]) -> bytes:
+    """PNG of the tables of `curves` by name."""
+    try:
+        import matplotlib
+        from matplotlib import style
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise BackendError('plot needs matplotlib: pip install "alexnet-infer[plot]"') from None
+    few = matplotlib.colormaps["tab10"].colors
+    colors = few if len(tables) <= len(few) else matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(tables)))
+    png = io.BytesIO()
+    with style.context(["default", _STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a run's name in letters that the font lacks
+        figure = Figure(figsize=(WIDTH / _DPI, HEIGHT / _DPI), dpi=_DPI, layout="constrained")
+        panels = figure.subplot_mosaic([["loss"] * 3 + ["error"] * 3, ["lr"] * 2 + ["norm"] * 2 + ["rate"] * 2])
+        for table, color in zip(tables.values(), colors, strict=False):
+            _draw(panels, table, color)
+        _label(panels)
+        _scale(panels)
+        _name(figure, list(tables), colors)
+        FigureCanvasAgg(figure).print_png(png)
+    return png.getvalue()
+
+
+def _draw(panels: dict[str, Axes], table: dict[str, Any], color: Any) -> None:
+    def line(panel: str, x: list[float], y: list[float | None], percent: bool = False, **look: Any) -> None:
+        values = np.array(y, float) * (100 if percent else 1)
+        marker = "." if len(x) <= 40 else None  # a single point has no line
+        panels[panel].plot(x, values, **({"color": color, "marker": marker} | look))
+
+    train, validation = table["train"], table["validation"]
+    x, faint = train["epoch"], {"alpha": 0.3, "linewidth": 0.7, "marker": None}
+    line("loss", x, train["loss"], **faint)
+    line("loss", x, train["loss_smoothed"])
+    line("error", validation["epoch"], validation["top1_error"], percent=True)
+    line("error", validation["epoch"], validation["top5_error"], percent=True, linestyle="--")
+    line("lr", x, train["lr"])
+    line("norm", x, train["grad_norm_max"], **faint)
+    line("norm", x, train["grad_norm"])
+    line("rate", x, train["images_per_second"])
+
+
+def _label(panels: dict[str, Axes]) -> None:
+    from matplotlib.lines import Line2D
+
+    titles = {
+        "loss": "Training loss (bold: mean over half an epoch)",
+        "error": "Validation error, %",
+        "lr": "Learning rate",
+        "norm": "Gradient norm (bold: mean, faint: largest)",
+        "rate": "Training images/s",
+    }
+    for name, title in titles.items():
+        panels[name].set_title(title, loc="left")
+        panels[name].set_xlabel("epoch")
+    if any(np.isfinite(line.get_ydata()).any() for line in panels["error"].lines):
+        kinds = [Line2D([], [], color="0.3", linestyle=kind) for kind in ("-", "--")]
+        panels["error"].legend(kinds, ["top-1", "top-5"])
+    else:
+        panels["error"].set_yticks([])
+        panels["error"].text(0.5, 0.5, "no epoch finished yet", ha="center", transform=panels["error"].transAxes)
+
+
+def _scale(panels: dict[str, Axes]) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    last = max(x for panel in panels.values() for line in panel.lines for x in line.get_xdata())
+    for panel in panels.values():
+        panel.set_xlim(0, 1.02 * last or 1)
+    logarithmic = [panels[n] for n in ("lr", "norm") if any((line.get_ydata() > 0).any() for line in panels[n].lines)]
+    for panel in logarithmic:
+        panel.set_yscale("log")
+    if panels["norm"] in logarithmic:
+        ticks = {"major_locator": LogLocator(subs=(1, 2, 5)), "major_formatter": "{x:g}"}
+        panels["norm"].yaxis.set(**ticks, minor_locator=NullLocator())
+    if panels["lr"] in logarithmic:
+        lowest, highest = panels["lr"].get_ylim()
+        panels["lr"].set_ylim(bottom=max(lowest, highest / _RATE_SPAN))
+    panels["rate"].update_datalim([(0, 0)], updatex=False)
+    panels["rate"].autoscale_view(scalex=False)
+    panels["rate"].set_ylim(bottom=0)
+
+
+def _name(figure: Figure, names: list[str], colors: Any) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=color) for _, color in zip(names, colors, strict=False)]
+    columns = max(1, min(len(names), 150 // (max(map(len, names)) + 8)))
+    legend = figure.legend(handles, ["run"] * len(names), loc="outside upper center", ncols=columns)
+    for text, name in zip(legend.get_texts(), names, strict=True):  # set here, _ hides a name and $ starts a formula
+        text.set(text="".join(c if c.isprintable() else "?" for c in name), parse_math=False)

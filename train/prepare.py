@@ -1,0 +1,385 @@
+"""Makes a packed set (`train.packed`) from a labelled data set: every image decoded and squared once, as the paper did.
+
+A shard stands for a fixed range of the source's images, and its file holds those that could be decoded. It is written
+under `.parts`, synced, renamed into place, and only then described by a file of its own in `.parts`: labels, hash and
+exact sums (`train.parts`). So whatever ends a run, the next one skips the shards that are described and makes the
+others. As all sums are whole numbers, its files are those of an undisturbed run, byte for byte.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import PIL
+
+from alexnet_infer import __version__
+from alexnet_infer.datasets import Example, LabelledImages, Split
+from alexnet_infer.errors import UnreadableInputError, UsageError, shown
+from alexnet_infer.files import write_atomically
+from train.packed import (
+    FORMAT,
+    MANIFEST,
+    MEAN,
+    RESAMPLE,
+    SPLITS,
+    VERSION,
+    Unreadable,
+    is_packed,
+    labels_name,
+    open_packed,
+    shard_name,
+)
+from train.parts import Part, decode, load, save
+
+PARTS = ".parts"
+_CHUNK_BYTES, _CHUNK_IMAGES = 2**20, 32
+"""What a thread decodes at a time: enough that handing it over costs nothing, little enough for any memory."""
+
+
+class Progress(Protocol):
+    """What shows how far it is: `train.display.Display`."""
+
+    def counting(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What to pack, and where to. Raises UsageError on values out of range."""
+
+    source: Path
+    """A data set as `LabelledImages` takes it."""
+    validation: Path | None = None
+    """Another source for the validation split; None where `source` has it."""
+    out: Path
+    """The packed set's folder: new, empty, or of a run that did not end."""
+    size: int
+    """S: side of the squares, in pixels."""
+    workers: int | None = None
+    """Threads that decode; None for one a core."""
+    shard_bytes: int = 2**30
+    """The most that a shard takes; one image at least."""
+
+    def __post_init__(self) -> None:
+        for option, value, high in (
+            ("--image-size", self.size, 4096),
+            ("--workers", 1 if self.workers is None else self.workers, 1024),
+            ("shard_bytes", self.shard_bytes, 2**40),
+        ):
+            if type(value) is not int or not 1 <= value <= high:
+                raise UsageError(f"{option} {shown(value)}: expected a whole number from 1 to {high}")
+
+    @property
+    def threads(self) -> int:
+        return self.workers or os.cpu_count() or 1
+
+    @property
+    def per_shard(self) -> int:
+        """Images of the source that a shard stands for."""
+        return max(1, self.shard_bytes // (3 * self.size**2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A finished packed set."""
+
+    path: Path
+    size: int
+    images: Mapping[Split, int]
+    unreadable: Mapping[Split, tuple[Unreadable, ...]]
+    """The images that were left out."""
+    bytes: int
+    already: bool
+    """It was there before, complete, and nothing was done."""
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        counts = " + ".join(f"{count} {split}" for split, count in self.images.items())
+        text = f"{self.path}: {counts} images of {self.size} x {self.size}, {self.bytes / 1e9:.3g} GB"
+        if left_out := sum(map(len, self.unreadable.values())):
+            text += f"; {left_out} unreadable, left out"
+        return f"{text}; already complete" if self.already else text
+
+
+def prepare(job: Preparation, display: Progress) -> Prepared:
+    """Makes the packed set, or goes on where an earlier run of the same job ended. Ctrl-C or a full disk leave what is
+    done in place.
+
+    Images that can't be decoded are left out of both splits and listed, so an error measured on the validation split
+    lacks them: the trainer says how many.
+
+    Raises UsageError when the folder holds something else or can't be written, UnreadableInputError when a source can't
+    be read, no image of a split can be decoded, or the splits differ in their classes.
+    """
+    sources: dict[Split, LabelledImages] = {
+        "train": LabelledImages(job.source, "train"),
+        "validation": LabelledImages(job.validation or job.source, "validation"),
+    }
+    _check_classes(sources)
+    already = is_packed(job.out)
+    if not already:
+        with _writing(job), _begun(job, sources), ThreadPoolExecutor(job.threads) as pool:
+            maker = _Maker(job, pool)
+            for split, examples in sources.items():
+                with display.counting(f"packing the {split} split", len(examples)) as advance:
+                    maker.pack(split, examples, advance)
+            maker.finish(sources["train"])
+    shutil.rmtree(job.out / PARTS, ignore_errors=True)
+    return _result(job, sources, already)
+
+
+def _check_classes(sources: Mapping[Split, LabelledImages]) -> None:
+    train, validation = ([c.wnid for c in sources[split].classes] for split in SPLITS)
+    if train != validation:
+        differing = sorted(set(train) ^ set(validation))
+        raise UnreadableInputError(
+            f"{sources['validation'].root}: the train and validation splits must have the same classes, but "
+            f"{len(differing)} are in one only ({', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''})"
+        )
+
+
+@contextmanager
+def _writing(job: Preparation) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = f" ({shown(error.filename)})" if error.filename else ""
+        raise UsageError(
+            f"--out {job.out}: {error.strerror or error}{where}; what is done stays, and the same command goes on from "
+            "there once this is mended"
+        ) from None
+
+
+@contextmanager
+def _begun(job: Preparation, sources: Mapping[Split, LabelledImages]) -> Iterator[None]:
+    """The folder, made or found to be of the same job, for this process alone."""
+    record = job.out / PARTS / "job.json"
+    if job.out.is_dir() and not record.exists() and any(not p.name.startswith(".") for p in job.out.iterdir()):
+        raise UsageError(f"--out {job.out}: is not empty; choose a new folder")
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {job.out}: can't be made ({error.strerror}); choose another folder") from None
+    with _locked(job):
+        settings = _settings(job, sources)
+        if record.exists():
+            _check_same(job, record, settings)
+        _check_space(job, sources)
+        write_atomically(record, json.dumps(settings).encode())
+        yield
+
+
+def _check_same(job: Preparation, record: Path, settings: dict[str, Any]) -> None:
+    try:
+        begun = json.loads(record.read_bytes())
+        different = [
+            f"{key} ({shown(begun[key])}, now {shown(settings[key])})"
+            for key in settings
+            if begun[key] != settings[key]
+        ]
+    except (ValueError, KeyError, TypeError):
+        different = ["version of this program"]
+    if different:
+        raise UsageError(
+            f"--out {job.out}: was begun with another {different[0]}; choose another folder, or remove this one"
+        )
+
+
+def _settings(job: Preparation, sources: Mapping[Split, LabelledImages]) -> dict[str, Any]:
+    """What all parts of a set must have in common."""
+    return {
+        "version": VERSION,
+        "image size": job.size,
+        **{f"number of {split} images": len(examples) for split, examples in sources.items()},
+        "list of classes": [[c.wnid, c.name] for c in sources["train"].classes],
+        "number of images a shard": job.per_shard,
+        "Pillow": PIL.__version__,  # another version may decode or rescale to other values
+    }
+
+
+@contextmanager
+def _locked(job: Preparation) -> Iterator[None]:
+    with (job.out / PARTS / "lock").open("w") as file:
+        with suppress(ImportError, OSError):  # Windows and some network disks have no such locks
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"--out {job.out}: another process is at work on it; wait for it") from None
+        yield
+
+
+def _check_space(job: Preparation, sources: Mapping[Split, LabelledImages]) -> None:
+    images = sum(map(len, sources.values()))
+    needed = images * 3 * job.size**2 - sum(path.stat().st_size for path in job.out.glob("*.bin"))
+    free = shutil.disk_usage(job.out).free
+    if needed > free:
+        raise UsageError(
+            f"--out {job.out}: {images} images of {job.size} x {job.size} need {needed / 1e9:.1f} GB more, and "
+            f"{free / 1e9:.1f} GB are free; choose another disk or a smaller --image-size"
+        )
+
+
+class _Maker:
+    """Makes the files of a set, split by split. What may be half written is below `.parts`."""
+
+    def __init__(self, job: Preparation, pool: ThreadPoolExecutor) -> None:
+        self.job, self.pool = job, pool
+        self.out, self.parts, self.size = job.out, job.out / PARTS, job.size
+        self.totals: dict[Split, Part] = {}
+        self.shards: dict[Split, list[dict[str, Any]]] = {}
+        self.completing: Future[None] | None = None
+
+    def pack(self, split: Split, examples: LabelledImages, advance: Callable[[int], None]) -> None:
+        """Makes those of a split's shards that aren't there."""
+        total = self.totals[split] = Part.none(self.size)
+        shards = self.shards[split] = []
+        step, count, stream = self.job.per_shard, len(examples), None
+        for number, start in enumerate(range(0, count, step)):
+            length, name = min(step, count - start), shard_name(split, number)
+            if finished := self._finished(name, length):
+                stream = None
+                advance(length)
+            else:
+                stream = stream or examples.examples(start)
+                finished = self._make(name, islice(stream, length), examples.root, advance)
+            part, sha256 = finished
+            if part.seen != length:
+                end = start + part.seen
+                raise UnreadableInputError(f"{examples.root}: the {split} split ends after {end} images of {count}")
+            total.add(part)
+            shards.append({"file": name, "images": len(part.labels), "sha256": sha256})
+        if not total.labels:
+            first = next((f"{image.name}: {image.reason}" for image in total.unreadable), "it is empty")
+            raise UnreadableInputError(f"{examples.root}: no image of the {split} split can be read ({first})")
+
+    def _finished(self, name: str, length: int) -> tuple[Part, str] | None:
+        """A shard that an earlier run completed."""
+        found, shard = load(self.parts / f"{name}.npz"), self.out / name
+        if found is None or found[0].seen != length or not shard.is_file():
+            return None
+        return found if shard.stat().st_size == len(found[0].labels) * 3 * self.size**2 else None
+
+    def _make(
+        self, name: str, examples: Iterator[Example], root: Path, advance: Callable[[int], None]
+    ) -> tuple[Part, str]:
+        total, digest, temporary = Part.none(self.size), hashlib.sha256(), self.parts / name
+        with _removed_on_failure(temporary):
+            with temporary.open("wb") as file:
+                for squares, part in self._decoded(examples, root):
+                    file.write(squares)
+                    digest.update(squares)
+                    total.add(part)
+                    advance(part.seen)
+            self._wait()
+            self.completing = self.pool.submit(self._complete, name, total, digest.hexdigest())
+        return total, digest.hexdigest()
+
+    def _complete(self, name: str, part: Part, sha256: str) -> None:
+        """Syncing takes seconds, in which the next shard is decoded."""
+        temporary = self.parts / name
+        with _removed_on_failure(temporary):
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(self.out / name)
+        save(self.parts / f"{name}.npz", part, sha256)
+
+    def _wait(self) -> None:
+        """Until the last shard is complete. Raises what went wrong with it."""
+        if self.completing:
+            self.completing.result()
+
+    def _decoded(self, examples: Iterator[Example], root: Path) -> Iterator[tuple[np.ndarray, Part]]:
+        """The examples in chunks, in order; a few chunks for each thread are in memory."""
+        length = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // (3 * self.size**2)))
+        waiting: deque[Future[tuple[np.ndarray, Part]]] = deque()
+        while chunk := list(islice(examples, length)):
+            waiting.append(self.pool.submit(decode, chunk, self.size, root))
+            if len(waiting) > 2 * self.job.threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def finish(self, source: LabelledImages) -> None:
+        """Writes labels, mean and, when all else is in place, the manifest."""
+        self._wait()
+        sums = self.totals["train"].sums
+        covariance = sums.covariance
+        values, vectors = np.linalg.eigh(covariance)
+        largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "size": self.size,
+            "resample": RESAMPLE,
+            "classes": [{"wnid": c.wnid, "name": c.name} for c in source.classes],
+            "splits": {split: self._split(split) for split in SPLITS},
+            "mean": self._array(MEAN, sums.mean.astype("<f4")),
+            "covariance": covariance.tolist(),
+            "eigenvalues": values.clip(0).tolist(),
+            "eigenvectors": (vectors * np.sign(largest)).tolist(),  # an axis has two directions: one is settled on
+            "software": {
+                "alexnet-infer": __version__,
+                "numpy": np.__version__,
+                "Pillow": PIL.__version__,
+            },
+        }
+        self._publish(MANIFEST, json.dumps(manifest, indent=1).encode())
+
+    def _split(self, split: Split) -> dict[str, Any]:
+        total = self.totals[split]
+        return {
+            "images": len(total.labels),
+            "shards": self.shards[split],
+            "labels": self._array(labels_name(split), np.array(total.labels, "<i4")),
+            "unreadable": [dataclasses.asdict(image) for image in total.unreadable],
+        }
+
+    def _array(self, name: str, array: np.ndarray) -> dict[str, str]:
+        data = io.BytesIO()
+        np.save(data, array, allow_pickle=False)
+        self._publish(name, data.getvalue())
+        return {"file": name, "sha256": hashlib.sha256(data.getvalue()).hexdigest()}
+
+    def _publish(self, name: str, data: bytes) -> None:
+        """Through `.parts`, so that a run that is killed leaves no other file beside the set's."""
+        write_atomically(self.parts / name, data)
+        (self.parts / name).replace(self.out / name)
+
+
+@contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _result(job: Preparation, sources: Mapping[Split, LabelledImages], already: bool) -> Prepared:
+    packed = open_packed(job.out)
+    images = {split: packed.images(split) for split in SPLITS}
+    unreadable = {split: packed.unreadable(split) for split in SPLITS}
+    same = packed.size == job.size and packed.classes == sources["train"].classes
+    if not same or any(len(sources[s]) != images[s] + len(unreadable[s]) for s in SPLITS):
+        raise UsageError(
+            f"--out {job.out}: holds another packed set ({packed.size} x {packed.size}, {images['train']} + "
+            f"{images['validation']} images, {len(packed.classes)} classes); choose another folder, or remove this one"
+        )
+    total = packed.bytes + (job.out / MANIFEST).stat().st_size
+    return Prepared(path=job.out, size=job.size, images=images, unreadable=unreadable, bytes=total, already=already)

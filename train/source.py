@@ -1,0 +1,70 @@
+"""Where a run's images come from: a packed set, mapped as it lies, or a labelled image set, decoded into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet_infer.artifact import ClassName
+from alexnet_infer.datasets import LabelledImages
+from alexnet_infer.errors import UnreadableInputError, UsageError
+from train.data import PackedImages
+from train.display import Display
+from train.packed import PackedSet, is_packed, open_packed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Both splits of a data set, before any image was read."""
+
+    classes: Sequence[ClassName]
+    size: int
+    """S: side of the squares in pixels."""
+    splits: PackedSet | tuple[LabelledImages, LabelledImages]
+
+    def load(self, display: Display) -> tuple[PackedImages, PackedImages]:
+        """(training, validation) images. Raises UnreadableInputError when one can't be read or a split is empty."""
+        if isinstance(self.splits, PackedSet):
+            if missing := len(self.splits.unreadable("validation")):
+                display.note(f"{missing} validation images could not be read when the set was packed: counted as wrong")
+            return PackedImages.mapped_from(self.splits, "train"), PackedImages.mapped_from(self.splits, "validation")
+        train, validation = (self._decode(examples, display) for examples in self.splits)
+        return train, validation
+
+    def _decode(self, examples: LabelledImages, display: Display) -> PackedImages:
+        with display.counting(f"decoding the {examples.split} split", len(examples)) as advance:
+            return PackedImages.decode(examples, self.size, lambda: advance(1))
+
+
+def open_source(root: Path, size: int | None, patch: int, default: int) -> Source:
+    """The data set at `root`, as squares of `size`; None takes that of a packed set, or `default`.
+
+    Raises PackedSetError or UnreadableInputError when it can't be used, UsageError when a packed set has squares of
+    another size, or too small for the net's patches.
+    """
+    if is_packed(root):
+        packed = open_packed(root)
+        if size not in (None, packed.size):
+            raise UsageError(
+                f"--image-size {size}: {root} was packed at {packed.size}; leave the option out, or pack it again"
+            )
+        if packed.size < patch:
+            raise UsageError(
+                f"--data {root}: packed at {packed.size}, and the net's patches take {patch}; pack it again with "
+                f"--image-size {default}"
+            )
+        return Source(classes=packed.classes, size=packed.size, splits=packed)
+    splits = LabelledImages(root, "train"), LabelledImages(root, "validation")
+    train, validation = splits
+    if train.classes != validation.classes:
+        raise UnreadableInputError(_other_classes(train, validation))
+    return Source(classes=train.classes, size=size or default, splits=splits)
+
+
+def _other_classes(train: LabelledImages, validation: LabelledImages) -> str:
+    differing = sorted({c.wnid for c in train.classes} ^ {c.wnid for c in validation.classes})
+    return (
+        f"{train.root}: the train and validation splits must have the same classes, but {len(differing)} are in one "
+        f"only ({', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''})"
+    )
