@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
+
+
+def user_cache() -> Path:
+    """The folder in which this user's programs keep what can be computed again."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("alexnet-infer", appauthor=False)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -23,3 +32,23 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def lock(path: Path) -> IO[str] | None:
+    """Makes this process the only one that holds the lock file at `path`, until the file that is returned is closed or
+    the process ends. None when another holds it. Where locks don't exist (Windows, some network disks), none is made.
+
+    Raises OSError when the file can't be opened.
+    """
+    file = path.open("a")
+    with suppress(ImportError):
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        except OSError:
+            pass
+    return file

@@ -92,8 +92,12 @@ class Net:
     def probabilities(self, squares: Sequence[np.ndarray]) -> np.ndarray:
         """Class probabilities float32 [N, classes], averaged over the views, of squares uint8 [S, S, 3] RGB."""
         cut = [patches(square, self.manifest.preprocessing, self.views) for square in squares]
-        scores = self.backend.infer(np.concatenate(cut))
-        return scores.reshape(len(squares), -1, scores.shape[1]).mean(1)
+        return self.mean_over_views(self.backend.infer(np.concatenate(cut)), len(squares))
+
+    @staticmethod
+    def mean_over_views(scores: np.ndarray, images: int) -> np.ndarray:
+        """Probabilities [images * views, classes] of all views of the images -> float32 [images, classes]."""
+        return scores.reshape(images, -1, scores.shape[1]).mean(1)
 
     def _check_top(self, top: int) -> None:
         if not 1 <= top <= len(self.manifest.classes):

@@ -274,12 +274,13 @@ class Trainer:
         agreed = torch.stack([total, norm.float() ** 2, *torch.tensor(wishes, device=self.device)])
         loss_sum, square_sum, due, over = self.ranks.sum_all(agreed).tolist()
         value, length = loss_sum / self.ranks.count, math.sqrt(square_sum / self.ranks.data_ranks)
-        if not math.isfinite(value + length):  # either: a gradient that is none has spoilt the weights already
-            raise DivergedError(
-                f"loss is {value} in epoch {self.state.epoch + 1}, step {self.state.step + 1} (norm of its gradient: "
-                f"{length:g}): the run diverged; try a smaller --lr than {self.recipe.lr:g} (the last checkpoint is "
-                "untouched)"
-            )
+        # A gradient that is no number has spoilt the weights, whatever the loss was before.
+        for what, found in (("loss", value), ("the gradient's norm", length)):
+            if not math.isfinite(found):
+                raise DivergedError(
+                    f"{what} is {found} in epoch {self.state.epoch + 1}, step {self.state.step + 1}: the run diverged; "
+                    f"try a smaller --lr than {self.recipe.lr:g} (the last checkpoint is untouched)"
+                )
         return value, length, bool(due), bool(over)
 
     def _loss(self, rows: Tensor, squares: Tensor, plan: EpochPlan) -> Tensor:

@@ -17,7 +17,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ import PIL
 from alexnet_infer import __version__
 from alexnet_infer.datasets import Example, LabelledImages, Split
 from alexnet_infer.errors import UnreadableInputError, UsageError, shown
-from alexnet_infer.files import write_atomically
+from alexnet_infer.files import lock, write_atomically
 from train.packed import (
     FORMAT,
     MANIFEST,
@@ -213,14 +213,10 @@ def _settings(job: Preparation, sources: Mapping[Split, LabelledImages]) -> dict
 
 @contextmanager
 def _locked(job: Preparation) -> Iterator[None]:
-    with (job.out / PARTS / "lock").open("w") as file:
-        with suppress(ImportError, OSError):  # Windows and some network disks have no such locks
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(f"--out {job.out}: another process is at work on it; wait for it") from None
+    file = lock(job.out / PARTS / "lock")
+    if file is None:
+        raise UsageError(f"--out {job.out}: another process is at work on it; wait for it")
+    with file:
         yield
 
 

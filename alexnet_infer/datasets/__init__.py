@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -56,6 +56,15 @@ class LabelledImages:
         if not 0 <= start <= len(self):
             raise UsageError(f"start={shown(start)}: expected 0 to {len(self)}, the number of images")
         return self._source.examples(start, on_error)
+
+    def at(self, positions: Iterable[int], on_error: OnError = "raise") -> Iterator[Example]:
+        """The examples at `positions`, which ascend; otherwise as `examples`."""
+        return self._source.at(positions, on_error)
+
+    @cached_property
+    def labels(self) -> list[int]:
+        """Every example's label, without reading images."""
+        return list(self._source.labels())
 
     @cached_property
     def listing(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, NoReturn
@@ -60,6 +60,14 @@ class Source(ABC):
     def examples(self, start: int, on_error: OnError) -> Iterator[Example]:
         """The examples from position `start` on. One that can't be read raises UnreadableInputError, or is yielded with
         its `error`; one whose label can't be known always raises."""
+
+    @abstractmethod
+    def at(self, positions: Iterable[int], on_error: OnError) -> Iterator[Example]:
+        """The examples at `positions`, which ascend."""
+
+    @abstractmethod
+    def labels(self) -> Iterator[int]:
+        """Every example's label, without reading images."""
 
     @abstractmethod
     def contents(self) -> Iterator[Sequence[str | int | None]]:
@@ -129,6 +137,13 @@ class Listed(Source):
                 where = entry.place.path if entry.place.offset is None else f"{entry.place.path}: {entry.name}"
                 raise UnreadableInputError(f"{where}: {problem}")
             yield Example(name=entry.name, data=data, label=entry.label, error=problem)
+
+    def at(self, positions: Iterable[int], on_error: OnError) -> Iterator[Example]:
+        for position in positions:
+            yield next(self.examples(position, on_error))
+
+    def labels(self) -> Iterator[int]:
+        return (entry.label for entry in self.entries)
 
     def contents(self) -> Iterator[Sequence[str | int | None]]:
         for entry in self.entries:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -64,6 +64,23 @@ class Parquet(Source):
                 yield from self._shard_examples(shard, start, on_error)
             start = max(0, start - rows)
 
+    def at(self, positions: Iterable[int], on_error: OnError) -> Iterator[Example]:
+        positions = list(positions)
+        first = positions[0] if positions else 0  # nothing before it is read; what lies between comes in row groups
+        walk, here = self.examples(first, on_error), first - 1
+        for position in positions:
+            yield from islice(walk, position - here - 1, position - here)
+            here = position
+
+    def labels(self) -> Iterator[int]:
+        for shard in self._shards:
+            with _open(shard) as file:
+                row = 0
+                for batch in file.iter_batches(columns=["label"]):
+                    for label in batch["label"].to_pylist():
+                        yield self._label(f"{shard.name}, row {row}", label)
+                        row += 1
+
     def contents(self) -> Iterator[Sequence[str | int | None]]:
         for shard in self._shards:
             yield shard.name, shard.stat().st_size, None
@@ -87,13 +104,18 @@ class Parquet(Source):
 
     def _example(self, shard: Path, row: int, image: dict[str, Any], label: int | None, on_error: OnError) -> Example:
         where = f"{shard.name}, row {row}"
-        if label is None or not 0 <= label < len(self._labels):
-            raise UnreadableInputError(f"{where}: label {label}: expected 0 to {len(self._labels) - 1}")
+        position = self._label(where, label)
         error = None if image.get("bytes") else "no image in this row"
         if error and on_error == "raise":
             raise UnreadableInputError(f"{where}: {error}")
         data = image.get("bytes") or b""
-        return Example(name=_name(where, image), data=data, label=self._labels[label], error=error)
+        return Example(name=_name(where, image), data=data, label=position, error=error)
+
+    def _label(self, where: str, label: int | None) -> int:
+        """The position of a row's class in order of WordNet ids."""
+        if label is None or not 0 <= label < len(self._labels):
+            raise UnreadableInputError(f"{where}: label {label}: expected 0 to {len(self._labels) - 1}")
+        return self._labels[label]
 
 
 def _shards(root: Path, split: Split) -> list[Path]:

@@ -1,0 +1,149 @@
+"""From predictions on disk to a result. What one machine computed and what several did comes out the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from alexnet_infer.artifact import ClassName
+from alexnet_infer.datasets import map_classes
+from alexnet_infer.evaluation.paper import TestedNet, deviations
+from alexnet_infer.evaluation.predictions import ABOUT, Predictions, PredictionsError, Row
+from alexnet_infer.evaluation.result import Data, Evaluation, NetFacts, Protocol, Sample, Unreadable, evaluation
+from alexnet_infer.evaluation.run import check_same_classes
+from alexnet_infer.evaluation.statistics import Tally
+
+Shards = Sequence[Predictions]
+"""The predictions of one net, by consecutive parts of the images."""
+
+
+def collect(folders: Sequence[Path]) -> list[Shards]:
+    """The predictions in `folders` (caches), each net's shards in order, the nets in order of name.
+
+    Raises PredictionsError when there are none, when they are of different evaluations, or when a part is missing.
+    """
+    nets: dict[str, dict[tuple[int, int], Predictions]] = defaultdict(dict)
+    for folder in folders:
+        found = sorted(about.parent for about in folder.glob(f"*/{ABOUT}"))
+        if not found:
+            raise PredictionsError(f"{folder}: no predictions here; expected the --cache of alexnet-infer eval --shard")
+        for one in map(Predictions.open, found):
+            nets[one.about.subject][one.about.begin, one.about.end] = one
+    ordered = [[parts[key] for key in sorted(parts)] for parts in nets.values()]
+    ordered.sort(key=lambda shards: (shards[0].about.net["name"], shards[0].about.net["sha256"]))
+    first = ordered[0][0].about
+    for shards in ordered:
+        _check_whole(shards)
+        about = shards[0].about
+        if (about.data, about.views, about.batch) != (first.data, first.views, first.batch):
+            raise PredictionsError(
+                f"{shards[0].folder}: of other data, views or batch than {ordered[0][0].folder}; give each evaluation "
+                "a --cache of its own"
+            )
+    check_same_classes([s[0].about.net["wnids"] for s in ordered], [s[0].about.net["name"] for s in ordered])
+    return ordered
+
+
+def _check_whole(shards: Shards) -> None:
+    about, end = shards[0].about, 0
+    for one in shards:
+        if one.about.begin != end:
+            raise PredictionsError(
+                f"{about.net['name']}: images {min(end, one.about.begin)} to {max(end, one.about.begin) - 1} are "
+                "missing, or there twice; run the missing shard, and keep shards of another --shard I/N apart"
+            )
+        end = one.about.end
+    if end != _count(shards):
+        raise PredictionsError(f"{about.net['name']}: images from {end} on are missing of {_count(shards)}")
+
+
+def _count(shards: Shards) -> int:
+    """Images of the whole evaluation."""
+    data = shards[0].about.data
+    return data["images"] if data["sample"] is None else data["sample"]
+
+
+def assemble(nets: Sequence[Shards]) -> Evaluation:
+    """The result of complete predictions of the same images, and of their mean where there are several nets."""
+    about = nets[0][0].about
+    classes = [ClassName(wnid=wnid, name=name) for wnid, name in about.data["classes"]]
+    outputs = _outputs(about.net)
+    to_net = np.array(map_classes(classes, outputs))
+    tallies, mean = [Tally(len(classes)) for _ in nets], Tally(len(classes))
+    unreadable, names = [], []
+    for rows, probabilities in together(nets):
+        labels = np.array([row.label for row in rows])
+        names += [f"{PurePosixPath(row.name).name}\t{classes[row.label].wnid}\n" for row in rows]
+        unreadable += [Unreadable(image=row.name, reason=row.error) for row in rows if row.error is not None]
+        scored = [*zip(tallies, probabilities, strict=True)]
+        if len(nets) > 1:
+            scored.append((mean, mean_of(probabilities)))
+        for tally, values in scored:
+            _add(tally, rows, values, labels, to_net)
+    facts = [shards[0].about.net for shards in nets]
+    return evaluation(
+        data=Data(
+            name=about.data["name"],
+            listing=hashlib.sha256("".join(sorted(names)).encode()).hexdigest(),
+            images=len(names),
+            classes=len(classes),
+            sample=None if about.data["sample"] is None else Sample(images=len(names), of=about.data["images"]),
+            unreadable=tuple(sorted(unreadable, key=lambda one: one.image)),
+        ),
+        protocol=Protocol(views=about.views, nets=len(nets), deviations=_deviations(nets, to_net, classes, len(names))),
+        classes=classes,
+        guesses=outputs,
+        nets=[
+            (NetFacts(**{key: net[key] for key in ("name", "sha256", "backend", "parameters")}), tally)
+            for net, tally in zip(facts, tallies, strict=True)
+        ],
+        ensemble=mean if len(nets) > 1 else None,
+    )
+
+
+def together(nets: Sequence[Shards]) -> Iterator[tuple[list[Row], list[np.ndarray]]]:
+    """The images in order, some at a time, with every net's probabilities float32 [B, classes] of them."""
+    walks = [(chunk for one in shards for chunk in one.chunks()) for shards in nets]
+    for chunks in zip(*walks, strict=True):
+        if any([row.name for row in rows] != [row.name for row in chunks[0][0]] for rows, _ in chunks):
+            raise PredictionsError(f"{nets[0][0].folder}: the nets' predictions are of different images; remove them")
+        yield chunks[0][0], [values for _, values in chunks]
+
+
+def mean_of(probabilities: Sequence[np.ndarray]) -> np.ndarray:
+    """The equal-weight mean of several nets' probabilities [B, classes], as float32."""
+    return np.mean(probabilities, axis=0, dtype=np.float64).astype(np.float32)
+
+
+def _outputs(net: Mapping[str, Any]) -> list[ClassName]:
+    return [ClassName(wnid=wnid, name=name) for wnid, name in zip(net["wnids"], net["names"], strict=True)]
+
+
+def _deviations(
+    nets: Sequence[Shards], to_net: np.ndarray, classes: Sequence[ClassName], images: int
+) -> tuple[str, ...]:
+    about = nets[0][0].about
+    tested = [
+        TestedNet(name=net["name"], departures=tuple(net["departures"]), unknown_classes=int((to_net < 0).sum()))
+        for net in (shards[0].about.net for shards in nets)
+    ]
+    sample_of = None if about.data["sample"] is None else about.data["images"]
+    wnids = [one.wnid for one in classes]
+    return deviations(wnids=wnids, images=images, views=about.views, nets=tested, sample_of=sample_of)
+
+
+def _add(tally: Tally, rows: Sequence[Row], values: np.ndarray, labels: np.ndarray, to_net: np.ndarray) -> None:
+    """Adds images in their order; those that couldn't be read stand between runs of the others."""
+    bad = [i for i, row in enumerate(rows) if row.error is not None]
+    begin = 0
+    for end in (*bad, len(rows)):
+        if end > begin:
+            tally.add(values[begin:end], labels[begin:end], to_net[labels[begin:end]])
+        if end < len(rows):
+            tally.add_unreadable(int(labels[end]))
+        begin = end + 1

@@ -1,0 +1,82 @@
+"""Predictions image by image, as a table: `eval --save-predictions`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_infer.errors import BackendError, UsageError
+from alexnet_infer.evaluation.assemble import Shards, mean_of, together
+from alexnet_infer.files import write_atomically
+
+TOP = 5
+
+
+def check_table(path: Path) -> None:
+    """Raises UsageError for another ending than .csv and .parquet, BackendError when that needs a package."""
+    if path.suffix not in (".csv", ".parquet"):
+        raise UsageError(f"--save-predictions {path}: expected a name that ends in .csv or .parquet")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise BackendError("Parquet output needs pyarrow: pip install pyarrow, or choose .csv") from None
+
+
+def save_table(nets: Sequence[Shards], path: Path) -> None:
+    """Writes a row an image: its name, label and error, the headline's five best guesses with their probabilities, and
+    each net's first guess. Classes are WordNet ids; an unreadable image has no guesses.
+
+    Raises UsageError when the file can't be written.
+    """
+    rows = _rows(nets)
+    data = _parquet(rows) if path.suffix == ".parquet" else _csv(rows)
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise UsageError(f"--save-predictions {path}: can't be written ({error.strerror or error})") from None
+
+
+def _rows(nets: Sequence[Shards]) -> Iterator[dict[str, Any]]:
+    about = nets[0][0].about
+    wnids, names = about.net["wnids"], [shards[0].about.net["name"] for shards in nets]
+    labels = [wnid for wnid, _ in about.data["classes"]]
+    for rows, probabilities in together(nets):
+        best = mean_of(probabilities)
+        order = np.argsort(-best, axis=1, kind="stable")[:, :TOP]  # stable: ties go to the lower index
+        firsts = [values.argmax(1) for values in probabilities]
+        for i, row in enumerate(rows):
+            fields: dict[str, Any] = {"image": row.name, "label": labels[row.label], "error": row.error}
+            read = row.error is None
+            for k in range(TOP):
+                guess = int(order[i, k]) if read and k < order.shape[1] else None
+                fields[f"guess_{k + 1}"] = None if guess is None else wnids[guess]
+                fields[f"p_{k + 1}"] = None if guess is None else float(best[i, guess])
+            for name, first in zip(names, firsts, strict=True):
+                fields[f"{name}: guess"] = wnids[first[i]] if read else None
+            yield fields
+
+
+def _csv(rows: Iterator[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = None
+    for row in rows:
+        if writer is None:
+            writer = csv.DictWriter(text, list(row), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(row)
+    return text.getvalue().encode()
+
+
+def _parquet(rows: Iterator[dict[str, Any]]) -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), sink)
+    return sink.getvalue().to_pybytes()

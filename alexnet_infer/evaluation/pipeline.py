@@ -1,0 +1,155 @@
+"""From a labelled image set to predictions: read, decode and resize once for all nets, cut the views, run the nets.
+
+Reading and decoding run on all cores ahead of the nets, a few batches at most, so that memory doesn't grow with the
+set. A batch is always the same images, wherever a run begins: a runtime may round a product of matrices differently
+when there are more or fewer of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from alexnet_infer.datasets import Example, LabelledImages
+from alexnet_infer.decode import read_rgb
+from alexnet_infer.errors import UnreadableInputError
+from alexnet_infer.evaluation.predictions import Predictions, Row
+from alexnet_infer.predict import Net
+from alexnet_infer.preprocess import central_square, patches
+
+AHEAD = 3
+"""Batches that are read and decoded before they are needed."""
+
+STAGES = ("read", "decode", "resize", "patches", "net")
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each stage, over all threads."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - started
+
+
+Square = tuple[int, str]
+"""What an image's square depends on: S and the filter."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One image: its squares, or why there are none."""
+
+    row: Row
+    squares: dict[Square, np.ndarray]
+
+
+def predict(
+    data: LabelledImages,
+    positions: Sequence[int],
+    nets: Sequence[tuple[Net, Predictions]],
+    *,
+    workers: int | None = None,
+    clock: Clock | None = None,
+    on_images: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Completes the predictions of `nets` for the images at `positions` of `data`.
+
+    `workers`: threads that decode, one a core if not given. `on_images` is called with the number of images done since
+    the last call. An image that can't be read has zeros for probabilities and its reason beside its name.
+    """
+    clock = clock or Clock()
+    batch = nets[0][1].about.batch
+    start = min(predictions.done for _, predictions in nets)
+    on_images(start)
+    kinds = {_square(net) for net, _ in nets}
+    # Nets of one recipe share the mean, and so the patches.
+    recipes = [json.dumps(net.manifest.preprocessing.to_json()) for net, _ in nets]
+    for begin, decoded in _decoded(data, positions, start, batch, kinds, workers or os.cpu_count() or 1, clock):
+        rows, cut = [image.row for image in decoded], {}
+        readable = [i for i, image in enumerate(decoded) if image.squares]
+        for (net, predictions), recipe in zip(nets, recipes, strict=True):
+            if predictions.done != begin:
+                continue
+            if readable and recipe not in cut:
+                with clock("patches"):
+                    squares = [decoded[i].squares[_square(net)] for i in readable]
+                    cut[recipe] = np.concatenate([patches(s, net.manifest.preprocessing, net.views) for s in squares])
+            probabilities = np.zeros((len(rows), len(net.manifest.classes)), np.float32)
+            if readable:
+                with clock("net"):
+                    probabilities[readable] = net.mean_over_views(net.backend.infer(cut[recipe]), len(readable))
+            predictions.append(rows, probabilities)
+        on_images(len(decoded))
+
+
+def _square(net: Net) -> Square:
+    return net.manifest.preprocessing.size, net.manifest.preprocessing.resample
+
+
+def _decoded(
+    data: LabelledImages,
+    positions: Sequence[int],
+    start: int,
+    batch: int,
+    kinds: set[Square],
+    workers: int,
+    clock: Clock,
+) -> Iterator[tuple[int, list[Decoded]]]:
+    """(Place of the first among `positions`, images) of each batch from place `start` on."""
+    with ThreadPoolExecutor(workers) as pool:
+        coming: deque[tuple[int, list[Future[Decoded]]]] = deque()
+        try:
+            begin, walk = start, _timed(data.at(positions[start:], "yield"), clock)
+            while examples := list(islice(walk, batch)):
+                coming.append((begin, [pool.submit(_decode, example, kinds, clock) for example in examples]))
+                begin += len(examples)
+                if len(coming) > AHEAD:
+                    yield _finished(*coming.popleft())
+            while coming:
+                yield _finished(*coming.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _timed(examples: Iterator[Example], clock: Clock) -> Iterator[Example]:
+    while True:
+        with clock("read"):
+            example = next(examples, None)
+        if example is None:
+            return
+        yield example
+
+
+def _finished(begin: int, images: list[Future[Decoded]]) -> tuple[int, list[Decoded]]:
+    return begin, [image.result() for image in images]
+
+
+def _decode(example: Example, kinds: set[Square], clock: Clock) -> Decoded:
+    try:
+        if example.error is not None:
+            raise UnreadableInputError(example.error)
+        with clock("decode"):
+            # Labels were made without regard to EXIF orientation. The largest S decides how far a JPEG may shrink.
+            largest = max(size for size, _ in kinds)
+            image = read_rgb(example.data, name=example.name, shrink_to=largest, apply_exif=False)
+        with clock("resize"):
+            squares = {(size, resample): central_square(image, size, resample) for size, resample in kinds}
+    except UnreadableInputError as error:
+        return Decoded(Row(example.name, example.label, str(error)), {})
+    return Decoded(Row(example.name, example.label, None), squares)

@@ -1,0 +1,176 @@
+"""One evaluation, from what was asked for to its predictions on disk."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from alexnet_infer.artifact import sha256
+from alexnet_infer.backends import Device
+from alexnet_infer.datasets import LabelledImages, map_classes, open_images
+from alexnet_infer.errors import UsageError
+from alexnet_infer.evaluation.paper import departures
+from alexnet_infer.evaluation.pipeline import Clock, predict
+from alexnet_infer.evaluation.predictions import About, Predictions
+from alexnet_infer.predict import Net, load
+from alexnet_infer.preprocess import Views
+from alexnet_infer.progress import counting
+
+DATA_VARIABLE = "ALEXNET_INFER_DATA"
+
+BATCH = 16
+"""Images that go through a net at once: 160 patches keep two cores, or a GPU, busy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to evaluate, on what, and how. Raises UsageError on values out of range."""
+
+    models: tuple[Path, ...]
+    data: Path
+    layout: str | None = None
+    split: Literal["validation", "train"] = "validation"
+    views: Views = "ten"
+    device: Device = "auto"
+    batch: int = BATCH
+    workers: int | None = None
+    limit: int | None = None
+    """Evaluate a sample of so many images, the classes' shares kept; None for all."""
+    shard: int = 0
+    """This machine's part: from 0 to `shards` - 1."""
+    shards: int = 1
+    cache: Path
+
+    def __post_init__(self) -> None:
+        for option, value in (("--batch", self.batch), ("--workers", self.workers), ("--limit", self.limit)):
+            if value is not None and value < 1:
+                raise UsageError(f"{option} {value}: expected at least 1")
+        if not 0 <= self.shard < self.shards:
+            raise UsageError(f"--shard {self.shard + 1}/{self.shards}: expected I/N with I from 1 to N")
+
+
+def data_folder(given: Path | None) -> Path:
+    """The data set that was named, or else that of $ALEXNET_INFER_DATA. Raises UsageError when neither is there."""
+    found = given or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
+    if found is None:
+        raise UsageError(
+            f"--data is missing, and ${DATA_VARIABLE} is not set: expected a labelled image set. For ILSVRC-2012, get "
+            "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from https://image-net.org and name their folder"
+        )
+    return found
+
+
+def stratified(labels: Sequence[int], count: int) -> list[int]:
+    """Ascending positions of `count` examples in which every class has its share of the set, rounded up or down.
+
+    Within a class they are spread evenly over its examples, so the same set gives the same sample.
+    """
+    places: dict[int, list[int]] = defaultdict(list)
+    for position, label in enumerate(labels):
+        places[label].append(position)
+    # Largest remainders: the whole numbers nearest to the shares that add up to `count`.
+    shares = {label: count * len(own) / len(labels) for label, own in places.items()}
+    numbers = {label: int(share) for label, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda label: (numbers[label] - shares[label], label))
+    for label in by_remainder[: count - sum(numbers.values())]:
+        numbers[label] += 1
+    return sorted(own[i * len(own) // numbers[label]] for label, own in places.items() for i in range(numbers[label]))
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Complete predictions, in order of the nets' names, with what they were made of."""
+
+    data: LabelledImages
+    nets: list[Net]
+    predictions: list[Predictions]
+
+
+def compute(request: Request, clock: Clock | None = None) -> Computed:
+    """Computes what the cache lacks.
+
+    Raises the errors of `open_images`, `load` and `Predictions`, and UsageError when the nets can't be averaged.
+    """
+    data = open_images(request.data, request.split, request.layout)
+    loaded = sorted(
+        ((path, load(path, device=request.device, views=request.views)) for path in request.models),
+        key=lambda pair: (pair[1].manifest.name, sha256(pair[0])),
+    )
+    nets = [net for _, net in loaded]
+    check_same_classes([[c.wnid for c in net.manifest.classes] for net in nets], [str(path) for path, _ in loaded])
+    map_classes(data.classes, nets[0].manifest.classes)  # refuses what can't be mapped before anything is computed
+    positions = _positions(data, request)
+    begin, end = _range(len(positions), request)
+    shared = {
+        "data": _data_facts(data, request, len(positions)),
+        "views": request.views,
+        "batch": request.batch,
+        "begin": begin,
+        "end": end,
+    }
+    predictions = [Predictions(request.cache, About(net=_net_facts(path, net), **shared)) for path, net in loaded]
+    try:
+        if not all(one.complete for one in predictions):
+            with counting("evaluating", end - begin) as advance:
+                pairs = list(zip(nets, predictions, strict=True))
+                predict(data, positions[begin:end], pairs, workers=request.workers, clock=clock, on_images=advance)
+    finally:
+        for one in predictions:
+            one.close()
+    return Computed(data, nets, predictions)
+
+
+def check_same_classes(wnids: Sequence[Sequence[str]], names: Sequence[str]) -> None:
+    """Raises UsageError unless all nets of an ensemble have the same outputs."""
+    for own, name in zip(wnids, names, strict=True):
+        if list(own) != list(wnids[0]):
+            raise UsageError(
+                f"{name}: has other classes than {names[0]} ({len(own)} and {len(wnids[0])}); only nets with the same "
+                "classes can be averaged"
+            )
+
+
+def _positions(data: LabelledImages, request: Request) -> Sequence[int]:
+    if request.limit is None:
+        return range(len(data))
+    if request.limit > len(data):
+        raise UsageError(f"--limit {request.limit}: the set has {len(data)} images; expected no more")
+    return stratified(data.labels, request.limit)
+
+
+def _range(count: int, request: Request) -> tuple[int, int]:
+    """This shard's part of `count` images: whole batches, so that every batch is that of a single machine."""
+    batches = -(-count // request.batch)
+    begin, end = (request.batch * (batches * (request.shard + i) // request.shards) for i in (0, 1))
+    if begin >= min(end, count):
+        raise UsageError(f"--shard {request.shard + 1}/{request.shards}: no images are left for it; use fewer shards")
+    return begin, min(end, count)
+
+
+def _data_facts(data: LabelledImages, request: Request, count: int) -> dict[str, Any]:
+    return {
+        "name": "".join(c if c.isprintable() else "?" for c in request.data.resolve().name),
+        "layout": data.layout,
+        "split": request.split,
+        "listing": data.listing,
+        "classes": [[c.wnid, c.name] for c in data.classes],
+        "images": len(data),
+        "sample": None if request.limit is None else count,
+    }
+
+
+def _net_facts(path: Path, net: Net) -> dict[str, Any]:
+    manifest = net.manifest
+    return {
+        "name": manifest.name,
+        "sha256": sha256(path),
+        "backend": net.backend.description,
+        "parameters": manifest.architecture.parameters,
+        "wnids": [c.wnid for c in manifest.classes],
+        "names": [c.name for c in manifest.classes],
+        "departures": list(departures(manifest.architecture, manifest.preprocessing.size)),
+    }
