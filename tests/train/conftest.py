@@ -1,8 +1,10 @@
-"""One thread, so that equal runs are equal bit for bit."""
+"""What the trainer's tests share: one thread, so that equal runs are equal bit for bit; toy data; the program."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,3 +16,29 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    from tests.train.toys import image_folder
+
+    return image_folder(tmp_path / "toys")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the program as `main` does and gives (exit code, stdout, stderr)."""
+
+    from train import cli
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -117,3 +120,125 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(saved, monkeypat
         checkpoint.save(saved, CONFIG, RunState(epoch=9), TENSORS)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+CHANGED = {name: torch.zeros_like(tensor) for name, tensor in TENSORS.items()}
+NO_SPACE = r"best\.safetensors: can't be written \(No space left on device\); free some space"
+
+
+def full(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_hard_links(*arguments: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(params=["hard link", "copy"])
+def way(request, monkeypatch) -> str:
+    """How a checkpoint is kept; file systems without hard links refuse them."""
+    if request.param == "copy":
+        monkeypatch.setattr(Path, "hardlink_to", no_hard_links)
+    return request.param
+
+
+def test_a_kept_checkpoint_is_the_one_that_stood_there_and_outlasts_the_next(saved, way):
+    kept, before = saved.with_name("best.safetensors"), saved.read_bytes()
+    checkpoint.keep(saved, kept)
+    assert kept.samefile(saved) == (way == "hard link"), "a link takes no space"
+    assert kept.read_bytes() == saved.read_bytes() == before
+    checkpoint.save(saved, CONFIG, RunState(epoch=4), CHANGED)
+    assert saved.read_bytes() != before
+    assert kept.read_bytes() == before
+    assert files(saved.parent) == ["best.safetensors", "last.safetensors"]
+
+
+def test_a_later_checkpoint_takes_the_kept_ones_place(saved, way):
+    kept = saved.with_name("best.safetensors")
+    checkpoint.keep(saved, kept)
+    checkpoint.save(saved, CONFIG, RunState(epoch=4), CHANGED)
+    checkpoint.keep(saved, kept)
+    state, tensors = checkpoint.load(kept, CONFIG, SHAPES)
+    assert state == RunState(epoch=4)
+    assert_bit_identical(tensors, CHANGED)
+    assert files(saved.parent) == ["best.safetensors", "last.safetensors"]
+
+
+def test_keeping_twice_changes_nothing_and_leaves_nothing_else(saved, way):
+    kept, before = saved.with_name("best.safetensors"), saved.read_bytes()
+    for _ in range(3):
+        checkpoint.keep(saved, kept)
+        assert kept.read_bytes() == saved.read_bytes() == before
+        assert files(saved.parent) == ["best.safetensors", "last.safetensors"]
+
+
+def test_what_a_killed_run_left_half_done_is_no_obstacle(saved, way):
+    kept = saved.with_name("best.safetensors")
+    saved.with_name(".best.safetensors.tmp").write_bytes(b"half a file")
+    checkpoint.keep(saved, kept)
+    assert kept.read_bytes() == saved.read_bytes()
+    if way == "hard link":
+        assert files(saved.parent) == ["best.safetensors", "last.safetensors"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_without_space_for_a_copy_the_old_kept_one_stays_whole(saved, monkeypatch, call):
+    kept = saved.with_name("best.safetensors")
+    checkpoint.keep(saved, kept)
+    before = kept.read_bytes()
+    checkpoint.save(saved, CONFIG, RunState(epoch=4), CHANGED)
+    monkeypatch.setattr(Path, "hardlink_to", no_hard_links)
+    monkeypatch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), full)
+    with pytest.raises(UsageError, match=NO_SPACE) as caught:
+        checkpoint.keep(saved, kept)
+    assert "\n" not in str(caught.value)
+    assert kept.read_bytes() == before
+    assert files(saved.parent) == ["best.safetensors", "last.safetensors"]
+
+
+def test_a_link_that_cannot_be_renamed_is_one_line_and_the_old_kept_one_stays(saved, monkeypatch):
+    kept = saved.with_name("best.safetensors")
+    checkpoint.keep(saved, kept)
+    before = kept.read_bytes()
+    checkpoint.save(saved, CONFIG, RunState(epoch=4), CHANGED)
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(UsageError, match=NO_SPACE):
+        checkpoint.keep(saved, kept)
+    assert kept.read_bytes() == before
+
+
+def test_a_check_compares_the_given_settings_and_no_others(saved):
+    for part in ({}, CONFIG, {"seed": 0}, {"recipe": CONFIG["recipe"]}, {"seed": 0, "unknown to the file": 1}):
+        checkpoint.check(saved, part)
+    for wrong, named in (
+        ({"seed": 1}, r"seed \(0, now 1\)"),
+        ({"seed": 0, "recipe": CONFIG["recipe"] | {"lr": 0.01}}, r"recipe\.lr \(0\.04, now 0\.01\)"),
+    ):
+        with pytest.raises(ModelFileError, match=f"another {named}; choose another --out") as caught:
+            checkpoint.check(saved, wrong)
+        assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"hello" * 100])
+def test_a_check_refuses_a_damaged_file(saved, content):
+    saved.write_bytes(content)
+    with pytest.raises(ModelFileError, match="not a checkpoint of this trainer"):
+        checkpoint.check(saved, {})
+
+
+def test_a_check_reads_no_weights(saved, monkeypatch):
+    opened = checkpoint.safetensors.safe_open
+
+    @contextmanager
+    def without_weights(*arguments: object) -> Iterator[SimpleNamespace]:
+        with opened(*arguments) as file:
+            yield SimpleNamespace(metadata=file.metadata)
+
+    monkeypatch.setattr(checkpoint.safetensors, "safe_open", without_weights)
+    checkpoint.check(saved, CONFIG)
+    with pytest.raises(AttributeError):  # as whatever asks for a tensor
+        checkpoint.load(saved, CONFIG, SHAPES)

@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,42 +19,14 @@ import torch
 from alexnet_infer.artifact import load_artifact
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.presets import variant
-from tests.train.toys import image_folder
-from train import cli, display, launch
+from tests.train.program import assert_one_line, program, train_small
+from train import display, launch
 from train.data import PackedImages
 from train.job import Job, default_size
 from train.loop import Trainer
 from train.recipe import FAST, PAPER
 
 ROOT = Path(__file__).parents[2]
-SMALL = "--preset alexnet-64 --width 0.05 --hidden 16 --recipe fast --epochs 2 --batch 4 --lr 0.01 --no-compile"
-"""12 images: two epochs of three steps."""
-
-
-@pytest.fixture
-def data(tmp_path) -> Path:
-    return image_folder(tmp_path / "toys")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the program as `main` does and gives (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-def train_small(run, data: Path, out: Path, *more: object) -> tuple[int, str, str]:
-    return run(*SMALL.split(), "--data", data, "--out", out, *more)
 
 
 def test_from_a_folder_of_images_to_an_artifact_with_its_errors(run, data, tmp_path):
@@ -131,16 +101,6 @@ def test_ctrl_c_while_images_are_read_is_no_traceback(run, data, tmp_path, monke
     assert train_small(run, data, tmp_path)[::2] == (130, "interrupted: the same command starts this again\n")
 
 
-def assert_one_line(result: tuple[int, str, str], code: int, *parts: str) -> None:
-    found, stdout, stderr = result
-    line = stderr.splitlines()[-1]
-    assert (found, stdout) == (code, ""), stderr
-    assert line.startswith("error: ")
-    assert "Traceback" not in stderr
-    for part in parts:
-        assert part in line
-
-
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
@@ -212,13 +172,6 @@ def test_a_missing_gpu_is_exit_5(run, data, tmp_path, monkeypatch):
 
 def test_a_diverging_run_is_exit_1(run, data, tmp_path):
     assert_one_line(train_small(run, data, tmp_path, "--lr", "99999"), 1, "the run diverged", "--lr")
-
-
-def program(*arguments: str, before: str = "") -> subprocess.CompletedProcess:
-    code = f"{before}\nimport runpy, sys\nsys.argv[0] = 'train'\nrunpy.run_module('train', run_name='__main__')"
-    command = [sys.executable, "-W", "error", "-c", code, *arguments]
-    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "120"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def test_missing_pytorch_is_one_line_with_its_remedy(data):
@@ -351,107 +304,3 @@ def test_the_summary_on_disk_agrees_with_the_line_on_stdout(run, data, tmp_path)
     ten = json.loads((tmp_path / "alexnet-64.json").read_text())["errors"][1]
     assert ten["views"] == "ten"
     assert f"ten views: top-1 error {ten['top1'] / 12:.2%}, top-5 {ten['top5'] / 12:.2%}" in stdout
-
-
-def test_a_packed_set_trains_to_the_same_bytes_as_the_images_it_was_made_from(run, data, tmp_path):
-    assert run("prepare", data, "--out", tmp_path / "packed" / "toys", "--image-size", 64, "--check")[0] == 0
-    for name, source in (("decoded", data), ("mapped", tmp_path / "packed" / "toys")):
-        code, _, stderr = train_small(run, source, tmp_path / name, "--mean", "pixel")
-        assert code == 0, stderr
-    results = [(tmp_path / name / "alexnet-64.safetensors").read_bytes() for name in ("decoded", "mapped")]
-    assert results[0] == results[1]
-
-
-def test_an_unreadable_image_is_listed_when_packing_and_counts_as_wrong_in_the_error(run, data, tmp_path):
-    (data / "val" / "n00000001" / "004.png").write_bytes(b"not an image")
-    packed = tmp_path / "packed"
-    code, _, stderr = run("prepare", data, "--out", packed, "--image-size", 64)
-    assert code == 1
-    assert "n00000001/004.png" in stderr
-    code, _, stderr = train_small(run, packed, tmp_path / "out", "--lr", "1e-9")
-    assert code == 0, stderr
-    assert "1 validation images could not be read" in stderr
-    summary = json.loads((tmp_path / "out" / "alexnet-64.json").read_text())
-    for error in summary["errors"]:
-        assert (error["images"], error["top5"]) == (12, 1)  # of three classes all are among the first five
-    assert summary["top5_error_by_epoch"] == [1 / 12] * 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "parts"),
-    [
-        (["--image-size", "96"], ["--image-size 96", "packed at 60"]),
-        (["--preset", "alexnet"], ["packed at 60", "patches take 227", "--image-size 256"]),
-    ],
-)
-def test_a_packed_set_of_another_size_is_exit_2(run, data, tmp_path, arguments, parts):
-    run("prepare", data, "--out", tmp_path / "packed", "--image-size", 60)
-    assert_one_line(train_small(run, tmp_path / "packed", tmp_path / "out", *arguments), 2, *parts)
-
-
-def test_a_truncated_packed_set_is_exit_4(run, data, tmp_path):
-    run("prepare", data, "--out", tmp_path / "packed", "--image-size", 64)
-    shard = tmp_path / "packed" / "train-00000.bin"
-    shard.write_bytes(shard.read_bytes()[:-1])
-    assert_one_line(train_small(run, tmp_path / "packed", tmp_path / "out"), 4, "train-00000.bin", "prepare")
-
-
-def test_a_checkpoint_of_other_settings_is_refused_before_anything_is_decoded(run, data, tmp_path, monkeypatch):
-    train_small(run, data, tmp_path)
-    monkeypatch.setattr("train.source.Source.load", lambda *_: pytest.fail("decoded"))
-    assert_one_line(train_small(run, data, tmp_path, "--lr", "0.02"), 4, "recipe.lr (0.01, now 0.02)")
-
-
-def test_a_run_that_reaches_its_time_limit_leaves_a_result_and_goes_on_to_the_same_end(run, data, tmp_path):
-    code, _, stderr = train_small(run, data, tmp_path / "a", "--max-hours", "1e-9")
-    assert code == 0
-    assert "--max-hours: stopped after 0 epochs and 1 steps" in stderr
-    recipe = load_artifact(tmp_path / "a" / "alexnet-64.safetensors").manifest.provenance.recipe
-    assert recipe["trained_epochs"] == pytest.approx(1 / 3)
-    train_small(run, data, tmp_path / "a")
-    train_small(run, data, tmp_path / "b")
-    results = [(tmp_path / name / "alexnet-64.safetensors").read_bytes() for name in "ab"]
-    assert results[0] == results[1]
-
-
-def test_the_log_holds_every_step_of_a_run_that_was_stopped_and_went_on(run, data, tmp_path):
-    train_small(run, data, tmp_path, "--max-hours", "1e-9", "--steps-per-epoch", 2)
-    train_small(run, data, tmp_path, "--steps-per-epoch", 2)
-    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert sum(r["steps"] for r in records if r["event"] == "step") == 4
-    assert [r["event"] for r in records] == ["start", "step", "end", "start", "step", "epoch", "step", "epoch", "end"]
-    assert [r["reason"] for r in records if r["event"] == "end"] == ["time limit", "finished"]
-
-
-def test_curves_of_a_run_are_drawn_and_printed(run, data, tmp_path):
-    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install matplotlib")
-    train_small(run, data, tmp_path / "run")
-    code, stdout, _ = run("plot", tmp_path / "run", "--out", tmp_path / "curves.png")
-    assert (code, stdout) == (0, f"{tmp_path / 'curves.png'}\n")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    code, stdout, _ = run("plot", tmp_path / "run", "--json")
-    table = json.loads(stdout)["run"]
-    errors = json.loads((tmp_path / "run" / "alexnet-64.json").read_text())["top1_error_by_epoch"]
-    assert table["validation"]["top1_error"] == errors
-
-
-def test_plotting_and_packing_need_no_pytorch(data, tmp_path):
-    without = "import sys; sys.modules['torch'] = None"
-    packed = program("prepare", str(data), "--out", str(tmp_path / "packed"), "--image-size", "64", before=without)
-    assert packed.returncode == 0, packed.stderr
-    plotted = program("plot", str(tmp_path), before=without)
-    assert (plotted.returncode, plotted.stderr.count("\n")) == (3, 1)
-    assert "log.jsonl" in plotted.stderr
-
-
-def test_the_best_epoch_can_be_the_result(run, data, tmp_path):
-    options = ["--lr", "0.05", "--epochs", "4"]  # an error that goes up and down
-    train_small(run, data, tmp_path, *options)
-    last = load_artifact(tmp_path / "alexnet-64.safetensors")
-    train_small(run, data, tmp_path, *options, "--result", "best")
-    best = load_artifact(tmp_path / "alexnet-64.safetensors")
-    errors = json.loads((tmp_path / "alexnet-64.json").read_text())["top1_error_by_epoch"]
-    epoch = errors.index(min(errors)) + 1
-    assert best.manifest.provenance.recipe["trained_epochs"] == epoch
-    same = all((last.tensors[name] == tensor).all() for name, tensor in best.tensors.items())
-    assert same == (epoch == len(errors))

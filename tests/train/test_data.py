@@ -171,3 +171,55 @@ def test_statistics_do_not_depend_on_the_number_of_threads():
     two = packed.statistics()
     np.testing.assert_array_equal(two.mean, one.mean)
     np.testing.assert_array_equal(two.covariance, one.covariance)
+
+
+def cut(pixels: np.ndarray, labels: np.ndarray, cuts: list[int]) -> PackedImages:
+    return PackedImages(torch.from_numpy(pixels).tensor_split(cuts), torch.from_numpy(labels))
+
+
+CUTS = [[], [1], [2, 7, 8, 19], [4, 4, 4, 20, 20], [1, 21]]
+"""Of 22 images, shards of none among them."""
+
+
+@pytest.mark.parametrize("cuts", CUTS, ids=str)
+def test_squares_are_those_of_the_shards_laid_end_to_end(cuts):
+    pixels, labels = squares(22, size=6)
+    packed, rng = cut(pixels, labels, cuts), np.random.default_rng(0)
+    assert (len(packed), packed.bytes) == (22, pixels.size)
+    for count in (0, 1, 5, 22, 300):
+        rows = rng.integers(0, 22, count)
+        found = packed.squares(torch.from_numpy(rows))
+        assert found.dtype == torch.uint8
+        np.testing.assert_array_equal(found.numpy(), pixels[rows])
+    np.testing.assert_array_equal(packed.squares(torch.arange(22)).numpy(), pixels)
+
+
+def test_squares_are_a_copy():
+    pixels, labels = squares(6, size=6)
+    for cuts in ([], [2]):
+        packed = cut(pixels.copy(), labels, cuts)
+        packed.squares(torch.arange(6)).zero_()
+        np.testing.assert_array_equal(packed.squares(torch.arange(6)).numpy(), pixels)
+
+
+@pytest.mark.parametrize("cuts", CUTS[1:], ids=str)
+def test_statistics_over_several_shards_are_those_over_one_bit_for_bit(cuts):
+    pixels, labels = squares(22, size=20)
+    one, several = cut(pixels, labels, []).statistics(), cut(pixels, labels, cuts).statistics()
+    np.testing.assert_array_equal(several.mean, one.mean)  # sums of whole numbers, exact in float64
+    np.testing.assert_array_equal(several.covariance, one.covariance)
+
+
+def test_statistics_that_are_known_are_not_computed():
+    pixels, labels = squares(3, size=6)
+    known = train_data.Statistics(np.full((6, 6, 3), 7, np.float32), np.eye(3))
+    packed = PackedImages((torch.from_numpy(pixels),), torch.from_numpy(labels), known=known)
+    assert packed.statistics() is known
+
+
+def test_labels_digests_differ_with_number_order_and_values():
+    pixels, labels = squares(6, size=6)
+    sets = [labels, labels[::-1].copy(), labels[:5], np.zeros_like(labels)]
+    digests = [cut(pixels[: len(some)], some, [2]).labels_digest for some in sets]
+    assert len(set(digests)) == len(sets)
+    assert digests[0] == cut(pixels, labels, []).labels_digest

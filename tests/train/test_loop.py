@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
 import torch
 
+from alexnet_infer.artifact import ClassName, load_artifact
 from alexnet_infer.errors import AlexNetInferError, ModelFileError, UsageError
-from tests.train.toys import BRIEF, TINY, assert_bit_identical, images, tensors, trainer
+from tests.train.toys import BRIEF, TINY, KilledError, assert_bit_identical, images, kill_after, tensors, trainer
 from train import loop
 from train.augment import EpochPlan
+from train.data import PackedImages
+from train.evaluate import DivergedError
 from train.feed import Feed
-from train.loop import StepReport
+from train.finish import finish
+from train.loop import StepReport, Trainer
 from train.optimizer import onecycle
+from train.ranks import Ranks
 
 ROOT = Path(__file__).parents[2]
 BATCH_NORM = replace(TINY, normalization="batchnorm").build()
 NO_UNIT = replace(BRIEF, unit=1.0)
-
-
-class KilledError(Exception):
-    pass
-
-
-def kill_after(steps: int):
-    def on_step(report: StepReport) -> None:
-        if 3 * report.epoch + report.step == steps:
-            raise KilledError
-
-    return on_step
 
 
 def test_learns_a_separable_set_from_chance_to_few_errors(tmp_path):
@@ -209,3 +205,166 @@ def test_validation_counts_every_image_once_whatever_the_batches(tmp_path):
     assert wrong == pytest.approx(round(wrong))
     run.validation = Feed(images(3, seed=2), torch.device("cpu"))
     assert run.validation_error()[0] in (0, 1 / 3, 2 / 3, 1)
+
+
+@pytest.fixture
+def float32(monkeypatch) -> None:
+    monkeypatch.setattr(loop, "working_precision", lambda device: torch.float32)
+
+
+def largest_difference(a: Trainer, b: Trainer) -> float:
+    found, expected = tensors(a), tensors(b)
+    assert found.keys() == expected.keys()
+    return max((found[name] - expected[name]).abs().max().item() for name in found)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_a_batch_in_parts_gives_the_weights_of_the_whole_batch_dropout_included(tmp_path, float32, accumulate):
+    architectures = {"whole": TINY, "parts": TINY, "another rate": replace(TINY, dropout=0.4)}
+    runs = {
+        name: trainer(tmp_path / name, net.build(), accumulate=accumulate if name == "parts" else 1)
+        for name, net in architectures.items()
+    }
+    losses: dict[str, list[float]] = {name: [] for name in runs}
+    for name, run in runs.items():
+        run.run(lambda report, losses=losses[name]: losses.append(report.loss))
+    assert largest_difference(runs["parts"], runs["whole"]) < 1e-6
+    assert losses["parts"] == pytest.approx(losses["whole"], abs=1e-5)
+    assert largest_difference(runs["another rate"], runs["whole"]) > 1e-3, "the masks must matter here"
+
+
+@pytest.mark.parametrize("accumulate", [3, 8])
+def test_a_batch_that_cannot_be_parted_evenly_is_refused(tmp_path, accumulate):
+    match = rf"--batch 4: expected a multiple of {accumulate} \(.* x {accumulate} parts\)"
+    with pytest.raises(UsageError, match=match) as caught:
+        trainer(tmp_path, accumulate=accumulate)
+    assert "\n" not in str(caught.value)
+
+
+def test_shorter_epochs_have_so_many_steps_and_draw_other_images_each_time(tmp_path, monkeypatch):
+    run = trainer(tmp_path, recipe=replace(BRIEF, epochs=4, steps_per_epoch=2))
+    batches, drawn, reports = run.train.batches, [], []
+
+    def recorded(rows: list[torch.Tensor]):
+        drawn.append(torch.cat(rows).tolist())
+        return batches(rows)
+
+    monkeypatch.setattr(run.train, "batches", recorded)
+    run.run(reports.append)
+    assert [(r.epoch, r.step) for r in reports] == [(epoch, step) for epoch in range(4) for step in (1, 2)]
+    assert [r.lr for r in reports] == pytest.approx([onecycle(run.recipe, step / 8) for step in range(8)])
+    assert all(len(rows) == len(set(rows)) == 8 for rows in drawn)
+    assert len({frozenset(rows) for rows in drawn}) == 4
+    assert set().union(*drawn) == set(range(12))
+
+
+def test_more_steps_than_the_set_has_batches_are_refused(tmp_path):
+    assert trainer(tmp_path, recipe=replace(BRIEF, steps_per_epoch=3)).steps_per_epoch == 3
+    with pytest.raises(UsageError, match="--steps-per-epoch 4: the training set has 3 batches; expected no more"):
+        trainer(tmp_path / "other", recipe=replace(BRIEF, steps_per_epoch=4))
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_reported_norm_is_that_of_the_gradient_of_the_mean_loss(tmp_path, float32, accumulate):
+    recipe = replace(BRIEF, schedule="plateau", momentum=0.0, weight_decay=0.0, lr=1.0)
+    run, reports = trainer(tmp_path, recipe=recipe, accumulate=accumulate), []
+    plan = EpochPlan.draw(12, 0, 0)
+    rows = plan.order[:4]
+    copied = copy.deepcopy(run.model).train()
+    patches = run.augment.training(run.train.images.squares(rows), plan, rows)
+    logits = copied(patches, plan.key[rows])
+    picked = torch.nn.functional.one_hot(run.train.labels[rows], 3) * (1 - 0.1) + 0.1 / 3
+    loss = -(picked * logits.log_softmax(1)).sum(1).mean()
+    gradients = torch.autograd.grad(loss, [*copied.parameters()])
+    before = [w.detach().clone() for w in run.model.parameters()]
+    run.run(reports.append, until=0)
+    moved = [a - b.detach() for a, b in zip(before, run.model.parameters(), strict=True)]  # the rate is 1
+    assert reports[0].loss == pytest.approx(loss.item(), rel=1e-5)
+    assert reports[0].grad_norm == pytest.approx(flat_norm(gradients), rel=1e-4)
+    assert reports[0].grad_norm == pytest.approx(flat_norm(moved), rel=1e-3)
+    assert flat_norm(gradients) > 1.01 * flat_norm(gradients[:-2]), "every layer counts"
+
+
+def flat_norm(parts: Iterable[torch.Tensor]) -> float:
+    return torch.cat([part.flatten().double() for part in parts]).norm().item()
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_before_a_checkpoint_is_made_of_it(tmp_path):
+    run = trainer(tmp_path, checkpoint_minutes=0)
+    with pytest.raises(KilledError):
+        run.run(kill_after(3))  # two steps are saved
+    before = run.last_checkpoint.read_bytes()
+    broken = trainer(tmp_path, checkpoint_minutes=0)
+    broken.model.conv2.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(DivergedError, match=r"the gradient's norm is (nan|inf) in epoch 1, step 3: .* --lr") as caught:
+        broken.run()
+    assert "\n" not in str(caught.value)
+    assert run.last_checkpoint.read_bytes() == before
+
+
+def test_a_time_limit_that_is_over_stops_after_one_step_and_going_on_ends_bit_identical(tmp_path):
+    undisturbed = trainer(tmp_path / "whole")
+    undisturbed.run()
+    steps: list[tuple[int, int]] = []
+    while not (run := trainer(tmp_path / "short")).finished:
+        reports: list[StepReport] = []
+        state = run.run(reports.append, until=time.monotonic() - 1)
+        assert len(reports) == (0 if run.finished else 1)
+        assert trainer(tmp_path / "short").state == state, "it was saved"
+        steps += [(report.epoch, report.step) for report in reports]
+    assert steps == [(epoch, step) for epoch in range(2) for step in (1, 2, 3)]
+    assert run.state.errors == undisturbed.state.errors
+    assert_bit_identical(tensors(run), tensors(undisturbed))
+
+
+def test_a_time_limit_that_is_not_over_changes_nothing(tmp_path):
+    runs = [trainer(tmp_path / name) for name in ("limited", "free")]
+    runs[0].run(until=time.monotonic() + 3600)
+    runs[1].run()
+    assert runs[0].finished
+    assert_bit_identical(*map(tensors, runs))
+
+
+@pytest.mark.parametrize("views", ["ten", "center"])
+def test_images_that_nobody_could_read_count_as_wrong(tmp_path, views):
+    recipe, readable = replace(BRIEF, validation_views=views), images(9, seed=2)
+    top1, top5 = trainer(tmp_path / "a", recipe=recipe, validation=readable).validation_error()
+    assert 0 < top1 < 1
+    assert top5 == 0, "three classes"
+    found = trainer(tmp_path / "b", recipe=recipe, validation=replace(readable, unreadable=3)).validation_error()
+    assert found == pytest.approx(((9 * top1 + 3) / 12, 3 / 12))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_every_process_counts_its_own_validation_images_also_when_there_are_none(tmp_path, count):
+    run = trainer(tmp_path)  # six images
+    whole, right = run.validation_error()[0], 0
+    for rank in range(count):
+        run.ranks = Ranks(data_rank=rank, data_ranks=count)  # without a group, so that nothing is summed
+        right += round(6 * (1 - run.validation_error()[0]))
+    assert right == round(6 * (1 - whole)) > 0
+
+
+@pytest.mark.parametrize("mean", ["pixel", "channel"])
+def test_the_artifact_says_which_mean_was_subtracted(tmp_path, mean):
+    run = trainer(tmp_path, recipe=replace(BRIEF, mean=mean, epochs=1))
+    run.run()
+    classes = [ClassName(wnid=f"n{i}", name=f"class {i}") for i in range(3)]
+    done = finish(run, run.whole_model(), classes, tmp_path / "net.safetensors", "toys", trained_epochs=1)
+    found = load_artifact(done.path).manifest.preprocessing.mean
+    pixels = run.train.images.shards[0].numpy().astype(np.float64)
+    expected = pixels.mean(0) if mean == "pixel" else pixels.mean((0, 1, 2))
+    assert found.shape == ((64, 64, 3) if mean == "pixel" else (3,))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert pixels.mean(0).std((0, 1)).min() > 5, "another mean at each pixel"
+
+
+def test_the_net_sees_a_patch_less_the_mean_of_its_own_place(tmp_path):
+    recipe = replace(BRIEF, mean="pixel", color_sigma=0.0)
+    ramp = torch.arange(64 * 64 * 3).reshape(64, 64, 3) % 251
+    same = PackedImages((ramp.to(torch.uint8).expand(12, -1, -1, -1).clone(),), torch.arange(12) % 3)
+    run, seen = trainer(tmp_path, recipe=recipe, train=same, validation=same), []
+    run.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].abs().max().item()))
+    run.run()
+    assert seen == [0] * len(seen)  # all images are the mean, wherever they are cut and however mirrored
+    assert len(seen) > 6

@@ -12,7 +12,7 @@ from PIL import Image
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.presets import ALEXNET_64, Variant
 from train.data import PackedImages
-from train.loop import Trainer
+from train.loop import StepReport, Trainer
 from train.recipe import FAST, Recipe
 
 CLASSES = 3
@@ -63,3 +63,17 @@ def assert_bit_identical(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor])
     assert a.keys() == b.keys()
     different = [name for name in a if not torch.equal(a[name], b[name])]
     assert not different, f"differ: {different}"
+
+
+class KilledError(Exception):
+    """Ends a run where a test wants it to."""
+
+
+def kill_after(steps: int):
+    """For `Trainer.run`: ends it after so many steps, in epochs of three."""
+
+    def on_step(report: StepReport) -> None:
+        if 3 * report.epoch + report.step == steps:
+            raise KilledError
+
+    return on_step

@@ -1,0 +1,138 @@
+"""Squares on their way to the device: the asked ones, in order, from memory or from a map."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
+
+import torch
+from torch import Tensor
+
+from tests.train.toys import images, trainer
+from train import feed
+from train.data import PackedImages
+from train.feed import AHEAD, Feed
+
+CPU = torch.device("cpu")
+COUNT = 11
+CUTS = [3, 4, 9]
+"""Shards of three, one, five and two images."""
+
+BATCHES = [
+    torch.tensor([0, 1, 2]),  # one shard
+    torch.tensor([2, 3, 4, 8, 9]),  # across every border
+    torch.tensor([10, 0, 5, 3]),  # in no order
+    torch.tensor([7, 7, 2, 7, 3, 3]),  # again and again
+    torch.tensor([], dtype=torch.int64),
+    torch.arange(COUNT).flip(0),
+    *torch.randint(COUNT, (20, 6), generator=torch.Generator().manual_seed(0)),
+]
+
+
+def mapped(count: int = COUNT, cuts: list[int] = CUTS) -> PackedImages:
+    whole = images(count, size=8)
+    return PackedImages(whole.shards[0].tensor_split(cuts), whole.labels, mapped=True)
+
+
+def threads() -> set[threading.Thread]:
+    return set(threading.enumerate())
+
+
+def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
+    assert len(found) == len(expected)
+    assert all(map(torch.equal, found, expected))
+    assert all(batch.dtype == torch.uint8 for batch in found)
+
+
+def test_on_a_cpu_a_decoded_set_is_used_where_it_lies():
+    packed, before = images(COUNT, size=8), threads()
+    here = Feed(packed, CPU)
+    assert here.resident
+    assert here.images.shards[0].data_ptr() == packed.shards[0].data_ptr()
+    assert_equal([*here.batches(BATCHES)], [packed.shards[0][rows] for rows in BATCHES])
+    assert threads() == before
+    assert len(here) == COUNT
+    assert torch.equal(here.labels, packed.labels)
+
+
+@pytest.mark.parametrize("cuts", [[], CUTS, [1, 1, 10]], ids=["one shard", "four", "one of them empty"])
+def test_a_mapped_set_gives_the_same_batches_in_the_same_order_however_it_is_cut(cuts):
+    here, whole = Feed(mapped(cuts=cuts), CPU), images(COUNT, size=8)
+    assert not here.resident
+    assert_equal([*here.batches(BATCHES)], [whole.shards[0][rows] for rows in BATCHES])
+    assert_equal([*here.batches(iter(BATCHES[::-1]))], [whole.shards[0][rows] for rows in BATCHES[::-1]])
+    assert torch.equal(here.labels, whole.labels)
+
+
+@pytest.mark.parametrize("packed", [images(COUNT, size=8), mapped()], ids=["decoded", "mapped"])
+@pytest.mark.parametrize("count", range(AHEAD + 3))
+def test_few_batches_and_none_at_all_are_no_special_case(packed, count):
+    before = threads()
+    assert_equal([*Feed(packed, CPU).batches(BATCHES[:count])], [packed.squares(rows) for rows in BATCHES[:count]])
+    assert threads() == before
+
+
+def test_the_thread_is_ahead_by_so_many_batches_and_no_more():
+    asked = 0
+
+    def rows() -> Iterator[Tensor]:
+        nonlocal asked
+        for batch in BATCHES:
+            asked += 1
+            yield batch
+
+    for received, _ in enumerate(Feed(mapped(), CPU).batches(rows()), start=1):
+        assert asked == min(received + AHEAD, len(BATCHES))
+    assert received == len(BATCHES)
+
+
+@pytest.mark.parametrize("received", [1, AHEAD, len(BATCHES) - 1])
+def test_leaving_early_ends_the_thread(received):
+    before = threads()
+    batches = Feed(mapped(), CPU).batches(BATCHES)
+    for _ in range(received):
+        next(batches)
+    assert len(threads() - before) == 1, "it is read by a thread"
+    batches.close()
+    assert threads() == before
+
+
+class LeftError(Exception):
+    pass
+
+
+def test_a_run_that_ends_within_an_epoch_leaves_no_thread(tmp_path):
+    def leave(report: object) -> None:
+        assert len(threads() - before) == 1
+        raise LeftError
+
+    whole = images(12)
+    on_disk = PackedImages(whole.shards[0].tensor_split([5]), whole.labels, mapped=True)
+    run, before = trainer(tmp_path, train=on_disk), threads()
+    with pytest.raises(LeftError):
+        run.run(leave)
+    assert threads() == before
+
+
+def test_an_error_in_the_thread_reaches_the_caller_after_the_batches_before_it():
+    before, beyond = threads(), torch.tensor([1, COUNT])  # no such image
+    batches = Feed(mapped(), CPU).batches([BATCHES[0], BATCHES[1], beyond, BATCHES[2], BATCHES[3]])
+    assert_equal([next(batches), next(batches)], [mapped().squares(rows) for rows in BATCHES[:2]])
+    with pytest.raises(IndexError):
+        next(batches)
+    assert threads() == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("share", [0.6, 0.0], ids=["kept there", "copied as it is needed"])
+def test_a_gpu_gets_the_same_batches_whether_the_set_fits_or_not(monkeypatch, share):
+    monkeypatch.setattr(feed, "SHARE", share)
+    here, whole = Feed(mapped(), torch.device("cuda")), images(COUNT, size=8)
+    assert here.resident == (share > 0)
+    found = [*here.batches(BATCHES)]
+    assert all(batch.is_cuda for batch in found)
+    assert_equal([batch.cpu() for batch in found], [whole.shards[0][rows] for rows in BATCHES])

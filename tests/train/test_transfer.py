@@ -1,0 +1,248 @@
+"""Starting from a trained net: which weights are taken, which are drawn, and what is refused."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
+
+import torch
+
+from alexnet_infer.artifact import Artifact, ClassName, load_artifact, sha256
+from alexnet_infer.errors import ModelFileError, UsageError
+from alexnet_infer.presets import Variant, variant
+from tests.nets import random_artifact
+from tests.train.toys import BRIEF, CLASSES, TINY, images, trainer
+from train.data import PackedImages
+from train.display import Display
+from train.finish import Finished
+from train.job import Job
+from train.launch import launch
+from train.model import AlexNet, initialise
+from train.transfer import Initial, initial_weights
+
+SWITCHES = {
+    "LRN": TINY,
+    "batch norm": replace(TINY, normalization="batchnorm"),
+    "sixth convolution": replace(TINY, sixth_conv=16),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"), [*((name, 1.0) for name in SWITCHES), ("LRN", 16.0), ("LRN", 0.25), ("sixth convolution", 16.0)]
+)
+def test_taking_is_the_inverse_of_giving_bit_for_bit(name, unit):
+    tensors = random_artifact(SWITCHES[name]).tensors
+    model = AlexNet(SWITCHES[name].build(), unit)
+    model.take(tensors)
+    given = model.artifact_tensors()
+    assert given.keys() == tensors.keys()
+    for key, tensor in tensors.items():
+        np.testing.assert_array_equal(given[key], tensor, key)
+    assert (model.fc8.weight.detach().numpy() == tensors["fc8.weight"] * unit).all()
+    assert (model.conv2.bias.detach().numpy() == tensors["conv2.bias"] / unit).all()
+
+
+def test_a_net_takes_what_it_gave():
+    torch.manual_seed(0)
+    first, second = (AlexNet(TINY.build(), 16.0) for _ in range(2))
+    initialise(first, "paper")
+    second.take(first.artifact_tensors())
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_a_net_may_take_some_tensors_only_and_keeps_the_layout_of_all():
+    model = AlexNet(TINY.build()).to(memory_format=torch.channels_last)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.take({"conv3.weight": np.ones((16, 16, 3, 3), np.float32)})
+    assert (model.conv3.weight == 1).all()
+    assert model.conv3.weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items() if name != "conv3.weight")
+
+
+def names(*numbers: int) -> list[ClassName]:
+    return [ClassName(wnid=f"n{i:08}", name=f"another name of {i}") for i in numbers]
+
+
+def artifact_file(path: Path, net: Variant = TINY) -> Path:
+    """A trained net of classes n00000000, n00000001 and so on, stored in float16 as the trainer does."""
+    random_artifact(net).save(path)
+    return path
+
+
+@pytest.mark.parametrize("unit", [1.0, 16.0])
+def test_the_same_classes_keep_every_layer_bit_for_bit(tmp_path, unit):
+    path = artifact_file(tmp_path / "a.safetensors")
+    initial = initial_weights(path, TINY.build(), names(0, 1, 2))
+    assert initial.origin == f"random-alexnet-64, SHA-256 {sha256(path)}"
+    run = trainer(tmp_path / "run", recipe=replace(BRIEF, unit=unit), initial=initial)
+    stored, found = load_artifact(path).tensors, run.model.artifact_tensors()
+    for name, tensor in stored.items():
+        np.testing.assert_array_equal(found[name], tensor, name)
+        np.testing.assert_array_equal(tensor, tensor.astype(np.float16), name)
+
+
+@pytest.mark.parametrize("classes", [(0, 1, 3), (5, 6, 7), (0, 1), (0, 1, 2, 3, 4)], ids=str)
+@pytest.mark.parametrize("init", ["he", "paper"])
+def test_other_classes_replace_the_last_layer_by_what_the_seed_draws_and_no_other(tmp_path, classes, init):
+    path, seed, recipe = artifact_file(tmp_path / "a.safetensors"), 7, replace(BRIEF, init=init)
+    architecture = replace(TINY, classes=len(classes)).build()
+    initial = initial_weights(path, architecture, names(*classes))
+    assert initial.origin.endswith(f"SHA-256 {sha256(path)}, without fc8")
+    data = {} if len(classes) >= CLASSES else {"train": two_classes(), "validation": two_classes()}
+    run = trainer(tmp_path / "run", architecture, recipe, seed=seed, initial=initial, **data)
+    found, stored = run.model.artifact_tensors(), load_artifact(path).tensors
+    torch.manual_seed(seed)
+    fresh = AlexNet(architecture, recipe.unit)
+    initialise(fresh, init)
+    drawn = fresh.artifact_tensors()
+    for name, tensor in found.items():
+        np.testing.assert_array_equal(tensor, (drawn if name.startswith("fc8.") else stored)[name], name)
+    assert not np.array_equal(drawn["conv1.weight"], stored["conv1.weight"])
+
+
+def two_classes() -> PackedImages:
+    packed = images(12)
+    return replace(packed, labels=packed.labels % 2)
+
+
+def test_without_a_net_to_start_from_nothing_is_taken(tmp_path):
+    run = trainer(tmp_path, seed=3)
+    torch.manual_seed(3)
+    fresh = AlexNet(TINY.build(), BRIEF.unit)
+    initialise(fresh, BRIEF.init)
+    assert all(torch.equal(a, b) for a, b in zip(run.model.parameters(), fresh.parameters(), strict=True))
+    assert run.initial == Initial()
+    assert run.config["init_from"] == ""
+
+
+@pytest.mark.parametrize(
+    ("net", "found"),
+    [
+        (replace(TINY, hidden=24), r"fc6\.weight has shape \(24, 576\): expected \(16, 576\)"),
+        (replace(TINY, kernels=(16, 16, 32, 16, 16)), r"conv3\.weight has shape \(32, 16, 3, 3\): expected \(16, 16,"),
+        (replace(TINY, columns=1), r"conv2\.weight has shape \(16, 16, 5, 5\): expected \(16, 8, 5, 5\)"),
+        (replace(TINY, conv1=(5, 1, 0), patch=59), r"conv1\.weight has shape \(16, 3, 5, 5\): expected \(16, 3, 3, 3"),
+    ],
+)
+def test_a_net_of_another_shape_is_refused_naming_the_tensor_both_shapes_and_the_options(tmp_path, net, found):
+    path = artifact_file(tmp_path / "a.safetensors", net)
+    match = f"--init-from .*a.safetensors: {found}.*; choose that net's --preset, --width, --hidden and --net-columns"
+    for classes in (names(0, 1, 2), names(5, 6, 7)):
+        with pytest.raises(UsageError, match=match) as caught:
+            initial_weights(path, TINY.build(), classes)
+        assert caught.value.exit_code == 2
+        assert "\n" not in str(caught.value)
+
+
+def test_a_net_without_a_layer_is_refused(tmp_path):
+    path = artifact_file(tmp_path / "a.safetensors")
+    with pytest.raises(UsageError, match=r"conv6\.weight is missing: expected \(16, 16, 3, 3\); choose that net's"):
+        initial_weights(path, replace(TINY, sixth_conv=16).build(), names(0, 1, 2))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no net", "missing", "folder"])
+def test_a_damaged_file_is_one_line_and_exit_4(tmp_path, damage):
+    path = artifact_file(tmp_path / "a.safetensors")
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    elif damage != "missing":
+        path.write_bytes(content[:-5] if damage == "truncated" else b"hello" * 100)
+    with pytest.raises(ModelFileError, match=r"a\.safetensors: ") as caught:
+        initial_weights(path, TINY.build(), names(0, 1, 2))
+    assert caught.value.exit_code == 4
+    assert "\n" not in str(caught.value)
+
+
+def image_set(root: Path, wnids: list[str]) -> Path:
+    """Folders train/ and val/ with four PNG files a class, each class a brightness of its own."""
+    rng = np.random.default_rng(len(wnids))
+    for split in ("train", "val"):
+        for label, wnid in enumerate(wnids):
+            folder = root / split / wnid
+            folder.mkdir(parents=True)
+            for i in range(4):
+                pixels = rng.integers(0, 60, (80, 80, 3)) + 40 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+SIX = replace(variant("alexnet-6conv"), patch=67, kernels=(16,) * 5, sixth_conv=16, hidden=16)
+"""The paper's "1 CNN*" on small images: its maps are 15, 7, 3 and 1 pixels wide."""
+
+
+def job(out: Path, data: Path, init_from: Path | None = None, **options) -> Job:
+    recipe = replace(BRIEF, batch=4, epochs=1)
+    settings = {"variant": SIX, "recipe": recipe, "size": 72, "device": "cpu", "init_from": init_from} | options
+    return Job(data=data, out=out, name="net", **settings)
+
+
+def run(job: Job) -> Finished:
+    finished = launch(job, Display(Console(file=io.StringIO())))
+    assert finished is not None
+    return finished
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory) -> Path:
+    """A net with six convolutions after a few steps on five classes."""
+    root = tmp_path_factory.mktemp("pretrained")
+    return run(job(root / "run", image_set(root / "five", [f"n{i:08}" for i in range(5)]))).path
+
+
+@pytest.fixture
+def three(tmp_path) -> Path:
+    return image_set(tmp_path / "three", ["n00000001", "n00000003", "n00000009"])
+
+
+def test_the_papers_pretrained_net_is_fine_tuned_on_other_classes_from_end_to_end(pretrained, three, tmp_path):
+    before = load_artifact(pretrained)
+    assert before.manifest.architecture.classes == 5
+    assert "init_from" not in before.manifest.provenance.recipe
+    artifact: Artifact = load_artifact(run(job(tmp_path / "run", three, pretrained)).path)
+    manifest = artifact.manifest
+    assert [c.wnid for c in manifest.classes] == ["n00000001", "n00000003", "n00000009"]
+    assert manifest.architecture.name == "alexnet-6conv"
+    assert manifest.provenance.recipe["init_from"] == f"net, SHA-256 {sha256(pretrained)}, without fc8"
+    # Three small steps from the pre-trained weights, not from random ones.
+    moved = np.abs(artifact.tensors["conv6.weight"] - before.tensors["conv6.weight"])
+    assert 0 < moved.mean() < 0.2 * np.abs(before.tensors["conv6.weight"]).mean()
+
+
+def test_with_a_rate_of_almost_nothing_the_result_is_the_net_it_came_from(pretrained, three, tmp_path):
+    still = replace(BRIEF, batch=4, epochs=1, lr=1e-12)
+    artifact = load_artifact(run(job(tmp_path / "run", three, pretrained, recipe=still)).path)
+    for name, tensor in load_artifact(pretrained).tensors.items():
+        if not name.startswith("fc8."):
+            np.testing.assert_array_equal(artifact.tensors[name], tensor, name)
+
+
+@pytest.mark.parametrize("then", ["another net", "none"])
+def test_going_on_with_another_net_to_start_from_is_refused(pretrained, three, tmp_path, then):
+    run(job(tmp_path / "run", three, pretrained))
+    last = tmp_path / "run" / "last.safetensors"
+    before = last.read_bytes()
+    other = artifact_file(tmp_path / "other.safetensors", SIX) if then == "another net" else None
+    with pytest.raises(ModelFileError, match=r"last\.safetensors: comes from a run with another init_from") as caught:
+        run(job(tmp_path / "run", three, other))
+    assert caught.value.exit_code == 4
+    assert "\n" not in str(caught.value)
+    assert last.read_bytes() == before
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(pretrained.read_bytes())
+    run(job(tmp_path / "run", three, moved))  # what counts is the net, not where it lies
+
+
+def test_a_run_without_one_cannot_go_on_from_one(pretrained, three, tmp_path):
+    run(job(tmp_path / "run", three))
+    with pytest.raises(ModelFileError, match="another init_from"):
+        run(job(tmp_path / "run", three, pretrained))
