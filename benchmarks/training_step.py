@@ -2,8 +2,8 @@
 
     python benchmarks/training_step.py [--width 0.5] [--batch 128] [--json]
 
-`alexnet-64` for 200 classes, in the precision that training takes on this machine: forward, backward and update, without
-the feeding. Each way runs in processes of its own, in turns; the ratio is that of the medians.
+`alexnet-64` for 200 classes, in the precision that training takes on this machine: forward, backward and update,
+without the feeding. Each way runs in processes of its own, in turns; the ratio is that of the medians.
 """
 
 from __future__ import annotations

@@ -29,6 +29,12 @@ def initial_weights(path: Path, architecture: Architecture, classes: Sequence[Cl
     layer doesn't fit, ModelFileError when the file is damaged.
     """
     artifact = load_artifact(path)
+    preprocessing = artifact.manifest.preprocessing
+    if (preprocessing.channel_order, preprocessing.value_range) != ("RGB", "0-255"):
+        raise UsageError(
+            f"--init-from {path}: takes {preprocessing.channel_order} in {preprocessing.value_range}, training gives "
+            "RGB in 0-255; choose another net"
+        )
     same_classes = [c.wnid for c in artifact.manifest.classes] == [c.wnid for c in classes]
     last = architecture.operations[-1].name
     wanted = {n: s for n, s in architecture.tensors.items() if same_classes or n.split(".")[0] != last}

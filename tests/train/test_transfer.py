@@ -142,6 +142,18 @@ def test_a_net_of_another_shape_is_refused_naming_the_tensor_both_shapes_and_the
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [({"channel_order": "BGR"}, "takes BGR in 0-255"), ({"value_range": "0-1", "mean": np.zeros(3)}, "RGB in 0-1,")],
+)
+def test_a_net_that_takes_other_values_than_training_gives_is_refused(tmp_path, other, named):
+    artifact = load_artifact(artifact_file(tmp_path / "a.safetensors"))
+    manifest = replace(artifact.manifest, preprocessing=replace(artifact.manifest.preprocessing, **other))
+    Artifact(manifest, artifact.tensors).save(tmp_path / "b.safetensors")
+    with pytest.raises(UsageError, match=named):
+        initial_weights(tmp_path / "b.safetensors", TINY.build(), names(0, 1, 2))
+
+
 def test_a_net_without_a_layer_is_refused(tmp_path):
     path = artifact_file(tmp_path / "a.safetensors")
     with pytest.raises(UsageError, match=r"conv6\.weight is missing: expected \(16, 16, 3, 3\); choose that net's"):

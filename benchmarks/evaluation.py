@@ -1,0 +1,206 @@
+"""`alexnet-infer eval`: how near the pipeline comes to its slower half, how fast images are decoded, how much memory.
+
+    python benchmarks/evaluation.py pipeline --data DATA [--images 2000]    the pipeline, and each half of it alone
+    python benchmarks/evaluation.py decode                                  one core, synthetic photos of ILSVRC's size
+    python benchmarks/evaluation.py memory [--images 1000 50000]            peak memory, each in a process of its own
+
+`decode` compares with Pillow used in the plainest way and, where they are installed, with simplejpeg and OpenCV: all of
+them give a 256 x 256 square. All of a command's figures come from one run, in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from alexnet_infer.datasets import LabelledImages
+from alexnet_infer.decode import read_square
+from alexnet_infer.evaluation.pipeline import predict
+from alexnet_infer.evaluation.predictions import About, Predictions
+from alexnet_infer.predict import Net, load
+from alexnet_infer.preprocess import patches
+
+BATCH = 16
+
+
+def predictions(net: Net, folder: str, images: int) -> Predictions:
+    wnids = [c.wnid for c in net.manifest.classes]
+    about = About(net={"wnids": wnids}, data={}, views=net.views, batch=BATCH, begin=0, end=images)
+    return Predictions(Path(folder), about)
+
+
+def pipeline(data: LabelledImages, images: int) -> dict[str, float]:
+    net, examples = load(), list(data.at(range(images)))
+    preprocessing = net.manifest.preprocessing
+
+    def square(example) -> np.ndarray:
+        return read_square(example.data, name=example.name, size=preprocessing.size, resample=preprocessing.resample)
+
+    def whole() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            predict(data, range(images), [(net, predictions(net, folder, images))])
+
+    def decode_only() -> None:
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(square, data.at(range(images))):
+                pass
+
+    batch = np.concatenate([patches(square(example), preprocessing) for example in examples[:BATCH]])
+
+    def net_only() -> None:
+        for _ in range(-(-images // BATCH)):
+            net.backend.infer(batch)
+
+    return {
+        name: images / s for name, s in medians({"pipeline": whole, "decode": decode_only, "net": net_only}, 3).items()
+    }
+
+
+def medians(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, run in turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, call in runs.items():
+            started = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def photo(seed: int, width: int = 500, height: int = 375) -> bytes:
+    """A JPEG of quality 95 with the spectrum of photographs: amplitude falls with the frequency."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    frequency[0, 0] = 1
+    waves = rng.standard_normal((3, *frequency.shape)) + 1j * rng.standard_normal((3, *frequency.shape))
+    grey = np.fft.irfft2(waves / frequency**1.2, (height, width))
+    grey[1:] = grey[:1] + 0.2 * grey[1:]  # the channels of a photo go together
+    levels = 128 + 50 * (grey - grey.mean()) / grey.std()
+    stream = io.BytesIO()
+    Image.fromarray(levels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)).save(stream, "JPEG", quality=95)
+    return stream.getvalue()
+
+
+def decoders(size: int) -> dict[str, Callable[[bytes], np.ndarray]]:
+    def plain_pillow(data: bytes) -> np.ndarray:
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        scale = size / min(image.size)
+        image = image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC)
+        left, top = ((side - size) // 2 for side in image.size)
+        return np.asarray(image.crop((left, top, left + size, top + size)))
+
+    found = {
+        "alexnet-infer": lambda data: read_square(data, name="", size=size, resample="bicubic", apply_exif=False),
+        "Pillow": plain_pillow,
+    }
+    try:
+        import simplejpeg
+    except ImportError:
+        print("simplejpeg is not installed: left out", file=sys.stderr)
+    else:
+        from alexnet_infer.preprocess import central_square
+
+        found["simplejpeg + Pillow's resize"] = lambda data: central_square(
+            Image.fromarray(simplejpeg.decode_jpeg(data)), size
+        )
+    try:
+        import cv2
+    except ImportError:
+        print("OpenCV is not installed: left out", file=sys.stderr)
+    else:
+        cv2.setNumThreads(1)
+
+        def opencv(data: bytes) -> np.ndarray:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+            scale = size / min(image.shape[:2])
+            height, width = (round(side * scale) for side in image.shape[:2])
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+            top, left = (height - size) // 2, (width - size) // 2
+            return image[top : top + size, left : left + size]
+
+        found["OpenCV (area filter)"] = opencv
+    return found
+
+
+def decode(images: int) -> dict[str, dict[str, float]]:
+    photos, ways = [photo(seed) for seed in range(images)], decoders(256)
+
+    def run(way: Callable[[bytes], np.ndarray]) -> Callable[[], None]:
+        def all_of_them() -> None:
+            for data in photos:
+                way(data)
+
+        return all_of_them
+
+    seconds = medians({name: run(way) for name, way in ways.items()}, 5)
+    ours = ways["alexnet-infer"](photos[0]).astype(int)
+    return {
+        name: {
+            "images_per_second": images / seconds[name],
+            "largest_difference": int(np.abs(way(photos[0]).astype(int) - ours).max()),
+        }
+        for name, way in ways.items()
+    }
+
+
+def peak_memory(images: int) -> int:
+    """MB at the most, of an evaluation of so many synthetic images by the centre view. Linux counts in KB."""
+    net = load(views="center")
+    data = [photo(seed, 64, 64) for seed in range(50)]
+
+    class Synthetic:
+        def at(self, positions: Sequence[int], on_error: str = "raise"):
+            from alexnet_infer.datasets import Example
+
+            return (Example(name=f"{i}", data=data[i % len(data)], label=0) for i in positions)
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = predictions(net, folder, images)
+        predict(Synthetic(), range(images), [(net, made)])
+        for _ in made.chunks():
+            pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("pipeline", "decode", "memory"))
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--images", type=int, nargs="+")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.what == "pipeline":
+        if arguments.data is None:
+            parser.error("pipeline needs --data")
+        data = LabelledImages(arguments.data, "validation")
+        result: dict = pipeline(data, (arguments.images or [len(data)])[0])
+        result["pipeline_over_slower_half"] = result["pipeline"] / min(result["decode"], result["net"])
+    elif arguments.what == "decode":
+        result = decode((arguments.images or [50])[0])
+    elif arguments.inside:
+        print(peak_memory(arguments.images[0]))
+        return
+    else:
+        result = {}
+        for images in arguments.images or (1000, 50_000):
+            command = [sys.executable, *sys.argv[:1], "memory", "--inside", "--images", str(images)]
+            result[f"{images}_images_mb"] = int(subprocess.run(command, check=True, capture_output=True).stdout)
+    print(json.dumps(result) if arguments.json else "\n".join(f"{name:32} {value}" for name, value in result.items()))
+
+
+if __name__ == "__main__":
+    main()
