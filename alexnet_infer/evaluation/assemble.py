@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import map_classes
+from alexnet_infer.errors import shown
 from alexnet_infer.evaluation.paper import TestedNet, deviations
 from alexnet_infer.evaluation.predictions import ABOUT, Predictions, PredictionsError, Row
 from alexnet_infer.evaluation.result import Data, Evaluation, NetFacts, Protocol, Sample, Unreadable, evaluation
@@ -38,15 +39,28 @@ def collect(folders: Sequence[Path]) -> list[Shards]:
     ordered.sort(key=lambda shards: (shards[0].about.net["name"], shards[0].about.net["sha256"]))
     first = ordered[0][0].about
     for shards in ordered:
-        _check_whole(shards)
         about = shards[0].about
         if (about.data, about.views, about.batch) != (first.data, first.views, first.batch):
             raise PredictionsError(
                 f"{shards[0].folder}: of other data, views or batch than {ordered[0][0].folder}; give each evaluation "
                 "a --cache of its own"
             )
-    check_same_classes([s[0].about.net["wnids"] for s in ordered], [s[0].about.net["name"] for s in ordered])
+        _check_whole(shards)
+    _check_different(ordered)
+    check_same_classes([s[0].about.net["wnids"] for s in ordered], display_names(ordered))
     return ordered
+
+
+def _check_different(nets: Sequence[Shards]) -> None:
+    """Raises PredictionsError when one net ran in two ways: those would be parts of one, or two of an ensemble."""
+    ran: dict[str, str] = {}
+    for about in (shards[0].about for shards in nets):
+        backend = ran.setdefault(about.net["sha256"], about.net["backend"])
+        if backend != about.net["backend"]:
+            raise PredictionsError(
+                f"{about.net['name']}: some predictions are by {shown(backend)}, some by "
+                f"{shown(about.net['backend'])}; expected the same on all machines"
+            )
 
 
 def _check_whole(shards: Shards) -> None:
@@ -75,27 +89,34 @@ def assemble(nets: Sequence[Shards]) -> Evaluation:
     outputs = _outputs(about.net)
     to_net = np.array(map_classes(classes, outputs))
     tallies, mean = [Tally(len(classes)) for _ in nets], Tally(len(classes))
-    unreadable, names = [], []
+    unread: list[Row] = []
+    names, listing = set(), []
     for rows, probabilities in together(nets):
         labels = np.array([row.label for row in rows])
-        names += [f"{PurePosixPath(row.name).name}\t{classes[row.label].wnid}\n" for row in rows]
-        unreadable += [Unreadable(image=row.name, reason=row.error) for row in rows if row.error is not None]
+        listing += [f"{_last(row.name)}\t{classes[row.label].wnid}\n" for row in rows]
+        names.update(_last(row.name) for row in rows)
+        unread += [row for row in rows if row.error is not None]
         scored = [*zip(tallies, probabilities, strict=True)]
         if len(nets) > 1:
             scored.append((mean, mean_of(probabilities)))
         for tally, values in scored:
             _add(tally, rows, values, labels, to_net)
-    facts = [shards[0].about.net for shards in nets]
+    # A folder says nothing about the set, only how it is kept; but it is needed where several have an 0001.jpg.
+    short = len(names) == len(listing)
+    unreadable = [Unreadable(image=_last(row.name) if short else row.name, reason=row.error or "") for row in unread]
+    facts = [{**shards[0].about.net, "name": name} for shards, name in zip(nets, display_names(nets), strict=True)]
     return evaluation(
         data=Data(
             name=about.data["name"],
-            listing=hashlib.sha256("".join(sorted(names)).encode()).hexdigest(),
-            images=len(names),
+            listing=hashlib.sha256("".join(sorted(listing)).encode()).hexdigest(),
+            images=len(listing),
             classes=len(classes),
-            sample=None if about.data["sample"] is None else Sample(images=len(names), of=about.data["images"]),
+            sample=None if about.data["sample"] is None else Sample(images=len(listing), of=about.data["images"]),
             unreadable=tuple(sorted(unreadable, key=lambda one: one.image)),
         ),
-        protocol=Protocol(views=about.views, nets=len(nets), deviations=_deviations(nets, to_net, classes, len(names))),
+        protocol=Protocol(
+            views=about.views, nets=len(nets), deviations=_deviations(nets, to_net, classes, len(listing))
+        ),
         classes=classes,
         guesses=outputs,
         nets=[
@@ -110,9 +131,23 @@ def together(nets: Sequence[Shards]) -> Iterator[tuple[list[Row], list[np.ndarra
     """The images in order, some at a time, with every net's probabilities float32 [B, classes] of them."""
     walks = [(chunk for one in shards for chunk in one.chunks()) for shards in nets]
     for chunks in zip(*walks, strict=True):
-        if any([row.name for row in rows] != [row.name for row in chunks[0][0]] for rows, _ in chunks):
-            raise PredictionsError(f"{nets[0][0].folder}: the nets' predictions are of different images; remove them")
+        if any(rows != chunks[0][0] for rows, _ in chunks):
+            raise PredictionsError(
+                f"{nets[0][0].folder}: not of the same images as the other nets' predictions, or some could be read "
+                "only once; remove it, and run the evaluation again"
+            )
         yield chunks[0][0], [values for _, values in chunks]
+
+
+def display_names(nets: Sequence[Shards]) -> list[str]:
+    """What the nets are called: their names and, where several have the same, the first digits of the SHA-256."""
+    facts = [shards[0].about.net for shards in nets]
+    count = Counter(net["name"] for net in facts)
+    return [net["name"] if count[net["name"]] == 1 else f"{net['name']} {net['sha256'][:8]}" for net in facts]
+
+
+def _last(name: str) -> str:
+    return PurePosixPath(name).name
 
 
 def mean_of(probabilities: Sequence[np.ndarray]) -> np.ndarray:
@@ -129,8 +164,12 @@ def _deviations(
 ) -> tuple[str, ...]:
     about = nets[0][0].about
     tested = [
-        TestedNet(name=net["name"], departures=tuple(net["departures"]), unknown_classes=int((to_net < 0).sum()))
-        for net in (shards[0].about.net for shards in nets)
+        TestedNet(
+            name=name,
+            departures=tuple(shards[0].about.net["departures"]),
+            unknown_classes=int((to_net < 0).sum()),
+        )
+        for shards, name in zip(nets, display_names(nets), strict=True)
     ]
     sample_of = None if about.data["sample"] is None else about.data["images"]
     wnids = [one.wnid for one in classes]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_infer.errors import BackendError, UsageError
-from alexnet_infer.evaluation.assemble import Shards, mean_of, together
+from alexnet_infer.evaluation.assemble import Shards, display_names, mean_of, together
 from alexnet_infer.files import write_atomically
 
 TOP = 5
@@ -44,7 +44,7 @@ def save_table(nets: Sequence[Shards], path: Path) -> None:
 
 def _rows(nets: Sequence[Shards]) -> Iterator[dict[str, Any]]:
     about = nets[0][0].about
-    wnids, names = about.net["wnids"], [shards[0].about.net["name"] for shards in nets]
+    wnids, names = about.net["wnids"], display_names(nets)
     labels = [wnid for wnid, _ in about.data["classes"]]
     for rows, probabilities in together(nets):
         best = mean_of(probabilities)

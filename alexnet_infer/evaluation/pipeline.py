@@ -1,8 +1,8 @@
 """From a labelled image set to predictions: read, decode and resize once for all nets, cut the views, run the nets.
 
 Reading and decoding run on all cores ahead of the nets, a few batches at most, so that memory doesn't grow with the
-set. A batch is always the same images, wherever a run begins: a runtime may round a product of matrices differently
-when there are more or fewer of them.
+set. Every call of a net takes the same number of patches, filled up with zeros: a runtime may round a product of
+matrices differently when there are more or fewer rows, and an image's probabilities must not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from itertools import islice
 import numpy as np
 
 from alexnet_infer.datasets import Example, LabelledImages
-from alexnet_infer.decode import read_rgb
+from alexnet_infer.decode import printable, read_rgb
 from alexnet_infer.errors import UnreadableInputError
 from alexnet_infer.evaluation.predictions import Predictions, Row
 from alexnet_infer.predict import Net
@@ -89,17 +89,24 @@ def predict(
             if readable and recipe not in cut:
                 with clock("patches"):
                     squares = [decoded[i].squares[_square(net)] for i in readable]
-                    cut[recipe] = np.concatenate([patches(s, net.manifest.preprocessing, net.views) for s in squares])
+                    cut[recipe] = _filled([patches(s, net.manifest.preprocessing, net.views) for s in squares], batch)
             probabilities = np.zeros((len(rows), len(net.manifest.classes)), np.float32)
             if readable:
                 with clock("net"):
-                    probabilities[readable] = net.mean_over_views(net.backend.infer(cut[recipe]), len(readable))
+                    scores = net.mean_over_views(net.backend.infer(cut[recipe]), batch)
+                probabilities[readable] = scores[: len(readable)]
             predictions.append(rows, probabilities)
         on_images(len(decoded))
 
 
 def _square(net: Net) -> Square:
     return net.manifest.preprocessing.size, net.manifest.preprocessing.resample
+
+
+def _filled(views: Sequence[np.ndarray], batch: int) -> np.ndarray:
+    """The views [V, 3, patch, patch] of each image, as one array [batch * V, 3, patch, patch] that ends in zeros."""
+    missing = np.zeros_like(views[0])
+    return np.concatenate([*views, *[missing] * (batch - len(views))])
 
 
 def _decoded(
@@ -112,12 +119,13 @@ def _decoded(
     clock: Clock,
 ) -> Iterator[tuple[int, list[Decoded]]]:
     """(Place of the first among `positions`, images) of each batch from place `start` on."""
+    folder = f"{data.root}{os.sep}"
     with ThreadPoolExecutor(workers) as pool:
         coming: deque[tuple[int, list[Future[Decoded]]]] = deque()
         try:
             begin, walk = start, _timed(data.at(positions[start:], "yield"), clock)
             while examples := list(islice(walk, batch)):
-                coming.append((begin, [pool.submit(_decode, example, kinds, clock) for example in examples]))
+                coming.append((begin, [pool.submit(_decode, example, folder, kinds, clock) for example in examples]))
                 begin += len(examples)
                 if len(coming) > AHEAD:
                     yield _finished(*coming.popleft())
@@ -140,16 +148,17 @@ def _finished(begin: int, images: list[Future[Decoded]]) -> tuple[int, list[Deco
     return begin, [image.result() for image in images]
 
 
-def _decode(example: Example, kinds: set[Square], clock: Clock) -> Decoded:
+def _decode(example: Example, folder: str, kinds: set[Square], clock: Clock) -> Decoded:
+    name = printable(example.name.removeprefix(folder).replace(os.sep, "/"))  # the same wherever the set lies
     try:
         if example.error is not None:
             raise UnreadableInputError(example.error)
         with clock("decode"):
             # Labels were made without regard to EXIF orientation. The largest S decides how far a JPEG may shrink.
             largest = max(size for size, _ in kinds)
-            image = read_rgb(example.data, name=example.name, shrink_to=largest, apply_exif=False)
+            image = read_rgb(example.data, name=name, shrink_to=largest, apply_exif=False)
         with clock("resize"):
             squares = {(size, resample): central_square(image, size, resample) for size, resample in kinds}
     except UnreadableInputError as error:
-        return Decoded(Row(example.name, example.label, str(error)), {})
-    return Decoded(Row(example.name, example.label, None), squares)
+        return Decoded(Row(name, example.label, str(error).removeprefix(f"{name}: ")), {})
+    return Decoded(Row(name, example.label, None), squares)

@@ -80,7 +80,7 @@ class About:
             about = cls(**fields)
             if about.key != folder.name:
                 raise ValueError("its name is not the key of what it says")
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise PredictionsError(f"{folder}: no predictions of this program ({one_line(error)})") from None
         return about
 
@@ -90,8 +90,11 @@ class Row:
     """One image of a set, as far as predictions know it."""
 
     name: str
+    """Printable; a path is relative to the set's folder."""
     label: int
+    """Position in the data's classes."""
     error: str | None
+    """Why it can't be read, without its name."""
 
 
 class Predictions:
@@ -108,9 +111,13 @@ class Predictions:
             self._lock = lock(self.folder / "lock")
             if self._lock is None:
                 raise UsageError(f"{self.folder}: another eval is at work here; wait for it, or choose another --cache")
-            if not (self.folder / ABOUT).exists():
-                about.save(self.folder)
-            self.done = self._mend()
+            try:
+                if not (self.folder / ABOUT).exists():
+                    about.save(self.folder)
+                self.done = self._mend()
+            except BaseException:
+                self.close()
+                raise
 
     @classmethod
     def open(cls, folder: Path) -> Predictions:
@@ -153,11 +160,22 @@ class Predictions:
             with (self.folder / IMAGES).open("rb") as images, (self.folder / ROWS).open("rb") as rows:
                 for begin in range(0, len(self), CHUNK):
                     count = min(CHUNK, len(self) - begin)
-                    listed = [Row(*json.loads(images.readline())) for _ in range(count)]
+                    listed = [self._row(images.readline()) for _ in range(count)]
                     values = np.frombuffer(rows.read(count * self._row_bytes), "<f4").reshape(count, -1)
+                    if not ((values >= 0) & (values < 1.001)).all():  # as `Tally.add` wants them
+                        raise ValueError("these are no probabilities")
                     yield listed, values
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise PredictionsError(f"{self.folder}: damaged ({one_line(error)}); remove it") from None
+
+    def _row(self, line: bytes) -> Row:
+        row = Row(*json.loads(line))
+        labels = range(len(self.about.data["classes"]))
+        if not (type(row.name) is str and type(row.label) is int and isinstance(row.error, str | None)):
+            raise TypeError(f"expected name, label and error: {shown(row)}")
+        if row.label not in labels or not (row.name + (row.error or "")).isprintable():
+            raise ValueError(f"no image of this set: {shown(row)}")
+        return row
 
     def _count(self) -> int:
         """Images that are there whole."""

@@ -209,7 +209,7 @@ def evaluation(
     """
     assert (ensemble is None) == (len(nets) == 1), "an ensemble has several nets"
     assert protocol.nets == len(nets)
-    headline = ensemble or nets[0][1]
+    headline = nets[0][1] if ensemble is None else ensemble
     for tally in (headline, *(tally for _, tally in nets)):
         assert len(tally) == data.images, (len(tally), data.images)
         assert tally.classes == data.classes == len(classes), (tally.classes, data.classes, len(classes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +101,7 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
         ((path, load(path, device=request.device, views=request.views)) for path in request.models),
         key=lambda pair: (pair[1].manifest.name, sha256(pair[0])),
     )
+    _check_different([path for path, _ in loaded])
     nets = [net for _, net in loaded]
     check_same_classes([[c.wnid for c in net.manifest.classes] for net in nets], [str(path) for path, _ in loaded])
     map_classes(data.classes, nets[0].manifest.classes)  # refuses what can't be mapped before anything is computed
@@ -112,16 +114,25 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
         "begin": begin,
         "end": end,
     }
-    predictions = [Predictions(request.cache, About(net=_net_facts(path, net), **shared)) for path, net in loaded]
-    try:
+    with ExitStack() as locks:
+        predictions = [
+            locks.enter_context(closing(Predictions(request.cache, About(net=_net_facts(path, net), **shared))))
+            for path, net in loaded
+        ]
         if not all(one.complete for one in predictions):
             with counting("evaluating", end - begin) as advance:
                 pairs = list(zip(nets, predictions, strict=True))
                 predict(data, positions[begin:end], pairs, workers=request.workers, clock=clock, on_images=advance)
-    finally:
-        for one in predictions:
-            one.close()
     return Computed(data, nets, predictions)
+
+
+def _check_different(models: Sequence[Path]) -> None:
+    """Raises UsageError when two files have the same content: a net's mean with itself is no ensemble."""
+    first: dict[str, Path] = {}
+    for path in models:
+        twin = first.setdefault(sha256(path), path)
+        if twin is not path:
+            raise UsageError(f"{path}: the same net as {twin}; an ensemble needs different nets")
 
 
 def check_same_classes(wnids: Sequence[Sequence[str]], names: Sequence[str]) -> None:

@@ -1,0 +1,171 @@
+"""The published tables against the page that quotes them, and what a run does unlike the paper."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from alexnet_infer.artifact import embedded_model, load_manifest
+from alexnet_infer.evaluation import paper
+from alexnet_infer.evaluation.paper import PUBLISHED, departures, deviations, identify, is_papers_validation_set
+from alexnet_infer.presets import PRESETS, Variant, preset
+
+PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+TINY = [one.wnid for one in load_manifest(embedded_model()).classes]
+
+
+def published(data: str, net: str) -> tuple:
+    (row,) = [row for row in PUBLISHED if (row.data, row.net) == (data, net)]
+    return row.top1, row.top5, row.views
+
+
+def test_the_papers_figures():
+    """Typed in again from the paper's tables 1 and 2 and its section 6."""
+    validation, test = "ILSVRC-2012 validation", "ILSVRC-2012 test"
+    assert published(validation, "1 CNN") == (40.7, 18.2, "ten")
+    assert published(validation, "5 CNNs") == (38.1, 16.4, "ten")
+    assert published(validation, "1 CNN*") == (39.0, 16.6, "ten")
+    assert published(validation, "7 CNNs*") == (36.7, 15.4, "ten")
+    assert published(test, "5 CNNs") == (None, 16.4, "ten")
+    assert published(test, "7 CNNs*") == (None, 15.3, "ten")
+    assert published(test, "SIFT + FVs") == (None, 26.2, None)
+    assert published("ILSVRC-2010 test", "sparse coding") == (47.1, 28.2, None)
+    assert published("ILSVRC-2010 test", "SIFT + FVs") == (45.7, 25.7, None)
+    assert published("ILSVRC-2010 test", "CNN") == (37.5, 17.0, "ten")
+    assert published("ILSVRC-2010 test", "CNN, one view") == (39.0, 18.3, "center")
+
+
+def test_caffes_errors_are_what_its_accuracies_leave():
+    top1, top5, views = published("ILSVRC-2012 validation", "BVLC AlexNet")
+    assert (top1, top5) == (pytest.approx(100 - 57.1), pytest.approx(100 - 80.2))
+    assert views == "center"
+
+
+def test_figures_for_tiny_imagenet_are_top_1_of_its_test_images():
+    rows = [row for row in PUBLISHED if row.data_set == "Tiny ImageNet"]
+    assert [(row.split, row.top1, row.top5) for row in rows] == [("test", 58.2, None), ("test", 56.7, None)]
+
+
+def test_every_figure_stands_on_the_page_too():
+    figures = {f"{value:.1f}" for row in PUBLISHED for value in (row.top1, row.top5) if value is not None}
+    assert figures <= set(re.findall(r"\b\d\d\.\d\b", PAGE))
+
+
+def test_rows_are_told_apart_by_data_and_net_and_say_what_the_net_was_trained_on():
+    assert len({(row.data, row.net) for row in PUBLISHED}) == len(PUBLISHED)
+    for row in PUBLISHED:
+        assert row.trained_on
+        assert ("2011" in row.trained_on) == ("*" in row.net)
+
+
+def test_tiny_imagenet_is_known_by_its_classes():
+    assert len(TINY) == 200
+    assert identify(TINY) == "Tiny ImageNet"
+    assert identify(TINY[:-1]) is None
+    assert identify([*TINY[:-1], "n99999999"]) is None
+    assert not is_papers_validation_set(TINY, 50_000)
+
+
+def test_ilsvrc_2012_is_known_by_its_classes():
+    spec = importlib.util.find_spec("timm")  # found, not imported: it would import torch
+    if spec is None:
+        pytest.skip("timm, which has a list of the 1,000 classes, is not installed")
+    wnids = (Path(spec.origin).parent / "data" / "_info" / "imagenet_synsets.txt").read_text().split()
+    assert (len(wnids), wnids[0], wnids[-1]) == (1000, "n01440764", "n15075141")
+    assert identify(wnids) == "ILSVRC-2012"
+
+
+@pytest.fixture
+def ilsvrc(monkeypatch) -> list[str]:
+    """A thousand ids that pass for ILSVRC-2012's."""
+    wnids = [f"n{i:08}" for i in range(1000)]
+    real = paper.identify
+    monkeypatch.setattr(paper, "identify", lambda ids: "ILSVRC-2012" if list(ids) == wnids else real(ids))
+    return wnids
+
+
+@pytest.mark.parametrize(("size", "name"), [(256, "alexnet"), (256, "alexnet-6conv")])
+def test_the_papers_nets_depart_in_nothing(size, name):
+    assert departures(preset(name), size) == ()
+
+
+def said(size: int = 256, **switches) -> str:
+    return "; ".join(departures(replace(Variant(), **switches).build(), size))
+
+
+@pytest.mark.parametrize(
+    ("switches", "clause"),
+    [
+        ({"size": 64}, "S is 64, not 256"),
+        ({"patch": 195}, "patches are 195 x 195"),
+        ({"kernels": (48, 128, 192, 192, 128)}, "kernels are 48-128-192-192-128, not 96-256-384-384-256"),
+        ({"hidden": 1024}, "units are 1024-1024, not 4096-4096"),
+        ({"columns": 1, "lrn_columns": 2}, "one column, not two"),
+        ({"normalization": "none"}, "no LRN"),
+        ({"normalization": "batchnorm"}, "batch norm, which the paper hasn't; no LRN"),
+        ({"lrn_constants": (2e-5, 2.0)}, "alpha=2e-05"),
+        ({"lrn_constants": (1e-4, 1.0)}, "k=1 "),
+        ({"lrn_columns": 1}, "LRN in 2 places, across columns"),
+        ({"pool_first": True}, "LRN after pooling"),
+        ({"activation": "tanh"}, "tanh, not ReLU"),
+        ({"pool_size": 2}, "pooling without overlap"),
+    ],
+)
+def test_each_switch_of_the_net_is_told_and_no_other(switches, clause):
+    assert clause in said(**switches)
+    assert said(**switches).count("; ") == clause.count("; ")
+
+
+def test_of_a_net_like_the_papers_with_other_classes_nothing_is_said_of_the_last_layer():
+    assert said(classes=10) == said(dropout=0.1) == ""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_described(name):
+    assert all(clause and "\n" not in clause for clause in departures(preset(name), 256))
+    assert bool(departures(preset(name), 256)) == (name not in ("alexnet", "alexnet-6conv"))
+
+
+def net(name: str = "a", clauses: tuple[str, ...] = (), unknown: int = 0) -> paper.TestedNet:
+    return paper.TestedNet(name=name, departures=clauses, unknown_classes=unknown)
+
+
+def test_the_papers_protocol_deviates_in_nothing(ilsvrc):
+    assert deviations(wnids=ilsvrc, images=50_000, views="ten", nets=[net()]) == ()
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        ({"images": 49_999}, "50,000 images of 1,000 classes): 49,999 images of the same classes"),
+        ({"images": 500, "sample_of": 50_000}, "Only a sample of 500 of the 50,000 images"),
+        ({"views": "center"}, "Only the central view"),
+        ({"nets": [net("a", ("one column",)), net("b")]}, "a: one column."),
+        ({"nets": [net("a", ("one column",)), net("b", ("one column",))]}, "All nets: one column."),
+        ({"nets": [net("a", ("one column",))]}, "a: one column."),
+        (
+            {"nets": [net("a", unknown=3), net("b")]},
+            "a: 3 of the 1,000 classes are unknown, and all their images count",
+        ),
+    ],
+)
+def test_each_deviation_is_told_in_one_sentence_and_alone(ilsvrc, run, expected):
+    (sentence,) = deviations(**{"wnids": ilsvrc, "images": 50_000, "views": "ten", "nets": [net()], **run})
+    assert expected in sentence
+    assert sentence.endswith(".")
+
+
+def test_another_set_of_as_many_classes_and_images_is_not_the_papers(ilsvrc):
+    other = [*ilsvrc[:-1], "n99999999"]
+    (sentence,) = deviations(wnids=other, images=50_000, views="ten", nets=[net()])
+    assert "50,000 images of 1,000 classes." in sentence
+
+
+def test_a_sample_of_another_set_is_told_with_both_numbers():
+    told = deviations(wnids=TINY, images=500, sample_of=5000, views="ten", nets=[net()])
+    assert "5,000 images of 200 classes" in told[0]
+    assert told[1] == "Only a sample of 500 of the 5,000 images was evaluated."

@@ -1,0 +1,226 @@
+"""The result: its figures by hand, its JSON key by key, and conditions on it."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from alexnet_infer import __version__
+from alexnet_infer.artifact import ClassName
+from alexnet_infer.errors import UsageError
+from alexnet_infer.evaluation.result import Data, Protocol, Sample, evaluation, parse_condition
+from alexnet_infer.evaluation.statistics import Tally, mcnemar, wilson
+from tests.evaluation.results import CLASSES, GUESSES, NAMES, WNIDS, facts, result, tally
+
+ERROR = ["wrong", "error", "low", "high"]
+PAIRED = ["difference", "low", "high", "ensemble_only_wrong", "net_only_wrong", "p"]
+
+
+def test_jsons_keys_and_their_order_are_the_formats():
+    data = result(sample=Sample(images=8, of=80)).to_json()
+    assert list(data) == [
+        "alexnet_infer",
+        "data",
+        "protocol",
+        "nets",
+        "ensemble",
+        "calibration",
+        "classes",
+        "confusions",
+    ]
+    assert list(data["data"]) == ["name", "listing", "images", "classes", "sample", "unreadable"]
+    assert list(data["data"]["sample"]) == ["images", "of"]
+    assert list(data["data"]["unreadable"][0]) == ["image", "reason"]
+    assert list(data["protocol"]) == ["views", "nets", "deviations"]
+    for net in data["nets"]:
+        assert list(net) == ["name", "sha256", "backend", "parameters", "top1", "top5"]
+        assert list(net["top1"]) == list(net["top5"]) == ERROR
+    assert list(data["ensemble"]) == ["top1", "top5", "against"]
+    assert list(data["ensemble"]["top1"]) == list(data["ensemble"]["top5"]) == ERROR
+    for pair in data["ensemble"]["against"]:
+        assert list(pair) == ["net", "top1", "top5"]
+        assert list(pair["top1"]) == list(pair["top5"]) == PAIRED
+    assert list(data["calibration"]) == ["ece", "bins"]
+    assert list(data["calibration"]["bins"][0]) == ["low", "high", "images", "confidence", "accuracy"]
+    assert list(data["classes"][0]) == ["wnid", "name", "images", "top1", "top5"]
+    assert list(data["confusions"][0]) == ["label", "guess", "images", "of"]
+
+
+def test_json_is_plain_and_the_same_when_made_again():
+    text = json.dumps(result().to_json(), allow_nan=False)
+    assert text == json.dumps(result().to_json(), allow_nan=False)
+    assert json.loads(text) == result().to_json()
+
+
+def test_errors_are_counted_over_all_images_and_have_wilsons_interval():
+    data = result().to_json()
+    assert data["alexnet_infer"] == __version__
+    assert [(net["name"], net["top1"]["wrong"]) for net in data["nets"]] == [("first", 4), ("second", 5)]
+    low, high = wilson(3, 8)
+    assert data["ensemble"]["top1"] == {"wrong": 3, "error": 0.375, "low": low, "high": high}
+    assert data["ensemble"]["top5"]["wrong"] == 1  # the unreadable one
+
+
+def test_the_ensemble_is_compared_with_each_net_image_by_image():
+    first, second = result().to_json()["ensemble"]["against"]
+    assert (first["net"], second["net"]) == ("first", "second")
+    assert (first["top1"]["ensemble_only_wrong"], first["top1"]["net_only_wrong"]) == (0, 1)
+    assert first["top1"]["difference"] == -1 / 8
+    assert first["top1"]["p"] == mcnemar(0, 1) == 1.0
+    assert (second["top1"]["ensemble_only_wrong"], second["top1"]["net_only_wrong"]) == (0, 2)
+    assert second["top1"]["difference"] == -2 / 8
+    assert second["top1"]["p"] == 0.5
+    assert second["top1"]["low"] < -0.25 < second["top1"]["high"] <= 0
+    assert first["top5"] == dict.fromkeys(PAIRED, 0) | {"p": 1.0}
+
+
+def test_the_ensemble_minus_the_net_has_that_sign():
+    """The mean taken for a net, and a net for the mean: the difference turns."""
+    nets = [(facts("a"), tally(GUESSES["mean"])), (facts("b"), tally(GUESSES["mean"]))]
+    turned = evaluation(
+        data=Data(name="zoo", listing="", images=8, classes=7),
+        protocol=Protocol(views="ten", nets=2),
+        classes=CLASSES,
+        guesses=CLASSES,
+        nets=nets,
+        ensemble=tally(GUESSES["second"]),
+    )
+    pair = turned.ensemble.against[0].top1
+    assert (pair.difference, pair.ensemble_only_wrong, pair.net_only_wrong) == (0.25, 2, 0)
+
+
+def test_classes_are_all_of_the_datas_in_order_with_the_headlines_wrong_images():
+    classes = result().to_json()["classes"]
+    assert [(one["wnid"], one["name"]) for one in classes] == list(zip(WNIDS, NAMES, strict=True))
+    assert [one["images"] for one in classes] == [2, 2, 2, 2, 0, 0, 0]
+    assert [one["top1"] for one in classes] == [0, 1, 1, 1, 0, 0, 0]
+    assert [one["top5"] for one in classes] == [0, 0, 0, 1, 0, 0, 0]
+
+
+def test_for_one_net_the_headline_is_the_nets():
+    single = result(names=("first",))
+    assert single.to_json()["ensemble"] is None
+    assert single.errors is single.nets[0]
+    assert single.to_json()["confusions"][0] == {"label": WNIDS[0], "guess": WNIDS[2], "images": 1, "of": 2}
+    assert result().errors is not result().nets[0]
+    assert result().errors.top1.wrong == 3
+
+
+def test_calibration_leaves_unreadable_images_out():
+    bins = result().to_json()["calibration"]["bins"]
+    assert sum(one["images"] for one in bins) == 7
+    (filled,) = [one for one in bins if one["images"]]
+    assert filled["confidence"] == pytest.approx(0.6)
+    assert filled["accuracy"] == 5 / 7
+    assert result().calibration.ece == pytest.approx(5 / 7 - 0.6)
+    empty = [one for one in bins if not one["images"]]
+    assert all(one["confidence"] is None and one["accuracy"] is None for one in empty)
+
+
+def test_confusions_stand_most_images_first_then_by_label_and_guess_and_at_most_twenty():
+    """Thirty pairs in which label and guess differ, one of them with two images."""
+    classes = tuple(ClassName(wnid=f"n{i:08}", name=f"c{i}") for i in range(6))
+    pairs = [(a, b) for a in range(6) for b in range(6) if a != b]
+    pairs = [*reversed(pairs), (4, 1)]
+    one = Tally(6)
+    labels = np.array([a for a, _ in pairs])
+    one.add(np.eye(6)[[b for _, b in pairs]], labels, labels)
+    made = evaluation(
+        data=Data(name="x", listing="", images=31, classes=6),
+        protocol=Protocol(views="ten", nets=1),
+        classes=classes,
+        guesses=classes,
+        nets=[(facts("x"), one)],
+        ensemble=None,
+    )
+    found = [(pair.label, pair.guess, pair.images, pair.of) for pair in made.confusions]
+    assert found[0] == ("n00000004", "n00000001", 2, 6)
+    assert len(found) == 20
+    assert found[1:] == [(f"n{a:08}", f"n{b:08}", 1, 5) for a, b in sorted(pairs[:-1])][:19]
+
+
+def test_guesses_are_named_by_the_nets_classes():
+    """The net's classes are the data's second and two others."""
+    outputs = [ClassName(wnid=w, name=w) for w in ("n00000002", "n50000000", "n60000000")]
+    one = Tally(7)
+    one.add(np.eye(3)[[0, 1]], np.array([1, 0]), np.array([0, -1]))
+    made = evaluation(
+        data=Data(name="zoo", listing="", images=2, classes=7),
+        protocol=Protocol(views="center", nets=1),
+        classes=CLASSES,
+        guesses=outputs,
+        nets=[(facts("x"), one)],
+        ensemble=None,
+    )
+    assert [(pair.label, pair.guess) for pair in made.confusions] == [("n00000001", "n50000000")]
+
+
+@pytest.mark.parametrize("images", [7, 9])
+def test_tallies_of_another_number_of_images_are_a_bug(images):
+    with pytest.raises(AssertionError):
+        evaluation(
+            data=Data(name="zoo", listing="", images=images, classes=7),
+            protocol=Protocol(views="ten", nets=1),
+            classes=CLASSES,
+            guesses=CLASSES,
+            nets=[(facts("first"), tally(GUESSES["first"]))],
+            ensemble=None,
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("top1>37.4", True),  # the mean's error is 37.5 %
+        ("top1>37.5", False),
+        ("top1>=37.5", True),
+        ("top1<37.5", False),
+        ("top1<=37.5", True),
+        ("top1 < 37.50001 %", True),
+        ("top5>12.5", False),
+        (" top5>=12.5 ", True),
+        ("top5>0", True),
+        ("top5>100", False),
+        ("top5<100%", True),
+    ],
+)
+def test_conditions_compare_the_headlines_error_in_per_cent(text, holds):
+    assert parse_condition(text).holds(result()) is holds
+
+
+def test_conditions_are_free_of_rounding():
+    """70 wrong of 1,000 are 7 %; as floats they are more."""
+    assert 100 * (70 / 1000) > 7
+    one = Tally(2)
+    one.add(np.tile([1.0, 0.0], (1000, 1)), np.repeat([1, 0], [70, 930]), np.repeat([1, 0], [70, 930]))
+    made = evaluation(
+        data=Data(name="x", listing="", images=1000, classes=2),
+        protocol=Protocol(views="ten", nets=1),
+        classes=CLASSES[:2],
+        guesses=CLASSES[:2],
+        nets=[(facts("x"), one)],
+        ensemble=None,
+    )
+    assert not parse_condition("top1>7").holds(made)
+    assert parse_condition("top1>=7").holds(made)
+    assert parse_condition("top1>6.999999999").holds(made)
+
+
+def test_a_condition_is_printed_as_one_would_say_it():
+    assert str(parse_condition("top5>18.2")) == "top5 > 18.2 %"
+    assert parse_condition("top5>=18.2").value == Fraction(91, 5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "top5", "top5>", "top2>3", "top5=18", "top5>-1", "top5>101", "top5>100.1", "top5>1e1", "top5>nan", "5>top5",
+     "top5>18,2", "top5>1 2", "top5>18.2;rm", "top5=>3", "top5>\u0661", "top5>18\n<3", "top5>" + "9" * 5000],
+)  # fmt: skip
+def test_other_conditions_are_refused_in_one_line_with_an_example(text):
+    with pytest.raises(UsageError, match=r'as in "top5>18\.2"') as refused:
+        parse_condition(text)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
