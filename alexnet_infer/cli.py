@@ -173,6 +173,17 @@ def info(
     run(net, as_json=as_json)
 
 
+@app.command()
+def filters(
+    model: Annotated[Path | None, typer.Argument(help="A trained net; the embedded one if not given.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The picture to write, a PNG.")] = Path("kernels.png"),
+) -> None:
+    """Draw a net's first kernels, as in the paper's figure 3."""
+    from alexnet_infer.commands.filters import run
+
+    run(model, out)
+
+
 def main() -> None:
     """The `alexnet-infer` program. Every error that a user can cause becomes one line on stderr and its exit code."""
     # Imports make a hundred thousand objects and no garbage: looking for it, then and at the end, costs a sixth of the

@@ -26,7 +26,14 @@ def topk_correct(scores: np.ndarray, labels: np.ndarray, k: int) -> int:
         raise UsageError(f"labels: expected whole numbers from 0 to {scores.shape[1] - 1}")
     if np.isnan(scores).any():
         raise UsageError(f"image {int(np.isnan(scores).any(1).argmax())} has scores that are NaN")
+    return int((classes_ahead(scores, labels) < k).sum())
+
+
+def classes_ahead(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """For each of N images, how many classes rank ahead of its label: int [N]. Of equal scores the lower index does.
+
+    `scores` [N, C] without NaN, `labels` whole numbers [N] below C.
+    """
     own = scores[np.arange(len(labels)), labels][:, None]
     lower = np.arange(scores.shape[1]) < labels[:, None]
-    ahead = (scores > own).sum(1) + ((scores == own) & lower).sum(1)
-    return int((ahead < k).sum())
+    return (scores > own).sum(1) + ((scores == own) & lower).sum(1)

@@ -110,7 +110,7 @@ def finish(nets: Sequence[Shards], output: Output) -> int:
         save_table(nets, output.save_predictions)
     _print(result, output.form)
     for one in result.data.unreadable:
-        print(f"error: {one.reason}", file=sys.stderr)
+        print(f"error: {one.image}: {one.reason}", file=sys.stderr)
     failed = [condition for condition in output.fail_if if condition.holds(result)]
     for condition in failed:
         print(f"--fail-if: {condition} holds", file=sys.stderr)

@@ -13,6 +13,7 @@ from statistics import NormalDist
 import numpy as np
 
 from alexnet_infer.errors import UsageError, shown
+from alexnet_infer.metrics import classes_ahead
 
 BINS = 15
 """As in Guo et al., "On Calibration of Modern Neural Networks" (2017)."""
@@ -156,8 +157,7 @@ class Tally:
         """The next B images: `probabilities` [B, C], and the labels [B] twice.
 
         `data_labels` are positions in the data's classes, `net_labels` indices of the net's C classes, or -1 where it
-        has no such class: that image is wrong, whatever the net says. Ties go to the lower index (`topk_correct` in
-        metrics.py has the same rule). With C < 5 every other image is right in the top 5. Raises UsageError on shapes
+        has no such class: that image is wrong, whatever the net says. Ties go to the lower index. With C < 5 every other image is right in the top 5. Raises UsageError on shapes
         and labels that make no sense and on what can't be probabilities, NaN first.
         """
         probabilities, data_labels, net_labels = map(np.asarray, (probabilities, data_labels, net_labels))
@@ -173,9 +173,7 @@ class Tally:
         records["guess"] = guess = probabilities.argmax(1)  # of equal ones the first
         best = probabilities[np.arange(images), guess].astype(np.float64)
         records["confidence"] = np.rint(np.minimum(best, 1) * 2.0**UNIT_BITS)
-        own = probabilities[np.arange(images), net_labels][:, None]  # for -1 the last class's: not used
-        lower = np.arange(outputs) < net_labels[:, None]
-        ahead = (probabilities > own).sum(1) + ((probabilities == own) & lower).sum(1)
+        ahead = classes_ahead(probabilities, np.maximum(net_labels, 0))
         records["ahead"] = np.where(net_labels < 0, NEVER, ahead)
         self._parts.append(records)
 
