@@ -103,13 +103,21 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Only a stratified sample of so many images.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the nets run.")] = "auto",
     batch: Annotated[int, typer.Option(help="Images that go through a net at once.")] = 16,
-    workers: Annotated[int | None, typer.Option(help="Threads that decode.", show_default="one a core")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that decode; with Ray, cores a worker.", show_default="one a core")
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder for predictions; none is computed twice."),
     ] = None,
     shard: Annotated[
         str | None, typer.Option(help="I/N: only part I of N, for one of N machines; eval merge joins them.")
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="ray: on a Ray cluster, with the same result.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="The Ray cluster's address.", show_default="one that Ray finds, or this machine")
     ] = None,
     as_json: _Json = False,
     csv: _Csv = False,
@@ -141,6 +149,8 @@ def evaluate(
         batch=batch,
         workers=workers,
         limit=limit,
+        engine=engine,
+        address=address,
     )
     output = make_output(as_json, csv, markdown, save_predictions, fail_if or [], report=report, profile=profile)
     raise typer.Exit(run(request, output))
@@ -182,6 +192,45 @@ def filters(
     from alexnet_infer.commands.filters import run
 
     run(model, out)
+
+
+data_sets = typer.Typer(no_args_is_help=True)
+app.add_typer(data_sets, name="data", help="Labelled image sets.")
+
+
+@data_sets.command()
+def check(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Labelled image set: a folder, or ILSVRC's archive.")],
+    layout: Annotated[
+        str | None, typer.Option("--format", help="Its layout: tar, flat, folders, kaggle, parquet, caffe.")
+    ] = None,
+    split: Annotated[Literal["validation", "train"], typer.Option(help="Which images of the set.")] = "validation",
+    hashing: Annotated[
+        bool, typer.Option("--hash/--no-hash", help="Compare the official archives' MD5, which reads them once more.")
+    ] = True,
+    model: Annotated[
+        Path | None, typer.Option(help="Run a sample through this net, to see permuted labels.", show_default=False)
+    ] = None,
+    quick_test: Annotated[bool, typer.Option("--quick-test", help="The same with the embedded net.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="All findings as one JSON object.")] = False,
+) -> None:
+    """Find what would spoil an evaluation: missing, unreadable or doubled images, wrong or permuted labels.
+
+    Exit code 0 when nothing is worse than a warning, 1 when errors were found, 3 when no image can be read.
+    """
+    from alexnet_infer.commands.data import run
+
+    raise typer.Exit(
+        run(
+            root,
+            layout=layout,
+            split=split,
+            as_json=as_json,
+            hashing=hashing,
+            model=model,
+            quick_test=quick_test,
+        )
+    )
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""`alexnet-infer data check`: what is wrong with a labelled image set."""

@@ -1,0 +1,208 @@
+"""The doctor for labelled image sets: whatever would spoil an evaluation, found before one is run."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_infer.artifact import ClassName
+from alexnet_infer.datasets import LAYOUTS, LabelledImages, Split, open_images
+from alexnet_infer.datasets.devkit import NAMES
+from alexnet_infer.decode import printable
+from alexnet_infer.doctor.finding import ARCHIVES, DEVKIT, ILSVRC, LISTED, PERMUTED, Finding, Report
+from alexnet_infer.doctor.images import (
+    duplicates,
+    look_at_all,
+    odd_images,
+    read,
+    unlabelled,
+    unreadable_images,
+    until_refused,
+)
+from alexnet_infer.doctor.order import IDS, against_devkit, against_official
+from alexnet_infer.errors import UnreadableInputError
+from alexnet_infer.evaluation.paper import identify
+from alexnet_infer.progress import counting
+
+IMAGES: dict[Split, int] = {"validation": 50_000, "train": 1_281_167}
+"""In ILSVRC-2012."""
+
+
+def check(root: Path, split: Split = "validation", layout: str | None = None, *, hashing: bool = True) -> Report:
+    """Looks at the labelled images in `root`: the arguments are those of `open_images`. Every image is read and decoded
+    once, on all cores; `hashing` is for the official archives, which are then read once more.
+
+    A set that is there but contradicts itself becomes a finding; its images are still looked at. Raises
+    UnreadableInputError when there is none, and the UsageError and BackendError of `open_images`.
+    """
+    data, classes, problems, known = None, (), [], None
+    try:
+        data = open_images(root, split, layout)
+        classes, layout = data.classes, data.layout
+        known = identify([one.wnid for one in classes])
+        data.labels  # noqa: B018 (read once, and kept)
+    except UnreadableInputError as error:
+        if data is None and not (layout := _detected(root, split, layout)):
+            raise
+        problems.append(str(error))
+    if data is not None:
+        places, total = data.examples(on_error="yield"), len(data)
+    else:
+        loose = unlabelled(root, split)
+        places, total = map(read, loose), len(loose)
+    seen = look_at_all(until_refused(places, problems), total)
+    sound = data if not problems else None
+    folder = root if root.is_dir() else root.parent
+    findings = [_refusal(layout, problem) for problem in dict.fromkeys(problems)]
+    if sound is not None:
+        findings += [*_contents(sound, split, known), *_sizes(sound, split, known)]
+    findings += _archives(folder, split, hashing, "refused" if sound is None else known)
+    findings += [unreadable_images(seen), *odd_images(seen)]
+    if sound is not None:
+        findings += [*_missing(seen.names, known), *duplicates(seen, classes)]
+        if split == "validation":
+            findings += [*against_official(seen, known), *against_devkit(folder, seen, classes)]
+    return Report(
+        root=root,
+        split=split,
+        layout=layout,
+        images=len(seen.names),
+        readable=len(seen.names) - len(seen.unreadable),
+        findings=tuple(findings),
+        data=sound,
+    )
+
+
+def _detected(root: Path, split: Split, layout: str | None) -> str | None:
+    """The layout that `root` looks like, though it couldn't be opened."""
+    with suppress(OSError):
+        for name, source in LAYOUTS.items():
+            if layout in (None, name) and split in source.accepts and source.detect(root, split):
+                return name
+    return None
+
+
+def _refusal(layout: str, problem: str) -> Finding:
+    advice = "Mend this first: without it no evaluation starts, and labels were not checked."
+    if layout in ("tar", "flat") and "ground_truth" in problem:
+        advice += f" The official ground truth has 50,000 lines from 1 to 1000 and begins {', '.join(map(str, IDS))}."
+    return Finding(level="error", title="the set contradicts itself", detail=printable(problem), advice=advice)
+
+
+# The whole.
+
+
+def _contents(data: LabelledImages, split: Split, known: str | None) -> Iterator[Finding]:
+    expected = f"{ILSVRC} has {IMAGES[split]:,} of 1,000"
+    have = f"{len(data):,} images of {len(data.classes):,} classes"
+    yield Finding(level="ok", title=f"layout {data.layout}", detail=have, count=len(data))
+    if known != ILSVRC:
+        whose = f"the classes are those of {known}; " if known else ""
+        advice = "Errors on it can't be compared with those that are published for ILSVRC."
+        yield Finding(level="note", title=f"another set than {ILSVRC}", detail=f"{whose}{expected}", advice=advice)
+    elif len(data) != IMAGES[split]:
+        less = "images are missing" if len(data) < IMAGES[split] else "more images than there are"
+        advice = "Errors on it can't be compared with those on the whole set."
+        yield Finding(level="warning", title=f"{ILSVRC}: {less}", detail=f"{have}; {expected}", advice=advice)
+
+
+def _sizes(data: LabelledImages, split: Split, known: str | None) -> Iterator[Finding]:
+    counts = np.bincount(data.labels, minlength=len(data.classes))
+    low, high = int(counts.min()), int(counts.max())
+    detail = f"{low:,} to {high:,}"
+    if known == ILSVRC and split == "validation" and (low, high) != (50, 50):
+        complete = len(data) == IMAGES[split]
+        off = np.flatnonzero(counts != 50)
+        yield Finding(
+            level="error" if complete else "warning",
+            title="images a class",
+            detail=f"{detail}; {ILSVRC} has 50 in each",
+            advice=f"The labels are not the official ones: take the devkit's. {PERMUTED}." if complete else "",
+            count=len(off),
+            examples=_called(data.classes, off, counts),
+        )
+    else:
+        yield Finding(level="ok", title="images a class", detail=detail)
+    if low == 0:
+        empty = np.flatnonzero(counts == 0)
+        advice = "Such a class keeps its place among the labels; if it should have images, they are missing."
+        examples = _called(data.classes, empty, counts)
+        yield Finding(
+            level="warning", title="classes without images", advice=advice, count=len(empty), examples=examples
+        )
+
+
+def _called(classes: Sequence[ClassName], labels: np.ndarray, counts: np.ndarray) -> tuple[str, ...]:
+    return tuple(f"{classes[i].wnid} {classes[i].short}: {counts[i]:,} images" for i in labels[:LISTED])
+
+
+_NUMBERED = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
+
+
+def _missing(names: Sequence[str], known: str | None) -> Iterator[Finding]:
+    """Gaps in the numbers by which the validation images are called."""
+    found = [_NUMBERED.fullmatch(Path(name).name) for name in names]
+    if not all(found):
+        return
+    numbers = {int(one[1]) for one in found}
+    last = IMAGES["validation"] if known == ILSVRC else max(numbers)
+    if gone := last - sum(1 <= i <= last for i in numbers):
+        absent = (f"ILSVRC2012_val_{i:08}.JPEG" for i in range(1, last + 1) if i not in numbers)
+        yield Finding(
+            level="error" if known == ILSVRC else "warning",
+            title="missing images",
+            detail=f"their numbers leave gaps up to {last:,}",
+            advice="Unpack the archive again; missing images must count as wrong.",
+            count=gone,
+            examples=tuple(islice(absent, LISTED)),
+        )
+
+
+# Official archives.
+
+
+def _archives(folder: Path, split: Split, hashing: bool, known: str | None) -> Iterator[Finding]:
+    """`known` is the set's name, "refused" for one that can't be opened, None for any other."""
+    for name, (size, md5) in {**ARCHIVES[split], NAMES[0]: DEVKIT}.items():
+        path = folder / name
+        try:
+            if path.is_file():
+                yield _archive(path, size, md5, hashing, known)
+        except OSError as error:
+            yield Finding(level="error", title=name, detail=f"can't be read ({error.strerror})")
+
+
+def _archive(path: Path, size: int | None, md5: str, hashing: bool, known: str | None) -> Finding:
+    other = "note" if known not in (ILSVRC, "refused") else None
+    actual, advice = path.stat().st_size, "Get it again from https://image-net.org."
+    if size is not None and actual != size:
+        detail = f"{actual:,} bytes; the official one has {size:,}"
+        return Finding(
+            level=other or ("error" if known == "refused" else "warning"),
+            title=f"{path.name} is not the official archive",
+            detail=detail,
+            advice="" if other else advice,
+        )
+    same_size = f"{actual:,} bytes" + (" as published" if size else "")
+    if not hashing:
+        return Finding(level="note", title=path.name, detail=f"{same_size}; its MD5 was not computed (--no-hash)")
+    if (found := _md5(path)) != md5:
+        detail = f"{same_size}, MD5 {found}; the official one has {md5}"
+        title = f"{path.name} is not the official archive"
+        return Finding(level=other or "error", title=title, detail=detail, advice="" if other else advice)
+    return Finding(level="ok", title=path.name, detail=f"{same_size}, MD5 as published")
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file, counting(f"hashing {path.name}", path.stat().st_size >> 20, "MiB") as advance:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            advance(1)
+    return digest.hexdigest()

@@ -1,0 +1,109 @@
+"""Whether labels are in order of WordNet ids, and not in the devkit's or any other."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_infer.artifact import ClassName
+from alexnet_infer.datasets.devkit import NAMES, Devkit, find_devkit
+from alexnet_infer.decode import printable
+from alexnet_infer.doctor.finding import ILSVRC, LISTED, PERMUTED, Finding
+from alexnet_infer.doctor.images import Seen
+from alexnet_infer.errors import BackendError, UnreadableInputError
+from alexnet_infer.evaluation.paper import identify
+
+IDS = (490, 361, 171, 822, 297)
+"""ILSVRC2012_ID of its first validation images, as in the devkit's ground truth."""
+LABELS = (65, 970, 230, 809, 516)
+"""Their labels, which count from 0 in order of WordNet ids."""
+
+
+def against_official(seen: Seen, known: str | None) -> Iterator[Finding]:
+    """ILSVRC's first validation images against their labels, which are known without the devkit."""
+    first = {f"ILSVRC2012_val_{i:08}.JPEG": i for i in range(1, len(LABELS) + 1)}
+    given = {Path(name).name: label for name, label in zip(seen.names, seen.labels, strict=True)}
+    labels = tuple(given.get(name) for name in first)
+    if known != ILSVRC or None in labels:
+        return
+    shown, expected = (", ".join(map(str, one)) for one in (labels, LABELS))
+    if labels == LABELS:
+        yield Finding(level="ok", title="labels are in order of WordNet ids", detail=f"the first are {shown}")
+    elif labels == tuple(i - 1 for i in IDS):
+        yield _devkits_order(f"the first are {shown}; expected {expected}")
+    else:
+        detail = f"the first are {shown}; expected {expected}"
+        advice = f"Take the labels from the devkit. {PERMUTED}."
+        yield Finding(level="error", title="not the official labels", detail=detail, advice=advice)
+
+
+def _devkits_order(detail: str) -> Finding:
+    advice = f"Labels are positions of WordNet ids in sorted order, not ILSVRC2012_ID - 1. {PERMUTED}."
+    return Finding(level="error", title="labels are in the devkit's order", detail=detail, advice=advice)
+
+
+def against_devkit(folder: Path, seen: Seen, classes: Sequence[ClassName]) -> Iterator[Finding]:
+    """The set's labels against those of the devkit beside it, if there is one."""
+    path = find_devkit(folder)
+    if path is None:
+        return
+    try:
+        kit = Devkit(path)
+        ids = np.array(_ids(path, kit))
+    except (UnreadableInputError, BackendError) as error:
+        yield Finding(level="note", title="labels were not compared with the devkit", detail=printable(str(error)))
+        return
+    official = identify([one.wnid for one in kit.classes]) == ILSVRC
+    true = np.array(list(kit.labels.values()))
+    if official and ids[: len(LABELS)].tolist() == [label + 1 for label in LABELS]:
+        detail = (
+            f"it begins {', '.join(map(str, ids[: len(LABELS)]))}; the official one begins {', '.join(map(str, IDS))}"
+        )
+        advice = f"It holds labels, not ILSVRC2012_IDs: take the devkit as published. {PERMUTED}."
+        yield Finding(level="error", title="the ground truth is already mapped", detail=detail, advice=advice)
+    if len({*true.tolist()}) > 1 and (ids - 1 == true).all():
+        advice = f"The official one's does not: take the devkit as published. {PERMUTED}." if official else ""
+        level = "error" if official else "note"
+        yield Finding(level=level, title="the devkit's order is that of WordNet ids", advice=advice)
+    if [one.wnid for one in kit.classes] != [one.wnid for one in classes]:
+        yield Finding(level="note", title="the devkit beside the set has other classes", detail=f"{len(kit.classes)}")
+        return
+    place = {name: i for i, name in enumerate(kit.labels)}
+    names = [Path(name).name for name in seen.names]
+    common = [i for i, name in enumerate(names) if name in place]
+    if common:
+        given, rows = np.array(seen.labels)[common], np.array([place[names[i]] for i in common])
+        yield _compare(given, true[rows], ids[rows], [seen.names[i] for i in common])
+
+
+def _compare(given: np.ndarray, true: np.ndarray, ids: np.ndarray, names: Sequence[str]) -> Finding:
+    """Labels as given, as the devkit has them, and its ILSVRC2012_IDs, of the images called so."""
+    wrong = np.flatnonzero(given != true)
+    if not len(wrong):
+        return Finding(level="ok", title="labels are the devkit's", count=len(given))
+    if (given == ids - 1).mean() >= 0.95:
+        return _devkits_order(f"{len(wrong):,} of {len(given):,} labels are wrong, for they are ILSVRC2012_ID - 1")
+    pairs = {*zip(given.tolist(), true.tolist(), strict=True)}
+    permuted = len(pairs) == len({*given.tolist()}) == len({*true.tolist()})
+    detail = f"of {len(given):,}" + ("; each class has another's label throughout" if permuted else "")
+    return Finding(
+        level="error",
+        title="labels are permuted" if permuted else "labels differ from the devkit's",
+        detail=detail,
+        advice=f"Labels are positions of WordNet ids in sorted order. {PERMUTED}.",
+        count=len(wrong),
+        examples=tuple(printable(f"{names[i]}: {given[i]}, in the devkit {true[i]}") for i in wrong[:LISTED]),
+    )
+
+
+def _ids(path: Path, kit: Devkit) -> list[int]:
+    """The ILSVRC2012_IDs of the ground truth in a devkit that has been read, and so is whole."""
+    if path.is_dir():
+        return [int(line) for line in kit.truth.read_text().split()]
+    with tarfile.open(path) as archive:
+        name = f"{NAMES[1]}/{kit.truth.relative_to(path).as_posix()}"
+        member = next(one for one in archive if one.name.removeprefix("./") == name)
+        return [int(line) for line in archive.extractfile(member).read().split()]
