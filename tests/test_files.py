@@ -1,16 +1,19 @@
-"""A file is written whole or not at all."""
+"""A file is written whole or not at all, and a lock has one holder."""
 
 from __future__ import annotations
 
 import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from alexnet_infer.files import write_atomically
+from alexnet_infer.files import lock, write_atomically
 
 
 @pytest.fixture
@@ -114,3 +117,80 @@ def test_a_reader_sees_one_of_the_writers_files_whole(target):
             writer.join()
     assert seen <= set(contents)
     assert names(target.parent) == [target.name]
+
+
+# Locks.
+
+HOLDER = """
+import os, sys
+from collections.abc import Iterator
+from pathlib import Path
+from alexnet_infer.files import lock
+held = lock(Path(sys.argv[1]))
+print("held" if held else "refused", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other(tmp_path) -> Iterator[subprocess.Popen]:
+    """Another process that holds a lock, until its standard input ends or it is killed."""
+    pytest.importorskip("fcntl")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("end", ["exit", "kill"])
+def test_a_lock_is_held_until_its_process_ends(tmp_path, other, end):
+    assert lock(tmp_path / "lock") is None
+    if end == "exit":
+        other.stdin.close()
+    else:
+        other.kill()
+    other.wait()
+    held = lock(tmp_path / "lock")
+    assert held is not None
+    held.close()
+
+
+def test_a_lock_excludes_its_own_process_too_until_it_is_closed(tmp_path):
+    pytest.importorskip("fcntl")
+    held, another = lock(tmp_path / "lock"), lock(tmp_path / "another")
+    assert lock(tmp_path / "lock") is None
+    held.close()
+    another.close()
+    with lock(tmp_path / "lock") as again:
+        assert again is not None
+
+
+@pytest.mark.parametrize("reason", [OSError(errno.ENOLCK, "No locks available"), OSError(errno.ENOSYS, "no such call")])
+def test_where_locks_do_not_exist_none_is_made(tmp_path, monkeypatch, reason):
+    fcntl = pytest.importorskip("fcntl")
+
+    def fail(*_: object) -> None:
+        raise reason
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with lock(tmp_path / "lock") as one, lock(tmp_path / "lock") as two:
+        assert one is not None
+        assert two is not None
+
+
+def test_without_fcntl_none_is_made(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with lock(tmp_path / "lock") as one, lock(tmp_path / "lock") as two:
+        assert one is not None
+        assert two is not None
+
+
+def test_a_lock_file_that_can_not_be_opened_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        lock(tmp_path / "absent" / "lock")

@@ -83,7 +83,12 @@ def make_output(
 
 
 def run(request: Request, output: Output) -> int:
-    """Evaluates and prints; returns the exit code: 0, or 1 when images could not be read or a condition holds."""
+    """Evaluates and prints; returns the exit code: 0, or 1 when images could not be read or a condition holds.
+
+    A shard has no result yet: raises UsageError when one is asked for.
+    """
+    if request.shards > 1 and output != Output(profile=output.profile):
+        raise UsageError("--shard: makes no result yet; give its options (--json, ...) to alexnet-infer eval merge")
     clock = Clock()
     computed = compute(request, clock)
     if output.profile:

@@ -37,6 +37,7 @@ def collect(folders: Sequence[Path]) -> list[Shards]:
             nets[one.about.subject][one.about.begin, one.about.end] = one
     ordered = [[parts[key] for key in sorted(parts)] for parts in nets.values()]
     ordered.sort(key=lambda shards: (shards[0].about.net["name"], shards[0].about.net["sha256"]))
+    _check_different(ordered)
     first = ordered[0][0].about
     for shards in ordered:
         about = shards[0].about
@@ -46,7 +47,11 @@ def collect(folders: Sequence[Path]) -> list[Shards]:
                 "a --cache of its own"
             )
         _check_whole(shards)
-    _check_different(ordered)
+        if _ranges(shards) != _ranges(ordered[0]):
+            raise PredictionsError(
+                f"{about.net['name']}: computed in {len(shards)} parts, {first.net['name']} in {len(ordered[0])}; "
+                "expected all nets in the same --shard I/N"
+            )
     check_same_classes([s[0].about.net["wnids"] for s in ordered], display_names(ordered))
     return ordered
 
@@ -74,6 +79,10 @@ def _check_whole(shards: Shards) -> None:
         end = one.about.end
     if end != _count(shards):
         raise PredictionsError(f"{about.net['name']}: images from {end} on are missing of {_count(shards)}")
+
+
+def _ranges(shards: Shards) -> list[tuple[int, int]]:
+    return [(one.about.begin, one.about.end) for one in shards]
 
 
 def _count(shards: Shards) -> int:

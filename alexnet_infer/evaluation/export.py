@@ -18,9 +18,12 @@ TOP = 5
 
 
 def check_table(path: Path) -> None:
-    """Raises UsageError for another ending than .csv and .parquet, BackendError when that needs a package."""
+    """Raises UsageError for another ending than .csv and .parquet and for a folder that isn't there, BackendError when
+    a package is missing."""
     if path.suffix not in (".csv", ".parquet"):
         raise UsageError(f"--save-predictions {path}: expected a name that ends in .csv or .parquet")
+    if not path.parent.is_dir():
+        raise UsageError(f"--save-predictions {path}: no such folder; make {path.parent} first")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
@@ -77,6 +80,9 @@ def _parquet(rows: Iterator[dict[str, Any]]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
+    found = list(rows)
+    numbers = {f"p_{k + 1}" for k in range(TOP)}
+    kinds = [(name, pyarrow.float64() if name in numbers else pyarrow.string()) for name in found[0]]
     sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), sink)
+    parquet.write_table(pyarrow.Table.from_pylist(found, pyarrow.schema(kinds)), sink)
     return sink.getvalue().to_pybytes()

@@ -65,8 +65,7 @@ def kernel_image(weights: np.ndarray, columns: int, scale: int) -> np.ndarray:
     `scale` pixels, and GAP pixels stay black between tiles and around them. K is a multiple of `columns`.
     """
     count, _, height, width = weights.shape
-    assert columns >= 1 and count % columns == 0, (count, columns)
-    assert scale >= 1, scale
+    assert count % columns == 0, (count, columns)
     peaks = np.abs(weights).max((1, 2, 3), keepdims=True)
     grey = np.rint(127.5 + 127.5 * weights / np.where(peaks > 0, peaks, 1)).astype(np.uint8)
     tiles = grey.transpose(0, 2, 3, 1).repeat(scale, 1).repeat(scale, 2)

@@ -161,7 +161,8 @@ class Predictions:
                 for begin in range(0, len(self), CHUNK):
                     count = min(CHUNK, len(self) - begin)
                     listed = [self._row(images.readline()) for _ in range(count)]
-                    values = np.frombuffer(rows.read(count * self._row_bytes), "<f4").reshape(count, -1)
+                    values = np.frombuffer(rows.read(count * self._row_bytes), "<f4")
+                    values = values.reshape(count, len(self.about.net["wnids"]))
                     if not ((values >= 0) & (values < 1.001)).all():  # as `Tally.add` wants them
                         raise ValueError("these are no probabilities")
                     yield listed, values

@@ -13,10 +13,11 @@ from typing import Any, Literal
 from alexnet_infer.artifact import sha256
 from alexnet_infer.backends import Device
 from alexnet_infer.datasets import LabelledImages, map_classes, open_images
-from alexnet_infer.errors import UsageError
+from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.evaluation.paper import departures
 from alexnet_infer.evaluation.pipeline import Clock, predict
 from alexnet_infer.evaluation.predictions import About, Predictions
+from alexnet_infer.evaluation.ray_engine import predict_on_ray
 from alexnet_infer.predict import Net, load
 from alexnet_infer.preprocess import Views
 from alexnet_infer.progress import counting
@@ -45,6 +46,10 @@ class Request:
     """This machine's part: from 0 to `shards` - 1."""
     shards: int = 1
     cache: Path
+    engine: Literal["local", "ray"] = "local"
+    """ray: a cluster's machines compute the predictions, with the same result."""
+    address: str | None = None
+    """The Ray cluster's; None for the one that Ray finds."""
 
     def __post_init__(self) -> None:
         for option, value in (("--batch", self.batch), ("--workers", self.workers), ("--limit", self.limit)):
@@ -52,6 +57,8 @@ class Request:
                 raise UsageError(f"{option} {value}: expected at least 1")
         if not 0 <= self.shard < self.shards:
             raise UsageError(f"--shard {self.shard + 1}/{self.shards}: expected I/N with I from 1 to N")
+        if self.address is not None and self.engine != "ray":
+            raise UsageError(f"--address {shown(self.address)}: is a Ray cluster's; add --engine ray")
 
 
 def data_folder(given: Path | None) -> Path:
@@ -121,8 +128,12 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
         ]
         if not all(one.complete for one in predictions):
             with counting("evaluating", end - begin) as advance:
-                pairs = list(zip(nets, predictions, strict=True))
-                predict(data, positions[begin:end], pairs, workers=request.workers, clock=clock, on_images=advance)
+                own, common = positions[begin:end], {"workers": request.workers, "clock": clock, "on_images": advance}
+                if request.engine == "ray":
+                    files = [(path, one) for (path, _), one in zip(loaded, predictions, strict=True)]
+                    predict_on_ray(data, own, files, address=request.address, **common)
+                else:
+                    predict(data, own, list(zip(nets, predictions, strict=True)), **common)
     return Computed(data, nets, predictions)
 
 

@@ -157,8 +157,9 @@ class Tally:
         """The next B images: `probabilities` [B, C], and the labels [B] twice.
 
         `data_labels` are positions in the data's classes, `net_labels` indices of the net's C classes, or -1 where it
-        has no such class: that image is wrong, whatever the net says. Ties go to the lower index. With C < 5 every other image is right in the top 5. Raises UsageError on shapes
-        and labels that make no sense and on what can't be probabilities, NaN first.
+        has no such class: that image is wrong, whatever the net says. Ties go to the lower index. With C < 5 every
+        other image is right in the top 5. Raises UsageError on shapes and labels that make no sense and on what can't
+        be probabilities, NaN first.
         """
         probabilities, data_labels, net_labels = map(np.asarray, (probabilities, data_labels, net_labels))
         if probabilities.ndim != 2 or not probabilities.shape[1]:

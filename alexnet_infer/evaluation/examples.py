@@ -1,0 +1,97 @@
+"""Images that a report shows: the most confident mistakes, and a random sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alexnet_infer.artifact import ClassName
+from alexnet_infer.datasets import LabelledImages
+from alexnet_infer.decode import read_square
+from alexnet_infer.evaluation.assemble import Shards, mean_of, together
+from alexnet_infer.preprocess import Preprocessing
+
+SHOWN = 24
+"""Of each kind."""
+
+GUESSES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One image with what the net, or the ensemble, made of it."""
+
+    name: str
+    square: np.ndarray
+    """uint8 [S, S, 3] RGB, as the net's patches are cut from."""
+    label: ClassName
+    guesses: tuple[tuple[ClassName, float], ...]
+    """The five likeliest classes with their probabilities, likeliest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """`mistakes`: wrong at first guess, the most confident first. `sample`: drawn at random, always the same ones."""
+
+    mistakes: tuple[Shown, ...]
+    sample: tuple[Shown, ...]
+
+
+def choose_examples(
+    nets: Sequence[Shards], data: LabelledImages, positions: Sequence[int], preprocessing: Preprocessing, seed: int = 0
+) -> Examples:
+    """Chooses from complete predictions for the images at `positions` of `data`, and reads those again.
+
+    An image that can't be read is not shown. Raises the errors of `data.at`.
+    """
+    about = nets[0][0].about
+    outputs = [ClassName(wnid=w, name=n) for w, n in zip(about.net["wnids"], about.net["names"], strict=True)]
+    wnids = [wnid for wnid, _ in about.data["classes"]]
+    confidence, wrong, read = [], [], []
+    for rows, probabilities in together(nets):
+        best = mean_of(probabilities)
+        guesses = best.argmax(1)
+        confidence.append(best.max(1))
+        wrong += [outputs[guess].wnid != wnids[row.label] for row, guess in zip(rows, guesses, strict=True)]
+        read += [row.error is None for row in rows]
+    mistaken = np.flatnonzero(np.array(wrong) & np.array(read))
+    order = np.argsort(-np.concatenate(confidence)[mistaken], kind="stable")
+    mistakes = mistaken[order[:SHOWN]].tolist()
+    readable = np.flatnonzero(read)
+    drawn = np.random.default_rng(seed).choice(readable, min(SHOWN, len(readable)), replace=False).tolist()
+    shown = _read(sorted({*mistakes, *drawn}), nets, outputs, data, positions, preprocessing)
+    return Examples(mistakes=tuple(shown[i] for i in mistakes), sample=tuple(shown[i] for i in sorted(drawn)))
+
+
+def _read(
+    places: Sequence[int],
+    nets: Sequence[Shards],
+    outputs: Sequence[ClassName],
+    data: LabelledImages,
+    positions: Sequence[int],
+    preprocessing: Preprocessing,
+) -> dict[int, Shown]:
+    """The images at these places among `positions`, by place."""
+    images = dict(zip(places, data.at([positions[place] for place in places]), strict=True))
+    shown, begin = {}, 0
+    for rows, probabilities in together(nets):
+        best = mean_of(probabilities)
+        for place in (place for place in places if begin <= place < begin + len(rows)):
+            example, scores = images[place], best[place - begin]
+            order = np.argsort(-scores, kind="stable")[:GUESSES]  # stable: ties go to the lower index
+            shown[place] = Shown(
+                name=example.name,
+                square=read_square(
+                    example.data,
+                    name=example.name,
+                    size=preprocessing.size,
+                    resample=preprocessing.resample,
+                    apply_exif=False,
+                ),
+                label=data.classes[example.label],
+                guesses=tuple((outputs[guess], float(scores[guess])) for guess in order),
+            )
+        begin += len(rows)
+    return shown

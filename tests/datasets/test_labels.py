@@ -1,0 +1,64 @@
+"""Labels without images, and images by position, are what reading everything gives, in every layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alexnet_infer.datasets import LabelledImages
+from tests.datasets import mini
+from tests.datasets.mini import TRAINING_WRITERS, WRITERS
+
+FORMS = [("validation", form) for form in WRITERS] + [("train", form) for form in TRAINING_WRITERS]
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory) -> dict[str, Path]:
+    """Form -> folder with the miniature set in it; nothing may change them."""
+    found = {}
+    for form, (_, write) in {**WRITERS, **TRAINING_WRITERS}.items():
+        found[form] = tmp_path_factory.mktemp("set")
+        write(found[form])
+    return found
+
+
+@pytest.mark.parametrize(("split", "form"), FORMS)
+def test_labels_are_those_of_the_examples_in_their_order(roots, split, form):
+    images = LabelledImages(roots[form], split)
+    assert images.labels == [example.label for example in images]
+    assert sorted(images.labels) == sorted(label for _, label, _ in mini.expected(split))
+
+
+@pytest.mark.parametrize("form", [form for form in WRITERS if form != "parquet"])
+def test_labels_are_known_without_opening_an_image(roots, form, monkeypatch):
+    images = LabelledImages(roots[form], "validation")
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(Path, "open", lambda path, *_: pytest.fail(f"{path} was opened"))
+    assert len(images.labels) == 18
+
+
+def subsets(count: int) -> list[list[int]]:
+    """Ascending: none, each alone, all, every step from every start, within and over Parquet's groups and shards."""
+    steps = [list(range(start, count, step)) for step in (1, 2, 3, 5, 9) for start in range(count)]
+    return [[], *([i] for i in range(count)), [0, count - 1], *steps]
+
+
+@pytest.mark.parametrize(("split", "form"), FORMS)
+def test_positions_give_the_examples_there(roots, split, form):
+    images = LabelledImages(roots[form], split)
+    whole = list(images)
+    for positions in subsets(len(whole)):
+        for on_error in ("raise", "yield"):
+            assert list(images.at(positions, on_error)) == [whole[i] for i in positions]
+        assert list(images.at(iter(positions))) == [whole[i] for i in positions]
+
+
+@pytest.mark.parametrize("form", ["flat", "folders", "kaggle", "caffe"])
+def test_only_the_images_at_the_positions_are_read(roots, form, monkeypatch):
+    images = LabelledImages(roots[form], "validation")
+    whole, read = list(images), []
+    plain = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or plain(path))
+    assert [example.data for example in images.at([2, 11])] == [whole[2].data, whole[11].data]
+    assert read == [Path(whole[i].name).name for i in (2, 11)]

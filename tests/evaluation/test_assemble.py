@@ -1,0 +1,284 @@
+"""From predictions to a result, counted by hand; shards give what one machine gives; what doesn't fit is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_infer.errors import UsageError
+from alexnet_infer.evaluation.assemble import assemble, collect, display_names, mean_of, together
+from alexnet_infer.evaluation.predictions import About, Predictions, PredictionsError, Row
+from alexnet_infer.evaluation.result import Unreadable
+from tests.datasets.mini import WNIDS, refused
+from tests.evaluation.toys import OTHER_WNIDS, about
+
+RIGHT, TIE, SECOND, LAST = "right", "tie", "second", "last"
+"""What a net makes of an image: its class first; all classes alike; its class second; its class last."""
+
+
+def answer(what: str, label: int) -> np.ndarray:
+    if what == TIE:
+        return np.full(6, 1 / 6)
+    order = [label, *(i for i in range(6) if i != label)]
+    if what == SECOND:
+        order[0], order[1] = order[1], order[0]
+    if what == LAST:
+        order = order[::-1]
+    values = np.empty(6)
+    values[order] = [0.5, 0.2, 0.1, 0.08, 0.07, 0.05]
+    return values
+
+
+def made(cache: Path, of: About, rows: Sequence[Row], values: np.ndarray) -> Predictions:
+    predictions = Predictions(cache, of)
+    part = slice(of.begin, of.end)
+    predictions.append(rows[part], np.asarray(values, np.float32)[part])
+    predictions.close()
+    return predictions
+
+
+LABELS = [0, 1, 2, 3, 4, 5, 0, 5]
+ROWS = [Row(f"val/{i}.jpg", label, None) for i, label in enumerate(LABELS)]
+ROWS[6] = Row("val/6.jpg", 0, "not an image")
+
+A = [RIGHT, RIGHT, LAST, SECOND, RIGHT, TIE, None, RIGHT]
+B = [RIGHT, LAST, RIGHT, SECOND, TIE, TIE, None, LAST]
+
+
+def table(answers: Sequence[str | None]) -> np.ndarray:
+    return np.array([np.zeros(6) if a is None else answer(a, label) for a, label in zip(answers, LABELS, strict=True)])
+
+
+@pytest.fixture
+def nets(tmp_path) -> list[list[Predictions]]:
+    return [[made(tmp_path, about(8, net=net), ROWS, table(answers))] for net, answers in (("a", A), ("bb", B))]
+
+
+def test_errors_are_those_counted_by_hand(nets):
+    """Wrong in a: 2, 3, and 5 (a tie of all is class 0's), 6 (unreadable). In bb: 1, 3, 4, 5, 6, 7.
+
+    The mean: 0 is right. 1 and 2, first here and last there, have 0.275 as class 5 has, which is higher: right. 3 is
+    second in both. 4 is right: a tie adds the same to all. 5 is a tie, 6 unreadable. 7 has 0.275 as class 4 has, which
+    is lower: wrong.
+    """
+    result = assemble(nets)
+    assert [(net.name, net.top1.wrong, net.top5.wrong) for net in result.nets] == [("a", 4, 3), ("bb", 6, 4)]
+    assert (result.ensemble.top1.wrong, result.ensemble.top5.wrong) == (4, 2)
+    assert result.ensemble.top1.error == 4 / 8
+    pairs = [(a.net, a.top1.ensemble_only_wrong, a.top1.net_only_wrong) for a in result.ensemble.against]
+    assert pairs == [("a", 1, 1), ("bb", 0, 2)]
+    wrong = {one.wnid: (one.images, one.top1, one.top5) for one in result.classes}
+    assert wrong == {
+        WNIDS[0]: (2, 1, 1),
+        WNIDS[1]: (1, 0, 0),
+        WNIDS[2]: (1, 0, 0),
+        WNIDS[3]: (1, 1, 0),
+        WNIDS[4]: (1, 0, 0),
+        WNIDS[5]: (2, 2, 1),
+    }
+    assert [(c.label, c.guess, c.images, c.of) for c in result.confusions] == [
+        (WNIDS[3], WNIDS[0], 1, 1),
+        (WNIDS[5], WNIDS[0], 1, 2),
+        (WNIDS[5], WNIDS[4], 1, 2),
+    ]
+    assert sum(one.images for one in result.calibration.bins) == 7
+
+
+def test_ties_go_to_the_lower_class(tmp_path):
+    """All alike: class 0 is right, 1 to 4 are in the top 5, 5 is wrong."""
+    rows = [Row(f"{i}", i, None) for i in range(6)]
+    result = assemble([[made(tmp_path, about(6), rows, np.full((6, 6), 1 / 6))]])
+    assert [one.top1 for one in result.classes] == [0, 1, 1, 1, 1, 1]
+    assert [one.top5 for one in result.classes] == [0, 0, 0, 0, 0, 1]
+
+
+def test_one_net_has_no_ensemble_and_is_the_headline(nets):
+    result = assemble(nets[1:])
+    assert result.ensemble is None
+    assert result.errors is result.nets[0]
+    assert result.protocol.nets == 1
+
+
+def test_the_mean_of_nets_is_taken_of_probabilities_with_equal_weights():
+    one, other = np.float32([[1, 0, 0]]), np.float32([[0, 0.5, 0.5]])
+    assert mean_of([one, other]).tolist() == [[0.5, 0.25, 0.25]]
+    assert mean_of([one]).tobytes() == one.tobytes()
+    many = np.random.default_rng(0).random((7, 3, 6)).astype(np.float32)
+    for order in ([6, 5, 4, 3, 2, 1, 0], [3, 0, 6, 1, 5, 2, 4]):
+        assert (mean_of(many[order]) == mean_of(many)).all()
+
+
+def test_a_class_that_the_nets_have_not_is_wrong(tmp_path):
+    """The data's last class is another one's output: guessed or not, it is no hit."""
+    rows = [Row("0", 0, None), Row("1", 5, None)]
+    values = np.array([answer(RIGHT, 0), answer(RIGHT, 5)])
+    result = assemble([[made(tmp_path, about(2, wnids=OTHER_WNIDS), rows, values)]])
+    assert [one.top5 for one in result.classes] == [0, 0, 0, 0, 0, 1]
+    assert result.confusions[0].guess == OTHER_WNIDS[-1]
+    assert any("1 of the 6 classes are unknown" in text for text in result.protocol.deviations)
+
+
+def test_outputs_in_another_order_count_alike(tmp_path):
+    plain = assemble([[made(tmp_path, about(8, net="a"), ROWS, table(A))]])
+    turned = about(8, net="a", wnids=WNIDS[::-1])
+    other = assemble([[made(tmp_path, turned, ROWS, table(A)[:, ::-1])]])
+    assert plain.nets[0].top1.wrong == 4
+    # Of the images without ties: the order of outputs decides those.
+    assert [one.top1 for one in other.classes][1:5] == [one.top1 for one in plain.classes][1:5]
+
+
+# Names.
+
+
+def test_unreadable_images_are_listed_by_their_last_name_where_that_is_enough(nets):
+    assert assemble(nets).data.unreadable == (Unreadable(image="6.jpg", reason="not an image"),)
+
+
+def test_unreadable_images_are_listed_by_their_path_where_names_repeat(tmp_path):
+    rows = [Row("val/b/0.jpg", 1, "cut short"), Row("val/a/0.jpg", 0, "not an image")]
+    result = assemble([[made(tmp_path, about(2), rows, np.zeros((2, 6)))]])
+    assert result.data.unreadable == (
+        Unreadable(image="val/a/0.jpg", reason="not an image"),
+        Unreadable(image="val/b/0.jpg", reason="cut short"),
+    )
+    assert result.nets[0].top5.wrong == 2
+
+
+def test_the_listing_is_that_of_sorted_last_names_and_classes(nets, tmp_path):
+    lines = sorted(f"{i}.jpg\t{WNIDS[label]}\n" for i, label in enumerate(LABELS))
+    listing = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert assemble(nets).data.listing == listing
+    order = [7, 3, 0, 1, 2, 6, 5, 4]
+    rows = [Row(f"{ROWS[i].label}/{ROWS[i].name[4:]}", ROWS[i].label, ROWS[i].error) for i in order]
+    shuffled = made(tmp_path / "other", about(8, net="a"), rows, table(A)[order])
+    assert assemble([[shuffled]]).data.listing == listing
+    relabelled = [Row(row.name, (row.label + 1) % 6, row.error) for row in ROWS]
+    other = made(tmp_path / "third", about(8, net="a"), relabelled, table(A))
+    assert assemble([[other]]).data.listing != listing
+
+
+def test_the_order_of_images_changes_nothing(nets, tmp_path):
+    order = [7, 3, 0, 1, 2, 6, 5, 4]
+    rows = [ROWS[i] for i in order]
+    others = [
+        [made(tmp_path / "other", about(8, net=net), rows, table(answers)[order])]
+        for net, answers in (("a", A), ("bb", B))
+    ]
+    assert assemble(others) == assemble(nets)
+
+
+def test_nets_of_one_name_are_kept_apart_by_the_sha256(tmp_path):
+    twins = [
+        [made(tmp_path, about(8, net="net", sha256=digit * 64), ROWS, table(answers))]
+        for digit, answers in (("1", A), ("2", B))
+    ]
+    single = [made(tmp_path, about(8, net="other"), ROWS, table(B))]
+    assert display_names([*twins, single]) == ["net 11111111", "net 22222222", "other"]
+    assert display_names([twins[0], single]) == ["net", "other"]
+    result = assemble(twins)
+    assert [(net.name, net.top1.wrong) for net in result.nets] == [("net 11111111", 4), ("net 22222222", 6)]
+    assert [one.net for one in result.ensemble.against] == ["net 11111111", "net 22222222"]
+
+
+# Shards.
+
+SHARDS = [(0, 4), (4, 8)]
+
+
+def caches(tmp_path: Path, shards: Sequence[tuple[int, int]] = SHARDS, **fields: object) -> list[Path]:
+    """A cache for each shard of both nets."""
+    for i, (begin, end) in enumerate(shards):
+        for net, answers in (("bb", B), ("a", A)):
+            made(tmp_path / f"shard {i}", about(8, net=net, begin=begin, end=end, **fields), ROWS, table(answers))
+    return [tmp_path / f"shard {i}" for i in range(len(shards))]
+
+
+def test_shards_in_any_order_of_folders_are_the_whole(nets, tmp_path):
+    whole = assemble(nets)
+    folders = caches(tmp_path / "shards")
+    for order in itertools.permutations(folders):
+        found = collect(order)
+        assert display_names(found) == ["a", "bb"]
+        assert assemble(found) == whole
+    assert assemble(collect([*folders, folders[0]])) == whole  # twice the same is the same
+
+
+def test_a_cache_of_one_machine_can_be_joined_too(nets, tmp_path):
+    assert assemble(collect([tmp_path])) == assemble(nets)
+
+
+def test_a_missing_shard_is_refused(tmp_path):
+    first, second = caches(tmp_path)
+    refused(lambda: collect([first]), "a: images from 4 on are missing of 8", error=PredictionsError)
+    refused(lambda: collect([second]), "a: images 0 to 3 are missing", error=PredictionsError)
+
+
+def test_a_shard_that_one_net_lacks_is_refused(tmp_path):
+    caches(tmp_path)
+    folder = tmp_path / "shard 1" / about(8, net="bb", begin=4, end=8).key
+    folder.rename(tmp_path / folder.name)
+    refused(
+        lambda: collect([tmp_path / "shard 0", tmp_path / "shard 1"]), "bb: images from 4 on", error=PredictionsError
+    )
+
+
+def test_a_sample_is_complete_when_the_sample_is(tmp_path):
+    folders = caches(tmp_path, sample=8, whole=50)
+    assert assemble(collect(folders)).data.sample.of == 50
+    refused(lambda: collect(folders[:1]), "missing of 8", error=PredictionsError)
+
+
+def test_overlapping_shards_are_refused(tmp_path):
+    halves, others = caches(tmp_path / "halves"), caches(tmp_path / "others", [(0, 4), (0, 8)])
+    refused(lambda: collect([*halves, *others]), "there twice", "keep shards of another", error=PredictionsError)
+    whole_and_half = [halves[0], halves[1], others[1]]
+    refused(lambda: collect(whole_and_half), "there twice", error=PredictionsError)
+
+
+def test_nets_in_different_shards_are_refused(tmp_path):
+    made(tmp_path / "whole", about(8, net="a"), ROWS, table(A))
+    for begin, end in SHARDS:
+        made(tmp_path / "parts", about(8, net="bb", begin=begin, end=end), ROWS, table(B))
+    refused(
+        lambda: collect([tmp_path / "whole", tmp_path / "parts"]),
+        "bb: computed in 2 parts, a in 1",
+        error=PredictionsError,
+    )
+
+
+@pytest.mark.parametrize("fields", [{"views": "center"}, {"batch": 8}, {"listing": "1" * 64}, {"whole": 9}])
+def test_another_evaluation_in_the_same_cache_is_refused(nets, tmp_path, fields):
+    made(tmp_path, about(8, net="ccc", **{"end": 8, **fields}), ROWS, table(A))
+    refused(lambda: collect([tmp_path]), "other data, views or batch", "a --cache of its own", error=PredictionsError)
+
+
+def test_one_net_on_two_runtimes_is_refused(tmp_path):
+    made(tmp_path, about(8, begin=0, end=4, backend="CPU"), ROWS, table(A))
+    made(tmp_path, about(8, begin=4, end=8, backend="CUDA"), ROWS, table(A))
+    refused(lambda: collect([tmp_path]), "'CPU'", "'CUDA'", "the same on all machines", error=PredictionsError)
+
+
+def test_nets_of_other_classes_are_refused(nets, tmp_path):
+    made(tmp_path, about(8, net="ccc", wnids=OTHER_WNIDS), ROWS, table(A))
+    refused(lambda: collect([tmp_path]), "ccc: has other classes than a", error=UsageError)
+
+
+def test_a_folder_without_predictions_is_refused(nets, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "absent"):
+        refused(lambda f=folder: collect([tmp_path, tmp_path / f]), f"{folder}: no predictions", error=PredictionsError)
+
+
+@pytest.mark.parametrize(
+    "row", [Row("val/9.jpg", 3, None), Row("val/3.jpg", 2, None), Row("val/3.jpg", 3, "cut short")]
+)
+def test_nets_that_saw_different_images_are_refused(nets, tmp_path, row):
+    rows = list(ROWS)
+    rows[3] = row
+    other = [made(tmp_path, about(8, net="ccc"), rows, table(A))]
+    refused(lambda: list(together([nets[0], other])), "not of the same images", error=PredictionsError)

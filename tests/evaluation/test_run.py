@@ -1,0 +1,369 @@
+"""What is evaluated: samples, shards, the set that is meant; and that nothing is computed twice, or reused wrongly."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter, defaultdict
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_infer.backends import onnxruntime
+from alexnet_infer.errors import UsageError
+from alexnet_infer.evaluation import run
+from alexnet_infer.evaluation.pipeline import Clock
+from alexnet_infer.evaluation.run import Request, compute, data_folder, stratified
+from tests.datasets.mini import WNIDS, jpeg, refused
+from tests.evaluation.toys import OTHER_WNIDS, lookup_net, save_net, write_greys, write_set
+
+pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+
+IMAGES = 18
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("nets")
+    return [save_net(folder / f"net-{seed}.safetensors", seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Nothing may change it."""
+    return write_set(tmp_path_factory.mktemp("set"), IMAGES)
+
+
+@pytest.fixture
+def request_(models, images, tmp_path) -> Request:
+    return Request(models=(models[0],), data=images, cache=tmp_path / "cache", batch=4, views="center", device="cpu")
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[int]:
+    """The number of patches of every call of a net."""
+    found: list[int] = []
+    infer = onnxruntime.OnnxRuntimeBackend.infer
+
+    def counting(self, patches_nchw):
+        found.append(len(patches_nchw))
+        return infer(self, patches_nchw)
+
+    monkeypatch.setattr(onnxruntime.OnnxRuntimeBackend, "infer", counting)
+    return found
+
+
+# Requests.
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"batch": 0}, "--batch 0: expected at least 1"),
+        ({"workers": 0}, "--workers 0: expected at least 1"),
+        ({"limit": -3}, "--limit -3: expected at least 1"),
+        ({"shard": -1}, "--shard 0/1: expected I/N with I from 1 to N"),
+        ({"shard": 3, "shards": 3}, "--shard 4/3: expected I/N with I from 1 to N"),
+        ({"shards": 0}, "--shard 1/0: expected I/N"),
+    ],
+)
+def test_values_out_of_range_are_refused(request_, fields, words):
+    refused(lambda: replace(request_, **fields), words, error=UsageError)
+
+
+def test_the_set_is_the_one_named_or_that_of_the_environment(monkeypatch):
+    monkeypatch.setenv("ALEXNET_INFER_DATA", "/elsewhere")
+    assert data_folder(Path("here")) == Path("here")
+    assert data_folder(None) == Path("/elsewhere")
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_without_a_set_the_message_says_how_to_get_ilsvrc(monkeypatch, value):
+    monkeypatch.delenv("ALEXNET_INFER_DATA", raising=False)
+    if value is not None:
+        monkeypatch.setenv("ALEXNET_INFER_DATA", value)
+    refused(
+        lambda: data_folder(None),
+        "$ALEXNET_INFER_DATA",
+        "ILSVRC2012_img_val.tar",
+        "ILSVRC2012_devkit_t12.tar.gz",
+        "https://image-net.org",
+        error=UsageError,
+    )
+
+
+# Samples.
+
+
+def label_sets() -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    uneven = rng.choice(7, 200, p=[0.4, 0.3, 0.15, 0.1, 0.03, 0.015, 0.005]).tolist()
+    return [[0], [0] * 5, list(range(6)) * 3, sorted(list(range(6)) * 3), [1] * 99 + [0], uneven]
+
+
+@pytest.mark.parametrize("labels", label_sets(), ids=lambda labels: f"{len(labels)} of {len(set(labels))}")
+def test_a_sample_has_every_classs_share_spread_evenly(labels):
+    own, total = defaultdict(list), Counter(labels)
+    for position, label in enumerate(labels):
+        own[label].append(position)
+    for count in range(1, len(labels) + 1):
+        sample = stratified(labels, count)
+        assert len(sample) == count
+        assert all(a < b for a, b in pairwise(sample))
+        assert sample == stratified(labels, count)
+        taken = Counter(labels[i] for i in sample)
+        for label, places in own.items():
+            share = count * total[label] / len(labels)
+            assert abs(taken[label] - share) < 1, (count, label)
+            # Their ranks in the class: floor(i n / k), so gaps differ by one at most.
+            ranks = [places.index(i) for i in sample if labels[i] == label]
+            assert ranks == [i * len(places) // max(1, len(ranks)) for i in range(len(ranks))]
+            gaps = [b - a for a, b in pairwise([*ranks, len(places)])] if ranks else [0]
+            assert max(gaps) - min(gaps) <= 1
+
+
+def test_remainders_go_to_the_largest_and_ties_to_the_lower_class():
+    labels = [2] * 10 + [0] * 10 + [1] * 10
+    assert Counter(labels[i] for i in stratified(labels, 4)) == {0: 2, 1: 1, 2: 1}
+    assert Counter(labels[i] for i in stratified(labels, 5)) == {0: 2, 1: 2, 2: 1}
+    labels = [0] * 11 + [1] * 19  # of 10: 3.67 and 6.33
+    assert Counter(labels[i] for i in stratified(labels, 10)) == {0: 4, 1: 6}
+
+
+def test_a_sample_of_all_is_the_set_and_more_is_refused(request_, calls):
+    assert stratified([0, 1, 1, 0], 4) == [0, 1, 2, 3]
+    refused(lambda: compute(replace(request_, limit=19)), "--limit 19: the set has 18 images", error=UsageError)
+    assert calls == []
+
+
+def test_only_the_samples_images_are_read(request_, tmp_path, calls):
+    root = tmp_path / "set"
+    shutil.copytree(request_.data, root)
+    request = replace(request_, data=root, limit=6)
+    computed = compute(request)
+    chosen = stratified(computed.data.labels, 6)
+    ((rows, _),) = computed.predictions[0].chunks()
+    assert [row.label for row in rows] == [computed.data.labels[i] for i in chosen] == list(range(6))
+    assert computed.predictions[0].about.data["sample"] == 6
+    assert computed.predictions[0].about.data["images"] == IMAGES
+    assert len(calls) == 2
+
+
+# Shards.
+
+
+@pytest.fixture
+def lookup(monkeypatch, tmp_path, models) -> Request:
+    """A request that takes no time: 30 grey images and a net that looks them up."""
+    net = lookup_net(np.full((30, 6), 1 / 6), "center")
+    monkeypatch.setattr(run, "load", lambda *_, **__: net)
+    root = write_greys(tmp_path / "greys", [i % 6 for i in range(30)])
+    return Request(models=(models[0],), data=root, cache=tmp_path / "cache", views="center")
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7, 16, 99])
+def test_shards_are_whole_batches_of_about_the_same_number_and_cover_the_set(lookup, batch):
+    batches = -(-30 // batch)
+    for shards in {1, 2, 3, batches}:
+        if shards > batches:
+            continue
+        parts = []
+        for shard in range(shards):
+            (one,) = compute(replace(lookup, batch=batch, shard=shard, shards=shards)).predictions
+            parts.append((one.about.begin, one.about.end))
+            assert len(next(one.chunks())[0]) == one.about.end - one.about.begin
+        assert [begin for begin, _ in parts] + [30] == [0] + [end for _, end in parts]
+        assert all(begin % batch == 0 for begin, _ in parts)
+        sizes = [-(-(end - begin) // batch) for begin, end in parts]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_shard_without_images_is_refused(lookup):
+    refused(
+        lambda: [compute(replace(lookup, batch=16, shard=i, shards=3)) for i in range(3)],
+        "/3: no images are left for it; use fewer shards",
+        error=UsageError,
+    )
+
+
+def test_a_sample_is_divided_too(lookup):
+    parts = [compute(replace(lookup, batch=4, limit=12, shard=i, shards=2)).predictions[0] for i in range(2)]
+    assert [(one.about.begin, one.about.end) for one in parts] == [(0, 4), (4, 12)]
+    assert sorted(row.label for one in parts for rows, _ in one.chunks() for row in rows) == sorted([*range(6)] * 2)
+
+
+# Nothing twice.
+
+
+def test_a_second_run_computes_nothing(request_, calls):
+    first = compute(request_)
+    assert calls == [4] * 5
+    second = compute(request_, Clock())
+    assert calls == [4] * 5
+    assert [one.folder for one in first.predictions] == [one.folder for one in second.predictions]
+
+
+def test_another_ensemble_of_the_same_nets_computes_nothing(request_, models, monkeypatch):
+    compute(replace(request_, models=tuple(models)))
+
+    def fail(self, patches_nchw):
+        pytest.fail("a net was run")
+
+    monkeypatch.setattr(onnxruntime.OnnxRuntimeBackend, "infer", fail)
+    for chosen in (models, models[::-1], models[1:], models[:2], models[2:]):
+        computed = compute(replace(request_, models=tuple(chosen)))
+        assert [net.manifest.name for net in computed.nets] == sorted(path.stem for path in chosen)
+        assert all(one.complete for one in computed.predictions)
+
+
+def test_one_more_net_computes_only_its_own(request_, models, calls):
+    compute(replace(request_, models=tuple(models[:2])))
+    calls.clear()
+    compute(replace(request_, models=tuple(models)))
+    assert calls == [4] * 5
+
+
+def set_change(change: str, root: Path) -> None:
+    image = root / "val" / WNIDS[0] / "0000.jpg"
+    match change:
+        case "an image more":
+            image.with_name("new.jpg").write_bytes(jpeg(99))
+        case "an image less":
+            image.unlink()
+        case "relabelled":
+            image.rename(root / "val" / WNIDS[1] / image.name)
+        case "renamed":
+            image.rename(image.with_name("other.jpg"))
+        case "replaced":
+            data = jpeg(99)
+            assert len(data) != image.stat().st_size
+            image.write_bytes(data)
+        case "a class more":
+            (root / "val" / "n09999999").mkdir()
+
+
+SET_CHANGES = ["an image more", "an image less", "relabelled", "renamed", "replaced", "a class more"]
+
+
+@pytest.mark.parametrize("change", SET_CHANGES)
+def test_nothing_is_reused_for_another_set(request_, tmp_path, calls, change):
+    root = tmp_path / "set"
+    shutil.copytree(request_.data, root)
+    request = replace(request_, data=root)
+    compute(request)
+    calls.clear()
+    set_change(change, root)
+    compute(request)
+    assert len(calls) == 5
+
+
+NET_CHANGES = {
+    "weights": {"seed": 1},
+    "preprocessing": {"seed": 0, "resample": "nearest"},
+    "name": {"seed": 0, "name": "other"},
+}
+
+
+@pytest.mark.parametrize("change", NET_CHANGES)
+def test_nothing_is_reused_for_another_net(request_, tmp_path, calls, change):
+    path = save_net(tmp_path / "net.safetensors", 0)
+    request = replace(request_, models=(path,))
+    compute(request)
+    calls.clear()
+    save_net(path, **NET_CHANGES[change])
+    compute(request)
+    assert len(calls) == 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "batches"),
+    [({"views": "ten"}, 5), ({"batch": 5}, 4), ({"limit": 17}, 5), ({"split": "train"}, 5), ({"shards": 2}, 2)],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_nothing_is_reused_for_another_way(request_, tmp_path, calls, fields, batches):
+    root = tmp_path / "set"
+    shutil.copytree(request_.data, root)
+    shutil.copytree(root / "val", root / "train")
+    request = replace(request_, data=root)
+    compute(request)
+    calls.clear()
+    compute(replace(request, **fields))
+    assert len(calls) == batches
+
+
+def test_a_set_that_was_moved_is_the_same(request_, tmp_path, models, calls):
+    """Paths are not part of it: a net from here and one from there still make an ensemble."""
+    moved = tmp_path / "elsewhere" / request_.data.name
+    shutil.copytree(request_.data, moved)
+    compute(request_)
+    calls.clear()
+    computed = compute(replace(request_, data=moved, models=tuple(models[:2])))
+    assert len(calls) == 5
+    names = [[row.name for rows, _ in one.chunks() for row in rows] for one in computed.predictions]
+    assert names[0] == names[1]
+    assert not any(name.startswith("/") for name in names[0])
+
+
+def test_an_interrupted_run_goes_on(request_, monkeypatch):
+    whole = compute(replace(request_, cache=request_.cache.with_name("whole"))).predictions[0]
+    infer, calls = onnxruntime.OnnxRuntimeBackend.infer, []
+
+    def interrupted(self, patches_nchw):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return infer(self, patches_nchw)
+
+    monkeypatch.setattr(onnxruntime.OnnxRuntimeBackend, "infer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compute(request_)
+    assert len(calls) == 3
+    resumed = compute(request_).predictions[0]
+    assert len(calls) == 3 + 3
+    for name in ("images.jsonl", "rows.f32"):
+        assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+# Nets that don't go together.
+
+
+def test_one_net_in_two_files_is_no_ensemble(request_, models, tmp_path, calls):
+    copy = tmp_path / "copy.safetensors"
+    shutil.copy(models[0], copy)
+    request = replace(request_, models=(models[0], copy))
+    refused(lambda: compute(request), "the same net as", "an ensemble needs different nets", error=UsageError)
+    assert calls == []
+
+
+def test_nets_of_other_classes_are_refused(request_, models, tmp_path, calls):
+    other = save_net(tmp_path / "other.safetensors", 5, wnids=OTHER_WNIDS)
+    request = replace(request_, models=(models[0], other))
+    refused(lambda: compute(request), f"{other}: has other classes than {models[0]}", error=UsageError)
+    more = save_net(tmp_path / "other.safetensors", 5, wnids=[*WNIDS, "n09999999"])
+    request = replace(request_, models=(models[0], more))
+    refused(lambda: compute(request), "(7 and 6); only nets with the same classes", error=UsageError)
+    assert calls == []
+
+
+def test_a_net_that_shares_no_class_with_the_set_is_refused_before_it_runs(request_, tmp_path, calls):
+    other = save_net(tmp_path / "other.safetensors", wnids=[f"n0999999{i}" for i in range(6)])
+    refused(lambda: compute(replace(request_, models=(other,))), "share no class", error=UsageError)
+    assert calls == []
+    assert not request_.cache.exists()
+
+
+def test_a_refusal_leaves_no_lock(request_, models, tmp_path, monkeypatch):
+    """The second net's predictions can't be made; those of the first are free again."""
+    both = replace(request_, models=tuple(models[:2]))
+    made = run.Predictions
+    monkeypatch.setattr(
+        run,
+        "Predictions",
+        lambda cache, about: made(cache, about) if about.net["name"] == "net-0" else made(tmp_path / "net", about),
+    )
+    (tmp_path / "net").write_bytes(b"")
+    refused(lambda: compute(both), "can't be written", error=UsageError)
+    monkeypatch.undo()
+    assert len(compute(both).predictions) == 2

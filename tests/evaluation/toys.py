@@ -1,0 +1,117 @@
+"""Small nets and sets for tests of an evaluation: real nets with random weights, and nets that look answers up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from alexnet_infer.artifact import Artifact, ClassName
+from alexnet_infer.evaluation.predictions import About
+from alexnet_infer.predict import Net
+from tests.datasets.mini import SYNSETS, WNIDS, jpeg, write, write_names
+from tests.nets import TINY, random_artifact
+
+OTHER_WNIDS = [*WNIDS[:-1], "n09999999"]
+
+
+def save_net(
+    path: Path, seed: int = 0, *, name: str | None = None, wnids: Sequence[str] = WNIDS, resample: str = "bicubic"
+) -> Path:
+    """A random net on squares of 64 pixels, whose classes are the miniature's, as a file."""
+    artifact = random_artifact(replace(TINY, classes=len(wnids)), seed=seed)
+    manifest = replace(
+        artifact.manifest,
+        name=name or path.stem,
+        classes=tuple(ClassName(wnid=wnid, name=SYNSETS.get(wnid, wnid)) for wnid in wnids),
+        preprocessing=replace(artifact.manifest.preprocessing, resample=resample),
+    )
+    Artifact(manifest, artifact.tensors).save(path)
+    return path
+
+
+def write_set(root: Path, images: int = 60) -> Path:
+    """Folders with `images` noisy images, the classes in turn; their names alone don't tell the class."""
+    for i in range(images):
+        write(root / "val" / WNIDS[i % len(WNIDS)] / f"{i:04}.jpg", jpeg(i))
+    write_names(root / "classes.tsv", "\t")
+    return root
+
+
+def write_greys(root: Path, labels: Sequence[int]) -> Path:
+    """An image for each label, in Caffe's layout: the first is all of grey level 1, the second of 2, and so on."""
+    root.mkdir(parents=True, exist_ok=True)
+    for level in range(1, len(labels) + 1):
+        Image.new("RGB", (9, 9), (level,) * 3).save(root / f"{level:03}.png")
+    (root / "val.txt").write_text("".join(f"{i + 1:03}.png {label}\n" for i, label in enumerate(labels)))
+    write_names(root / "synset_words.txt", " ")
+    return root
+
+
+class Lookup:
+    """A backend that takes a patch's first value for a row of `table` [1 + images, classes]; row 0 is for padding."""
+
+    description = "a table"
+
+    def __init__(self, table: Sequence[Sequence[float]]) -> None:
+        self.table = np.asarray(table, np.float32)
+        self.calls: list[int] = []
+
+    def infer(self, patches_nchw: np.ndarray) -> np.ndarray:
+        self.calls.append(len(patches_nchw))
+        return self.table[patches_nchw[:, 0, 0, 0].astype(int)]
+
+
+def lookup_net(table: Sequence[Sequence[float]], views: str = "ten") -> Net:
+    """A net that says row i of `table` of the i-th image of `write_greys`."""
+    manifest = random_artifact(replace(TINY, classes=len(WNIDS))).manifest
+    preprocessing = replace(manifest.preprocessing, mean=np.zeros(3))
+    classes = tuple(ClassName(wnid=wnid, name=SYNSETS[wnid]) for wnid in WNIDS)
+    padding = np.full(len(WNIDS), np.nan)  # would show if it got into a result
+    return Net(replace(manifest, preprocessing=preprocessing, classes=classes), Lookup([padding, *table]), views)
+
+
+def about(
+    images: int,
+    *,
+    whole: int | None = None,
+    net: str = "net",
+    sha256: str | None = None,
+    backend: str = "a table",
+    wnids: Sequence[str] = WNIDS,
+    begin: int = 0,
+    end: int | None = None,
+    batch: int = 4,
+    views: str = "ten",
+    **data: object,
+) -> About:
+    """Of `images` images, all of them or of `whole`, with the miniature's classes."""
+    facts = {
+        "name": net,
+        "sha256": sha256 or f"{len(net):064x}",
+        "backend": backend,
+        "parameters": 9,
+        "wnids": list(wnids),
+        "names": [SYNSETS.get(wnid, wnid) for wnid in wnids],
+        "departures": [],
+    }
+    facts_of_data = {
+        "name": "mini",
+        "layout": "flat",
+        "split": "validation",
+        "listing": "0" * 64,
+        "classes": [[wnid, SYNSETS[wnid]] for wnid in WNIDS],
+        "images": whole or images,
+        "sample": None,
+    }
+    return About(
+        net=facts,
+        data={**facts_of_data, **data},
+        views=views,
+        batch=batch,
+        begin=begin,
+        end=images if end is None else end,
+    )

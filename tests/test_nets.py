@@ -1,0 +1,67 @@
+"""Which nets a command takes: those named, or those that come along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alexnet_infer import nets
+from alexnet_infer.artifact import embedded_model
+from alexnet_infer.errors import UsageError
+from alexnet_infer.nets import choose_nets, nets_at_hand
+from tests.datasets.mini import refused
+
+NAMED = [Path("c.safetensors"), Path("a.safetensors"), Path("b.safetensors")]
+
+
+@pytest.fixture
+def beside(tmp_path, monkeypatch) -> list[Path]:
+    """Three nets that come along, of which "m" is the embedded one; and a file that is none."""
+    paths = [tmp_path / f"{name}.safetensors" for name in "mbz"]
+    for path in [*paths, tmp_path / "card.md"]:
+        path.touch()
+    monkeypatch.setattr(nets, "embedded_model", lambda: paths[0])
+    return paths
+
+
+def test_the_embedded_net_comes_first_then_the_others_by_name(beside):
+    assert nets_at_hand() == beside
+
+
+def test_the_package_has_at_least_the_embedded_net():
+    assert nets_at_hand()[0] == embedded_model()
+    assert choose_nets([], None) == [embedded_model()]
+
+
+def test_without_names_the_embedded_net_or_the_first_so_many(beside):
+    assert choose_nets([], None) == beside[:1]
+    for count in (1, 2, 3):
+        assert choose_nets([], count) == beside[:count]
+
+
+def test_all_that_are_named_are_taken_or_the_first_so_many(beside):
+    assert choose_nets(NAMED, None) == NAMED
+    for count in (1, 2, 3):
+        assert choose_nets(NAMED, count) == NAMED[:count]
+
+
+def test_too_few_nets_are_refused_with_those_that_are_there(beside):
+    refused(
+        lambda: choose_nets([], 9),
+        "--ensemble 9: only 3 nets are there (m.safetensors, b.safetensors, z.safetensors)",
+        "--models",
+        error=UsageError,
+    )
+    refused(lambda: choose_nets(NAMED[:1], 2), "--ensemble 2", "(c.safetensors)", error=UsageError)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_an_ensemble_of_none_is_refused(count):
+    refused(lambda: choose_nets(NAMED, count), f"--ensemble {count}: expected at least 1", error=UsageError)
+
+
+def test_a_net_named_twice_is_refused(beside):
+    twice = [NAMED[0], NAMED[1], Path("./c.safetensors")]
+    refused(lambda: choose_nets(twice, None), "c.safetensors: named twice", error=UsageError)
+    assert choose_nets(twice, 2) == NAMED[:2]  # the third isn't taken
