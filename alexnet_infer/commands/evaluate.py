@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alexnet_infer.artifact import load_artifact
 from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.evaluation.assemble import Shards, assemble, collect
 from alexnet_infer.evaluation.export import check_table, save_table
 from alexnet_infer.evaluation.pipeline import STAGES, Clock
 from alexnet_infer.evaluation.result import Condition, Evaluation, parse_condition
-from alexnet_infer.evaluation.run import Request, compute, data_folder
+from alexnet_infer.evaluation.run import Computed, Request, compute, data_folder
 from alexnet_infer.files import user_cache
 from alexnet_infer.nets import choose_nets
 
@@ -101,16 +102,31 @@ def run(request: Request, output: Output) -> int:
             file=sys.stderr,
         )
         return 0
-    return finish([[one] for one in computed.predictions], output)
+    shards = [[one] for one in computed.predictions]
+    result = assemble(shards)
+    if output.report is not None:
+        _write_report(result, shards, computed, output.report)
+    return finish(result, shards, output)
 
 
 def merge(caches: Sequence[Path], output: Output) -> int:
     """Joins the shards that several machines left in `caches`; returns the exit code as `run` does."""
-    return finish(collect(caches), output)
+    shards = collect(caches)
+    return finish(assemble(shards), shards, output)
 
 
-def finish(nets: Sequence[Shards], output: Output) -> int:
-    result = assemble(nets)
+def _write_report(result: Evaluation, shards: Sequence[Shards], computed: Computed, folder: Path) -> None:
+    from alexnet_infer.evaluation.examples import choose_examples
+    from alexnet_infer.evaluation.report import ReportedNet, write_report
+
+    preprocessing = computed.nets[0].manifest.preprocessing
+    examples = choose_examples(shards, computed.data, computed.positions, preprocessing)
+    page = write_report(result, examples, [ReportedNet.of(load_artifact(path)) for path in computed.models], folder)
+    print(f"report: {page}", file=sys.stderr)
+
+
+def finish(result: Evaluation, nets: Sequence[Shards], output: Output) -> int:
+    """Prints the result and writes what was asked for; returns the exit code."""
     if output.save_predictions is not None:
         save_table(nets, output.save_predictions)
     _print(result, output.form)

@@ -94,6 +94,9 @@ class Computed:
     """Complete predictions, in order of the nets' names, with what they were made of."""
 
     data: LabelledImages
+    positions: Sequence[int]
+    """Of the images in `data`."""
+    models: list[Path]
     nets: list[Net]
     predictions: list[Predictions]
 
@@ -134,7 +137,7 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
                     predict_on_ray(data, own, files, address=request.address, **common)
                 else:
                     predict(data, own, list(zip(nets, predictions, strict=True)), **common)
-    return Computed(data, nets, predictions)
+    return Computed(data, positions[begin:end], [path for path, _ in loaded], nets, predictions)
 
 
 def _check_different(models: Sequence[Path]) -> None:

@@ -405,3 +405,15 @@ def test_the_profile_names_every_stage_on_stderr(evaluate):
     json.loads(plain[1])
     for stage in ("read", "decode", "resize", "patches", "net"):
         assert stage in plain[2]
+
+
+def test_a_report_is_one_page_beside_the_same_result(evaluate, tmp_path):
+    pytest.importorskip("jinja2", reason="needs Jinja: pip install jinja2")
+    without = evaluate("--json")
+    code, out, err = evaluate("--json", "--report", tmp_path / "report")
+    assert (code, out) == without[:2]
+    page = tmp_path / "report" / "index.html"
+    assert err == f"report: {page}\n"
+    assert [path.name for path in page.parent.iterdir()] == ["index.html"]
+    wrong = json.loads(out)["nets"][0]["top1"]["wrong"]
+    assert f"{wrong / IMAGES:.2%}".replace("%", " %") in page.read_text("utf-8").replace("\N{NO-BREAK SPACE}", " ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_infer import __version__
 from alexnet_infer.artifact import sha256
 from alexnet_infer.datasets import open_images
 from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, UsageError
@@ -21,7 +23,7 @@ from alexnet_infer.evaluation import ray_engine
 from alexnet_infer.evaluation import run as run_module
 from alexnet_infer.evaluation.pipeline import STAGES, Clock
 from alexnet_infer.evaluation.predictions import ABOUT, IMAGES, ROWS, About, Predictions
-from alexnet_infer.evaluation.ray_engine import PART, predict_on_ray
+from alexnet_infer.evaluation.ray_engine import PART, Work, Worker, predict_on_ray
 from alexnet_infer.evaluation.run import Request, compute
 from tests.datasets.mini import jpeg
 from tests.nets import TINY, random_artifact
@@ -200,6 +202,21 @@ def test_a_workers_error_is_ours_in_one_line_with_its_node(zoo, single, tmp_path
     assert str(caught.value).endswith(f"(on the Ray node {socket.gethostname()})")
     assert str(caught.value).isprintable()
     assert predictions.done == 0
+
+
+@pytest.mark.parametrize(
+    ("differs", "message"),
+    [({"version": "0.0"}, f"alexnet-infer {__version__}, but 0.0 where"), ({"cores": 999}, ", but 999 where")],
+)
+def test_a_node_that_might_round_differently_is_refused(zoo, single, differs, message):
+    pytest.importorskip("ray", reason="the engine needs Ray")
+    about = About.load(min(single.glob(f"*/{ABOUT}")).parent)
+    common = {"root": zoo / "data", "split": "validation", "layout": "folders", "device": "cpu", "threads": 1}
+    worker = Worker(Work(**common, abouts=(about,), models=(b"",), **differs))
+    (row,) = worker({"begin": 0, "positions": [0], "done": [0]})
+    kind, text = json.loads(row["error"])
+    assert kind == "BackendError"
+    assert message in text
 
 
 @pytest.mark.usefixtures("cluster")

@@ -1,0 +1,76 @@
+"""Which images a report shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_infer.datasets import open_images
+from alexnet_infer.evaluation import examples
+from alexnet_infer.evaluation.examples import choose_examples
+from alexnet_infer.evaluation.pipeline import predict
+from alexnet_infer.evaluation.predictions import Predictions
+from tests.datasets.mini import WNIDS
+from tests.evaluation.toys import about, lookup_net, write_greys
+
+LABELS = [0, 1, 2, 3, 4, 5, 0, 1]
+GUESSES = [0, 2, 2, 0, 4, 0, 0, 1]  # images 1, 3 and 5 are mistakes
+CONFIDENCE = [0.9, 0.5, 0.6, 0.8, 0.7, 0.8, 0.4, 0.3]
+
+
+def row(guess: int, confidence: float) -> list[float]:
+    values = [(1 - confidence) / 5] * 6
+    values[guess] = confidence
+    return values
+
+
+@pytest.fixture
+def chosen(tmp_path: Path):
+    data = open_images(write_greys(tmp_path / "greys", LABELS))
+    net = lookup_net([row(*pair) for pair in zip(GUESSES, CONFIDENCE, strict=True)])
+    predictions = Predictions(tmp_path / "cache", about(len(LABELS)))
+    positions = range(len(LABELS))
+    predict(data, positions, [(net, predictions)])
+    predictions.close()
+    return lambda seed=0: choose_examples([[predictions]], data, positions, net.manifest.preprocessing, seed)
+
+
+def test_mistakes_are_those_of_the_first_guess_most_confident_first_and_ties_in_the_sets_order(chosen):
+    mistakes = chosen().mistakes
+    assert [shown.label.wnid for shown in mistakes] == [WNIDS[LABELS[i]] for i in (3, 5, 1)]
+    assert [shown.guesses[0][0].wnid for shown in mistakes] == [WNIDS[GUESSES[i]] for i in (3, 5, 1)]
+    assert [shown.guesses[0][1] for shown in mistakes] == pytest.approx([0.8, 0.8, 0.5])
+
+
+def test_every_image_is_shown_with_its_own_pixels_and_five_guesses_in_stable_order(chosen):
+    for shown in chosen().sample:
+        level = int(shown.square[0, 0, 0])  # the i-th image is all of grey level i + 1
+        i = level - 1
+        assert shown.square.shape == (64, 64, 3)
+        assert (shown.square == level).all()
+        assert shown.label.wnid == WNIDS[LABELS[i]]
+        others = [k for k in range(6) if k != GUESSES[i]]
+        assert [guess.wnid for guess, _ in shown.guesses] == [WNIDS[k] for k in [GUESSES[i], *others][:5]]
+
+
+def test_a_sample_is_the_same_every_time_without_repetition_and_another_seed_draws_another(chosen, monkeypatch):
+    monkeypatch.setattr(examples, "SHOWN", 4)
+    names = [[shown.name for shown in chosen(seed).sample] for seed in (0, 0, 1, 2, 3)]
+    assert names[0] == names[1]
+    assert all(len(set(some)) == 4 for some in names)
+    assert len({tuple(some) for some in names}) > 1
+
+
+def test_an_image_that_cannot_be_read_is_not_shown(tmp_path):
+    root = write_greys(tmp_path / "greys", LABELS)
+    (root / "002.png").write_bytes(b"not an image")
+    data, positions = open_images(root), range(len(LABELS))
+    table = np.array([row(*pair) for pair in zip(GUESSES, CONFIDENCE, strict=True)])
+    net, predictions = lookup_net(table), Predictions(tmp_path / "cache", about(len(LABELS)))
+    predict(data, positions, [(net, predictions)])
+    predictions.close()
+    found = choose_examples([[predictions]], data, positions, net.manifest.preprocessing)
+    assert len(found.sample) == len(LABELS) - 1
+    assert [shown.label.wnid for shown in found.mistakes] == [WNIDS[LABELS[i]] for i in (3, 5)]
