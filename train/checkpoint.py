@@ -50,7 +50,7 @@ def load(path: Path, config: dict, shapes: dict[str, tuple[int, ...]]) -> tuple[
     """Reads a checkpoint of a run with this configuration, whose tensors have exactly these names and shapes.
 
     Raises ModelFileError when the file is damaged or comes from a run with other settings, naming the first of them.
-    A setting that the file does not know, because an earlier version wrote it, is not compared.
+    A key of `config` that the file does not have, because an earlier version wrote it, is not compared.
     """
     saved, state = _metadata(path)
     _refuse_other(path, saved, config)

@@ -42,8 +42,8 @@ def train(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Data set: a packed set (made by prepare); or Parquet shards train-*.parquet and "
-            "validation-*.parquet with classes.tsv; or folders train/ and val/ with one folder for each class.",
+            help="Data set: a packed set (made by prepare); or ILSVRC as it comes; or Parquet shards train-*.parquet "
+            "and validation-*.parquet with classes.tsv; or folders train/ and val/ with one folder for each class.",
             show_default=False,
         ),
     ] = None,

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 import numpy as np
 import torch
@@ -48,6 +47,8 @@ class PackedImages:
     unreadable: int = 0
     """Images that the split has besides, and that nobody could decode. They count as wrong in an error."""
     known: Statistics | None = None
+    digest: str = ""
+    """Of a packed set, which knows it; empty where the pixels have to be read for it."""
 
     @classmethod
     def decode(cls, examples: LabelledImages, size: int, on_image: Callable[[], None] = lambda: None) -> PackedImages:
@@ -80,13 +81,12 @@ class PackedImages:
 
     @classmethod
     def mapped_from(cls, packed: PackedSet, split: Split) -> PackedImages:
-        """A split of a packed set. Nothing is read but the labels. Raises UnreadableInputError when it is empty."""
-        if not packed.images(split):
-            raise UnreadableInputError(f"{packed.root}: the {split} split has no images")
+        """A split of a packed set. Nothing is read but the labels."""
         shards = tuple(_tensor(shard) for shard in packed.shards(split))
         statistics = Statistics(packed.mean, packed.covariance) if split == "train" else None
         unreadable = len(packed.unreadable(split))
-        return cls(shards, torch.from_numpy(packed.labels(split).copy()), True, unreadable, statistics)
+        labels = torch.from_numpy(packed.labels(split).copy())
+        return cls(shards, labels, True, unreadable, statistics, packed.digest[:16])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -105,27 +105,31 @@ class PackedImages:
         return self.shards[0].device
 
     def to(self, device: torch.device) -> PackedImages:
-        """A copy in the memory of `device`, unless it is there already."""
-        return replace(self, shards=tuple(s.to(device) for s in self.shards), labels=self.labels.to(device))
+        """A copy in the memory of `device`, as one shard, unless it is there already."""
+        if device == self.device:
+            return self
+        images = torch.empty((len(self), self.size, self.size, 3), dtype=torch.uint8, device=device)
+        for part, shard in zip(images.split([len(shard) for shard in self.shards]), self.shards, strict=True):
+            part.copy_(shard)
+        return replace(self, shards=(images,), labels=self.labels.to(device), mapped=False)
 
     def squares(self, rows: Tensor) -> Tensor:
         """The images at `rows` (int64 [B], on any device): uint8 [B, S, S, 3] where the shards are."""
-        rows = rows.to(self.device)
         if len(self.shards) == 1:
-            return self.shards[0][rows]
-        out = self.shards[0].new_empty((len(rows), self.size, self.size, 3))
-        ends = torch.tensor([*accumulate(map(len, self.shards))], device=self.device)
-        number = torch.bucketize(rows, ends, right=True)
-        for i in number.unique().tolist():
-            here = number == i
-            shard = self.shards[i]
-            out[here] = shard[rows[here] - (ends[i] - len(shard))]
+            return self.shards[0][rows.to(self.device)]
+        out = torch.empty((len(rows), self.size, self.size, 3), dtype=torch.uint8)
+        ends = np.cumsum([len(shard) for shard in self.shards])
+        numbers = np.searchsorted(ends, rows.cpu().numpy(), side="right")
+        # One by one: a batch meets about as many shards as it has images, and a copy is cheaper than an indexing.
+        for place, (row, number) in enumerate(zip(rows.tolist(), numbers.tolist(), strict=True)):
+            out[place] = self.shards[number][row - ends[number]]
         return out
 
     @property
-    def labels_digest(self) -> str:
-        """Tells apart sets that differ in number, order or labels of their images."""
-        return hashlib.sha256(self.labels.cpu().numpy().tobytes()).hexdigest()[:16]
+    def identity(self) -> dict[str, int | str]:
+        """What tells one set from another: number of images, and hashes of labels and pixels in their order."""
+        labels = hashlib.sha256(self.labels.cpu().numpy().tobytes()).hexdigest()[:16]
+        return {"images": len(self) + self.unreadable, "labels": labels, "pixels": self.digest or _digest(self.shards)}
 
     def statistics(self) -> Statistics:
         """Read from the packed set, where there is one; else computed from all pixels."""
@@ -142,6 +146,13 @@ class PackedImages:
         mean = total / len(self)
         color = mean.mean((0, 1))
         return Statistics(mean.astype(np.float32), products / count - np.outer(color, color))
+
+
+def _digest(shards: tuple[Tensor, ...]) -> str:
+    digest = hashlib.sha256()
+    for shard in shards:
+        digest.update(shard.cpu().numpy())
+    return digest.hexdigest()[:16]
 
 
 def _tensor(shard: np.memmap) -> Tensor:

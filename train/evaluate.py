@@ -13,8 +13,8 @@ from alexnet_infer.metrics import topk_correct
 from alexnet_infer.preprocess import Views, patch_offsets
 from train.feed import Feed
 
-PATCHES_PER_CALL = 160
-"""The first maps of so many patches take 190 MB in the full-width net."""
+PATCHES_PER_CALL = {"cpu": 160, "cuda": 2560}
+"""The first maps of 160 patches take 190 MB in the full-width net."""
 
 CENTER = 4
 """Position of the unmirrored central patch among the ten (`alexnet_infer.preprocess.patches`)."""
@@ -55,7 +55,7 @@ def count_correct(
     model.eval()
     asked: tuple[Views, ...] = ("center", "ten") if views == "ten" else ("center",)
     correct = np.zeros((len(asked), 2), int)
-    parts = rows.split(PATCHES_PER_CALL // (10 if views == "ten" else 1))
+    parts = rows.split(PATCHES_PER_CALL[feed.device.type] // (10 if views == "ten" else 1))
     for part, squares in zip(parts, feed.batches(parts), strict=True):
         patches = view_patches(squares, mean, patch, views)
         logits = model(patches.flatten(0, 1).contiguous(memory_format=torch.channels_last))

@@ -14,8 +14,8 @@ from train.data import PackedImages
 AHEAD = 2
 """Batches that are loaded while one is worked on."""
 
-SHARE = 0.6
-"""Of a GPU's free memory, what a set may take to be kept there: the net needs the rest."""
+SHARE = 0.4
+"""Of a GPU's free memory, what each of the two sets may take to be kept there: the net needs the rest."""
 
 
 class Feed:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -91,12 +92,14 @@ def finish(
     on_images: Callable[[int], None] = lambda count: None,
     *,
     trained_epochs: float,
+    result: Literal["last", "best"] = "last",
 ) -> Finished:
     """Measures `model`, the trainer's net in one piece, and writes it to `path`; its name is the file's stem.
 
     A summary goes beside it as JSON.
 
-    `data` is the name of the data set; `on_images` is called with the number of images measured since the last call.
+    `data` is the name of the data set; `result` says which of the run's nets this is, `trained_epochs` how far it was
+    trained; `on_images` is called with the number of images measured since the last call.
     Raises UsageError when a weight doesn't fit float16 or the files can't be written.
     """
     architecture = trainer.model.architecture
@@ -107,7 +110,7 @@ def finish(
             size=trainer.train.images.size, patch=architecture.patch, mean=trainer.mean, resample=RESAMPLE
         ),
         classes=tuple(classes),
-        provenance=_provenance(trainer, data, trained_epochs),
+        provenance=_provenance(trainer, data, {"trained_epochs": trained_epochs, "result": result}),
     )
     artifact = Artifact(manifest, stored(model.artifact_tensors()))
     errors = measure(artifact, trainer.validation, f"{data}, validation", on_images)
@@ -124,9 +127,9 @@ def finish(
     return finished
 
 
-def _provenance(trainer: Trainer, data: str, trained_epochs: float) -> Provenance:
+def _provenance(trainer: Trainer, data: str, extent: dict[str, Any]) -> Provenance:
     precision = str(trainer.precision).removeprefix("torch.")
-    recipe = dataclasses.asdict(trainer.recipe) | {"trained_epochs": trained_epochs}
+    recipe = dataclasses.asdict(trainer.recipe) | extent
     if trainer.initial.origin:
         recipe["init_from"] = trainer.initial.origin
     ended = datetime.fromtimestamp(
@@ -149,7 +152,8 @@ def _as_json(finished: Finished, trainer: Trainer) -> str:
         "sha256": sha256(finished.path),
         "parameters": finished.artifact.manifest.architecture.parameters,
         "errors": [dataclasses.asdict(error) for error in provenance.errors],
-        "epochs": trainer.state.epoch,
+        "epochs": provenance.recipe["trained_epochs"],
+        "result": provenance.recipe["result"],
         "training_seconds": round(trainer.state.seconds, 1),
         "validation_views": trainer.recipe.validation_views,
         "top1_error_by_epoch": trainer.state.errors,

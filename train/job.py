@@ -28,7 +28,7 @@ class Job:
     """The net; its number of classes is that of the data, whatever stands here."""
     recipe: Recipe
     data: Path
-    """A data set as `alexnet_infer.datasets.LabelledImages` takes it."""
+    """A packed set (`train.packed`), or a data set as `alexnet_infer.datasets.LabelledImages` takes it."""
     out: Path
     """Folder of the checkpoint and the result."""
     name: str
@@ -68,7 +68,7 @@ class Job:
         if not (math.isfinite(width) and 0 < width <= 16):
             raise UsageError(f"--width {width}: expected more than 0 and at most 16")
         wrong = self.name.startswith(".") or "/" in self.name or "\\" in self.name or self.name in TAKEN
-        if not self.name or not self.name.isprintable() or wrong:
+        if not self.name or not self.name.isprintable() or wrong or len(self.name.encode()) > 200:
             raise UsageError(
                 f"--name {self.name!r}: expected the name of a file, without folders and suffix, other than 'last', "
                 "'best' and 'log'"

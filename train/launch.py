@@ -9,12 +9,15 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from alexnet_infer import __version__
+from alexnet_infer.architecture import Architecture
 from alexnet_infer.errors import AlexNetInferError, UsageError
+from alexnet_infer.files import lock
 from train import checkpoint
 from train.checkpoint import RunState
 from train.device import keep_memory, pick_device, resolve_compile
@@ -25,7 +28,7 @@ from train.job import Job, default_size
 from train.log import RunLog
 from train.loop import LAST, StepReport, Trainer, run_settings
 from train.ranks import join
-from train.source import open_source
+from train.source import Source, open_source
 from train.transfer import Initial, initial_weights
 
 
@@ -53,9 +56,16 @@ def launch(job: Job, display: Display) -> Finished | None:
     source = open_source(job.data, job.size, job.variant.patch, default_size(job.variant.patch))
     architecture = dataclasses.replace(job.variant, classes=len(source.classes)).build()
     initial = initial_weights(job.init_from, architecture, source.classes) if job.init_from else Initial()
-    _make_folder(job)
-    if (job.out / LAST).exists():  # before minutes go into decoding
-        checkpoint.check(job.out / LAST, run_settings(architecture, job.recipe, job.seed, initial))
+    with _own_folder(job, ranks.first):
+        if (job.out / LAST).exists():  # before minutes go into decoding
+            checkpoint.check(job.out / LAST, run_settings(architecture, job.recipe, job.seed, initial))
+        settings = {"device": device, "ranks": ranks, "initial": initial, "compile": compile}
+        return _run(job, architecture, source, display, until, settings)
+
+
+def _run(
+    job: Job, architecture: Architecture, source: Source, display: Display, until: float, settings: dict[str, Any]
+) -> Finished | None:
     try:
         trainer = Trainer(
             architecture,
@@ -63,15 +73,12 @@ def launch(job: Job, display: Display) -> Finished | None:
             *source.load(display),
             job.out,
             seed=job.seed,
-            device=device,
-            ranks=ranks,
-            initial=initial,
-            compile=compile,
             accumulate=job.accumulate,
+            **settings,
         )
         _train(trainer, _log(job, trainer), display, until)
-        model = trainer.best_model() if job.result == "best" else trainer.whole_model()
-        if not ranks.first:
+        model, epochs = trainer.result(job.result)
+        if not trainer.ranks.first:
             return None
         with display.counting("measuring", len(trainer.validation)) as advance:
             return finish(
@@ -81,12 +88,13 @@ def launch(job: Job, display: Display) -> Finished | None:
                 job.result_path,
                 _data_name(job),
                 advance,
-                trained_epochs=trainer.best_epoch if job.result == "best" else trainer.trained_epochs,
+                trained_epochs=epochs,
+                result=job.result,
             )
     except torch.OutOfMemoryError:
         raise UsageError(
-            f"--batch {job.recipe.batch}: the GPU's memory is full; work on it in parts with --accumulate "
-            f"{2 * job.accumulate}, or use a smaller batch"
+            f"--batch {job.recipe.batch}: the GPU's memory is full; work on it in parts with --accumulate, or use a "
+            "smaller batch"
         ) from None
 
 
@@ -94,11 +102,24 @@ def _data_name(job: Job) -> str:
     return "".join(c if c.isprintable() else "?" for c in job.data.resolve().name)
 
 
-def _make_folder(job: Job) -> None:
+@contextmanager
+def _own_folder(job: Job, first: bool) -> Iterator[None]:
+    """Makes the run's folder, and on the first process keeps other runs out of it. Finds out before hours of work."""
     try:
         job.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {job.out}: can't be made ({error.strerror}); choose another folder") from None
+    if not first:
+        yield
+        return
+    try:
+        held = lock(job.out / ".lock")
+    except OSError as error:
+        raise UsageError(f"--out {job.out}: can't be written ({error.strerror}); choose another folder") from None
+    if held is None:
+        raise UsageError(f"--out {job.out}: another run is at work on it; wait for it, or choose another folder")
+    with held:
+        yield
 
 
 def _log(job: Job, trainer: Trainer) -> RunLog | None:

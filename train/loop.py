@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet_infer.architecture import Architecture
-from alexnet_infer.errors import UsageError
+from alexnet_infer.architecture import Architecture, BatchNorm
+from alexnet_infer.errors import ModelFileError, UsageError
 from train import checkpoint
 from train.augment import Augment, EpochPlan
 from train.checkpoint import RunState
@@ -82,6 +81,11 @@ class Trainer:
         self.ranks, self.initial = ranks or Ranks(), initial or Initial()
         self.precision = working_precision(self.device)
         self.steps_per_epoch = _steps_per_epoch(recipe, len(train), self.ranks, accumulate)
+        if self.ranks.data_ranks * accumulate > 1 and any(isinstance(o, BatchNorm) for o in architecture.operations):
+            raise UsageError(
+                "--normalization batchnorm: every part of a batch would take its own statistics; expected "
+                "--accumulate 1 and no ranks that share a batch"
+            )
         statistics = train.statistics()
         self.mean = statistics.mean if recipe.mean == "pixel" else statistics.channel_mean
         self.augment = Augment(self.mean, statistics.pca, architecture.patch, recipe.color_sigma, self.device)
@@ -91,6 +95,7 @@ class Trainer:
         self.model = AlexNet(architecture, recipe.unit)
         initialise(self.model, recipe.init)
         self.model.take(self.initial.tensors)
+        self.initial = Initial(origin=self.initial.origin)  # the weights are not needed any more
         if self.ranks.column_group is not None:
             split_into_columns(self.model, self.ranks.column_group)
         self.model.to(self.device, memory_format=torch.channels_last)
@@ -98,10 +103,9 @@ class Trainer:
         self.config = {
             **run_settings(architecture, recipe, seed, self.initial),
             "data": {
-                "images": len(train),
                 "size": train.size,
-                "labels": train.labels_digest,
-                "mean": hashlib.sha256(self.mean.tobytes()).hexdigest()[:16],
+                **{f"{key} of training": value for key, value in train.identity.items()},
+                **{f"{key} of validation": value for key, value in validation.identity.items()},
             },
         }
         self.ranks.check_same(self.config)
@@ -158,6 +162,7 @@ class Trainer:
         if self.ranks.first:
             checkpoint.save(self.last_checkpoint, self.config, self.state, whole)
             self._keep_best()
+        self.ranks.wait()
 
     def _keep_best(self) -> None:
         if self.state.step == 0 and self.best_epoch == self.state.epoch > 0:
@@ -167,17 +172,25 @@ class Trainer:
         """The net in one piece, on this device. All ranks must call it."""
         return self._model_from({name: self.ranks.whole(tensor) for name, tensor in self.model.state_dict().items()})
 
-    def best_model(self) -> AlexNet:
-        """The net of the best checkpoint, or of the last one when no epoch was completed.
+    def result(self, which: Literal["last", "best"]) -> tuple[AlexNet, float]:
+        """The net in one piece, after the last step or at the end of the best epoch, and the epochs that it was trained
+        for. Before the first epoch ends, the best is the last. All ranks must call it; what it gives to others than the
+        first is of no use.
 
-        Raises ModelFileError when that is damaged or of another run. All ranks must call it.
+        Raises ModelFileError when the best checkpoint is damaged or of another run.
         """
-        if not self.best_epoch:
-            return self.whole_model()
+        last = self.whole_model()
+        if which == "last" or not self.best_epoch:
+            return last, self.trained_epochs
         shapes = {name: tuple(self.ranks.whole(tensor).shape) for name, tensor in self._tensors().items()}
+        if not self.ranks.first:  # the checkpoint lies on the first one's disk
+            return last, self.best_epoch
+        if not self.best_checkpoint.exists():
+            raise ModelFileError(f"{self.best_checkpoint}: is missing; take the last net, with --result last")
         _, saved = checkpoint.load(self.best_checkpoint, self.config, shapes)
         own = "model."
-        return self._model_from({name.removeprefix(own): t for name, t in saved.items() if name.startswith(own)})
+        best = {name.removeprefix(own): tensor for name, tensor in saved.items() if name.startswith(own)}
+        return self._model_from(best), self.best_epoch
 
     def _model_from(self, tensors: dict[str, torch.Tensor]) -> AlexNet:
         model = AlexNet(self.model.architecture, self.model.unit)
@@ -197,37 +210,36 @@ class Trainer:
         on_save: Callable[[RunState], None] = lambda state: None,
         until: float = math.inf,
     ) -> RunState:
-        """Trains to the end of the recipe, or to the first step that ends at `until` (`time.monotonic`) or later.
+        """Trains to the end of the recipe, or through the first step that begins at `until` (of `time.monotonic`).
 
         The callbacks run between two steps, `on_save` before a checkpoint is written and `on_epoch` after that of an
         epoch; when one raises, `save` may be called and loses nothing. Raises
         DivergedError when the loss or the net's output stops being a number; the last checkpoint stays as it was.
         """
-        saved_at = time.monotonic()
+        saved_at = ended = time.monotonic()
         while not self.finished:
             plan = EpochPlan.draw(len(self.train), self.seed, self.state.epoch)
             with closing(self._batches(plan)) as batches:
                 for rows, squares in batches:
-                    started = time.monotonic()
-                    lr = self._lr()
-                    due = started - saved_at > 60 * self.checkpoint_minutes
-                    loss, norm, due, over = self._step(rows, squares, plan, lr, due=due, over=started >= until)
-                    seconds = time.monotonic() - started
+                    lr, now = self._lr(), time.monotonic()
+                    due = now - saved_at > 60 * self.checkpoint_minutes
+                    loss, norm, due, over = self._step(rows, squares, plan, lr, due=due, over=now >= until)
+                    started, ended = ended, time.monotonic()  # the wait for the images belongs to the step
                     self.state.step += 1
-                    self.state.seconds += seconds
-                    speed = self.recipe.batch / seconds
+                    self.state.seconds += ended - started
+                    speed = self.recipe.batch / (ended - started)
                     on_step(StepReport(self.state.epoch, self.state.step, loss, lr, speed, norm))
                     if due or over:
                         on_save(self.state)
                         self.save()
-                        saved_at = time.monotonic()
+                        saved_at = ended = time.monotonic()
                     if over:
                         return self.state
             self._end_epoch()
             on_save(self.state)
             self.save()
-            saved_at = time.monotonic()
             on_epoch(self.state)
+            saved_at = ended = time.monotonic()
         return self.state
 
     def _batches(self, plan: EpochPlan) -> Iterator[tuple[Tensor, Tensor]]:

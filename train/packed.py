@@ -7,7 +7,9 @@ A folder with
     train-labels.npy      int32 [N], positions in the manifest's classes; likewise validation-labels.npy
     mean.npy              float32 [S, S, 3] in 0-255: at each pixel, the mean over the training split (section 2)
 
-In both splits an image that can't be decoded is left out and listed in the manifest with the reason.
+In both splits an image that can't be read or decoded is left out and listed in the manifest with the reason; the
+trainer counts those of the validation split as wrong. The manifest's first field is its format, which tells it from any
+other program's manifest.json, and of each split it has the source's `LabelledImages.listing`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import Split
 from alexnet_infer.errors import AlexNetInferError, SpecError, one_line, shown
 
-FORMAT, VERSION = "alexnet-infer packed set", 1
+FORMAT, VERSION = "alexnet-infer packed set", 2
 RESAMPLE = "bicubic"
 MANIFEST, MEAN = "manifest.json", "mean.npy"
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -56,10 +58,24 @@ def labels_name(split: Split) -> str:
 
 def is_packed(root: Path) -> bool:
     """Whether `root` holds a finished packed set, sound or not; `open_packed` tells which."""
+    return is_ours(root / MANIFEST)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether this program wrote the JSON at `path`, by its format; a damaged file still counts when the format stands
+    at its beginning. Of whatever else lies there, at most 64 MB are read."""
     try:
-        return (root / MANIFEST).is_file()
+        if not path.is_file():  # reading a pipe would wait for ever
+            return False
+        with path.open("rb") as file:
+            text = file.read(_MAX_MANIFEST)
     except OSError:
         return False
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError, MemoryError):
+        return FORMAT.encode() in text[:300]
+    return isinstance(value, dict) and value.get("format") == FORMAT
 
 
 @dataclass(frozen=True)
@@ -81,6 +97,7 @@ class Unreadable:
 class PackedSplit:
     """`labels` int64 [N], read-only. A shard without images stays unread."""
 
+    listing: str
     shards: tuple[PackedFile, ...]
     labels: np.ndarray
     unreadable: tuple[Unreadable, ...]
@@ -121,6 +138,10 @@ class PackedSet:
         """The images that the source has and the set lacks."""
         return self.splits[split].unreadable
 
+    def listing(self, split: Split) -> str:
+        """The source's `LabelledImages.listing`: a hash of the names, sizes and labels of all its images."""
+        return self.splits[split].listing
+
     def shards(self, split: Split) -> list[np.memmap]:
         """The split's images in the labels' order: read-only memory maps, uint8 [n, S, S, 3] with n of at least 1.
 
@@ -154,6 +175,8 @@ def open_packed(root: Path) -> PackedSet:
     Raises PackedSetError. The pixels aren't read: `PackedSet.verify` does that.
     """
     path = root / MANIFEST
+    if not is_ours(path):  # then nobody may be told to remove the folder
+        raise PackedSetError(f"{path}: expected the manifest of a packed set; make one with python -m train prepare")
     text = _manifest_bytes(path)
     manifest = _checked_version(_Found(f"{path}: manifest", _parsed(path, text)))
     size = manifest["size"].whole(1, 4096)
@@ -255,11 +278,8 @@ def _parsed(path: Path, text: bytes) -> Any:
 
 
 def _checked_version(manifest: _Found) -> dict[str, _Found]:
-    """The manifest's fields; format and version come first, since another version may have other ones."""
-    if not isinstance(manifest.value, dict):
-        raise manifest.refuse("an object")
-    for name, expected in (("format", FORMAT), ("version", VERSION)):
-        _Found(f"{manifest.where}.{name}", manifest.value.get(name)).equal(expected)
+    """The manifest's fields; the version comes first, since another one may have other fields."""
+    _Found(f"{manifest.where}.version", manifest.value.get("version")).equal(VERSION)
     statistics = ("mean", "covariance", "eigenvalues", "eigenvectors")
     return manifest.fields("format", "version", "size", "resample", "classes", "splits", *statistics, "software")
 
@@ -278,7 +298,8 @@ def _classes(found: _Found) -> tuple[ClassName, ...]:
 
 
 def _split(root: Path, name: Split, found: _Found, size: int, classes: int) -> tuple[PackedSplit, list[PackedFile]]:
-    fields = found.fields("images", "shards", "labels", "unreadable")
+    fields = found.fields("listing", "images", "shards", "labels", "unreadable")
+    listing = fields["listing"].sha256()
     images = fields["images"].whole(1, _MAX_IMAGES)
     shards, total = [], 0
     for number, item in enumerate(fields["shards"].items()):
@@ -297,7 +318,7 @@ def _split(root: Path, name: Split, found: _Found, size: int, classes: int) -> t
     for item in fields["unreadable"].items():
         entry = item.fields("name", "reason")
         unreadable.append(Unreadable(entry["name"].text(), entry["reason"].text()))
-    return PackedSplit(tuple(shards), _read_only(labels), tuple(unreadable)), [*shards, labels_file]
+    return PackedSplit(listing, tuple(shards), _read_only(labels), tuple(unreadable)), [*shards, labels_file]
 
 
 def _array_file(root: Path, found: _Found, name: str, dtype: str, shape: tuple[int, ...]) -> PackedFile:

@@ -74,7 +74,7 @@ class Part:
     """What is known of some images, in their order: of a few decoded together, or of a whole shard."""
 
     labels: list[int]
-    """Of the images that could be decoded."""
+    """Of the images that could be read and decoded."""
     unreadable: list[Unreadable]
     """The others."""
     sums: Sums
@@ -101,6 +101,9 @@ def decode(examples: list[Example], size: int, root: Path) -> tuple[np.ndarray, 
     labels, unreadable = [], []
     for example in examples:
         name = printable(example.name.removeprefix(f"{root}{os.sep}"))
+        if example.error:
+            unreadable.append(Unreadable(name, example.error))
+            continue
         try:
             # ILSVRC's labels were made without regard to EXIF orientation.
             square = read_square(example.data, name=name, size=size, resample=RESAMPLE, apply_exif=False)

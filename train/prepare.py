@@ -1,9 +1,9 @@
 """Makes a packed set (`train.packed`) from a labelled data set: every image decoded and squared once, as the paper did.
 
 A shard stands for a fixed range of the source's images, and its file holds those that could be decoded. It is written
-under `.parts`, synced, renamed into place, and only then described by a file of its own in `.parts`: labels, hash and
-exact sums (`train.parts`). So whatever ends a run, the next one skips the shards that are described and makes the
-others. As all sums are whole numbers, its files are those of an undisturbed run, byte for byte.
+under `.parts` (`train.workfolder`), synced, renamed into place, and only then described by a file of its own there:
+labels, hash and exact sums (`train.parts`). So whatever ends a run, the next one skips the shards that are described
+and makes the others. As all sums are whole numbers, its files are those of an undisturbed run, byte for byte.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +28,7 @@ import PIL
 from alexnet_infer import __version__
 from alexnet_infer.datasets import Example, LabelledImages, Split
 from alexnet_infer.errors import UnreadableInputError, UsageError, shown
-from alexnet_infer.files import lock, write_atomically
+from alexnet_infer.files import write_atomically
 from train.packed import (
     FORMAT,
     MANIFEST,
@@ -44,8 +43,8 @@ from train.packed import (
     shard_name,
 )
 from train.parts import Part, decode, load, save
+from train.workfolder import PARTS, claimed, clean_up
 
-PARTS = ".parts"
 _CHUNK_BYTES, _CHUNK_IMAGES = 2**20, 32
 """What a thread decodes at a time: enough that handing it over costs nothing, little enough for any memory."""
 
@@ -119,11 +118,13 @@ def prepare(job: Preparation, display: Progress) -> Prepared:
     """Makes the packed set, or goes on where an earlier run of the same job ended. Ctrl-C or a full disk leave what is
     done in place.
 
-    Images that can't be decoded are left out of both splits and listed, so an error measured on the validation split
-    lacks them: the trainer says how many.
+    Images that can't be read or decoded are left out of both splits and listed in the manifest; what leaves labels in
+    doubt is an error. Those of the validation split count as wrong when the trainer measures an error on it
+    (`train.data.PackedImages.unreadable`).
 
-    Raises UsageError when the folder holds something else or can't be written, UnreadableInputError when a source can't
-    be read, no image of a split can be decoded, or the splits differ in their classes.
+    Raises UsageError when the folder holds something else, also a set of another source, or can't be written;
+    UnreadableInputError when a source can't be read, no image of a split can be decoded, or the splits differ in their
+    classes; PackedSetError when the folder holds a packed set that is damaged.
     """
     sources: dict[Split, LabelledImages] = {
         "train": LabelledImages(job.source, "train"),
@@ -132,14 +133,17 @@ def prepare(job: Preparation, display: Progress) -> Prepared:
     _check_classes(sources)
     already = is_packed(job.out)
     if not already:
-        with _writing(job), _begun(job, sources), ThreadPoolExecutor(job.threads) as pool:
+        total = sum(map(len, sources.values())) * 3 * job.size**2
+        settings = _settings(job, sources)
+        with _writing(job), claimed(job.out, settings, total), ThreadPoolExecutor(job.threads) as pool:
             maker = _Maker(job, pool)
             for split, examples in sources.items():
                 with display.counting(f"packing the {split} split", len(examples)) as advance:
                     maker.pack(split, examples, advance)
-            maker.finish(sources["train"])
-    shutil.rmtree(job.out / PARTS, ignore_errors=True)
-    return _result(job, sources, already)
+            maker.finish(sources)
+    result = _result(job, sources, already)
+    clean_up(job.out)
+    return result
 
 
 def _check_classes(sources: Mapping[Split, LabelledImages]) -> None:
@@ -164,41 +168,6 @@ def _writing(job: Preparation) -> Iterator[None]:
         ) from None
 
 
-@contextmanager
-def _begun(job: Preparation, sources: Mapping[Split, LabelledImages]) -> Iterator[None]:
-    """The folder, made or found to be of the same job, for this process alone."""
-    record = job.out / PARTS / "job.json"
-    if job.out.is_dir() and not record.exists() and any(not p.name.startswith(".") for p in job.out.iterdir()):
-        raise UsageError(f"--out {job.out}: is not empty; choose a new folder")
-    try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {job.out}: can't be made ({error.strerror}); choose another folder") from None
-    with _locked(job):
-        settings = _settings(job, sources)
-        if record.exists():
-            _check_same(job, record, settings)
-        _check_space(job, sources)
-        write_atomically(record, json.dumps(settings).encode())
-        yield
-
-
-def _check_same(job: Preparation, record: Path, settings: dict[str, Any]) -> None:
-    try:
-        begun = json.loads(record.read_bytes())
-        different = [
-            f"{key} ({shown(begun[key])}, now {shown(settings[key])})"
-            for key in settings
-            if begun[key] != settings[key]
-        ]
-    except (ValueError, KeyError, TypeError):
-        different = ["version of this program"]
-    if different:
-        raise UsageError(
-            f"--out {job.out}: was begun with another {different[0]}; choose another folder, or remove this one"
-        )
-
-
 def _settings(job: Preparation, sources: Mapping[Split, LabelledImages]) -> dict[str, Any]:
     """What all parts of a set must have in common."""
     return {
@@ -206,29 +175,10 @@ def _settings(job: Preparation, sources: Mapping[Split, LabelledImages]) -> dict
         "image size": job.size,
         **{f"number of {split} images": len(examples) for split, examples in sources.items()},
         "list of classes": [[c.wnid, c.name] for c in sources["train"].classes],
+        **{f"listing (names, sizes, labels) of {split} images": one.listing for split, one in sources.items()},
         "number of images a shard": job.per_shard,
         "Pillow": PIL.__version__,  # another version may decode or rescale to other values
     }
-
-
-@contextmanager
-def _locked(job: Preparation) -> Iterator[None]:
-    file = lock(job.out / PARTS / "lock")
-    if file is None:
-        raise UsageError(f"--out {job.out}: another process is at work on it; wait for it")
-    with file:
-        yield
-
-
-def _check_space(job: Preparation, sources: Mapping[Split, LabelledImages]) -> None:
-    images = sum(map(len, sources.values()))
-    needed = images * 3 * job.size**2 - sum(path.stat().st_size for path in job.out.glob("*.bin"))
-    free = shutil.disk_usage(job.out).free
-    if needed > free:
-        raise UsageError(
-            f"--out {job.out}: {images} images of {job.size} x {job.size} need {needed / 1e9:.1f} GB more, and "
-            f"{free / 1e9:.1f} GB are free; choose another disk or a smaller --image-size"
-        )
 
 
 class _Maker:
@@ -252,7 +202,7 @@ class _Maker:
                 stream = None
                 advance(length)
             else:
-                stream = stream or examples.examples(start)
+                stream = stream or examples.examples(start, on_error="yield")
                 finished = self._make(name, islice(stream, length), examples.root, advance)
             part, sha256 = finished
             if part.seen != length:
@@ -311,7 +261,7 @@ class _Maker:
         while waiting:
             yield waiting.popleft().result()
 
-    def finish(self, source: LabelledImages) -> None:
+    def finish(self, sources: Mapping[Split, LabelledImages]) -> None:
         """Writes labels, mean and, when all else is in place, the manifest."""
         self._wait()
         sums = self.totals["train"].sums
@@ -319,12 +269,12 @@ class _Maker:
         values, vectors = np.linalg.eigh(covariance)
         largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
         manifest = {
-            "format": FORMAT,
+            "format": FORMAT,  # first, so that even the beginning of a damaged file is known as ours
             "version": VERSION,
             "size": self.size,
             "resample": RESAMPLE,
-            "classes": [{"wnid": c.wnid, "name": c.name} for c in source.classes],
-            "splits": {split: self._split(split) for split in SPLITS},
+            "classes": [{"wnid": c.wnid, "name": c.name} for c in sources["train"].classes],
+            "splits": {split: self._split(split, sources[split].listing) for split in SPLITS},
             "mean": self._array(MEAN, sums.mean.astype("<f4")),
             "covariance": covariance.tolist(),
             "eigenvalues": values.clip(0).tolist(),
@@ -337,9 +287,10 @@ class _Maker:
         }
         self._publish(MANIFEST, json.dumps(manifest, indent=1).encode())
 
-    def _split(self, split: Split) -> dict[str, Any]:
+    def _split(self, split: Split, listing: str) -> dict[str, Any]:
         total = self.totals[split]
         return {
+            "listing": listing,
             "images": len(total.labels),
             "shards": self.shards[split],
             "labels": self._array(labels_name(split), np.array(total.labels, "<i4")),
@@ -377,5 +328,11 @@ def _result(job: Preparation, sources: Mapping[Split, LabelledImages], already: 
             f"--out {job.out}: holds another packed set ({packed.size} x {packed.size}, {images['train']} + "
             f"{images['validation']} images, {len(packed.classes)} classes); choose another folder, or remove this one"
         )
+    for split in SPLITS:
+        if packed.listing(split) != sources[split].listing:
+            raise UsageError(
+                f"--out {job.out}: holds a packed set of another source than {sources[split].root} (other names, sizes "
+                f"or labels of {split} images); choose another folder, or remove this one"
+            )
     total = packed.bytes + (job.out / MANIFEST).stat().st_size
     return Prepared(path=job.out, size=job.size, images=images, unreadable=unreadable, bytes=total, already=already)

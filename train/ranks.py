@@ -17,6 +17,9 @@ from alexnet_infer.errors import UsageError
 TIMEOUT = timedelta(seconds=50)
 """How long an exchange waits for a rank that doesn't answer, before the run ends."""
 
+PATIENCE = timedelta(hours=2)
+"""The same where ranks are known to be at different work. A rank that dies there is noticed by torchrun."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
@@ -31,6 +34,8 @@ class Ranks:
     columns: int = 1
     data_group: dist.ProcessGroup | None = None
     column_group: dist.ProcessGroup | None = None
+    patient_group: dist.ProcessGroup | None = None
+    """All ranks, for what may take one of them much longer than the others: reading images, writing a checkpoint."""
 
     @property
     def first(self) -> bool:
@@ -74,12 +79,17 @@ class Ranks:
         """Whether `flag` is true on any process."""
         return bool(self.sum_all(torch.tensor(float(flag), device=device)))
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.count > 1:
+            dist.barrier(group=self.patient_group)
+
     def check_same(self, what: dict[str, Any]) -> None:
         """Raises UsageError, on all processes, when they were started with different settings or data."""
         if self.count == 1:
             return
         everybodys: list[dict[str, Any]] = [{}] * self.count
-        dist.all_gather_object(everybodys, what)
+        dist.all_gather_object(everybodys, what, group=self.patient_group)
         for rank, theirs in enumerate(everybodys):
             for key in what:
                 if theirs.get(key) != everybodys[0].get(key):
@@ -111,6 +121,7 @@ def join(device: torch.device, columns: int) -> Ranks:
         data_ranks=data.size(),
         column=column.get_local_rank(),
         columns=columns,
+        patient_group=dist.new_group(backend="gloo", timeout=PATIENCE),
         data_group=data.get_group() if data.size() > 1 else None,
         column_group=column.get_group() if columns > 1 else None,
     )

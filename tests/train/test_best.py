@@ -10,6 +10,7 @@ pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
 import torch
 
+from alexnet_infer.errors import ModelFileError
 from tests.train.toys import BRIEF, KilledError, assert_bit_identical, kill_after, tensors, trainer
 from train import checkpoint
 from train.loop import Trainer
@@ -40,7 +41,7 @@ def test_the_best_checkpoint_is_that_of_the_lowest_top_1_error_and_the_first_of_
     state, saved = checkpoint.load(run.best_checkpoint, run.config, {n: tuple(t.shape) for n, t in after[0].items()})
     assert run.best_epoch == state.epoch == best
     assert_bit_identical(saved, after[best - 1])
-    weights = {f"model.{name}": tensor for name, tensor in run.best_model().state_dict().items()}
+    weights = {f"model.{name}": tensor for name, tensor in run.result("best")[0].state_dict().items()}
     assert_bit_identical(weights, {name: after[best - 1][name] for name in weights})
     assert not torch.equal(after[0]["model.fc6.weight"], after[1]["model.fc6.weight"])
 
@@ -87,5 +88,14 @@ def test_before_the_first_epoch_ends_the_best_net_is_the_present_one(tmp_path):
     run = trainer(tmp_path)
     run.run(until=0)
     assert run.best_epoch == 0
+    assert run.result("best")[1] == run.trained_epochs == 1 / 3
     assert not run.best_checkpoint.exists()
-    assert_bit_identical(run.best_model().state_dict(), run.model.state_dict())
+    assert_bit_identical(run.result("best")[0].state_dict(), run.model.state_dict())
+
+
+def test_a_missing_best_checkpoint_is_said_with_the_way_out(tmp_path):
+    run = trainer(tmp_path)
+    run.run()
+    run.best_checkpoint.unlink()
+    with pytest.raises(ModelFileError, match=r"best\.safetensors: is missing; .* --result last"):
+        run.result("best")

@@ -41,7 +41,7 @@ def test_from_a_folder_of_images_to_an_artifact_with_its_errors(run, data, tmp_p
     assert manifest.provenance.recipe["epochs"] == 2
     assert manifest.provenance.seed == 3
     assert [e.images for e in manifest.provenance.errors] == [12, 12]
-    files = ["best.safetensors", "last.safetensors", "log.jsonl", "toy-net.json", "toy-net.safetensors"]
+    files = [".lock", "best.safetensors", "last.safetensors", "log.jsonl", "toy-net.json", "toy-net.safetensors"]
     assert sorted(path.name for path in out.iterdir()) == files
     assert re.fullmatch(r"\S+toy-net.safetensors \(.* MB\): on 12 images of toys, validation, ten views: .*\n", stdout)
     lines = stderr.splitlines()

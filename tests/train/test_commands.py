@@ -114,3 +114,15 @@ def test_the_best_epoch_can_be_the_result(run, data, tmp_path):
     assert best.manifest.provenance.recipe["trained_epochs"] == epoch
     same = all((last.tensors[name] == tensor).all() for name, tensor in best.tensors.items())
     assert same == (epoch == len(errors))
+
+
+def test_a_second_run_on_the_same_folder_is_refused_while_the_first_is_at_work(run, data, tmp_path):
+    from alexnet_infer.files import lock
+
+    with lock(tmp_path / ".lock"):
+        assert_one_line(train_small(run, data, tmp_path), 2, "--out", "another run is at work")
+    assert train_small(run, data, tmp_path)[0] == 0
+
+
+def test_a_name_too_long_for_a_file_is_refused_before_anything_is_trained(run, data, tmp_path):
+    assert_one_line(train_small(run, data, tmp_path, "--name", "n" * 201), 2, "--name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -217,9 +218,17 @@ def test_statistics_that_are_known_are_not_computed():
     assert packed.statistics() is known
 
 
-def test_labels_digests_differ_with_number_order_and_values():
+def test_a_sets_identity_follows_from_number_order_labels_and_pixels_and_from_nothing_else():
     pixels, labels = squares(6, size=6)
-    sets = [labels, labels[::-1].copy(), labels[:5], np.zeros_like(labels)]
-    digests = [cut(pixels[: len(some)], some, [2]).labels_digest for some in sets]
-    assert len(set(digests)) == len(sets)
-    assert digests[0] == cut(pixels, labels, []).labels_digest
+    swapped = pixels[[3, 1, 2, 0, 4, 5]]  # two images of one class
+    sets = [
+        (pixels, labels),
+        (pixels, labels[::-1].copy()),
+        (pixels[:5], labels[:5]),
+        (pixels, np.zeros_like(labels)),
+        (swapped, labels),
+    ]
+    identities = [cut(*some, [2]).identity for some in sets]
+    assert all(a != b for i, a in enumerate(identities) for b in identities[:i])
+    assert identities[0] == cut(pixels, labels, []).identity
+    assert replace(cut(pixels, labels, []), unreadable=1).identity != identities[0]

@@ -118,7 +118,7 @@ def test_no_images_give_no_counts_and_an_image_asked_for_twice_counts_twice(case
 
 @pytest.mark.parametrize(("views", "calls"), [("ten", [5, 5, 5, 5, 4]), ("center", [24])])
 def test_progress_adds_up_to_the_images_asked_for(case, monkeypatch, views, calls):
-    monkeypatch.setattr(evaluate, "PATCHES_PER_CALL", 50)
+    monkeypatch.setattr(evaluate, "PATCHES_PER_CALL", {"cpu": 50})
     counted: list[int] = []
     assert case.count(ALL, views, on_images=counted.append)[views] == case.expected(views, ALL)
     assert counted == calls

@@ -169,8 +169,10 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(tm
         ({"recipe": replace(BRIEF, epochs=3)}, r"recipe\.epochs \(2, now 3\)"),
         ({"architecture": replace(TINY, hidden=32).build()}, r"architecture\.operations\.fc6\.units \(16, now 32\)"),
         ({"seed": 1}, r"seed"),
-        ({"train": images(15)}, r"data\.images \(12, now 15\)"),
-        ({"train": images(12, seed=5)}, r"data\.mean"),
+        ({"train": images(15)}, r"data\.images of training \(12, now 15\)"),
+        ({"train": images(12, seed=5)}, r"data\.pixels of training"),
+        ({"validation": images(5, seed=1)}, r"data\.images of validation \(6, now 5\)"),
+        ({"validation": images(6, seed=2)}, r"data\.pixels of validation"),
         ({"train": images(12, size=70), "validation": images(6, size=70)}, r"data\.(size|mean)"),
     ],
 )
@@ -368,3 +370,25 @@ def test_the_net_sees_a_patch_less_the_mean_of_its_own_place(tmp_path):
     run.run()
     assert seen == [0] * len(seen)  # all images are the mean, wherever they are cut and however mirrored
     assert len(seen) > 6
+
+
+def test_waiting_for_images_belongs_to_the_time_of_a_step(tmp_path, monkeypatch):
+    run, clock, reports = trainer(tmp_path), [0.0], []
+    batches = run.train.batches
+
+    def slow(rows):
+        for batch in batches(rows):
+            clock[0] += 0.5
+            yield batch
+
+    monkeypatch.setattr(run.train, "batches", slow)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    state = run.run(reports.append)
+    assert state.seconds == 6 * 0.5
+    assert [report.images_per_second for report in reports] == [4 / 0.5] * 6
+
+
+@pytest.mark.parametrize(("ranks", "accumulate"), [(Ranks(), 2), (Ranks(data_ranks=2), 1)])
+def test_batch_norm_over_parts_of_a_batch_is_refused(tmp_path, ranks, accumulate):
+    with pytest.raises(UsageError, match=r"--normalization batchnorm: .* its own statistics"):
+        trainer(tmp_path, BATCH_NORM, NO_UNIT, ranks=ranks, accumulate=accumulate)

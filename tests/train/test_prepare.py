@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -18,79 +17,32 @@ import pytest
 from PIL import Image
 
 from alexnet_infer.datasets import LabelledImages
-from alexnet_infer.decode import read_square
 from alexnet_infer.errors import UnreadableInputError, UsageError
-from train import parts
+from tests.train.packing import (
+    ROOT,
+    SIZE,
+    TWO_IMAGES,
+    WNIDS,
+    Counted,
+    contents,
+    image_source,
+    interrupt,
+    job,
+    killed,
+    note_decoded,
+    pixels,
+    squares,
+)
 from train import prepare as module
-from train.packed import MANIFEST, PackedSet, Unreadable, open_packed
+from train.packed import MANIFEST, Unreadable, open_packed
 from train.parts import Sums
-from train.prepare import PARTS, Preparation, prepare
-
-ROOT = Path(__file__).parents[2]
-SIZE = 8
-WNIDS = ("n00000001", "n00000002")
-TWO_IMAGES = 2 * 3 * SIZE**2
-
-
-class Counted:
-    """A display that notes what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[list] = []
-
-    @contextmanager
-    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        self.told.append([what, total, 0])
-
-        def advance(count: int) -> None:
-            self.told[-1][2] += count
-
-        yield advance
-
-
-def encoded(rng: np.random.Generator, number: int) -> bytes:
-    """PNG and JPEG of several shapes, coloured, so that the covariance has something to say."""
-    pixels = rng.integers(0, 120, (11 + number, 17 - number, 3))
-    pixels += np.array([0, 10 * number, 130])
-    pixels[: 4 + number, :, 1] += 60
-    data = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(data, "PNG" if number % 2 else "JPEG")
-    return data.getvalue()
+from train.prepare import prepare
+from train.workfolder import PARTS
 
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    """Seven training images and three for validation, in two classes."""
-    rng, root = np.random.default_rng(0), tmp_path / "source"
-    for split, count in (("train", 7), ("val", 3)):
-        for number in range(count):
-            folder = root / split / WNIDS[number % 2]
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{number}.png").write_bytes(encoded(rng, number))
-    (root / "classes.tsv").write_text("n00000001\tcat, house cat\nn00000002\tdog\n")
-    return root
-
-
-def job(source: Path, **options) -> Preparation:
-    settings = {"out": source.parent / "packed", "size": SIZE, "workers": 2, "shard_bytes": TWO_IMAGES} | options
-    return Preparation(source=source, **settings)
-
-
-def squares(source: Path, split: str) -> np.ndarray:
-    return np.stack(
-        [
-            read_square(example.data, name="", size=SIZE, resample="bicubic", apply_exif=False)
-            for example in LabelledImages(source, split)
-        ]
-    )
-
-
-def pixels(packed: PackedSet, split: str) -> np.ndarray:
-    return np.concatenate(packed.shards(split))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return image_source(tmp_path / "source")
 
 
 def test_squares_and_labels_are_the_sources_in_its_order_whatever_the_shards(source, tmp_path):
@@ -154,43 +106,6 @@ def test_every_image_is_counted_once_also_those_of_an_earlier_run(source, monkey
     assert display.told == whole
 
 
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tests.train.test_prepare import Counted, job
-from train import parts, prepare
-
-where, left = sys.argv[2], int(sys.argv[3])
-def counted(function):
-    def call(*arguments, **options):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **options)
-    return call
-
-if where == "decode":
-    parts.read_square = counted(parts.read_square)
-elif where == "rename":
-    Path.replace = counted(Path.replace)
-else:
-    os.fsync = counted(os.fsync)
-prepare.prepare(job(Path(sys.argv[1]), workers=1), Counted())
-"""
-
-
-def killed(source: Path, where: str, after: int) -> None:
-    """A run that the system ends, without any cleaning up, at the given call of a function."""
-    command = [sys.executable, "-c", KILLED, str(source), where, str(after)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert result.returncode == -signal.SIGKILL, result.stderr
-
-
 @pytest.fixture
 def undisturbed(source, tmp_path) -> dict[str, bytes]:
     prepare(job(source, out=tmp_path / "undisturbed"), Counted())
@@ -199,15 +114,7 @@ def undisturbed(source, tmp_path) -> dict[str, bytes]:
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[str]:
-    """Names of the images that are decoded from now on."""
-    names: list[str] = []
-
-    def noted(*arguments, name: str, **options) -> np.ndarray:
-        names.append(name)
-        return read_square(*arguments, name=name, **options)
-
-    monkeypatch.setattr(parts, "read_square", noted)
-    return names
+    return note_decoded(monkeypatch)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
@@ -267,49 +174,6 @@ def test_what_an_earlier_run_left_damaged_is_made_again(source, undisturbed, mon
     assert contents(out) == undisturbed
 
 
-def test_a_complete_set_is_left_alone_by_the_same_job_and_refused_to_another(source, undisturbed, decoded):
-    first = prepare(job(source), Counted())
-    decoded.clear()
-    (first.path / PARTS).mkdir()  # as a run leaves it that was killed after writing the manifest
-    again = prepare(job(source), Counted())
-    assert not decoded
-    assert again.summary == f"{first.summary}; already complete"
-    assert "7 train + 3 validation images of 8 x 8" in first.summary
-    with pytest.raises(UsageError, match=r"holds another packed set \(8 x 8, 7 \+ 3 images, 2 classes\); choose"):
-        prepare(job(source, size=9), Counted())
-    assert contents(first.path) == undisturbed
-
-
-def one_more_image(source: Path) -> Preparation:
-    (source / "train" / WNIDS[0] / "more.png").write_bytes(encoded(np.random.default_rng(1), 1))
-    return job(source)
-
-
-def other_name(source: Path) -> Preparation:
-    (source / "classes.tsv").write_text("n00000001\tcat\nn00000002\tdog\n")
-    return job(source)
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda source: job(source, size=9), r"image size \(8, now 9\)"),
-        (one_more_image, r"number of train images \(7, now 8\)"),
-        (other_name, r"list of classes \("),
-        (lambda source: job(source, shard_bytes=2**20), r"number of images a shard \(2, now 5461\)"),
-    ],
-)
-def test_resuming_with_other_settings_is_refused_naming_the_first(source, monkeypatch, change, named):
-    monkeypatch.setattr(module._Maker, "finish", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(job(source), Counted())
-    before = contents(source.parent / "packed")
-    with pytest.raises(UsageError, match=f"was begun with another {named}") as caught:
-        prepare(change(source), Counted())
-    assert "\n" not in str(caught.value)
-    assert contents(source.parent / "packed") == before
-
-
 @pytest.mark.parametrize("call", [0, 1, 2, 5, 13, 16])
 def test_a_full_disk_is_one_line_and_the_next_run_goes_on(source, undisturbed, monkeypatch, call):
     synced, left = os.fsync, [call]
@@ -333,39 +197,6 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(source, undisturbed, m
     assert contents(out) == undisturbed
 
 
-def test_too_little_space_is_said_before_anything_is_decoded(source, decoded, monkeypatch):
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1919}))
-    with pytest.raises(UsageError, match=r"10 images of 8 x 8 need 0\.0 GB more, and 0\.0 GB are free"):
-        prepare(job(source), Counted())
-    assert not decoded
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1920}))
-    prepare(job(source), Counted())
-
-
-def test_a_folder_with_something_else_in_it_is_refused_and_left_as_it_is(source, tmp_path):
-    before = contents(source)
-    with pytest.raises(UsageError, match="is not empty; choose a new folder"):
-        prepare(job(source, out=source), Counted())
-    assert contents(source) == before
-    (tmp_path / "file").write_text("mine")
-    for out in (tmp_path / "file", tmp_path / "file" / "inside"):
-        with pytest.raises(UsageError, match="can't be made"):
-            prepare(job(source, out=out), Counted())
-
-
-def test_a_second_process_on_the_same_folder_is_refused(source):
-    pytest.importorskip("fcntl", reason="needs file locks")
-
-    class Meanwhile(Counted):
-        @contextmanager
-        def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-            with pytest.raises(UsageError, match="another process is at work on it"):
-                prepare(job(source), Counted())
-            yield lambda count: None
-
-    prepare(job(source), Meanwhile())
-
-
 def test_unreadable_images_are_left_out_of_both_splits_and_listed(source):
     (source / "train" / WNIDS[1] / "3.png").write_bytes(b"no image at all")
     (source / "val" / WNIDS[0] / "0.png").write_bytes(b"")
@@ -385,6 +216,53 @@ def test_unreadable_images_are_left_out_of_both_splits_and_listed(source):
     np.testing.assert_array_equal(pixels(packed, "train"), squares(source, "train"))
     assert packed.labels("train").tolist() == [e.label for e in LabelledImages(source, "train")]
     np.testing.assert_allclose(packed.mean, squares(source, "train").mean(axis=0), rtol=1e-6)
+
+
+def test_images_that_are_gone_are_left_out_of_both_splits_and_listed(source, monkeypatch):
+    dangling = source / "train" / WNIDS[1] / "3.png"
+    dangling.unlink()
+    dangling.symlink_to(source / "nowhere.png")
+    vanishing = source / "val" / WNIDS[0] / "0.png"
+
+    class Vanish(Counted):
+        def counting(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+            vanishing.unlink(missing_ok=True)  # once it is on the list
+            return super().counting(what, total)
+
+    display = Vanish()
+    packed = open_packed(prepare(job(source), display).path)
+    assert [told[1:] for told in display.told] == [[7, 7], [3, 3]]
+    assert packed.unreadable("train") == (Unreadable(f"train/{WNIDS[1]}/3.png", "gone, or not a file"),)
+    assert packed.unreadable("validation") == (Unreadable(f"val/{WNIDS[0]}/0.png", "gone, or not a file"),)
+    dangling.unlink()
+    for split in ("train", "validation"):
+        np.testing.assert_array_equal(pixels(packed, split), squares(source, split))
+        assert packed.labels(split).tolist() == [e.label for e in LabelledImages(source, split)]
+
+
+def test_a_row_without_image_is_listed_and_one_without_label_ends_the_run(source):
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet sets need pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet sets need pyarrow")
+
+    def write(labels: list[int | None]) -> None:
+        data = [(source / "train" / WNIDS[0] / "0.png").read_bytes(), None]
+        images = pyarrow.array([{"bytes": one, "path": None} for one in data])
+        for split in ("train", "validation"):
+            table = pyarrow.table({"image": images, "label": pyarrow.array(labels, pyarrow.int64())})
+            parquet.write_table(table, rows / f"{split}-00000-of-00001.parquet")
+
+    rows = source.parent / "rows"
+    rows.mkdir()
+    (source / "classes.tsv").rename(rows / "classes.tsv")
+    write([1, 0])
+    packed = open_packed(prepare(job(rows), Counted()).path)
+    assert packed.labels("train").tolist() == [1]
+    (missing,) = packed.unreadable("train")
+    assert missing.reason == "no image in this row"
+    for label in (None, 2, -1):
+        write([1, label])
+        with pytest.raises(UnreadableInputError, match=rf"row 1: label {label}: expected 0 to 1"):
+            prepare(job(rows, out=source.parent / str(label)), Counted())
 
 
 def test_a_shard_may_have_no_readable_image(source):

@@ -1,0 +1,137 @@
+"""A small source, jobs that pack it, and ways to end them, for the tests of packing."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_infer.datasets import LabelledImages
+from alexnet_infer.decode import read_square
+from train import parts
+from train.packed import PackedSet
+from train.prepare import Preparation
+
+ROOT = Path(__file__).parents[2]
+SIZE = 8
+WNIDS = ("n00000001", "n00000002")
+TWO_IMAGES = 2 * 3 * SIZE**2
+
+
+class Counted:
+    """A display that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[list] = []
+
+    @contextmanager
+    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        self.told.append([what, total, 0])
+
+        def advance(count: int) -> None:
+            self.told[-1][2] += count
+
+        yield advance
+
+
+def encoded(rng: np.random.Generator, number: int) -> bytes:
+    """PNG and JPEG of several shapes, coloured, so that the covariance has something to say."""
+    pixels = rng.integers(0, 120, (11 + number, 17 - number, 3))
+    pixels += np.array([0, 10 * number, 130])
+    pixels[: 4 + number, :, 1] += 60
+    data = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(data, "PNG" if number % 2 else "JPEG")
+    return data.getvalue()
+
+
+def image_source(root: Path) -> Path:
+    """Seven training images and three for validation, in two classes."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 7), ("val", 3)):
+        for number in range(count):
+            folder = root / split / WNIDS[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.png").write_bytes(encoded(rng, number))
+    (root / "classes.tsv").write_text("n00000001\tcat, house cat\nn00000002\tdog\n")
+    return root
+
+
+def job(source: Path, **options) -> Preparation:
+    settings = {"out": source.parent / "packed", "size": SIZE, "workers": 2, "shard_bytes": TWO_IMAGES} | options
+    return Preparation(source=source, **settings)
+
+
+def squares(source: Path, split: str) -> np.ndarray:
+    return np.stack(
+        [
+            read_square(example.data, name="", size=SIZE, resample="bicubic", apply_exif=False)
+            for example in LabelledImages(source, split)
+        ]
+    )
+
+
+def pixels(packed: PackedSet, split: str) -> np.ndarray:
+    return np.concatenate(packed.shards(split))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def note_decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the images that are decoded from now on."""
+    names: list[str] = []
+
+    def noted(*arguments, name: str, **options) -> np.ndarray:
+        names.append(name)
+        return read_square(*arguments, name=name, **options)
+
+    monkeypatch.setattr(parts, "read_square", noted)
+    return names
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.train.packing import Counted, job
+from train import parts, prepare
+
+where, left = sys.argv[2], int(sys.argv[3])
+def counted(function):
+    def call(*arguments, **options):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return call
+
+if where == "decode":
+    parts.read_square = counted(parts.read_square)
+elif where == "rename":
+    Path.replace = counted(Path.replace)
+elif where == "unlink":
+    Path.unlink = counted(Path.unlink)
+else:
+    os.fsync = counted(os.fsync)
+prepare.prepare(job(Path(sys.argv[1]), workers=1), Counted())
+"""
+
+
+def killed(source: Path, where: str, after: int) -> None:
+    """A run that the system ends, without any cleaning up, at the given call of a function."""
+    command = [sys.executable, "-c", KILLED, str(source), where, str(after)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == -signal.SIGKILL, result.stderr
