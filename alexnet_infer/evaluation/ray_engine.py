@@ -88,13 +88,13 @@ def predict_on_ray(
             abouts=tuple(one.about for one in predictions),
             models=tuple(ray.put(path.read_bytes()) for path, _ in nets),
         )
+        settings = ray.data.DataContext.get_current()
+        settings.execution_options.preserve_order = True
+        settings.enable_progress_bars = settings.print_on_execution_start = False
         parts = _parts(positions, predictions)
         pool = ray.data.ActorPoolStrategy(size=min(most, len(parts)))
         todo = ray.data.from_items(parts, override_num_blocks=len(parts))
         found = todo.flat_map(Worker, fn_constructor_args=(work,), compute=pool, num_cpus=cpus, num_gpus=gpus)
-        context = found.context
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = context.print_on_execution_start = False
         for row in found.iter_rows():
             _take(row, predictions, clock)
             done, before = min(one.done for one in predictions), done
