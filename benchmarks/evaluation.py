@@ -162,6 +162,8 @@ def peak_memory(images: int) -> int:
     data = [photo(seed, 64, 64) for seed in range(50)]
 
     class Synthetic:
+        root = Path()
+
         def at(self, positions: Sequence[int], on_error: str = "raise"):
             from alexnet_infer.datasets import Example
 

@@ -1,9 +1,9 @@
 """A training step on a CPU, with the memory that it frees kept by the process, and given back as the C library does.
 
-    python benchmarks/training_step.py [--width 0.5] [--batch 128] [--json]
+    python benchmarks/training_step.py [--precision float32] [--width 0.5] [--json]
 
-`alexnet-64` for 200 classes, in the precision that training takes on this machine: forward, backward and update,
-without the feeding. Each way runs in processes of its own, in turns; the ratio is that of the medians.
+`alexnet-64` for 200 classes: forward, backward and update, without the feeding. Each way runs in processes of its own,
+in turns; the ratio is that of the medians.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from train.optimizer import PaperSGD
 CPU = torch.device("cpu")
 
 
-def images_per_second(width: float, batch: int, steps: int) -> float:
+def images_per_second(width: float, batch: int, steps: int, precision: torch.dtype) -> float:
     torch.manual_seed(0)
     architecture = replace(variant("alexnet-64"), width=width, hidden=int(2048 * width), classes=200).build()
     model = AlexNet(architecture, unit=16.0)
@@ -34,7 +34,7 @@ def images_per_second(width: float, batch: int, steps: int) -> float:
     model.to(memory_format=torch.channels_last).train()
     optimizer = PaperSGD(list(model.parameters()), 0.9, 0.0005)
     patches = (torch.randn(batch, 57, 57, 3) * 60).permute(0, 3, 1, 2)
-    keys, precision = torch.arange(batch), working_precision(CPU)
+    keys = torch.arange(batch)
 
     def step() -> None:
         with torch.autocast("cpu", precision, enabled=precision != torch.float32):
@@ -57,13 +57,18 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
+    own = str(working_precision(CPU)).removeprefix("torch.")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default=own, help="training's own here: %(default)s"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", choices=("kept", "returned"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
         if arguments.only == "kept":
             keep_memory()
-        print(images_per_second(arguments.width, arguments.batch, arguments.steps))
+        precision = getattr(torch, arguments.precision)
+        print(images_per_second(arguments.width, arguments.batch, arguments.steps, precision))
         return
     rates: dict[str, list[float]] = {"kept": [], "returned": []}
     for _ in range(arguments.rounds):
@@ -74,7 +79,7 @@ def main() -> None:
     result = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "precision": str(working_precision(CPU)).removeprefix("torch."),
+        "precision": arguments.precision,
         "kept_images_per_second": kept,
         "returned_images_per_second": returned,
         "ratio": kept / returned,
