@@ -241,6 +241,8 @@ def main() -> None:
     try:
         code = app(prog_name="alexnet-infer", standalone_mode=False)
         sys.stdout.flush()
+        if code == 130:  # typer makes this of Ctrl-C, and says nothing
+            _report("interrupted", code)
     except AlexNetInferError as error:
         code = _report(str(error), error.exit_code)
     except typer.TyperException as error:

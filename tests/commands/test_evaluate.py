@@ -210,12 +210,13 @@ def test_ctrl_c_exits_130_and_the_next_run_goes_on(evaluate, models, images, tmp
     assert evaluate(*arguments(models, images, cache)) == whole
 
 
-def test_an_interrupt_leaves_standard_output_empty(evaluate, monkeypatch):
+def test_an_interrupt_is_one_word_and_leaves_standard_output_empty(evaluate, monkeypatch):
     def interrupt(self, patches_nchw):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(onnxruntime.OnnxRuntimeBackend, "infer", interrupt)
-    assert evaluate("--json")[:2] == (130, "")
+    code, out, err = evaluate("--json")
+    assert (code, out, err.strip()) == (130, "", "interrupted")
 
 
 # Shards.
