@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from alexnet_infer import __version__
-from alexnet_infer.errors import AlexNetInferError
+from alexnet_infer.errors import AlexNetInferError, UsageError
 
 EXIT_CODES = """Exit codes: 0 done; 1 done, but some inputs failed; 2 usage; 3 unreadable input; 4 bad model file;
 5 backend or device missing; 130 interrupted."""
@@ -110,6 +110,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder for predictions; none is computed twice."),
     ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute again what the cache has.")] = False,
     shard: Annotated[
         str | None, typer.Option(help="I/N: only part I of N, for one of N machines; eval merge joins them.")
     ] = None,
@@ -133,6 +134,9 @@ def evaluate(
     condition of --fail-if holds.
     """
     if context.invoked_subcommand:
+        for option in context.command.params:
+            if context.get_parameter_source(option.name).name != "DEFAULT":
+                raise UsageError(f"{option.opts[0]}: does nothing before {context.invoked_subcommand}; give it after")
         return
     from alexnet_infer.commands.evaluate import make_output, make_request, run
 
@@ -144,6 +148,7 @@ def evaluate(
         cache=cache,
         layout=layout,
         split=split,
+        fresh=fresh,
         views=views,
         device=device,
         batch=batch,

@@ -39,7 +39,13 @@ BATCH = 16
 def predictions(net: Net, folder: str, images: int) -> Predictions:
     wnids = [c.wnid for c in net.manifest.classes]
     about = About(
-        net={"wnids": wnids}, data={"classes": [["n00000000", "a"]]}, views=net.views, batch=BATCH, begin=0, end=images
+        net={"wnids": wnids},
+        data={"classes": [["n00000000", "a"]]},
+        software="",
+        views=net.views,
+        batch=BATCH,
+        begin=0,
+        end=images,
     )
     return Predictions(Path(folder), about)
 

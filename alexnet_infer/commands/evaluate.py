@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_infer.artifact import load_artifact
-from alexnet_infer.errors import UsageError, shown
+from alexnet_infer.errors import UnreadableInputError, UsageError, shown
 from alexnet_infer.evaluation.assemble import Shards, assemble, collect
 from alexnet_infer.evaluation.export import check_table, save_table
 from alexnet_infer.evaluation.pipeline import STAGES, Clock
@@ -19,6 +19,9 @@ from alexnet_infer.evaluation.result import Condition, Evaluation, parse_conditi
 from alexnet_infer.evaluation.run import Computed, Request, compute, data_folder
 from alexnet_infer.files import user_cache
 from alexnet_infer.nets import choose_nets
+
+NAMED = 10
+"""Unreadable images that are named on stderr."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,8 @@ class Output:
             from alexnet_infer.evaluation.report import check_report
 
             check_report()
+            if self.report.exists() and not self.report.is_dir():
+                raise UsageError(f"--report {self.report}: is a file; expected a folder, new or not")
 
 
 def make_request(
@@ -53,6 +58,8 @@ def make_request(
 ) -> Request:
     """From what the command line says; raises UsageError."""
     number, of = _shard(shard)
+    if of > 1 and cache is None:
+        raise UsageError("--shard: needs a --cache of its own, which eval merge then joins with the others")
     return Request(
         models=tuple(choose_nets(models, ensemble)),
         data=data_folder(data),
@@ -104,9 +111,10 @@ def run(request: Request, output: Output) -> int:
         return 0
     shards = [[one] for one in computed.predictions]
     result = assemble(shards)
+    code = finish(result, shards, output)
     if output.report is not None:
         _write_report(result, shards, computed, output.report)
-    return finish(result, shards, output)
+    return code
 
 
 def merge(caches: Sequence[Path], output: Output) -> int:
@@ -127,15 +135,21 @@ def _write_report(result: Evaluation, shards: Sequence[Shards], computed: Comput
 
 def finish(result: Evaluation, nets: Sequence[Shards], output: Output) -> int:
     """Prints the result and writes what was asked for; returns the exit code."""
+    _print(result, output.form)
+    sys.stdout.flush()  # whatever becomes of the rest
+    unreadable = result.data.unreadable
+    for one in unreadable[:NAMED]:
+        print(f"error: {one.image}: {one.reason}", file=sys.stderr)
+    if len(unreadable) > NAMED:
+        print(f"error: {len(unreadable) - NAMED} more can't be read; --json lists them", file=sys.stderr)
     if output.save_predictions is not None:
         save_table(nets, output.save_predictions)
-    _print(result, output.form)
-    for one in result.data.unreadable:
-        print(f"error: {one.image}: {one.reason}", file=sys.stderr)
     failed = [condition for condition in output.fail_if if condition.holds(result)]
     for condition in failed:
         print(f"--fail-if: {condition} holds", file=sys.stderr)
-    return 1 if failed or result.data.unreadable else 0
+    if len(unreadable) == result.data.images:
+        return UnreadableInputError.exit_code
+    return 1 if failed or unreadable else 0
 
 
 def _print(result: Evaluation, form: str) -> None:

@@ -94,6 +94,8 @@ def _choose(root: Path, split: Split, layout: str | None) -> type[Source]:
             having = ", ".join(name for name, source in LAYOUTS.items() if split in source.accepts)
             raise UsageError(f"--format {layout}: has no {split} split; expected one of {having}")
         return LAYOUTS[layout]
+    if not root.exists():
+        raise UnreadableInputError(f"{root}: no such file or folder")
     sources = [source for source in LAYOUTS.values() if split in source.accepts]
     found = [source for source in sources if source.detect(root, split)]
     if len(found) > 1:

@@ -79,13 +79,13 @@ def _read(
     for rows, probabilities in together(nets):
         best = mean_of(probabilities)
         for place in (place for place in places if begin <= place < begin + len(rows)):
-            example, scores = images[place], best[place - begin]
+            example, scores, row = images[place], best[place - begin], rows[place - begin]
             order = np.argsort(-scores, kind="stable")[:GUESSES]  # stable: ties go to the lower index
             shown[place] = Shown(
-                name=example.name,
+                name=row.name,
                 square=read_square(
                     example.data,
-                    name=example.name,
+                    name=row.name,
                     size=preprocessing.size,
                     resample=preprocessing.resample,
                     apply_exif=False,

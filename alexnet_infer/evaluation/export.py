@@ -24,6 +24,8 @@ def check_table(path: Path) -> None:
         raise UsageError(f"--save-predictions {path}: expected a name that ends in .csv or .parquet")
     if not path.parent.is_dir():
         raise UsageError(f"--save-predictions {path}: no such folder; make {path.parent} first")
+    if path.is_dir():
+        raise UsageError(f"--save-predictions {path}: is a folder; expected a file's name")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401

@@ -12,6 +12,7 @@ images, views, runtime) is part of their key; another value of any of them is an
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -50,6 +51,8 @@ class About:
     views: str
     batch: int
     """Images that go through the net at once; another number may change a probability's last digit."""
+    software: str
+    """Versions of what decodes and cuts; another may give other values."""
     begin: int
     end: int
     """The images are those at positions `begin` to `end` - 1 of the set, or of its sample."""
@@ -104,8 +107,12 @@ class Predictions:
     """
 
     def __init__(self, cache: Path, about: About) -> None:
-        self.about, self.folder = about, cache / about.key
+        self.about, self.folder, self._lock = about, cache / about.key, None
         self._row_bytes = 4 * len(about.net["wnids"])
+        whole = self._size(ROWS) == len(self) * self._row_bytes and self._count() == len(self)
+        if whole and (self.folder / ABOUT).exists():  # nobody writes to these any more
+            self.done = len(self)
+            return
         with _writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.folder / "lock")
@@ -118,6 +125,13 @@ class Predictions:
             except BaseException:
                 self.close()
                 raise
+
+    @staticmethod
+    def forget(cache: Path, about: About) -> None:
+        """Removes what is there, so that it is computed again."""
+        with _writing(cache / about.key):
+            for name in (ABOUT, IMAGES, ROWS):
+                (cache / about.key / name).unlink(missing_ok=True)
 
     @classmethod
     def open(cls, folder: Path) -> Predictions:
@@ -165,6 +179,8 @@ class Predictions:
                     values = values.reshape(count, len(self.about.net["wnids"]))
                     if not ((values >= 0) & (values < 1.001)).all():  # as `Tally.add` wants them
                         raise ValueError("these are no probabilities")
+                    if (values.any(1) != [row.error is None for row in listed]).any():  # as after a loss of power
+                        raise ValueError("probabilities are missing")
                     yield listed, values
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise PredictionsError(f"{self.folder}: damaged ({one_line(error)}); remove it") from None
@@ -211,6 +227,6 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UsageError(
-            f"{folder}: can't be written ({error.strerror or error}); free some space, or choose another --cache"
-        ) from None
+        full = "free some space, or " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        reason = error.strerror or error
+        raise UsageError(f"{folder}: can't be written ({reason}); {full}choose another --cache") from None

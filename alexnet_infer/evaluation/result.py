@@ -279,7 +279,7 @@ def parse_condition(text: str) -> Condition:
     found = re.fullmatch(r"\s*(top[15])\s*([<>]=?)\s*([0-9]{1,3}(?:\.[0-9]{1,9})?)\s*%?\s*", text, re.ASCII)
     if not found or Fraction(found[3]) > 100:
         raise UsageError(
-            f"{shown(text)}: expected top1 or top5, a comparison (> >= < <=) and an error in per cent from 0 to 100, "
+            f"--fail-if {shown(text)}: expected top1 or top5, a comparison (> >= < <=) and per cent from 0 to 100, "
             'as in "top5>18.2"'
         )
     return Condition(metric=found[1], comparator=found[2], value=Fraction(found[3]))

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import PIL
+
+from alexnet_infer import __version__
 from alexnet_infer.artifact import sha256
 from alexnet_infer.backends import Device
 from alexnet_infer.datasets import LabelledImages, map_classes, open_images
@@ -48,13 +52,17 @@ class Request:
     cache: Path
     engine: Literal["local", "ray"] = "local"
     """ray: a cluster's machines compute the predictions, with the same result."""
+    fresh: bool = False
+    """Compute again what the cache has."""
     address: str | None = None
     """The Ray cluster's; None for the one that Ray finds."""
 
     def __post_init__(self) -> None:
-        for option, value in (("--batch", self.batch), ("--workers", self.workers), ("--limit", self.limit)):
+        for option, value in (("--workers", self.workers), ("--limit", self.limit)):
             if value is not None and value < 1:
                 raise UsageError(f"{option} {value}: expected at least 1")
+        if not 1 <= self.batch <= 1024:  # ten views of 1,024 images of 227 are 6 GB
+            raise UsageError(f"--batch {self.batch}: expected 1 to 1024")
         if not 0 <= self.shard < self.shards:
             raise UsageError(f"--shard {self.shard + 1}/{self.shards}: expected I/N with I from 1 to N")
         if self.address is not None and self.engine != "ray":
@@ -80,12 +88,19 @@ def stratified(labels: Sequence[int], count: int) -> list[int]:
     places: dict[int, list[int]] = defaultdict(list)
     for position, label in enumerate(labels):
         places[label].append(position)
-    # Largest remainders: the whole numbers nearest to the shares that add up to `count`.
-    shares = {label: count * len(own) / len(labels) for label, own in places.items()}
-    numbers = {label: int(share) for label, share in shares.items()}
-    by_remainder = sorted(shares, key=lambda label: (numbers[label] - shares[label], label))
-    for label in by_remainder[: count - sum(numbers.values())]:
-        numbers[label] += 1
+    # Largest remainders: the whole numbers nearest to the shares that add up to `count`. Equal remainders are served
+    # evenly over the classes: the lowest WordNet ids are all animals.
+    numbers = {label: count * len(own) // len(labels) for label, own in places.items()}
+    classes: dict[int, list[int]] = defaultdict(list)
+    for label in sorted(places):
+        classes[count * len(places[label]) % len(labels)].append(label)
+    left = count - sum(numbers.values())
+    for remainder in sorted(classes, reverse=True):
+        tied = classes[remainder]
+        chosen = min(left, len(tied))
+        left -= chosen
+        for i in range(chosen):
+            numbers[tied[i * len(tied) // chosen]] += 1
     return sorted(own[i * len(own) // numbers[label]] for label, own in places.items() for i in range(numbers[label]))
 
 
@@ -121,14 +136,16 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
         "data": _data_facts(data, request, len(positions)),
         "views": request.views,
         "batch": request.batch,
+        "software": f"alexnet-infer {__version__}, Pillow {PIL.__version__}, NumPy {np.__version__}",
         "begin": begin,
         "end": end,
     }
     with ExitStack() as locks:
-        predictions = [
-            locks.enter_context(closing(Predictions(request.cache, About(net=_net_facts(path, net), **shared))))
-            for path, net in loaded
-        ]
+        abouts = [About(net=_net_facts(path, net), **shared) for path, net in loaded]
+        if request.fresh:
+            for about in abouts:
+                Predictions.forget(request.cache, about)
+        predictions = [locks.enter_context(closing(Predictions(request.cache, about))) for about in abouts]
         if not all(one.complete for one in predictions):
             with counting("evaluating", end - begin) as advance:
                 own, common = positions[begin:end], {"workers": request.workers, "clock": clock, "on_images": advance}

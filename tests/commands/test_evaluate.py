@@ -349,7 +349,7 @@ def test_the_environment_names_the_set(evaluate, run, models, images, tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--data", "absent"], 3, "absent: no validation split here"),
+        (["--data", "absent"], 3, "absent: no such file or folder"),
         (["--format", "zip"], 2, "--format 'zip': expected one of tar, flat"),
         (["--split", "train"], 3, "no train split here"),
         (["--models", "absent.safetensors"], 4, "absent.safetensors: No such file"),
@@ -418,3 +418,44 @@ def test_a_report_is_one_page_beside_the_same_result(evaluate, tmp_path):
     assert [path.name for path in page.parent.iterdir()] == ["index.html"]
     wrong = json.loads(out)["nets"][0]["top1"]["wrong"]
     assert f"{wrong / IMAGES:.2%}".replace("%", " %") in page.read_text("utf-8").replace("\N{NO-BREAK SPACE}", " ")
+
+
+@pytest.mark.parametrize("option", [["--json"], ["--fail-if", "top1>1"], ["--batch", "4"]])
+def test_an_option_before_merge_is_refused_as_it_would_do_nothing(run, tmp_path, option):
+    one_line(run("eval", *option, "merge", tmp_path), 2, option[0], "before merge")
+
+
+def test_a_shard_needs_a_cache_of_its_own(run, models, images):
+    one_line(run("eval", "--data", images, "--models", models[0], "--shard", "1/2"), 2, "--shard", "--cache")
+
+
+def test_a_report_or_table_that_cannot_be_written_is_refused_before_anything_is_computed(evaluate, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.csv").mkdir()
+    pytest.importorskip("jinja2", reason="needs Jinja: pip install jinja2")
+    one_line(evaluate("--report", tmp_path / "file"), 2, "--report", "is a file")
+    one_line(evaluate("--save-predictions", tmp_path / "folder.csv"), 2, "--save-predictions", "is a folder")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_set_in_which_nothing_can_be_read_is_exit_3_and_names_ten_images(evaluate, tmp_path):
+    write_set(tmp_path / "set", 12)
+    for path in (tmp_path / "set").rglob("*.jpg"):
+        path.write_bytes(b"not an image")
+    code, out, err = evaluate("--json", data=tmp_path / "set")
+    assert code == 3
+    assert json.loads(out)["nets"][0]["top1"]["wrong"] == 12
+    assert err.count("\n") == 11
+    assert "2 more can't be read" in err
+
+
+def test_fresh_reads_again_what_could_not_be_read_before(evaluate, tmp_path):
+    write_set(tmp_path / "set", 12)
+    path = next((tmp_path / "set").rglob("*.jpg"))
+    good = path.read_bytes()
+    path.write_bytes(b"x" * len(good))
+    assert evaluate("--json", data=tmp_path / "set")[0] == 1
+    path.write_bytes(good)
+    assert evaluate("--json", data=tmp_path / "set")[0] == 1
+    code, out, _ = evaluate("--json", "--fresh", data=tmp_path / "set")
+    assert (code, json.loads(out)["data"]["unreadable"]) == (0, [])

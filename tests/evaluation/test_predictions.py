@@ -20,6 +20,7 @@ from tests.evaluation.toys import about
 IMAGES, BATCH = 10, 4
 ROWS = [Row(f"{i}.jpg", i % 6, "not an image" if i == 5 else None) for i in range(IMAGES)]
 VALUES = np.random.default_rng(0).dirichlet(np.ones(6), IMAGES).astype(np.float32)
+VALUES[5] = 0
 FILES = ("images.jsonl", "rows.f32")
 
 
@@ -52,10 +53,37 @@ def test_what_was_appended_is_read_back(tmp_path):
     assert (len(opened), opened.done) == (IMAGES, IMAGES)
 
 
+@pytest.mark.parametrize(("image", "value"), [(4, 0.0), (5, 0.5)])
+def test_an_image_without_probabilities_and_probabilities_without_an_image_are_damage(tmp_path, image, value):
+    folder = made(tmp_path)
+    rows = np.fromfile(folder / "rows.f32", "<f4").reshape(IMAGES, 6)
+    rows[image] = value
+    rows.tofile(folder / "rows.f32")
+    with pytest.raises(PredictionsError, match=r"damaged .*probabilities are missing.*; remove it"):
+        list(Predictions.open(folder).chunks())
+
+
+def test_complete_predictions_are_read_while_another_process_holds_them(tmp_path):
+    first = complete(Predictions(tmp_path, about(IMAGES)))  # its lock is held
+    second = Predictions(tmp_path, about(IMAGES))
+    assert second.complete
+    second.close()
+    first.close()
+
+
+def test_what_is_forgotten_is_computed_again(tmp_path):
+    folder = made(tmp_path)
+    Predictions.forget(tmp_path, about(IMAGES))
+    again = Predictions(tmp_path, about(IMAGES))
+    assert again.done == 0
+    again.close()
+    assert made(tmp_path) == folder
+
+
 def test_many_images_come_in_chunks_and_in_order(tmp_path):
     count = 2 * CHUNK + 3
     predictions = Predictions(tmp_path, about(count))
-    predictions.append([Row(str(i), 0, None) for i in range(count)], np.zeros((count, 6), np.float32))
+    predictions.append([Row(str(i), 0, None) for i in range(count)], np.full((count, 6), 1 / 6, np.float32))
     predictions.close()
     sizes, names = [], []
     for rows, values in predictions.chunks():

@@ -61,7 +61,7 @@ def calls(monkeypatch) -> list[int]:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"batch": 0}, "--batch 0: expected at least 1"),
+        ({"batch": 0}, "--batch 0: expected 1 to 1024"),
         ({"workers": 0}, "--workers 0: expected at least 1"),
         ({"limit": -3}, "--limit -3: expected at least 1"),
         ({"shard": -1}, "--shard 0/1: expected I/N with I from 1 to N"),
@@ -124,10 +124,12 @@ def test_a_sample_has_every_classs_share_spread_evenly(labels):
             assert max(gaps) - min(gaps) <= 1
 
 
-def test_remainders_go_to_the_largest_and_ties_to_the_lower_class():
+def test_remainders_go_to_the_largest_and_ties_are_spread_over_the_classes():
     labels = [2] * 10 + [0] * 10 + [1] * 10
     assert Counter(labels[i] for i in stratified(labels, 4)) == {0: 2, 1: 1, 2: 1}
     assert Counter(labels[i] for i in stratified(labels, 5)) == {0: 2, 1: 2, 2: 1}
+    thousand = [i for i in range(1000) for _ in range(50)]
+    assert {thousand[i] for i in stratified(thousand, 500)} == set(range(0, 1000, 2))
     labels = [0] * 11 + [1] * 19  # of 10: 3.67 and 6.33
     assert Counter(labels[i] for i in stratified(labels, 10)) == {0: 4, 1: 6}
 

@@ -112,6 +112,7 @@ def about(
         data={**facts_of_data, **data},
         views=views,
         batch=batch,
+        software="1",
         begin=begin,
         end=images if end is None else end,
     )
