@@ -19,8 +19,12 @@ def shown(value: object) -> str:
 
 def one_line(error: Exception) -> str:
     """A library's message as part of ours: one line of at most 300 characters, nothing unprintable."""
-    text = " ".join(str(error).split())
-    return "".join(c if c.isprintable() else "?" for c in text[:300])
+    return visible(" ".join(str(error).split())[:300])
+
+
+def visible(text: str) -> str:
+    """`text` with a question mark for whatever isn't printable: line breaks, terminal escapes, broken letters."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 class AlexNetInferError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -157,8 +158,6 @@ def _digest(shards: tuple[Tensor, ...]) -> str:
 
 def _tensor(shard: np.memmap) -> Tensor:
     # torch warns of memory that can't be written to; nothing here writes to a shard.
-    import warnings
-
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(shard)

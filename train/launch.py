@@ -16,7 +16,7 @@ from rich.console import Console
 
 from alexnet_infer import __version__
 from alexnet_infer.architecture import Architecture
-from alexnet_infer.errors import AlexNetInferError, UsageError
+from alexnet_infer.errors import AlexNetInferError, UsageError, visible
 from alexnet_infer.files import lock
 from train import checkpoint
 from train.checkpoint import RunState
@@ -99,7 +99,7 @@ def _run(
 
 
 def _data_name(job: Job) -> str:
-    return "".join(c if c.isprintable() else "?" for c in job.data.resolve().name)
+    return visible(job.data.resolve().name)
 
 
 @contextmanager

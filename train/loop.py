@@ -132,12 +132,14 @@ class Trainer:
         velocity = {f"velocity.{name}": v for name, v in zip(names, self.optimizer.velocity, strict=True)}
         return {f"model.{name}": t for name, t in self.model.state_dict().items()} | velocity
 
+    def _whole_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of what a checkpoint holds. All ranks must call it."""
+        return {name: tuple(self.ranks.whole(tensor).shape) for name, tensor in self._tensors().items()}
+
     def _restore(self) -> None:
-        tensors = self._tensors()
-        shapes = {name: tuple(self.ranks.whole(tensor).shape) for name, tensor in tensors.items()}
-        self.state, saved = checkpoint.load(self.last_checkpoint, self.config, shapes)
+        self.state, saved = checkpoint.load(self.last_checkpoint, self.config, self._whole_shapes())
         with torch.no_grad():
-            for name, tensor in tensors.items():
+            for name, tensor in self._tensors().items():
                 tensor.copy_(self.ranks.part(saved[name]))
         if self.ranks.first:
             self._keep_best()  # the run may have ended between the two files
@@ -182,7 +184,7 @@ class Trainer:
         last = self.whole_model()
         if which == "last" or not self.best_epoch:
             return last, self.trained_epochs
-        shapes = {name: tuple(self.ranks.whole(tensor).shape) for name, tensor in self._tensors().items()}
+        shapes = self._whole_shapes()
         if not self.ranks.first:  # the checkpoint lies on the first one's disk
             return last, self.best_epoch
         if not self.best_checkpoint.exists():

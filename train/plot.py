@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError
+from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError, visible
 from alexnet_infer.files import write_atomically
 from train.log import LOG_NAME, position, read_log
 
@@ -202,4 +202,4 @@ def _name(figure: Figure, names: list[str], colors: Any) -> None:
     columns = max(1, min(len(names), 150 // (max(map(len, names)) + 8)))
     legend = figure.legend(handles, ["run"] * len(names), loc="outside upper center", ncols=columns)
     for text, name in zip(legend.get_texts(), names, strict=True):  # set here, _ hides a name and $ starts a formula
-        text.set(text="".join(c if c.isprintable() else "?" for c in name), parse_math=False)
+        text.set(text=visible(name), parse_math=False)

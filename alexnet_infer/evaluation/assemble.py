@@ -95,7 +95,7 @@ def assemble(nets: Sequence[Shards]) -> Evaluation:
     """The result of complete predictions of the same images, and of their mean where there are several nets."""
     about = nets[0][0].about
     classes = [ClassName(wnid=wnid, name=name) for wnid, name in about.data["classes"]]
-    outputs = _outputs(about.net)
+    outputs = outputs_of(about.net)
     to_net = np.array(map_classes(classes, outputs))
     tallies, mean = [Tally(len(classes)) for _ in nets], Tally(len(classes))
     unread: list[Row] = []
@@ -164,7 +164,8 @@ def mean_of(probabilities: Sequence[np.ndarray]) -> np.ndarray:
     return np.mean(probabilities, axis=0, dtype=np.float64).astype(np.float32)
 
 
-def _outputs(net: Mapping[str, Any]) -> list[ClassName]:
+def outputs_of(net: Mapping[str, Any]) -> list[ClassName]:
+    """The classes of a net, as predictions say them (`About.net`)."""
     return [ClassName(wnid=wnid, name=name) for wnid, name in zip(net["wnids"], net["names"], strict=True)]
 
 

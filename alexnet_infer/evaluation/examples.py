@@ -10,7 +10,7 @@ import numpy as np
 from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.decode import read_square
-from alexnet_infer.evaluation.assemble import Shards, mean_of, together
+from alexnet_infer.evaluation.assemble import Shards, mean_of, outputs_of, together
 from alexnet_infer.preprocess import Preprocessing
 
 SHOWN = 24
@@ -47,7 +47,7 @@ def choose_examples(
     An image that can't be read is not shown. Raises the errors of `data.at`.
     """
     about = nets[0][0].about
-    outputs = [ClassName(wnid=w, name=n) for w, n in zip(about.net["wnids"], about.net["names"], strict=True)]
+    outputs = outputs_of(about.net)
     wnids = [wnid for wnid, _ in about.data["classes"]]
     confidence, wrong, read = [], [], []
     for rows, probabilities in together(nets):

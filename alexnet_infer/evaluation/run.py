@@ -17,7 +17,7 @@ from alexnet_infer import __version__
 from alexnet_infer.artifact import sha256
 from alexnet_infer.backends import Device
 from alexnet_infer.datasets import LabelledImages, map_classes, open_images
-from alexnet_infer.errors import UsageError, shown
+from alexnet_infer.errors import UsageError, shown, visible
 from alexnet_infer.evaluation.paper import departures
 from alexnet_infer.evaluation.pipeline import Clock, predict
 from alexnet_infer.evaluation.predictions import About, Predictions
@@ -122,13 +122,11 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
     Raises the errors of `open_images`, `load` and `Predictions`, and UsageError when the nets can't be averaged.
     """
     data = open_images(request.data, request.split, request.layout)
-    loaded = sorted(
-        ((path, load(path, device=request.device, views=request.views)) for path in request.models),
-        key=lambda pair: (pair[1].manifest.name, sha256(pair[0])),
-    )
-    _check_different([path for path, _ in loaded])
-    nets = [net for _, net in loaded]
-    check_same_classes([[c.wnid for c in net.manifest.classes] for net in nets], [str(path) for path, _ in loaded])
+    loaded = [(path, sha256(path), load(path, device=request.device, views=request.views)) for path in request.models]
+    loaded.sort(key=lambda one: (one[2].manifest.name, one[1]))
+    models, digests, nets = (list(column) for column in zip(*loaded, strict=True))
+    _check_different(models, digests)
+    check_same_classes([[c.wnid for c in net.manifest.classes] for net in nets], list(map(str, models)))
     map_classes(data.classes, nets[0].manifest.classes)  # refuses what can't be mapped before anything is computed
     positions = _positions(data, request)
     begin, end = _range(len(positions), request)
@@ -141,7 +139,7 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
         "end": end,
     }
     with ExitStack() as locks:
-        abouts = [About(net=_net_facts(path, net), **shared) for path, net in loaded]
+        abouts = [About(net=_net_facts(digest, net), **shared) for _, digest, net in loaded]
         if request.fresh:
             for about in abouts:
                 Predictions.forget(request.cache, about)
@@ -150,18 +148,18 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
             with counting("evaluating", end - begin) as advance:
                 own, common = positions[begin:end], {"workers": request.workers, "clock": clock, "on_images": advance}
                 if request.engine == "ray":
-                    files = [(path, one) for (path, _), one in zip(loaded, predictions, strict=True)]
+                    files = list(zip(models, predictions, strict=True))
                     predict_on_ray(data, own, files, address=request.address, **common)
                 else:
                     predict(data, own, list(zip(nets, predictions, strict=True)), **common)
-    return Computed(data, positions[begin:end], [path for path, _ in loaded], nets, predictions)
+    return Computed(data, positions[begin:end], models, nets, predictions)
 
 
-def _check_different(models: Sequence[Path]) -> None:
+def _check_different(models: Sequence[Path], digests: Sequence[str]) -> None:
     """Raises UsageError when two files have the same content: a net's mean with itself is no ensemble."""
     first: dict[str, Path] = {}
-    for path in models:
-        twin = first.setdefault(sha256(path), path)
+    for path, digest in zip(models, digests, strict=True):
+        twin = first.setdefault(digest, path)
         if twin is not path:
             raise UsageError(f"{path}: the same net as {twin}; an ensemble needs different nets")
 
@@ -195,7 +193,7 @@ def _range(count: int, request: Request) -> tuple[int, int]:
 
 def _data_facts(data: LabelledImages, request: Request, count: int) -> dict[str, Any]:
     return {
-        "name": "".join(c if c.isprintable() else "?" for c in request.data.resolve().name),
+        "name": visible(request.data.resolve().name),
         "layout": data.layout,
         "split": request.split,
         "listing": data.listing,
@@ -205,11 +203,11 @@ def _data_facts(data: LabelledImages, request: Request, count: int) -> dict[str,
     }
 
 
-def _net_facts(path: Path, net: Net) -> dict[str, Any]:
+def _net_facts(digest: str, net: Net) -> dict[str, Any]:
     manifest = net.manifest
     return {
         "name": manifest.name,
-        "sha256": sha256(path),
+        "sha256": digest,
         "backend": net.backend.description,
         "parameters": manifest.architecture.parameters,
         "wnids": [c.wnid for c in manifest.classes],

@@ -280,3 +280,7 @@ def refused(build: Callable[[], object], *parts: str, error: type[AlexNetInferEr
     for part in parts:
         assert part in message, (part, message)
     return message
+
+
+FORMS = [("validation", form) for form in WRITERS] + [("train", form) for form in TRAINING_WRITERS]
+"""(Split, form) of every way in which the set can be written."""

@@ -12,19 +12,7 @@ import pytest
 from alexnet_infer.datasets import LAYOUTS, LabelledImages, open_images
 from alexnet_infer.errors import UnreadableInputError, UsageError
 from tests.datasets import mini
-from tests.datasets.mini import SYNSETS, TRAINING_WRITERS, WNIDS, WRITERS, refused
-
-FORMS = [("validation", form) for form in WRITERS] + [("train", form) for form in TRAINING_WRITERS]
-
-
-@pytest.fixture(scope="module")
-def roots(tmp_path_factory) -> dict[str, Path]:
-    """Form -> folder with the miniature set in it; nothing may change them."""
-    found = {}
-    for form, (_, write) in {**WRITERS, **TRAINING_WRITERS}.items():
-        found[form] = tmp_path_factory.mktemp("set")
-        write(found[form])
-    return found
+from tests.datasets.mini import FORMS, SYNSETS, TRAINING_WRITERS, WNIDS, WRITERS, refused
 
 
 def summary(images: LabelledImages) -> list[tuple[str, int, str]]:

@@ -8,19 +8,7 @@ import pytest
 
 from alexnet_infer.datasets import LabelledImages
 from tests.datasets import mini
-from tests.datasets.mini import TRAINING_WRITERS, WRITERS
-
-FORMS = [("validation", form) for form in WRITERS] + [("train", form) for form in TRAINING_WRITERS]
-
-
-@pytest.fixture(scope="module")
-def roots(tmp_path_factory) -> dict[str, Path]:
-    """Form -> folder with the miniature set in it; nothing may change them."""
-    found = {}
-    for form, (_, write) in {**WRITERS, **TRAINING_WRITERS}.items():
-        found[form] = tmp_path_factory.mktemp("set")
-        write(found[form])
-    return found
+from tests.datasets.mini import FORMS, WRITERS
 
 
 @pytest.mark.parametrize(("split", "form"), FORMS)
