@@ -122,9 +122,9 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
     Raises the errors of `open_images`, `load` and `Predictions`, and UsageError when the nets can't be averaged.
     """
     data = open_images(request.data, request.split, request.layout)
-    loaded = [(path, sha256(path), load(path, device=request.device, views=request.views)) for path in request.models]
-    loaded.sort(key=lambda one: (one[2].manifest.name, one[1]))
-    models, digests, nets = (list(column) for column in zip(*loaded, strict=True))
+    loaded = [(path, load(path, device=request.device, views=request.views), sha256(path)) for path in request.models]
+    loaded.sort(key=lambda one: (one[1].manifest.name, one[2]))
+    models, nets, digests = (list(column) for column in zip(*loaded, strict=True))
     _check_different(models, digests)
     check_same_classes([[c.wnid for c in net.manifest.classes] for net in nets], list(map(str, models)))
     map_classes(data.classes, nets[0].manifest.classes)  # refuses what can't be mapped before anything is computed
@@ -139,7 +139,7 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
         "end": end,
     }
     with ExitStack() as locks:
-        abouts = [About(net=_net_facts(digest, net), **shared) for _, digest, net in loaded]
+        abouts = [About(net=_net_facts(digest, net), **shared) for _, net, digest in loaded]
         if request.fresh:
             for about in abouts:
                 Predictions.forget(request.cache, about)
