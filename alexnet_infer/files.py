@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -15,8 +16,8 @@ def user_cache() -> Path:
     return user_cache_path("alexnet-infer", appauthor=False)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `data` to a temporary file beside `path`, syncs it and renames it over `path`.
+def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Writes `data`, whole or in parts, to a temporary file beside `path`, syncs it and renames it over `path`.
 
     Whatever stood at `path` stays whole until the new file is complete. Raises OSError when that fails; the temporary
     file is then removed.
@@ -25,7 +26,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     file = temporary.open("xb")
     try:
         with file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

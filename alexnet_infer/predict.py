@@ -16,8 +16,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from alexnet_infer.artifact import Manifest, embedded_model, load_artifact
-from alexnet_infer.backends import Backend, Device
+from alexnet_infer.artifact import Manifest, embedded_model
+from alexnet_infer.backends import Backend, Device, Runtime
+from alexnet_infer.backends.opening import open_model
 from alexnet_infer.decode import read_square
 from alexnet_infer.errors import UnreadableInputError, UsageError
 from alexnet_infer.photos import Photo
@@ -91,12 +92,19 @@ class Net:
 
     def probabilities(self, squares: Sequence[np.ndarray]) -> np.ndarray:
         """Class probabilities float32 [N, classes], averaged over the views, of squares uint8 [S, S, 3] RGB."""
-        cut = [patches(square, self.manifest.preprocessing, self.views) for square in squares]
-        return self.mean_over_views(self.backend.infer(np.concatenate(cut)), len(squares))
+        inputs = np.concatenate([self.inputs(square) for square in squares])
+        return self.mean_over_views(self.backend.infer(inputs), len(squares))
+
+    def inputs(self, square_hwc: np.ndarray) -> np.ndarray:
+        """What the backend takes for one square uint8 [S, S, 3] RGB: its views float32 [V, 3, patch, patch], or the
+        square itself [1, S, S, 3] where the backend cuts the views."""
+        if self.backend.takes_squares:
+            return square_hwc[None]
+        return patches(square_hwc, self.manifest.preprocessing, self.views)
 
     @staticmethod
     def mean_over_views(scores: np.ndarray, images: int) -> np.ndarray:
-        """Probabilities [images * views, classes] of all views of the images -> float32 [images, classes]."""
+        """Probabilities [images * V, classes] of what `inputs` gave for the images -> float32 [images, classes]."""
         return scores.reshape(images, -1, scores.shape[1]).mean(1)
 
     def _check_top(self, top: int) -> None:
@@ -118,19 +126,24 @@ class Net:
         )
 
 
-def load(model: str | Path | None = None, *, device: Device = "auto", views: Views = "ten") -> Net:
-    """A net ready to classify: the embedded one, or the one in the file `model`.
+def load(
+    model: str | Path | None = None,
+    *,
+    device: Device = "auto",
+    views: Views | None = None,
+    backend: Runtime = "auto",
+    trust_engine: bool = False,
+) -> Net:
+    """A net ready to classify: the embedded one, or the one in the file `model`: a model file of ours, an exported
+    .onnx file, or an .engine.
 
-    `device`: "cpu", "cuda", or "auto" for a CUDA GPU where one works. Raises ModelFileError when the file
-    can't be used, BackendError when the runtime or the device is missing, UsageError for other values.
+    `views`: "ten" or "center"; without, what the file does itself, or else ten. `device`: "cpu", "cuda", or "auto" for
+    a CUDA GPU where one works. `backend`: "onnxruntime", "openvino", or "auto" for the faster one that is installed.
+    `trust_engine`: run an engine that this user's cache did not build, though engines are code. Raises ModelFileError
+    when the file can't be used, BackendError when the runtime or the device is missing, UsageError for other values.
     """
-    from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend, import_runtime
-
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"device={device!r}: expected auto, cpu or cuda")
     path = Path(model) if model is not None else embedded_model()
-    with ThreadPoolExecutor(1) as background:  # weights are read and converted while the runtime is imported
-        reading = background.submit(load_artifact, path)
-        import_runtime()
-        artifact = reading.result()
-    return Net(artifact.manifest, OnnxRuntimeBackend(artifact, device), views)
+    opened = open_model(path, device=device, runtime=backend, trust_engine=trust_engine)
+    if opened.views and views not in (None, opened.views):
+        raise UsageError(f"{path}: was exported with views={opened.views}, and views={views} can't be had from it")
+    return Net(opened.manifest, opened.backend, opened.views or views or "ten")

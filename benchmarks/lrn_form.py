@@ -18,7 +18,8 @@ import numpy as np
 import onnxruntime as ort
 
 from alexnet_infer.artifact import Artifact, ClassName, Manifest, Provenance
-from alexnet_infer.export.onnx_graph import INPUT, LRNForm, build_onnx
+from alexnet_infer.export.info import LRNForm
+from alexnet_infer.export.onnx_graph import INPUT, build_onnx
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import preset
 

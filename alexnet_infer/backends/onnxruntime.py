@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.backends import Device
-from alexnet_infer.errors import BackendError
-from alexnet_infer.export.onnx_graph import INPUT, OUTPUT, LRNForm, build_onnx
+from alexnet_infer.backends import Device, infer_in_calls
+from alexnet_infer.errors import BackendError, ModelFileError, one_line
+from alexnet_infer.export.onnx_file import OnnxFile
+from alexnet_infer.export.onnx_graph import OUTPUT, build_onnx
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -19,13 +21,13 @@ embedded one not at all, and takes 40 ms, a sixth of the time that the first pho
 
 
 class OnnxRuntimeBackend:
-    """A net in an ONNX Runtime session.
+    """A net of our own model file, or an exported ONNX file, in an ONNX Runtime session.
 
     "auto" takes a CUDA GPU where one works and the CPU otherwise; a device asked for by name is used or refused.
-    Raises BackendError when ONNX Runtime or the device is missing.
+    Raises BackendError when ONNX Runtime or the device is missing, ModelFileError when ONNX Runtime can't run the file.
     """
 
-    def __init__(self, artifact: Artifact, device: Device = "auto") -> None:
+    def __init__(self, net: Artifact | OnnxFile, device: Device = "auto") -> None:
         ort = import_runtime()
         if device == "cuda" and CUDA not in ort.get_available_providers():
             raise BackendError(
@@ -35,18 +37,27 @@ class OnnxRuntimeBackend:
         wanted = [CPU] if device == "cpu" or CUDA not in ort.get_available_providers() else [CUDA, CPU]
         if CUDA in wanted and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # the CUDA libraries that come as wheels are not on the loader's path
-        # The GPU has a good LRN kernel; the CPU's is the slowest part of the net.
-        self._session = _session(ort, artifact, "op" if CUDA in wanted else "conv", wanted)
+        open_session = _session_of_artifact if isinstance(net, Artifact) else _session_of_file
+        self._session = open_session(ort, net, wanted)
         provider = self._session.get_providers()[0]
         if provider != CUDA and device == "cuda":
             raise BackendError("--device cuda: ONNX Runtime could not start CUDA; check the driver with nvidia-smi")
         if provider == CPU and CUDA in wanted:  # auto, and the GPU failed: run the CPU's own form
-            self._session = _session(ort, artifact, "conv", [CPU])
-        self.description = f"ONNX Runtime {ort.__version__}, {provider}"
+            self._session = open_session(ort, net, [CPU])
+        self._input = self._session.get_inputs()[0].name
+        info = None if isinstance(net, Artifact) else net.info
+        self.takes_squares = info is not None and info.takes_squares
+        self._size = info.batch.max if info is not None and info.batch.fixed else None
+        precision = f", {info.precision}" if info is not None and info.precision != "fp32" else ""
+        self.description = f"ONNX Runtime {ort.__version__}, {provider}{precision}"
 
-    def infer(self, patches_nchw: np.ndarray) -> np.ndarray:
-        """Patches float32 [N, 3, patch, patch], mean subtracted -> class probabilities float32 [N, classes]."""
-        return self._session.run([OUTPUT], {INPUT: patches_nchw})[0]
+    def infer(self, inputs: np.ndarray) -> np.ndarray:
+        """Patches float32 [N, 3, patch, patch], mean subtracted, or squares uint8 [N, S, S, 3] for a file that cuts its
+        views itself -> class probabilities float32 [N, classes]."""
+        return self._call(inputs) if self._size is None else infer_in_calls(self._call, inputs, self._size)
+
+    def _call(self, inputs: np.ndarray) -> np.ndarray:
+        return self._session.run([OUTPUT], {self._input: inputs})[0]
 
 
 def import_runtime() -> ModuleType:
@@ -62,13 +73,27 @@ def import_runtime() -> ModuleType:
     return onnxruntime
 
 
-def _session(ort: ModuleType, artifact: Artifact, lrn: LRNForm, providers: list[str]):
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
+def _session_of_artifact(ort: ModuleType, artifact: Artifact, providers: list[str]) -> Any:
+    options = _options(ort)
     weights: dict[str, np.ndarray] = {}
-    model = build_onnx(artifact, lrn, weights).SerializeToString()
+    # The GPU has a good LRN kernel; the CPU's is the slowest part of the net.
+    model = build_onnx(artifact, "op" if CUDA in providers else "conv", weights).SerializeToString()
     values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value)) for value in weights.values()]
     options.add_external_initializers(list(weights), values)
     if sum(value.nbytes for value in weights.values()) < PREPACK_BYTES:
         options.add_session_config_entry("session.disable_prepacking", "1")
     return ort.InferenceSession(model, options, providers=providers)
+
+
+def _session_of_file(ort: ModuleType, file: OnnxFile, providers: list[str]) -> Any:
+    try:
+        source = str(file.path) if file.data else file.content
+        return ort.InferenceSession(source, _options(ort), providers=providers)
+    except Exception as error:  # ONNX Runtime's errors have no base of their own
+        raise ModelFileError(f"{file.path}: ONNX Runtime can't run it ({one_line(error)})") from None
+
+
+def _options(ort: ModuleType) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return options

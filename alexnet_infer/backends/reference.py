@@ -13,6 +13,7 @@ class ReferenceBackend:
     """Walks the operations of the artifact's architecture, each written as its definition says."""
 
     description = "NumPy float64 reference"
+    takes_squares = False
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_infer.artifact import load_artifact
+from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
 from alexnet_infer.errors import UnreadableInputError, UsageError, shown
 from alexnet_infer.evaluation.assemble import Shards, assemble, collect
 from alexnet_infer.evaluation.export import check_table, save_table
@@ -129,7 +130,9 @@ def _write_report(result: Evaluation, shards: Sequence[Shards], computed: Comput
 
     preprocessing = computed.nets[0].manifest.preprocessing
     examples = choose_examples(shards, computed.data, computed.positions, preprocessing)
-    page = write_report(result, examples, [ReportedNet.of(load_artifact(path)) for path in computed.models], folder)
+    # Of exported files, whose weights no longer lie open, no kernels are drawn.
+    open_nets = [path for path in computed.models if path.suffix not in EXPORTED_SUFFIXES]
+    page = write_report(result, examples, [ReportedNet.of(load_artifact(path)) for path in open_nets], folder)
     print(f"report: {page}", file=sys.stderr)
 
 

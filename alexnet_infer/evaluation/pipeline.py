@@ -24,7 +24,7 @@ from alexnet_infer.decode import printable, read_rgb
 from alexnet_infer.errors import UnreadableInputError
 from alexnet_infer.evaluation.predictions import Predictions, Row
 from alexnet_infer.predict import Net
-from alexnet_infer.preprocess import central_square, patches
+from alexnet_infer.preprocess import central_square
 
 AHEAD = 3
 """Batches that are read and decoded before they are needed."""
@@ -79,7 +79,7 @@ def predict(
     on_images(start)
     kinds = {_square(net) for net, _ in nets}
     # Nets of one recipe share the mean, and so the patches.
-    recipes = [json.dumps(net.manifest.preprocessing.to_json()) for net, _ in nets]
+    recipes = [(json.dumps(net.manifest.preprocessing.to_json()), net.backend.takes_squares) for net, _ in nets]
     for begin, decoded in _decoded(data, positions, start, batch, kinds, workers or os.cpu_count() or 1, clock):
         rows, cut = [image.row for image in decoded], {}
         readable = [i for i, image in enumerate(decoded) if image.squares]
@@ -89,7 +89,7 @@ def predict(
             if readable and recipe not in cut:
                 with clock("patches"):
                     squares = [decoded[i].squares[_square(net)] for i in readable]
-                    cut[recipe] = _filled([patches(s, net.manifest.preprocessing, net.views) for s in squares], batch)
+                    cut[recipe] = _filled([net.inputs(square) for square in squares], batch)
             probabilities = np.zeros((len(rows), len(net.manifest.classes)), np.float32)
             if readable:
                 with clock("net"):
@@ -103,10 +103,10 @@ def _square(net: Net) -> Square:
     return net.manifest.preprocessing.size, net.manifest.preprocessing.resample
 
 
-def _filled(views: Sequence[np.ndarray], batch: int) -> np.ndarray:
-    """The views [V, 3, patch, patch] of each image, as one array [batch * V, 3, patch, patch] that ends in zeros."""
-    missing = np.zeros_like(views[0])
-    return np.concatenate([*views, *[missing] * (batch - len(views))])
+def _filled(inputs: Sequence[np.ndarray], batch: int) -> np.ndarray:
+    """What a net takes for each image (V patches, or one square), as one array of batch * V that ends in zeros."""
+    missing = np.zeros_like(inputs[0])
+    return np.concatenate([*inputs, *[missing] * (batch - len(inputs))])
 
 
 def _decoded(

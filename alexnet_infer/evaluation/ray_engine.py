@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from alexnet_infer import __version__, errors
-from alexnet_infer.backends import Device
+from alexnet_infer.backends import Device, Runtime
 from alexnet_infer.datasets import LabelledImages, Split, open_images
 from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, one_line, shown
 from alexnet_infer.evaluation.pipeline import Clock, predict
@@ -45,11 +45,12 @@ class Work:
     split: Split
     layout: str
     device: Device
+    runtime: Runtime
     threads: int
     """Threads that decode in each worker."""
     abouts: tuple[About, ...]
-    models: tuple[Any, ...]
-    """Where Ray has the bytes of the nets' files."""
+    models: tuple[tuple[str, Any], ...]
+    """(Suffix, where Ray has the bytes) of the nets' files."""
     version: str = __version__
     cores: int = os.cpu_count() or 1
     """Of the machine that must get the same probabilities."""
@@ -61,6 +62,7 @@ def predict_on_ray(
     nets: Sequence[tuple[Path, Predictions]],
     *,
     address: str | None = None,
+    runtime: Runtime = "auto",
     workers: int | None = None,
     clock: Clock | None = None,
     on_images: Callable[[int], None] = lambda count: None,
@@ -84,9 +86,10 @@ def predict_on_ray(
             split=data.split,
             layout=data.layout,
             device="cuda" if gpus else "cpu",
+            runtime=runtime,
             threads=cpus,
             abouts=tuple(one.about for one in predictions),
-            models=tuple(ray.put(path.read_bytes()) for path, _ in nets),
+            models=tuple((path.suffix, ray.put(path.read_bytes())) for path, _ in nets),
         )
         settings = ray.data.DataContext.get_current()
         settings.execution_options.preserve_order = True
@@ -166,10 +169,10 @@ class Worker:
             self._expect("CPU cores:", os.cpu_count() or 1, self._work.cores)
         nets = []
         with tempfile.TemporaryDirectory() as folder:
-            for about, model in zip(self._work.abouts, self._work.models, strict=True):
-                path = Path(folder) / "model.safetensors"
+            for about, (suffix, model) in zip(self._work.abouts, self._work.models, strict=True):
+                path = Path(folder) / f"model{suffix}"
                 path.write_bytes(ray.get(model))
-                nets.append(load(path, device=self._work.device, views=about.views))
+                nets.append(load(path, device=self._work.device, views=about.views, backend=self._work.runtime))
                 self._expect("runs the nets on", nets[-1].backend.description, about.net["backend"])
         return nets
 

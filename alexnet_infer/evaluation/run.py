@@ -15,7 +15,8 @@ import PIL
 
 from alexnet_infer import __version__
 from alexnet_infer.artifact import sha256
-from alexnet_infer.backends import Device
+from alexnet_infer.backends import Device, Runtime
+from alexnet_infer.backends.opening import ENGINE_SUFFIXES
 from alexnet_infer.datasets import LabelledImages, map_classes, open_images
 from alexnet_infer.errors import UsageError, shown, visible
 from alexnet_infer.evaluation.paper import departures
@@ -42,6 +43,8 @@ class Request:
     split: Literal["validation", "train"] = "validation"
     views: Views = "ten"
     device: Device = "auto"
+    runtime: Runtime = "auto"
+    trust_engine: bool = False
     batch: int = BATCH
     workers: int | None = None
     limit: int | None = None
@@ -67,6 +70,10 @@ class Request:
             raise UsageError(f"--shard {self.shard + 1}/{self.shards}: expected I/N with I from 1 to N")
         if self.address is not None and self.engine != "ray":
             raise UsageError(f"--address {shown(self.address)}: is a Ray cluster's; add --engine ray")
+        if self.engine == "ray":
+            for path in self.models:
+                if path.suffix in ENGINE_SUFFIXES:
+                    raise UsageError(f"{path}: an engine runs where it was built; leave --engine ray out")
 
 
 def data_folder(given: Path | None) -> Path:
@@ -122,7 +129,7 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
     Raises the errors of `open_images`, `load` and `Predictions`, and UsageError when the nets can't be averaged.
     """
     data = open_images(request.data, request.split, request.layout)
-    loaded = [(path, load(path, device=request.device, views=request.views), sha256(path)) for path in request.models]
+    loaded = [(path, _load(path, request), sha256(path)) for path in request.models]
     loaded.sort(key=lambda one: (one[1].manifest.name, one[2]))
     models, nets, digests = (list(column) for column in zip(*loaded, strict=True))
     _check_different(models, digests)
@@ -149,10 +156,20 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
                 own, common = positions[begin:end], {"workers": request.workers, "clock": clock, "on_images": advance}
                 if request.engine == "ray":
                     files = list(zip(models, predictions, strict=True))
-                    predict_on_ray(data, own, files, address=request.address, **common)
+                    predict_on_ray(data, own, files, address=request.address, runtime=request.runtime, **common)
                 else:
                     predict(data, own, list(zip(nets, predictions, strict=True)), **common)
     return Computed(data, positions[begin:end], models, nets, predictions)
+
+
+def _load(path: Path, request: Request) -> Net:
+    return load(
+        path,
+        device=request.device,
+        views=request.views,
+        backend=request.runtime,
+        trust_engine=request.trust_engine,
+    )
 
 
 def _check_different(models: Sequence[Path], digests: Sequence[str]) -> None:

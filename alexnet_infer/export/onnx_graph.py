@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alexnet_infer.architecture import LRN, Activation, BatchNorm, Conv, Dense, Dropout, MaxPool, Step
 from alexnet_infer.artifact import METADATA_KEY, Artifact
+from alexnet_infer.errors import SpecError
+from alexnet_infer.export.info import LRNForm
 
 if TYPE_CHECKING:
     import onnx
 
 OPSET = 17
 IR_VERSION = 8
+PLUGIN_DOMAIN = "alexnet_infer"
 
 INPUT = "patches"
 OUTPUT = "probabilities"
-
-LRNForm = Literal["op", "conv"]
-"""How LRN is written: ONNX's `LRN` node, or a 1x1 convolution and square roots. The same to float32 rounding; in ONNX
-Runtime on a CPU, the second makes the whole net almost twice as fast (benchmarks/lrn_form.py)."""
 
 
 def build_onnx(
@@ -31,30 +31,22 @@ def build_onnx(
     N is free. The manifest travels in the model's metadata under "alexnet_infer". With `outside`, weights are put there
     and not into the model, which declares them as external data: for a runtime that takes them from memory, where
     copying hundreds of megabytes into a message and out of it would take longer than running the net.
+
+    This is what a backend runs that starts from our own model file. For a file to give away, see `build_model` in
+    onnx_model.py.
     """
-    from onnx import TensorProto, helper
+    from onnx import TensorProto
 
     architecture = artifact.manifest.architecture
-    graph = _Graph(artifact, outside)
-    value = INPUT
-    for step in architecture.steps:
-        value = graph.add(step, value, lrn)
-    graph.node("Softmax", [value], OUTPUT, axis=1)
+    graph = Graph(outside)
+    graph.output(graph.net(artifact, INPUT, lrn))
     shape = [architecture.channels, architecture.patch, architecture.patch]
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            artifact.manifest.name,
-            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", *shape])],
-            [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", architecture.classes])],
-            graph.initializers,
-        ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="alexnet-infer",
+    return graph.model(
+        artifact.manifest.name,
+        (INPUT, TensorProto.FLOAT, ["N", *shape]),
+        (OUTPUT, TensorProto.FLOAT, ["N", architecture.classes]),
+        {METADATA_KEY: artifact.manifest.to_json()},
     )
-    helper.set_model_props(model, {METADATA_KEY: artifact.manifest.to_json()})
-    return model
 
 
 def band_weights(spec: LRN, channels: int) -> np.ndarray:
@@ -69,21 +61,62 @@ def band_weights(spec: LRN, channels: int) -> np.ndarray:
     return np.tile(band * np.float32(spec.alpha), (spec.groups, 1))[:, :, None, None].astype(np.float32)
 
 
-class _Graph:
-    """Nodes and initialisers as they are added. Values are called after the operation that makes them."""
+class Graph:
+    """Nodes and initialisers as they are added. Values are called after the operation that makes them.
 
-    def __init__(self, artifact: Artifact, outside: dict[str, np.ndarray] | None = None) -> None:
+    With `outside`, tensors of a kilobyte and more are put there, by name, and declared as external data.
+    """
+
+    def __init__(self, outside: dict[str, np.ndarray] | None = None) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
-        self.artifact, self.outside = artifact, outside
+        self.outside = outside
 
-    def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+    def model(
+        self,
+        name: str,
+        source: tuple[str, int, list[int | str]],
+        target: tuple[str, int, list[int | str]],
+        metadata: dict[str, str],
+    ) -> onnx.ModelProto:
+        """The model; `source` and `target` are the input's and the output's (name, element type, shape)."""
+        from onnx import helper
+
+        plugin = any(node.domain == PLUGIN_DOMAIN for node in self.nodes)
+        model = helper.make_model(
+            helper.make_graph(
+                self.nodes,
+                name,
+                [helper.make_tensor_value_info(*source)],
+                [helper.make_tensor_value_info(*target)],
+                self.initializers,
+            ),
+            opset_imports=[
+                helper.make_opsetid("", OPSET),
+                *([helper.make_opsetid(PLUGIN_DOMAIN, 1)] if plugin else []),
+            ],
+            ir_version=IR_VERSION,
+            producer_name="alexnet-infer",
+            functions=[lrn_function()] if plugin else None,
+        )
+        helper.set_model_props(model, metadata)
+        return model
+
+    def node(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Appends a node, called as its only output; returns that name."""
         from onnx import helper
 
         self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
 
+    def cast(self, x: str, to: type[np.generic], output: str) -> str:
+        """Appends a Cast of `x` to a NumPy type."""
+        from onnx import helper
+
+        return self.node("Cast", [x], output, to=helper.np_dtype_to_tensor_dtype(np.dtype(to)))
+
     def constant(self, name: str, value: np.ndarray) -> str:
+        """Adds an initialiser; returns its name."""
         from onnx import TensorProto, helper, numpy_helper
 
         if self.outside is None or value.nbytes < 1024:  # runtimes read small ones (shapes, say) while they optimise
@@ -100,53 +133,154 @@ class _Graph:
         self.outside[name] = value
         return name
 
-    def add(self, step: Step, x: str, lrn: LRNForm) -> str:
-        """Appends one operation that reads the value `x`; returns the name of what it computes."""
-        o = step.operation
-        tensors = [self.constant(name, self.artifact.tensors[name]) for name in step.tensors]
+    def net(self, artifact: Artifact, patches: str, lrn: LRNForm, *, half: bool = False, prefix: str = "") -> str:
+        """Appends a whole net that reads float32 `patches`; returns the name of its probabilities, float32.
+
+        `half`: weights and activations in float16, but LRN's sum, batch norm and the softmax in float32: a square
+        overflows float16 from 256 on. `prefix` keeps several nets' names apart. Raises SpecError when a weight is too
+        large for float16.
+        """
+        value = self.cast(patches, np.float16, f"{prefix}half") if half else patches
+        for step in artifact.manifest.architecture.steps:
+            value = _Operation(self, artifact, step, lrn, half, prefix).add(value)
+        if half:
+            value = self.cast(value, np.float32, f"{prefix}logits")
+        return self.node("Softmax", [value], f"{prefix}softmax", axis=1)
+
+    def output(self, value: str) -> None:
+        """Makes `value`, the output of the last node, the model's output."""
+        assert self.nodes[-1].output[0] == value, value
+        self.nodes[-1].output[0] = self.nodes[-1].name = OUTPUT
+
+
+class _Operation:
+    """One operation of a net, and the nodes that it becomes."""
+
+    def __init__(self, graph: Graph, artifact: Artifact, step: Step, lrn: LRNForm, half: bool, prefix: str) -> None:
+        self.graph, self.artifact, self.step, self.lrn, self.half, self.prefix = (
+            graph, artifact, step, lrn, half, prefix,
+        )  # fmt: skip
+        self.name = f"{prefix}{step.operation.name}"
+
+    def add(self, x: str) -> str:
+        """Appends the operation, which reads the value `x`; returns the name of what it computes."""
+        o, g, name = self.step.operation, self.graph, self.name
         match o:
             case Conv():
                 window = {"kernel_shape": [o.size] * 2, "strides": [o.stride] * 2, "pads": [o.pad] * 4}
-                return self.node("Conv", [x, *tensors], o.name, group=o.groups, **window)
+                return g.node("Conv", [x, *self._tensors(self.half)], name, group=o.groups, **window)
             case Dense():
-                flat = self.node("Flatten", [x], f"{o.name}.input", axis=1) if len(step.input) == 3 else x
-                return self.node("Gemm", [flat, *tensors], o.name, transB=1)
+                flat = g.node("Flatten", [x], f"{name}.input", axis=1) if len(self.step.input) == 3 else x
+                return g.node("Gemm", [flat, *self._tensors(self.half)], name, transB=1)
             case Activation():
-                return self.node({"relu": "Relu", "tanh": "Tanh"}[o.kind], [x], o.name)
+                return g.node({"relu": "Relu", "tanh": "Tanh"}[o.kind], [x], name)
+            case LRN() if self.lrn == "plugin":
+                return self._lrn_plugin(o, x)
             case LRN():
-                return self._lrn_node(o, step, x) if lrn == "op" else self._lrn_conv(o, step, x)
+                return self._in_float(x, self._lrn_node if self.lrn == "op" else self._lrn_conv)
             case BatchNorm():
-                return self.node("BatchNormalization", [x, *tensors], o.name, epsilon=o.eps)
+                return self._in_float(x, self._batch_norm)
             case MaxPool():
-                rows, columns = (o.overhang(extent) for extent in step.input[1:])
+                rows, columns = (o.overhang(extent) for extent in self.step.input[1:])
                 window = {"kernel_shape": [o.size] * 2, "strides": [o.stride] * 2, "pads": [0, 0, rows, columns]}
-                return self.node("MaxPool", [x], o.name, **window)
+                return g.node("MaxPool", [x], name, **window)
             case Dropout():
                 return x
 
-    def _lrn_node(self, o: LRN, step: Step, x: str) -> str:
+    def _tensors(self, half: bool = False) -> list[str]:
+        values = {name: self.artifact.tensors[name] for name in self.step.tensors}
+        if half:
+            with np.errstate(over="ignore"):
+                values = {name: value.astype(np.float16) for name, value in values.items()}
+            for name, value in values.items():
+                if not np.isfinite(value).all():
+                    raise SpecError(f"{name} has weights too large for float16: export with --precision fp32")
+        return [self.graph.constant(f"{self.prefix}{name}", value) for name, value in values.items()]
+
+    def _in_float(self, x: str, add: Callable[[str, str], str]) -> str:
+        """What `add(x, name)` appends, in float32 whatever the net's precision."""
+        if not self.half:
+            return add(x, self.name)
+        wide = self.graph.cast(x, np.float32, f"{self.name}.wide")
+        return self.graph.cast(add(wide, f"{self.name}.float"), np.float16, self.name)
+
+    def _batch_norm(self, x: str, name: str) -> str:
+        return self.graph.node("BatchNormalization", [x, *self._tensors()], name, epsilon=self.step.operation.eps)
+
+    def _lrn_node(self, x: str, name: str) -> str:
         """ONNX's LRN divides alpha by the size and knows no groups: columns are folded into the batch axis."""
+        o, g = self.step.operation, self.graph
         constants = {"size": o.size, "alpha": o.alpha_per_size, "beta": o.beta, "bias": o.k}
         if o.groups == 1:
-            return self.node("LRN", [x], o.name, **constants)
-        channels, height, width = step.input
+            return g.node("LRN", [x], name, **constants)
+        channels, height, width = self.step.input
         apart = np.array([-1, channels // o.groups, height, width], np.int64)
         joined = np.array([-1, channels, height, width], np.int64)
-        columns = self.node("Reshape", [x, self.constant(f"{o.name}.apart", apart)], f"{o.name}.columns")
-        normalised = self.node("LRN", [columns], f"{o.name}.normalised", **constants)
-        return self.node("Reshape", [normalised, self.constant(f"{o.name}.joined", joined)], o.name)
+        columns = g.node("Reshape", [x, g.constant(f"{name}.apart", apart)], f"{name}.columns")
+        normalised = g.node("LRN", [columns], f"{name}.normalised", **constants)
+        return g.node("Reshape", [normalised, g.constant(f"{name}.joined", joined)], name)
 
-    def _lrn_conv(self, o: LRN, step: Step, x: str) -> str:
+    def _lrn_conv(self, x: str, name: str) -> str:
         """d = k + alpha * window sum of squares is one 1x1 convolution; d^0.75 is two square roots."""
-        channels = step.input[0]
-        weights = self.constant(f"{o.name}.band", band_weights(o, channels))
-        bias = self.constant(f"{o.name}.k", np.full(channels, o.k, np.float32))
-        squares = self.node("Mul", [x, x], f"{o.name}.squares")
-        d = self.node("Conv", [squares, weights, bias], f"{o.name}.d", group=o.groups, kernel_shape=[1, 1])
+        o, g, channels = self.step.operation, self.graph, self.step.input[0]
+        weights = g.constant(f"{name}.band", band_weights(o, channels))
+        bias = g.constant(f"{name}.k", np.full(channels, o.k, np.float32))
+        squares = g.node("Mul", [x, x], f"{name}.squares")
+        d = g.node("Conv", [squares, weights, bias], f"{name}.d", group=o.groups, kernel_shape=[1, 1])
         if o.beta == 0.75:
-            root = self.node("Sqrt", [d], f"{o.name}.root")
-            three_halves = self.node("Mul", [d, root], f"{o.name}.three_halves")
-            power = self.node("Sqrt", [three_halves], f"{o.name}.power")
+            root = g.node("Sqrt", [d], f"{name}.root")
+            three_halves = g.node("Mul", [d, root], f"{name}.three_halves")
+            power = g.node("Sqrt", [three_halves], f"{name}.power")
         else:
-            power = self.node("Pow", [d, self.constant(f"{o.name}.beta", np.float32(o.beta))], f"{o.name}.power")
-        return self.node("Div", [x, power], o.name)
+            power = g.node("Pow", [d, g.constant(f"{name}.beta", np.float32(o.beta))], f"{name}.power")
+        return g.node("Div", [x, power], name)
+
+    def _lrn_plugin(self, o: LRN, x: str) -> str:
+        """A node of our own. TensorRT's parser takes it for the plugin of that name and namespace."""
+        constants = {"size": o.size, "alpha": o.alpha, "beta": o.beta, "k": o.k, "groups": o.groups}
+        plugin = {"plugin_version": "1", "plugin_namespace": PLUGIN_DOMAIN}
+        return self.graph.node("LRN", [x], self.name, domain=PLUGIN_DOMAIN, **constants, **plugin)
+
+
+def lrn_function() -> onnx.FunctionProto:
+    """What `alexnet_infer::LRN` means, in ONNX's own operators, so that every runtime can run a file that has it.
+
+    ONNX's LRN divides alpha by the size, and no arithmetic is to be had with attributes; so x goes in multiplied by the
+    square root of the size, and what comes out is divided by it.
+    """
+    from onnx import AttributeProto, TensorProto, helper
+
+    def reference(to: str, attribute: str, kind: int) -> onnx.AttributeProto:
+        return AttributeProto(name=to, ref_attr_name=attribute, type=kind)
+
+    def integer(name: str) -> onnx.NodeProto:
+        node = helper.make_node("Constant", [], [name])
+        node.attribute.append(reference("value_int", name, AttributeProto.INT))
+        return node
+
+    normalise = helper.make_node("LRN", ["folded"], ["normalised"])
+    normalise.attribute.append(reference("size", "size", AttributeProto.INT))
+    for to, attribute in (("alpha", "alpha"), ("beta", "beta"), ("bias", "k")):
+        normalise.attribute.append(reference(to, attribute, AttributeProto.FLOAT))
+    nodes = [
+        integer("size"),
+        integer("groups"),
+        helper.make_node("Cast", ["size"], ["float_size"], to=TensorProto.FLOAT),
+        helper.make_node("Sqrt", ["float_size"], ["root"]),
+        helper.make_node("Cast", ["x"], ["float_x"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["float_x", "root"], ["scaled"]),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Shape", ["x"], ["channels"], start=1, end=2),
+        helper.make_node("Shape", ["x"], ["extent"], start=2),
+        helper.make_node("Div", ["channels", "groups"], ["width"]),
+        helper.make_node("Constant", [], ["any"], value_ints=[-1]),
+        helper.make_node("Concat", ["any", "width", "extent"], ["apart"], axis=0),
+        helper.make_node("Reshape", ["scaled", "apart"], ["folded"]),
+        normalise,
+        helper.make_node("Reshape", ["normalised", "shape"], ["joined"]),
+        helper.make_node("Div", ["joined", "root"], ["float_y"]),
+        helper.make_node("CastLike", ["float_y", "x"], ["y"]),
+    ]
+    attributes = ["size", "alpha", "beta", "k", "groups", "plugin_version", "plugin_namespace"]
+    opsets = [helper.make_opsetid("", OPSET)]
+    return helper.make_function(PLUGIN_DOMAIN, "LRN", ["x"], ["y"], nodes, opsets, attributes)

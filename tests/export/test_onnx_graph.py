@@ -86,11 +86,11 @@ def _lrn_model(spec: LRN, channels: int, form: str) -> onnx.ModelProto:
     from onnx import TensorProto, helper
 
     from alexnet_infer.architecture import Step
-    from alexnet_infer.export.onnx_graph import _Graph
+    from alexnet_infer.export.onnx_graph import Graph, _Operation
 
-    graph = _Graph(random_artifact())
+    graph = Graph()
     shape = (channels, 5, 6)
-    output = graph.add(Step(spec, shape, shape, {}, 0), "x", form)
+    output = _Operation(graph, random_artifact(), Step(spec, shape, shape, {}, 0), form, False, "").add("x")
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name in ("x", output)]
     return helper.make_model(
         helper.make_graph(graph.nodes, "lrn", ends[:1], ends[1:], graph.initializers),

@@ -1,0 +1,173 @@
+"""`alexnet-infer compare` and `export --verify`: whether two model files give the same answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from alexnet_infer.agreement import NEAR_TIE, Agreement, ErrorChange, check_tolerance, compare
+from alexnet_infer.backends import Device
+from alexnet_infer.datasets import LabelledImages, open_images
+from alexnet_infer.decode import printable
+from alexnet_infer.errors import UsageError
+from alexnet_infer.photos import Photo, expand
+from alexnet_infer.predict import Net, load
+from alexnet_infer.preprocess import Views
+from alexnet_infer.progress import counting
+
+NAMED = 10
+"""Unreadable images that are named on stderr."""
+
+
+def run(
+    a: Path,
+    b: Path,
+    *,
+    tolerance: float,
+    data: Path | None = None,
+    photos: Sequence[str] = (),
+    limit: int | None = None,
+    split: Literal["validation", "train"] = "validation",
+    layout: str | None = None,
+    views: Views | None = None,
+    device: Device = "auto",
+    trust_engine: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Compares the net in `b` with that in `a` and prints what was found; returns the exit code of `report`.
+
+    Without `views`, those that one of the files cuts itself, or else ten. Raises the errors of `load`, `choose_images`
+    and `agreement.compare`.
+    """
+    check_tolerance(tolerance)
+    images = choose_images(data=data, photos=photos, limit=limit, split=split, layout=layout)
+    nets = [load(path, device=device, views=views, trust_engine=trust_engine) for path in (a, b)]
+    return report(verify(*same_views(*nets), images, limit=limit), tolerance, as_json=as_json)
+
+
+def same_views(reference: Net, candidate: Net) -> tuple[Net, Net]:
+    """Both nets, where one of them cuts its views itself the other with the same views."""
+    for net in (reference, candidate):
+        if net.backend.takes_squares:
+            nets = [one if one.backend.takes_squares else _with(one, net.views) for one in (reference, candidate)]
+            return nets[0], nets[1]
+    return reference, candidate
+
+
+def _with(net: Net, views: Views) -> Net:
+    return Net(net.manifest, net.backend, views)
+
+
+def choose_images(
+    *,
+    data: Path | None = None,
+    photos: Sequence[str] = (),
+    limit: int | None = None,
+    split: Literal["validation", "train"] = "validation",
+    layout: str | None = None,
+) -> list[Photo] | LabelledImages:
+    """The labelled set `data`, or the photos that the user named, or else those that come along.
+
+    Raises UsageError when options contradict each other, and the errors of `open_images`.
+    """
+    if data is not None and photos:
+        raise UsageError(f"--data {data} and {printable(photos[0])}: expected a labelled set or photos, not both")
+    if data is not None:
+        return open_images(data, split, layout)
+    for option, value in (("--limit", limit), ("--format", layout)):
+        if value is not None:
+            raise UsageError(f"{option} {value}: is about a labelled set; name one with --data")
+    return list(expand(photos or [str(path) for path in example_photos()]))
+
+
+def example_photos() -> list[Path]:
+    """The photos that come along: in the installed package, or in `examples/` of a checkout.
+
+    Raises UsageError when they are missing.
+    """
+    package = Path(__file__).parents[1]
+    for folder in (package / "examples", package.parent / "examples"):
+        if found := sorted(folder.glob("*.jpg")):
+            return found
+    raise UsageError("the example photos are missing: name photos of your own, or a labelled set with --data")
+
+
+def verify(
+    reference: Net, candidate: Net, images: Sequence[Photo] | LabelledImages, *, limit: int | None = None
+) -> Agreement:
+    """`agreement.compare`, with a progress bar."""
+    total = limit or len(images) * (1 if isinstance(images, LabelledImages) else 5)
+    with counting("comparing", total) as advance:
+        return compare(reference, candidate, images, limit=limit, on_images=advance)
+
+
+def report(agreement: Agreement, tolerance: float, *, as_json: bool = False) -> int:
+    """Prints a table, or one JSON object, and on stderr what is wrong. Returns the exit code: 0, or 1 when a
+    probability differs by more than `tolerance` or an image could not be read."""
+    within = agreement.within(tolerance)
+    if as_json:
+        print(json.dumps({**agreement.to_json(), "tolerance": tolerance, "within": within}, indent=1))
+    else:
+        _print_table(agreement, tolerance)
+    sys.stdout.flush()
+    for one in agreement.unreadable[:NAMED]:
+        print(f"error: {one.image}: {one.reason}", file=sys.stderr)
+    if len(agreement.unreadable) > NAMED:
+        print(f"error: {len(agreement.unreadable) - NAMED} more can't be read; --json lists them", file=sys.stderr)
+    if not within:
+        print(
+            f"error: probabilities differ by up to {agreement.largest:.2g}, in {agreement.largest_image}: expected at "
+            f"most {tolerance:g}; allow more with --tolerance",
+            file=sys.stderr,
+        )
+    return 0 if within and not agreement.unreadable else 1
+
+
+def _print_table(agreement: Agreement, tolerance: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    views = "ten views averaged" if agreement.views == "ten" else "central view"
+    console = Console()
+    for role, party in (("reference", agreement.reference), ("candidate", agreement.candidate)):
+        line = f"{role}: {printable(party.net)}, {views}, {party.backend}"
+        console.print(Text(line, style="dim"), soft_wrap=True)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right", style="bold")
+    table.add_column(justify="left", style="dim", overflow="fold")
+    for what, value, note in _rows(agreement, tolerance):
+        table.add_row(Text(what), Text(value), Text(note))
+    console.print(table)
+
+
+def _rows(agreement: Agreement, tolerance: float) -> list[tuple[str, str, str]]:
+    """(What, value, note) of each line."""
+    unreadable = len(agreement.unreadable)
+    near = f"{agreement.near_ties:,} of them near ties (the reference's lead is {NEAR_TIE:g} at most)"
+    rows = [
+        ("images", f"{agreement.compared:,}", f"{unreadable:,} more can't be read" if unreadable else ""),
+        (
+            "largest probability difference",
+            f"{agreement.largest:.2g}",
+            f"{'within' if agreement.within(tolerance) else 'past'} {tolerance:g}; in {agreement.largest_image}",
+        ),
+        ("mean probability difference", f"{agreement.mean:.2g}", f"over {agreement.classes:,} classes"),
+        ("top-1 flips", f"{agreement.flips:,}", near if agreement.flips else ""),
+    ]
+    for name, change in (("top-1", agreement.top1), ("top-5", agreement.top5)):
+        if change is not None:
+            rows.append((f"{name} error, reference", f"{change.reference.error:.2%}", ""))
+            rows.append((f"{name} error, candidate", f"{change.candidate.error:.2%}", ""))
+            rows.append((f"{name} change in points", f"{100 * change.difference:+.2f}", _interval(change)))
+    return rows
+
+
+def _interval(change: ErrorChange) -> str:
+    p = "< 1e-12" if change.p < 1e-12 else f"{change.p:.2g}"
+    wrong = f"only candidate wrong {change.candidate_only_wrong:,}, only reference {change.reference_only_wrong:,}"
+    return f"[{100 * change.low:+.2f}, {100 * change.high:+.2f}]; {wrong}; McNemar's p {p}"

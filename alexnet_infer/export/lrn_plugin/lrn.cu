@@ -1,0 +1,110 @@
+// Local response normalisation in the paper's form (section 3.3), of x [images, CHANNELS, PIXELS] into y of that shape:
+//
+//   y_i = x_i / (K + ALPHA * sum of x_j^2 over the SIZE channels j nearest to i in i's column) ^ BETA
+//
+// A thread walks down RUN channels at VECTOR adjacent pixels with the window in registers, so that a value is read once
+// (but for those of SIZE / 2 channels beyond either end of its run). The window's squares are summed anew for each
+// channel: a running sum that adds one and takes one away would lose small squares beside large ones.
+//
+// kernel.py gives all constants:
+//   NAME                 the entry point
+//   HALF                 1: values are IEEE half. Arithmetic is float: squares of values above 256 overflow half
+//   CHANNELS, COLUMN     all channels, and those of a column
+//   PIXELS               height * width of a map
+//   SIZE, ALPHA, BETA, K as above
+//   ROOTS                1: BETA is 0.75, and square roots do
+//   VECTOR               divides PIXELS, so that all loads and stores are aligned
+//   RUN, STEP            channels that a thread writes, and channels that it reads at once
+//   BLOCK                threads in a block
+//
+// Grid: x over all images' pixels / VECTOR, y over columns and their runs. Parameters in TensorRT's order: inputs,
+// scalars, outputs.
+
+#if HALF
+typedef unsigned short Value;
+#ifdef __CUDACC__  // without cuda_fp16.h, which NVRTC has not; what runs this text as C++ brings its own
+static __device__ float widen(Value bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+static __device__ Value narrow(float value) {
+    Value bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+#endif
+#else
+typedef float Value;
+static __device__ float widen(Value value) { return value; }
+static __device__ Value narrow(float value) { return value; }
+#endif
+
+// A thread's values of one channel, moved as one word: of an array the compiler would store each value alone.
+template <int BYTES> struct Words;
+template <> struct Words<2> { typedef unsigned short Type; };
+template <> struct Words<4> { typedef unsigned Type; };
+template <> struct Words<8> { typedef uint2 Type; };
+template <> struct Words<16> { typedef uint4 Type; };
+typedef Words<VECTOR * sizeof(Value)>::Type Word;
+union Pack {
+    Value of[VECTOR];
+    Word word;
+};
+
+// d ^ -BETA, for d > 0; 0 where d is infinite.
+static __device__ float power(float d) {
+#if ROOTS
+    const float root = rsqrtf(d);
+    return root * sqrtf(root);
+#else
+    return powf(d, -(float)(BETA));
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(BLOCK)
+NAME(const Value* __restrict__ x, const int images, Value* __restrict__ y) {
+    constexpr int REACH = SIZE / 2;
+    constexpr int PACKS = PIXELS / VECTOR;
+    constexpr int RUNS = (COLUMN + RUN - 1) / RUN;
+
+    const long long pack = (long long)blockIdx.x * BLOCK + threadIdx.x;
+    if (pack >= (long long)images * PACKS) return;
+    const int low = (int)blockIdx.y / RUNS * COLUMN, high = low + COLUMN;
+    const int first = low + (int)blockIdx.y % RUNS * RUN;
+    const int end = first + RUN < high ? first + RUN : high;
+    const long long start = pack / PACKS * CHANNELS * PIXELS + pack % PACKS * VECTOR;
+
+    float window[STEP + 2 * REACH][VECTOR];  // at c: channels c - REACH to c + STEP + REACH - 1
+    const auto load = [&](int at, int channel) {
+        Pack values = {};
+        if (channel >= low && channel < high) values.word = *(const Word*)(x + start + (long long)channel * PIXELS);
+#pragma unroll
+        for (int v = 0; v < VECTOR; ++v) window[at][v] = widen(values.of[v]);
+    };
+
+#pragma unroll
+    for (int i = 0; i < 2 * REACH; ++i) load(i, first - REACH + i);
+#pragma unroll 1
+    for (int c = first; c < end; c += STEP) {
+#pragma unroll
+        for (int s = 0; s < STEP; ++s) load(2 * REACH + s, c + REACH + s);
+#pragma unroll
+        for (int s = 0; s < STEP; ++s) {
+            if (c + s >= end) break;
+            Pack values;
+#pragma unroll
+            for (int v = 0; v < VECTOR; ++v) {
+                float sum = 0;
+#pragma unroll
+                for (int w = 0; w < SIZE; ++w) sum += window[s + w][v] * window[s + w][v];
+                values.of[v] = narrow(window[s + REACH][v] * power((float)(K) + (float)(ALPHA)*sum));
+            }
+            *(Word*)(y + start + (long long)(c + s) * PIXELS) = values.word;
+        }
+#pragma unroll
+        for (int i = 0; i < 2 * REACH; ++i)
+#pragma unroll
+            for (int v = 0; v < VECTOR; ++v) window[i][v] = window[i + STEP][v];
+    }
+}

@@ -1,0 +1,186 @@
+"""Exported ONNX files on disk: written so that no reader sees half of one, read without trusting them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alexnet_infer.artifact import METADATA_KEY, Manifest
+from alexnet_infer.errors import ModelFileError, SpecError, one_line, shown
+from alexnet_infer.export.info import EXPORT_KEY, ExportInfo
+from alexnet_infer.files import write_atomically
+
+if TYPE_CHECKING:
+    import onnx
+
+MAX_EMBEDDED = 2**31 - 2**26
+"""Weights of more bytes go to a file beside the model: a protobuf message ends at 2 GB."""
+
+ALIGNMENT = 4096
+"""Where a tensor may begin in that file, so that runtimes can map it."""
+
+
+def save_model(
+    path: Path, model: onnx.ModelProto, outside: dict[str, np.ndarray], *, max_embedded: int = MAX_EMBEDDED
+) -> list[Path]:
+    """Writes a model and the weights that were kept `outside` of it; returns the files that were written.
+
+    The weights go into the model where it then stays below `max_embedded` bytes, and otherwise into one file beside
+    it, named after its content: a reader finds the old model with the old weights or the new with the new. `model` is
+    changed. Raises OSError when a file can't be written.
+    """
+    external = [tensor for tensor in model.graph.initializer if tensor.name in outside and tensor.external_data]
+    inside = sum(outside[tensor.name].nbytes for tensor in external) + model.ByteSize() < max_embedded
+    if inside:
+        embed(model, outside)
+        write_atomically(path, model.SerializeToString())
+        return [path]
+    digest = hashlib.sha256()
+    for part in _parts(external, outside):
+        digest.update(part)
+    data = path.with_name(f"{path.stem}-{digest.hexdigest()[:12]}.data")
+    write_atomically(data, _parts(external, outside))
+    begin = 0
+    for tensor in external:
+        size = outside[tensor.name].nbytes
+        del tensor.external_data[:]
+        for key, value in (("location", data.name), ("offset", begin), ("length", size)):
+            tensor.external_data.add(key=key, value=str(value))
+        begin += size + -size % ALIGNMENT
+    write_atomically(path, model.SerializeToString())
+    return [path, data]
+
+
+def embed(model: onnx.ModelProto, outside: dict[str, np.ndarray]) -> None:
+    """Puts the weights that were kept `outside` into the model."""
+    for tensor in model.graph.initializer:
+        if tensor.name in outside and tensor.external_data:
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
+            tensor.raw_data = _little_endian(outside[tensor.name]).tobytes()
+
+
+def _parts(external: list[onnx.TensorProto], outside: dict[str, np.ndarray]) -> Iterator[bytes]:
+    for tensor in external:
+        part = _little_endian(outside[tensor.name]).tobytes()
+        yield part
+        yield bytes(-len(part) % ALIGNMENT)
+
+
+def _little_endian(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxFile:
+    """An exported file that was read and found to be what it says. Weights beside it have not been read."""
+
+    path: Path
+    manifest: Manifest
+    info: ExportInfo
+    content: bytes
+    data: tuple[Path, ...]
+    """Files beside it in which weights lie."""
+
+
+def read_model(path: Path) -> OnnxFile:
+    """Reads an ONNX file that `alexnet-infer export` wrote.
+
+    Raises ModelFileError when it is damaged, has no manifest of ours, contradicts it, or wants weights from anywhere
+    but a plain file in its own directory.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise SpecError("is not a regular file: expected a model file")
+        if path.stat().st_size >= 2**31:
+            raise SpecError(f"has {path.stat().st_size} bytes: expected an ONNX file, which ends at 2 GB")
+        content = path.read_bytes()
+        model = onnx.load_model_from_string(content)
+        properties = {p.key: p.value for p in model.metadata_props}
+        if METADATA_KEY not in properties or EXPORT_KEY not in properties:
+            raise SpecError("has no alexnet-infer manifest: expected a file that `alexnet-infer export` wrote")
+        manifest = Manifest.from_json(properties[METADATA_KEY])
+        info = ExportInfo.from_json(properties[EXPORT_KEY])
+        _check_ends(model, manifest, info)
+        data = _check_external(model, path.parent)
+    except OSError as error:
+        raise ModelFileError(f"{path}: {error.strerror or one_line(error)}") from None
+    except DecodeError as error:
+        raise ModelFileError(f"{path}: damaged, or not an ONNX file ({one_line(error)})") from None
+    except SpecError as error:
+        raise ModelFileError(f"{path}: {error}") from None
+    return OnnxFile(path=path, manifest=manifest, info=info, content=content, data=data)
+
+
+def _check_ends(model: onnx.ModelProto, manifest: Manifest, info: ExportInfo) -> None:
+    """Whether the graph takes and gives what the metadata say."""
+    from onnx import TensorProto
+
+    kind, last = (TensorProto.UINT8, 3) if info.takes_squares else (TensorProto.FLOAT, manifest.preprocessing.patch)
+    side = manifest.preprocessing.size if info.takes_squares else manifest.preprocessing.patch
+    wanted = [side, side, 3] if info.takes_squares else [3, side, last]
+    for what, values, element, shape in (
+        ("input", model.graph.input, kind, wanted),
+        ("output", model.graph.output, TensorProto.FLOAT, [len(manifest.classes)]),
+    ):
+        if len(values) != 1:
+            raise SpecError(f"has {len(values)} {what}s: expected one")
+        tensor = values[0].type.tensor_type
+        found = [dimension.dim_value for dimension in tensor.shape.dim]
+        batch = info.batch.max if info.batch.fixed else 0
+        if tensor.elem_type != element or found != [batch, *shape]:
+            raise SpecError(
+                f"its {what} has type {tensor.elem_type} and shape {shown(found)}: "
+                f"expected {TensorProto.DataType.Name(element)} {[batch or 'N', *shape]}, by its own manifest"
+            )
+
+
+def _check_external(model: onnx.ModelProto, folder: Path) -> tuple[Path, ...]:
+    """The files that hold weights. A path that leaves the directory, or a link, could read any file of the user's."""
+    from onnx import TensorProto
+
+    found: dict[str, Path] = {}
+    graphs = [model.graph, *model.functions]
+    for tensor in _tensors(graphs):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        if not location or PurePosixPath(location).name != location or "\\" in location or not location.isprintable():
+            raise SpecError(f"{shown(tensor.name)} lies in {shown(location)}: expected a file beside the model")
+        place = folder / location
+        status = os.lstat(place) if os.path.lexists(place) else None
+        if status is None:
+            raise SpecError(f"its weights are missing: expected {location} beside it")
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise SpecError(f"{location} is a link, or no regular file: expected the weights themselves")
+        try:
+            begin, length = int(entries.get("offset", "0")), int(entries["length"])
+        except (KeyError, ValueError):
+            raise SpecError(f"{shown(tensor.name)}: expected an offset and a length in {location}") from None
+        if begin < 0 or length < 0 or begin + length > status.st_size:
+            raise SpecError(f"{location} has {status.st_size} bytes: {shown(tensor.name)} lies beyond its end")
+        found[location] = place
+    return tuple(found.values())
+
+
+def _tensors(graphs: list[onnx.GraphProto]) -> Iterator[onnx.TensorProto]:
+    """Every tensor of the graphs, those in attributes and in graphs within them included."""
+    for graph in graphs:
+        yield from getattr(graph, "initializer", ())
+        for sparse in getattr(graph, "sparse_initializer", ()):
+            yield from (sparse.values, sparse.indices)
+        for node in graph.node:
+            for attribute in node.attribute:
+                yield from (attribute.t, *attribute.tensors)
+                yield from _tensors([attribute.g, *attribute.graphs])

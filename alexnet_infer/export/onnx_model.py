@@ -1,0 +1,119 @@
+"""The ONNX model that is given away: views, one or more nets, and their mean, in one graph.
+
+The graph of a net itself is built in onnx_graph.py; int8 is made of the float32 model in quantize.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alexnet_infer.artifact import METADATA_KEY, Artifact
+from alexnet_infer.errors import UsageError, shown
+from alexnet_infer.export.info import EXPORT_KEY, ExportInfo, FileViews
+from alexnet_infer.export.onnx_graph import INPUT, OUTPUT, Graph
+from alexnet_infer.preprocess import Preprocessing, patch_offsets
+
+if TYPE_CHECKING:
+    import onnx
+
+SQUARES_INPUT = "images"
+
+
+def build_model(
+    artifacts: Sequence[Artifact], info: ExportInfo, outside: dict[str, np.ndarray] | None = None
+) -> onnx.ModelProto:
+    """The mean of `artifacts` as one model, in float32 or float16 (an int8 one starts from float32).
+
+    Without views, float32 `patches` [N, 3, patch, patch], mean subtracted. With them, uint8 `images` [N, S, S, 3] RGB:
+    everything from `patches` in preprocess.py on is in the graph, in the same order. Out: float32 `probabilities`
+    [N, classes], averaged over the views and then over the nets. N is a number where `info.batch` is fixed. `outside`
+    is as in `build_onnx`.
+
+    Raises UsageError when the nets can't share an input or their classes differ, SpecError when a weight doesn't fit
+    float16.
+    """
+    from onnx import TensorProto
+
+    check_together(artifacts, info.views)
+    first = artifacts[0].manifest
+    batch = info.batch.max if info.batch.fixed else "N"
+    patch, size = first.preprocessing.patch, first.preprocessing.size
+    graph = Graph(outside)
+    if info.takes_squares:
+        source = (SQUARES_INPUT, TensorProto.UINT8, [batch, size, size, 3])
+    else:
+        source = (INPUT, TensorProto.FLOAT, [batch, 3, patch, patch])
+    cut: dict[str, str] = {}
+    means = []
+    for number, artifact in enumerate(artifacts, 1):
+        prefix = f"net{number}." if len(artifacts) > 1 else ""
+        preprocessing = artifact.manifest.preprocessing
+        value = INPUT
+        if info.takes_squares:
+            recipe = str(preprocessing.to_json())  # nets of one recipe share the mean, and so the patches
+            value = cut.get(recipe) or add_views(graph, preprocessing, info.views, prefix)
+            cut[recipe] = value
+        scores = graph.net(artifact, value, info.lrn, half=info.precision == "fp16", prefix=prefix)
+        if info.views == "ten":
+            apart = graph.constant(f"{prefix}by_view", np.array([10, -1, first.architecture.classes], np.int64))
+            views = graph.node("Reshape", [scores, apart], f"{prefix}views")
+            scores = graph.node("ReduceMean", [views], f"{prefix}mean", axes=[0], keepdims=0)
+        means.append(scores)
+    if len(means) > 1:
+        means = [graph.node("Mean", means, "ensemble")]
+    graph.output(means[0])
+    name = " + ".join(member.name for member in info.members)
+    metadata = {METADATA_KEY: replace(first, name=name).to_json(), EXPORT_KEY: info.to_json()}
+    target = (OUTPUT, TensorProto.FLOAT, [batch, first.architecture.classes])
+    return graph.model(name, source, target, metadata)
+
+
+def add_views(graph: Graph, preprocessing: Preprocessing, views: FileViews, prefix: str = "") -> str:
+    """Appends what cuts patches out of the uint8 squares `images` [N, S, S, 3], as `preprocess.patches` does.
+
+    Returns the name of float32 [V * N, 3, patch, patch]: all images' first view, then all images' second, and so on.
+    """
+    value = graph.cast(SQUARES_INPUT, np.float32, f"{prefix}pixels")
+    if preprocessing.value_range == "0-1":
+        value = graph.node("Div", [value, graph.constant(f"{prefix}255", np.float32(255))], f"{prefix}unit")
+    if preprocessing.channel_order == "BGR":
+        order = graph.constant(f"{prefix}bgr.order", np.array([2, 1, 0], np.int64))
+        value = graph.node("Gather", [value, order], f"{prefix}bgr", axis=3)
+    mean = graph.constant(f"{prefix}training.mean", preprocessing.mean)
+    value = graph.node("Sub", [value, mean], f"{prefix}centred")
+    value = graph.node("Transpose", [value], f"{prefix}planes", perm=[0, 3, 1, 2])
+    side = preprocessing.patch
+    axes = graph.constant(f"{prefix}rows_and_columns", np.array([2, 3], np.int64))
+    cut = []
+    for place, (row, column) in enumerate(patch_offsets(preprocessing.size, side, views), 1):
+        name = f"{prefix}patch{place}"
+        begin = graph.constant(f"{name}.begin", np.array([row, column], np.int64))
+        end = graph.constant(f"{name}.end", np.array([row + side, column + side], np.int64))
+        cut.append(graph.node("Slice", [value, begin, end, axes], name))
+    if views != "ten":
+        return cut[0]
+    unmirrored = graph.node("Concat", cut, f"{prefix}five", axis=0)
+    backwards = [
+        graph.constant(f"{prefix}mirror.{part}", np.array([number], np.int64))
+        for part, number in (("begin", -1), ("end", -side - 1), ("axis", 3), ("step", -1))
+    ]
+    mirrored = graph.node("Slice", [unmirrored, *backwards], f"{prefix}mirrored")
+    return graph.node("Concat", [unmirrored, mirrored], f"{prefix}ten", axis=0)
+
+
+def check_together(artifacts: Sequence[Artifact], views: FileViews) -> None:
+    """Refuses nets that can't be averaged in one file. Raises UsageError, naming both and what differs."""
+    first = artifacts[0].manifest
+    for other in (artifact.manifest for artifact in artifacts[1:]):
+        both = f"{first.name} and {other.name}"
+        if [c.wnid for c in other.classes] != [c.wnid for c in first.classes]:
+            raise UsageError(f"{both} have other classes: expected the same, to be averaged")
+        ours, theirs = first.preprocessing.to_json(), other.preprocessing.to_json()
+        shared = ours.keys() if views == "none" else ("size", "resample")  # the rest is in the graph, for each net
+        if different := [key for key in shared if ours[key] != theirs[key]]:
+            fix = "; --views center or ten takes nets with another mean" if different == ["mean"] else ""
+            raise UsageError(f"{both} take other inputs (they differ in {shown(different)}): expected the same{fix}")

@@ -1,0 +1,206 @@
+"""Exported files on disk: whole or not at all, weights beside them where they are too large, and nothing trusted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from alexnet_infer.errors import ModelFileError
+from alexnet_infer.export.info import Batch, ExportInfo, Member
+from alexnet_infer.export.onnx_file import ALIGNMENT, read_model, save_model
+from alexnet_infer.export.onnx_model import build_model
+from tests.nets import large_patches, random_artifact
+
+INFO = ExportInfo(members=(Member(name="a", sha256="0" * 64),))
+
+
+def saved(folder: Path, max_embedded: int = 2**31, info: ExportInfo = INFO) -> Path:
+    outside: dict[str, np.ndarray] = {}
+    path = folder / "net.onnx"
+    save_model(path, build_model([random_artifact()], info, outside), outside, max_embedded=max_embedded)
+    return path
+
+
+def test_a_file_that_holds_its_weights_is_the_model_that_was_built(tmp_path):
+    path = saved(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+    assert onnx.load(path) == build_model([random_artifact()], INFO)
+    file = read_model(path)
+    assert (file.info, file.data) == (INFO, ())
+    assert file.manifest.to_json() == random_artifact().manifest.to_json()
+
+
+def test_weights_too_large_for_the_message_lie_beside_it_and_are_the_same(tmp_path):
+    path = saved(tmp_path, max_embedded=10_000)
+    file = read_model(path)
+    assert [data.parent for data in file.data] == [tmp_path]
+    assert path.stat().st_size < 50_000 < file.data[0].stat().st_size
+    inside, outside = build_model([random_artifact()], INFO), onnx.load(path)
+    for one, other in zip(inside.graph.initializer, outside.graph.initializer, strict=True):
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(one), onnx.numpy_helper.to_array(other))
+    places = [
+        int(entry.value)
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "offset"
+    ]
+    assert len(places) > 5
+    assert all(place % ALIGNMENT == 0 for place in places)
+
+
+def test_onnx_runtime_reads_both_alike(tmp_path):
+    ort = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+    found = []
+    for limit in (2**31, 10_000):
+        session = ort.InferenceSession(str(saved(tmp_path, limit)), providers=["CPUExecutionProvider"])
+        found.append(session.run(None, {"patches": large_patches()})[0])
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("max_embedded", [2**31, 10_000])
+def test_a_write_that_fails_leaves_no_half_of_a_model(tmp_path, max_embedded):
+    (tmp_path / "net.onnx" / "in the way").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        saved(tmp_path, max_embedded)
+    assert (tmp_path / "net.onnx" / "in the way").is_dir()
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
+
+
+def edit(change: Callable[[onnx.ModelProto], object]) -> Callable[[Path], object]:
+    def apply(path: Path) -> None:
+        model = onnx.load(path, load_external_data=False)
+        change(model)
+        path.write_bytes(model.SerializeToString())
+
+    return apply
+
+
+def without_metadata(model: onnx.ModelProto) -> None:
+    del model.metadata_props[:]
+
+
+def another_patch(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 64
+
+
+def another_type(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+
+
+def fewer_classes(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 6
+
+
+def second_input(model: onnx.ModelProto) -> None:
+    model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
+
+
+def unknown_precision(model: onnx.ModelProto) -> None:
+    for entry in model.metadata_props:
+        entry.value = entry.value.replace('"fp32"', '"fp8"')
+
+
+def another_format(model: onnx.ModelProto) -> None:
+    for entry in model.metadata_props:
+        if entry.key == "alexnet_infer_export":
+            entry.value = entry.value.replace('"format": 1', '"format": 2')
+
+
+BROKEN = {
+    "empty": (lambda path: path.write_bytes(b""), "no alexnet-infer manifest"),
+    "cut in half": (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "damaged, or not"),
+    "one byte short": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "damaged, or not"),
+    "a web page": (lambda path: path.write_text("<html>404</html>"), "damaged, or not"),
+    "not ours": (edit(without_metadata), "no alexnet-infer manifest"),
+    "another patch": (edit(another_patch), r"its input has type 1 and shape \[0, 3, 64, 57\]: expected FLOAT"),
+    "another type": (edit(another_type), "its input has type 11"),
+    "fewer classes": (edit(fewer_classes), "its output has"),
+    "two inputs": (edit(second_input), "has 2 inputs: expected one"),
+    "unknown precision": (edit(unknown_precision), "precision='fp8': expected fp32 or fp16 or int8"),
+    "a later format": (edit(another_format), "expected format 1"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_file_that_isnt_what_it_says_is_one_line_and_exit_code_4(tmp_path, name):
+    path = saved(tmp_path)
+    spoil, message = BROKEN[name]
+    spoil(path)
+    with pytest.raises(ModelFileError, match=message) as raised:
+        read_model(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_code == 4
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(ModelFileError, match="No such file"):
+        read_model(tmp_path / "gone.onnx")
+    with pytest.raises(ModelFileError, match="not a regular file"):
+        read_model(tmp_path)
+
+
+def located(key: str, value: str) -> Callable[[Path], object]:
+    def change(model: onnx.ModelProto) -> None:
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == key:
+                    entry.value = value
+
+    return edit(change)
+
+
+def replaced(how: Callable[[Path, Path], object]) -> Callable[[Path], object]:
+    """The weights' file moved away, and `how(moved, place)` put in its place."""
+
+    def apply(path: Path) -> None:
+        (data,) = read_model(path).data
+        moved = path.parent / "elsewhere"
+        data.rename(moved)
+        how(moved, data)
+
+    return apply
+
+
+def hidden_in_a_node(model: onnx.ModelProto) -> None:
+    """External data in a constant's attribute, where a look at the initialisers alone would miss it."""
+    tensor = TensorProto(name="t", dims=[4], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["secret"], value=tensor))
+
+
+OUTSIDE = {
+    "absolute": (located("location", "/etc/passwd"), "expected a file beside the model"),
+    "parent": (located("location", "../secret"), "expected a file beside the model"),
+    "deeper": (located("location", "a/b"), "expected a file beside the model"),
+    "Windows": (located("location", "..\\secret"), "expected a file beside the model"),
+    "empty": (located("location", ""), "expected a file beside the model"),
+    "missing": (located("location", "gone"), "its weights are missing: expected gone beside it"),
+    "in a node": (edit(hidden_in_a_node), "expected a file beside the model"),
+    "symbolic link": (replaced(lambda moved, place: place.symlink_to(moved)), "is a link"),
+    "hard link": (replaced(lambda moved, place: os.link(moved, place)), "is a link"),
+    "truncated": (replaced(lambda moved, place: place.write_bytes(moved.read_bytes()[:-5000])), "lies beyond its end"),
+    "beyond the end": (located("offset", "999999999"), "lies beyond its end"),
+    "before the start": (located("offset", "-4096"), "lies beyond its end"),
+    "no number": (located("length", "many"), "expected an offset and a length"),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_weights_from_anywhere_but_a_plain_file_beside_the_model_are_refused(tmp_path, name):
+    path = saved(tmp_path, max_embedded=10_000)
+    spoil, message = OUTSIDE[name]
+    spoil(path)
+    with pytest.raises(ModelFileError, match=message):
+        read_model(path)
+
+
+def test_a_fixed_batch_is_read_back(tmp_path):
+    info = ExportInfo(members=INFO.members, views="ten", batch=Batch(min=4, opt=4, max=4))
+    assert read_model(saved(tmp_path, info=info)).info == info
