@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
@@ -35,10 +34,12 @@ from alexnet_infer.preprocess import Views, central_square
 TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-5, "fp16": 0.01, "int8": 0.25}
 """The largest probability difference that rounding may cause.
 
-A logit z that is wrong by d moves its probability p by p (1 - p) d, at most d / 4. float32 in another order of
-summation: logits of 20 are wrong by 20 * 2^-24 a few times over, 1e-5 in all. float16: every stored activation is
-rounded to 2^-11 of itself, which adds up to about 2e-3 of a logit over eight layers, 0.04 of one of 20: 0.01. int8: a
-step is 1/127 of a layer's largest activation, some per cent of a typical one, and up to a whole logit in the end: 0.25.
+A logit that is wrong by d moves its probability by d / 4 at most. float32 in another order of summation: a few times
+2^-24 of logits of 20 are 1e-5 (the embedded net: 7e-8). float16 rounds every activation to 2^-11 of itself: 0.01 of a
+logit of 20, and as much again from the layers before (the embedded net, every activation rounded, 200 images, central
+view: 0.0011). int8: a step is 1/127 of a layer's largest activation, so logits are off by some tenths (300 images: 0.03
+with signed activations, 0.09 with unsigned ones). A wrong constant in LRN, or a wrong channel order, moves
+probabilities by more than any of these on some photo.
 """
 
 NEAR_TIE = 0.01
@@ -138,6 +139,17 @@ class Agreement:
     def to_json(self) -> dict[str, Any]:
         """As JSON can say it."""
         return dataclasses.asdict(self)
+
+
+def default_tolerance(*nets: Net) -> float:
+    """That of the coarsest precision among what runs the nets."""
+    return max(TOLERANCES[_precision(net.backend.description)] for net in nets)
+
+
+def _precision(description: str) -> Precision:
+    """A backend's description names its precision where it isn't float32."""
+    words = description.replace(",", " ").split()
+    return next((precision for precision in get_args(Precision) if precision in words), "fp32")
 
 
 def check_tolerance(value: float) -> float:

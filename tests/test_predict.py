@@ -74,6 +74,7 @@ def test_a_bad_photo_yields_its_error_in_its_place_and_the_others_are_labelled(f
 def test_labels_are_sorted_by_probability_and_ties_go_to_the_lower_class_index():
     class Tied:
         description = "constant"
+        takes_squares = False
 
         def infer(self, patches_nchw):
             return np.tile(np.array([0.1, 0.2, 0.2, 0.1, 0.2, 0.1, 0.1]), (len(patches_nchw), 1))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from alexnet_infer.agreement import NEAR_TIE, Agreement, ErrorChange, check_tolerance, compare
+from alexnet_infer.agreement import NEAR_TIE, Agreement, ErrorChange, check_tolerance, compare, default_tolerance
 from alexnet_infer.backends import Device
 from alexnet_infer.datasets import LabelledImages, open_images
 from alexnet_infer.decode import printable
@@ -26,7 +26,7 @@ def run(
     a: Path,
     b: Path,
     *,
-    tolerance: float,
+    tolerance: float | None = None,
     data: Path | None = None,
     photos: Sequence[str] = (),
     limit: int | None = None,
@@ -39,13 +39,16 @@ def run(
 ) -> int:
     """Compares the net in `b` with that in `a` and prints what was found; returns the exit code of `report`.
 
-    Without `views`, those that one of the files cuts itself, or else ten. Raises the errors of `load`, `choose_images`
+    Without `views`, those that one of the files cuts itself, or else ten. Without a `tolerance`, that of the coarser
+    precision (`agreement.TOLERANCES`). Raises the errors of `load`, `choose_images`
     and `agreement.compare`.
     """
-    check_tolerance(tolerance)
+    if tolerance is not None:
+        check_tolerance(tolerance)
     images = choose_images(data=data, photos=photos, limit=limit, split=split, layout=layout)
-    nets = [load(path, device=device, views=views, trust_engine=trust_engine) for path in (a, b)]
-    return report(verify(*same_views(*nets), images, limit=limit), tolerance, as_json=as_json)
+    nets = same_views(*(load(path, device=device, views=views, trust_engine=trust_engine) for path in (a, b)))
+    allowed = default_tolerance(*nets) if tolerance is None else tolerance
+    return report(verify(*nets, images, limit=limit), allowed, as_json=as_json)
 
 
 def same_views(reference: Net, candidate: Net) -> tuple[Net, Net]:

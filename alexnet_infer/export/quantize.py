@@ -66,9 +66,7 @@ def quantize(model: onnx.ModelProto, batches: Iterable[np.ndarray], options: Qua
 
     import_runtime()
     if model.ByteSize() > MAX_BYTES:
-        raise UsageError(
-            f"--precision int8: {model.ByteSize() / 1e9:.1f} GB of weights: expected 2 at most; fewer nets"
-        )
+        raise UsageError(f"--precision int8: {model.ByteSize() / 1e9:.1f} GB of float weights: expected at most 2")
     chosen = _chosen(model, options)
     typed = shape_inference.infer_shapes(model, strict_mode=True)  # a copy, with the types that the quantizer asks for
     ranges = _ranges(typed, _activations(typed, chosen), batches, options.method)
@@ -155,7 +153,7 @@ class Histogram:
 
     def add(self, values: np.ndarray) -> None:
         """Counts float32 `values` of any shape, all of them finite."""
-        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        self.low, self.high = float(values.min(initial=self.low)), float(values.max(initial=self.high))
         reach = max(-self.low, self.high)
         self.top = self.top or reach
         while self.top < reach:  # bins twice as wide

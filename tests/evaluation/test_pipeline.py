@@ -13,7 +13,6 @@ from PIL import Image
 
 from alexnet_infer.datasets import open_images
 from alexnet_infer.decode import read_square
-from alexnet_infer.evaluation import pipeline
 from alexnet_infer.evaluation.pipeline import AHEAD, STAGES, Clock, predict
 from alexnet_infer.evaluation.predictions import Predictions
 from alexnet_infer.predict import Net
@@ -162,7 +161,7 @@ def test_nets_of_one_recipe_share_the_patches_and_others_get_their_own(real, tmp
         cut.append(args)
         return patches(*args)
 
-    monkeypatch.setattr(pipeline, "patches", counted)
+    monkeypatch.setattr("alexnet_infer.predict.patches", counted)
     data = open_images(root)
     predictions = [Predictions(tmp_path, about(6, net=f"net{'s' * i}")) for i in range(4)]
     predict(data, range(6), list(zip(nets, predictions, strict=True)))

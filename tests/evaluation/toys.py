@@ -55,6 +55,7 @@ class Lookup:
     """A backend that takes a patch's first value for a row of `table` [1 + images, classes]; row 0 is for padding."""
 
     description = "a table"
+    takes_squares = False
 
     def __init__(self, table: Sequence[Sequence[float]]) -> None:
         self.table = np.asarray(table, np.float32)

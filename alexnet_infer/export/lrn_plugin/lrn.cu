@@ -40,17 +40,30 @@ static __device__ float widen(Value value) { return value; }
 static __device__ Value narrow(float value) { return value; }
 #endif
 
-// A thread's values of one channel, moved as one word: of an array the compiler would store each value alone.
-template <int BYTES> struct Words;
-template <> struct Words<2> { typedef unsigned short Type; };
-template <> struct Words<4> { typedef unsigned Type; };
-template <> struct Words<8> { typedef uint2 Type; };
-template <> struct Words<16> { typedef uint4 Type; };
-typedef Words<VECTOR * sizeof(Value)>::Type Word;
-union Pack {
+struct alignas(VECTOR * sizeof(Value)) Pack {
     Value of[VECTOR];
-    Word word;
 };
+
+// By intrinsics, because the compilers for compute capabilities before 10.0 store a Pack value by value.
+static __device__ void store(Value* to, const Pack& pack) {
+    const Value* v = pack.of;
+#if VECTOR == 1
+    *to = v[0];
+#elif !HALF && VECTOR == 2
+    __stwb((float2*)to, float2{v[0], v[1]});
+#elif !HALF
+    __stwb((float4*)to, float4{v[0], v[1], v[2], v[3]});
+#else
+    const auto two = [v](int i) { return (unsigned)v[i] | (unsigned)v[i + 1] << 16; };
+#if VECTOR == 2
+    __stwb((unsigned*)to, two(0));
+#elif VECTOR == 4
+    __stwb((uint2*)to, uint2{two(0), two(2)});
+#else
+    __stwb((uint4*)to, uint4{two(0), two(2), two(4), two(6)});
+#endif
+#endif
+}
 
 // d ^ -BETA, for d > 0; 0 where d is infinite.
 static __device__ float power(float d) {
@@ -78,7 +91,7 @@ NAME(const Value* __restrict__ x, const int images, Value* __restrict__ y) {
     float window[STEP + 2 * REACH][VECTOR];  // at c: channels c - REACH to c + STEP + REACH - 1
     const auto load = [&](int at, int channel) {
         Pack values = {};
-        if (channel >= low && channel < high) values.word = *(const Word*)(x + start + (long long)channel * PIXELS);
+        if (channel >= low && channel < high) values = *(const Pack*)(x + start + (long long)channel * PIXELS);
 #pragma unroll
         for (int v = 0; v < VECTOR; ++v) window[at][v] = widen(values.of[v]);
     };
@@ -100,7 +113,7 @@ NAME(const Value* __restrict__ x, const int images, Value* __restrict__ y) {
                 for (int w = 0; w < SIZE; ++w) sum += window[s + w][v] * window[s + w][v];
                 values.of[v] = narrow(window[s + REACH][v] * power((float)(K) + (float)(ALPHA)*sum));
             }
-            *(Word*)(y + start + (long long)(c + s) * PIXELS) = values.word;
+            store(y + start + (long long)(c + s) * PIXELS, values);
         }
 #pragma unroll
         for (int i = 0; i < 2 * REACH; ++i)
