@@ -43,6 +43,17 @@ def open_model(path: Path, *, device: Device = "auto", runtime: Runtime = "auto"
     return _open_artifact(path, device, runtime)
 
 
+def _open_engine(path: Path, device: Device, runtime: Runtime, trust_engine: bool) -> Opened:
+    from alexnet_infer.backends.engine import EngineBackend
+
+    for option, value in (("--device", device), ("--backend", runtime)):
+        if value in ("cpu", "onnxruntime", "openvino"):
+            raise BackendError(f"{option} {value}: {path} is an engine, which runs in TensorRT on a GPU; leave it out")
+    backend = EngineBackend(path, trust=trust_engine)
+    views = backend.info.views
+    return Opened(manifest=backend.manifest, backend=backend, views=None if views == "none" else views)
+
+
 def _open_artifact(path: Path, device: Device, runtime: Runtime) -> Opened:
     if runtime == "openvino":
         artifact = load_artifact(path)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from alexnet_infer.backends import Device
+from alexnet_infer.backends import Device, Runtime
 from alexnet_infer.photos import expand
 from alexnet_infer.predict import Net, Result, load
 from alexnet_infer.preprocess import Views
@@ -16,9 +16,19 @@ from alexnet_infer.preprocess import Views
 BAR_WIDTH = 24
 
 
-def run(photos: Sequence[str], *, model: Path | None, top: int, views: Views, device: Device, as_json: bool) -> int:
+def run(
+    photos: Sequence[str],
+    *,
+    model: Path | None,
+    top: int,
+    views: Views | None,
+    device: Device,
+    runtime: Runtime,
+    trust_engine: bool,
+    as_json: bool,
+) -> int:
     """Prints the labels of `photos`; returns the exit code: 0, 1 when some could not be read, 3 when none could."""
-    net = load(model, device=device, views=views)
+    net = load(model, device=device, views=views, backend=runtime, trust_engine=trust_engine)
     entries = list(expand(photos))
     results = net.classify_all(entries, top)
     if len(entries) > 1:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from alexnet_infer.agreement import NEAR_TIE, Agreement, ErrorChange, check_tolerance, compare, default_tolerance
-from alexnet_infer.backends import Device
+from alexnet_infer.backends import Device, Runtime
+from alexnet_infer.backends.opening import ENGINE_SUFFIXES
 from alexnet_infer.datasets import LabelledImages, open_images
 from alexnet_infer.decode import printable
 from alexnet_infer.errors import UsageError
@@ -34,6 +35,7 @@ def run(
     layout: str | None = None,
     views: Views | None = None,
     device: Device = "auto",
+    runtime: Runtime = "auto",
     trust_engine: bool = False,
     as_json: bool = False,
 ) -> int:
@@ -46,9 +48,15 @@ def run(
     if tolerance is not None:
         check_tolerance(tolerance)
     images = choose_images(data=data, photos=photos, limit=limit, split=split, layout=layout)
-    nets = same_views(*(load(path, device=device, views=views, trust_engine=trust_engine) for path in (a, b)))
+    nets = same_views(*(_load(path, views, device, runtime, trust_engine) for path in (a, b)))
     allowed = default_tolerance(*nets) if tolerance is None else tolerance
     return report(verify(*nets, images, limit=limit), allowed, as_json=as_json)
+
+
+def _load(path: Path, views: Views | None, device: Device, runtime: Runtime, trust_engine: bool) -> Net:
+    if path.suffix in ENGINE_SUFFIXES:  # runs in TensorRT, whatever the other runs in
+        return load(path, views=views, trust_engine=trust_engine)
+    return load(path, device=device, views=views, backend=runtime)
 
 
 def same_views(reference: Net, candidate: Net) -> tuple[Net, Net]:
@@ -107,11 +115,13 @@ def verify(
         return compare(reference, candidate, images, limit=limit, on_images=advance)
 
 
-def report(agreement: Agreement, tolerance: float, *, as_json: bool = False) -> int:
-    """Prints a table, or one JSON object, and on stderr what is wrong. Returns the exit code: 0, or 1 when a
-    probability differs by more than `tolerance` or an image could not be read."""
+def report(agreement: Agreement, tolerance: float, *, as_json: bool = False, silent: bool = False) -> int:
+    """Prints a table, or one JSON object, or with `silent` neither, and on stderr what is wrong. Returns the exit code:
+    0, or 1 when a probability differs by more than `tolerance` or an image could not be read."""
     within = agreement.within(tolerance)
-    if as_json:
+    if silent:
+        pass
+    elif as_json:
         print(json.dumps({**agreement.to_json(), "tolerance": tolerance, "within": within}, indent=1))
     else:
         _print_table(agreement, tolerance)

@@ -19,9 +19,9 @@ from alexnet_infer.export.info import Flavor
 if TYPE_CHECKING:
     import onnx
 
-Method = Literal["percentile", "entropy", "minmax"]
-"""Where a range of activations is cut off: at a share of the values; where the clipped and rounded histogram is nearest
-to the whole, by Kullback-Leibler divergence; or nowhere."""
+Method = Literal["entropy", "percentile", "minmax"]
+"""Where a range of activations is cut off: where the clipped and rounded histogram is nearest to the whole, by
+Kullback-Leibler divergence; at a share of the values; or nowhere."""
 
 PERCENTILE = 99.999
 """With 99.99, the embedded net's probabilities move half as much again; with 99.9, five times as much."""
@@ -41,7 +41,7 @@ class QuantizationOptions:
     activations signed and symmetric, before a layer only; float biases.
     """
 
-    method: Method = "percentile"
+    method: Method = "entropy"
     flavor: Flavor = "cpu"
     keep_float: tuple[str, ...] = ()
     """Layers that stay in float, by name ("conv1"). In a file of several nets that is the layer of each of them, and
@@ -56,7 +56,7 @@ class QuantizationOptions:
 def quantize(model: onnx.ModelProto, batches: Iterable[np.ndarray], options: QuantizationOptions) -> onnx.ModelProto:
     """A float32 model of ours (any views, any form of LRN, one net or several) in 8 bits; `model` stays as it is.
 
-    `batches` are what the model takes as its input, any number of images each; they are run one after the other. Names
+    `batches` are what the model takes as its input, any number of images each; they are run one image at a time. Names
     of input and output and the metadata are kept. Raises UsageError when there is no batch, when `keep_float` names no
     layer, or when the model is too large; SpecError when an activation overflows; BackendError without ONNX Runtime.
     """
@@ -111,14 +111,14 @@ def _ranges(
     histograms = {name: Histogram() for name in names}
     session = _probe(model, names)
     (source,) = (node.name for node in session.get_inputs())
-    images = 0
-    for batch in batches:
-        images += len(batch)
-        for name, values in zip(names, session.run(names, {source: batch}), strict=True):
+    images = (batch[i : i + 1] for batch in batches for i in range(len(batch)))
+    image = None
+    for image in images:  # one by one: all activations of ten full-size patches are 60 MB
+        for name, values in zip(names, session.run(names, {source: image}), strict=True):
             if not np.isfinite(values).all():
                 raise SpecError(f"{name} overflows on a calibration image: this net can't be quantized")
             histograms[name].add(values)
-    if not images:
+    if image is None:
         raise UsageError("--calibrate: no images there; expected at least one, and better a hundred")
     return {name: histogram.range(method) for name, histogram in histograms.items()}
 
@@ -159,9 +159,10 @@ class Histogram:
         while self.top < reach:  # bins twice as wide
             self.top *= 2
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)])
-        magnitudes = np.abs(values[values != 0])
-        self.counts += np.histogram(magnitudes, BINS, (0, self.top or 1))[0]
-        self.zeros += values.size - magnitudes.size
+        zeros = values.size - np.count_nonzero(values)
+        self.counts += np.histogram(np.abs(values), BINS, (0, self.top or 1))[0]
+        self.counts[0] -= zeros
+        self.zeros += zeros
 
     def range(self, method: Method) -> tuple[float, float]:
         """(lowest, highest) value that is not cut off; 0 lies between."""

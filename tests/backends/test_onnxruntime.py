@@ -71,7 +71,8 @@ def test_auto_on_a_gpu_that_fails_runs_on_the_cpu_and_says_so(ort, monkeypatch):
     fake = _GpuLess(ort)
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     backend = OnnxRuntimeBackend(random_artifact(), "auto")
-    assert fake.requested == [["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"]]
+    exact = ("CUDAExecutionProvider", {"use_tf32": "0"})
+    assert fake.requested == [[exact, "CPUExecutionProvider"], ["CPUExecutionProvider"]]
     assert backend.description.endswith("CPUExecutionProvider")
 
 

@@ -1,0 +1,271 @@
+"""TensorRT and TensorRT-RTX engines, on the GPU that they were built for."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections import OrderedDict
+from contextlib import suppress
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_infer.errors import BackendError, ModelFileError, one_line
+from alexnet_infer.export.engine import EngineRuntime, read_engine
+from alexnet_infer.export.engine_cache import is_ours
+from alexnet_infer.export.engine_runtime import Gpu, Library, deserialize, load_library, this_gpu
+from alexnet_infer.export.info import Batch
+from alexnet_infer.export.onnx_graph import INPUT, OUTPUT
+from alexnet_infer.export.onnx_model import SQUARES_INPUT
+
+SHAPES_KEPT = 4
+"""Batch sizes whose execution contexts and CUDA graphs are kept: the full batch, and remainders."""
+
+
+class EngineBackend:
+    """An engine file in the runtime that built it.
+
+    An engine is code: one that this user's cache has not built is refused, unless `trust` says that it is known. All is
+    checked before any of it runs. Raises ModelFileError when the file is damaged, has no description, or is not
+    trusted; BackendError when the runtime or the GPU is missing, or another than it was built for.
+    """
+
+    def __init__(self, path: Path, *, trust: bool = False) -> None:
+        built = read_engine(path)
+        description, info = built.description, built.description.info
+        if not trust and not is_ours(description.sha256):
+            raise ModelFileError(
+                f"{path}: not built by you on this machine, and an engine is code that runs as you: "
+                "build your own with alexnet-infer export, or say --trust-engine if you know where it comes from"
+            )
+        library = load_library(description.runtime.flavor)
+        check_version(path, description.runtime, library.version)
+        gpu = this_gpu()
+        check_gpu(path, description.runtime, gpu)
+        manifest = description.manifest
+        side, patch = manifest.preprocessing.size, manifest.preprocessing.patch
+        self.manifest, self.info, self.takes_squares = manifest, info, info.takes_squares
+        self.description = f"{description.runtime.title}, {gpu.name}, {info.precision}"
+        self._shape = (side, side, 3) if info.takes_squares else (3, patch, patch)
+        self._dtype = np.dtype(np.uint8 if info.takes_squares else np.float32)
+        self._classes = len(manifest.classes)
+        self._lock = threading.Lock()
+        try:
+            self._net = _Net(library, built.plan, info.batch, self._shape, self._dtype, self._classes)
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error}") from None
+
+    def infer(self, inputs: np.ndarray) -> np.ndarray:
+        """Patches float32 [N, 3, patch, patch], mean subtracted, or squares uint8 [N, S, S, 3] for an engine that cuts
+        its views itself -> class probabilities float32 [N, classes]. Threads take turns.
+
+        Raises BackendError when the GPU fails.
+        """
+        assert (inputs.dtype, inputs.shape[1:]) == (self._dtype, self._shape), (inputs.dtype, inputs.shape)
+        results = np.empty((len(inputs), self._classes), np.float32)
+        begin = 0
+        with self._lock:
+            for count, size in calls(len(inputs), self.info.batch):
+                results[begin : begin + count] = self._net(inputs[begin : begin + count], size)
+                begin += count
+        return results
+
+
+def calls(count: int, batch: Batch) -> list[tuple[int, int]]:
+    """How `count` images are split: (images, batch size) of each call, where the batch may be filled up.
+
+    Full batches first, so that few sizes occur; only the last call can have fewer images than its batch has places.
+    """
+    full, rest = divmod(count, batch.max)
+    return [(batch.max, batch.max)] * full + ([(rest, max(rest, batch.min))] if rest else [])
+
+
+def check_version(path: Path, runtime: EngineRuntime, version: str) -> None:
+    """Raises BackendError unless `version` built the engine: no other may run it."""
+    if version != runtime.version:
+        package = "tensorrt-rtx" if runtime.flavor == "rtx" else "tensorrt"
+        raise BackendError(
+            f"{path}: built by {runtime.title}, and this is {version}: "
+            f"export it again, or pip install {package}=={runtime.version}"
+        )
+
+
+def check_gpu(path: Path, runtime: EngineRuntime, gpu: Gpu) -> None:
+    """Raises BackendError unless the engine was built for `gpu`."""
+    if gpu.capability not in runtime.compute_capabilities:
+        raise BackendError(
+            f"{path}: built for compute capability {', '.join(runtime.compute_capabilities)}, and this {gpu.name} has "
+            f"{gpu.capability}: export it again, for this one"
+        )
+    if runtime.gpu is not None and runtime.gpu != gpu.name:
+        raise BackendError(f"{path}: built for {runtime.gpu}, and this is {gpu.name}: export it again, on this one")
+
+
+class _Net:
+    """A deserialised engine with its memory: device buffers for a full batch, and pinned host memory, from which and to
+    which the GPU copies by itself."""
+
+    def __init__(
+        self,
+        library: Library,
+        plan: bytes,
+        batch: Batch,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        classes: int,
+    ) -> None:
+        from cuda.core import Device, LegacyPinnedMemoryResource
+
+        self._library, self._shape, self._is_rtx = library, shape, library.flavor == "rtx"
+        self._input = SQUARES_INPUT if dtype == np.uint8 else INPUT
+        self._runtime, self._engine = deserialize(library, plan)
+        self._check_ends()
+        self._bytes = prod(shape) * dtype.itemsize, classes * 4
+        taken, given = (batch.max * size for size in self._bytes)
+        try:
+            self._device = Device(0)
+            self._stream = self._device.create_stream()
+            pinned = LegacyPinnedMemoryResource()
+            self._host_in, self._host_out = pinned.allocate(taken), pinned.allocate(given)
+            self._in = self._device.allocate(taken, stream=self._stream)
+            self._out = self._device.allocate(given, stream=self._stream)
+            # Contexts run one after the other, on one stream, and so can share what they compute in.
+            self._scratch_bytes = self._engine.device_memory_size_v2
+            self._scratch = self._device.allocate(max(self._scratch_bytes, 256), stream=self._stream)
+            self._stream.sync()
+        except Exception as error:  # CUDA's errors have no public class
+            raise BackendError(f"{library.title}: {one_line(error)}; a smaller --batch takes less memory") from None
+        self._inputs = host_array(self._host_in, dtype, (batch.max, *shape))
+        self._outputs = host_array(self._host_out, np.dtype(np.float32), (batch.max, classes))
+        self._strategy = self._context_strategy()
+        self._shapes: OrderedDict[int, _Shape] = OrderedDict()
+
+    def __call__(self, inputs: np.ndarray, size: int) -> np.ndarray:
+        """The probabilities of `inputs`, computed in a batch of `size`; valid until the next call."""
+        from cuda.core import Device
+
+        Device(0).set_current()  # the current device is each thread's own
+        count = len(inputs)
+        self._inputs[:count] = inputs
+        self._inputs[count:size] = 0
+        shape = self._shapes.pop(size, None) or self._open(size)
+        self._shapes[size] = shape
+        if len(self._shapes) > SHAPES_KEPT:
+            self._shapes.popitem(last=False)
+        try:
+            shape.launch(self._stream)
+            self._stream.sync()
+        except BackendError:
+            raise
+        except Exception as error:
+            raise BackendError(f"{self._library.title}: {one_line(error)}") from None
+        return self._outputs[:count]
+
+    def _check_ends(self) -> None:
+        """The description's net is the engine's: the hash says so, unless it was written by someone else."""
+        trt, engine = self._library.module, self._engine
+        names = {engine.get_tensor_name(i): i for i in range(engine.num_io_tensors)}
+        if names.keys() != {self._input, OUTPUT} or tuple(engine.get_tensor_shape(self._input))[1:] != self._shape:
+            raise ModelFileError("takes other inputs than its description says: export it again")
+        if engine.get_tensor_mode(self._input) != trt.TensorIOMode.INPUT:
+            raise ModelFileError("takes other inputs than its description says: export it again")
+
+    def _open(self, size: int) -> _Shape:
+        context = self._context()
+        copies = [
+            (part(self._host_in, size * self._bytes[0]), part(self._in, size * self._bytes[0])),
+            (part(self._out, size * self._bytes[1]), part(self._host_out, size * self._bytes[1])),
+        ]
+        done = (
+            context.set_input_shape(self._input, (size, *self._shape)),
+            context.set_tensor_address(self._input, int(self._in.handle)),
+            context.set_tensor_address(OUTPUT, int(self._out.handle)),
+        )
+        if not all(done):
+            raise BackendError(f"{self._library.title}: {self._library.complaint(f'no batch of {size}')}")
+        return _Shape(self._library, context, copies, capture=not self._is_rtx)
+
+    def _context(self) -> Any:
+        """An execution context that computes in the shared scratch memory.
+
+        A CUDA graph is of one context with one shape, so each shape has a context of its own.
+        """
+        self._library.errors.clear()
+        context = self._engine.create_execution_context(self._strategy)
+        if context is None:
+            raise BackendError(f"{self._library.title}: {self._library.complaint('no execution context')}")
+        context.set_device_memory(int(self._scratch.handle), self._scratch_bytes)
+        return context
+
+    def _context_strategy(self) -> Any:
+        """How execution contexts are made: with memory of ours.
+
+        RTX compiles kernels for a new shape while it already runs, and captures its graph itself when they are ready.
+        """
+        trt = self._library.module
+        own = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not self._is_rtx:
+            return own
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(own)
+        config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        self._compiled = config.create_runtime_cache()
+        config.set_runtime_cache(self._compiled)  # what is compiled for one context serves the others
+        return config
+
+
+class _Shape:
+    """One batch size: an execution context, the copies before and after it, and their CUDA graph.
+
+    The first launch is a plain one: TensorRT settles what depends on the shape then, which can't be captured. The
+    second captures, so that a size which occurs once costs no graph.
+    """
+
+    def __init__(self, library: Library, context: Any, copies: list[tuple[Any, Any]], *, capture: bool) -> None:
+        self._library, self._context, self._copies, self._capture = library, context, copies, capture
+        self._launches = 0
+        self._graph: Any = None
+
+    def launch(self, stream: Any) -> None:
+        """Puts the work on the stream and doesn't wait for it."""
+        if self._capture and self._launches == 1:
+            self._graph = self._captured(stream)
+        self._launches += 1
+        if self._graph is None:
+            self._enqueue(stream)
+        else:
+            self._graph.launch(stream)
+
+    def _captured(self, stream: Any) -> Any:
+        """The work as a CUDA graph, or None where it can't be captured: then it goes on as it did."""
+        builder = stream.create_graph_builder().begin_building()
+        try:
+            self._enqueue(stream)
+            return builder.end_building().complete()
+        except Exception:
+            return None
+        finally:
+            with suppress(Exception):  # ends what was begun, of which there may be nothing left to end
+                builder.close()
+
+    def _enqueue(self, stream: Any) -> None:
+        (host_in, device_in), (device_out, host_out) = self._copies
+        host_in.copy_to(device_in, stream=stream)
+        self._library.errors.clear()
+        if not self._context.execute_async_v3(int(stream.handle)):
+            raise BackendError(f"{self._library.title}: {self._library.complaint('the GPU failed')}")
+        device_out.copy_to(host_out, stream=stream)
+
+
+def host_array(buffer: Any, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """The host memory of a cuda.core Buffer as an array, which is valid as long as the buffer is."""
+    return np.frombuffer((ctypes.c_uint8 * buffer.size).from_address(int(buffer.handle)), dtype).reshape(shape)
+
+
+def part(buffer: Any, size: int) -> Any:
+    """The first `size` bytes of a cuda.core Buffer."""
+    from cuda.core import Buffer
+
+    return Buffer.from_handle(int(buffer.handle), size, owner=buffer)

@@ -1,0 +1,108 @@
+"""OpenVINO, on a CPU."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from alexnet_infer.artifact import Artifact
+from alexnet_infer.backends import infer_in_calls
+from alexnet_infer.errors import BackendError, ModelFileError, one_line
+from alexnet_infer.export.onnx_file import OnnxFile
+from alexnet_infer.export.onnx_graph import build_onnx
+
+MAX_BYTES = 2**31 - 2**26
+"""Of the weights of a model file: the message in which OpenVINO gets them ends at 2 GB."""
+
+
+class OpenVinoBackend:
+    """A net of our own model file, or an exported ONNX file, compiled by OpenVINO for this CPU.
+
+    Leaves no file. Raises BackendError when OpenVINO is missing, ModelFileError when it can't run the file.
+    """
+
+    def __init__(self, net: Artifact | OnnxFile) -> None:
+        ov = import_runtime()
+        source = _whole_model(net) if isinstance(net, Artifact) else _source(net)
+        try:
+            core = ov.Core()
+            compiled = core.compile_model(core.read_model(source), "CPU", _options())
+            self._request = compiled.create_infer_request()
+        except RuntimeError as error:
+            where = net.manifest.name if isinstance(net, Artifact) else net.path
+            raise ModelFileError(f"{where}: OpenVINO can't run it ({one_line(error)})") from None
+        self._lock = threading.Lock()
+        info = None if isinstance(net, Artifact) else net.info
+        self.takes_squares = info is not None and info.takes_squares
+        self._size = info.batch.max if info is not None and info.batch.fixed else None
+        precision = f", {info.precision}" if info is not None and info.precision != "fp32" else ""
+        self.description = f"OpenVINO {version(ov)}, CPU{precision}"
+
+    def infer(self, inputs: np.ndarray) -> np.ndarray:
+        """Patches float32 [N, 3, patch, patch], mean subtracted, or squares uint8 [N, S, S, 3] for a file that cuts its
+        views itself -> class probabilities float32 [N, classes]. Threads take turns."""
+        with self._lock:
+            return self._call(inputs) if self._size is None else infer_in_calls(self._call, inputs, self._size)
+
+    def _call(self, inputs: np.ndarray) -> np.ndarray:
+        return self._request.infer({0: inputs}, share_inputs=True)[0]
+
+
+def import_runtime() -> ModuleType:
+    """OpenVINO, and what builds a graph for it. Raises BackendError when one is missing.
+
+    Importing OpenVINO imports its converter of other formats, which reports that to Intel over the network and keeps a
+    number for this user in the home folder. It is optional there, and left out here; that saves half the time, too. A
+    program that wants `openvino.convert_model` imports OpenVINO itself first.
+    """
+    converter = "openvino.tools.ovc"
+    unwanted = converter not in sys.modules
+    if unwanted:
+        sys.modules[converter] = None  # type: ignore[assignment]
+    try:
+        import onnx  # noqa: F401
+        import openvino
+    except ImportError as error:
+        raise BackendError(f'OpenVINO is missing ({error}): pip install "alexnet-infer[openvino]"') from None
+    finally:
+        if unwanted:
+            del sys.modules[converter]
+    return openvino
+
+
+def version(ov: ModuleType) -> str:
+    """As in the package's name: "2026.4.1", without the build that follows."""
+    return str(ov.__version__).split("-")[0]
+
+
+def _options() -> dict[str, str]:
+    """Without the second, float32 would be computed in bfloat16, with three digits, on CPUs that can."""
+    return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+
+
+def _whole_model(artifact: Artifact) -> bytes:
+    """The ONNX model with its weights: OpenVINO knows no weights that lie elsewhere in memory. Its LRN kernel is fast."""
+    size = sum(tensor.nbytes for tensor in artifact.tensors.values())
+    if size > MAX_BYTES:
+        raise BackendError(
+            f"{artifact.manifest.name} has {size / 1e9:.1f} GB of weights: OpenVINO takes at most "
+            f"{MAX_BYTES / 1e9:.1f} GB from a model file; choose --backend onnxruntime, or export it to ONNX first"
+        )
+    return build_onnx(artifact, "op").SerializeToString()
+
+
+def _source(file: OnnxFile) -> Any:
+    """What OpenVINO reads: the file itself where weights lie beside it, and else what was already read of it."""
+    if file.data:
+        return str(file.path)
+    if file.info.lrn != "plugin":
+        return file.content
+    import onnx
+    from onnx.inliner import inline_local_functions
+
+    # OpenVINO has no use for the definition of the node that comes along.
+    return inline_local_functions(onnx.load_model_from_string(file.content)).SerializeToString()

@@ -1,0 +1,195 @@
+"""`alexnet-infer export`: trained nets in, files for other runtimes out, shown to be the same nets."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from alexnet_infer.agreement import Ensemble, check_tolerance, default_tolerance
+from alexnet_infer.commands.compare import choose_images, report, verify
+from alexnet_infer.datasets import LabelledImages
+from alexnet_infer.errors import BackendError, UsageError
+from alexnet_infer.export.calibration import Calibration
+from alexnet_infer.export.engine import EngineOptions, parse_workspace
+from alexnet_infer.export.info import Batch, Flavor
+from alexnet_infer.export.run import Exported, ExportRequest, export
+from alexnet_infer.export.triton import ServedModel, write_repository
+from alexnet_infer.nets import choose_nets
+from alexnet_infer.photos import Photo
+from alexnet_infer.predict import Net, load
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """On what the files are compared with the nets, and how far they may differ."""
+
+    images: Sequence[Photo] | LabelledImages
+    limit: int | None = None
+    tolerance: float | None = None
+    """The largest probability difference; None for that of the precision."""
+
+
+def make_request(
+    *,
+    models: Sequence[Path],
+    ensemble: int | None,
+    onnx: bool,
+    trt: bool,
+    flavor: str | None,
+    batch: str,
+    lrn: str | None,
+    calibrate: Path | None,
+    images: int | None,
+    method: str | None,
+    keep_float: Sequence[str],
+    workspace: str | None,
+    optimization_level: int | None,
+    capabilities: str | None,
+    int8_for: Flavor | None,
+    **given: Any,
+) -> ExportRequest:
+    """From what the command line says; raises UsageError."""
+    engine_options = {
+        "--flavor": flavor,
+        "--workspace": workspace,
+        "--optimization-level": optimization_level,
+        "--compute-capability": capabilities,
+    }
+    engine = None
+    if trt:
+        engine = EngineOptions(
+            flavor=flavor or "tensorrt",
+            workspace=None if workspace is None else parse_workspace(workspace),
+            optimization_level=optimization_level,
+            capabilities=() if capabilities is None else tuple(capabilities.split(",")),
+        )
+    else:
+        for option, value in engine_options.items():
+            if value is not None:
+                raise UsageError(f"{option} {value}: is about engines; add --trt")
+    calibration = None
+    if calibrate is not None:
+        chosen = {"images": images, "method": method}
+        calibration = Calibration(
+            source=calibrate,
+            keep_float=tuple(keep_float),
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+    elif images is not None or method is not None or keep_float:
+        raise UsageError("--calibration-images, --calibration-method and --keep-float: need --calibrate")
+    return ExportRequest(
+        models=tuple(choose_nets(models, ensemble)),
+        onnx=onnx or not trt,
+        engine=engine,
+        batch=Batch.parse(batch),
+        # ONNX Runtime is fastest with the convolution on CPUs; TensorRT has a layer.
+        lrn=lrn or ("op" if trt else "conv"),
+        calibration=calibration,
+        flavor=int8_for,
+        **given,
+    )
+
+
+def make_verification(
+    wanted: bool, data: Path | None, photos: Sequence[str], limit: int | None, tolerance: float | None
+) -> Verification | None:
+    """From what the command line says; raises UsageError, and the errors of the images."""
+    if not wanted:
+        if data is not None or photos or limit is not None or tolerance is not None:
+            raise UsageError("--no-verify: compares nothing; leave out --data, --photo, --limit and --tolerance")
+        return None
+    if tolerance is not None:
+        check_tolerance(tolerance)
+    return Verification(images=choose_images(data=data, photos=photos, limit=limit), limit=limit, tolerance=tolerance)
+
+
+def run(request: ExportRequest, verification: Verification | None, triton: Path | None, *, as_json: bool) -> int:
+    """Exports and prints what was written; returns the exit code: 0, or 1 when a file differs too much from its nets.
+
+    A file that differs stays, so that one can look at it; it goes into no Triton repository. Raises UsageError where
+    that is no place for the file, and the errors of `export` and `compare`.
+    """
+    if triton is not None and request.engine is not None and request.engine.flavor == "rtx":
+        raise UsageError("--triton: Triton runs no TensorRT-RTX engines; use --onnx, or --trt without --flavor rtx")
+    exported = export(request)
+    if not as_json:
+        for path in (*exported.files, exported.folder / "README.md"):
+            print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")
+        sys.stdout.flush()
+    found, code = {}, 0
+    if verification is not None:
+        for path in (exported.onnx, exported.engine):
+            if path is not None:
+                result, own = _verify(path, request, verification, as_json=as_json)
+                found[str(path)], code = result, max(code, own)
+    served = None
+    if triton is not None and code == 0:
+        served = write_repository(triton, _served(exported))
+        if not as_json:
+            print(f"{served}  for Triton")
+    if as_json:
+        print(json.dumps(_json(exported, found, served), indent=1))
+    return code
+
+
+def _verify(
+    path: Path, request: ExportRequest, verification: Verification, *, as_json: bool
+) -> tuple[dict[str, Any] | None, int]:
+    """What a comparison found, and its exit code. An engine that can't run here is said to be unverified: that it was
+    built for elsewhere is no failure."""
+    try:
+        candidate = load(path, trust_engine=True)  # it was built a moment ago
+    except BackendError as error:
+        if path.suffix == ".onnx":
+            raise
+        first = request.models[0]
+        print(
+            f"{path}: not verified, since it can't run here ({error}); where it can: "
+            f"alexnet-infer compare {first} {path}",
+            file=sys.stderr,
+        )
+        return None, 0
+    reference = reference_net(request, candidate)
+    agreement = verify(reference, candidate, verification.images, limit=verification.limit)
+    tolerance = verification.tolerance
+    if tolerance is None:
+        tolerance = default_tolerance(reference, candidate)
+    if not as_json:
+        print()
+    code = report(agreement, tolerance, silent=as_json)
+    return {**agreement.to_json(), "tolerance": tolerance, "within": agreement.within(tolerance)}, code
+
+
+def reference_net(request: ExportRequest, candidate: Net) -> Net:
+    """The nets that were exported, in float32 on the CPU, with the views of `candidate`."""
+    nets = [load(path, device="cpu", views=candidate.views, backend="onnxruntime") for path in request.models]
+    return nets[0] if len(nets) == 1 else Ensemble(nets)
+
+
+def _served(exported: Exported) -> ServedModel:
+    path = exported.engine or exported.onnx
+    assert path is not None
+    return ServedModel(
+        path=path,
+        manifest=exported.manifest,
+        info=exported.info,
+        weights=exported.weights if exported.engine is None else (),
+        tensorrt=exported.built.description.runtime.version if exported.built is not None else None,
+    )
+
+
+def _json(exported: Exported, found: dict[str, Any], served: Path | None) -> dict[str, Any]:
+    runtime = exported.built.description.runtime if exported.built is not None else None
+    return {
+        "net": exported.manifest.name,
+        "folder": str(exported.folder),
+        "files": [{"path": str(path), "bytes": path.stat().st_size} for path in exported.files],
+        "export": json.loads(exported.info.to_json()),
+        "runtime": asdict(runtime) if runtime is not None else None,
+        "verified": found,
+        "triton": str(served) if served is not None else None,
+    }

@@ -1,0 +1,87 @@
+"""The images on which int8's ranges are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_infer.artifact import Manifest
+from alexnet_infer.datasets import open_images
+from alexnet_infer.decode import read_rgb
+from alexnet_infer.errors import UnreadableInputError, UsageError
+from alexnet_infer.export.info import ExportInfo
+from alexnet_infer.export.quantize import Method
+from alexnet_infer.photos import expand
+from alexnet_infer.preprocess import central_square, patches
+
+CALIBRATION_BATCH = 8
+"""Images that go through the net at once while ranges are measured: their activations are kept until counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """On which images int8's ranges are measured, and how. Raises UsageError on values out of range."""
+
+    source: Path
+    """A labelled set, of which the training split is taken where it has one, or a folder of photos."""
+    images: int = 300
+    method: Method = "percentile"
+    keep_float: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.images <= 100_000:
+            raise UsageError(f"--calibration-images {self.images}: expected 1 to 100,000")
+
+
+def calibration_inputs(source: Path, count: int, manifest: Manifest, info: ExportInfo) -> Iterator[np.ndarray]:
+    """What the file takes as its input, a few images at a time: up to `count` images of a labelled set or of a folder
+    of photos; the ten views of each where it takes patches.
+
+    Photos that can't be read are left out. Raises UnreadableInputError when `source` has no image that can be read.
+    """
+    preprocessing, batch = manifest.preprocessing, []
+    size = info.batch.max if info.batch.fixed else CALIBRATION_BATCH
+    done = 0
+    for square in _squares(source, count, manifest):
+        batch.append(square[None] if info.takes_squares else patches(square, preprocessing))
+        done += 1
+        if len(batch) == size:
+            yield np.concatenate(batch)
+            batch = []
+    if batch:
+        yield np.concatenate(batch)
+    if not done:
+        raise UnreadableInputError(f"--calibrate {source}: no image that can be read; expected a hundred or more")
+
+
+def _squares(source: Path, count: int, manifest: Manifest) -> Iterator[np.ndarray]:
+    for data, name, apply_exif in _encoded(source, count):
+        size, resample = manifest.preprocessing.size, manifest.preprocessing.resample
+        try:
+            image = read_rgb(data, name=name, shrink_to=size, apply_exif=apply_exif)
+            yield central_square(image, size, resample)
+        except UnreadableInputError:
+            continue
+
+
+def _encoded(source: Path, count: int) -> Iterator[tuple[bytes | Path, str, bool]]:
+    """(Encoded image, name, whether its orientation counts): of a labelled set a sample with all classes in it."""
+    for split in ("train", "validation"):
+        try:
+            data = open_images(source, split)
+        except (UnreadableInputError, UsageError):
+            continue
+        places = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)
+        for example in data.at(places.tolist(), "yield"):
+            if example.error is None:
+                yield example.data, example.name, False
+        return
+    if not source.is_dir():
+        raise UnreadableInputError(f"--calibrate {source}: expected a labelled set, or a folder of photos")
+    photos = [photo for photo in expand([str(source)]) if photo.path is not None]
+    step = max(1, len(photos) // count)
+    for photo in photos[::step][:count]:
+        yield photo.path, photo.name, True

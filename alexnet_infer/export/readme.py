@@ -1,0 +1,134 @@
+"""The README beside an exported file: what it is, how to feed it and how to check it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alexnet_infer.artifact import Manifest
+from alexnet_infer.export.engine import EngineRuntime
+from alexnet_infer.export.info import ExportInfo
+from alexnet_infer.preprocess import Preprocessing
+
+_LRN = {
+    "op": "ONNX's LRN node",
+    "conv": "a 1x1 convolution of the squares, and square roots",
+    "plugin": "a node alexnet_infer::LRN with its definition in the file; TensorRT runs it with alexnet-infer's plugin",
+}
+
+
+def readme(manifest: Manifest, info: ExportInfo, onnx: Path | None, engine: Path | None, runtime: EngineRuntime | None):
+    """The text, as Markdown."""
+    names = ", ".join(f"`{path.name}`" for path in (onnx, engine) if path is not None)
+    kind, shape, meaning = _input(manifest.preprocessing, info)
+    batch = info.batch
+    sizes = f"always {batch.max}" if batch.fixed else "any number"
+    if engine is not None and not batch.fixed:
+        sizes = f"{batch.min} to {batch.max}, fastest with {batch.opt}" + (", any number in ONNX" if onnx else "")
+    flavor = f" for {'TensorRT' if info.flavor == 'tensorrt' else 'CPU runtimes'}" if info.flavor else ""
+    parts = [
+        f"# {manifest.name}",
+        f"{names}: written by alexnet-infer from {_members(info)}. Precision {info.precision}{flavor}; LRN is "
+        f"{_LRN[info.lrn]}.",
+        "| | name | type | shape | values |\n|---|---|---|---|---|\n"
+        f"| input | `{'images' if info.takes_squares else 'patches'}` | {kind} | {shape} | {meaning} |\n"
+        f"| output | `probabilities` | float32 | [N, {len(manifest.classes)}] | of the classes, in the order of their "
+        f"WordNet ids{_averaged(info)} |",
+        f"N: {sizes}.",
+        "## Preparing an image",
+        _preparation(manifest.preprocessing, info),
+    ]
+    if onnx is not None:
+        parts += ["## Running it", f"```python\n{_example(manifest.preprocessing, info, onnx.name)}```"]
+    if runtime is not None:
+        gpus = f"GPUs of compute capability {', '.join(runtime.compute_capabilities)}"
+        where = gpus if runtime.gpu is None else f"{runtime.gpu} ({gpus})"
+        parts.append(
+            f"`{engine.name}` runs in {runtime.title} and no other version, on {where}. Engines are code: run only "
+            "those that you have built."
+        )
+    path = (onnx or engine).name
+    parts += [
+        "## Checking it",
+        f"```bash\nalexnet-infer classify photo.jpg --model {path}\n"
+        f"alexnet-infer compare ORIGINAL.safetensors {path}\n```",
+        "All of this is also in the file's metadata (`alexnet_infer` and `alexnet_infer_export`), as JSON"
+        + (f"; for the engine, in `{engine.name}.json`." if engine is not None else "."),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _members(info: ExportInfo) -> str:
+    nets = [f"{member.name} (SHA-256 {member.sha256[:16]}...)" for member in info.members]
+    return nets[0] if len(nets) == 1 else f"the mean of {len(nets)} nets: {', '.join(nets)}"
+
+
+def _averaged(info: ExportInfo) -> str:
+    views = {"none": "", "center": " for the central patch", "ten": ", averaged over ten views"}[info.views]
+    return views + (f" and over {len(info.members)} nets" if len(info.members) > 1 else "")
+
+
+def _input(preprocessing: Preprocessing, info: ExportInfo) -> tuple[str, str, str]:
+    size, patch = preprocessing.size, preprocessing.patch
+    if info.takes_squares:
+        return "uint8", f"[N, {size}, {size}, 3]", "RGB, 0 to 255"
+    order, values = preprocessing.channel_order, preprocessing.value_range
+    return "float32", f"[N, 3, {patch}, {patch}]", f"{order}, {values} minus the training mean"
+
+
+def _preparation(preprocessing: Preprocessing, info: ExportInfo) -> str:
+    size, patch = preprocessing.size, preprocessing.patch
+    text = (
+        f"Rescale the image so that its shorter side has {size} pixels ({preprocessing.resample}, antialiased, as "
+        f"Pillow does), and take the central {size} x {size} pixels."
+    )
+    if info.takes_squares:
+        return f"{text} The rest is in the file: patches of {patch} x {patch}, the training mean, the averaging."
+    mean = "the training mean of each pixel, which the metadata hold"
+    if preprocessing.mean.ndim == 1:
+        mean = "the training mean (" + ", ".join(f"{value:.3f}" for value in preprocessing.mean) + ")"
+    return (
+        f"{text} Subtract {mean}, from {preprocessing.channel_order} values of {preprocessing.value_range}, and cut "
+        f"out {patch} x {patch}: the central patch; or the four corners and the centre, with the mirror image of each, "
+        "whose probabilities are then averaged."
+    )
+
+
+def _example(preprocessing: Preprocessing, info: ExportInfo, name: str) -> str:
+    size, patch = preprocessing.size, preprocessing.patch
+    lines = [
+        "import numpy as np",
+        "import onnxruntime",
+        "from PIL import Image, ImageOps",
+        "",
+        f'session = onnxruntime.InferenceSession("{name}")',
+        'photo = Image.open("photo.jpg").convert("RGB")',
+        f"square = ImageOps.fit(photo, ({size}, {size}), Image.Resampling.{preprocessing.resample.upper()})",
+    ]
+    if info.takes_squares:
+        feed, source = "images", "np.asarray(square)[None]"
+    else:
+        feed, source, corner = "patches", "x", (size - patch) // 2
+        lines.append("x = np.asarray(square, np.float32)")
+        if preprocessing.value_range == "0-1":
+            lines.append("x /= 255")
+        if preprocessing.channel_order == "BGR":
+            lines.append("x = x[:, :, ::-1]")
+        if preprocessing.mean.ndim == 1:
+            lines.append(f"x = x - np.array({[float(v) for v in preprocessing.mean]}, np.float32)")
+        else:
+            lines += [
+                "import base64",
+                "import json",
+                'manifest = json.loads(session.get_modelmeta().custom_metadata_map["alexnet_infer"])',
+                'mean = base64.b64decode(manifest["preprocessing"]["mean"]["float32"])',
+                "x = x - np.frombuffer(mean, np.float32).reshape(x.shape)",
+            ]
+        lines.append(f"x = x[{corner}:{corner + patch}, {corner}:{corner + patch}].transpose(2, 0, 1)[None]")
+    if info.batch.fixed and info.batch.max > 1:
+        lines.append(f"{feed} = np.repeat({source}, {info.batch.max}, 0)  # the file takes {info.batch.max} at a time")
+        source = feed
+    lines += [
+        f'probabilities = session.run(None, {{"{feed}": {source}}})[0][0]',
+        "print(probabilities.argmax(), probabilities.max())",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,196 @@
+"""From trained nets to the files that were asked for: ONNX, an engine, and the README that says how to feed them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alexnet_infer.artifact import METADATA_KEY, Manifest, load_artifact, sha256
+from alexnet_infer.errors import UsageError
+from alexnet_infer.export.calibration import Calibration, calibration_inputs
+from alexnet_infer.export.engine import Built, EngineOptions, save_engine
+from alexnet_infer.export.engine_build import build_engine
+from alexnet_infer.export.engine_progress import build_bars
+from alexnet_infer.export.info import Batch, ExportInfo, FileViews, Flavor, LRNForm, Member, Precision
+from alexnet_infer.export.onnx_file import embed, save_model
+from alexnet_infer.export.onnx_model import build_model
+from alexnet_infer.export.quantize import QuantizationOptions, quantize
+from alexnet_infer.export.readme import readme
+from alexnet_infer.files import write_atomically
+from alexnet_infer.progress import counting
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What to export, from what, and where to. Raises UsageError on values that don't go together."""
+
+    models: tuple[Path, ...]
+    onnx: bool = True
+    """Write the ONNX file."""
+    engine: EngineOptions | None = None
+    """Build an engine with these."""
+    precision: Precision = "fp32"
+    views: FileViews = "none"
+    lrn: LRNForm = "op"
+    batch: Batch = field(default_factory=Batch)
+    flavor: Flavor | None = None
+    """Of int8; None for that of the engine, or of CPUs where there is none."""
+    calibration: Calibration | None = None
+    out: Path | None = None
+    """The folder; None for one in the working directory, named after the net and its form."""
+
+    def __post_init__(self) -> None:
+        if not self.onnx and self.engine is None:
+            raise UsageError("nothing to export: expected --onnx, --trt or both")
+        if (self.precision == "int8") != (self.calibration is not None):
+            raise UsageError(
+                "--precision int8: needs images to measure activations on; name a folder with --calibrate"
+                if self.calibration is None
+                else f"--calibrate {self.calibration.source}: is for --precision int8"
+            )
+        if self.flavor is not None and self.precision != "int8":
+            raise UsageError(f"--int8-for {self.flavor}: is for --precision int8")
+        if self.engine is not None and self.flavor == "cpu":
+            raise UsageError("--int8-for cpu: TensorRT takes only signed activations; leave it out")
+        if self.engine is not None and self.engine.flavor == "rtx" and self.lrn == "plugin":
+            raise UsageError("--lrn plugin: TensorRT-RTX takes no plugins; use --lrn op")
+
+    @property
+    def int8_flavor(self) -> Flavor | None:
+        """The flavor of int8 that is made."""
+        if self.precision != "int8":
+            return None
+        return self.flavor or ("cpu" if self.engine is None else "tensorrt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written."""
+
+    manifest: Manifest
+    info: ExportInfo
+    folder: Path
+    onnx: Path | None
+    weights: tuple[Path, ...]
+    """The file beside the ONNX file in which its weights lie, if they do."""
+    engine: Path | None
+    built: Built | None
+    """The engine, and what is known of it."""
+
+    @property
+    def files(self) -> list[Path]:
+        """All that was written but the README."""
+        return [path for path in (self.onnx, *self.weights, self.engine) if path is not None]
+
+
+def export(request: ExportRequest) -> Exported:
+    """Makes and writes what was asked for; nothing is written before all of it could be made.
+
+    Raises ModelFileError for a net that can't be read, UsageError when the nets can't be in one file or the folder
+    can't be written, UnreadableInputError without an image to calibrate on, and the errors of `build_engine`.
+    """
+    artifacts = [load_artifact(path) for path in request.models]
+    info = ExportInfo(
+        members=tuple(
+            Member(name=artifact.manifest.name, sha256=sha256(path))
+            for artifact, path in zip(artifacts, request.models, strict=True)
+        ),
+        views=request.views,
+        precision=request.precision,
+        lrn=request.lrn,
+        batch=request.batch,
+        flavor=request.int8_flavor,
+    )
+    folder = request.out or Path(folder_name(info))
+    with _writing(folder):  # before minutes are spent on what could then not be written
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / ".writable", b"")
+        (folder / ".writable").unlink()
+    outside: dict[str, np.ndarray] = {}
+    model = build_model(artifacts, info, outside)
+    if request.calibration is not None:
+        embed(model, outside)
+        outside = {}
+        model = _quantized(model, artifacts[0].manifest, info, request.calibration)
+    manifest = _manifest_of(model)
+    built = None
+    if request.engine is not None:
+        content = _content(model, outside)
+        with build_bars() as on_progress:
+            built = build_engine(content, manifest, info, request.engine, on_progress=on_progress)
+    stem = file_stem(info)
+    onnx_path, weights, engine_path = None, (), None
+    with _writing(folder):
+        if request.onnx:
+            onnx_path, *beside = save_model(folder / f"{stem}.onnx", model, outside)
+            weights = tuple(beside)
+        if built is not None:
+            engine_path, _ = save_engine(folder / f"{stem}.engine", built)
+        text = readme(manifest, info, onnx_path, engine_path, built and built.description.runtime)
+        write_atomically(folder / "README.md", text.encode())
+    return Exported(
+        manifest=manifest, info=info, folder=folder, onnx=onnx_path, weights=weights, engine=engine_path, built=built
+    )
+
+
+def folder_name(info: ExportInfo) -> str:
+    """As in "alexnet-64-fp16-ten"; "alexnet-64-and-4-more-fp32" for several nets."""
+    views = "" if info.views == "none" else f"-{info.views}"
+    return f"{file_stem(info)}-{info.precision}{views}"
+
+
+def file_stem(info: ExportInfo) -> str:
+    """The net's name, in letters that every system takes."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", info.members[0].name).strip(".-")[:80] or "alexnet"
+    return name if len(info.members) == 1 else f"{name}-and-{len(info.members) - 1}-more"
+
+
+def _quantized(
+    model: onnx.ModelProto, manifest: Manifest, info: ExportInfo, calibration: Calibration
+) -> onnx.ModelProto:
+    options = QuantizationOptions(
+        method=calibration.method, flavor=info.flavor or "cpu", keep_float=calibration.keep_float
+    )
+    with counting("calibrating", calibration.images) as advance:
+        views = 1 if info.takes_squares else 10
+
+        def batches() -> Iterator[np.ndarray]:
+            for batch in calibration_inputs(calibration.source, calibration.images, manifest, info):
+                yield batch
+                advance(len(batch) // views)
+
+        return quantize(model, batches(), options)
+
+
+def _manifest_of(model: onnx.ModelProto) -> Manifest:
+    return Manifest.from_json(next(entry.value for entry in model.metadata_props if entry.key == METADATA_KEY))
+
+
+def _content(model: onnx.ModelProto, outside: dict[str, np.ndarray]) -> bytes:
+    """The model in one piece, as engine builders take it."""
+    import onnx
+
+    size = model.ByteSize() + sum(values.nbytes for values in outside.values())
+    if size >= 2**31:
+        raise UsageError(f"--trt: the nets have {size / 1e9:.1f} GB of weights; expected less than 2, so fewer nets")
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    embed(whole, outside)
+    return whole.SerializeToString()
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"--out {folder}: can't be written ({error.strerror or error})") from None

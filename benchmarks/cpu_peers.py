@@ -1,0 +1,142 @@
+"""The full-size net on this CPU in every runtime at hand, beside the limit that matrix products set.
+
+    python benchmarks/cpu_peers.py [--patches 1 10] [--files DIR] [--seconds 2] [--json]
+
+Runs ONNX Runtime and PyTorch (in both layouts), and OpenVINO and OpenCV where they are installed. Weights are random;
+no file is needed. `--files`: exported ONNX files of the same net, taking patches (--views none), fp16 and int8 ones for
+instance, are run as well, in ONNX Runtime and OpenVINO. All runs are interleaved, so that the ratios hold whatever else
+the machine does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from lrn_form import random_net, session
+
+from alexnet_infer.artifact import Artifact
+from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
+from alexnet_infer.benchmark.floor import measure_machine
+from alexnet_infer.benchmark.timing import interleave
+from alexnet_infer.export.onnx_file import read_model
+from alexnet_infer.export.onnx_graph import INPUT, build_onnx
+from train.model import AlexNet
+
+Infer = Callable[[np.ndarray], np.ndarray]
+
+REFERENCE = "ONNX Runtime, as used here"
+
+
+def peers(artifact: Artifact) -> dict[str, Infer]:
+    """What runs the net: patches [N, 3, 227, 227] -> probabilities [N, 1000]."""
+    node = session(artifact, "op")
+    found: dict[str, Infer] = {
+        REFERENCE: OnnxRuntimeBackend(artifact, "cpu").infer,
+        "ONNX Runtime, LRN node": lambda x: node.run(None, {INPUT: x})[0],
+        "PyTorch": in_torch(artifact, torch.contiguous_format),
+        "PyTorch, channels last": in_torch(artifact, torch.channels_last),
+    }
+    if importlib.util.find_spec("openvino"):
+        from alexnet_infer.backends.openvino import OpenVinoBackend
+
+        found["OpenVINO, LRN node"] = OpenVinoBackend(artifact).infer
+    if importlib.util.find_spec("cv2"):
+        found["OpenCV, LRN node"] = in_opencv(artifact)
+    return found
+
+
+def in_torch(artifact: Artifact, layout: torch.memory_format) -> Infer:
+    net = AlexNet(artifact.manifest.architecture).eval()
+    net.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in artifact.tensors.items()})
+    net = net.to(memory_format=layout)
+
+    @torch.inference_mode()
+    def infer(x: np.ndarray) -> np.ndarray:
+        return net(torch.from_numpy(x).to(memory_format=layout)).softmax(1).numpy()
+
+    return infer
+
+
+def in_opencv(artifact: Artifact) -> Infer:
+    import cv2
+
+    model = np.frombuffer(build_onnx(artifact, "op").SerializeToString(), np.uint8)
+    net = cv2.dnn.readNetFromONNX(model)
+
+    def infer(x: np.ndarray) -> np.ndarray:
+        net.setInput(x)
+        return net.forward()
+
+    return infer
+
+
+def exported(folder: Path) -> dict[str, Infer]:
+    """The files in `folder`, in the runtimes that run them."""
+    found: dict[str, Infer] = {}
+    for path in sorted(folder.glob("*.onnx")):
+        file = read_model(path)
+        found[f"ONNX Runtime, {path.name}"] = OnnxRuntimeBackend(file, "cpu").infer
+        if importlib.util.find_spec("openvino"):
+            from alexnet_infer.backends.openvino import OpenVinoBackend
+
+            found[f"OpenVINO, {path.name}"] = OpenVinoBackend(file).infer
+    return found
+
+
+def measure(found: dict[str, Infer], artifact: Artifact, patches: int, seconds: float) -> list[dict]:
+    """A row for each peer, and one for the limit."""
+    architecture = artifact.manifest.architecture
+    shape = (patches, 3, architecture.patch, architecture.patch)
+    x = np.random.default_rng(2).normal(0, 70, shape).astype(np.float32)
+    expected = found[REFERENCE](x)
+    timings = interleave([lambda infer=infer: infer(x) for infer in found.values()], seconds=seconds, rounds=10)
+    machine = measure_machine()
+    limit = machine.floor(patches * architecture.multiply_adds, 4 * architecture.parameters)
+    reference = timings[list(found).index(REFERENCE)].p50
+    rows = [
+        {
+            "peer": name,
+            "patches": patches,
+            "ms": timing.p50 * 1e3,
+            "speed": reference / timing.p50,
+            "over_limit": timing.p50 / limit,
+            "difference": float(np.abs(infer(x) - expected).max()),
+        }
+        for (name, infer), timing in zip(found.items(), timings, strict=True)
+    ]
+    name = f"limit: {machine.flops / 1e9:.0f} GFLOP/s, {machine.bandwidth / 1e9:.0f} GB/s"
+    return [*rows, {"peer": name, "patches": patches, "ms": limit * 1e3, "speed": reference / limit, "over_limit": 1.0}]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--patches", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--files", type=Path, help="folder of exported ONNX files of the full-size net")
+    parser.add_argument("--seconds", type=float, default=2.0, help="measured time for each row")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+
+    artifact = random_net()
+    found = {**peers(artifact), **(exported(arguments.files) if arguments.files else {})}
+    rows = [row for count in arguments.patches for row in measure(found, artifact, count, arguments.seconds)]
+    if arguments.json:
+        print(json.dumps(rows))
+        return
+    width = max(len(row["peer"]) for row in rows)
+    print(f"{'':{width}}  patches       ms  speed  over limit  largest difference")
+    for row in rows:
+        difference = f"{row['difference']:.1e}" if "difference" in row else ""
+        print(
+            f"{row['peer']:{width}}  {row['patches']:7}  {row['ms']:7.1f}  {row['speed']:5.2f}  "
+            f"{row['over_limit']:10.2f}  {difference:>18}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+import ctypes
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_infer.backends.engine import EngineBackend, _Shape, calls, check_gpu, check_version, host_array, part
+from alexnet_infer.backends.reference import ReferenceBackend
+from alexnet_infer.errors import BackendError, ModelFileError
+from alexnet_infer.export import engine_cache
+from alexnet_infer.export.engine import Built, save_engine
+from alexnet_infer.export.engine_runtime import Gpu, Library, this_gpu
+from alexnet_infer.export.info import Batch
+from tests.export.engines import RTX, TENSORRT, build, engine_of, info_of
+from tests.nets import large_patches, random_artifact
+
+AMPERE = Gpu(name="An RTX", capability="8.6", driver="580.1")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """A cache of this test's own."""
+    monkeypatch.setattr(engine_cache, "user_cache", lambda: tmp_path / "cache")
+    return tmp_path / "cache" / "engines"
+
+
+@pytest.fixture
+def rtx():
+    return pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
+
+
+def saved(folder: Path, built: Built, *, ours: bool) -> Path:
+    path = folder / "net.engine"
+    save_engine(path, engine_cache.cached("name", lambda: built) if ours else built)
+    return path
+
+
+@pytest.mark.parametrize("batch", [Batch(min=1, opt=4, max=8), Batch(min=3, opt=4, max=8), Batch(min=8, opt=8, max=8)])
+def test_any_number_of_images_is_split_into_batches_that_the_engine_takes(batch):
+    for count in range(40):
+        split = calls(count, batch)
+        assert sum(images for images, _ in split) == count
+        assert all(0 < images <= size and batch.min <= size <= batch.max for images, size in split)
+        assert len(split) == -(-count // batch.max)
+        assert all(images == size for images, size in split[:-1])
+
+
+def test_the_last_batch_is_filled_up_to_the_smallest_that_will_do():
+    assert calls(17, Batch(min=4, opt=4, max=8)) == [(8, 8), (8, 8), (1, 4)]
+    assert calls(14, Batch(min=4, opt=4, max=8)) == [(8, 8), (6, 6)]
+
+
+def test_an_engine_without_its_description_is_refused_even_if_trusted(tmp_path):
+    path = tmp_path / "net.engine"
+    path.write_bytes(b"plan")
+    with pytest.raises(ModelFileError, match=r"expected net\.engine\.json beside it") as raised:
+        EngineBackend(path, trust=True)
+    assert raised.value.exit_code == 4
+
+
+def test_an_engine_that_this_cache_did_not_build_is_refused_before_anything_is_loaded(tmp_path):
+    path = saved(tmp_path, engine_of(b"plan"), ours=False)
+    with pytest.raises(ModelFileError, match=r"an engine is code .*--trust-engine") as raised:
+        EngineBackend(path)
+    assert raised.value.exit_code == 4
+    assert "\n" not in str(raised.value)
+
+
+def test_an_engine_that_was_changed_is_refused_even_if_trusted(tmp_path):
+    path = saved(tmp_path, engine_of(b"plan"), ours=True)
+    path.write_bytes(b"plam")
+    with pytest.raises(ModelFileError, match="SHA-256 differs"):
+        EngineBackend(path, trust=True)
+
+
+def test_a_description_that_claims_to_be_of_our_engine_does_not_make_another_one_ours(tmp_path):
+    ours, theirs = engine_of(b"ours"), engine_of(b"theirs")
+    path = saved(tmp_path, ours, ours=True)
+    path.write_bytes(theirs.plan)
+    with pytest.raises(ModelFileError, match="SHA-256 differs"):
+        EngineBackend(path)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_an_engine_of_another_version_is_refused_with_the_one_it_needs(tmp_path, rtx, trust):
+    path = saved(tmp_path, engine_of(b"plan", RTX), ours=not trust)
+    with pytest.raises(BackendError, match=rf"built by TensorRT-RTX 1\.2\.3, and this is {rtx.__version__}") as raised:
+        EngineBackend(path, trust=trust)
+    assert "pip install tensorrt-rtx==1.2.3" in str(raised.value)
+    assert raised.value.exit_code == 5
+
+
+def test_an_engine_of_tensorrt_names_tensorrt(tmp_path):
+    with pytest.raises(BackendError, match=r"pip install tensorrt==11\.4\.0"):
+        check_version(tmp_path, TENSORRT, "11.5.0")
+    check_version(tmp_path, TENSORRT, "11.4.0")
+
+
+def test_without_a_gpu_a_good_engine_is_refused_for_that_reason(tmp_path, rtx):
+    try:
+        this_gpu()
+    except BackendError:
+        pass
+    else:
+        pytest.skip("this machine has a GPU")
+    path = saved(tmp_path, build(), ours=False)  # `build` put it into the cache
+    with pytest.raises(BackendError, match="no GPU that CUDA can use") as raised:
+        EngineBackend(path)
+    assert raised.value.exit_code == 5
+    assert "\n" not in str(raised.value)
+
+
+def test_a_gpu_that_the_engine_was_not_built_for_is_refused(tmp_path):
+    check_gpu(tmp_path, RTX, AMPERE)
+    other = dataclasses.replace(AMPERE, capability="8.9")
+    with pytest.raises(BackendError, match=r"built for compute capability 8\.6, 12\.0, and this An RTX has 8\.9"):
+        check_gpu(tmp_path, RTX, other)
+
+
+def test_an_engine_of_tensorrt_runs_on_the_gpu_that_built_it_alone(tmp_path):
+    same = Gpu(name="A GPU", capability="9.0", driver="590.2")
+    check_gpu(tmp_path, TENSORRT, same)  # a new driver is no other GPU
+    with pytest.raises(BackendError, match="built for A GPU, and this is Another"):
+        check_gpu(tmp_path, TENSORRT, dataclasses.replace(same, name="Another"))
+
+
+@pytest.fixture
+def buffer_class():
+    return pytest.importorskip("cuda.core", reason="needs CUDA for Python: pip install cuda-core").Buffer
+
+
+def test_host_memory_is_written_through_its_array(buffer_class):
+    memory = (ctypes.c_uint8 * 24)()
+    buffer = buffer_class.from_handle(ctypes.addressof(memory), 24, owner=memory)
+    array = host_array(buffer, np.dtype(np.float32), (2, 3))
+    array[:] = [[1, 2, 3], [4, 5, 6]]
+    assert bytes(memory) == np.arange(1, 7, dtype=np.float32).tobytes()
+
+
+def test_a_part_of_a_buffer_begins_where_it_does(buffer_class):
+    memory = (ctypes.c_uint8 * 24)()
+    buffer = buffer_class.from_handle(ctypes.addressof(memory), 24, owner=memory)
+    first = part(buffer, 8)
+    assert (int(first.handle), first.size) == (int(buffer.handle), 8)
+
+
+class _Device:
+    """Stands in for what a GPU is asked to do: a stream, its graph builder, a context and buffers, which write down
+    what is asked of them, and whether it was run or captured."""
+
+    handle = 7
+
+    def __init__(self, *, can_capture: bool = True) -> None:
+        self.log: list[str] = []
+        self.captured: list[str] | None = None
+        self.can_capture = can_capture
+
+    def _note(self, what: str) -> None:
+        (self.log if self.captured is None else self.captured).append(what)
+
+    def copy(self, name: str):
+        device = self
+
+        class Source:
+            def copy_to(self, target: object, *, stream: object) -> None:
+                assert stream is device
+                device._note(name)
+
+        return Source(), object()
+
+    def execute_async_v3(self, handle: int) -> bool:
+        assert handle == self.handle
+        self._note("run")
+        return self.captured is None or self.can_capture
+
+    def create_graph_builder(self):
+        return self
+
+    def begin_building(self):
+        self.captured = []
+        return self
+
+    def end_building(self):
+        return self
+
+    def complete(self):
+        graph = _Device()
+        graph.log = self.log
+        graph.launch = lambda stream, work=tuple(self.captured): self.log.append(("graph", *work))
+        return graph
+
+    def close(self) -> None:
+        self.captured = None
+
+
+def shape_on(device: _Device, *, capture: bool) -> _Shape:
+    library = Library(flavor="tensorrt", module=None, title="TensorRT", logger=None, errors=[])
+    return _Shape(library, device, [device.copy("in"), device.copy("out")], capture=capture)
+
+
+def test_the_first_launch_is_plain_the_second_captures_and_the_others_replay():
+    device = _Device()
+    shape = shape_on(device, capture=True)
+    for _ in range(3):
+        shape.launch(device)
+    graph = ("graph", "in", "run", "out")
+    assert device.log == ["in", "run", "out", graph, graph]
+
+
+def test_what_cannot_be_captured_runs_on_without_a_graph():
+    device = _Device(can_capture=False)
+    shape = shape_on(device, capture=True)
+    for _ in range(3):
+        shape.launch(device)
+    assert device.log == ["in", "run", "out"] * 3
+    assert device.captured is None
+
+
+def test_rtx_captures_its_graph_itself():
+    device = _Device()
+    shape = shape_on(device, capture=False)
+    for _ in range(3):
+        shape.launch(device)
+    assert device.log == ["in", "run", "out"] * 3
+
+
+@pytest.mark.parametrize("flavor", ["rtx", "tensorrt"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_engine_gives_the_references_probabilities(tmp_path, flavor, precision):
+    pytest.importorskip({"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}[flavor], reason="needs TensorRT")
+    try:
+        gpu = this_gpu()
+    except BackendError as error:
+        pytest.skip(f"needs an NVIDIA GPU: {error}")
+    artifact = random_artifact()
+    info = info_of(precision=precision, batch=Batch(min=2, opt=3, max=4))
+    capabilities = (gpu.capability,) if flavor == "rtx" else ()
+    built = build(artifact, info, flavor=flavor, capabilities=capabilities)
+    assert built.description.sha256 == hashlib.sha256(built.plan).hexdigest()
+    backend = EngineBackend(saved(tmp_path, built, ours=False))
+    for count in (1, 4, 11, 11, 11, 0):
+        patches = large_patches(count=count)
+        expected = ReferenceBackend(artifact).infer(patches)
+        np.testing.assert_allclose(backend.infer(patches), expected, atol={"fp32": 1e-5, "fp16": 2e-2}[precision])

@@ -1,0 +1,219 @@
+"""`alexnet-infer compare` on real files: table, JSON, exit codes, and which images are taken."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_infer.artifact import Artifact, load_artifact, sha256
+from alexnet_infer.commands import compare
+from alexnet_infer.datasets import LabelledImages
+from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
+from alexnet_infer.export.info import ExportInfo, Member
+from tests.evaluation.toys import save_net, write_set
+
+pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+
+IMAGES = 24
+
+
+def export(source: Path, target: Path, *, scale: float = 1.0, **info: object) -> Path:
+    """An ONNX file of the net in `source`, the last layer's weights times `scale`."""
+    from alexnet_infer.export.onnx_file import save_model
+    from alexnet_infer.export.onnx_model import build_model
+
+    artifact = load_artifact(source)
+    last = (artifact.tensors["fc8.weight"].astype(np.float64) * scale).astype(np.float32)
+    tensors = {**artifact.tensors, "fc8.weight": last}
+    member = Member(name=artifact.manifest.name, sha256=sha256(source))
+    weights: dict[str, np.ndarray] = {}
+    model = build_model([Artifact(artifact.manifest, tensors)], ExportInfo(members=(member,), **info), weights)
+    save_model(target, model, weights)
+    return target
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory) -> Path:
+    return save_net(tmp_path_factory.mktemp("net") / "net.safetensors")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return write_set(tmp_path_factory.mktemp("set"), IMAGES)
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """The command: (exit code, standard output, standard error)."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(a: Path, b: Path, **options) -> tuple[int, str, str]:
+        code = compare.run(a, b, device="cpu", **options)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_faithful_export_agrees_on_the_photos_that_come_along(run, net, tmp_path):
+    code, out, err = run(net, export(net, tmp_path / "net.onnx", lrn="op"))
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("reference: net, ten views averaged, ONNX Runtime")
+    assert lines[1].startswith("candidate: net, ten views averaged, ONNX Runtime")
+    assert lines[2].split() == ["images", "15"]  # three photos, whole and in quarters
+    assert "within 1e-05; in " in lines[3]
+    assert "top-1 error" not in out
+
+
+def test_an_export_that_gives_other_probabilities_exits_1_and_says_where(run, net, tmp_path):
+    wrong = export(net, tmp_path / "net.onnx", scale=1.01)
+    code, out, err = run(net, wrong)
+    assert code == 1
+    assert "past 1e-05; in " in out
+    assert err.startswith("error: probabilities differ by up to 0.00")
+    assert err.endswith("expected at most 1e-05; allow more with --tolerance\n")
+    assert err.count("\n") == 1
+    assert run(net, wrong, tolerance=0.05)[0] == 0
+
+
+def test_json_has_the_figures_and_the_verdict(run, net, images, tmp_path):
+    wrong = export(net, tmp_path / "net.onnx", scale=1.5)
+    code, out, _ = run(net, wrong, data=images, as_json=True)
+    found = json.loads(out)
+    assert (code, found["within"], found["tolerance"]) == (1, False, 1e-5)
+    assert (found["images"], found["classes"], found["views"], found["unreadable"]) == (IMAGES, 6, "ten", [])
+    assert 1e-5 < found["mean"] < found["largest"] < 1
+    for metric in ("top1", "top5"):
+        change = found[metric]
+        assert 0 < change["reference"]["wrong"] <= IMAGES
+        assert change["low"] <= change["difference"] <= change["high"]
+    assert type(found["flips"]) is type(found["near_ties"]) is int
+
+
+def test_the_errors_are_those_that_eval_measures(run, net, images, tmp_path):
+    from alexnet_infer.evaluation.assemble import assemble
+    from alexnet_infer.evaluation.run import Request, compute
+
+    _, out, _ = run(net, export(net, tmp_path / "net.onnx"), data=images, as_json=True)
+    computed = compute(Request(models=(net,), data=images, device="cpu", cache=tmp_path / "cache"))
+    theirs = assemble([[one] for one in computed.predictions]).nets[0]
+    ours = json.loads(out)
+    for metric in ("top1", "top5"):
+        assert ours[metric]["reference"]["wrong"] == getattr(theirs, metric).wrong
+    assert theirs.top1.wrong < IMAGES
+
+
+def test_labels_give_rows_with_the_change_in_error(run, net, images, tmp_path):
+    code, out, err = run(net, export(net, tmp_path / "net.onnx"), data=images, limit=12)
+    assert (code, err) == (0, "")
+    rows = [line for line in out.splitlines() if line.startswith("top-1")]
+    assert [row[:22].rstrip() for row in rows] == [
+        "top-1 flips",
+        "top-1 error, reference",
+        "top-1 error, candidate",
+        "top-1 change in points",
+    ]
+    assert "+0.00" in rows[-1]
+    assert "McNemar's p 1" in rows[-1]
+
+
+@pytest.mark.parametrize("views", ["ten", "center"])
+def test_a_file_that_cuts_its_views_is_compared_with_the_same_views_of_the_other(run, net, tmp_path, views):
+    cut = export(net, tmp_path / "cut.onnx", views=views)
+    for a, b in ((net, cut), (cut, net)):
+        code, out, _ = run(a, b)
+        assert code == 0
+        assert out.count("ten views averaged" if views == "ten" else "central view") == 2
+
+
+def test_files_that_cut_other_views_are_refused(run, net, tmp_path):
+    files = [export(net, tmp_path / f"{views}.onnx", views=views) for views in ("ten", "center")]
+    with pytest.raises(UsageError, match="views=ten, the other views=center"):
+        run(*files)
+    with pytest.raises(UsageError, match="views=ten"):
+        run(net, files[0], views="center")
+
+
+def test_float16_has_its_own_tolerance(run, net, tmp_path):
+    assert "within 0.01; in" in run(net, export(net, tmp_path / "half.onnx", precision="fp16"))[1]
+
+
+def test_an_unreadable_image_exits_1_though_all_others_agree(run, net, tmp_path):
+    Image.new("RGB", (80, 70), "green").save(tmp_path / "a.png")
+    for i in range(12):
+        (tmp_path / f"b{i:02}.png").write_bytes(b"not an image")
+    code, out, err = run(net, net, photos=[str(tmp_path)])
+    assert code == 1
+    assert "12 more can't be read" in out
+    lines = err.splitlines()
+    assert len(lines) == compare.NAMED + 1
+    assert lines[0].startswith(f"error: {tmp_path}/b00.png: not an image")
+    assert lines[-1] == "error: 2 more can't be read; --json lists them"
+
+
+def test_nothing_readable_is_an_error_of_its_own(run, net, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    with pytest.raises(UnreadableInputError, match="none of 1 images can be read"):
+        run(net, net, photos=[str(tmp_path / "a.png")])
+
+
+def test_a_file_whose_logits_overflow_to_nan_is_refused(run, net, tmp_path):
+    scale = 3e38 / float(np.abs(load_artifact(net).tensors["fc8.weight"]).max())
+    with pytest.raises(ModelFileError, match="are no probabilities"):
+        run(net, export(net, tmp_path / "net.onnx", scale=scale))
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, 2.0, float("nan")])
+def test_a_tolerance_out_of_range_is_refused_before_anything_is_loaded(run, tolerance):
+    with pytest.raises(UsageError, match="--tolerance"):
+        run(Path("absent"), Path("absent"), tolerance=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"photos": ["a.jpg"], "data": Path("set")}, "expected a labelled set or photos, not both"),
+        ({"limit": 3}, "--limit 3: is about a labelled set"),
+        ({"layout": "flat"}, "--format flat: is about a labelled set"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, words):
+    with pytest.raises(UsageError, match=words):
+        compare.choose_images(**options)
+
+
+def test_a_labelled_set_is_taken_where_one_is_named(images):
+    assert isinstance(compare.choose_images(data=images), LabelledImages)
+
+
+def test_the_photos_that_come_along_lie_in_the_package_or_else_in_the_checkout(tmp_path, monkeypatch):
+    checkout = Path(__file__).parents[2] / "examples"
+    assert compare.example_photos() == sorted(checkout.glob("*.jpg"))
+    (tmp_path / "package" / "commands").mkdir(parents=True)
+    monkeypatch.setattr(compare, "__file__", str(tmp_path / "package" / "commands" / "compare.py"))
+    with pytest.raises(UsageError, match="the example photos are missing"):
+        compare.example_photos()
+    places = [tmp_path / "examples", tmp_path / "package" / "examples"]
+    for place in places:
+        place.mkdir()
+        (place / "b.jpg").touch()
+        (place / "a.jpg").touch()
+        (place / "README.md").touch()
+        assert compare.example_photos() == [place / "a.jpg", place / "b.jpg"]
+
+
+def test_names_from_files_cannot_reach_the_terminal(run, net, tmp_path):
+    artifact = load_artifact(net)
+    path = tmp_path / "net.safetensors"
+    Artifact(replace(artifact.manifest, name="[red]net[/red]"), artifact.tensors).save(path)
+    photo = tmp_path / "a\x1b[31m[bold].png"
+    Image.new("RGB", (80, 70), "green").save(photo)
+    out = run(path, path, photos=[str(photo)])[1]
+    assert "reference: [red]net[/red], " in out
+    assert "\x1b" not in out
+    assert "\\x1b[31m[bold].png" in out

@@ -1,0 +1,179 @@
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from alexnet_infer.errors import BackendError
+from alexnet_infer.export import engine_cache
+from alexnet_infer.export.engine import save_engine
+from tests.export.engines import build, engine_of
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """A cache of this test's own."""
+    monkeypatch.setattr(engine_cache, "user_cache", lambda: tmp_path / "cache")
+    return tmp_path / "cache" / "engines"
+
+
+def never():
+    raise AssertionError("built again")
+
+
+def test_an_engine_is_built_once():
+    first = engine_cache.cached("name", lambda: engine_of(b"plan"))
+    second = engine_cache.cached("name", never)
+    assert first.plan == second.plan == b"plan"
+    assert first.description.to_json() == second.description.to_json()
+
+
+def test_another_name_is_another_engine():
+    engine_cache.cached("name", lambda: engine_of(b"plan"))
+    assert engine_cache.cached("other", lambda: engine_of(b"other")).plan == b"other"
+    assert engine_cache.cached("name", never).plan == b"plan"
+
+
+@pytest.mark.parametrize("suffix", [".engine", ".engine.json"])
+def test_a_damaged_entry_is_built_again(cache, suffix):
+    engine_cache.cached("name", lambda: engine_of(b"plan"))
+    (cache / f"name{suffix}").write_bytes(b"damaged")
+    assert engine_cache.cached("name", lambda: engine_of(b"new")).plan == b"new"
+    assert engine_cache.cached("name", never).plan == b"new"
+
+
+def test_a_build_that_fails_leaves_nothing_and_the_next_one_builds(cache):
+    def fail():
+        raise BackendError("no")
+
+    with pytest.raises(BackendError, match="no"):
+        engine_cache.cached("name", fail)
+    assert not list(cache.glob("*.engine*"))
+    assert engine_cache.cached("name", lambda: engine_of(b"plan"), never).plan == b"plan"
+
+
+def test_who_comes_second_waits_and_takes_the_firsts_engine():
+    building, waiting = threading.Event(), threading.Event()
+
+    def build():
+        building.set()
+        assert waiting.wait(30)
+        return engine_of(b"first")
+
+    first = threading.Thread(target=lambda: engine_cache.cached("name", build))
+    first.start()
+    assert building.wait(30)
+    found = engine_cache.cached("name", never, on_wait=waiting.set)  # the first ends only when this one waits
+    first.join()
+    assert found.plan == b"first"
+
+
+def test_who_waits_for_one_that_fails_builds():
+    building, waiting = threading.Event(), threading.Event()
+
+    def fail():
+        building.set()
+        assert waiting.wait(30)
+        raise BackendError("no")
+
+    def first():
+        with pytest.raises(BackendError, match="no"):
+            engine_cache.cached("name", fail)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert building.wait(30)
+    assert engine_cache.cached("name", lambda: engine_of(b"second"), on_wait=waiting.set).plan == b"second"
+    thread.join()
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from alexnet_infer.artifact import load_manifest
+from alexnet_infer.export.engine import EngineOptions
+from alexnet_infer.export.engine_build import build_engine
+from alexnet_infer.export.info import ExportInfo, Member
+
+phases = set()
+info = ExportInfo(members=(Member(name="net", sha256="1" * 64),))
+built = build_engine(
+    Path("net.onnx").read_bytes(),
+    load_manifest(Path("net.safetensors")),
+    info,
+    EngineOptions(flavor="rtx", capabilities=("8.6",)),
+    on_progress=lambda phase, done, total: phases.add(phase),
+)
+print(built.description.sha256, "Building engine" in phases)
+"""
+
+
+def test_two_processes_at_once_build_one_engine(tmp_path, monkeypatch):
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
+    from alexnet_infer.export.onnx_graph import build_onnx
+    from tests.nets import random_artifact
+
+    artifact = random_artifact()
+    artifact.save(tmp_path / "net.safetensors")
+    (tmp_path / "net.onnx").write_bytes(build_onnx(artifact).SerializeToString())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    processes = [
+        subprocess.Popen([sys.executable, "-c", BUILD], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    results = [process.communicate(timeout=120)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    (one, one_built), (two, two_built) = results
+    assert one == two  # two builds of one net differ, as the next test says
+    assert {one_built, two_built} == {"True", "False"}
+
+
+def test_two_builds_of_one_net_differ(tmp_path, monkeypatch):
+    """So that the test above could not pass with two builds."""
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
+    one = build()
+    monkeypatch.setattr(engine_cache, "user_cache", lambda: tmp_path / "another")
+    assert build().description.sha256 != one.description.sha256
+
+
+def test_an_engine_is_ours_when_this_cache_built_it_wherever_it_lies_now(tmp_path):
+    built = engine_cache.cached("name", lambda: engine_of(b"ours"))
+    save_engine(tmp_path / "elsewhere.engine", built)
+    assert engine_cache.is_ours(built.description.sha256)
+    assert not engine_cache.is_ours(engine_of(b"theirs").description.sha256)
+
+
+def test_nothing_is_ours_before_anything_was_built():
+    assert not engine_cache.is_ours("0" * 64)
+
+
+def test_a_damaged_record_vouches_for_nothing(cache):
+    built = engine_cache.cached("name", lambda: engine_of(b"ours"))
+    record = cache / "name.engine.json"
+    data = json.loads(record.read_text())
+    del data["manifest"]
+    record.write_text(json.dumps(data))
+    assert not engine_cache.is_ours(built.description.sha256)
+
+
+def test_a_cache_that_cannot_be_written_is_one_line_with_what_to_do(cache):
+    cache.parent.write_text("a file where the folder should be")
+    with pytest.raises(BackendError, match="set XDG_CACHE_HOME") as raised:
+        engine_cache.cached("name", lambda: engine_of(b"plan"))
+    assert "\n" not in str(raised.value)
+
+
+def test_timings_are_kept_and_nothing_is_known_at_first(cache):
+    assert engine_cache.read_timings("gpu") == b""
+    engine_cache.write_timings("gpu", b"lost")  # no folder yet: not an error
+    cache.mkdir(parents=True)
+    engine_cache.write_timings("gpu", b"kept")
+    assert engine_cache.read_timings("gpu") == b"kept"
+
+
+def test_the_key_follows_the_facts_and_not_their_order():
+    assert engine_cache.key({"a": 1, "b": 2}) == engine_cache.key({"b": 2, "a": 1})
+    assert engine_cache.key({"a": 1, "b": 2}) != engine_cache.key({"a": 1, "b": 3})

@@ -1,0 +1,320 @@
+"""Model repositories for Triton: the config by Triton's own definition, versions whole or not at all."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from alexnet_infer.artifact import ClassName, Manifest
+from alexnet_infer.errors import UsageError
+from alexnet_infer.export import triton
+from alexnet_infer.export.info import Batch, ExportInfo, Member
+from alexnet_infer.export.triton import ServedModel, config, readme, versions, write_repository
+from tests.nets import random_artifact
+
+MANIFEST = random_artifact().manifest
+SIZE, PATCH, CLASSES = MANIFEST.preprocessing.size, MANIFEST.preprocessing.patch, len(MANIFEST.classes)
+MEMBERS = (Member(name="net", sha256="0" * 64),)
+
+
+def served(path: Path, *, tensorrt: str | None = None, manifest: Manifest = MANIFEST, **info: object) -> ServedModel:
+    """A file with some content; the repository is not to look into it."""
+    if not path.exists():
+        path.write_bytes(b"the model of " + path.name.encode())
+    return ServedModel(path=path, manifest=manifest, info=ExportInfo(members=MEMBERS, **info), tensorrt=tensorrt)
+
+
+@pytest.fixture
+def onnx(tmp_path: Path) -> ServedModel:
+    return served(tmp_path / "net.onnx", views="ten", batch=Batch(min=1, opt=8, max=64))
+
+
+@pytest.fixture(scope="module")
+def model_config():
+    """Triton's own definition of a config. The package's module for it is loaded alone: the rest wants gRPC."""
+    found = importlib.util.find_spec("tritonclient")
+    if found is None:
+        pytest.skip("needs Triton's definition of a config: pip install tritonclient")
+    path = Path(found.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
+    spec = importlib.util.spec_from_file_location("model_config_pb2", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_config_of_an_onnx_file_is_one_by_tritons_definition(model_config, onnx):
+    from google.protobuf import text_format
+
+    found = text_format.Parse(config(onnx, "net", 500), model_config.ModelConfig())
+    assert (found.name, found.backend, found.max_batch_size) == ("net", "onnxruntime", 64)
+    (source,), (target,) = found.input, found.output
+    assert (source.name, source.data_type) == ("images", model_config.TYPE_UINT8)
+    assert list(source.dims) == [SIZE, SIZE, 3]
+    assert (target.name, target.data_type) == ("probabilities", model_config.TYPE_FP32)
+    assert (list(target.dims), target.label_filename) == ([CLASSES], "labels.txt")
+    assert list(found.dynamic_batching.preferred_batch_size) == [8]
+    assert found.dynamic_batching.max_queue_delay_microseconds == 500
+    assert [group.kind for group in found.instance_group] == [model_config.ModelInstanceGroup.KIND_AUTO]
+    assert found.version_policy.latest.num_versions == 1
+
+
+def test_the_config_of_an_engine_is_one_by_tritons_definition(model_config, tmp_path):
+    from google.protobuf import text_format
+
+    engine = served(tmp_path / "net.engine", tensorrt="11.4.0", lrn="plugin")
+    found = text_format.Parse(config(engine, "net"), model_config.ModelConfig())
+    assert found.backend == "tensorrt"
+    (source,) = found.input
+    assert (source.name, source.data_type) == ("patches", model_config.TYPE_FP32)
+    assert list(source.dims) == [3, PATCH, PATCH]
+    assert [group.kind for group in found.instance_group] == [model_config.ModelInstanceGroup.KIND_GPU]
+
+
+def test_a_fixed_batch_stands_in_the_dimensions_and_is_not_batched(model_config, tmp_path):
+    from google.protobuf import text_format
+
+    model = served(tmp_path / "net.onnx", views="center", batch=Batch(min=4, opt=4, max=4))
+    found = text_format.Parse(config(model, "net"), model_config.ModelConfig())
+    assert found.max_batch_size == 0  # Triton's: dimensions are then the whole tensor's
+    assert list(found.input[0].dims) == [4, SIZE, SIZE, 3]
+    assert list(found.output[0].dims) == [4, CLASSES]
+    assert not found.HasField("dynamic_batching")
+
+
+def test_a_repository_has_config_labels_and_the_first_version(onnx, tmp_path):
+    version = write_repository(tmp_path / "models", onnx)
+    place = tmp_path / "models" / "random-alexnet-64"
+    assert version == place / "1"
+    assert (version / "model.onnx").read_bytes() == onnx.path.read_bytes()
+    assert {path.name for path in place.iterdir()} == {"1", "config.pbtxt", "labels.txt", "README.md"}
+    assert 'name: "random-alexnet-64"' in (place / "config.pbtxt").read_text()  # Triton wants the folder's
+    assert (place / "labels.txt").read_text().splitlines() == [one.name for one in MANIFEST.classes]
+
+
+def test_weights_beside_the_file_come_along_under_their_names(onnx, tmp_path):
+    weights = tmp_path / "net-0123456789ab.data"
+    weights.write_bytes(b"weights")
+    version = write_repository(tmp_path / "models", replace(onnx, weights=(weights,)))
+    assert (version / weights.name).read_bytes() == b"weights"
+
+
+def test_an_engine_is_called_as_triton_expects(tmp_path):
+    version = write_repository(tmp_path / "models", served(tmp_path / "net.engine", tensorrt="11.4.0"))
+    assert [path.name for path in version.iterdir()] == ["model.plan"]
+
+
+def test_the_next_export_is_the_next_version_and_changes_nothing_else(onnx, tmp_path):
+    first = write_repository(tmp_path / "models", onnx)
+    edited = (first.parent / "config.pbtxt").read_text().replace("delay_microseconds: 1000", "delay_microseconds: 7")
+    assert "microseconds: 7" in edited
+    (first.parent / "config.pbtxt").write_text(edited)
+    newer = served(tmp_path / "newer.onnx", views="ten")
+    assert write_repository(tmp_path / "models", newer) == first.parent / "2"
+    assert (first / "model.onnx").read_bytes() == onnx.path.read_bytes()
+    assert (first.parent / "2" / "model.onnx").read_bytes() == newer.path.read_bytes()
+    assert (first.parent / "config.pbtxt").read_text() == edited
+
+
+def test_a_version_after_a_gap_is_the_highest(onnx, tmp_path):
+    first = write_repository(tmp_path / "models", onnx)
+    first.rename(first.parent / "9")
+    (first.parent / "old").mkdir()
+    assert write_repository(tmp_path / "models", onnx) == first.parent / "10"
+    assert versions(first.parent) == [9, 10]
+
+
+def test_a_copy_that_fails_leaves_no_version(onnx, tmp_path, monkeypatch):
+    first = write_repository(tmp_path / "models", onnx)
+    before = sorted(first.parent.iterdir())
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(triton.shutil, "copyfileobj", full)
+    with pytest.raises(UsageError, match="No space left on device"):
+        write_repository(tmp_path / "models", onnx)
+    assert sorted(first.parent.iterdir()) == before
+
+
+def test_while_a_version_is_written_triton_sees_no_number(onnx, tmp_path, monkeypatch):
+    seen = []
+    real = triton.shutil.copyfileobj
+
+    def watched(read, write, length) -> None:
+        place = Path(write.name).parents[1]
+        seen.append([path.name for path in place.iterdir() if re.match(r"[\s+-]*\d", path.name)])  # std::stoll's idea
+        real(read, write, length)
+
+    monkeypatch.setattr(triton.shutil, "copyfileobj", watched)
+    write_repository(tmp_path / "models", onnx)
+    assert seen == [[]]
+
+
+def test_a_number_that_somebody_else_took_meanwhile_is_left_to_them(onnx, tmp_path, monkeypatch):
+    first = write_repository(tmp_path / "models", onnx)
+    theirs = first.parent / "2" / "model.onnx"
+    real = Path.rename
+
+    def slower(self: Path, target: Path) -> Path:
+        if target.name == "2" and not target.exists():
+            target.mkdir()
+            theirs.write_bytes(b"theirs")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", slower)
+    assert write_repository(tmp_path / "models", onnx) == first.parent / "3"
+    assert theirs.read_bytes() == b"theirs"
+
+
+OTHER_NAMES = replace(MANIFEST, classes=(*MANIFEST.classes[:-1], replace(MANIFEST.classes[-1], name="something else")))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"views": "none"}, "input="),
+        ({"batch": Batch(min=1, opt=8, max=32)}, "batch="),
+        ({"batch": Batch(min=64, opt=64, max=64)}, "fixed="),
+        ({"tensorrt": "11.4.0"}, "backend="),
+        ({"manifest": OTHER_NAMES}, "other class names"),
+    ],
+)
+def test_a_model_that_contradicts_the_one_there_is_refused(onnx, tmp_path, change, words):
+    first = write_repository(tmp_path / "models", onnx)
+    other = served(tmp_path / "other.onnx", **{"views": "ten", **change})
+    with pytest.raises(UsageError, match=words) as refused:
+        write_repository(tmp_path / "models", other)
+    assert "\n" not in str(refused.value)
+    assert versions(first.parent) == [1]
+
+
+def test_a_model_of_somebody_else_is_refused(onnx, tmp_path):
+    place = tmp_path / "models" / "net"
+    (place / "1").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"has versions but no config\.pbtxt"):
+        write_repository(tmp_path / "models", onnx, name="net")
+    for text in ('name: "net"\n', "# alexnet-infer: {", "# alexnet-infer: " + "[" * 100_000, "\xff"):
+        (place / "config.pbtxt").write_text(text, encoding="latin-1")
+        with pytest.raises(UsageError, match="is not of alexnet-infer"):
+            write_repository(tmp_path / "models", onnx, name="net")
+    assert sorted(path.name for path in place.iterdir()) == ["1", "config.pbtxt"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../up", 'a"b', "a b", "a\nb", "é", "x" * 101])
+def test_a_model_name_that_is_no_folders_name_is_refused(onnx, tmp_path, name):
+    with pytest.raises(UsageError, match="model name"):
+        write_repository(tmp_path / "models", onnx, name=name)
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("net", "name"),
+    [
+        ("../../etc", "etc"),
+        ('my "best" net', "my-best-net"),
+        ("日本", "alexnet"),
+        ("a.b_c-1", "a.b_c-1"),
+        ("..", "alexnet"),
+    ],
+)
+def test_a_nets_name_becomes_a_safe_folder_name(onnx, tmp_path, net, name):
+    model = replace(onnx, manifest=replace(MANIFEST, name=net))
+    assert write_repository(tmp_path / "models", model) == tmp_path / "models" / name / "1"
+
+
+def test_an_engine_that_takes_no_single_image_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"--batch 2,8,64: .* expected 1,8,64"):
+        served(tmp_path / "net.engine", tensorrt="11.4.0", batch=Batch(min=2, opt=8, max=64))
+
+
+@pytest.mark.parametrize("delay", [-1, 10_000_001])
+def test_a_queue_delay_out_of_range_is_refused(onnx, tmp_path, delay):
+    with pytest.raises(UsageError, match="queue delay"):
+        write_repository(tmp_path / "models", onnx, queue_delay=delay)
+
+
+def test_a_folder_that_cant_be_written_is_one_line(onnx, tmp_path):
+    (tmp_path / "models").write_text("a file")
+    with pytest.raises(UsageError, match=r"can't be written \(") as refused:
+        write_repository(tmp_path / "models", onnx)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("views", ["ten", "none"])
+@pytest.mark.parametrize("batch", [Batch(), Batch(min=4, opt=4, max=4)])
+def test_the_readmes_example_asks_for_what_the_config_says(tmp_path, monkeypatch, views, batch):
+    """The example is run, with a server that only looks at the request."""
+    import sys
+    from types import ModuleType
+
+    from PIL import Image
+
+    model = served(tmp_path / "net.onnx", views=views, batch=batch)
+    version = write_repository(tmp_path / "models", model, name="net")
+    text = (version.parent / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    asked = {}
+
+    class InferInput:
+        def __init__(self, name: str, shape: list[int], kind: str) -> None:
+            asked.update(name=name, shape=shape, kind=kind)
+
+        def set_data_from_numpy(self, values) -> None:
+            asked["dtype"] = str(values.dtype)
+            assert list(values.shape) == asked["shape"]
+
+    class InferenceServerClient:
+        def __init__(self, address: str) -> None:
+            pass
+
+        def infer(self, name: str, inputs: list) -> InferenceServerClient:
+            asked["model"] = name
+            return self
+
+        def as_numpy(self, name: str):
+            import numpy as np
+
+            assert name == "probabilities"
+            return np.full((asked["shape"][0], CLASSES), 1 / CLASSES, np.float32)
+
+    package, client = ModuleType("tritonclient"), ModuleType("tritonclient.http")
+    client.InferInput, client.InferenceServerClient = InferInput, InferenceServerClient
+    package.http = client
+    monkeypatch.setitem(sys.modules, "tritonclient", package)
+    monkeypatch.setitem(sys.modules, "tritonclient.http", client)
+    monkeypatch.chdir(version.parent)
+    random_artifact().save(Path("net.safetensors"))
+    Image.new("RGB", (90, 80), "red").save("photo.jpg")
+    if views == "none":
+        pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+    exec(compile(program, "README.md", "exec"), {})
+    dims = [SIZE, SIZE, 3] if views == "ten" else [3, PATCH, PATCH]
+    some = 4 if batch.fixed else 1 if views == "ten" else 10
+    kind = ("UINT8", "uint8") if views == "ten" else ("FP32", "float32")
+    assert asked == {
+        "name": "images" if views == "ten" else "patches",
+        "shape": [some, *dims],
+        "kind": kind[0],
+        "dtype": kind[1],
+        "model": "net",
+    }
+
+
+def test_an_engines_readme_says_which_tensorrt_runs_it(tmp_path):
+    text = readme(served(tmp_path / "net.engine", tensorrt="11.4.0", lrn="plugin"), "net")
+    assert "TensorRT 11.4.0" in text
+    assert "--gpus all" in text
+    assert "The LRN plugin's code is in the engine" in text
+    assert "plugin" not in readme(served(tmp_path / "net.engine", tensorrt="11.4.0"), "net")
+
+
+def test_class_names_of_any_script_are_a_line_each(tmp_path):
+    classes = tuple(ClassName(wnid=one.wnid, name=f'"{i}" \\ 猫, it\'s') for i, one in enumerate(MANIFEST.classes))
+    model = served(tmp_path / "net.onnx", manifest=replace(MANIFEST, classes=classes))
+    version = write_repository(tmp_path / "models", model)
+    lines = (version.parent / "labels.txt").read_bytes().decode("utf-8").split("\n")
+    assert lines == [*(one.name for one in classes), ""]

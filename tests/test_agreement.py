@@ -1,0 +1,283 @@
+"""Two nets on the same images: figures by hand, real files of one net, and what can't be compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_infer import agreement
+from alexnet_infer.agreement import TOLERANCES, Ensemble, check_tolerance, compare, default_tolerance
+from alexnet_infer.artifact import load_artifact
+from alexnet_infer.backends.reference import ReferenceBackend
+from alexnet_infer.datasets import open_images
+from alexnet_infer.decode import read_square
+from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
+from alexnet_infer.photos import Photo, expand
+from alexnet_infer.predict import Net
+from tests.datasets.mini import WNIDS
+from tests.evaluation.toys import OTHER_WNIDS, save_net, write_greys, write_set
+
+CLASSES = len(WNIDS)
+
+LABELS = [0, 1, 2, 3, 4, 5]
+
+OURS = np.full((6, CLASSES), 0.1)
+OURS[np.arange(6), LABELS] = 0.5  # right everywhere
+OURS[4, [4, 5]] = 0.304, 0.296  # a near tie
+
+
+def theirs() -> np.ndarray:
+    """Unlike OURS: image 0's probabilities move by 0.05 at most; 2 is taken for 0, 4 for 5, and 5 for 1, whose label
+    then is not among the five best."""
+    table = OURS.copy()
+    table[0, [0, 1]] += -0.05, 0.05
+    table[2, [0, 2]] = table[2, [2, 0]]
+    table[4, [4, 5]] = table[4, [5, 4]]
+    table[5] = 0.02
+    table[5, [1, 5]] = 0.91, 0.01
+    return table
+
+
+class Table:
+    """A backend that takes whole squares and looks the probabilities up by the grey level, from 1 on."""
+
+    takes_squares = True
+
+    def __init__(self, rows: np.ndarray, description: str = "a table") -> None:
+        self.rows, self.description = np.asarray(rows, np.float32), description
+        self.seen: list[int] = []
+
+    def infer(self, inputs: np.ndarray) -> np.ndarray:
+        levels = inputs[:, 0, 0, 0].astype(int)
+        self.seen += levels.tolist()
+        return self.rows[levels - 1]
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    return load_artifact(save_net(tmp_path_factory.mktemp("net") / "net.safetensors"))
+
+
+@pytest.fixture
+def tabled(artifact):
+    def tabled(rows: np.ndarray, description: str = "a table") -> Net:
+        return Net(artifact.manifest, Table(rows, description))
+
+    return tabled
+
+
+@pytest.fixture
+def greys(tmp_path: Path) -> Path:
+    return write_greys(tmp_path / "greys", LABELS)
+
+
+def photos(folder: Path, count: int, side: tuple[int, int] = (9, 9)) -> list[Photo]:
+    for level in range(1, count + 1):
+        Image.new("RGB", side, (level,) * 3).save(folder / f"{level:03}.png")
+    return list(expand([str(folder)]))
+
+
+def test_figures_of_labelled_images_are_those_worked_out_by_hand(tabled, greys):
+    found = compare(tabled(OURS), tabled(theirs(), "another table"), open_images(greys))
+    assert (found.images, found.compared, found.classes, found.views) == (6, 6, CLASSES, "ten")
+    assert (found.reference.backend, found.candidate.backend) == ("a table", "another table")
+    assert found.largest == pytest.approx(0.91 - 0.1)
+    assert found.largest_image == "006.png"
+    differences = [0.05, 0.05, 0.4, 0.4, 0.008, 0.008, 0.81, 0.49, *[0.08] * 4]
+    assert found.mean == pytest.approx(sum(differences) / (6 * CLASSES))
+    assert (found.flips, found.near_ties) == (3, 1)
+    top1, top5 = found.top1, found.top5
+    assert (top1.reference.wrong, top1.candidate.wrong) == (0, 3)
+    assert (top1.reference_only_wrong, top1.candidate_only_wrong) == (0, 3)
+    assert top1.difference == pytest.approx(3 / 6)
+    assert top1.low < 3 / 6 < top1.high
+    assert top1.p == pytest.approx(2 / 2**3)  # three coins, all heads or all tails
+    assert (top5.reference.wrong, top5.candidate.wrong, top5.difference) == (0, 1, pytest.approx(1 / 6))
+
+
+def test_the_sign_says_whether_the_candidate_is_worse(tabled, greys):
+    found = compare(tabled(theirs()), tabled(OURS), open_images(greys))
+    assert found.top1.difference == pytest.approx(-3 / 6)
+    assert (found.top1.reference_only_wrong, found.top1.candidate_only_wrong) == (3, 0)
+
+
+def test_without_labels_there_are_no_errors(tabled, tmp_path):
+    found = compare(tabled(OURS), tabled(theirs()), photos(tmp_path, 6))
+    assert found.top1 is found.top5 is None
+    assert found.largest == pytest.approx(0.91 - 0.1)
+
+
+def test_a_photo_counts_whole_and_in_quarters(tabled, tmp_path):
+    pixels = np.ones((41, 60, 3), np.uint8)
+    pixels[:20, 30:], pixels[21:, :30], pixels[21:, 30:] = 2, 3, 4
+    Image.fromarray(pixels).save(tmp_path / "four.png")
+    net = tabled(OURS)
+    rows = OURS.copy()
+    rows[3, [3, 5]] = 0.1, 0.5
+    found = compare(net, tabled(rows), expand([str(tmp_path / "four.png")]))
+    assert found.images == 5
+    assert net.backend.seen == [1, 1, 2, 3, 4]  # the whole, and each quarter, by its upper left pixel
+    assert found.largest_image == f"{tmp_path}/four.png, lower right"
+
+
+def test_a_photo_of_one_pixel_has_no_quarters(tabled, tmp_path):
+    assert compare(tabled(OURS), tabled(OURS), photos(tmp_path, 1, (1, 5))).images == 1
+
+
+def test_photos_are_turned_as_their_exif_says_and_labelled_images_are_not(tabled, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    pixels = np.full((40, 40, 3), 1, np.uint8)
+    pixels[20:] = 2
+    folder = write_greys(tmp_path / "greys", LABELS)
+    Image.fromarray(pixels).save(folder / "001.png", exif=exif)
+    net = tabled(OURS)
+    compare(net, tabled(OURS), open_images(folder))
+    assert net.backend.seen[0] == 1
+    net = tabled(OURS)
+    compare(net, tabled(OURS), expand([str(folder / "001.png")]))
+    assert net.backend.seen[0] == 2
+
+
+def test_unreadable_images_are_listed_and_count_as_wrong_for_both(tabled, greys):
+    (greys / "002.png").write_bytes(b"not an image")
+    found = compare(tabled(OURS), tabled(OURS), open_images(greys))
+    assert (found.images, found.compared, found.flips) == (6, 5, 0)
+    ((image, reason),) = [(one.image, one.reason) for one in found.unreadable]
+    assert image == "002.png"
+    assert reason.startswith("not an image")
+    assert (found.top1.reference.wrong, found.top1.candidate.wrong) == (1, 1)
+    assert found.top1.difference == 0
+    assert found.largest == 0  # the same file, and the zeros that stand for the image are not compared
+
+
+def test_where_nothing_can_be_read_nothing_agrees(tabled, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"not an image")
+    for given in ([str(tmp_path)], ["-"], [str(tmp_path / "absent.jpg")]):
+        with pytest.raises(UnreadableInputError, match="none of 1 images can be read, the first is") as refused:
+            compare(tabled(OURS), tabled(OURS), expand(given))
+        assert "\n" not in str(refused.value)
+    with pytest.raises(UnreadableInputError, match="none of 0 images"):
+        compare(tabled(OURS), tabled(OURS), [])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.5])
+def test_what_is_no_probability_never_agrees(tabled, greys, value):
+    broken = OURS.copy()
+    broken[3, 2] = value
+    for nets, role in (((broken, OURS), "reference"), ((OURS, broken), "candidate"), ((broken, broken), "reference")):
+        with pytest.raises(ModelFileError, match=rf"^004\.png: what the {role} \(a table\) gives are no probabilities"):
+            compare(*map(tabled, nets), open_images(greys))
+
+
+def test_a_sample_has_every_class_and_is_the_same_each_time(tabled, tmp_path):
+    root = write_greys(tmp_path / "many", LABELS * 3)
+    rows = np.concatenate([OURS] * 3)
+    seen = []
+    for _ in range(2):
+        net = tabled(rows)
+        assert compare(net, tabled(rows), open_images(root), limit=6).images == 6
+        seen.append(net.backend.seen)
+    assert seen[0] == seen[1]
+    assert sorted((level - 1) % 6 for level in seen[0]) == LABELS
+
+
+@pytest.mark.parametrize("limit", [0, -1, 7])
+def test_a_sample_larger_than_the_set_or_empty_is_refused(tabled, greys, limit):
+    with pytest.raises(UsageError, match=f"--limit {limit}: expected 1 to 6"):
+        compare(tabled(OURS), tabled(OURS), open_images(greys), limit=limit)
+
+
+def test_a_sample_of_photos_is_refused(tabled, tmp_path):
+    with pytest.raises(UsageError, match="--limit 1: takes a sample of a labelled set"):
+        compare(tabled(OURS), tabled(OURS), photos(tmp_path, 2), limit=1)
+
+
+def test_figures_do_not_depend_on_how_many_images_go_at_once(tabled, greys, monkeypatch):
+    together = compare(tabled(OURS), tabled(theirs()), open_images(greys))
+    monkeypatch.setattr(agreement, "PHOTOS_PER_CALL", 1)
+    apart = compare(tabled(OURS), tabled(theirs()), open_images(greys))
+    assert apart == replace(together, mean=apart.mean)
+    assert apart.mean == pytest.approx(together.mean, rel=1e-12)
+
+
+def test_no_more_images_go_through_a_net_at_once_than_it_is_given_in_classify(tabled, tmp_path):
+    net, done = tabled(np.concatenate([OURS] * 4)), []
+    real, calls = net.backend.infer, []
+    net.backend.infer = lambda inputs: calls.append(len(inputs)) or real(inputs)
+    found = compare(net, tabled(np.concatenate([OURS] * 4)), photos(tmp_path, 20), on_images=done.append)
+    assert found.images == sum(done) == sum(calls) == 100
+    assert max(calls) <= agreement.PHOTOS_PER_CALL
+
+
+def test_nets_with_other_classes_are_refused_naming_the_first(tabled, artifact, tmp_path, greys):
+    other = load_artifact(save_net(tmp_path / "other.safetensors", wnids=OTHER_WNIDS))
+    with pytest.raises(UsageError, match="output 5 is 'n04522168' in one and 'n09999999' in the other"):
+        compare(tabled(OURS), Net(other.manifest, Table(OURS)), open_images(greys))
+    fewer = load_artifact(save_net(tmp_path / "fewer.safetensors", wnids=WNIDS[:-1]))
+    with pytest.raises(UsageError, match=r"other classes \(6 and 5\)"):
+        compare(tabled(OURS), Net(fewer.manifest, Table(OURS[:, :5])), open_images(greys))
+
+
+def test_nets_with_other_views_are_refused_with_the_fix(tabled, artifact, greys):
+    with pytest.raises(UsageError, match="views=ten, the other views=center: expected the same; export again"):
+        compare(tabled(OURS), Net(artifact.manifest, Table(OURS), "center"), open_images(greys))
+
+
+def test_each_net_gets_the_square_that_its_own_preprocessing_makes(artifact, tmp_path):
+    """The oracle: each net on the square that `read_square` makes for it."""
+    root = write_set(tmp_path / "set", 6)
+    other = load_artifact(save_net(tmp_path / "other.safetensors", resample="nearest"))
+    nets = [Net(one.manifest, ReferenceBackend(one), "center") for one in (artifact, other)]
+    found = compare(*nets, open_images(root))
+    largest, flips = 0.0, 0
+    for example in open_images(root):
+        p, q = (
+            net.probabilities([read_square(example.data, name="", size=64, resample=resample)])[0]
+            for net, resample in zip(nets, ("bicubic", "nearest"), strict=True)
+        )
+        largest = max(largest, np.abs(p - q).max())
+        flips += int(p.argmax() != q.argmax())
+    assert found.largest == pytest.approx(largest, abs=1e-12)
+    assert largest > 1e-3  # the filters make a difference
+    assert found.flips == flips
+
+
+def test_a_net_agrees_with_itself_exactly_and_not_with_another(artifact, tmp_path):
+    images = photos(tmp_path, 2, (40, 30))
+    net = Net(artifact.manifest, ReferenceBackend(artifact), "center")
+    same = compare(net, net, images)
+    assert (same.largest, same.mean, same.flips) == (0, 0, 0)
+    assert same.within(0)
+    stranger = load_artifact(save_net(tmp_path / "other.safetensors", seed=1))
+    other = compare(net, Net(stranger.manifest, ReferenceBackend(stranger), "center"), images)
+    assert not other.within(TOLERANCES["int8"] / 10)
+
+
+def test_an_ensemble_is_the_mean_of_its_nets(tabled, greys):
+    mean = (OURS + theirs()) / 2
+    found = compare(Ensemble([tabled(OURS), tabled(theirs())]), tabled(mean), open_images(greys))
+    assert found.within(1e-7)
+    assert not compare(tabled(OURS), tabled(mean), open_images(greys)).within(0.1)
+
+
+@pytest.mark.parametrize(
+    ("descriptions", "tolerance"),
+    [
+        (["ONNX Runtime 1.32.0, CPUExecutionProvider"] * 2, TOLERANCES["fp32"]),
+        (["ONNX Runtime 1.32.0, CPUExecutionProvider", "TensorRT 11.4, NVIDIA L4, fp16"], TOLERANCES["fp16"]),
+        (["ONNX Runtime 1.32.0, CPUExecutionProvider, int8", "TensorRT 11.4, L4, fp16"], TOLERANCES["int8"]),
+    ],
+)
+def test_the_tolerance_is_that_of_the_coarser_precision(tabled, descriptions, tolerance):
+    assert default_tolerance(*(tabled(OURS, one) for one in descriptions)) == tolerance
+
+
+@pytest.mark.parametrize("value", [-1e-9, 1.1, float("nan"), float("inf")])
+def test_a_tolerance_that_is_no_difference_of_probabilities_is_refused(value):
+    with pytest.raises(UsageError, match=r"--tolerance .*: expected a difference of probabilities"):
+        check_tolerance(value)
