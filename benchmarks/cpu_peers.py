@@ -22,7 +22,7 @@ from lrn_form import random_net, session
 
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
-from alexnet_infer.benchmark.floor import measure_machine
+from alexnet_infer.benchmark.floor import Machine, probes
 from alexnet_infer.benchmark.timing import interleave
 from alexnet_infer.export.onnx_file import read_model
 from alexnet_infer.export.onnx_graph import INPUT, build_onnx
@@ -95,8 +95,9 @@ def measure(found: dict[str, Infer], artifact: Artifact, patches: int, seconds: 
     shape = (patches, 3, architecture.patch, architecture.patch)
     x = np.random.default_rng(2).normal(0, 70, shape).astype(np.float32)
     expected = found[REFERENCE](x)
-    timings = interleave([lambda infer=infer: infer(x) for infer in found.values()], seconds=seconds, rounds=10)
-    machine = measure_machine()
+    runs = [lambda infer=infer: infer(x) for infer in found.values()]
+    *timings, product, reading = interleave([*runs, *probes()], seconds=seconds, rounds=10)
+    machine = Machine.of(product, reading)
     limit = machine.floor(patches * architecture.multiply_adds, 4 * architecture.parameters)
     reference = timings[list(found).index(REFERENCE)].p50
     rows = [

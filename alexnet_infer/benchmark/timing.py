@@ -64,13 +64,19 @@ def interleave(
     for _ in range(rounds):
         for run, found in zip(runs, times, strict=True):
             run()
-            begin = now = clock()
-            while now == begin or now - begin < seconds / rounds:
-                run()
-                before, now = now, clock()
-                found.append(now - before)
+            found += _turn(run, seconds / rounds, clock)
             on_turn()
     return [Timing(seconds=tuple(found)) for found in times]
+
+
+def _turn(run: Run, seconds: float, clock: Callable[[], float]) -> list[float]:
+    """The times of as many calls as begin within `seconds`, and of one at least."""
+    times: list[float] = []
+    while sum(times) < seconds or not times:
+        begin = clock()
+        run()
+        times.append(clock() - begin)
+    return times
 
 
 def measure(

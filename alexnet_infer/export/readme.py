@@ -47,6 +47,11 @@ def readme(manifest: Manifest, info: ExportInfo, onnx: Path | None, engine: Path
             "those that you have built."
         )
     path = (onnx or engine).name
+    if info.lrn == "plugin" and onnx is not None:
+        parts.append(
+            f"TensorRT must know the plugin before it parses `{onnx.name}` (`alexnet-infer export --trt --lrn plugin` sees "
+            "to it): without, it takes the node for ONNX's LRN, divides alpha by the size, and says nothing."
+        )
     parts += [
         "## Checking it",
         f"```bash\nalexnet-infer classify photo.jpg --model {path}\n"
