@@ -24,8 +24,8 @@ embedded one not at all, and takes 40 ms, a sixth of the time that the first pho
 class OnnxRuntimeBackend:
     """A net of our own model file, or an exported ONNX file, in an ONNX Runtime session.
 
-    "auto" takes a CUDA GPU where one works and the CPU otherwise; a device asked for by name is used or refused. Nothing
-    in float32 is rounded to TF32. On a CPU a float16 file is rounded as its operations say (see half.py), which takes
+    "auto" takes a CUDA GPU where one works and the CPU otherwise; a device asked for by name is used or refused. A GPU
+    doesn't round float32 to TF32. On a CPU a float16 file is rounded as its operations say (see half.py), which takes
     longer than float32. Raises BackendError when ONNX Runtime or the device is missing, ModelFileError when ONNX
     Runtime can't run the file.
     """

@@ -75,7 +75,7 @@ def build_engine(
 
 def _check_model(model: bytes, options: EngineOptions) -> int:
     """How many nodes want our plugin. Other nodes that aren't ONNX's own are refused before TensorRT's parser sees
-    them: it looks at a node's type alone, and takes `alexnet_infer::LRN` for ONNX's LRN, with other constants."""
+    them: it looks at a node's type alone, and would take an LRN of any domain for ONNX's."""
     import onnx
     from google.protobuf.message import DecodeError
 

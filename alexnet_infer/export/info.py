@@ -24,8 +24,8 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 LRNForm = Literal["op", "conv", "plugin"]
 """How LRN is written. "op": ONNX's `LRN` node. "conv": a 1x1 convolution and square roots, which makes the whole net
-almost twice as fast in ONNX Runtime on a CPU (benchmarks/lrn_form.py). "plugin": a node `alexnet_infer::LRN`, which
-TensorRT runs with our plugin, and others by the definition that comes along in the file.
+almost twice as fast in ONNX Runtime on a CPU (benchmarks/lrn_form.py). "plugin": a node `alexnet_infer::GroupedLRN`,
+which TensorRT runs with our plugin, and others by the definition that comes along in the file.
 
 The same to float32 rounding."""
 

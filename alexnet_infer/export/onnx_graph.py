@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 OPSET = 17
 IR_VERSION = 8
-PLUGIN_DOMAIN = "alexnet_infer"
+PLUGIN_DOMAIN, PLUGIN = "alexnet_infer", "GroupedLRN"
+"""Not called LRN: parsers that don't know the node look at its type alone, and would take it for ONNX's own, which
+divides alpha by the size and knows no groups, without a word."""
 
 INPUT = "patches"
 OUTPUT = "probabilities"
@@ -239,11 +241,11 @@ class _Operation:
         """A node of our own. TensorRT's parser takes it for the plugin of that name and namespace."""
         constants = {"size": o.size, "alpha": o.alpha, "beta": o.beta, "k": o.k, "groups": o.groups}
         plugin = {"plugin_version": "1", "plugin_namespace": PLUGIN_DOMAIN}
-        return self.graph.node("LRN", [x], self.name, domain=PLUGIN_DOMAIN, **constants, **plugin)
+        return self.graph.node(PLUGIN, [x], self.name, domain=PLUGIN_DOMAIN, **constants, **plugin)
 
 
 def lrn_function() -> onnx.FunctionProto:
-    """What `alexnet_infer::LRN` means, in ONNX's own operators, so that every runtime can run a file that has it.
+    """What `alexnet_infer::GroupedLRN` means, in ONNX's own operators, so that every runtime can run a file with it.
 
     ONNX's LRN divides alpha by the size, and no arithmetic is to be had with attributes; so x goes in multiplied by the
     square root of the size, and what comes out is divided by it.
@@ -283,4 +285,4 @@ def lrn_function() -> onnx.FunctionProto:
     ]
     attributes = ["size", "alpha", "beta", "k", "groups", "plugin_version", "plugin_namespace"]
     opsets = [helper.make_opsetid("", OPSET)]
-    return helper.make_function(PLUGIN_DOMAIN, "LRN", ["x"], ["y"], nodes, opsets, attributes)
+    return helper.make_function(PLUGIN_DOMAIN, PLUGIN, ["x"], ["y"], nodes, opsets, attributes)

@@ -12,7 +12,7 @@ from alexnet_infer.preprocess import Preprocessing
 _LRN = {
     "op": "ONNX's LRN node",
     "conv": "a 1x1 convolution of the squares, and square roots",
-    "plugin": "a node alexnet_infer::LRN with its definition in the file; TensorRT runs it with alexnet-infer's plugin",
+    "plugin": "a node alexnet_infer::GroupedLRN, defined in the file; alexnet-infer has a TensorRT plugin for it",
 }
 
 
@@ -47,11 +47,6 @@ def readme(manifest: Manifest, info: ExportInfo, onnx: Path | None, engine: Path
             "those that you have built."
         )
     path = (onnx or engine).name
-    if info.lrn == "plugin" and onnx is not None:
-        parts.append(
-            f"TensorRT must know the plugin before it parses `{onnx.name}` (`alexnet-infer export --trt --lrn plugin` sees "
-            "to it): without, it takes the node for ONNX's LRN, divides alpha by the size, and says nothing."
-        )
     parts += [
         "## Checking it",
         f"```bash\nalexnet-infer classify photo.jpg --model {path}\n"

@@ -224,14 +224,34 @@ def test_plugin_nodes_are_refused_with_the_form_that_works():
         build(info=info_of(lrn="plugin"))
 
 
-def test_a_plugin_node_that_the_parser_takes_for_onnxs_lrn_is_noticed():
-    """It looks at the type alone: this one, without the plugin, has another k and other columns in its eyes."""
+def parsed(model: onnx.ModelProto, plugins: int):
     library = load_library("rtx")
     builder = library.module.Builder(library.logger)
     network = builder.create_network(1 << int(library.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    model = model_of(random_artifact(), info_of(lrn="plugin"))
+    _parse(library, network, model.SerializeToString(), plugins)
+    return network, library.module
+
+
+def test_a_plugin_node_that_the_parser_does_not_take_for_our_plugin_is_noticed():
     with pytest.raises(BackendError, match="took 0 of 2 LRN nodes for our plugin"):
-        _parse(library, network, model.SerializeToString(), 2)
+        parsed(model_of(random_artifact(), info_of(lrn="plugin")), 2)
+
+
+def test_without_the_plugin_a_parser_takes_the_definition_in_the_file_and_never_another_lrn():
+    """What trtexec sees. A node called LRN would become TensorRT's own layer with k = 1 and alpha divided by the size;
+    ours is worked out from its definition, where x comes in times sqrt(5) and alpha is the paper's."""
+    model = model_of(random_artifact(), info_of(lrn="plugin"))
+    network, trt = parsed(model, 0)
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    found = [layer for layer in layers if layer.type == trt.LayerType.LRN]
+    assert len(found) == 2
+    for layer in found:
+        layer.__class__ = trt.ILRNLayer
+        assert (layer.window_size, layer.beta, layer.k) == (5, 0.75, 2)
+        assert layer.alpha == pytest.approx(1e-4)
+    del model.functions[:]
+    with pytest.raises(BackendError, match="Plugin not found"):
+        parsed(model, 0)
 
 
 def changed(change) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_a_file_that_holds_its_weights_is_the_model_that_was_built(tmp_path):
     assert onnx.load(path) == build_model([random_artifact()], INFO)
     file = read_model(path)
     assert (file.info, file.data) == (INFO, ())
-    assert file.manifest.to_json() == random_artifact().manifest.to_json()
+    assert file.manifest.to_json() == replace(random_artifact().manifest, name="a").to_json()
 
 
 def test_weights_too_large_for_the_message_lie_beside_it_and_are_the_same(tmp_path):

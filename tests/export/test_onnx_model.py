@@ -157,7 +157,7 @@ def test_a_fixed_batch_is_a_number_in_the_graph_and_any_other_is_free():
 
 def test_the_plugin_node_has_what_tensorrts_parser_looks_for_and_the_papers_constants():
     model = build_model([random_artifact()], described(lrn="plugin"))
-    nodes = [node for node in model.graph.node if node.op_type == "LRN"]
+    nodes = [node for node in model.graph.node if node.op_type == "GroupedLRN"]
     assert [node.domain for node in nodes] == ["alexnet_infer"] * 2
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in nodes[0].attribute}
     assert attributes.pop("alpha") == pytest.approx(1e-4)

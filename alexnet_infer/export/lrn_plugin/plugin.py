@@ -1,4 +1,4 @@
-"""The plugin `alexnet_infer::LRN`, as `tensorrt.plugin` wants it: described, tuned, and implemented ahead of time.
+"""The plugin `alexnet_infer::GroupedLRN`, as `tensorrt.plugin` wants it: described, tuned, implemented ahead of time.
 
 No `from __future__ import annotations` here: TensorRT reads the annotations below as types, not as text.
 """
@@ -9,7 +9,7 @@ from alexnet_infer.architecture import LRN
 from alexnet_infer.errors import BackendError, one_line
 from alexnet_infer.export.lrn_plugin.kernel import BLOCK, compile_ptx, import_nvrtc
 
-NAMESPACE, NAME = "alexnet_infer", "LRN"
+NAMESPACE, NAME = "alexnet_infer", "GroupedLRN"
 PLUGIN = f"{NAMESPACE}::{NAME}"
 
 TACTICS = (1, 2, 4, 8)

@@ -98,7 +98,7 @@ def check_registration(registry: Registry) -> None:
     register()
     register()
     assert list(registry) == [(NAME, "1", NAMESPACE)]
-    assert PLUGIN == "alexnet_infer::LRN"
+    assert PLUGIN == "alexnet_infer::GroupedLRN"
     definition = _lib.QDP_REGISTRY[PLUGIN]
     assert definition.input_attrs == {"size": int, "alpha": float, "beta": float, "k": float, "groups": int}
     assert list(definition.input_attrs) == list(ATTRIBUTES)
