@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from alexnet_infer.artifact import Artifact, Manifest, load_artifact
+from alexnet_infer.artifact import Artifact, Manifest, load_artifact, load_manifest
 from alexnet_infer.backends import Backend, Device, Runtime
 from alexnet_infer.errors import BackendError, UsageError
+from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.preprocess import Views
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
@@ -24,6 +25,21 @@ class Opened:
     backend: Backend
     views: Views | None
     """The views that the file cuts and averages itself, if it does."""
+
+
+def describe(path: Path) -> tuple[Manifest, ExportInfo | None]:
+    """What the file `path` says of itself, without its weights; the second is of exported files. Raises ModelFileError."""
+    if path.suffix in ENGINE_SUFFIXES:
+        from alexnet_infer.export.engine import read_description
+
+        description = read_description(path)
+        return description.manifest, description.info
+    if path.suffix == ".onnx":
+        from alexnet_infer.export.onnx_file import read_model
+
+        file = read_model(path)
+        return file.manifest, file.info
+    return load_manifest(path), None
 
 
 def open_model(path: Path, *, device: Device = "auto", runtime: Runtime = "auto", trust_engine: bool = False) -> Opened:

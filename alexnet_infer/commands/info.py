@@ -7,32 +7,34 @@ import os
 from pathlib import Path
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, Dropout, MaxPool, Operation
-from alexnet_infer.artifact import Manifest, embedded_model, load_manifest
+from alexnet_infer.artifact import Manifest, embedded_model
+from alexnet_infer.backends.opening import describe
 from alexnet_infer.errors import ModelFileError, UsageError
+from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.presets import PRESETS, preset
 
 
 def run(net: str, *, as_json: bool) -> None:
     """Prints a preset, or the net in a model file. Raises UsageError when `net` is neither."""
-    manifest = None if net in PRESETS else _manifest(net)
+    manifest, exported = (None, None) if net in PRESETS else _described(net)
     architecture = preset(net) if manifest is None else manifest.architecture
     if as_json:
-        print(json.dumps(_json(architecture, manifest)))
+        print(json.dumps(_json(architecture, manifest, exported)))
     else:
-        _print(architecture, manifest)
+        _print(architecture, manifest, exported)
 
 
-def _manifest(net: str) -> Manifest:
+def _described(net: str) -> tuple[Manifest, ExportInfo | None]:
     path = Path(net) if net else embedded_model()
     if not path.suffix and os.sep not in net and not path.exists():
         raise UsageError(f"{net!r} is neither a file nor a preset; the presets are {', '.join(PRESETS)}")
     try:
-        return load_manifest(path)
+        return describe(path)
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or error}") from None
 
 
-def _json(architecture: Architecture, manifest: Manifest | None) -> dict:
+def _json(architecture: Architecture, manifest: Manifest | None, exported: ExportInfo | None) -> dict:
     layers = [
         {
             **{key: value for key, value in spec.items() if key != "channels"},
@@ -49,6 +51,7 @@ def _json(architecture: Architecture, manifest: Manifest | None) -> dict:
         "multiply_adds": architecture.multiply_adds,
         "layers": layers,
         "manifest": json.loads(manifest.to_json()) if manifest else None,
+        "export": json.loads(exported.to_json()) if exported else None,
     }
 
 
@@ -61,7 +64,7 @@ def _window(o: Operation) -> str:
     return ""
 
 
-def _print(architecture: Architecture, manifest: Manifest | None) -> None:
+def _print(architecture: Architecture, manifest: Manifest | None, exported: ExportInfo | None) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -85,7 +88,7 @@ def _print(architecture: Architecture, manifest: Manifest | None) -> None:
     table.add_row("total", "", "", "", "", f"{architecture.parameters:,}", f"{architecture.multiply_adds:,}")
     console.print(table)
     if manifest is not None:
-        _print_provenance(console, manifest)
+        _print_provenance(console, manifest, exported)
 
 
 def _describe(o: Operation) -> str:
@@ -99,7 +102,7 @@ def _describe(o: Operation) -> str:
     return o.op
 
 
-def _print_provenance(console, manifest: Manifest) -> None:
+def _print_provenance(console, manifest: Manifest, exported: ExportInfo | None) -> None:
     origin, preprocessing = manifest.provenance, manifest.preprocessing
     lines = [
         f"name           {manifest.name}",
@@ -114,5 +117,12 @@ def _print_provenance(console, manifest: Manifest) -> None:
         lines.append(
             f"error          top-1 {error.top1 / error.images:.2%}, top-5 {error.top5 / error.images:.2%} "
             f"({error.views}, {error.images:,} images, {error.data})"
+        )
+    if exported is not None:
+        batch, kind = exported.batch, f" for {exported.flavor}" if exported.flavor else ""
+        takes = f"squares, {exported.views} view(s)" if exported.takes_squares else "patches"
+        lines.append(
+            f"exported       {exported.precision}{kind}, {len(exported.members)} net(s), takes {takes}, "
+            f"LRN as {exported.lrn}, batch {batch.min} to {batch.max}, best {batch.opt}"
         )
     console.print("\n" + "\n".join(lines), markup=False, highlight=False, soft_wrap=True)
