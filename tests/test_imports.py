@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "alexnet_infer"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-RUNTIMES = {"onnx", "onnxruntime", "tensorrt", "tensorrt_rtx"}
+RUNTIMES = {"onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda"}
 
 
 def imports(source: str, package: str = "") -> Iterator[tuple[str, bool]]:

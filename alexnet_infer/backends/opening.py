@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from alexnet_infer.artifact import Artifact, Manifest, load_artifact, load_manifest
 from alexnet_infer.backends import Backend, Device, Runtime
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.preprocess import Views
+
+if TYPE_CHECKING:
+    from alexnet_infer.export.onnx_file import OnnxFile
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 EXPORTED_SUFFIXES = (".onnx", *ENGINE_SUFFIXES)
@@ -28,7 +32,7 @@ class Opened:
 
 
 def describe(path: Path) -> tuple[Manifest, ExportInfo | None]:
-    """What the file `path` says of itself, without its weights; the second is of exported files. Raises ModelFileError."""
+    """What the file `path` says of itself; the second is of exported files only. Raises ModelFileError."""
     if path.suffix in ENGINE_SUFFIXES:
         from alexnet_infer.export.engine import read_description
 
@@ -71,39 +75,46 @@ def _open_engine(path: Path, device: Device, runtime: Runtime, trust_engine: boo
 
 
 def _open_artifact(path: Path, device: Device, runtime: Runtime) -> Opened:
-    if runtime == "openvino":
-        artifact = load_artifact(path)
-    else:
-        from alexnet_infer.backends.onnxruntime import import_runtime
+    from alexnet_infer.backends.onnxruntime import import_runtime
 
-        with ThreadPoolExecutor(1) as background:  # weights are read and converted while the runtime is imported
-            reading = background.submit(load_artifact, path)
+    with ThreadPoolExecutor(1) as background:  # weights are read and converted while the runtime is imported
+        reading = background.submit(load_artifact, path)
+        if runtime == "onnxruntime" or (runtime == "auto" and not find_spec("openvino")):
             import_runtime()
-            artifact = reading.result()
+        artifact = reading.result()
     return Opened(manifest=artifact.manifest, backend=_on_runtime(artifact, device, runtime), views=None)
 
 
 def _open_onnx(path: Path, device: Device, runtime: Runtime) -> Opened:
-    from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
     from alexnet_infer.export.onnx_file import read_model
 
     file = read_model(path)
+    views = file.info.views
+    backend = _on_runtime(file, device, runtime)
+    return Opened(manifest=file.manifest, backend=backend, views=None if views == "none" else views)
+
+
+def _on_runtime(net: Artifact | OnnxFile, device: Device, runtime: Runtime) -> Backend:
+    if runtime == "auto":
+        runtime = _faster(net, device)
     if runtime == "openvino":
+        if device == "cuda":
+            raise BackendError("--backend openvino --device cuda: OpenVINO runs on CPUs here; leave one of them out")
         from alexnet_infer.backends.openvino import OpenVinoBackend
 
-        _cpu_only(device)
-        backend: Backend = OpenVinoBackend(file)
-    else:
-        backend = OnnxRuntimeBackend(file, device)
-    return Opened(manifest=file.manifest, backend=backend, views=None if file.info.views == "none" else file.info.views)
-
-
-def _on_runtime(artifact: Artifact, device: Device, runtime: Runtime) -> Backend:
+        return OpenVinoBackend(net)
     from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(artifact, device)
+    return OnnxRuntimeBackend(net, device)
 
 
-def _cpu_only(device: Device) -> None:
-    if device == "cuda":
-        raise BackendError("--backend openvino --device cuda: OpenVINO runs on CPUs here; leave one of them out")
+def _faster(net: Artifact | OnnxFile, device: Device) -> Runtime:
+    """The faster runtime on a CPU; a GPU that may be used is ONNX Runtime's."""
+    if device == "cuda" or not find_spec("openvino"):
+        return "onnxruntime"
+    from alexnet_infer.backends.choice import choose_cpu_backend
+    from alexnet_infer.backends.onnxruntime import CUDA, import_runtime
+
+    if device == "auto" and find_spec("onnxruntime") and CUDA in import_runtime().get_available_providers():
+        return "onnxruntime"
+    return choose_cpu_backend(net)

@@ -22,19 +22,13 @@ MAX_BYTES = 2**31 - 2**26
 class OpenVinoBackend:
     """A net of our own model file, or an exported ONNX file, compiled by OpenVINO for this CPU.
 
-    Leaves no file. Raises BackendError when OpenVINO is missing, ModelFileError when it can't run the file.
+    Leaves no file. Raises BackendError when OpenVINO is missing or can't run a net, ModelFileError when it can't run an
+    exported file.
     """
 
     def __init__(self, net: Artifact | OnnxFile) -> None:
         ov = import_runtime()
-        source = _whole_model(net) if isinstance(net, Artifact) else _source(net)
-        try:
-            core = ov.Core()
-            compiled = core.compile_model(core.read_model(source), "CPU", _options())
-            self._request = compiled.create_infer_request()
-        except RuntimeError as error:
-            where = net.manifest.name if isinstance(net, Artifact) else net.path
-            raise ModelFileError(f"{where}: OpenVINO can't run it ({one_line(error)})") from None
+        self._request = _request_of_artifact(ov, net) if isinstance(net, Artifact) else _request_of_file(ov, net)
         self._lock = threading.Lock()
         info = None if isinstance(net, Artifact) else net.info
         self.takes_squares = info is not None and info.takes_squares
@@ -79,30 +73,41 @@ def version(ov: ModuleType) -> str:
     return str(ov.__version__).split("-")[0]
 
 
-def _options() -> dict[str, str]:
-    """Without the second, float32 would be computed in bfloat16, with three digits, on CPUs that can."""
-    return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-
-
-def _whole_model(artifact: Artifact) -> bytes:
-    """The ONNX model with its weights: OpenVINO knows no weights that lie elsewhere in memory. Its LRN kernel is fast."""
+def _request_of_artifact(ov: ModuleType, artifact: Artifact) -> Any:
+    """OpenVINO knows no weights that lie elsewhere in memory, so they go into the model. Its LRN kernel is fast."""
     size = sum(tensor.nbytes for tensor in artifact.tensors.values())
     if size > MAX_BYTES:
         raise BackendError(
             f"{artifact.manifest.name} has {size / 1e9:.1f} GB of weights: OpenVINO takes at most "
             f"{MAX_BYTES / 1e9:.1f} GB from a model file; choose --backend onnxruntime, or export it to ONNX first"
         )
-    return build_onnx(artifact, "op").SerializeToString()
+    try:
+        return _request(ov, build_onnx(artifact, "op").SerializeToString())
+    except RuntimeError as error:
+        raise BackendError(
+            f"OpenVINO can't run {artifact.manifest.name} ({one_line(error)}): choose --backend onnxruntime"
+        ) from None
 
 
-def _source(file: OnnxFile) -> Any:
-    """What OpenVINO reads: the file itself where weights lie beside it, and else what was already read of it."""
-    if file.data:
-        return str(file.path)
-    if file.info.lrn != "plugin":
-        return file.content
+def _request_of_file(ov: ModuleType, file: OnnxFile) -> Any:
+    try:
+        if file.data:
+            return _request(ov, str(file.path))
+        return _request(ov, _without_functions(file.content) if file.info.lrn == "plugin" else file.content)
+    except Exception as error:  # of OpenVINO and of ONNX, which have no base of their own
+        raise ModelFileError(f"{file.path}: OpenVINO can't run it ({one_line(error)})") from None
+
+
+def _request(ov: ModuleType, model: bytes | str) -> Any:
+    core = ov.Core()
+    # By default, float32 is computed in bfloat16, with three digits, on CPUs that can.
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    return core.compile_model(core.read_model(model), "CPU", options).create_infer_request()
+
+
+def _without_functions(model: bytes) -> bytes:
+    """The model with the definitions that it brings along written out where they are used: OpenVINO knows none."""
     import onnx
     from onnx.inliner import inline_local_functions
 
-    # OpenVINO has no use for the definition of the node that comes along.
-    return inline_local_functions(onnx.load_model_from_string(file.content)).SerializeToString()
+    return inline_local_functions(onnx.load_model_from_string(model)).SerializeToString()

@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet_infer.benchmark.timing import Run, Timing
 
-SQUARE = 2048
+SQUARE = 1536
 """Rows of the square matrices whose product gives the rate of arithmetic."""
 
 TALL = 8192
@@ -37,7 +37,7 @@ class Machine:
 
 def probes() -> Sequence[Run]:
     """What is timed for `Machine.of`: a matrix product, and a matrix times a vector, which reads the matrix once. Both
-    run in NumPy's BLAS, on all cores. They hold 320 MB."""
+    run in NumPy's BLAS, on all cores. They hold 280 MB."""
     rng = np.random.default_rng(0)
     square = rng.standard_normal((SQUARE, SQUARE), np.float32)
     product = np.empty_like(square)

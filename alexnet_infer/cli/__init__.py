@@ -12,7 +12,7 @@ import typer
 
 from alexnet_infer import __version__
 from alexnet_infer.cli.evaluation import data_sets, evaluation
-from alexnet_infer.cli.exporting import compare, export
+from alexnet_infer.cli.exporting import benchmark, compare, export
 from alexnet_infer.cli.options import Backend, TrustEngine
 from alexnet_infer.errors import AlexNetInferError
 
@@ -88,6 +88,7 @@ def classify(
 app.add_typer(evaluation, name="eval")
 app.command()(export)
 app.command()(compare)
+app.command()(benchmark)
 
 
 @app.command()

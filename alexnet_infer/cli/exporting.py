@@ -44,10 +44,10 @@ def export(
     calibrate: Annotated[
         Path | None, typer.Option(help="Images to measure int8's ranges on: a labelled set, or a folder of photos.")
     ] = None,
-    calibration_images: Annotated[int | None, typer.Option(help="So many of them.", show_default="300")] = None,
+    calibration_images: Annotated[int | None, typer.Option(help="So many of them.", show_default="100")] = None,
     calibration_method: Annotated[
         Literal["percentile", "entropy", "minmax"] | None,
-        typer.Option(help="Where ranges are cut off.", show_default="percentile"),
+        typer.Option(help="Where ranges are cut off.", show_default="entropy"),
     ] = None,
     keep_float: Annotated[
         list[str] | None, typer.Option(help="A layer that int8 leaves in float; repeat the option.", show_default=False)
@@ -112,6 +112,41 @@ def export(
     )
     verification = make_verification(verify, data, photo or [], limit, tolerance)
     raise typer.Exit(run(request, verification, triton, as_json=as_json))
+
+
+def benchmark(
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Trained nets, .onnx, .engine; the embedded net if not given.", show_default=False),
+    ] = None,
+    batch: Annotated[str, typer.Option(metavar="N,N,...", help="Images (or patches) a call.")] = "1,8,64",
+    backend: Annotated[
+        Literal["all", "auto", "onnxruntime", "openvino"], typer.Option(help="all: every one that is installed.")
+    ] = "all",
+    views: Annotated[
+        Literal["none", "center", "ten"] | None,
+        typer.Option(help="none: patches, without cutting them.", show_default="a file's own, else center"),
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the nets run.")] = "auto",
+    seconds: Annotated[float, typer.Option(help="Measured for each row.")] = 2.0,
+    plot: Annotated[Path | None, typer.Option(help="Draw the throughput to this PNG.")] = None,
+    trust_engine: TrustEngine = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Measure latency and throughput of nets here, against the first row and against this machine's limit."""
+    from alexnet_infer.benchmark.run import Request, parse_batches
+    from alexnet_infer.commands.benchmark import run
+
+    request = Request(
+        models=tuple(models or ()),
+        batches=parse_batches(batch),
+        backend=backend,
+        views=views,
+        device=device,
+        seconds=seconds,
+        trust_engine=trust_engine,
+    )
+    run(request, as_json=as_json, plot=plot)
 
 
 def compare(

@@ -104,7 +104,10 @@ def make_verification(
         return None
     if tolerance is not None:
         check_tolerance(tolerance)
-    return Verification(images=choose_images(data=data, photos=photos, limit=limit), limit=limit, tolerance=tolerance)
+    images = choose_images(data=data, photos=photos, limit=limit)
+    if limit is not None and not 1 <= limit <= len(images):  # before anything is exported
+        raise UsageError(f"--limit {limit}: expected 1 to {len(images)}, the images of the set")
+    return Verification(images=images, limit=limit, tolerance=tolerance)
 
 
 def run(request: ExportRequest, verification: Verification | None, triton: Path | None, *, as_json: bool) -> int:
@@ -118,7 +121,7 @@ def run(request: ExportRequest, verification: Verification | None, triton: Path 
     exported = export(request)
     if not as_json:
         for path in (*exported.files, exported.folder / "README.md"):
-            print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")
+            print(f"{path}  {_size(path)}")
         sys.stdout.flush()
     found, code = {}, 0
     if verification is not None:
@@ -134,6 +137,11 @@ def run(request: ExportRequest, verification: Verification | None, triton: Path 
     if as_json:
         print(json.dumps(_json(exported, found, served), indent=1))
     return code
+
+
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
 def _verify(

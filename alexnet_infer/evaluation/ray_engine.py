@@ -45,7 +45,6 @@ class Work:
     split: Split
     layout: str
     device: Device
-    runtime: Runtime
     threads: int
     """Threads that decode in each worker."""
     abouts: tuple[About, ...]
@@ -62,7 +61,6 @@ def predict_on_ray(
     nets: Sequence[tuple[Path, Predictions]],
     *,
     address: str | None = None,
-    runtime: Runtime = "auto",
     workers: int | None = None,
     clock: Clock | None = None,
     on_images: Callable[[int], None] = lambda count: None,
@@ -86,7 +84,6 @@ def predict_on_ray(
             split=data.split,
             layout=data.layout,
             device="cuda" if gpus else "cpu",
-            runtime=runtime,
             threads=cpus,
             abouts=tuple(one.about for one in predictions),
             models=tuple((path.suffix, ray.put(path.read_bytes())) for path, _ in nets),
@@ -172,7 +169,8 @@ class Worker:
             for about, (suffix, model) in zip(self._work.abouts, self._work.models, strict=True):
                 path = Path(folder) / f"model{suffix}"
                 path.write_bytes(ray.get(model))
-                nets.append(load(path, device=self._work.device, views=about.views, backend=self._work.runtime))
+                runtime: Runtime = "openvino" if about.net["backend"].startswith("OpenVINO") else "onnxruntime"
+                nets.append(load(path, device=self._work.device, views=about.views, backend=runtime))
                 self._expect("runs the nets on", nets[-1].backend.description, about.net["backend"])
         return nets
 

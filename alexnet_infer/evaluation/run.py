@@ -156,7 +156,7 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
                 own, common = positions[begin:end], {"workers": request.workers, "clock": clock, "on_images": advance}
                 if request.engine == "ray":
                     files = list(zip(models, predictions, strict=True))
-                    predict_on_ray(data, own, files, address=request.address, runtime=request.runtime, **common)
+                    predict_on_ray(data, own, files, address=request.address, **common)
                 else:
                     predict(data, own, list(zip(nets, predictions, strict=True)), **common)
     return Computed(data, positions[begin:end], models, nets, predictions)

@@ -27,8 +27,8 @@ class Calibration:
 
     source: Path
     """A labelled set, of which the training split is taken where it has one, or a folder of photos."""
-    images: int = 300
-    method: Method = "percentile"
+    images: int = 100
+    method: Method = "entropy"
     keep_float: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -43,12 +43,11 @@ def calibration_inputs(source: Path, count: int, manifest: Manifest, info: Expor
     Photos that can't be read are left out. Raises UnreadableInputError when `source` has no image that can be read.
     """
     preprocessing, batch = manifest.preprocessing, []
-    size = info.batch.max if info.batch.fixed else CALIBRATION_BATCH
     done = 0
     for square in _squares(source, count, manifest):
         batch.append(square[None] if info.takes_squares else patches(square, preprocessing))
         done += 1
-        if len(batch) == size:
+        if len(batch) == CALIBRATION_BATCH:
             yield np.concatenate(batch)
             batch = []
     if batch:
@@ -74,14 +73,17 @@ def _encoded(source: Path, count: int) -> Iterator[tuple[bytes | Path, str, bool
             data = open_images(source, split)
         except (UnreadableInputError, UsageError):
             continue
-        places = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)
-        for example in data.at(places.tolist(), "yield"):
+        for example in data.at(_spread(len(data), count), "yield"):
             if example.error is None:
                 yield example.data, example.name, False
         return
     if not source.is_dir():
         raise UnreadableInputError(f"--calibrate {source}: expected a labelled set, or a folder of photos")
     photos = [photo for photo in expand([str(source)]) if photo.path is not None]
-    step = max(1, len(photos) // count)
-    for photo in photos[::step][:count]:
-        yield photo.path, photo.name, True
+    for place in _spread(len(photos), count):
+        yield photos[place].path, photos[place].name, True
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """Positions of `count` of `total`, or of all, from the first to the last."""
+    return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()

@@ -47,10 +47,10 @@ def readme(manifest: Manifest, info: ExportInfo, onnx: Path | None, engine: Path
             "those that you have built."
         )
     path = (onnx or engine).name
+    compared = f"alexnet-infer compare ORIGINAL.safetensors {path}\n" if len(info.members) == 1 else ""
     parts += [
         "## Checking it",
-        f"```bash\nalexnet-infer classify photo.jpg --model {path}\n"
-        f"alexnet-infer compare ORIGINAL.safetensors {path}\n```",
+        f"```bash\nalexnet-infer classify photo.jpg --model {path}\n{compared}```",
         "All of this is also in the file's metadata (`alexnet_infer` and `alexnet_infer_export`), as JSON"
         + (f"; for the engine, in `{engine.name}.json`." if engine is not None else "."),
     ]
@@ -101,8 +101,12 @@ def _example(preprocessing: Preprocessing, info: ExportInfo, name: str) -> str:
         "from PIL import Image, ImageOps",
         "",
         f'session = onnxruntime.InferenceSession("{name}")',
-        'photo = Image.open("photo.jpg").convert("RGB")',
-        f"square = ImageOps.fit(photo, ({size}, {size}), Image.Resampling.{preprocessing.resample.upper()})",
+        'photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")',
+        f"scale = min(photo.size) / {size}",
+        f"width, height = (max({size}, round(side / scale)) for side in photo.size)",
+        f"left, top = (width - {size}) // 2, (height - {size}) // 2",
+        f"photo = photo.resize((width, height), Image.Resampling.{preprocessing.resample.upper()})",
+        f"square = photo.crop((left, top, left + {size}, top + {size}))",
     ]
     if info.takes_squares:
         feed, source = "images", "np.asarray(square)[None]"

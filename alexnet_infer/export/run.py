@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_infer.artifact import METADATA_KEY, Manifest, load_artifact, sha256
+from alexnet_infer.artifact import METADATA_KEY, Artifact, Manifest, load_artifact, sha256
+from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
 from alexnet_infer.errors import UsageError
 from alexnet_infer.export.calibration import Calibration, calibration_inputs
-from alexnet_infer.export.engine import Built, EngineOptions, save_engine
+from alexnet_infer.export.engine import Built, EngineOptions, description_path, save_engine
 from alexnet_infer.export.engine_build import build_engine
 from alexnet_infer.export.engine_progress import build_bars
 from alexnet_infer.export.info import Batch, ExportInfo, FileViews, Flavor, LRNForm, Member, Precision
@@ -49,6 +51,9 @@ class ExportRequest:
     """The folder; None for one in the working directory, named after the net and its form."""
 
     def __post_init__(self) -> None:
+        for path in self.models:
+            if path.suffix in EXPORTED_SUFFIXES:
+                raise UsageError(f"{path}: was exported itself; expected the trained net that it was made of")
         if not self.onnx and self.engine is None:
             raise UsageError("nothing to export: expected --onnx, --trt or both")
         if (self.precision == "int8") != (self.calibration is not None):
@@ -89,7 +94,8 @@ class Exported:
     @property
     def files(self) -> list[Path]:
         """All that was written but the README."""
-        return [path for path in (self.onnx, *self.weights, self.engine) if path is not None]
+        described = description_path(self.engine) if self.engine is not None else None
+        return [path for path in (self.onnx, *self.weights, self.engine, described) if path is not None]
 
 
 def export(request: ExportRequest) -> Exported:
@@ -99,10 +105,21 @@ def export(request: ExportRequest) -> Exported:
     can't be written, UnreadableInputError without an image to calibrate on, and the errors of `build_engine`.
     """
     artifacts = [load_artifact(path) for path in request.models]
-    info = ExportInfo(
+    info = _info(request, artifacts)
+    with _folder(request.out or Path(folder_name(info))) as folder:
+        return _export(request, artifacts, info, folder)
+
+
+def _info(request: ExportRequest, artifacts: Sequence[Artifact]) -> ExportInfo:
+    digests = [sha256(path) for path in request.models]
+    for number, digest in enumerate(digests):
+        if (first := digests.index(digest)) != number:
+            one, other = request.models[number], request.models[first]
+            raise UsageError(f"{one}: the same net as {other}; an ensemble needs different nets")
+    return ExportInfo(
         members=tuple(
-            Member(name=artifact.manifest.name, sha256=sha256(path))
-            for artifact, path in zip(artifacts, request.models, strict=True)
+            Member(name=artifact.manifest.name, sha256=digest)
+            for artifact, digest in zip(artifacts, digests, strict=True)
         ),
         views=request.views,
         precision=request.precision,
@@ -110,11 +127,9 @@ def export(request: ExportRequest) -> Exported:
         batch=request.batch,
         flavor=request.int8_flavor,
     )
-    folder = request.out or Path(folder_name(info))
-    with _writing(folder):  # before minutes are spent on what could then not be written
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / ".writable", b"")
-        (folder / ".writable").unlink()
+
+
+def _export(request: ExportRequest, artifacts: Sequence[Artifact], info: ExportInfo, folder: Path) -> Exported:
     outside: dict[str, np.ndarray] = {}
     model = build_model(artifacts, info, outside)
     if request.calibration is not None:
@@ -186,6 +201,25 @@ def _content(model: onnx.ModelProto, outside: dict[str, np.ndarray]) -> bytes:
     whole.CopyFrom(model)
     embed(whole, outside)
     return whole.SerializeToString()
+
+
+@contextmanager
+def _folder(folder: Path) -> Iterator[Path]:
+    """`folder`, found to be writable before minutes are spent on what could then not be written. Of what had to be made
+    for it, nothing empty stays behind when those minutes end in an error."""
+    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    try:
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".{os.urandom(4).hex()}.tmp"
+            probe.touch(exist_ok=False)
+            probe.unlink()
+        yield folder
+    except BaseException:
+        with suppress(OSError):  # it isn't there, or not empty
+            for place in missing:
+                place.rmdir()
+        raise
 
 
 @contextmanager

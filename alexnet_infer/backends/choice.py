@@ -1,0 +1,146 @@
+"""Which runtime is faster for a net on this CPU: timed once, and remembered in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from alexnet_infer.artifact import Artifact, Manifest
+from alexnet_infer.backends import Backend
+from alexnet_infer.errors import BackendError
+from alexnet_infer.export.onnx_file import OnnxFile
+from alexnet_infer.files import user_cache, write_atomically
+
+CpuRuntime = Literal["onnxruntime", "openvino"]
+
+PATCHES = 10
+"""One photo by the paper's protocol."""
+
+SMALL = 50_000_000
+"""Multiply-adds of a patch below which nothing is asked: either runtime takes a few milliseconds."""
+
+ROUNDS = 5
+LEAD = 0.95
+"""OpenVINO must take at most this share of ONNX Runtime's time: it takes longer to start."""
+
+
+def choose_cpu_backend(net: Artifact | OnnxFile) -> CpuRuntime:
+    """The faster runtime for ten patches of this net on this machine.
+
+    Nothing is timed, nor OpenVINO imported, where only one of them is installed, where the net is small or in float16,
+    which OpenVINO would compute in float32 without a word; or where the same question was answered before: for this
+    architecture or file, these versions, and this CPU. Where the cache can't be read or written it is asked again. A
+    runtime that is installed and doesn't start is not chosen; nor is that remembered.
+    """
+    if not _installed("openvino"):
+        return "onnxruntime"
+    if not _installed("onnxruntime"):
+        return "openvino"
+    if net.manifest.architecture.multiply_adds < SMALL or (
+        not isinstance(net, Artifact) and net.info.precision == "fp16"
+    ):
+        return "onnxruntime"
+    question = _question(net)
+    digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:32]
+    path = user_cache() / "cpu-backends" / f"{digest}.json"
+    if (known := _remembered(path, question)) is not None:
+        return known
+    try:
+        seconds = calibrate(net)
+    except BackendError:
+        return "onnxruntime"
+    chosen: CpuRuntime = "openvino" if seconds["openvino"] <= LEAD * seconds["onnxruntime"] else "onnxruntime"
+    milliseconds = {name: round(value * 1e3, 3) for name, value in seconds.items()}
+    answer = {"question": question, "chosen": chosen, "milliseconds": milliseconds}
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(answer, indent=1).encode())
+    return chosen
+
+
+def calibrate(net: Artifact | OnnxFile) -> dict[CpuRuntime, float]:
+    """Seconds that each runtime takes for ten patches: medians over interleaved calls. Raises BackendError when one
+    doesn't start."""
+    from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
+    from alexnet_infer.backends.openvino import OpenVinoBackend
+
+    return medians({"onnxruntime": OnnxRuntimeBackend(net, "cpu"), "openvino": OpenVinoBackend(net)}, net.manifest)
+
+
+def medians(backends: Mapping[CpuRuntime, Backend], manifest: Manifest) -> dict[CpuRuntime, float]:
+    """Median seconds of `ROUNDS` calls of each backend, with the same ten patches or with one square where the file cuts
+    its views, after one that doesn't count."""
+    size, patch = manifest.preprocessing.size, manifest.preprocessing.patch
+    rng = np.random.default_rng(0)
+    if any(backend.takes_squares for backend in backends.values()):
+        inputs = rng.integers(0, 256, (1, size, size, 3), np.uint8)
+    else:
+        inputs = rng.normal(0, 70, (PATCHES, 3, patch, patch)).astype(np.float32)
+    times: dict[CpuRuntime, list[float]] = {name: [] for name in backends}
+    for turn in range(1 + ROUNDS):
+        for name, backend in backends.items():
+            begin = time.perf_counter()
+            backend.infer(inputs)
+            if turn:
+                times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _installed(runtime: CpuRuntime) -> bool:
+    try:
+        return importlib.util.find_spec(runtime) is not None
+    except ValueError:  # what is in sys.modules under that name has no spec
+        return False
+
+
+def _question(net: Artifact | OnnxFile) -> dict[str, object]:
+    """All that the answer depends on. What is in an exported file, only all of it tells."""
+    if isinstance(net, Artifact):
+        content = json.dumps(net.manifest.architecture.to_json(), sort_keys=True).encode()
+    else:
+        content = net.content
+    return {
+        "architecture": hashlib.sha256(content).hexdigest(),
+        "versions": {name: _version(name) for name in get_args(CpuRuntime)},
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _version(runtime: CpuRuntime) -> str:
+    """Of the installed package, without importing it."""
+    for package in (runtime, f"{runtime}-gpu"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    return "unknown"
+
+
+def _cpu() -> str:
+    """The CPU's name, as far as the system tells it."""
+    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _remembered(path: Path, question: Mapping[str, object]) -> CpuRuntime | None:
+    """The answer in the cache file, or None where there is none to be trusted."""
+    try:
+        answer = json.loads(path.read_bytes())
+        chosen = answer["chosen"]
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return None
+    return chosen if chosen in get_args(CpuRuntime) and answer.get("question") == question else None

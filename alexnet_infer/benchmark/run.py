@@ -1,0 +1,241 @@
+"""What `alexnet-infer benchmark` measures: every model file, in every runtime that runs it, at every batch size."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from alexnet_infer.artifact import embedded_model
+from alexnet_infer.backends import Device, Runtime
+from alexnet_infer.backends.opening import ENGINE_SUFFIXES, describe
+from alexnet_infer.benchmark.floor import Machine, probes
+from alexnet_infer.benchmark.timing import Run, Timing, interleave
+from alexnet_infer.errors import AlexNetInferError, UsageError, shown, visible
+from alexnet_infer.export.info import MAX_BATCH, Precision
+from alexnet_infer.predict import Net, load
+
+MeasuredViews = Literal["none", "center", "ten"]
+"""What counts as one: a patch that goes through the net, or an image of which so many views are cut and averaged."""
+
+ROUNDS = 5
+BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+"""Of a weight in a file of each precision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to measure. Raises UsageError on values that make no sense."""
+
+    models: tuple[Path, ...] = ()
+    """Without any, the embedded net."""
+    batches: tuple[int, ...] = (1, 8, 64)
+    backend: Runtime | Literal["all"] = "all"
+    """"all": each model in all that is installed and runs it."""
+    views: MeasuredViews | None = None
+    """Without, the views that a file cuts itself, or else the central one."""
+    device: Device = "auto"
+    seconds: float = 2.0
+    """Measured for each row."""
+    trust_engine: bool = False
+
+    def __post_init__(self) -> None:
+        if self.backend not in ("all", *get_args(Runtime)):
+            raise UsageError(f"--backend {shown(self.backend)}: expected all, {', '.join(get_args(Runtime))}")
+        if self.views not in (None, *get_args(MeasuredViews)):
+            raise UsageError(f"--views {shown(self.views)}: expected {', '.join(get_args(MeasuredViews))}")
+        if not self.batches or not all(1 <= batch <= MAX_BATCH for batch in self.batches):
+            sizes = ",".join(map(str, self.batches))
+            raise UsageError(f"--batch {sizes}: expected sizes from 1 to {MAX_BATCH}, as in 1,8,64")
+        if not 0 < self.seconds <= 3600:
+            raise UsageError(f"--seconds {self.seconds:g}: expected more than 0, at most 3600")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A net in a runtime, and what its rows say of it."""
+
+    model: str
+    """The file's name, or its path where another has the same name."""
+    net: Net
+    precision: Precision
+    views: MeasuredViews
+    multiply_adds: int | None
+    """For one image or patch, with all its views. None where they aren't known, or a GPU runs them: no floor is
+    measured for that."""
+    weight_bytes: int
+
+    @property
+    def unit(self) -> str:
+        return "patches" if self.views == "none" else "images"
+
+    def run(self, batch: int) -> Run:
+        """A call with `batch` images or patches of noise. From images on, that includes cutting the views."""
+        rng = np.random.default_rng(batch)
+        preprocessing, backend = self.net.manifest.preprocessing, self.net.backend
+        if self.views == "none":
+            shape = (batch, 3, preprocessing.patch, preprocessing.patch)
+            patches = rng.normal(0, 70, shape).astype(np.float32)
+            return lambda: backend.infer(patches)
+        squares = list(rng.integers(0, 256, (batch, preprocessing.size, preprocessing.size, 3), np.uint8))
+        return lambda: self.net.probabilities(squares)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One subject at one batch size."""
+
+    subject: Subject
+    batch: int
+    timing: Timing
+    floor: float | None
+    """Seconds that the machine takes at least."""
+
+    @property
+    def per_second(self) -> float:
+        """Images, or patches, a second."""
+        return self.batch / self.timing.mean
+
+    def to_json(self, first: Row) -> dict[str, Any]:
+        return {
+            "model": self.subject.model,
+            "backend": self.subject.net.backend.description,
+            "precision": self.subject.precision,
+            "views": self.subject.views,
+            "batch": self.batch,
+            "unit": self.subject.unit,
+            "p50_ms": self.timing.p50 * 1e3,
+            "p90_ms": self.timing.p90 * 1e3,
+            "p99_ms": self.timing.p99 * 1e3,
+            "calls": len(self.timing.seconds),
+            "per_second": self.per_second,
+            "ratio": self.per_second / first.per_second,
+            "over_floor": None if self.floor is None else self.timing.p50 / self.floor,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What was measured."""
+
+    rows: tuple[Row, ...]
+    machine: Machine | None
+    """None where nothing ran on the CPU."""
+    skipped: tuple[str, ...] = field(default=())
+    """Why a model was left out in a runtime, a line each."""
+
+    def to_json(self) -> dict[str, Any]:
+        machine = self.machine and {"gflops": self.machine.flops / 1e9, "gb_per_second": self.machine.bandwidth / 1e9}
+        rows = [row.to_json(self.rows[0]) for row in self.rows]
+        return {"rows": rows, "machine": machine, "skipped": list(self.skipped)}
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """Batch sizes as in "1,8,64", each once, in their order. Raises UsageError."""
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+        raise UsageError(f"--batch {shown(text)}: expected sizes from 1 to {MAX_BATCH}, as in 1,8,64")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def subjects(request: Request) -> tuple[list[Subject], list[str]]:
+    """The nets to measure, and with `backend` "all" a line for each that could not be run in one of the runtimes.
+
+    Raises what `load` raises where a model runs in none, UsageError where it doesn't take patches and should.
+    """
+    paths = request.models or (embedded_model(),)
+    found, skipped = [], []
+    for path in paths:
+        opened, errors = [], []
+        for runtime in _runtimes(request, path):
+            try:
+                opened.append(_open(path, runtime, request, _name(path, paths)))
+            except AlexNetInferError as error:
+                if request.backend != "all" or isinstance(error, UsageError):
+                    raise
+                errors.append(error)
+        if not opened:
+            raise errors[0]
+        found += opened
+        skipped += map(str, errors)
+    return found, skipped
+
+
+def run(
+    subjects: Sequence[Subject],
+    batches: Sequence[int],
+    *,
+    seconds: float = 2.0,
+    on_turn: Callable[[], None] = lambda: None,
+) -> Benchmark:
+    """Measures all, interleaved, with the machine's own rates among them. `on_turn` is called `turns` times."""
+    pairs = [(subject, batch) for subject in subjects for batch in batches]
+    rates = probes() if any(subject.multiply_adds for subject in subjects) else []
+    runs = [subject.run(batch) for subject, batch in pairs]
+    timings = interleave([*runs, *rates], seconds=seconds, rounds=ROUNDS, on_turn=on_turn)
+    machine = Machine.of(*timings[len(runs) :]) if rates else None
+
+    def floor(subject: Subject, batch: int) -> float | None:
+        if machine is None or subject.multiply_adds is None:
+            return None
+        return machine.floor(batch * subject.multiply_adds, subject.weight_bytes)
+
+    rows = [
+        Row(subject=subject, batch=batch, timing=timing, floor=floor(subject, batch))
+        for (subject, batch), timing in zip(pairs, timings, strict=False)
+    ]
+    return Benchmark(rows=tuple(rows), machine=machine)
+
+
+def turns(subjects: Sequence[Subject], batches: Sequence[int]) -> int:
+    """How often `run` calls `on_turn`."""
+    rates = 2 if any(subject.multiply_adds for subject in subjects) else 0
+    return ROUNDS * (len(subjects) * len(batches) + rates)
+
+
+def _runtimes(request: Request, path: Path) -> Iterator[Runtime]:
+    if request.backend != "all":
+        yield request.backend
+    elif path.suffix in ENGINE_SUFFIXES:
+        yield "auto"
+    else:
+        yield "onnxruntime"
+        if request.device != "cuda" and importlib.util.find_spec("openvino"):
+            yield "openvino"
+
+
+def _open(path: Path, runtime: Runtime, request: Request, name: str) -> Subject:
+    manifest, info = describe(path)
+    cuts = info is not None and info.takes_squares
+    views = request.views or (info.views if info is not None and cuts else "center")
+    if cuts and views == "none":
+        raise UsageError(f"{path}: takes images and cuts its views itself; measure it with --views {info.views}")
+    net = load(
+        path,
+        device=request.device,
+        views=None if views == "none" else views,
+        backend=runtime,
+        trust_engine=request.trust_engine,
+    )
+    nets = 1 if info is None else len(info.members)
+    precision = "fp32" if info is None else info.precision
+    on_gpu = path.suffix in ENGINE_SUFFIXES or "CUDA" in net.backend.description
+    architecture = manifest.architecture
+    return Subject(
+        model=name,
+        net=net,
+        precision=precision,
+        views=views,
+        # Of several nets in a file only the first is described.
+        multiply_adds=None if on_gpu or nets > 1 else architecture.multiply_adds * (10 if views == "ten" else 1),
+        weight_bytes=architecture.parameters * BYTES[precision],
+    )
+
+
+def _name(path: Path, paths: Sequence[Path]) -> str:
+    alone = sum(other.name == path.name for other in paths) == 1
+    return visible(path.name if alone else str(path))

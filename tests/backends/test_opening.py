@@ -1,0 +1,140 @@
+"""Which backend runs which file, and what is refused before anything of it is run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_infer.backends.opening import EXPORTED_SUFFIXES, describe, open_model
+from alexnet_infer.backends.reference import ReferenceBackend
+from alexnet_infer.errors import BackendError, ModelFileError, UsageError
+from alexnet_infer.export import engine_cache
+from alexnet_infer.export.engine import save_engine
+from alexnet_infer.export.run import ExportRequest, export
+from tests.export.engines import engine_of
+from tests.nets import large_patches, random_artifact
+
+pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> None:
+    """A cache of this test's own."""
+    monkeypatch.setattr(engine_cache, "user_cache", lambda: tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    """One net in every kind of file; the engine is none, and refused before that matters."""
+    folder = tmp_path_factory.mktemp("files")
+    net = folder / "net.safetensors"
+    random_artifact().save(net, np.float32)
+    found = {"artifact": net}
+    for views in ("none", "center", "ten"):
+        found[views] = export(ExportRequest(models=(net,), views=views, out=folder / views)).onnx
+    for suffix in ("engine", "plan", "trt"):
+        found[suffix] = folder / f"net.{suffix}"
+        save_engine(found[suffix], engine_of(b"plan"))
+    return found
+
+
+RUNTIMES = ["onnxruntime", "openvino"]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("kind", ["artifact", "none"])
+def test_a_runtime_that_is_asked_for_by_name_runs_the_net(files, kind, runtime):
+    pytest.importorskip(runtime, reason=f"needs {runtime}: pip install {runtime}")
+    opened = open_model(files[kind], device="cpu", runtime=runtime)
+    title = {"onnxruntime": "ONNX Runtime ", "openvino": "OpenVINO "}[runtime]
+    assert opened.backend.description.startswith(title)
+    assert (opened.views, opened.backend.takes_squares) == (None, False)
+    expected = ReferenceBackend(random_artifact()).infer(large_patches())
+    assert expected.max() < 0.9  # not so sure that nothing would show
+    np.testing.assert_allclose(opened.backend.infer(large_patches()), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("views", ["center", "ten"])
+def test_a_file_that_cuts_its_views_says_which(files, views, runtime):
+    pytest.importorskip(runtime, reason=f"needs {runtime}: pip install {runtime}")
+    opened = open_model(files[views], device="cpu", runtime=runtime)
+    assert (opened.views, opened.backend.takes_squares) == (views, True)
+
+
+@pytest.mark.parametrize("kind", ["artifact", "none", "ten"])
+def test_without_a_choice_something_that_is_installed_runs_it(files, kind, monkeypatch):
+    opened = open_model(files[kind], device="cpu")
+    assert opened.backend.description.startswith(("ONNX Runtime", "OpenVINO"))
+    assert opened.manifest.name == "random-alexnet-64"
+
+
+@pytest.mark.parametrize("kind", ["artifact", "none", "ten"])
+def test_openvino_is_refused_on_a_gpu_and_never_takes_the_cpu_instead(files, kind):
+    with pytest.raises(BackendError, match="--backend openvino --device cuda: OpenVINO runs on CPUs"):
+        open_model(files[kind], device="cuda", runtime="openvino")
+
+
+@pytest.mark.parametrize("kind", ["artifact", "none"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_runtime_that_is_missing_is_one_line_with_what_to_install(files, kind, runtime, monkeypatch):
+    monkeypatch.setitem(sys.modules, runtime, None)
+    with pytest.raises(BackendError, match=r'is missing .*pip install "alexnet-infer\[') as raised:
+        open_model(files[kind], runtime=runtime)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["engine", "plan", "trt"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"device": "cpu"}, "--device cpu: "),
+        ({"runtime": "openvino"}, "--backend openvino: "),
+        ({"runtime": "onnxruntime"}, "--backend onnxruntime: "),
+    ],
+)
+def test_an_engine_runs_only_in_what_built_it(files, kind, options, words):
+    with pytest.raises(BackendError, match="is an engine, which runs in TensorRT on a GPU") as raised:
+        open_model(files[kind], **options, trust_engine=True)
+    assert str(raised.value).startswith(words)
+
+
+@pytest.mark.parametrize("kind", ["engine", "plan", "trt"])
+def test_an_engine_from_elsewhere_is_not_run(files, kind):
+    with pytest.raises(ModelFileError, match="--trust-engine"):
+        open_model(files[kind])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"device": "tpu"}, "device='tpu': expected auto, cpu or cuda"),
+        ({"runtime": "tensorrt"}, "backend='tensorrt': expected auto, onnxruntime, openvino"),
+    ],
+)
+def test_other_values_are_refused_before_the_file_is_looked_at(options, words):
+    with pytest.raises(UsageError, match=words):
+        open_model(Path("absent"), **options)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", "", *EXPORTED_SUFFIXES])
+def test_a_file_that_is_not_there_is_a_bad_model_file_of_whatever_kind(tmp_path, suffix):
+    for function in (open_model, describe):
+        with pytest.raises(ModelFileError, match=f"absent{suffix}"):
+            function(tmp_path / f"absent{suffix}")
+
+
+def test_every_kind_of_file_is_described_without_being_run(files, monkeypatch):
+    for package in ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, package, None)
+    name = "random-alexnet-64"
+    assert describe(files["artifact"])[1] is None
+    for kind, path in files.items():
+        manifest, info = describe(path)
+        assert manifest.name == name
+        if kind in ("none", "center", "ten"):
+            assert (info.views, info.members[0].name) == (kind, name)
+        assert (info is None) == (kind == "artifact")

@@ -1,0 +1,168 @@
+"""OpenVINO as a backend: agreement with the reference in every form of a file, full precision, and no traces."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_infer.artifact import Artifact
+from alexnet_infer.backends import openvino as backend_module
+from alexnet_infer.backends.openvino import OpenVinoBackend
+from alexnet_infer.backends.reference import ReferenceBackend
+from alexnet_infer.errors import BackendError, ModelFileError
+from alexnet_infer.export.info import Batch, ExportInfo, Member
+from alexnet_infer.export.onnx_file import OnnxFile, read_model, save_model
+from alexnet_infer.export.onnx_model import build_model
+from alexnet_infer.preprocess import patches
+from tests.nets import TINY, large_patches, random_artifact
+
+
+@pytest.fixture
+def ov():
+    if importlib.util.find_spec("openvino") is None:  # importorskip would import it as we don't
+        pytest.skip("needs OpenVINO: pip install openvino")
+    return backend_module.import_runtime()
+
+
+def exported(folder: Path, artifact: Artifact, *, max_embedded: int = 2**30, **info: object) -> OnnxFile:
+    weights: dict[str, np.ndarray] = {}
+    member = Member(name=artifact.manifest.name, sha256="0" * 64)
+    model = build_model([artifact], ExportInfo(members=(member,), **info), weights)
+    path = folder / "net.onnx"
+    save_model(path, model, weights, max_embedded=max_embedded)
+    return read_model(path)
+
+
+@pytest.mark.parametrize(
+    "variant", [TINY, replace(TINY, columns=1), replace(TINY, activation="tanh")], ids=["paper", "one column", "tanh"]
+)
+def test_probabilities_are_the_references_for_any_number_of_patches(ov, variant):
+    artifact = random_artifact(variant)
+    backend, inputs = OpenVinoBackend(artifact), large_patches(variant, count=5)
+    expected = ReferenceBackend(artifact).infer(inputs)
+    assert 0.15 < expected.max() < 0.9  # neither uniform nor saturated, where every net would agree
+    for count in (5, 1, 2):
+        found = backend.infer(inputs[:count])
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected[:count], atol=1e-5)
+    assert backend.description == f"OpenVINO {ov.__version__.split('-')[0]}, CPU"
+    assert not backend.takes_squares
+
+
+@pytest.mark.parametrize("lrn", ["op", "conv", "plugin"])
+@pytest.mark.parametrize("batch", [Batch(), Batch(min=2, opt=2, max=2)], ids=["any", "two"])
+def test_files_with_every_form_of_lrn_and_batch_give_the_references_probabilities(ov, tmp_path, lrn, batch):
+    artifact, inputs = random_artifact(), large_patches(count=5)
+    backend = OpenVinoBackend(exported(tmp_path, artifact, lrn=lrn, batch=batch))
+    np.testing.assert_allclose(backend.infer(inputs), ReferenceBackend(artifact).infer(inputs), atol=1e-5)
+
+
+def test_a_half_precision_file_is_near_the_reference_and_says_what_it_is(ov, tmp_path):
+    artifact, inputs = random_artifact(), large_patches(count=3)
+    backend = OpenVinoBackend(exported(tmp_path, artifact, precision="fp16"))
+    difference = np.abs(backend.infer(inputs) - ReferenceBackend(artifact).infer(inputs)).max()
+    assert 1e-6 < difference < 2e-3  # bfloat16 would be off by 0.01
+    assert backend.description.endswith(", CPU, fp16")
+
+
+def test_a_file_that_cuts_its_views_takes_squares(ov, tmp_path):
+    artifact = random_artifact()
+    preprocessing = artifact.manifest.preprocessing
+    squares = np.random.default_rng(0).integers(0, 256, (2, preprocessing.size, preprocessing.size, 3), np.uint8)
+    backend = OpenVinoBackend(exported(tmp_path, artifact, views="ten"))
+    assert backend.takes_squares
+    reference = ReferenceBackend(artifact)
+    expected = [reference.infer(patches(square, preprocessing, "ten")).mean(0) for square in squares]
+    np.testing.assert_allclose(backend.infer(squares), expected, atol=1e-5)
+
+
+def test_weights_beside_a_file_are_read(ov, tmp_path):
+    artifact, inputs = random_artifact(), large_patches(count=2)
+    file = exported(tmp_path, artifact, max_embedded=1000)
+    assert file.data
+    np.testing.assert_allclose(OpenVinoBackend(file).infer(inputs), ReferenceBackend(artifact).infer(inputs), atol=1e-5)
+
+
+def test_float32_is_computed_in_float32_where_the_cpu_has_a_faster_type(ov):
+    artifact, inputs = random_artifact(), large_patches(count=2)
+    compiled = OpenVinoBackend(artifact)._request.get_compiled_model()
+    assert compiled.get_property("INFERENCE_PRECISION_HINT") == ov.Type.f32
+    if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        core = ov.Core()
+        model = core.read_model(backend_module.build_onnx(artifact, "op").SerializeToString())
+        default = core.compile_model(model, "CPU")({0: inputs})[0]
+        assert np.abs(default - ReferenceBackend(artifact).infer(inputs)).max() > 1e-4  # the hint is what prevents it
+
+
+def test_threads_may_call_it_at_once(ov):
+    artifact, inputs = random_artifact(), large_patches(count=8)
+    backend = OpenVinoBackend(artifact)
+    alone = [backend.infer(inputs[i : i + 1]) for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda i: backend.infer(inputs[i : i + 1]), range(8)))
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_an_answer_is_the_callers_to_keep(ov):
+    backend, inputs = OpenVinoBackend(random_artifact()), large_patches(count=2)
+    first = backend.infer(inputs[:1])
+    kept = first.copy()
+    backend.infer(inputs[1:])
+    np.testing.assert_array_equal(first, kept)
+
+
+SILENT = """
+import socket, sys
+def refuse(*arguments, **options):
+    raise SystemExit("a connection was opened")
+socket.create_connection = socket.getaddrinfo = socket.socket.connect = refuse
+from alexnet_infer.backends.openvino import import_runtime
+assert import_runtime().Core()
+import threading
+assert threading.active_count() == 1, threading.enumerate()
+assert not [name for name in sys.modules if "telemetry" in name]
+assert "openvino.tools.ovc" not in sys.modules
+"""
+
+
+def test_importing_it_reports_nothing_and_leaves_no_file(ov, tmp_path):
+    environment = {**os.environ, "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    environment.pop("CI", None)  # telemetry is off there
+    done = subprocess.run([sys.executable, "-c", SILENT], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_runtime_is_one_line_with_the_command_that_mends_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(BackendError, match=r'pip install "alexnet-infer\[openvino\]"') as raised:
+        OpenVinoBackend(random_artifact())
+    assert (raised.value.exit_code, "\n" in str(raised.value)) == (5, False)
+
+
+def test_a_file_that_it_cannot_run_is_named_in_one_line(ov, tmp_path):
+    import onnx
+    from onnx import helper
+
+    file = exported(tmp_path, random_artifact())
+    model = onnx.load_model_from_string(file.content)
+    model.graph.node[0].CopyFrom(
+        helper.make_node("Unheard", model.graph.node[0].input, model.graph.node[0].output, domain="elsewhere")
+    )
+    with pytest.raises(ModelFileError, match=r"net\.onnx: OpenVINO can't run it \(") as raised:
+        OpenVinoBackend(replace(file, content=model.SerializeToString()))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_net_too_large_for_one_message_is_refused_with_the_way_out(ov, monkeypatch):
+    monkeypatch.setattr(backend_module, "MAX_BYTES", 1000)
+    with pytest.raises(BackendError, match="choose --backend onnxruntime, or export it to ONNX first"):
+        OpenVinoBackend(random_artifact())

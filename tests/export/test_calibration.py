@@ -1,0 +1,124 @@
+"""Which images int8 is calibrated on, and what of them goes into the net."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_infer.errors import UnreadableInputError, UsageError
+from alexnet_infer.export.calibration import CALIBRATION_BATCH, Calibration, calibration_inputs
+from alexnet_infer.export.info import Batch, ExportInfo, Member
+from alexnet_infer.preprocess import patches
+from tests.datasets.mini import SYNSETS, WNIDS, write_names
+from tests.nets import random_artifact
+
+MANIFEST = random_artifact().manifest
+SIZE = MANIFEST.preprocessing.size
+
+
+def info_of(views: str = "center", **values: object) -> ExportInfo:
+    return ExportInfo(members=(Member(name="net", sha256="0" * 64),), views=views, **values)
+
+
+def grey(path: Path, level: int) -> None:
+    """A photo all of one grey, by which it is known again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (SIZE, SIZE), (level,) * 3).save(path)
+
+
+def levels(source: Path, count: int) -> list[int]:
+    """The grey of each image that is taken."""
+    squares = np.concatenate(list(calibration_inputs(source, count, MANIFEST, info_of())))
+    assert squares.dtype == np.uint8
+    assert squares.shape[1:] == (SIZE, SIZE, 3)
+    assert (squares == squares[:, :1, :1]).all()
+    return squares[:, 0, 0, 0].tolist()
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    folder = tmp_path / "photos"
+    for i in range(11):
+        grey(folder / f"{i:02}.png", 10 * i)
+    return folder
+
+
+def test_photos_are_taken_from_all_over_the_folder_in_order(photos):
+    assert levels(photos, 300) == list(range(0, 110, 10))
+    assert levels(photos, 3) == [0, 50, 100]
+    assert levels(photos, 6) == [0, 20, 40, 60, 80, 100]
+    assert levels(photos, 1) == [0]
+
+
+def test_of_a_labelled_set_the_training_split_is_taken_with_every_class_in_the_sample(tmp_path):
+    for split, offset in (("train", 0), ("val", 100)):
+        for c, wnid in enumerate(WNIDS):
+            for i in range(4):
+                grey(tmp_path / split / wnid / f"{wnid}_{i}.png", offset + 10 * c + i)
+    write_names(tmp_path / "classes.tsv", "\t")
+    taken = levels(tmp_path, 2 * len(WNIDS))
+    assert {level // 10 for level in taken} == set(range(len(SYNSETS)))
+    assert len(taken) == 2 * len(WNIDS)
+
+
+def test_without_a_training_split_the_other_is_taken(tmp_path):
+    for c, wnid in enumerate(WNIDS):
+        grey(tmp_path / "val" / wnid / f"{c}.png", 100 + c)
+    write_names(tmp_path / "classes.tsv", "\t")
+    assert levels(tmp_path, 300) == [100 + c for c in range(len(WNIDS))]
+
+
+def test_a_file_that_takes_patches_gets_the_ten_views_that_the_net_sees(tmp_path):
+    square = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    Image.fromarray(square).save(tmp_path / "a.png")
+    (found,) = calibration_inputs(tmp_path, 5, MANIFEST, info_of("none"))
+    np.testing.assert_array_equal(found, patches(square, MANIFEST.preprocessing, "ten"))
+
+
+@pytest.mark.parametrize(("views", "each"), [("none", 10), ("ten", 1)])
+@pytest.mark.parametrize("batch", ["1,8,64", "3", "60000"])
+def test_few_images_are_in_memory_at_once_whatever_batch_the_file_takes(photos, views, each, batch):
+    info = info_of(views, batch=Batch.parse(batch))
+    sizes = [len(one) for one in calibration_inputs(photos, 300, MANIFEST, info)]
+    assert sizes == [CALIBRATION_BATCH * each, (11 - CALIBRATION_BATCH) * each]
+
+
+def test_photos_are_turned_as_their_camera_says(tmp_path):
+    image = Image.new("RGB", (SIZE, SIZE), "black")
+    image.paste("white", (0, 0, SIZE // 2, SIZE))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise
+    image.save(tmp_path / "a.png", exif=exif)
+    (found,) = calibration_inputs(tmp_path, 1, MANIFEST, info_of())
+    assert found[0, 0].min() == 255
+    assert found[0, -1].max() == 0
+
+
+def test_photos_that_cannot_be_read_are_left_out(photos):
+    (photos / "03.png").write_bytes(b"not an image")
+    (photos / "04.png").write_bytes((photos / "05.png").read_bytes()[:60])
+    assert levels(photos, 300) == [0, 10, 20, *range(50, 110, 10)]
+
+
+def test_a_folder_without_a_readable_image_is_an_error_that_names_it(tmp_path):
+    for path in (tmp_path / "empty", tmp_path / "broken"):
+        path.mkdir()
+    (tmp_path / "broken" / "a.jpg").write_bytes(b"not an image")
+    for name in ("empty", "broken"):
+        with pytest.raises(UnreadableInputError, match=f"{name}: no image that can be read"):
+            list(calibration_inputs(tmp_path / name, 5, MANIFEST, info_of()))
+
+
+def test_what_is_no_folder_is_an_error(photos):
+    for path in (photos / "absent", photos / "00.png"):
+        with pytest.raises(UnreadableInputError, match="expected a labelled set, or a folder of photos"):
+            list(calibration_inputs(path, 5, MANIFEST, info_of()))
+
+
+@pytest.mark.parametrize("images", [0, -1, 100_001])
+def test_a_number_of_images_out_of_range_is_refused(images):
+    with pytest.raises(UsageError, match=f"--calibration-images {images}: expected 1 to 100,000"):
+        Calibration(source=Path(), images=images)

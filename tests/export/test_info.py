@@ -1,0 +1,137 @@
+"""What an exported file says of itself: read back as it was written, and refused where it makes no sense."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from alexnet_infer.errors import SpecError, UsageError
+from alexnet_infer.export.info import Batch, ExportInfo, Member
+
+MEMBERS = (Member(name="a", sha256="0" * 64), Member(name="b, c", sha256="f" * 64))
+
+
+@pytest.mark.parametrize(
+    ("text", "batch", "fixed"),
+    [
+        ("1,8,64", Batch(), False),
+        ("3", Batch(min=3, opt=3, max=3), True),
+        ("2,2,2", Batch(min=2, opt=2, max=2), True),
+        ("1,1,65536", Batch(min=1, opt=1, max=65536), False),
+    ],
+)
+def test_a_batch_is_three_numbers_or_one_that_it_always_has(text, batch, fixed):
+    assert Batch.parse(text) == batch
+    assert batch.fixed == fixed
+
+
+@pytest.mark.parametrize("text", ["0", "0,1,2", "2,1,3", "1,3,2", "1,2,65537", "999999999"])
+def test_a_batch_out_of_order_or_range_is_refused(text):
+    with pytest.raises(UsageError, match="expected MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX <= 65536"):
+        Batch.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "1,2", "1,2,3,4", "-1", "1.5", " 1", "1,2,", "x" * 500, "9" * 5000, "1\n2"])
+def test_text_that_is_no_batch_is_refused_in_one_short_line(text):
+    with pytest.raises(UsageError, match="expected MIN,OPT,MAX as in 1,8,64, or one number") as raised:
+        Batch.parse(text)
+    assert len(str(raised.value)) < 200
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        ExportInfo(members=MEMBERS[:1]),
+        ExportInfo(members=MEMBERS, views="ten", precision="fp16", lrn="plugin", batch=Batch.parse("4")),
+        ExportInfo(members=MEMBERS, views="center", precision="int8", flavor="tensorrt", lrn="conv"),
+    ],
+)
+def test_json_restores_it_exactly_and_has_one_form(info):
+    text = info.to_json()
+    assert ExportInfo.from_json(text) == info
+    shuffled = json.dumps(dict(reversed(json.loads(text).items())))
+    assert ExportInfo.from_json(shuffled).to_json() == text
+
+
+def test_squares_are_taken_where_the_file_cuts_views():
+    taken = [ExportInfo(members=MEMBERS, views=views).takes_squares for views in ("none", "center", "ten")]
+    assert taken == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"members": ()},
+        {"views": "five"},
+        {"precision": "fp8"},
+        {"lrn": "fast"},
+        {"precision": "int8"},
+        {"precision": "int8", "flavor": "gpu"},
+        {"flavor": "cpu"},
+    ],
+)
+def test_values_that_make_no_sense_are_refused(values):
+    with pytest.raises(SpecError, match="expected"):
+        ExportInfo(**{"members": MEMBERS, **values})
+
+
+def put(key: str, value: object) -> Callable[[dict[str, Any]], object]:
+    return lambda data: data.update({key: value})
+
+
+def put_member(**values: object) -> Callable[[dict[str, Any]], object]:
+    return lambda data: data["members"].append({"name": "a", "sha256": "0" * 64} | values)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("format", 2),
+        put("format", None),
+        put("more", 1),
+        lambda data: data.pop("batch"),
+        put("batch", None),
+        put("batch", {"min": 2, "opt": 1, "max": 3}),
+        put("batch", {"min": "1", "opt": 1, "max": 3}),
+        put("batch", {"min": 1, "opt": 1, "max": 3, "more": 4}),
+        put("members", []),
+        put("members", None),
+        put("members", ["a"]),
+        put("members", [{"name": "a"}]),
+        put_member(name="a\nb"),
+        put_member(name="\x1b[31m"),
+        put_member(name=5),
+        put_member(sha256="0" * 63),
+        put_member(sha256="G" * 64),
+        put_member(sha256=None),
+        put("views", ["ten"]),
+        put("precision", {}),
+        put("lrn", None),
+        put("flavor", "cpu"),
+    ],
+)
+def test_metadata_that_were_tampered_with_are_refused_in_one_line(change):
+    data = json.loads(ExportInfo(members=MEMBERS).to_json())
+    change(data)
+    with pytest.raises(SpecError) as raised:
+        ExportInfo.from_json(json.dumps(data))
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '"x"', "{", "[" * 100_000, "5"])
+def test_text_that_is_no_object_is_refused(text):
+    with pytest.raises(SpecError, match="what the file says of its export"):
+        ExportInfo.from_json(text)
+
+
+@pytest.mark.xfail(strict=True, reason="Batch takes any number")
+@pytest.mark.parametrize("number", [True, 1.0, 1.5])
+def test_a_batch_of_other_than_whole_numbers_is_refused(number):
+    data = json.loads(ExportInfo(members=MEMBERS).to_json())
+    data["batch"]["min"] = number
+    with pytest.raises(SpecError):
+        ExportInfo.from_json(json.dumps(data))

@@ -1,0 +1,172 @@
+"""The README beside an exported file: its example is run as printed, and must give what the net itself gives."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_infer.artifact import Artifact
+from alexnet_infer.export.engine import EngineRuntime
+from alexnet_infer.export.info import Batch, ExportInfo, Member
+from alexnet_infer.export.readme import readme
+from alexnet_infer.export.run import Exported, ExportRequest, export
+from alexnet_infer.predict import load
+from tests.nets import random_artifact
+
+RTX = EngineRuntime(
+    flavor="rtx", version="1.2.3", compute_capabilities=("8.6", "12.0"), gpu=None, driver=None, plugin=False
+)
+TENSORRT = EngineRuntime(
+    flavor="tensorrt", version="11.4.0", compute_capabilities=("9.0",), gpu="A GPU", driver="580.1", plugin=True
+)
+
+
+def saved(path: Path, seed: int = 0, **preprocessing: object) -> Path:
+    """A random net that sees squares of 64 pixels as `preprocessing` says."""
+    artifact = random_artifact(seed=seed)
+    manifest = artifact.manifest
+    changed = replace(manifest, name=path.stem, preprocessing=replace(manifest.preprocessing, **preprocessing))
+    tensors = dict(artifact.tensors)
+    if preprocessing.get("value_range") == "0-1":
+        tensors["conv1.weight"] = tensors["conv1.weight"] * 255  # the same activations
+    Artifact(changed, tensors).save(path, np.float32)
+    return path
+
+
+def photo(path: Path, width: int, height: int, turned: bool = False) -> None:
+    """A picture without any symmetry, such that a wrong channel, row or column shows."""
+    y, x = np.mgrid[:height, :width]
+    channels = [255 * x / width, 255 * (y / height) ** 2, 128 + 127 * np.sin(x * y / 300)]
+    exif = Image.Exif()
+    if turned:
+        exif[0x0112] = 6
+    Image.fromarray(np.stack(channels, -1).astype(np.uint8)).save(path, quality=95, exif=exif)
+
+
+def example(folder: Path) -> str:
+    """The one Python example in the README there."""
+    (found,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    return found
+
+
+def printed(exported: Exported, monkeypatch, capsys) -> tuple[int, float]:
+    """What the example prints when it is run beside the file: the first guess and its probability."""
+    monkeypatch.chdir(exported.folder)
+    capsys.readouterr()
+    exec(compile(example(exported.folder), "README.md", "exec"), {"__name__": "__main__"})
+    guess, probability = capsys.readouterr().out.split()
+    return int(guess), float(probability)
+
+
+ROUNDING = 1e-3
+"""Of pixels, between the passes along rows and columns, which comes first in portraits being another."""
+
+PIXELS = np.random.default_rng(0).uniform(0, 255, (64, 64, 3))
+FORMS = {
+    "patches": ({}, {}),
+    "central view": ({}, {"views": "center"}),
+    "ten views": ({}, {"views": "ten"}),
+    "patches in BGR": ({"channel_order": "BGR"}, {}),
+    "patches from 0 to 1": ({"value_range": "0-1", "mean": np.array([0.4, 0.5, 0.6])}, {}),
+    "a mean of each pixel, in BGR": ({"channel_order": "BGR", "mean": PIXELS}, {}),
+    "ten views with a mean of each pixel": ({"mean": PIXELS}, {"views": "ten"}),
+    "other filter, odd margin": ({"resample": "lanczos", "size": 64, "mean": np.array([9, 8, 7])}, {}),
+    "three patches a call": ({}, {"batch": Batch.parse("3")}),
+    "three squares a call": ({}, {"batch": Batch.parse("3"), "views": "ten"}),
+    "half precision": ({}, {"precision": "fp16"}),
+    "the plugin's node": ({}, {"lrn": "plugin"}),
+}
+
+
+@pytest.mark.parametrize(("preprocessing", "form"), FORMS.values(), ids=FORMS)
+def test_the_example_gives_what_classify_gives_of_the_net(tmp_path, monkeypatch, capsys, preprocessing, form):
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+    net = saved(tmp_path / "net.safetensors", **preprocessing)
+    exported = export(ExportRequest(models=(net,), out=tmp_path / "out", **form))
+    views = "ten" if form.get("views") == "ten" else "center"
+    reference = load(net, device="cpu", backend="onnxruntime", views=views)
+    allowed = 0.002 if form.get("precision") == "fp16" else ROUNDING
+    for size in ((131, 80), (64, 64), (70, 150)):
+        photo(exported.folder / "photo.jpg", *size)
+        expected = reference.classify(exported.folder / "photo.jpg")[0]
+        guess = expected.index, pytest.approx(expected.probability, abs=allowed)
+        assert printed(exported, monkeypatch, capsys) == guess
+
+
+def test_the_example_turns_photos_as_their_camera_says(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+    net = saved(tmp_path / "net.safetensors")
+    exported = export(ExportRequest(models=(net,), out=tmp_path / "out"))
+    reference = load(net, device="cpu", backend="onnxruntime", views="center")
+    found = []
+    for turned in (False, True):
+        photo(exported.folder / "photo.jpg", 131, 80, turned)
+        found.append(reference.classify(exported.folder / "photo.jpg")[0])
+        guess = found[-1].index, pytest.approx(found[-1].probability, abs=ROUNDING)
+        assert printed(exported, monkeypatch, capsys) == guess
+    assert abs(found[0].probability - found[1].probability) > 5 * ROUNDING
+
+
+def text(info: ExportInfo, *, onnx: bool = True, runtime: EngineRuntime | None = None) -> str:
+    engine = Path("net.engine") if runtime is not None else None
+    return readme(random_artifact().manifest, info, Path("net.onnx") if onnx else None, engine, runtime)
+
+
+def info_of(count: int = 1, **values: object) -> ExportInfo:
+    members = tuple(Member(name=f"net{i}", sha256=f"{i}" * 64) for i in range(count))
+    return ExportInfo(members=members, **values)
+
+
+def test_it_says_what_the_file_takes_and_gives():
+    found = text(info_of())
+    assert "| input | `patches` | float32 | [N, 3, 57, 57] | RGB, 0-255 minus the training mean |" in found
+    assert "| output | `probabilities` | float32 | [N, 7] |" in found
+    found = text(info_of(views="ten"))
+    assert "| input | `images` | uint8 | [N, 64, 64, 3] | RGB, 0 to 255 |" in found
+    assert "averaged over ten views |" in found
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "N: any number."),
+        ({"batch": Batch.parse("4")}, "N: always 4."),
+        ({"precision": "int8", "flavor": "tensorrt"}, "Precision int8 for TensorRT;"),
+        ({"precision": "int8", "flavor": "cpu"}, "Precision int8 for CPU runtimes;"),
+        ({"precision": "fp16", "lrn": "conv"}, "Precision fp16; LRN is a 1x1 convolution"),
+        ({"lrn": "plugin"}, "alexnet_infer::GroupedLRN"),
+    ],
+)
+def test_it_says_in_which_form_the_net_is(values, words):
+    assert words in text(info_of(**values))
+
+
+def test_it_says_which_nets_are_in_the_file_and_offers_no_comparison_of_a_mean_with_one_of_them():
+    assert "net0 (SHA-256 0000000000000000...)" in text(info_of())
+    assert "alexnet-infer compare ORIGINAL.safetensors net.onnx" in text(info_of())
+    found = text(info_of(2, views="center"))
+    assert "the mean of 2 nets: net0 (SHA-256 0000000000000000...), net1 (SHA-256 1111111111111111...)" in found
+    assert "over 2 nets |" in found
+    assert "alexnet-infer compare" not in found
+    assert "alexnet-infer classify photo.jpg --model net.onnx" in found
+
+
+def test_of_an_engine_it_says_what_runs_it_and_gives_no_example_that_could_not():
+    found = text(info_of(), onnx=False, runtime=RTX)
+    assert (
+        "`net.engine` runs in TensorRT-RTX 1.2.3 and no other version, on GPUs of compute capability 8.6, 12.0."
+        in found
+    )
+    assert "N: 1 to 64, fastest with 8." in found
+    assert "```python" not in found
+    assert "--model net.engine" in found
+    assert "`net.engine.json`" in found
+    found = text(info_of(), runtime=TENSORRT)
+    assert "on A GPU (GPUs of compute capability 9.0)." in found
+    assert "N: 1 to 64, fastest with 8, any number in ONNX." in found
+    assert 'InferenceSession("net.onnx")' in found

@@ -1,0 +1,273 @@
+"""Timings with a clock of their own, the machine's limit by hand, and what is measured of which file."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_infer.benchmark import floor
+from alexnet_infer.benchmark import run as module
+from alexnet_infer.benchmark.floor import Machine, probes
+from alexnet_infer.benchmark.run import Request, parse_batches, run, subjects, turns
+from alexnet_infer.benchmark.timing import Timing, interleave, measure
+from alexnet_infer.errors import BackendError, ModelFileError, UsageError
+from alexnet_infer.export.info import ExportInfo, Member
+from tests.nets import TINY, random_artifact
+
+
+@pytest.fixture(autouse=True)
+def _small_probes(monkeypatch):
+    """The machine is measured with small matrices: its true rates play no part here."""
+    monkeypatch.setattr(floor, "SQUARE", 96)
+    monkeypatch.setattr(floor, "TALL", 128)
+
+
+class Clock:
+    """Stands still but when a `task` runs, which takes the next of its seconds, again and again."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.order: list[str] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def task(self, name: str, *seconds: float):
+        def work() -> None:
+            self.now += seconds[self.order.count(name) % len(seconds)]
+            self.order.append(name)
+
+        return work
+
+
+def test_percentiles_are_of_the_calls_that_count():
+    clock = Clock()
+    timing = measure(clock.task("a", 1, 2, 3, 4, 5), seconds=25, rounds=1, warmup=4, clock=clock)
+    assert timing.seconds == (1, 2, 3, 4, 5, 1, 2, 3, 4)  # four to warm up, one at the start of the turn: 25 s by then
+    assert (timing.mean, timing.p50, timing.percentile(100)) == (25 / 9, 3, 5)
+
+
+def test_percentiles_lie_between_the_calls_times_in_proportion():
+    timing = Timing(seconds=tuple(float(i) for i in range(101)))
+    assert (timing.p50, timing.p90, timing.p99) == (50, 90, 99)
+    assert Timing(seconds=(0.0, 1.0)).p90 == pytest.approx(0.9)
+    with pytest.raises(ValueError, match="at least one call"):
+        Timing(seconds=())
+
+
+def test_turns_are_interleaved_and_their_first_calls_do_not_count():
+    clock, ticks = Clock(), []
+    runs = [clock.task("a", 100, 1, 1), clock.task("b", 100, 2)]
+    a, b = interleave(runs, seconds=4, rounds=2, warmup=0, clock=clock, on_turn=lambda: ticks.append(len(clock.order)))
+    assert "".join(clock.order) == "aaabbaaabb"
+    assert (a.seconds, b.seconds) == ((1, 1, 1, 1), (2, 2))
+    assert ticks == [3, 5, 8, 10]
+
+
+def test_a_slow_task_is_timed_once_a_turn_and_a_drift_hits_all_alike():
+    clock = Clock()
+    drift = [1, 1, 2, 2, 4, 4]
+    runs = [clock.task("a", *drift), clock.task("b", *(2 * seconds for seconds in drift))]
+    a, b = interleave(runs, seconds=0.001, rounds=3, warmup=0, clock=clock)
+    assert a.seconds == (1, 2, 4)
+    assert b.p50 / a.p50 == b.mean / a.mean == 2
+
+
+def test_a_clock_that_is_too_coarse_to_see_a_call_ends_no_sooner_than_the_time_is_up():
+    clock = Clock()
+    assert len(measure(clock.task("a", 0, 0, 1), seconds=2, rounds=1, warmup=0, clock=clock).seconds) >= 4
+
+
+def test_the_floor_is_the_larger_of_arithmetic_and_reading():
+    product, reading = Timing(seconds=(1.0, 2.0, 9.0)), Timing(seconds=(0.5,))
+    machine = Machine.of(product, reading)
+    assert (machine.flops, machine.bandwidth) == (2 * 96**3 / 2.0, 128 * 128 * 4 / 0.5)
+    machine = Machine(flops=100e9, bandwidth=10e9)
+    assert machine.floor(50_000_000_000, 1) == 1.0  # a multiply-add is two operations
+    assert machine.floor(1, 20_000_000_000) == 2.0
+
+
+def test_the_probes_multiply_and_read_what_they_say():
+    multiply, read = probes()
+    assert multiply().shape == (96, 96)
+    np.testing.assert_array_equal(read(), np.full(128, 128, np.float32))
+
+
+@pytest.mark.parametrize(("text", "sizes"), [("1,8,64", (1, 8, 64)), ("7", (7,)), ("8,1,8", (8, 1)), ("01", (1,))])
+def test_batch_sizes_are_read_in_their_order_each_once(text, sizes):
+    assert parse_batches(text) == sizes
+
+
+@pytest.mark.parametrize("text", ["", "1,", "1;8", "-1", "1.5", "٣", "9" * 5000, "a\nb"])
+def test_what_is_no_list_of_batch_sizes_is_refused_in_one_line(text):
+    with pytest.raises(UsageError, match="expected sizes from 1 to 65536, as in 1,8,64") as raised:
+        parse_batches(text)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batches": (0,)}, "--batch 0: expected sizes from 1 to 65536"),
+        ({"batches": ()}, "--batch : expected sizes"),
+        ({"batches": (1, 65537)}, "--batch 1,65537"),
+        ({"backend": "caffe"}, "--backend 'caffe': expected all, auto, onnxruntime, openvino"),
+        ({"views": "five"}, "--views 'five': expected none, center, ten"),
+        ({"seconds": 0.0}, "--seconds 0: expected more than 0"),
+        ({"seconds": float("nan")}, "--seconds nan"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(UsageError) as raised:
+        Request(**options)
+    assert message in str(raised.value)
+
+
+needs_onnxruntime = pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime") is None, reason="needs ONNX Runtime: pip install onnxruntime"
+)
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="needs OpenVINO: pip install openvino"
+)
+
+
+@pytest.fixture
+def net(tmp_path) -> Path:
+    path = tmp_path / "net.safetensors"
+    random_artifact().save(path)
+    return path
+
+
+def export(path: Path, members: int = 1, **info: object) -> Path:
+    from alexnet_infer.export.onnx_file import save_model
+    from alexnet_infer.export.onnx_model import build_model
+
+    nets = [random_artifact(seed=seed) for seed in range(members)]
+    names = tuple(Member(name=f"net {i}", sha256=f"{i}" * 64) for i in range(members))
+    weights: dict[str, np.ndarray] = {}
+    save_model(path, build_model(nets, ExportInfo(members=names, **info), weights), weights)
+    return path
+
+
+def measured(request: Request):
+    found, _ = subjects(request)
+    return run(found, request.batches, seconds=0.01)
+
+
+@needs_onnxruntime
+def test_rows_say_what_was_measured_and_ratios_are_to_the_first(net):
+    result = measured(Request(models=(net,), backend="onnxruntime", batches=(1, 3), device="cpu"))
+    one, three = result.to_json()["rows"]
+    assert (one["batch"], three["batch"]) == (1, 3)
+    for row in (one, three):
+        assert row["model"] == "net.safetensors"
+        assert row["backend"].startswith("ONNX Runtime")
+        assert (row["precision"], row["views"], row["unit"]) == ("fp32", "center", "images")
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["calls"] >= module.ROUNDS
+        assert row["ratio"] == row["per_second"] / one["per_second"]
+        assert row["over_floor"] > 0
+    timing = result.rows[1].timing
+    assert three["per_second"] == pytest.approx(3 / np.mean(timing.seconds))
+
+
+@needs_onnxruntime
+def test_the_floor_counts_every_view_and_the_bytes_of_the_precision(net, tmp_path):
+    architecture = TINY.build()
+    half = export(tmp_path / "half.onnx", precision="fp16", views="ten")
+    found, _ = subjects(Request(models=(net, half), backend="onnxruntime", device="cpu"))
+    (one, ten) = found
+    assert (one.views, ten.views, ten.precision) == ("center", "ten", "fp16")
+    assert (one.multiply_adds, ten.multiply_adds) == (architecture.multiply_adds, 10 * architecture.multiply_adds)
+    assert (one.weight_bytes, ten.weight_bytes) == (4 * architecture.parameters, 2 * architecture.parameters)
+    result = run(found, (2,), seconds=0.01)
+    for row, subject in zip(result.rows, found, strict=True):
+        assert row.floor == result.machine.floor(2 * subject.multiply_adds, subject.weight_bytes)
+
+
+@needs_onnxruntime
+@pytest.mark.parametrize(
+    ("views", "expected"),
+    [("none", (2, 3, 57, 57)), ("center", (2, 3, 57, 57)), ("ten", (20, 3, 57, 57))],
+)
+def test_a_batch_is_of_patches_or_of_images_with_their_views(net, views, expected):
+    (subject,), _ = subjects(Request(models=(net,), backend="onnxruntime", views=views, device="cpu"))
+    assert subject.unit == ("patches" if views == "none" else "images")
+    shapes, infer = [], subject.net.backend.infer
+    subject.net.backend.infer = lambda inputs: shapes.append(inputs.shape) or infer(inputs)
+    subject.run(2)()
+    assert shapes == [expected]
+
+
+@needs_onnxruntime
+def test_a_file_that_cuts_its_views_takes_no_patches(tmp_path):
+    path = export(tmp_path / "net.onnx", views="center")
+    with pytest.raises(UsageError, match=r"net\.onnx: takes images .* measure it with --views center"):
+        subjects(Request(models=(path,), views="none"))
+
+
+@needs_onnxruntime
+def test_of_several_nets_in_a_file_no_floor_is_claimed(tmp_path):
+    path = export(tmp_path / "two.onnx", members=2)
+    request = Request(models=(path,), backend="onnxruntime", batches=(1,), device="cpu")
+    found, _ = subjects(request)
+    assert turns(found, (1,)) == module.ROUNDS  # nor is the machine measured
+    result = run(found, (1,), seconds=0.01)
+    assert result.machine is None
+    assert result.to_json()["rows"][0]["over_floor"] is None
+
+
+@needs_onnxruntime
+@needs_openvino
+def test_all_means_every_runtime_that_is_installed(tmp_path):
+    path = export(tmp_path / "net.onnx")
+    found, skipped = subjects(Request(models=(path,), device="cpu"))
+    assert [subject.net.backend.description.split()[0] for subject in found] == ["ONNX", "OpenVINO"]
+    assert not skipped
+
+
+@needs_onnxruntime
+def test_a_runtime_that_cannot_run_a_file_is_left_out_with_the_reason(net, monkeypatch):
+    def partly(path, **options):
+        if options["backend"] == "openvino":
+            raise ModelFileError("OpenVINO can't run it")
+        return load(path, **options)
+
+    load = module.load
+    monkeypatch.setattr(module, "load", partly)
+    monkeypatch.setattr(module, "_runtimes", lambda request, path: iter(("onnxruntime", "openvino")))
+    found, skipped = subjects(Request(models=(net,), device="cpu"))
+    assert len(found) == 1
+    assert skipped == ["OpenVINO can't run it"]
+
+
+@needs_onnxruntime
+def test_a_runtime_named_that_is_missing_is_an_error(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    path = export(tmp_path / "net.onnx")
+    with pytest.raises(BackendError, match=r"pip install \"alexnet-infer\[openvino\]\""):
+        subjects(Request(models=(path,), backend="openvino"))
+
+
+@needs_onnxruntime
+def test_files_of_one_name_are_told_apart(net, tmp_path):
+    other = tmp_path / "other" / net.name
+    other.parent.mkdir()
+    random_artifact(replace(TINY, columns=1)).save(other)
+    found, _ = subjects(Request(models=(net, other), backend="onnxruntime", device="cpu"))
+    assert [subject.model for subject in found] == [str(net), str(other)]
+
+
+@needs_onnxruntime
+def test_turns_counts_the_calls_of_on_turn(net):
+    found, _ = subjects(Request(models=(net,), backend="onnxruntime", device="cpu"))
+    ticks = []
+    run(found, (1, 2), seconds=0.001, on_turn=lambda: ticks.append(1))
+    assert len(ticks) == turns(found, (1, 2)) == module.ROUNDS * 4
