@@ -27,7 +27,8 @@ def choose_nets(models: Sequence[Path], ensemble: int | None) -> list[Path]:
     wanted = ensemble or (len(models) or 1)
     if wanted > len(found):
         names = ", ".join(path.name for path in found)
-        raise UsageError(f"--ensemble {wanted}: only {len(found)} nets are there ({names}); name others with --models")
+        there = "one net is" if len(found) == 1 else f"{len(found)} nets are"
+        raise UsageError(f"--ensemble {wanted}: only {there} there ({names}); name the files of others, too")
     chosen = found[:wanted]
     for path in chosen:
         if chosen.count(path) > 1:

@@ -10,6 +10,14 @@ import pytest
 from alexnet_infer import cli
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Nothing of a test goes into the user's cache, and nothing comes from it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def run(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """The program in this process: run("info", "alexnet") -> (exit code, standard output, standard error)."""

@@ -50,7 +50,7 @@ def test_too_few_nets_are_refused_with_those_that_are_there(beside):
     refused(
         lambda: choose_nets([], 9),
         "--ensemble 9: only 3 nets are there (m.safetensors, b.safetensors, z.safetensors)",
-        "--models",
+        "name the files of others",
         error=UsageError,
     )
     refused(lambda: choose_nets(NAMED[:1], 2), "--ensemble 2", "(c.safetensors)", error=UsageError)

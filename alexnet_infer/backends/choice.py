@@ -48,9 +48,8 @@ def choose_cpu_backend(net: Artifact | OnnxFile) -> CpuRuntime:
         return "onnxruntime"
     if not _installed("onnxruntime"):
         return "openvino"
-    if net.manifest.architecture.multiply_adds < SMALL or (
-        not isinstance(net, Artifact) and net.info.precision == "fp16"
-    ):
+    half = not isinstance(net, Artifact) and net.info.precision == "fp16"
+    if half or net.manifest.architecture.multiply_adds < SMALL:
         return "onnxruntime"
     question = _question(net)
     digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:32]
@@ -80,8 +79,8 @@ def calibrate(net: Artifact | OnnxFile) -> dict[CpuRuntime, float]:
 
 
 def medians(backends: Mapping[CpuRuntime, Backend], manifest: Manifest) -> dict[CpuRuntime, float]:
-    """Median seconds of `ROUNDS` calls of each backend, with the same ten patches or with one square where the file cuts
-    its views, after one that doesn't count."""
+    """Median seconds of `ROUNDS` calls of each backend with the same ten patches, or with one square where the file cuts
+    its views. A call before them doesn't count."""
     size, patch = manifest.preprocessing.size, manifest.preprocessing.patch
     rng = np.random.default_rng(0)
     if any(backend.takes_squares for backend in backends.values()):

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from alexnet_infer.errors import BackendError, ModelFileError, one_line
-from alexnet_infer.export.engine import EngineRuntime, read_engine
-from alexnet_infer.export.engine_cache import is_ours
-from alexnet_infer.export.engine_runtime import Gpu, Library, deserialize, load_library, this_gpu
+from alexnet_infer.export.engines.cache import is_ours
+from alexnet_infer.export.engines.files import EngineRuntime, read_engine
+from alexnet_infer.export.engines.runtime import Gpu, Library, deserialize, load_library, this_gpu
 from alexnet_infer.export.info import Batch
 from alexnet_infer.export.onnx_graph import INPUT, OUTPUT
 from alexnet_infer.export.onnx_model import SQUARES_INPUT

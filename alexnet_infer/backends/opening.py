@@ -34,7 +34,7 @@ class Opened:
 def describe(path: Path) -> tuple[Manifest, ExportInfo | None]:
     """What the file `path` says of itself; the second is of exported files only. Raises ModelFileError."""
     if path.suffix in ENGINE_SUFFIXES:
-        from alexnet_infer.export.engine import read_description
+        from alexnet_infer.export.engines.files import read_description
 
         description = read_description(path)
         return description.manifest, description.info

@@ -50,7 +50,9 @@ def classify(
     model: Annotated[
         Path | None, typer.Option(help="A trained net, .onnx or .engine; the embedded net if not given.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Labels to show for each photo.")] = 5,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Labels to show for each photo.", show_default="5, or all that there are")
+    ] = None,
     views: Annotated[
         Literal["ten", "center"] | None,
         typer.Option(

@@ -39,8 +39,11 @@ def evaluate(
         ),
     ] = None,
     views: Annotated[
-        Literal["ten", "center"], typer.Option(help="The paper's ten patches, or the central one.")
-    ] = "ten",
+        Literal["ten", "center"] | None,
+        typer.Option(
+            help="The paper's ten patches, or the central one.", show_default="what a file does itself, else ten"
+        ),
+    ] = None,
     layout: Annotated[
         str | None, typer.Option("--format", help="Layout of the data: tar, flat, folders, kaggle, parquet, caffe.")
     ] = None,

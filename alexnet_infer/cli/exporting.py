@@ -80,7 +80,7 @@ def export(
     limit: Annotated[int | None, typer.Option(help="Compare on so many images of the set.", show_default="all")] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Largest probability difference allowed.", show_default="1e-5, fp16 0.01, int8 0.25"),
+        typer.Option(help="Largest probability difference allowed.", show_default="1e-5, fp16 0.01, int8 0.15"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -164,7 +164,7 @@ def compare(
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Largest probability difference allowed.", show_default="1e-5, fp16 0.01, int8 0.25"),
+        typer.Option(help="Largest probability difference allowed.", show_default="1e-5, fp16 0.01, int8 0.15"),
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the nets run.")] = "auto",
     backend: Backend = "auto",

@@ -24,7 +24,7 @@ def run(
     photos: Sequence[str],
     *,
     model: Path | None,
-    top: int,
+    top: int | None,
     views: Views | None,
     device: Device,
     runtime: Runtime,
@@ -36,7 +36,7 @@ def run(
     if runtime == "auto" and len(entries) < FEW and (model is None or model.suffix not in ENGINE_SUFFIXES):
         runtime = "onnxruntime"
     net = load(model, device=device, views=views, backend=runtime, trust_engine=trust_engine)
-    results = net.classify_all(entries, top)
+    results = net.classify_all(entries, top or min(5, len(net.manifest.classes)))
     if len(entries) > 1:
         results = _with_progress(results, len(entries))
     failed = 0

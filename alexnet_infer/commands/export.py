@@ -14,7 +14,7 @@ from alexnet_infer.commands.compare import choose_images, report, verify
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.export.calibration import Calibration
-from alexnet_infer.export.engine import EngineOptions, parse_workspace
+from alexnet_infer.export.engines.files import EngineOptions, parse_workspace
 from alexnet_infer.export.info import Batch, Flavor
 from alexnet_infer.export.run import Exported, ExportRequest, export
 from alexnet_infer.export.triton import ServedModel, write_repository
@@ -118,6 +118,8 @@ def run(request: ExportRequest, verification: Verification | None, triton: Path 
     """
     if triton is not None and request.engine is not None and request.engine.flavor == "rtx":
         raise UsageError("--triton: Triton runs no TensorRT-RTX engines; use --onnx, or --trt without --flavor rtx")
+    if triton is not None and request.engine is not None and request.batch.min > 1 and not request.batch.fixed:
+        raise UsageError("--triton: sends single images, too; expected --batch 1,OPT,MAX or one number")
     exported = export(request)
     if not as_json:
         for path in (*exported.files, exported.folder / "README.md"):

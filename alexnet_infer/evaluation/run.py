@@ -41,7 +41,8 @@ class Request:
     data: Path
     layout: str | None = None
     split: Literal["validation", "train"] = "validation"
-    views: Views = "ten"
+    views: Views | None = None
+    """None for those that a file cuts itself, or else the paper's ten."""
     device: Device = "auto"
     runtime: Runtime = "auto"
     trust_engine: bool = False
@@ -133,13 +134,18 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
     loaded.sort(key=lambda one: (one[1].manifest.name, one[2]))
     models, nets, digests = (list(column) for column in zip(*loaded, strict=True))
     _check_different(models, digests)
+    for path, net in zip(models, nets, strict=True):
+        if net.views != nets[0].views:
+            raise UsageError(
+                f"{path}: averages views={net.views}, {models[0]} views={nets[0].views}; expected the same of all"
+            )
     check_same_classes([[c.wnid for c in net.manifest.classes] for net in nets], list(map(str, models)))
     map_classes(data.classes, nets[0].manifest.classes)  # refuses what can't be mapped before anything is computed
     positions = _positions(data, request)
     begin, end = _range(len(positions), request)
     shared = {
         "data": _data_facts(data, request, len(positions)),
-        "views": request.views,
+        "views": nets[0].views,
         "batch": request.batch,
         "software": f"alexnet-infer {__version__}, Pillow {PIL.__version__}, NumPy {np.__version__}",
         "begin": begin,

@@ -48,9 +48,10 @@ class Batch:
     max: int = 64
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.opt <= self.max <= MAX_BATCH:
+        numbers = (self.min, self.opt, self.max)
+        if any(type(n) is not int for n in numbers) or not 1 <= self.min <= self.opt <= self.max <= MAX_BATCH:
             raise UsageError(
-                f"--batch {self.min},{self.opt},{self.max}: expected MIN,OPT,MAX "
+                f"--batch {','.join(map(shown, numbers))}: expected MIN,OPT,MAX "
                 f"with 1 <= MIN <= OPT <= MAX <= {MAX_BATCH}"
             )
 

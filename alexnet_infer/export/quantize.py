@@ -89,7 +89,7 @@ def _chosen(model: onnx.ModelProto, options: QuantizationOptions) -> set[str]:
     for wanted in options.keep_float:
         matching = {name for name in found if name == wanted or name.endswith(f".{wanted}")}
         if not matching:
-            raise UsageError(f"keep_float={shown(wanted)}: no such layer; expected some of {', '.join(found)}")
+            raise UsageError(f"--keep-float {shown(wanted)}: no such layer; expected some of {', '.join(found)}")
         kept |= matching
     nodes = {node.name for name, node in found.items() if name not in kept}
     if options.flavor == "cpu":  # what passes 8 bits on as they are; TensorRT finds out by itself

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alexnet_infer.artifact import Manifest
-from alexnet_infer.export.engine import EngineRuntime
+from alexnet_infer.export.engines.files import EngineRuntime
 from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.preprocess import Preprocessing
 

@@ -16,9 +16,9 @@ from alexnet_infer.artifact import METADATA_KEY, Artifact, Manifest, load_artifa
 from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
 from alexnet_infer.errors import UsageError
 from alexnet_infer.export.calibration import Calibration, calibration_inputs
-from alexnet_infer.export.engine import Built, EngineOptions, description_path, save_engine
-from alexnet_infer.export.engine_build import build_engine
-from alexnet_infer.export.engine_progress import build_bars
+from alexnet_infer.export.engines.build import build_engine
+from alexnet_infer.export.engines.files import Built, EngineOptions, description_path, save_engine
+from alexnet_infer.export.engines.progress import build_bars
 from alexnet_infer.export.info import Batch, ExportInfo, FileViews, Flavor, LRNForm, Member, Precision
 from alexnet_infer.export.onnx_file import embed, save_model
 from alexnet_infer.export.onnx_model import build_model

@@ -27,6 +27,7 @@ FASTER = {"onnxruntime": 0.020, "openvino": 0.010}
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(choice, "user_cache", lambda: tmp_path / "cache")
     monkeypatch.setattr(choice, "_installed", lambda runtime: True)
+    monkeypatch.setattr(choice, "SMALL", 0)
     return tmp_path / "cache" / "cpu-backends"
 
 
@@ -152,6 +153,8 @@ def test_what_is_installed_is_found_without_importing_it(monkeypatch):
 class _Slow:
     """Takes a second on a clock of its own; the first call, which prepares what later ones use, takes a hundred."""
 
+    takes_squares = False
+
     def __init__(self, clock: list[float], seconds: float) -> None:
         self.clock, self.seconds, self.shapes = clock, seconds, []
 
@@ -164,7 +167,7 @@ def test_times_are_medians_of_later_calls_with_the_ten_patches_of_a_photo(monkey
     clock = [0.0]
     monkeypatch.setattr(choice.time, "perf_counter", lambda: clock[0])
     a, b = _Slow(clock, 3.0), _Slow(clock, 2.0)
-    assert choice.medians({"onnxruntime": a, "openvino": b}, ARTIFACT) == {"onnxruntime": 3.0, "openvino": 2.0}
+    assert choice.medians({"onnxruntime": a, "openvino": b}, ARTIFACT.manifest) == {"onnxruntime": 3.0, "openvino": 2.0}
     assert a.shapes == b.shapes == [(10, 3, 57, 57)] * 6
 
 

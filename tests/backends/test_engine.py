@@ -9,11 +9,11 @@ import pytest
 from alexnet_infer.backends.engine import EngineBackend, _Shape, calls, check_gpu, check_version, host_array, part
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import BackendError, ModelFileError
-from alexnet_infer.export import engine_cache
-from alexnet_infer.export.engine import Built, save_engine
-from alexnet_infer.export.engine_runtime import Gpu, Library, this_gpu
+from alexnet_infer.export.engines import cache as engine_cache
+from alexnet_infer.export.engines.files import Built, save_engine
+from alexnet_infer.export.engines.runtime import Gpu, Library, this_gpu
 from alexnet_infer.export.info import Batch
-from tests.export.engines import RTX, TENSORRT, build, engine_of, info_of
+from tests.export.engines.made import RTX, TENSORRT, build, engine_of, info_of
 from tests.nets import large_patches, random_artifact
 
 AMPERE = Gpu(name="An RTX", capability="8.6", driver="580.1")

@@ -307,7 +307,7 @@ def test_fail_if_exits_1_exactly_when_it_holds(evaluate):
 
 
 def test_too_many_nets_are_refused_with_those_that_are_there(evaluate, run, images):
-    one_line(evaluate("--ensemble", 9), 2, "--ensemble 9: only 1 nets are there (net-0.safetensors)")
+    one_line(evaluate("--ensemble", 9), 2, "--ensemble 9: only one net is there (net-0.safetensors)")
     one_line(run("eval", "--data", images, "--ensemble", 9), 2, "alexnet-64.safetensors")
 
 

@@ -17,8 +17,8 @@ from PIL import Image
 from alexnet_infer.agreement import TOLERANCES
 from alexnet_infer.artifact import Artifact, load_artifact, sha256
 from alexnet_infer.errors import BackendError
-from alexnet_infer.export import engine_cache
-from alexnet_infer.export.engine_runtime import load_library, this_gpu
+from alexnet_infer.export.engines import cache as engine_cache
+from alexnet_infer.export.engines.runtime import load_library, this_gpu
 from alexnet_infer.export.onnx_file import read_model
 from alexnet_infer.predict import load
 from tests.evaluation.toys import OTHER_WNIDS, save_net, write_set
@@ -390,7 +390,7 @@ def test_a_repository_that_cannot_be_is_one_line_and_the_export_stays(run, net):
         (["--trt", "--flavor", "rtx", "--lrn", "plugin"], "--lrn plugin: TensorRT-RTX takes no plugins"),
         (["--trt", "--int8-for", "cpu", "--precision", "int8", "--calibrate", "x"], "takes only signed activations"),
         (["--trt", "--flavor", "rtx", "--triton", "t"], "Triton runs no TensorRT-RTX engines"),
-        (["--ensemble", "2"], "--ensemble 2: only 1 nets are there (red.safetensors)"),
+        (["--ensemble", "2"], "--ensemble 2: only one net is there (red.safetensors)"),
         (["--ensemble", "0"], "--ensemble 0: expected at least 1"),
         (["--tolerance", "-1"], "--tolerance -1"),
         (["--tolerance", "nan"], "--tolerance nan"),
@@ -495,7 +495,7 @@ def test_an_older_export_stays_whole_when_the_next_one_fails(run, net, photos):
     ],
 )
 def test_a_missing_builder_exits_5_with_the_pip_line(run, net, monkeypatch, package, arguments, words):
-    monkeypatch.setattr("alexnet_infer.export.engine_build.load_library", load_library.__wrapped__)  # nothing is kept
+    monkeypatch.setattr("alexnet_infer.export.engines.build.load_library", load_library.__wrapped__)  # nothing is kept
     monkeypatch.setitem(sys.modules, package, None)
     refused(run, 5, words, net, *arguments)
 

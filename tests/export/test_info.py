@@ -128,7 +128,6 @@ def test_text_that_is_no_object_is_refused(text):
         ExportInfo.from_json(text)
 
 
-@pytest.mark.xfail(strict=True, reason="Batch takes any number")
 @pytest.mark.parametrize("number", [True, 1.0, 1.5])
 def test_a_batch_of_other_than_whole_numbers_is_refused(number):
     data = json.loads(ExportInfo(members=MEMBERS).to_json())

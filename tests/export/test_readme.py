@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.export.engine import EngineRuntime
+from alexnet_infer.export.engines.files import EngineRuntime
 from alexnet_infer.export.info import Batch, ExportInfo, Member
 from alexnet_infer.export.readme import readme
 from alexnet_infer.export.run import Exported, ExportRequest, export

@@ -9,9 +9,10 @@ import pytest
 
 from alexnet_infer.artifact import sha256
 from alexnet_infer.errors import BackendError, ModelFileError, UsageError
-from alexnet_infer.export import engine_cache, run
 from alexnet_infer.export.calibration import Calibration
-from alexnet_infer.export.engine import EngineOptions, read_engine
+from alexnet_infer.export.engines import cache as engine_cache
+from alexnet_infer.export.engines import run
+from alexnet_infer.export.engines.files import EngineOptions, read_engine
 from alexnet_infer.export.info import ExportInfo, Member
 from alexnet_infer.export.onnx_file import read_model
 from alexnet_infer.export.run import ExportRequest, export, file_stem, folder_name

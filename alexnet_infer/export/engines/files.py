@@ -55,13 +55,13 @@ class EngineOptions:
             raise UsageError(f"--optimization-level {self.optimization_level}: expected 0 to 5")
         if self.capabilities and self.flavor != "rtx":
             raise UsageError(
-                f"--capabilities {','.join(self.capabilities)}: TensorRT builds for the GPU at hand; "
+                f"--compute-capability {','.join(self.capabilities)}: TensorRT builds for the GPU at hand; "
                 "leave it out, or add --flavor rtx"
             )
         for capability in self.capabilities:
             if not re.fullmatch(r"\d{1,2}\.\d", capability) or self.capabilities.count(capability) > 1:
                 raise UsageError(
-                    f"--capabilities {shown(','.join(self.capabilities))}: "
+                    f"--compute-capability {shown(','.join(self.capabilities))}: "
                     "expected different compute capabilities, as in 8.6,8.9,12.0"
                 )
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from alexnet_infer.artifact import Manifest
 from alexnet_infer.errors import BackendError, ModelFileError, UsageError, one_line, shown, visible
-from alexnet_infer.export import engine_cache
-from alexnet_infer.export.engine import Built, EngineDescription, EngineOptions, EngineRuntime
-from alexnet_infer.export.engine_progress import OnProgress, monitor, stoppable
-from alexnet_infer.export.engine_runtime import Gpu, Library, load_library, this_gpu
+from alexnet_infer.export.engines import cache as engine_cache
+from alexnet_infer.export.engines.files import Built, EngineDescription, EngineOptions, EngineRuntime
+from alexnet_infer.export.engines.progress import OnProgress, monitor, stoppable
+from alexnet_infer.export.engines.runtime import Gpu, Library, load_library, this_gpu
 from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.export.onnx_graph import PLUGIN_DOMAIN
 
@@ -204,7 +204,7 @@ def _capability(trt: ModuleType, capability: str) -> Any:
     names = {name: value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
     known = {f"{name[2:-1]}.{name[-1]}": value for name, value in names.items()}
     if capability not in known:
-        raise UsageError(f"--capabilities {capability}: this TensorRT-RTX builds for {', '.join(known)}")
+        raise UsageError(f"--compute-capability {capability}: this TensorRT-RTX builds for {', '.join(known)}")
     return known[capability]
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError
-from alexnet_infer.export.engine import (
+from alexnet_infer.export.engines.files import (
     RTX_CAPABILITIES,
     EngineOptions,
     description_path,
@@ -14,7 +14,7 @@ from alexnet_infer.export.engine import (
     read_engine,
     save_engine,
 )
-from tests.export.engines import INFO, RTX, TENSORRT, engine_of
+from tests.export.engines.made import INFO, RTX, TENSORRT, engine_of
 
 
 @pytest.mark.parametrize("runtime", [RTX, TENSORRT], ids=["rtx", "tensorrt"])
@@ -147,8 +147,8 @@ def test_other_workspaces_are_refused(text):
         ({"workspace": 1000}, "--workspace 1000"),
         ({"optimization_level": 6}, "--optimization-level 6: expected 0 to 5"),
         ({"optimization_level": -1}, "--optimization-level -1"),
-        ({"capabilities": ("8.6",)}, "--capabilities 8.6: TensorRT builds for the GPU at hand"),
-        ({"flavor": "rtx", "capabilities": ("8.6", "sm_89")}, "--capabilities '8.6,sm_89'"),
+        ({"capabilities": ("8.6",)}, "--compute-capability 8.6: TensorRT builds for the GPU at hand"),
+        ({"flavor": "rtx", "capabilities": ("8.6", "sm_89")}, "--compute-capability '8.6,sm_89'"),
         ({"flavor": "rtx", "capabilities": ("8.6", "8.6")}, "different compute capabilities"),
     ],
 )

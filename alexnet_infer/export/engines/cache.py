@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from alexnet_infer.errors import BackendError, ModelFileError, one_line
-from alexnet_infer.export.engine import Built, read_description, read_engine, save_engine
+from alexnet_infer.export.engines.files import Built, read_description, read_engine, save_engine
 from alexnet_infer.files import lock, user_cache, write_atomically
 
 POLL_SECONDS = 0.2

@@ -11,8 +11,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.export.engine import Built, EngineDescription, EngineOptions, EngineRuntime
-from alexnet_infer.export.engine_build import build_engine
+from alexnet_infer.export.engines.build import build_engine
+from alexnet_infer.export.engines.files import Built, EngineDescription, EngineOptions, EngineRuntime
 from alexnet_infer.export.info import Batch, ExportInfo, Member, Precision
 from alexnet_infer.export.onnx_model import build_model
 from tests.nets import TINY, random_artifact

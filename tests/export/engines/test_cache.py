@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from alexnet_infer.errors import BackendError
-from alexnet_infer.export import engine_cache
-from alexnet_infer.export.engine import save_engine
-from tests.export.engines import build, engine_of
+from alexnet_infer.export.engines import cache as engine_cache
+from alexnet_infer.export.engines.files import save_engine
+from tests.export.engines.made import build, engine_of
 
 
 @pytest.fixture(autouse=True)
@@ -93,8 +93,8 @@ BUILD = """
 import sys
 from pathlib import Path
 from alexnet_infer.artifact import load_manifest
-from alexnet_infer.export.engine import EngineOptions
-from alexnet_infer.export.engine_build import build_engine
+from alexnet_infer.export.engines.files import EngineOptions
+from alexnet_infer.export.engines.build import build_engine
 from alexnet_infer.export.info import ExportInfo, Member
 
 phases = set()

@@ -10,12 +10,12 @@ import pytest
 from onnx import checker
 
 from alexnet_infer.errors import BackendError, ModelFileError, UsageError
-from alexnet_infer.export import engine_cache
-from alexnet_infer.export.engine import EngineOptions
-from alexnet_infer.export.engine_build import _configure, _parse, build_engine
-from alexnet_infer.export.engine_runtime import deserialize, inspect, load_library, this_gpu
+from alexnet_infer.export.engines import cache as engine_cache
+from alexnet_infer.export.engines.build import _configure, _parse, build_engine
+from alexnet_infer.export.engines.files import EngineOptions
+from alexnet_infer.export.engines.runtime import deserialize, inspect, load_library, this_gpu
 from alexnet_infer.export.info import Batch
-from tests.export.engines import WEIGHTY, build, info_of, model_of
+from tests.export.engines.made import WEIGHTY, build, info_of, model_of
 from tests.nets import random_artifact
 
 pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
@@ -304,7 +304,7 @@ def test_what_a_gpu_cannot_compute_is_one_line_with_the_fix():
 
 
 def test_a_capability_that_rtx_does_not_know_is_refused_with_those_it_does():
-    with pytest.raises(UsageError, match=r"--capabilities 9\.0: this TensorRT-RTX builds for .*8\.6"):
+    with pytest.raises(UsageError, match=r"--compute-capability 9\.0: this TensorRT-RTX builds for .*8\.6"):
         build(capabilities=("9.0",))
 
 
