@@ -79,8 +79,8 @@ def calibrate(net: Artifact | OnnxFile) -> dict[CpuRuntime, float]:
 
 
 def medians(backends: Mapping[CpuRuntime, Backend], manifest: Manifest) -> dict[CpuRuntime, float]:
-    """Median seconds of `ROUNDS` calls of each backend with the same ten patches, or with one square where the file cuts
-    its views. A call before them doesn't count."""
+    """Median seconds of `ROUNDS` calls of each backend with the same ten patches, or one square where the file cuts its
+    views. A call before them doesn't count."""
     size, patch = manifest.preprocessing.size, manifest.preprocessing.patch
     rng = np.random.default_rng(0)
     if any(backend.takes_squares for backend in backends.values()):

@@ -9,9 +9,9 @@ import pytest
 
 from alexnet_infer.artifact import sha256
 from alexnet_infer.errors import BackendError, ModelFileError, UsageError
+from alexnet_infer.export import run
 from alexnet_infer.export.calibration import Calibration
 from alexnet_infer.export.engines import cache as engine_cache
-from alexnet_infer.export.engines import run
 from alexnet_infer.export.engines.files import EngineOptions, read_engine
 from alexnet_infer.export.info import ExportInfo, Member
 from alexnet_infer.export.onnx_file import read_model
