@@ -52,11 +52,12 @@ _Square = tuple[int, str]
 
 
 class Ensemble(Net):
-    """The equal-weight mean of nets that take the same squares, as one file with all of them computes it. Manifest,
-    views and backend are the first one's."""
+    """The equal-weight mean of nets that take the same squares, as one file with all of them computes it. Views,
+    backend, and the manifest but for the name are the first one's."""
 
     def __init__(self, nets: Sequence[Net]) -> None:
-        super().__init__(nets[0].manifest, nets[0].backend, nets[0].views)
+        name = " + ".join(net.manifest.name for net in nets)
+        super().__init__(dataclasses.replace(nets[0].manifest, name=name), nets[0].backend, nets[0].views)
         self._nets = nets
 
     def probabilities(self, squares: Sequence[np.ndarray]) -> np.ndarray:

@@ -262,6 +262,7 @@ def test_an_ensemble_is_the_mean_of_its_nets(tabled, greys):
     mean = (OURS + theirs()) / 2
     found = compare(Ensemble([tabled(OURS), tabled(theirs())]), tabled(mean), open_images(greys))
     assert found.within(1e-7)
+    assert found.reference.net == " + ".join([found.candidate.net] * 2)
     assert not compare(tabled(OURS), tabled(mean), open_images(greys)).within(0.1)
 
 

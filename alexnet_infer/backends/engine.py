@@ -35,7 +35,7 @@ class EngineBackend:
     def __init__(self, path: Path, *, trust: bool = False) -> None:
         built = read_engine(path)
         description, info = built.description, built.description.info
-        if not trust and not is_ours(description.sha256):
+        if not trust and not is_ours(description):
             raise ModelFileError(
                 f"{path}: not built by you on this machine, and an engine is code that runs as you: "
                 "build your own with alexnet-infer export, or say --trust-engine if you know where it comes from"
@@ -103,6 +103,24 @@ def check_gpu(path: Path, runtime: EngineRuntime, gpu: Gpu) -> None:
         raise BackendError(f"{path}: built for {runtime.gpu}, and this is {gpu.name}: export it again, on this one")
 
 
+def check_ends(library: Library, engine: Any, source: str, dtype: np.dtype, shape: tuple[int, ...], classes: int) -> None:
+    """Raises ModelFileError unless the engine takes and gives what its description says: memory is made for that, and a
+    GPU writes beyond it without a word. The hash binds them, unless the description was written by someone else."""
+    trt = library.module
+    kind = trt.DataType.UINT8 if dtype == np.uint8 else trt.DataType.FLOAT
+    expected = {
+        source: (trt.TensorIOMode.INPUT, kind, shape),
+        OUTPUT: (trt.TensorIOMode.OUTPUT, trt.DataType.FLOAT, (classes,)),
+    }
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    found = {
+        name: (engine.get_tensor_mode(name), engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))[1:])
+        for name in names
+    }
+    if found != expected:
+        raise ModelFileError("takes or gives something else than its description says: export it again")
+
+
 class _Net:
     """A deserialised engine with its memory: device buffers for a full batch, and pinned host memory, from which and to
     which the GPU copies by itself."""
@@ -121,7 +139,7 @@ class _Net:
         self._library, self._shape, self._is_rtx = library, shape, library.flavor == "rtx"
         self._input = SQUARES_INPUT if dtype == np.uint8 else INPUT
         self._runtime, self._engine = deserialize(library, plan)
-        self._check_ends()
+        check_ends(library, self._engine, self._input, dtype, shape, classes)
         self._bytes = prod(shape) * dtype.itemsize, classes * 4
         taken, given = (batch.max * size for size in self._bytes)
         try:
@@ -162,15 +180,6 @@ class _Net:
         except Exception as error:
             raise BackendError(f"{self._library.title}: {one_line(error)}") from None
         return self._outputs[:count]
-
-    def _check_ends(self) -> None:
-        """The description's net is the engine's: the hash says so, unless it was written by someone else."""
-        trt, engine = self._library.module, self._engine
-        names = {engine.get_tensor_name(i): i for i in range(engine.num_io_tensors)}
-        if names.keys() != {self._input, OUTPUT} or tuple(engine.get_tensor_shape(self._input))[1:] != self._shape:
-            raise ModelFileError("takes other inputs than its description says: export it again")
-        if engine.get_tensor_mode(self._input) != trt.TensorIOMode.INPUT:
-            raise ModelFileError("takes other inputs than its description says: export it again")
 
     def _open(self, size: int) -> _Shape:
         context = self._context()

@@ -48,6 +48,8 @@ class OnnxRuntimeBackend:
         if provider == CPU and CUDA in wanted:  # auto, and the GPU failed: run the CPU's own form
             self._session = open_session(ort, net, [CPU])
         self._input = self._session.get_inputs()[0].name
+        self._classes = len(net.manifest.classes)
+        self._path = None if isinstance(net, Artifact) else net.path
         info = None if isinstance(net, Artifact) else net.info
         self.takes_squares = info is not None and info.takes_squares
         self._size = info.batch.max if info is not None and info.batch.fixed else None
@@ -56,11 +58,24 @@ class OnnxRuntimeBackend:
 
     def infer(self, inputs: np.ndarray) -> np.ndarray:
         """Patches float32 [N, 3, patch, patch], mean subtracted, or squares uint8 [N, S, S, 3] for a file that cuts its
-        views itself -> class probabilities float32 [N, classes]."""
+        views itself -> class probabilities float32 [N, classes]. Raises ModelFileError when an exported file can't be
+        run after all, or gives something else."""
         return self._call(inputs) if self._size is None else infer_in_calls(self._call, inputs, self._size)
 
     def _call(self, inputs: np.ndarray) -> np.ndarray:
-        return self._session.run([OUTPUT], {self._input: inputs})[0]
+        try:
+            found = self._session.run([OUTPUT], {self._input: inputs})[0]
+        except Exception as error:  # ONNX Runtime's errors have no base of their own
+            if self._path is None:
+                raise
+            raise ModelFileError(f"{self._path}: ONNX Runtime can't run it ({one_line(error)})") from None
+        # What a graph declares as its output's shape is a claim: ONNX Runtime gives what comes out.
+        if found.shape != (len(inputs), self._classes):
+            raise ModelFileError(
+                f"{self._path}: gives {list(found.shape)} for {len(inputs)} inputs: expected "
+                f"{[len(inputs), self._classes]}, by its own manifest"
+            )
+        return found
 
 
 def import_runtime() -> ModuleType:

@@ -88,7 +88,8 @@ def choose_images(
         raise UsageError(f"--data {data} and {printable(photos[0])}: expected a labelled set or photos, not both")
     if data is not None:
         return open_images(data, split, layout)
-    for option, value in (("--limit", limit), ("--format", layout)):
+    other_split = split if split != "validation" else None
+    for option, value in (("--limit", limit), ("--format", layout), ("--split", other_split)):
         if value is not None:
             raise UsageError(f"{option} {value}: is about a labelled set; name one with --data")
     return list(expand(photos or [str(path) for path in example_photos()]))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +14,8 @@ from typing import Any
 from alexnet_infer.agreement import Ensemble, check_tolerance, default_tolerance
 from alexnet_infer.commands.compare import choose_images, report, verify
 from alexnet_infer.datasets import LabelledImages
-from alexnet_infer.errors import BackendError, UsageError
+from alexnet_infer.decode import printable
+from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError
 from alexnet_infer.export.calibration import Calibration
 from alexnet_infer.export.engines.files import EngineOptions, parse_workspace
 from alexnet_infer.export.info import Batch, Flavor
@@ -105,6 +108,10 @@ def make_verification(
     if tolerance is not None:
         check_tolerance(tolerance)
     images = choose_images(data=data, photos=photos, limit=limit)
+    if photos and not any(one.path is not None and os.path.exists(one.path) for one in images):  # noqa: PTH110
+        raise UnreadableInputError(
+            f"--photo {printable(photos[0])}: no photo there; expected files, folders or patterns"
+        )
     if limit is not None and not 1 <= limit <= len(images):  # before anything is exported
         raise UsageError(f"--limit {limit}: expected 1 to {len(images)}, the images of the set")
     return Verification(images=images, limit=limit, tolerance=tolerance)
@@ -129,7 +136,7 @@ def run(request: ExportRequest, verification: Verification | None, triton: Path 
     if verification is not None:
         for path in (exported.onnx, exported.engine):
             if path is not None:
-                result, own = _verify(path, request, verification, as_json=as_json)
+                result, own = _verify(path, request, exported, verification, as_json=as_json)
                 found[str(path)], code = result, max(code, own)
     served = None
     if triton is not None and code == 0:
@@ -147,7 +154,7 @@ def _size(path: Path) -> str:
 
 
 def _verify(
-    path: Path, request: ExportRequest, verification: Verification, *, as_json: bool
+    path: Path, request: ExportRequest, exported: Exported, verification: Verification, *, as_json: bool
 ) -> tuple[dict[str, Any] | None, int]:
     """What a comparison found, and its exit code. An engine that can't run here is said to be unverified: that it was
     built for elsewhere is no failure."""
@@ -156,12 +163,8 @@ def _verify(
     except BackendError as error:
         if path.suffix == ".onnx":
             raise
-        first = request.models[0]
-        print(
-            f"{path}: not verified, since it can't run here ({error}); where it can: "
-            f"alexnet-infer compare {first} {path}",
-            file=sys.stderr,
-        )
+        how = _elsewhere(path, request, exported)
+        print(f"{path}: not verified, since it can't run here ({error}); {how}", file=sys.stderr)
         return None, 0
     reference = reference_net(request, candidate)
     agreement = verify(reference, candidate, verification.images, limit=verification.limit)
@@ -172,6 +175,14 @@ def _verify(
         print()
     code = report(agreement, tolerance, silent=as_json)
     return {**agreement.to_json(), "tolerance": tolerance, "within": agreement.within(tolerance)}, code
+
+
+def _elsewhere(engine: Path, request: ExportRequest, exported: Exported) -> str:
+    """How an engine is verified where it can run. Of several nets, their mean is only in the ONNX file."""
+    reference = request.models[0] if len(request.models) == 1 else exported.onnx
+    if reference is None:
+        return "add --onnx for a file of the same nets to compare it with where it can"
+    return f"where it can: {shlex.join(['alexnet-infer', 'compare', str(reference), str(engine)])}"
 
 
 def reference_net(request: ExportRequest, candidate: Net) -> Net:

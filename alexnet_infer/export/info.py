@@ -1,7 +1,8 @@
 """What an exported file says of itself: which nets are in it, what it takes, and how it computes.
 
-The manifest of the (first) net travels under the metadata key "alexnet_infer", as in our own model files; this travels
-beside it, under "alexnet_infer_export". Engines, which have no room for metadata, have both in a file beside them.
+The manifest of the (first) net travels under the metadata key "alexnet_infer", as in our own model files (of several
+nets with the names of all, and without an error that was measured of one); this travels beside it, under
+"alexnet_infer_export". Engines, which have no room for metadata, have both in a file beside them.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from alexnet_infer.files import write_atomically
 
 if TYPE_CHECKING:
     import onnx
+    from google.protobuf.message import Message
 
 MAX_EMBEDDED = 2**31 - 2**26
 """Weights of more bytes go to a file beside the model: a protobuf message ends at 2 GB."""
@@ -150,8 +151,7 @@ def _check_external(model: onnx.ModelProto, folder: Path) -> tuple[Path, ...]:
     from onnx import TensorProto
 
     found: dict[str, Path] = {}
-    graphs = [model.graph, *model.functions]
-    for tensor in _tensors(graphs):
+    for tensor in _tensors(model):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -174,13 +174,13 @@ def _check_external(model: onnx.ModelProto, folder: Path) -> tuple[Path, ...]:
     return tuple(found.values())
 
 
-def _tensors(graphs: list[onnx.GraphProto]) -> Iterator[onnx.TensorProto]:
-    """Every tensor of the graphs, those in attributes and in graphs within them included."""
-    for graph in graphs:
-        yield from getattr(graph, "initializer", ())
-        for sparse in getattr(graph, "sparse_initializer", ()):
-            yield from (sparse.values, sparse.indices)
-        for node in graph.node:
-            for attribute in node.attribute:
-                yield from (attribute.t, *attribute.tensors)
-                yield from _tensors([attribute.g, *attribute.graphs])
+def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
+    """Every tensor in a message, wherever it is: a list of places would miss one (a sparse constant, a function's
+    default)."""
+    from google.protobuf.message import Message
+    from onnx import TensorProto
+
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if isinstance(value, Message) else value:
+                yield from [part] if isinstance(part, TensorProto) else _tensors(part)

@@ -66,10 +66,12 @@ def build_model(
     if len(means) > 1:
         means = [graph.node("Mean", means, "ensemble")]
     graph.output(means[0])
-    name = " + ".join(member.name for member in info.members)
-    metadata = {METADATA_KEY: replace(first, name=name).to_json(), EXPORT_KEY: info.to_json()}
+    manifest = replace(first, name=" + ".join(member.name for member in info.members))
+    if len(artifacts) > 1:  # what was measured of the first net is not true of the mean
+        manifest = replace(manifest, provenance=replace(first.provenance, errors=()))
+    metadata = {METADATA_KEY: manifest.to_json(), EXPORT_KEY: info.to_json()}
     target = (OUTPUT, TensorProto.FLOAT, [batch, first.architecture.classes])
-    return graph.model(name, source, target, metadata)
+    return graph.model(manifest.name, source, target, metadata)
 
 
 def add_views(graph: Graph, preprocessing: Preprocessing, views: FileViews, prefix: str = "") -> str:

@@ -30,7 +30,7 @@ BINS, LEVELS = 2048, 128
 """Of the histogram of magnitudes, and those that entropy rounds it to (Migacz, 8-bit inference with TensorRT, 2017)."""
 
 MAX_BYTES = 2**31 - 2**26
-"""The quantizer takes a model with its weights inside, and a protobuf message ends at 2 GB."""
+"""Of a float model: the quantizer takes it with its weights inside, and a protobuf message ends at 2 GB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +57,14 @@ def quantize(model: onnx.ModelProto, batches: Iterable[np.ndarray], options: Qua
     """A float32 model of ours (any views, any form of LRN, one net or several) in 8 bits; `model` stays as it is.
 
     `batches` are what the model takes as its input, any number of images each; they are run one image at a time. Names
-    of input and output and the metadata are kept. Raises UsageError when there is no batch, when `keep_float` names no
-    layer, or when the model is too large; SpecError when an activation overflows; BackendError without ONNX Runtime.
+    of input and output and the metadata are kept. `model` may have MAX_BYTES. Raises UsageError when there is no batch
+    or when `keep_float` names no layer, SpecError when an activation overflows, BackendError without ONNX Runtime.
     """
     from onnx import shape_inference
 
     from alexnet_infer.backends.onnxruntime import import_runtime
 
     import_runtime()
-    if model.ByteSize() > MAX_BYTES:
-        raise UsageError(f"--precision int8: {model.ByteSize() / 1e9:.1f} GB of float weights: expected at most 2")
     chosen = _chosen(model, options)
     typed = shape_inference.infer_shapes(model, strict_mode=True)  # a copy, with the types that the quantizer asks for
     ranges = _ranges(typed, _activations(typed, chosen), batches, options.method)

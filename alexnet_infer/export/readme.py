@@ -9,6 +9,9 @@ from alexnet_infer.export.engines.files import EngineRuntime
 from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.preprocess import Preprocessing
 
+SIGNATURE = "written by alexnet-infer from"
+"""By which a README of ours is known."""
+
 _LRN = {
     "op": "ONNX's LRN node",
     "conv": "a 1x1 convolution of the squares, and square roots",
@@ -27,8 +30,7 @@ def readme(manifest: Manifest, info: ExportInfo, onnx: Path | None, engine: Path
     flavor = f" for {'TensorRT' if info.flavor == 'tensorrt' else 'CPU runtimes'}" if info.flavor else ""
     parts = [
         f"# {manifest.name}",
-        f"{names}: written by alexnet-infer from {_members(info)}. Precision {info.precision}{flavor}; LRN is "
-        f"{_LRN[info.lrn]}.",
+        f"{names}: {SIGNATURE} {_members(info)}. Precision {info.precision}{flavor}; LRN is {_LRN[info.lrn]}.",
         "| | name | type | shape | values |\n|---|---|---|---|---|\n"
         f"| input | `{'images' if info.takes_squares else 'patches'}` | {kind} | {shape} | {meaning} |\n"
         f"| output | `probabilities` | float32 | [N, {len(manifest.classes)}] | of the classes, in the order of their "
@@ -63,8 +65,10 @@ def _members(info: ExportInfo) -> str:
 
 
 def _averaged(info: ExportInfo) -> str:
-    views = {"none": "", "center": " for the central patch", "ten": ", averaged over ten views"}[info.views]
-    return views + (f" and over {len(info.members)} nets" if len(info.members) > 1 else "")
+    over = ["ten views"] if info.views == "ten" else []
+    over += [f"{len(info.members)} nets"] if len(info.members) > 1 else []
+    patch = " for the central patch" if info.views == "center" else ""
+    return patch + (f", averaged over {' and '.join(over)}" if over else "")
 
 
 def _input(preprocessing: Preprocessing, info: ExportInfo) -> tuple[str, str, str]:

@@ -22,8 +22,8 @@ from alexnet_infer.export.engines.progress import build_bars
 from alexnet_infer.export.info import Batch, ExportInfo, FileViews, Flavor, LRNForm, Member, Precision
 from alexnet_infer.export.onnx_file import embed, save_model
 from alexnet_infer.export.onnx_model import build_model
-from alexnet_infer.export.quantize import QuantizationOptions, quantize
-from alexnet_infer.export.readme import readme
+from alexnet_infer.export.quantize import MAX_BYTES, QuantizationOptions, quantize
+from alexnet_infer.export.readme import SIGNATURE, readme
 from alexnet_infer.files import write_atomically
 from alexnet_infer.progress import counting
 
@@ -133,6 +133,11 @@ def _export(request: ExportRequest, artifacts: Sequence[Artifact], info: ExportI
     outside: dict[str, np.ndarray] = {}
     model = build_model(artifacts, info, outside)
     if request.calibration is not None:
+        if (size := _size(model, outside)) > MAX_BYTES:  # asked before: a message of more can't even tell its size
+            raise UsageError(
+                f"--precision int8: the nets have {size / 1e9:.1f} GB of float weights; expected at most "
+                f"{MAX_BYTES / 1e9:.1f}, so fewer nets"
+            )
         embed(model, outside)
         outside = {}
         model = _quantized(model, artifacts[0].manifest, info, request.calibration)
@@ -190,11 +195,16 @@ def _manifest_of(model: onnx.ModelProto) -> Manifest:
     return Manifest.from_json(next(entry.value for entry in model.metadata_props if entry.key == METADATA_KEY))
 
 
+def _size(model: onnx.ModelProto, outside: dict[str, np.ndarray]) -> int:
+    """Bytes of the model in one piece."""
+    return model.ByteSize() + sum(values.nbytes for values in outside.values())
+
+
 def _content(model: onnx.ModelProto, outside: dict[str, np.ndarray]) -> bytes:
     """The model in one piece, as engine builders take it."""
     import onnx
 
-    size = model.ByteSize() + sum(values.nbytes for values in outside.values())
+    size = _size(model, outside)
     if size >= 2**31:
         raise UsageError(f"--trt: the nets have {size / 1e9:.1f} GB of weights; expected less than 2, so fewer nets")
     whole = onnx.ModelProto()
@@ -214,12 +224,21 @@ def _folder(folder: Path) -> Iterator[Path]:
             probe = folder / f".{os.urandom(4).hex()}.tmp"
             probe.touch(exist_ok=False)
             probe.unlink()
+            _spare(folder / "README.md")
         yield folder
     except BaseException:
         with suppress(OSError):  # it isn't there, or not empty
             for place in missing:
                 place.rmdir()
         raise
+
+
+def _spare(place: Path) -> None:
+    """Refuses to write a README over one that isn't ours: with `--out .` that would be a project's own."""
+    if place.exists() and SIGNATURE.encode() not in place.read_bytes():
+        raise UsageError(
+            f"--out {place.parent}: has a {place.name} of its own, which would be overwritten; expected another folder"
+        )
 
 
 @contextmanager

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
 from alexnet_infer.backends.reference import ReferenceBackend
-from alexnet_infer.errors import BackendError
+from alexnet_infer.errors import BackendError, ModelFileError
+from alexnet_infer.export.info import ExportInfo, Member
+from alexnet_infer.export.onnx_file import read_model
+from alexnet_infer.export.onnx_model import build_model
 from tests.nets import large_patches, random_artifact
 
 
@@ -81,3 +85,34 @@ def test_cpu_asked_for_never_tries_a_gpu(ort, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     OnnxRuntimeBackend(random_artifact(), "cpu")
     assert fake.requested == [["CPUExecutionProvider"]]
+
+
+def ending_in(path: Path, op: str, numbers: list[int], **attributes: int) -> Path:
+    """An exported file in which one more operation follows the softmax, whatever the file declares."""
+    from onnx import helper, numpy_helper
+
+    model = build_model([random_artifact()], ExportInfo(members=(Member(name="a", sha256="0" * 64),)))
+    model.graph.node[-1].output[0] = "softmax"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(numbers), "numbers"))
+    model.graph.node.append(helper.make_node(op, ["softmax", "numbers"], ["probabilities"], **attributes))
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.usefixtures("ort")
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        (("Gather", [0, 1], {"axis": 1}), r"gives \[3, 2\] for 3 inputs: expected \[3, 7\]"),
+        (("Gather", [0, 1], {"axis": 0}), r"gives \[2, 7\] for 3 inputs: expected \[3, 7\]"),
+        (("Reshape", [1000, -1], {}), "ONNX Runtime can't run it"),
+    ],
+)
+def test_a_file_that_gives_something_else_than_it_declares_is_refused(tmp_path, operation, words):
+    op, numbers, attributes = operation
+    path = ending_in(tmp_path / "net.onnx", op, numbers, **attributes)
+    backend = OnnxRuntimeBackend(read_model(path), "cpu")
+    with pytest.raises(ModelFileError, match=words) as raised:
+        backend.infer(large_patches(count=3))
+    assert str(raised.value).startswith(f"{path}: ")
+    assert "\n" not in str(raised.value)

@@ -180,6 +180,7 @@ def test_a_tolerance_out_of_range_is_refused_before_anything_is_loaded(run, tole
         ({"photos": ["a.jpg"], "data": Path("set")}, "expected a labelled set or photos, not both"),
         ({"limit": 3}, "--limit 3: is about a labelled set"),
         ({"layout": "flat"}, "--format flat: is about a labelled set"),
+        ({"split": "train"}, "--split train: is about a labelled set"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options, words):

@@ -306,6 +306,14 @@ def test_an_rtx_engine_is_built_without_a_gpu_and_said_to_be_unverified(run, net
 
 
 @pytest.mark.usefixtures("rtx", "no_gpu")
+def test_an_unverified_engine_of_several_nets_is_to_be_compared_with_their_mean_and_not_with_one(run, nets, photos):
+    arguments = ["-o", "my out", "--trt", "--flavor", "rtx", "--compute-capability", "8.9", "--photo", photos]
+    assert "add --onnx" in run("export", *nets, *arguments)[2]
+    err = run("export", *nets, *arguments, "--onnx")[2]
+    assert err.endswith("alexnet-infer compare 'my out/red-and-1-more.onnx' 'my out/red-and-1-more.engine'\n")
+
+
+@pytest.mark.usefixtures("rtx", "no_gpu")
 @pytest.mark.parametrize("form", [["--precision", "fp16", "--views", "ten"], ["--precision", "int8", "--batch", "3"]])
 def test_rtx_engines_have_the_form_that_was_asked_for(run, net, photos, form):
     if "int8" in form:
@@ -419,6 +427,8 @@ def test_a_sample_larger_than_the_set_is_refused_before_anything_is_exported(run
 def test_a_set_and_photos_that_are_not_there_are_refused_before_anything_is_exported(run, net, photos):
     refused(run, 3, "absent", net, "--data", "absent")
     refused(run, 2, "not both", net, "--data", "absent", "--photo", photos)
+    for photo in ("absent.jpg", "absent/*.jpg", "-", ""):
+        refused(run, 3, f"--photo {photo}: no photo there", net, "--photo", photo)
 
 
 def test_nets_that_cannot_be_averaged_are_refused(run, nets, tmp_path):

@@ -176,6 +176,24 @@ def hidden_in_a_node(model: onnx.ModelProto) -> None:
     model.graph.node.insert(0, helper.make_node("Constant", [], ["secret"], value=tensor))
 
 
+def hidden_in_a_sparse_constant(model: onnx.ModelProto) -> None:
+    """The same where only what isn't zero is kept."""
+    values = TensorProto(name="t", dims=[4], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", "../secret"), ("offset", "0"), ("length", "16")):
+        values.external_data.add(key=key, value=value)
+    places = onnx.numpy_helper.from_array(np.arange(4), "places")
+    sparse = onnx.SparseTensorProto(values=values, indices=places, dims=[8])
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["secret"], sparse_value=sparse))
+
+
+def hidden_in_a_function(model: onnx.ModelProto) -> None:
+    """The same as what an attribute of a function is where none is given."""
+    tensor = TensorProto(name="t", dims=[4], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    function = helper.make_function("d", "f", [], [], [], [], attribute_protos=[helper.make_attribute("t", tensor)])
+    model.functions.append(function)
+
+
 OUTSIDE = {
     "absolute": (located("location", "/etc/passwd"), "expected a file beside the model"),
     "parent": (located("location", "../secret"), "expected a file beside the model"),
@@ -184,6 +202,8 @@ OUTSIDE = {
     "empty": (located("location", ""), "expected a file beside the model"),
     "missing": (located("location", "gone"), "its weights are missing: expected gone beside it"),
     "in a node": (edit(hidden_in_a_node), "expected a file beside the model"),
+    "in a sparse constant": (edit(hidden_in_a_sparse_constant), "expected a file beside the model"),
+    "in a function": (edit(hidden_in_a_function), "expected a file beside the model"),
     "symbolic link": (replaced(lambda moved, place: place.symlink_to(moved)), "is a link"),
     "hard link": (replaced(lambda moved, place: os.link(moved, place)), "is a link"),
     "truncated": (replaced(lambda moved, place: place.write_bytes(moved.read_bytes()[:-5000])), "lies beyond its end"),

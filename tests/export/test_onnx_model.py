@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from alexnet_infer.artifact import Artifact, ClassName, Manifest
+from alexnet_infer.artifact import Artifact, ClassName, Manifest, MeasuredError
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import SpecError, UsageError
 from alexnet_infer.export.info import Batch, ExportInfo, Member
@@ -173,3 +173,16 @@ def test_the_metadata_say_what_is_inside():
     assert ExportInfo.from_json(properties["alexnet_infer_export"]) == info
     manifest = Manifest.from_json(properties["alexnet_infer"])
     assert manifest.architecture == TINY.build()
+
+
+def test_what_was_measured_of_one_net_is_said_of_it_and_not_of_a_mean():
+    error = MeasuredError(data="a set", views="ten", images=10, top1=5, top5=2)
+    nets = []
+    for seed in range(2):
+        artifact = random_artifact(seed=seed)
+        provenance = replace(artifact.manifest.provenance, errors=(error,))
+        nets.append(Artifact(replace(artifact.manifest, provenance=provenance), dict(artifact.tensors)))
+    for count, expected in ((1, (error,)), (2, ())):
+        model = build_model(nets[:count], described(count))
+        manifest = Manifest.from_json(next(p.value for p in model.metadata_props if p.key == "alexnet_infer"))
+        assert manifest.provenance.errors == expected

@@ -151,7 +151,9 @@ def test_it_says_which_nets_are_in_the_file_and_offers_no_comparison_of_a_mean_w
     assert "alexnet-infer compare ORIGINAL.safetensors net.onnx" in text(info_of())
     found = text(info_of(2, views="center"))
     assert "the mean of 2 nets: net0 (SHA-256 0000000000000000...), net1 (SHA-256 1111111111111111...)" in found
-    assert "over 2 nets |" in found
+    assert "WordNet ids for the central patch, averaged over 2 nets |" in found
+    assert "WordNet ids, averaged over 2 nets |" in text(info_of(2))
+    assert "WordNet ids, averaged over ten views and 2 nets |" in text(info_of(2, views="ten"))
     assert "alexnet-infer compare" not in found
     assert "alexnet-infer classify photo.jpg --model net.onnx" in found
 

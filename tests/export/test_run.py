@@ -170,6 +170,31 @@ def test_a_folder_into_which_nothing_can_be_written_is_found_out_before_any_work
     assert not (tmp_path / "out").exists()
 
 
+def test_a_readme_that_export_has_not_written_is_not_overwritten(nets, tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text("# My project\n")
+    with monkeypatch.context() as patched:
+        fail(patched, "build_model", AssertionError("too late"))
+        with pytest.raises(UsageError, match=r"has a README\.md of its own, which would be overwritten"):
+            export(ExportRequest(models=nets[:1], out=tmp_path))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["# My project\n"]
+    (tmp_path / "README.md").unlink()
+    for _ in range(2):  # one of ours is
+        export(ExportRequest(models=nets[:1], out=tmp_path))
+
+
+def test_nets_with_more_weights_than_the_quantizer_takes_are_refused_before_they_are_put_together(
+    nets, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run, "MAX_BYTES", 1000)
+    monkeypatch.setattr(run, "embed", None)  # a message of more than 2 GB can't be asked for its size any more
+    request = ExportRequest(
+        models=nets, precision="int8", calibration=Calibration(source=tmp_path), out=tmp_path / "out"
+    )
+    with pytest.raises(UsageError, match=r"--precision int8: the nets have 0\.0 GB .*fewer nets"):
+        export(request)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_same_net_twice_is_no_ensemble_whatever_the_files_are_called(nets, tmp_path):
     twin = tmp_path / "twin.safetensors"
     twin.write_bytes(nets[0].read_bytes())

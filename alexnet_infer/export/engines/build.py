@@ -136,8 +136,8 @@ def _build(
 
         register()
         model = _without_functions(model)
+    builder = library.start("Builder")
     library.errors.clear()
-    builder = trt.Builder(library.logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(library, network, model, plugins)
     config = _configure(library, builder, network, info, options)

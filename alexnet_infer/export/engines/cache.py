@@ -1,12 +1,14 @@
 """Engines that this user has built: each is built once, and known again.
 
-An engine is code, so one is only run that this cache has a record of. The folder is the user's own.
+An engine is code, so one is only run that this cache has a record of. The folder is the user's own: one where others
+can write vouches for nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,7 +16,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from alexnet_infer.errors import BackendError, ModelFileError, one_line
-from alexnet_infer.export.engines.files import Built, read_description, read_engine, save_engine
+from alexnet_infer.export.engines.files import (
+    Built,
+    EngineDescription,
+    read_description,
+    read_engine,
+    save_engine,
+)
 from alexnet_infer.files import lock, user_cache, write_atomically
 
 POLL_SECONDS = 0.2
@@ -34,8 +42,10 @@ def cached(name: str, build: Callable[[], Built], on_wait: Callable[[], None] = 
     """The engine that is kept as `name`; `build` makes it where there is none, or a damaged one.
 
     Of several processes that ask at once, one builds; the others call `on_wait` once, wait, and take what it made, or
-    build when it failed. Raises BackendError when the folder can't be written, and what `build` raises.
+    build when it failed. Raises BackendError when the folder can't be written, or by others too, and what `build`
+    raises.
     """
+    _check_private()
     place = folder() / f"{name}.engine"
     if found := _find(place):
         return found
@@ -62,6 +72,17 @@ def _writing() -> Iterator[None]:
         ) from None
 
 
+def _check_private() -> None:
+    """Raises BackendError when others could have put engines into the folder. None yet is none of theirs."""
+    with suppress(OSError):
+        status = folder().stat()
+        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+            raise BackendError(
+                f"{folder()}: others can write there, and an engine is code that runs as you: delete the folder, "
+                "or set XDG_CACHE_HOME to one of your own"
+            )
+
+
 def _find(place: Path) -> Built | None:
     with suppress(ModelFileError):
         return read_engine(place)
@@ -79,11 +100,15 @@ def _only_builder(place: Path, on_wait: Callable[[], None]) -> IO[str]:
     return held
 
 
-def is_ours(sha256: str) -> bool:
-    """Whether this user's cache has built the plan with this SHA-256."""
+def is_ours(description: EngineDescription) -> bool:
+    """Whether this user's cache has built the plan, and said just this of it: whoever runs a plan goes by what is said.
+
+    Raises BackendError when others can write to the cache.
+    """
+    _check_private()
     for place in folder().glob("*.engine.json"):
         with suppress(ModelFileError):
-            if read_description(place.with_suffix("")).sha256 == sha256:
+            if read_description(place.with_suffix("")).to_json() == description.to_json():
                 return True
     return False
 

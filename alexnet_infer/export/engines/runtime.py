@@ -27,6 +27,17 @@ class Library:
         """As in "11.4.0.106"."""
         return self.module.__version__
 
+    def start(self, kind: str) -> Any:
+        """Its "Builder" or "Runtime". Raises BackendError where CUDA's library or driver is none that it can use."""
+        self.errors.clear()
+        try:
+            return getattr(self.module, kind)(self.logger)
+        except (TypeError, RuntimeError) as error:  # what pybind11 makes of a null pointer
+            complaint = self.complaint(one_line(error))
+            raise BackendError(
+                f"{self.title} {self.version} can't start: {complaint}; see whether nvidia-smi's driver is new enough"
+            ) from None
+
     def complaint(self, otherwise: str) -> str:
         """The first error since `errors` was cleared, as one line; `otherwise` where there is none."""
         return visible(" ".join(self.errors[0].split())[:300]) if self.errors else otherwise
@@ -88,10 +99,10 @@ def this_gpu() -> Gpu:
 def deserialize(library: Library, plan: bytes) -> tuple[Any, Any]:
     """The runtime and the engine of a plan, which must be known to be harmless: an engine is code.
 
-    Raises ModelFileError when this runtime doesn't take it.
+    Raises ModelFileError when this runtime doesn't take it, BackendError when the runtime can't start.
     """
+    runtime = library.start("Runtime")
     library.errors.clear()
-    runtime = library.module.Runtime(library.logger)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise ModelFileError(f"{library.title} {library.version} doesn't take it: {library.complaint('damaged')}")
