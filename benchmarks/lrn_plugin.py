@@ -59,7 +59,9 @@ class Gpu:
         """The one value that a driver function gives, or None."""
         status, *values = getattr(self._driver, function)(*arguments)
         if status != self._driver.CUresult.CUDA_SUCCESS:
-            raise BackendError(f"no NVIDIA GPU that works: {function} says {status.name}")
+            what = "no NVIDIA GPU" if function == "cuInit" else "the GPU failed"
+            fix = "; take fewer --images" if status.name == "CUDA_ERROR_OUT_OF_MEMORY" else ""
+            raise BackendError(f"{what}: {function} says {status.name}{fix}")
         return values[0] if values else None
 
     def upload(self, values: np.ndarray, times: int) -> Any:

@@ -7,9 +7,12 @@ unless an exported file does it itself: then its backend takes whole squares.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+
+from alexnet_infer.errors import ModelFileError
 
 Device = Literal["auto", "cpu", "cuda"]
 Runtime = Literal["auto", "onnxruntime", "openvino"]
@@ -28,6 +31,22 @@ class Backend(Protocol):
     def infer(self, inputs: np.ndarray) -> np.ndarray:
         """Patches float32 [N, 3, patch, patch], mean subtracted, or squares -> probabilities float32 [N, classes]."""
         ...
+
+
+def checked(found: np.ndarray, inputs: np.ndarray, classes: int, path: Path) -> np.ndarray:
+    """`found`, what an exported file made of `inputs`, if it can be their probabilities. What a graph declares as its
+    output is a claim: runtimes give what comes out. Raises ModelFileError."""
+    if found.shape != (len(inputs), classes):
+        raise ModelFileError(
+            f"{path}: gives {list(found.shape)} for {len(inputs)} inputs: expected {[len(inputs), classes]}, "
+            "by its own manifest"
+        )
+    if not ((found >= 0) & (found < 1.001)).all():  # NaN is neither; rounding may take a mean a little above 1
+        raise ModelFileError(
+            f"{path}: what it gives are no probabilities: the file is broken, or its precision too low for this net; "
+            "export it as fp32"
+        )
+    return found
 
 
 def infer_in_calls(call: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, size: int) -> np.ndarray:

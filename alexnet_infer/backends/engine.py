@@ -37,7 +37,7 @@ class EngineBackend:
         description, info = built.description, built.description.info
         if not trust and not is_ours(description):
             raise ModelFileError(
-                f"{path}: not built by you on this machine, and an engine is code that runs as you: "
+                f"{path}: not built by you on this machine, or changed since, and an engine is code that runs as you: "
                 "build your own with alexnet-infer export, or say --trust-engine if you know where it comes from"
             )
         library = load_library(description.runtime.flavor)
@@ -103,7 +103,9 @@ def check_gpu(path: Path, runtime: EngineRuntime, gpu: Gpu) -> None:
         raise BackendError(f"{path}: built for {runtime.gpu}, and this is {gpu.name}: export it again, on this one")
 
 
-def check_ends(library: Library, engine: Any, source: str, dtype: np.dtype, shape: tuple[int, ...], classes: int) -> None:
+def check_ends(
+    library: Library, engine: Any, source: str, dtype: np.dtype, shape: tuple[int, ...], classes: int
+) -> None:
     """Raises ModelFileError unless the engine takes and gives what its description says: memory is made for that, and a
     GPU writes beyond it without a word. The hash binds them, unless the description was written by someone else."""
     trt = library.module
@@ -249,8 +251,9 @@ class _Shape:
 
     def _captured(self, stream: Any) -> Any:
         """The work as a CUDA graph, or None where it can't be captured: then it goes on as it did."""
-        builder = stream.create_graph_builder().begin_building()
+        builder = stream.create_graph_builder()
         try:
+            builder.begin_building()
             self._enqueue(stream)
             return builder.end_building().complete()
         except Exception:

@@ -139,7 +139,9 @@ def run(request: ExportRequest, verification: Verification | None, triton: Path 
                 result, own = _verify(path, request, exported, verification, as_json=as_json)
                 found[str(path)], code = result, max(code, own)
     served = None
-    if triton is not None and code == 0:
+    if triton is not None and code:
+        print(f"--triton {triton}: nothing was put there, since the file differs too much", file=sys.stderr)
+    elif triton is not None:
         served = write_repository(triton, _served(exported))
         if not as_json:
             print(f"{served}  for Triton")
@@ -159,7 +161,7 @@ def _verify(
     """What a comparison found, and its exit code. An engine that can't run here is said to be unverified: that it was
     built for elsewhere is no failure."""
     try:
-        candidate = load(path, trust_engine=True)  # it was built a moment ago
+        candidate = load(path)
     except BackendError as error:
         if path.suffix == ".onnx":
             raise

@@ -6,7 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_infer.backends.engine import EngineBackend, _Shape, calls, check_gpu, check_version, host_array, part
+from alexnet_infer.backends.engine import (
+    EngineBackend,
+    _Shape,
+    calls,
+    check_ends,
+    check_gpu,
+    check_version,
+    host_array,
+    part,
+)
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import BackendError, ModelFileError
 from alexnet_infer.export.engines import cache as engine_cache
@@ -73,6 +82,18 @@ def test_an_engine_that_was_changed_is_refused_even_if_trusted(tmp_path):
     path.write_bytes(b"plam")
     with pytest.raises(ModelFileError, match="SHA-256 differs"):
         EngineBackend(path, trust=True)
+
+
+def test_a_description_that_says_something_else_of_our_engine_is_refused(tmp_path):
+    built = engine_cache.cached("name", lambda: engine_of(b"plan"))
+    manifest = dataclasses.replace(built.description.manifest, name="another")
+    path = saved(
+        tmp_path,
+        dataclasses.replace(built, description=dataclasses.replace(built.description, manifest=manifest)),
+        ours=False,
+    )
+    with pytest.raises(ModelFileError, match="not built by you"):
+        EngineBackend(path)
 
 
 def test_a_description_that_claims_to_be_of_our_engine_does_not_make_another_one_ours(tmp_path):
@@ -146,6 +167,42 @@ def test_a_part_of_a_buffer_begins_where_it_does(buffer_class):
     assert (int(first.handle), first.size) == (int(buffer.handle), 8)
 
 
+class _Engine:
+    """Stands in for an engine: `ends` are the name, mode, type and shape of each tensor."""
+
+    def __init__(self, *ends: tuple) -> None:
+        self.num_io_tensors = len(ends)
+        self.names, modes, dtypes, shapes = zip(*ends, strict=True)
+        self.get_tensor_name = self.names.__getitem__
+        self.get_tensor_mode, self.get_tensor_dtype, self.get_tensor_shape = (
+            dict(zip(self.names, values, strict=True)).__getitem__ for values in (modes, dtypes, shapes)
+        )
+
+
+def test_an_engine_must_take_and_give_what_its_description_says(rtx):
+    """So that nothing is written beyond the memory that is made for it."""
+    library = Library(flavor="rtx", module=rtx, title="TensorRT-RTX", logger=None, errors=[])
+    kind, mode = rtx.DataType, rtx.TensorIOMode
+    taken = ("patches", mode.INPUT, kind.FLOAT, (-1, 3, 57, 57))
+    given = ("probabilities", mode.OUTPUT, kind.FLOAT, (-1, 7))
+    said = "patches", np.dtype(np.float32), (3, 57, 57), 7
+    check_ends(library, _Engine(taken, given), *said)
+    images = ("images", mode.INPUT, kind.UINT8, (4, 64, 64, 3))
+    check_ends(library, _Engine(given, images), "images", np.dtype(np.uint8), (64, 64, 3), 7)
+    for engine in (
+        _Engine(taken, (*given[:3], (-1, 8))),
+        _Engine(taken, (*given[:2], kind.HALF, given[3])),
+        _Engine((*taken[:3], (-1, 3, 58, 57)), given),
+        _Engine((*taken[:2], kind.HALF, taken[3]), given),
+        _Engine((taken[0], mode.OUTPUT, *taken[2:]), given),
+        _Engine(images, given),
+        _Engine(taken, given, ("more", *given[1:])),
+        _Engine(taken),
+    ):
+        with pytest.raises(ModelFileError, match="something else than its description says"):
+            check_ends(library, engine, *said)
+
+
 class _Device:
     """Stands in for what a GPU is asked to do: a stream, its graph builder, a context and buffers, which write down
     what is asked of them, and whether it was run or captured."""
@@ -216,6 +273,15 @@ def test_what_cannot_be_captured_runs_on_without_a_graph():
         shape.launch(device)
     assert device.log == ["in", "run", "out"] * 3
     assert device.captured is None
+
+
+def test_where_a_capture_cannot_begin_it_runs_on_without_a_graph():
+    device = _Device()
+    device.begin_building = lambda: 1 / 0
+    shape = shape_on(device, capture=True)
+    for _ in range(3):
+        shape.launch(device)
+    assert device.log == ["in", "run", "out"] * 3
 
 
 def test_rtx_captures_its_graph_itself():

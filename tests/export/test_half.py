@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
 from alexnet_infer.backends.reference import ReferenceBackend
+from alexnet_infer.errors import ModelFileError
 from alexnet_infer.export.half import rounded
 from alexnet_infer.export.info import ExportInfo, Member
 from alexnet_infer.export.onnx_file import read_model, save_model
@@ -45,7 +46,8 @@ def test_an_activation_beyond_half_precision_shows(tmp_path):
     tensors["conv1.weight"] = tensors["conv1.weight"] * 3000
     artifact = Artifact(random_artifact().manifest, tensors)
     assert np.isfinite(ReferenceBackend(artifact).infer(large_patches())).all()
-    assert not np.isfinite(probabilities(artifact, tmp_path, large_patches())).all()
+    with pytest.raises(ModelFileError, match=r"no probabilities.*precision too low.*export it as fp32"):
+        probabilities(artifact, tmp_path, large_patches())
 
 
 @pytest.mark.parametrize("lrn", ["op", "conv", "plugin"])

@@ -14,6 +14,7 @@ from alexnet_infer.export.engines.files import Built, EngineDescription, EngineO
 from alexnet_infer.export.engines.progress import OnProgress, monitor, stoppable
 from alexnet_infer.export.engines.runtime import Gpu, Library, load_library, this_gpu
 from alexnet_infer.export.info import ExportInfo
+from alexnet_infer.export.lrn_plugin.kernel import MAX_SIZE
 from alexnet_infer.export.onnx_graph import PLUGIN_DOMAIN
 
 RECIPE = 1
@@ -99,6 +100,12 @@ def _check_model(model: bytes, options: EngineOptions) -> int:
             fix = "; export with --lrn op" if ours else ""
             name = "TensorRT-RTX takes no plugins" if ours else "expected ONNX's own operators"
             raise UsageError(f"{shown(node.name)} is a node of {shown(node.domain)}: {name}{fix}")
+        size = next((attribute.i for attribute in node.attribute if attribute.name == "size"), 0)
+        if size > MAX_SIZE:  # TensorRT would ask the plugin for a kernel, and print its refusal as a traceback
+            raise UsageError(
+                f"{shown(node.name)}: LRN over {size} channels: the plugin takes {MAX_SIZE} at most; "
+                "export with --lrn op"
+            )
     return len(foreign)
 
 
@@ -171,8 +178,8 @@ def _parse(library: Library, network: Any, model: bytes, plugins: int) -> None:
     found = sum(network.get_layer(i).type == trt.LayerType.PLUGIN_V3 for i in range(network.num_layers))
     if found != plugins:
         raise BackendError(
-            f"{library.title} {library.version} took {found} of {plugins} LRN nodes for our plugin, and the others for "
-            "an LRN with other constants; export with --lrn op"
+            f"{library.title} {library.version} took {found} of {plugins} LRN nodes for our plugin; "
+            "export with --lrn op"
         )
 
 

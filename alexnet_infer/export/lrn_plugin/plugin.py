@@ -23,7 +23,7 @@ FALLBACK = (8, 0)
 def register() -> None:
     """Makes the plugin known to TensorRT in this process; a second call does nothing.
 
-    It must come before the ONNX parser, which otherwise takes a node of type LRN for ONNX's own, whatever its domain.
+    It must come before the ONNX parser, which knows the node by it alone.
     Raises BackendError when TensorRT or NVRTC is missing.
     """
     try:

@@ -11,9 +11,9 @@ from onnx import checker
 
 from alexnet_infer.errors import BackendError, ModelFileError, UsageError
 from alexnet_infer.export.engines import cache as engine_cache
-from alexnet_infer.export.engines.build import _configure, _parse, build_engine
+from alexnet_infer.export.engines.build import _check_model, _configure, _parse, build_engine
 from alexnet_infer.export.engines.files import EngineOptions
-from alexnet_infer.export.engines.runtime import deserialize, inspect, load_library, this_gpu
+from alexnet_infer.export.engines.runtime import Library, deserialize, inspect, load_library, this_gpu
 from alexnet_infer.export.info import Batch
 from tests.export.engines.made import WEIGHTY, build, info_of, model_of
 from tests.nets import random_artifact
@@ -230,6 +230,37 @@ def parsed(model: onnx.ModelProto, plugins: int):
     network = builder.create_network(1 << int(library.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(library, network, model.SerializeToString(), plugins)
     return network, library.module
+
+
+def test_a_window_that_the_plugin_cannot_take_is_refused_before_tensorrt_asks_for_it():
+    model = model_of(random_artifact(), info_of(lrn="plugin"))
+    assert _check_model(model.SerializeToString(), EngineOptions()) == 2
+    next(attribute for attribute in model.graph.node[2].attribute if attribute.name == "size").i = 33
+    with pytest.raises(UsageError, match=r"'norm1': LRN over 33 channels: .* 31 at most; export with --lrn op"):
+        _check_model(model.SerializeToString(), EngineOptions())
+
+
+def test_a_library_that_cannot_start_is_one_line_with_its_reason():
+    """As with a driver that is too old: TensorRT logs why, gives null, and its bindings raise TypeError."""
+
+    class Failing:
+        __version__ = "11.4.0"
+
+        def __init__(self) -> None:
+            self.errors: list[str] = ["of something else"]
+
+        def fail(self, logger: object) -> None:
+            self.errors.append("CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+        Runtime = Builder = fail
+
+    module = Failing()
+    library = Library(flavor="tensorrt", module=module, title="TensorRT", logger=None, errors=module.errors)
+    for start in (lambda: deserialize(library, b"plan"), lambda: library.start("Builder")):
+        with pytest.raises(BackendError, match=r"TensorRT 11\.4\.0 can't start: CUDA .* error: 35; .*driver") as raised:
+            start()
+        assert "\n" not in str(raised.value)
 
 
 def test_a_plugin_node_that_the_parser_does_not_take_for_our_plugin_is_noticed():

@@ -1,7 +1,9 @@
 import json
+import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,12 +144,40 @@ def test_two_builds_of_one_net_differ(tmp_path, monkeypatch):
 def test_an_engine_is_ours_when_this_cache_built_it_wherever_it_lies_now(tmp_path):
     built = engine_cache.cached("name", lambda: engine_of(b"ours"))
     save_engine(tmp_path / "elsewhere.engine", built)
-    assert engine_cache.is_ours(built.description.sha256)
-    assert not engine_cache.is_ours(engine_of(b"theirs").description.sha256)
+    assert engine_cache.is_ours(built.description)
+    assert not engine_cache.is_ours(engine_of(b"theirs").description)
+
+
+def test_another_description_of_an_engine_of_ours_is_not_ours():
+    """It could name other classes, or more of them than there is memory for."""
+    built = engine_cache.cached("name", lambda: engine_of(b"ours"))
+    lie = replace(built.description, manifest=replace(built.description.manifest, name="lie"))
+    assert lie.sha256 == built.description.sha256
+    assert not engine_cache.is_ours(lie)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs POSIX permissions")
+def test_a_cache_that_others_can_write_is_not_used(cache, monkeypatch):
+    built = engine_cache.cached("name", lambda: engine_of(b"ours"))
+    assert cache.stat().st_mode & 0o777 == 0o700
+
+    def refused() -> None:
+        for use in (lambda: engine_cache.is_ours(built.description), lambda: engine_cache.cached("name", never)):
+            with pytest.raises(BackendError, match=r"others can write there.*set XDG_CACHE_HOME") as raised:
+                use()
+            assert "\n" not in str(raised.value)
+
+    for mode in (0o702, 0o720):
+        cache.chmod(mode)
+        refused()
+    cache.chmod(0o755)
+    assert engine_cache.is_ours(built.description)
+    monkeypatch.setattr(os, "getuid", lambda: cache.stat().st_uid + 1)
+    refused()
 
 
 def test_nothing_is_ours_before_anything_was_built():
-    assert not engine_cache.is_ours("0" * 64)
+    assert not engine_cache.is_ours(engine_of(b"plan").description)
 
 
 def test_a_damaged_record_vouches_for_nothing(cache):
@@ -156,7 +186,7 @@ def test_a_damaged_record_vouches_for_nothing(cache):
     data = json.loads(record.read_text())
     del data["manifest"]
     record.write_text(json.dumps(data))
-    assert not engine_cache.is_ours(built.description.sha256)
+    assert not engine_cache.is_ours(built.description)
 
 
 def test_a_cache_that_cannot_be_written_is_one_line_with_what_to_do(cache):
