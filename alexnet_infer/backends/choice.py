@@ -19,7 +19,7 @@ import numpy as np
 
 from alexnet_infer.artifact import Artifact, Manifest
 from alexnet_infer.backends import Backend
-from alexnet_infer.errors import BackendError
+from alexnet_infer.errors import AlexNetInferError
 from alexnet_infer.export.onnx_file import OnnxFile
 from alexnet_infer.files import user_cache, write_atomically
 
@@ -42,7 +42,7 @@ def choose_cpu_backend(net: Artifact | OnnxFile) -> CpuRuntime:
     Nothing is timed, nor OpenVINO imported, where only one of them is installed, where the net is small or in float16,
     which OpenVINO would compute in float32 without a word; or where the same question was answered before: for this
     architecture or file, these versions, and this CPU. Where the cache can't be read or written it is asked again. A
-    runtime that is installed and doesn't start is not chosen; nor is that remembered.
+    runtime that is installed and doesn't start, or can't run the net, is not chosen; nor is that remembered.
     """
     if not _installed("openvino"):
         return "onnxruntime"
@@ -56,10 +56,10 @@ def choose_cpu_backend(net: Artifact | OnnxFile) -> CpuRuntime:
     path = user_cache() / "cpu-backends" / f"{digest}.json"
     if (known := _remembered(path, question)) is not None:
         return known
-    try:
-        seconds = calibrate(net)
-    except BackendError:
-        return "onnxruntime"
+    backends = start(net)
+    if len(backends) < 2:
+        return next(iter(backends), "onnxruntime")
+    seconds = medians(backends, net.manifest)
     chosen: CpuRuntime = "openvino" if seconds["openvino"] <= LEAD * seconds["onnxruntime"] else "onnxruntime"
     milliseconds = {name: round(value * 1e3, 3) for name, value in seconds.items()}
     answer = {"question": question, "chosen": chosen, "milliseconds": milliseconds}
@@ -69,13 +69,17 @@ def choose_cpu_backend(net: Artifact | OnnxFile) -> CpuRuntime:
     return chosen
 
 
-def calibrate(net: Artifact | OnnxFile) -> dict[CpuRuntime, float]:
-    """Seconds that each runtime takes for ten patches: medians over interleaved calls. Raises BackendError when one
-    doesn't start."""
+def start(net: Artifact | OnnxFile) -> dict[CpuRuntime, Backend]:
+    """The net in each runtime that starts, and takes it: an exported file may be for one of them only."""
     from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
     from alexnet_infer.backends.openvino import OpenVinoBackend
 
-    return medians({"onnxruntime": OnnxRuntimeBackend(net, "cpu"), "openvino": OpenVinoBackend(net)}, net.manifest)
+    backends: dict[CpuRuntime, Backend] = {}
+    with suppress(AlexNetInferError):
+        backends["onnxruntime"] = OnnxRuntimeBackend(net, "cpu")
+    with suppress(AlexNetInferError):
+        backends["openvino"] = OpenVinoBackend(net)
+    return backends
 
 
 def medians(backends: Mapping[CpuRuntime, Backend], manifest: Manifest) -> dict[CpuRuntime, float]:

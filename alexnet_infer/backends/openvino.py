@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.backends import infer_in_calls
+from alexnet_infer.backends import checked, infer_in_calls
 from alexnet_infer.errors import BackendError, ModelFileError, one_line
 from alexnet_infer.export.onnx_file import OnnxFile
 from alexnet_infer.export.onnx_graph import build_onnx
@@ -30,20 +30,31 @@ class OpenVinoBackend:
         ov = import_runtime()
         self._request = _request_of_artifact(ov, net) if isinstance(net, Artifact) else _request_of_file(ov, net)
         self._lock = threading.Lock()
+        self._classes = len(net.manifest.classes)
+        self._path = None if isinstance(net, Artifact) else net.path
         info = None if isinstance(net, Artifact) else net.info
         self.takes_squares = info is not None and info.takes_squares
         self._size = info.batch.max if info is not None and info.batch.fixed else None
         precision = f", {info.precision}" if info is not None and info.precision != "fp32" else ""
+        if precision == ", fp16":  # its weights are; an overflow between operations doesn't show
+            precision = ", fp16 computed in float32"
         self.description = f"OpenVINO {version(ov)}, CPU{precision}"
 
     def infer(self, inputs: np.ndarray) -> np.ndarray:
         """Patches float32 [N, 3, patch, patch], mean subtracted, or squares uint8 [N, S, S, 3] for a file that cuts its
-        views itself -> class probabilities float32 [N, classes]. Threads take turns."""
+        views itself -> class probabilities float32 [N, classes]. Threads take turns. Raises ModelFileError when an
+        exported file can't be run after all, or gives something else."""
         with self._lock:
             return self._call(inputs) if self._size is None else infer_in_calls(self._call, inputs, self._size)
 
     def _call(self, inputs: np.ndarray) -> np.ndarray:
-        return self._request.infer({0: inputs}, share_inputs=True)[0]
+        try:
+            found = self._request.infer({0: inputs}, share_inputs=True)[0]
+        except RuntimeError as error:
+            if self._path is None:
+                raise
+            raise ModelFileError(f"{self._path}: OpenVINO can't run it ({one_line(error)})") from None
+        return found if self._path is None else checked(found, inputs, self._classes, self._path)
 
 
 def import_runtime() -> ModuleType:

@@ -1,4 +1,5 @@
-"""The time below which a CPU can't run a net: its matrix products at the best rate, or its weights read once."""
+"""The time below which a CPU can't run a net in float32: its matrix products at the best rate, or its weights read
+once. In int8 a CPU multiplies faster, and may go below."""
 
 from __future__ import annotations
 

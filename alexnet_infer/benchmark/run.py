@@ -93,7 +93,7 @@ class Row:
     batch: int
     timing: Timing
     floor: float | None
-    """Seconds that the machine takes at least."""
+    """Seconds that the machine takes at least, where it computes in float32."""
 
     @property
     def per_second(self) -> float:

@@ -7,9 +7,10 @@ import io
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_infer.benchmark.run import Benchmark, Request, Row, subjects, turns
+from alexnet_infer.benchmark.run import Benchmark, Request, Row, Subject, subjects, turns
 from alexnet_infer.benchmark.run import run as measure
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.files import write_atomically
@@ -20,8 +21,8 @@ def run(request: Request, *, as_json: bool = False, plot: Path | None = None) ->
     """Measures, prints a table or one JSON object, and draws the picture `plot`. A model that one of several runtimes
     can't run is named on stderr.
 
-    Raises UsageError when `plot` is no name of a PNG or can't be written, BackendError when matplotlib is missing, both
-    before anything is measured, and the errors of `subjects`.
+    Raises, before anything is measured, UsageError when `plot` is no name for a PNG, BackendError when matplotlib is
+    missing, and the errors of `subjects`; after the results, UsageError when `plot` can't be written.
     """
     if plot is not None:
         _check_plot(plot)
@@ -47,6 +48,8 @@ def _check_plot(plot: Path) -> None:
         raise UsageError(f"--plot {plot}: expected the name of a picture, ending in .png")
     if not plot.parent.is_dir():
         raise UsageError(f"--plot {plot}: there is no folder {plot.parent}; make it first")
+    if plot.is_dir():
+        raise UsageError(f"--plot {plot}: is a folder; expected a file's name")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -54,29 +57,32 @@ def _check_plot(plot: Path) -> None:
 
 
 def _print_table(result: Benchmark) -> None:
+    """A line that names the net and what runs it, then its rows: that fits a narrow terminal, too."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for header in ("model", "backend", "precision", "views"):
-        table.add_column(header, overflow="fold")
-    for header in ("batch", "p50 ms", "p90 ms", "p99 ms", f"{result.rows[0].subject.unit}/s", "ratio", "x floor"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in result.rows:
-        table.add_row(*map(Text, _cells(row, result.rows[0])))
     console = Console()
-    console.print(table)
+    columns = ("batch", "p50 ms", "p90 ms", "p99 ms", f"{result.rows[0].subject.unit}/s", "ratio", "x floor")
+    console.print(Text(_line(columns), style="dim"), soft_wrap=True)
+    for rows in _by_subject(result.rows):
+        console.print(Text(_title(rows[0].subject)), soft_wrap=True)
+        for row in rows:
+            console.print(Text(_line(_cells(row, result.rows[0]))), soft_wrap=True)
     console.print(Text(_footer(result), style="dim"))
 
 
+def _line(cells: Sequence[str]) -> str:
+    return "".join(f"{cell:>10}" for cell in cells)
+
+
+def _title(subject: Subject) -> str:
+    """What was measured; the precision, where it isn't float32, is part of the backend's description."""
+    return f"{subject.model}, {subject.net.backend.description}, views {subject.views}"
+
+
 def _cells(row: Row, first: Row) -> list[str]:
-    subject, timing = row.subject, row.timing
+    timing = row.timing
     return [
-        subject.model,
-        subject.net.backend.description,
-        subject.precision,
-        subject.views,
         f"{row.batch}",
         *(f"{seconds * 1e3:.2f}" for seconds in (timing.p50, timing.p90, timing.p99)),
         f"{row.per_second:,.1f}",
@@ -95,7 +101,8 @@ def _footer(result: Benchmark) -> str:
     if (machine := result.machine) is not None:
         lines.append(
             f"floor: the larger of multiply-adds at {machine.flops / 1e9:.0f} GFLOP/s, measured in a float32 matrix "
-            f"product, and bytes of weights at {machine.bandwidth / 1e9:.1f} GB/s, measured reading a matrix"
+            f"product, and bytes of weights at {machine.bandwidth / 1e9:.1f} GB/s, measured reading a matrix; "
+            "int8, which multiplies faster, may go below"
         )
     return "\n".join(lines)
 
@@ -114,8 +121,8 @@ def picture(result: Benchmark) -> bytes:
         figure = Figure(figsize=(9, 6), dpi=150, layout="constrained")
         axes = figure.subplots()
         for number, rows in enumerate(_by_subject(result.rows)):
-            subject, batches = rows[0].subject, [row.batch for row in rows]
-            name = f"{subject.model}, {subject.net.backend.description}, views {subject.views}".replace("$", r"\$")
+            batches = [row.batch for row in rows]
+            name = _title(rows[0].subject).replace("$", r"\$")
             color = f"C{number % 10}"
             axes.plot(batches, [row.per_second for row in rows], "o-", color=color, label=name)
             floors = [np.nan if row.floor is None else row.batch / row.floor for row in rows]
@@ -127,7 +134,7 @@ def picture(result: Benchmark) -> bytes:
         axes.set_yscale("log")
         axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
         axes.set_xlabel("batch")
-        axes.set_title(f"{result.rows[0].subject.unit} a second (dashed: what the machine allows)", loc="left")
+        axes.set_title(f"{result.rows[0].subject.unit} a second (dashed: the machine's limit in float32)", loc="left")
         axes.grid(color="0.9")
         figure.legend(loc="outside lower left", frameon=False, fontsize="small")
         FigureCanvasAgg(figure).print_png(png)

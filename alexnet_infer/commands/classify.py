@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from alexnet_infer.backends import Device, Runtime
@@ -33,7 +34,8 @@ def run(
 ) -> int:
     """Prints the labels of `photos`; returns the exit code: 0, 1 when some could not be read, 3 when none could."""
     entries = list(expand(photos))
-    if runtime == "auto" and len(entries) < FEW and (model is None or model.suffix not in ENGINE_SUFFIXES):
+    is_engine = model is not None and model.suffix in ENGINE_SUFFIXES
+    if runtime == "auto" and len(entries) < FEW and not is_engine and find_spec("onnxruntime"):
         runtime = "onnxruntime"
     net = load(model, device=device, views=views, backend=runtime, trust_engine=trust_engine)
     results = net.classify_all(entries, top or min(5, len(net.manifest.classes)))

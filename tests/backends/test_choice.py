@@ -13,7 +13,7 @@ import pytest
 
 from alexnet_infer.backends import choice
 from alexnet_infer.backends.choice import choose_cpu_backend
-from alexnet_infer.errors import BackendError
+from alexnet_infer.errors import BackendError, ModelFileError
 from tests.nets import TINY, random_artifact
 
 ARTIFACT = random_artifact()
@@ -33,17 +33,18 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Calibrations that were made, whose answer is `seconds`."""
+    """The nets that were timed, with the answer `seconds`."""
 
     class Asked(list):
         seconds = FASTER
 
-        def __call__(self, artifact):
-            self.append(artifact)
+        def __call__(self, backends, manifest):
+            self.append(manifest)
             return self.seconds
 
     asked = Asked()
-    monkeypatch.setattr(choice, "calibrate", asked)
+    monkeypatch.setattr(choice, "start", lambda net: dict.fromkeys(("onnxruntime", "openvino")))
+    monkeypatch.setattr(choice, "medians", asked)
     return asked
 
 
@@ -130,12 +131,30 @@ def test_where_only_one_is_installed_nothing_is_timed(cache, asked, monkeypatch,
     assert not cache.exists()
 
 
-def test_a_runtime_that_does_not_start_is_not_chosen_and_that_is_not_remembered(cache, monkeypatch):
-    def broken(artifact):
-        raise BackendError("OpenVINO is missing")
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        ({"openvino": BackendError("OpenVINO is missing")}, "onnxruntime"),
+        ({"openvino": ModelFileError("net.onnx: OpenVINO can't run it")}, "onnxruntime"),
+        ({"onnxruntime": BackendError("ONNX Runtime is missing")}, "openvino"),
+        ({"onnxruntime": BackendError("missing"), "openvino": BackendError("missing")}, "onnxruntime"),
+    ],
+    ids=["OpenVINO", "the file in OpenVINO", "ONNX Runtime", "both"],
+)
+def test_a_runtime_that_does_not_start_is_not_chosen_and_that_is_not_remembered(cache, monkeypatch, broken, expected):
+    from alexnet_infer.backends import onnxruntime, openvino
 
-    monkeypatch.setattr(choice, "calibrate", broken)
-    assert choose_cpu_backend(ARTIFACT) == "onnxruntime"
+    def starting(runtime):
+        def start(*arguments):
+            if runtime in broken:
+                raise broken[runtime]
+
+        return start
+
+    monkeypatch.setattr(onnxruntime, "OnnxRuntimeBackend", starting("onnxruntime"))
+    monkeypatch.setattr(openvino, "OpenVinoBackend", starting("openvino"))
+    monkeypatch.setattr(choice, "medians", lambda backends, manifest: pytest.fail("nothing to choose from"))
+    assert choose_cpu_backend(ARTIFACT) == expected
     assert not cache.exists()
 
 

@@ -70,7 +70,7 @@ def test_a_half_precision_file_is_near_the_reference_and_says_what_it_is(ov, tmp
     backend = OpenVinoBackend(exported(tmp_path, artifact, precision="fp16"))
     difference = np.abs(backend.infer(inputs) - ReferenceBackend(artifact).infer(inputs)).max()
     assert 1e-6 < difference < 2e-3  # bfloat16 would be off by 0.01
-    assert backend.description.endswith(", CPU, fp16")
+    assert backend.description.endswith(", CPU, fp16 computed in float32")
 
 
 def test_a_file_that_cuts_its_views_takes_squares(ov, tmp_path):
@@ -159,6 +159,31 @@ def test_a_file_that_it_cannot_run_is_named_in_one_line(ov, tmp_path):
     )
     with pytest.raises(ModelFileError, match=r"net\.onnx: OpenVINO can't run it \(") as raised:
         OpenVinoBackend(replace(file, content=model.SerializeToString()))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        (("Gather", [0, 1], {"axis": 1}), r"gives \[3, 2\] for 3 inputs: expected \[3, 7\]"),
+        (("Reshape", [1000, 7], {}), "OpenVINO can't run it"),
+    ],
+    ids=["other classes", "fails"],
+)
+def test_a_file_that_gives_something_else_than_it_declares_is_refused(ov, tmp_path, operation, words):
+    import onnx
+    from onnx import helper, numpy_helper
+
+    file = exported(tmp_path, random_artifact())
+    model = onnx.load_model_from_string(file.content)
+    op, numbers, attributes = operation
+    model.graph.node[-1].output[0] = "softmax"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(numbers), "numbers"))
+    model.graph.node.append(helper.make_node(op, ["softmax", "numbers"], ["probabilities"], **attributes))
+    backend = OpenVinoBackend(replace(file, content=model.SerializeToString()))
+    with pytest.raises(ModelFileError, match=words) as raised:
+        backend.infer(large_patches(count=3))
+    assert str(raised.value).startswith(f"{file.path}: ")
     assert "\n" not in str(raised.value)
 
 

@@ -40,19 +40,21 @@ def request(*models: Path, **options: object) -> Request:
 
 
 def test_the_table_has_a_row_for_each_batch_and_says_what_the_floor_is(net, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")  # as wide as a terminal at its first start, and as a pipe
     run(request(net))
     out, err = capsys.readouterr()
-    header, first, second, *footer = out.splitlines()
-    columns = "model backend precision views batch p50 ms p90 ms p99 ms images/s ratio x floor"
-    assert header.split() == columns.split()
-    assert first.startswith("net.safetensors  ONNX Runtime")
+    header, title, first, second, *footer = out.splitlines()
+    assert header.split() == ["batch", "p50", "ms", "p90", "ms", "p99", "ms", "images/s", "ratio", "x", "floor"]
+    assert title.startswith("net.safetensors, ONNX Runtime")
+    assert title.endswith(", CPUExecutionProvider, views center")
+    assert len(first) == len(second) == len(header) <= 80
     assert first.split()[-2] == "1.00"
-    assert (first.split()[-7], second.split()[-7]) == ("1", "2")
+    assert (first.split()[0], second.split()[0]) == ("1", "2")
     text = " ".join(" ".join(footer).split())
     assert "ratio: images/s to the first row's" in text
     assert "GFLOP/s, measured in a float32 matrix product" in text
     assert "bytes of weights at" in text
+    assert "int8, which multiplies faster, may go below" in text
     assert err == ""
 
 
@@ -89,6 +91,13 @@ def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_measured
     monkeypatch.setattr("alexnet_infer.commands.benchmark.subjects", lambda request: pytest.fail("measured"))
     with pytest.raises(UsageError, match=message):
         run(request(), plot=tmp_path / name)
+
+
+def test_a_folder_is_no_name_for_a_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr("alexnet_infer.commands.benchmark.subjects", lambda request: pytest.fail("measured"))
+    (tmp_path / "speed.png").mkdir()
+    with pytest.raises(UsageError, match="is a folder; expected a file's name"):
+        run(request(), plot=tmp_path / "speed.png")
 
 
 def test_without_matplotlib_a_picture_is_refused_with_the_pip_line(tmp_path, monkeypatch):

@@ -134,7 +134,7 @@ def test_a_users_mistake_gets_its_exit_code_and_no_traceback(run, model, folder,
 
 def test_a_missing_runtime_exits_5_with_the_pip_line(run, model, folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    code, out, err = run("classify", folder / "0.jpg", "--model", model)
+    code, out, err = run("classify", folder / "0.jpg", "--model", model, "--backend", "onnxruntime")
     assert (code, out) == (5, "")
     assert err.count("\n") == 1
     assert 'pip install "alexnet-infer[cpu]"' in err
@@ -179,3 +179,21 @@ def test_the_embedded_net_fits_the_wheel_and_has_200_classes():
     manifest = load_artifact(embedded_model()).manifest
     assert len(manifest.classes) == 200
     assert {error.views for error in manifest.provenance.errors} == {"ten", "center"}
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"), [(("onnxruntime", "openvino"), "onnxruntime"), (("openvino",), "auto")], ids=["both", "one"]
+)
+def test_few_photos_take_the_runtime_that_starts_first_if_it_is_there(run, model, folder, monkeypatch, there, expected):
+    from alexnet_infer.commands import classify
+
+    asked, load = [], classify.load
+    monkeypatch.setattr(classify, "find_spec", lambda name: name in there or None)
+
+    def spy(path, **options):
+        asked.append(options["backend"])
+        return load(path, **options)
+
+    monkeypatch.setattr(classify, "load", spy)
+    assert run("classify", folder, "--model", model)[0] == 0
+    assert asked == [expected]
