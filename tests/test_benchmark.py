@@ -104,7 +104,7 @@ def test_batch_sizes_are_read_in_their_order_each_once(text, sizes):
 
 @pytest.mark.parametrize("text", ["", "1,", "1;8", "-1", "1.5", "٣", "9" * 5000, "a\nb"])
 def test_what_is_no_list_of_batch_sizes_is_refused_in_one_line(text):
-    with pytest.raises(UsageError, match="expected sizes from 1 to 65536, as in 1,8,64") as raised:
+    with pytest.raises(UsageError, match="expected sizes from 1 to 1024, as in 1,8,64") as raised:
         parse_batches(text)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 200
@@ -113,7 +113,7 @@ def test_what_is_no_list_of_batch_sizes_is_refused_in_one_line(text):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batches": (0,)}, "--batch 0: expected sizes from 1 to 65536"),
+        ({"batches": (0,)}, "--batch 0: expected sizes from 1 to 1024"),
         ({"batches": ()}, "--batch : expected sizes"),
         ({"batches": (1, 65537)}, "--batch 1,65537"),
         ({"backend": "caffe"}, "--backend 'caffe': expected all, auto, onnxruntime, openvino"),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends import Device, checked, infer_in_calls
 from alexnet_infer.errors import BackendError, ModelFileError, one_line
-from alexnet_infer.export.half import rounded
-from alexnet_infer.export.onnx_file import OnnxFile
 from alexnet_infer.export.onnx_graph import OUTPUT, build_onnx
+
+if TYPE_CHECKING:
+    from alexnet_infer.export.onnx_file import OnnxFile
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -73,7 +75,12 @@ class OnnxRuntimeBackend:
 
 
 def import_runtime() -> ModuleType:
-    """ONNX Runtime, and with it what builds a graph for it. Raises BackendError when it is missing."""
+    """ONNX Runtime, and with it what builds a graph for it. Raises BackendError when it is missing.
+
+    From 1.29 on its Linux builds report to Microsoft, and keep a number for this user, from the import on; a variable
+    is all that stops it. Whoever has set it decides.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnx  # noqa: F401
         import onnxruntime
@@ -101,6 +108,8 @@ def _session_of_file(ort: ModuleType, file: OnnxFile, providers: list[str]) -> A
     try:
         source = str(file.path) if file.data else file.content
         if file.info.precision == "fp16" and CUDA not in providers and not file.data:
+            from alexnet_infer.export.half import rounded
+
             source = rounded(file.content)
         return ort.InferenceSession(source, _options(ort), providers=_configured(providers))
     except Exception as error:  # ONNX Runtime's errors have no base of their own

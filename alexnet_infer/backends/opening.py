@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, get_args
 from alexnet_infer.artifact import Artifact, Manifest, load_artifact, load_manifest
 from alexnet_infer.backends import Backend, Device, Runtime
 from alexnet_infer.errors import BackendError, UsageError
-from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.preprocess import Views
 
 if TYPE_CHECKING:
+    from alexnet_infer.export.info import ExportInfo
     from alexnet_infer.export.onnx_file import OnnxFile
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")

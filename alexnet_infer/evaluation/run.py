@@ -16,7 +16,7 @@ import PIL
 from alexnet_infer import __version__
 from alexnet_infer.artifact import sha256
 from alexnet_infer.backends import Device, Runtime
-from alexnet_infer.backends.opening import ENGINE_SUFFIXES
+from alexnet_infer.backends.opening import ENGINE_SUFFIXES, EXPORTED_SUFFIXES, describe
 from alexnet_infer.datasets import LabelledImages, map_classes, open_images
 from alexnet_infer.errors import UsageError, shown, visible
 from alexnet_infer.evaluation.paper import departures
@@ -133,7 +133,7 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
     loaded = [(path, _load(path, request), sha256(path)) for path in request.models]
     loaded.sort(key=lambda one: (one[1].manifest.name, one[2]))
     models, nets, digests = (list(column) for column in zip(*loaded, strict=True))
-    _check_different(models, digests)
+    _check_different(models, [_members(path, digest, request) for path, digest in zip(models, digests, strict=True)])
     for path, net in zip(models, nets, strict=True):
         if net.views != nets[0].views:
             raise UsageError(
@@ -178,13 +178,32 @@ def _load(path: Path, request: Request) -> Net:
     )
 
 
-def _check_different(models: Sequence[Path], digests: Sequence[str]) -> None:
-    """Raises UsageError when two files have the same content: a net's mean with itself is no ensemble."""
+def _members(path: Path, digest: str, request: Request) -> list[str]:
+    """SHA-256 of the nets in the file `path`: of what it was exported from, or its own. Raises UsageError for a file
+    that can't be sent to a cluster, or of several nets beside others."""
+    if path.suffix not in EXPORTED_SUFFIXES:
+        return [digest]
+    _, info = describe(path)
+    if info is None:
+        return [digest]
+    if len(info.members) > 1 and len(request.models) > 1:
+        raise UsageError(f"{path}: holds {len(info.members)} nets and would count as one; name the nets themselves")
+    if request.engine == "ray" and path.suffix == ".onnx":
+        from alexnet_infer.export.onnx_file import read_model
+
+        if read_model(path).data:
+            raise UsageError(f"{path}: has its weights in another file, and one is sent; leave --engine ray out")
+    return [member.sha256 for member in info.members]
+
+
+def _check_different(models: Sequence[Path], members: Sequence[Sequence[str]]) -> None:
+    """Raises UsageError when two files hold the same net: a net's mean with itself is no ensemble."""
     first: dict[str, Path] = {}
-    for path, digest in zip(models, digests, strict=True):
-        twin = first.setdefault(digest, path)
-        if twin is not path:
-            raise UsageError(f"{path}: the same net as {twin}; an ensemble needs different nets")
+    for path, digests in zip(models, members, strict=True):
+        for digest in digests:
+            twin = first.setdefault(digest, path)
+            if twin is not path:
+                raise UsageError(f"{path}: the same net as {twin}; an ensemble needs different nets")
 
 
 def check_same_classes(wnids: Sequence[Sequence[str]], names: Sequence[str]) -> None:

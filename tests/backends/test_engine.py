@@ -127,7 +127,7 @@ def test_without_a_gpu_a_good_engine_is_refused_for_that_reason(tmp_path, rtx):
     else:
         pytest.skip("this machine has a GPU")
     path = saved(tmp_path, build(), ours=False)  # `build` put it into the cache
-    with pytest.raises(BackendError, match="no GPU that CUDA can use") as raised:
+    with pytest.raises(BackendError, match="no NVIDIA GPU that works here") as raised:
         EngineBackend(path)
     assert raised.value.exit_code == 5
     assert "\n" not in str(raised.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,6 +37,24 @@ def test_a_missing_runtime_is_one_line_with_the_command_that_mends_it(monkeypatc
     with pytest.raises(BackendError, match=r'pip install "alexnet-infer\[cpu\]"') as raised:
         OnnxRuntimeBackend(random_artifact())
     assert raised.value.exit_code == 5
+
+
+def test_nothing_is_reported_and_no_number_is_kept_for_this_user(ort, tmp_path):
+    """In a process of its own: what ONNX Runtime does, it does when it is imported."""
+    program = (
+        "from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend\n"
+        "from tests.nets import large_patches, random_artifact\n"
+        "OnnxRuntimeBackend(random_artifact(), 'cpu').infer(large_patches())\n"
+    )
+    hidden = ("ORT_DISABLE_TELEMETRY", "CI", "GITHUB_ACTIONS")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    own = {
+        "HOME": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    subprocess.run([sys.executable, "-c", program], env=environment | own, check=True, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_cuda_asked_for_but_not_built_in_is_refused(ort):

@@ -153,6 +153,20 @@ def test_eval_counts_the_same_errors_with_the_file_as_with_the_net(run, net, ima
     assert Path("onnx.csv").read_text().count("\n") == IMAGES + 1
 
 
+def test_eval_takes_a_net_and_its_own_export_for_one_and_no_file_of_several_beside_others(run, net, nets, images):
+    run("export", nets[0], "-o", "out", "--no-verify")
+    run("export", *nets[:2], "-o", "both", "--no-verify")
+    several = next(Path("both").glob("*.onnx"))
+    arguments = ["--data", images, "--cache", "cache"]
+    code, out, err = run("eval", *arguments, "--model", nets[0], "--model", "out/red.onnx")
+    assert (code, out) == (2, "")
+    assert err.endswith(f"out/red.onnx: the same net as {nets[0]}; an ensemble needs different nets\n")
+    code, out, err = run("eval", *arguments, "--model", net, "--model", several)
+    assert (code, out) == (2, "")
+    assert err == f"error: {several}: holds 2 nets and would count as one; name the nets themselves\n"
+    assert run("eval", *arguments, "--model", several, "--json")[0] == 0
+
+
 def test_eval_writes_its_report_of_an_exported_file(run, net, images):
     pytest.importorskip("jinja2", reason="needs Jinja: pip install jinja2")
     run("export", net, "-o", "out", "--views", "center", "--no-verify")

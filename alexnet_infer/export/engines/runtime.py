@@ -90,7 +90,8 @@ def this_gpu() -> Gpu:
         name, (major, minor) = device.name, device.compute_capability
         version = str(cuda.cuDriverGetVersion()[1])
     except Exception as error:  # CUDA's errors have no public class
-        raise BackendError(f"no GPU that CUDA can use ({one_line(error)}): see what nvidia-smi says") from None
+        reason = one_line(error).partition(". ")[0]
+        raise BackendError(f"no NVIDIA GPU that works here ({reason}): see what nvidia-smi says") from None
     with suppress(Exception):  # NVML, which knows more than CUDA's version, isn't in every container
         version = ".".join(str(part) for part in system.get_kernel_mode_driver_version())
     return Gpu(name=visible(name), capability=f"{major}.{minor}", driver=version)

@@ -350,6 +350,6 @@ def test_a_missing_package_is_one_line_with_the_command_that_mends_it(monkeypatc
 
 
 def test_inspecting_needs_a_gpu_and_says_so(no_gpu):
-    with pytest.raises(BackendError, match="no GPU that CUDA can use") as raised:
+    with pytest.raises(BackendError, match="no NVIDIA GPU that works here") as raised:
         inspect(build())
     assert "\n" not in str(raised.value)
