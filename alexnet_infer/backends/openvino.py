@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -113,7 +116,32 @@ def _request(ov: ModuleType, model: bytes | str) -> Any:
     core = ov.Core()
     # By default, float32 is computed in bfloat16, with three digits, on CPUs that can.
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    return core.compile_model(core.read_model(model), "CPU", options).create_infer_request()
+    with _own_signal_stack():
+        return core.compile_model(core.read_model(model), "CPU", options).create_infer_request()
+
+
+class _SignalStack(ctypes.Structure):
+    """C's stack_t on Linux."""
+
+    _fields_ = (("pointer", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def _own_signal_stack() -> Iterator[None]:
+    """Gives this thread its alternate stack for signal handlers back.
+
+    For types of 16 bits OpenVINO sets one of its own, which doesn't outlive the net: Ctrl-C would then end the process
+    with a segmentation fault.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 def _without_functions(model: bytes) -> bytes:

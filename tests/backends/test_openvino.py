@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib.util
 import os
 import subprocess
@@ -115,6 +117,27 @@ def test_float32_is_computed_in_float32_where_the_cpu_has_a_faster_type(ov):
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are looked at on Linux only")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_signal_handlers_keep_their_stack_though_the_net_is_gone(ov, tmp_path, precision):
+    """Otherwise a later Ctrl-C ends the process with a segmentation fault."""
+
+    def stack() -> tuple[object, ...]:
+        found = backend_module._SignalStack()
+        ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found))
+        return found.pointer, found.flags, found.size
+
+    before, outside = stack(), {}
+    info = ExportInfo(members=(Member(name="a", sha256="0" * 64),), precision=precision)
+    save_model(tmp_path / "net.onnx", build_model([random_artifact()], info, outside), outside)
+    backend = OpenVinoBackend(read_model(tmp_path / "net.onnx"))
+    backend.infer(large_patches())
+    assert stack() == before
+    del backend
+    gc.collect()
+    assert stack() == before
 
 
 def test_threads_may_call_it_at_once(ov):
