@@ -25,7 +25,7 @@ from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageErro
 from alexnet_infer.evaluation.assemble import mean_of
 from alexnet_infer.evaluation.result import ErrorRate, Unreadable
 from alexnet_infer.evaluation.run import stratified
-from alexnet_infer.evaluation.statistics import Tally, mcnemar, paired_bootstrap
+from alexnet_infer.evaluation.statistics import Tally, pairing
 from alexnet_infer.export.info import Precision
 from alexnet_infer.photos import Photo
 from alexnet_infer.predict import PHOTOS_PER_CALL, Net
@@ -91,17 +91,16 @@ class ErrorChange:
     @classmethod
     def of(cls, reference: np.ndarray, candidate: np.ndarray) -> ErrorChange:
         """From bool [images] each: which are wrong."""
-        difference, low, high = paired_bootstrap(candidate, reference)
-        only = int((reference & ~candidate).sum()), int((candidate & ~reference).sum())
+        found = pairing(candidate, reference)
         return cls(
             reference=ErrorRate.of(reference),
             candidate=ErrorRate.of(candidate),
-            difference=difference,
-            low=low,
-            high=high,
-            reference_only_wrong=only[0],
-            candidate_only_wrong=only[1],
-            p=mcnemar(*only),
+            difference=found.difference,
+            low=found.low,
+            high=found.high,
+            reference_only_wrong=found.second_only,
+            candidate_only_wrong=found.first_only,
+            p=found.p,
         )
 
 

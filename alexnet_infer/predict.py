@@ -24,6 +24,9 @@ from alexnet_infer.errors import UnreadableInputError, UsageError
 from alexnet_infer.photos import Photo
 from alexnet_infer.preprocess import Views, patches
 
+LARGEST_BATCH = 1024
+"""Images that may go through a net at once: ten views of so many, of 227 pixels, are 6 GB."""
+
 PHOTOS_PER_CALL = 8
 """Photos that go through the net at once. Eight are 80 patches: enough to keep two cores busy, and about 500 MB of
 activations in the full-size net."""

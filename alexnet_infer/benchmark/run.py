@@ -17,13 +17,10 @@ from alexnet_infer.benchmark.floor import Machine, probes
 from alexnet_infer.benchmark.timing import Run, Timing, interleave
 from alexnet_infer.errors import AlexNetInferError, UsageError, shown, visible
 from alexnet_infer.export.info import Precision
-from alexnet_infer.predict import Net, load
+from alexnet_infer.predict import LARGEST_BATCH, Net, load
 
 MeasuredViews = Literal["none", "center", "ten"]
 """What counts as one: a patch that goes through the net, or an image of which so many views are cut and averaged."""
-
-LARGEST = 1024
-"""Images that go through a net at once: ten views of so many are 6 GB."""
 
 ROUNDS = 5
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -51,9 +48,9 @@ class Request:
             raise UsageError(f"--backend {shown(self.backend)}: expected all, {', '.join(get_args(Runtime))}")
         if self.views not in (None, *get_args(MeasuredViews)):
             raise UsageError(f"--views {shown(self.views)}: expected {', '.join(get_args(MeasuredViews))}")
-        if not self.batches or not all(1 <= batch <= LARGEST for batch in self.batches):
+        if not self.batches or not all(1 <= batch <= LARGEST_BATCH for batch in self.batches):
             sizes = ",".join(map(str, self.batches))
-            raise UsageError(f"--batch {sizes}: expected sizes from 1 to {LARGEST}, as in 1,8,64")
+            raise UsageError(f"--batch {sizes}: expected sizes from 1 to {LARGEST_BATCH}, as in 1,8,64")
         if not 0 < self.seconds <= 3600:
             raise UsageError(f"--seconds {self.seconds:g}: expected more than 0, at most 3600")
 
@@ -141,7 +138,7 @@ def parse_batches(text: str) -> tuple[int, ...]:
     """Batch sizes as in "1,8,64", each once, in their order. Raises UsageError."""
     parts = text.split(",")
     if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
-        raise UsageError(f"--batch {shown(text)}: expected sizes from 1 to {LARGEST}, as in 1,8,64")
+        raise UsageError(f"--batch {shown(text)}: expected sizes from 1 to {LARGEST_BATCH}, as in 1,8,64")
     return tuple(dict.fromkeys(map(int, parts)))
 
 

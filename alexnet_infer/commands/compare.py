@@ -11,6 +11,7 @@ from typing import Literal
 from alexnet_infer.agreement import NEAR_TIE, Agreement, ErrorChange, check_tolerance, compare, default_tolerance
 from alexnet_infer.backends import Device, Runtime
 from alexnet_infer.backends.opening import ENGINE_SUFFIXES
+from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages, open_images
 from alexnet_infer.decode import printable
 from alexnet_infer.errors import UsageError
@@ -18,9 +19,6 @@ from alexnet_infer.photos import Photo, expand
 from alexnet_infer.predict import Net, load
 from alexnet_infer.preprocess import Views
 from alexnet_infer.progress import counting
-
-NAMED = 10
-"""Unreadable images that are named on stderr."""
 
 
 def run(
@@ -127,10 +125,7 @@ def report(agreement: Agreement, tolerance: float, *, as_json: bool = False, sil
     else:
         _print_table(agreement, tolerance)
     sys.stdout.flush()
-    for one in agreement.unreadable[:NAMED]:
-        print(f"error: {one.image}: {one.reason}", file=sys.stderr)
-    if len(agreement.unreadable) > NAMED:
-        print(f"error: {len(agreement.unreadable) - NAMED} more can't be read; --json lists them", file=sys.stderr)
+    name_unreadable(agreement.unreadable)
     if not within:
         print(
             f"error: probabilities differ by up to {agreement.largest:.2g}, in {agreement.largest_image}: expected at "

@@ -12,6 +12,7 @@ from typing import Any
 
 from alexnet_infer.artifact import load_artifact
 from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
+from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.errors import UnreadableInputError, UsageError, shown
 from alexnet_infer.evaluation.assemble import Shards, assemble, collect
 from alexnet_infer.evaluation.export import check_table, save_table
@@ -20,9 +21,6 @@ from alexnet_infer.evaluation.result import Condition, Evaluation, parse_conditi
 from alexnet_infer.evaluation.run import Computed, Request, compute, data_folder
 from alexnet_infer.files import user_cache
 from alexnet_infer.nets import choose_nets
-
-NAMED = 10
-"""Unreadable images that are named on stderr."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +139,7 @@ def finish(result: Evaluation, nets: Sequence[Shards], output: Output) -> int:
     _print(result, output.form)
     sys.stdout.flush()  # whatever becomes of the rest
     unreadable = result.data.unreadable
-    for one in unreadable[:NAMED]:
-        print(f"error: {one.image}: {one.reason}", file=sys.stderr)
-    if len(unreadable) > NAMED:
-        print(f"error: {len(unreadable) - NAMED} more can't be read; --json lists them", file=sys.stderr)
+    name_unreadable(unreadable)
     if output.save_predictions is not None:
         save_table(nets, output.save_predictions)
     failed = [condition for condition in output.fail_if if condition.holds(result)]

@@ -16,7 +16,7 @@ import numpy as np
 from alexnet_infer import __version__
 from alexnet_infer.artifact import ClassName
 from alexnet_infer.errors import UsageError, shown
-from alexnet_infer.evaluation.statistics import Calibration, Tally, mcnemar, paired_bootstrap, wilson
+from alexnet_infer.evaluation.statistics import Calibration, Tally, pairing, wilson
 from alexnet_infer.preprocess import Views
 
 CONFUSIONS = 20
@@ -93,15 +93,14 @@ class Paired:
     @classmethod
     def of(cls, ensemble: np.ndarray, net: np.ndarray) -> Paired:
         """From bool [images] each: which are wrong."""
-        difference, low, high = paired_bootstrap(ensemble, net)
-        only = int((ensemble & ~net).sum()), int((net & ~ensemble).sum())
+        found = pairing(ensemble, net)
         return cls(
-            difference=difference,
-            low=low,
-            high=high,
-            ensemble_only_wrong=only[0],
-            net_only_wrong=only[1],
-            p=mcnemar(*only),
+            difference=found.difference,
+            low=found.low,
+            high=found.high,
+            ensemble_only_wrong=found.first_only,
+            net_only_wrong=found.second_only,
+            p=found.p,
         )
 
 

@@ -23,7 +23,7 @@ from alexnet_infer.evaluation.paper import departures
 from alexnet_infer.evaluation.pipeline import Clock, predict
 from alexnet_infer.evaluation.predictions import About, Predictions
 from alexnet_infer.evaluation.ray_engine import predict_on_ray
-from alexnet_infer.predict import Net, load
+from alexnet_infer.predict import LARGEST_BATCH, Net, load
 from alexnet_infer.preprocess import Views
 from alexnet_infer.progress import counting
 
@@ -65,8 +65,8 @@ class Request:
         for option, value in (("--workers", self.workers), ("--limit", self.limit)):
             if value is not None and value < 1:
                 raise UsageError(f"{option} {value}: expected at least 1")
-        if not 1 <= self.batch <= 1024:  # ten views of 1,024 images of 227 are 6 GB
-            raise UsageError(f"--batch {self.batch}: expected 1 to 1024")
+        if not 1 <= self.batch <= LARGEST_BATCH:
+            raise UsageError(f"--batch {self.batch}: expected 1 to {LARGEST_BATCH}")
         if not 0 <= self.shard < self.shards:
             raise UsageError(f"--shard {self.shard + 1}/{self.shards}: expected I/N with I from 1 to N")
         if self.address is not None and self.engine != "ray":

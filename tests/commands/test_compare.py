@@ -12,6 +12,7 @@ from PIL import Image
 
 from alexnet_infer.artifact import Artifact, load_artifact, sha256
 from alexnet_infer.commands import compare
+from alexnet_infer.commands.unreadable import NAMED
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
 from alexnet_infer.export.info import ExportInfo, Member
@@ -151,7 +152,7 @@ def test_an_unreadable_image_exits_1_though_all_others_agree(run, net, tmp_path)
     assert code == 1
     assert "12 more can't be read" in out
     lines = err.splitlines()
-    assert len(lines) == compare.NAMED + 1
+    assert len(lines) == NAMED + 1
     assert lines[0].startswith(f"error: {tmp_path}/b00.png: not an image")
     assert lines[-1] == "error: 2 more can't be read; --json lists them"
 

@@ -135,18 +135,28 @@ def test_the_builder_is_told_what_was_asked(monkeypatch):
     assert [tuple(dims) for dims in profiles[0].get_shape("patches")] == [(n, 3, 57, 57) for n in (2, 4, 6)]
 
 
-def test_lrn_has_the_papers_constants_in_the_parsed_network():
-    """ONNX's alpha is divided by the window's size, 5, and the paper's is 1e-4."""
+def parsed(model: onnx.ModelProto, plugins: int):
     library = load_library("rtx")
-    trt = library.module
-    builder = trt.Builder(library.logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(library, network, model_of(random_artifact(), info_of()).SerializeToString(), 0)
+    builder = library.module.Builder(library.logger)
+    network = builder.create_network(1 << int(library.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    _parse(library, network, model.SerializeToString(), plugins)
+    return network, library.module
+
+
+def lrn_layers(network, trt) -> list:
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     found = [layer for layer in layers if layer.type == trt.LayerType.LRN]
-    assert len(found) == 2
     for layer in found:
         layer.__class__ = trt.ILRNLayer
+    return found
+
+
+def test_lrn_has_the_papers_constants_in_the_parsed_network():
+    """ONNX's alpha is divided by the window's size, 5, and the paper's is 1e-4."""
+    network, trt = parsed(model_of(random_artifact(), info_of()), 0)
+    found = lrn_layers(network, trt)
+    assert len(found) == 2
+    for layer in found:
         assert (layer.window_size, layer.beta, layer.k) == (5, 0.75, 2)
         assert layer.alpha == pytest.approx(5e-4)
         assert tuple(layer.get_input(0).shape)[1] in (8, 16)  # one column of two
@@ -224,14 +234,6 @@ def test_plugin_nodes_are_refused_with_the_form_that_works():
         build(info=info_of(lrn="plugin"))
 
 
-def parsed(model: onnx.ModelProto, plugins: int):
-    library = load_library("rtx")
-    builder = library.module.Builder(library.logger)
-    network = builder.create_network(1 << int(library.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(library, network, model.SerializeToString(), plugins)
-    return network, library.module
-
-
 def test_a_window_that_the_plugin_cannot_take_is_refused_before_tensorrt_asks_for_it():
     model = model_of(random_artifact(), info_of(lrn="plugin"))
     assert _check_model(model.SerializeToString(), EngineOptions()) == 2
@@ -273,11 +275,9 @@ def test_without_the_plugin_a_parser_takes_the_definition_in_the_file_and_never_
     ours is worked out from its definition, where x comes in times sqrt(5) and alpha is the paper's."""
     model = model_of(random_artifact(), info_of(lrn="plugin"))
     network, trt = parsed(model, 0)
-    layers = [network.get_layer(i) for i in range(network.num_layers)]
-    found = [layer for layer in layers if layer.type == trt.LayerType.LRN]
+    found = lrn_layers(network, trt)
     assert len(found) == 2
     for layer in found:
-        layer.__class__ = trt.ILRNLayer
         assert (layer.window_size, layer.beta, layer.k) == (5, 0.75, 2)
         assert layer.alpha == pytest.approx(1e-4)
     del model.functions[:]
