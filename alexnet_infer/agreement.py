@@ -29,7 +29,7 @@ from alexnet_infer.evaluation.statistics import Tally, pairing
 from alexnet_infer.export.info import Precision
 from alexnet_infer.photos import Photo
 from alexnet_infer.predict import PHOTOS_PER_CALL, Net
-from alexnet_infer.preprocess import Views, central_square
+from alexnet_infer.preprocess import Rescaling, Views, square_of
 
 TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-5, "fp16": 0.01, "int8": 0.15}
 """The largest probability difference that rounding may cause.
@@ -47,7 +47,6 @@ NEAR_TIE = 0.01
 
 _QUARTERS = ("upper left", "upper right", "lower left", "lower right")
 
-_Square = tuple[int, str]
 """What an image's square depends on: S and the filter."""
 
 
@@ -217,8 +216,8 @@ def _positions(data: LabelledImages, limit: int | None) -> Sequence[int]:
     return stratified(data.labels, limit)
 
 
-def _square_of(net: Net) -> _Square:
-    return net.manifest.preprocessing.size, net.manifest.preprocessing.resample
+def _square_of(net: Net) -> Rescaling:
+    return net.manifest.preprocessing.rescaling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,21 +225,21 @@ class _Picture:
     """What both nets are shown: its squares, or why there are none."""
 
     name: str
-    squares: Mapping[_Square, np.ndarray] = dataclasses.field(default_factory=dict)
+    squares: Mapping[Rescaling, np.ndarray] = dataclasses.field(default_factory=dict)
     label: int = -1
     error: str = ""
 
     @classmethod
-    def of(cls, name: str, image: Image.Image, kinds: set[_Square], label: int = -1) -> _Picture:
-        return cls(name=name, squares={kind: central_square(image, *kind) for kind in kinds}, label=label)
+    def of(cls, name: str, image: Image.Image, kinds: set[Rescaling], label: int = -1) -> _Picture:
+        return cls(name=name, squares={kind: square_of(image, kind) for kind in kinds}, label=label)
 
 
-def _read_example(folder: str, kinds: set[_Square], example: Example) -> list[_Picture]:
+def _read_example(folder: str, kinds: set[Rescaling], example: Example) -> list[_Picture]:
     name = printable(example.name.removeprefix(folder).replace(os.sep, "/"))
     try:
         if example.error is not None:
             raise UnreadableInputError(example.error)
-        largest = max(size for size, _ in kinds)
+        largest = max(kind.size for kind in kinds)
         # Labels were made without regard to EXIF orientation.
         image = read_rgb(example.data, name=name, shrink_to=largest, apply_exif=False)
         return [_Picture.of(name, image, kinds, example.label)]
@@ -248,7 +247,7 @@ def _read_example(folder: str, kinds: set[_Square], example: Example) -> list[_P
         return [_Picture(name=name, label=example.label, error=str(error).removeprefix(f"{name}: "))]
 
 
-def _read_photo(kinds: set[_Square], photo: Photo) -> list[_Picture]:
+def _read_photo(kinds: set[Rescaling], photo: Photo) -> list[_Picture]:
     """The whole photo, then its quarters where it has any."""
     name = photo.printable_name
     try:
@@ -256,7 +255,7 @@ def _read_photo(kinds: set[_Square], photo: Photo) -> list[_Picture]:
             raise UnreadableInputError(photo.problem)
         if photo.path is None:
             raise UnreadableInputError("standard input is not taken here: expected files, folders or patterns")
-        image = read_rgb(photo.path, name=photo.name, shrink_to=2 * max(size for size, _ in kinds))
+        image = read_rgb(photo.path, name=photo.name, shrink_to=2 * max(kind.size for kind in kinds))
         across, down = image.width // 2, image.height // 2
         parts = {name: image}
         if across and down:

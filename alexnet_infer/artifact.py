@@ -29,7 +29,8 @@ from alexnet_infer.files import write_atomically
 from alexnet_infer.preprocess import Preprocessing
 
 METADATA_KEY = "alexnet_infer"
-FORMAT = 1
+FORMAT = 2
+"""What is written. Format 1, which is read, too, had no `fit`: all its images were cropped."""
 
 EMBEDDED = "alexnet-64"
 """The net that comes with the package."""
@@ -86,21 +87,23 @@ class Provenance:
     data: str
     recipe: Mapping[str, Any]
     """Whatever JSON can say, four levels deep at most."""
-    seed: int
-    date: str
-    """ISO 8601, the day on which training ended."""
+    seed: int | None
+    """None where it isn't known."""
+    date: str | None
+    """ISO 8601, the day on which training ended; None where it isn't known."""
     software: str
     errors: tuple[MeasuredError, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("data", "date", "software"):
+        for name in ("data", "software"):
             _check_text(f"provenance: {name}", getattr(self, name))
         try:
-            date.fromisoformat(self.date)
-        except ValueError:
-            raise SpecError(f"provenance: date={shown(self.date)}: expected an ISO 8601 date") from None
-        if type(self.seed) is not int:
-            raise SpecError(f"provenance: seed={shown(self.seed)}: expected a whole number")
+            if self.date is not None:
+                date.fromisoformat(self.date)
+        except (TypeError, ValueError):
+            raise SpecError(f"provenance: date={shown(self.date)}: expected an ISO 8601 date, or none") from None
+        if self.seed is not None and type(self.seed) is not int:
+            raise SpecError(f"provenance: seed={shown(self.seed)}: expected a whole number, or none")
         if not isinstance(self.recipe, Mapping) or not _is_plain(self.recipe):
             raise SpecError(
                 f"provenance: recipe={shown(self.recipe)}: expected an object of text, finite numbers, true, false "
@@ -158,9 +161,11 @@ class Manifest:
             raise SpecError(f"the manifest is not JSON ({one_line(error)})") from None
         expected = {"format", "name", "architecture", "preprocessing", "classes", "provenance"}
         found = data.get("format") if isinstance(data, dict) else None
-        if type(found) is not int or found != FORMAT:
-            raise SpecError(f"manifest format {shown(found)}: this version reads format {FORMAT}")
+        if type(found) is not int or not 1 <= found <= FORMAT:
+            raise SpecError(f"manifest format {shown(found)}: this version reads formats 1 to {FORMAT}")
         _check_keys("manifest", data, expected)
+        if found == 1 and isinstance(data["preprocessing"], dict) and "fit" not in data["preprocessing"]:
+            data["preprocessing"]["fit"] = "crop"
         return cls(
             name=data["name"],
             architecture=Architecture.from_json(data["architecture"]),

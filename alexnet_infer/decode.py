@@ -20,7 +20,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from alexnet_infer.errors import UnreadableInputError, one_line
-from alexnet_infer.preprocess import central_square
+from alexnet_infer.preprocess import Rescaling, square_of
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 """Pillow's decoders that an input may reach. MPO (several JPEGs, the first counts) comes with JPEG. The others stay
@@ -49,13 +49,13 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def read_square(
-    source: Path | bytes | BinaryIO | Image.Image, *, name: str, size: int, resample: str, apply_exif: bool = True
+    source: Path | bytes | BinaryIO | Image.Image, *, name: str, rescaling: Rescaling, apply_exif: bool = True
 ) -> np.ndarray:
-    """Decodes an image and rescales it to the square that patches are cut from: uint8 [size, size, 3] RGB.
+    """Decodes an image and rescales it to the square that patches are cut from: uint8 [S, S, 3] RGB.
 
-    Arguments and errors are those of `read_rgb` and `central_square`.
+    Arguments and errors are those of `read_rgb` and `square_of`.
     """
-    return central_square(read_rgb(source, name=name, shrink_to=size, apply_exif=apply_exif), size, resample)
+    return square_of(read_rgb(source, name=name, shrink_to=rescaling.size, apply_exif=apply_exif), rescaling)
 
 
 def read_rgb(

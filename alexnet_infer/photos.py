@@ -47,7 +47,7 @@ class Photo:
         if self.problem is not None:
             raise UnreadableInputError(f"{self.printable_name}: {self.problem}")
         source = self.path if self.path is not None else _standard_input()
-        return read_square(source, name=self.name, size=preprocessing.size, resample=preprocessing.resample)
+        return read_square(source, name=self.name, rescaling=preprocessing.rescaling)
 
 
 def expand(inputs: Sequence[str]) -> Iterator[Photo]:

@@ -70,9 +70,8 @@ class Net:
         """
         self._check_top(top)
         name = photo if isinstance(photo, str | Path) else "the image"
-        preprocessing = self.manifest.preprocessing
         source = Path(photo) if isinstance(photo, str) else photo
-        square = read_square(source, name=str(name), size=preprocessing.size, resample=preprocessing.resample)
+        square = read_square(source, name=str(name), rescaling=self.manifest.preprocessing.rescaling)
         return list(self._labels(self.probabilities([square])[0], top))
 
     def classify_all(self, photos: Iterable[Photo], top: int = 5) -> Iterator[Result]:

@@ -18,12 +18,36 @@ from alexnet_infer.errors import SpecError, UnreadableInputError, shown
 
 Views = Literal["ten", "center"]
 
+ALIASED = "bilinear-aliased"
+
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
+    ALIASED: Image.Resampling.BILINEAR,
 }
+
+FITS = ("crop", "stretch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rescaling:
+    """How an image becomes the square that patches are cut from. Raises SpecError on values that make no sense."""
+
+    size: int
+    """S: the side of the square, in pixels."""
+    resample: str = "bicubic"
+    """nearest, bilinear, bicubic, lanczos: Pillow's filters, of which all but nearest antialias when shrinking; or
+    bilinear-aliased, between the four nearest pixels at any scale, as OpenCV does and so Caffe did."""
+    fit: Literal["crop", "stretch"] = "crop"
+    """crop: the shorter side to S, then the central square (section 2). stretch: both sides to S, whatever the shape,
+    as Caffe's tools made their data."""
+
+    def __post_init__(self) -> None:
+        _check_side("size", self.size)
+        for name, choices in (("resample", tuple(FILTERS)), ("fit", FITS)):
+            _check_choice(name, getattr(self, name), choices)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,28 +58,23 @@ class Preprocessing:
     """
 
     size: int
-    """S: the shorter side after rescaling, and the side of the square that is kept, in pixels."""
+    """S, and with `resample` and `fit` below how an image is rescaled: see `Rescaling`."""
     patch: int
     """Side of the patches, in pixels; at most `size`."""
     mean: np.ndarray
     """float32 [3] (per channel) or [size, size, 3] (per pixel), in `value_range` and `channel_order`. Read-only."""
     resample: str = "bicubic"
-    """Pillow filter: nearest, bilinear, bicubic or lanczos; all but nearest antialias when shrinking."""
+    fit: Literal["crop", "stretch"] = "crop"
     channel_order: Literal["RGB", "BGR"] = "RGB"
     value_range: Literal["0-255", "0-1"] = "0-255"
 
     def __post_init__(self) -> None:
-        for name in ("size", "patch"):
-            _check_side(name, getattr(self, name))
+        object.__setattr__(self, "_rescaling", Rescaling(size=self.size, resample=self.resample, fit=self.fit))
+        _check_side("patch", self.patch)
         if self.patch > self.size:
             raise SpecError(f"preprocessing: patch={self.patch} is larger than size={self.size}")
-        for name, choices in (
-            ("resample", tuple(FILTERS)),
-            ("channel_order", ("RGB", "BGR")),
-            ("value_range", ("0-255", "0-1")),
-        ):
-            if getattr(self, name) not in choices:
-                raise SpecError(f"preprocessing: {name}={shown(getattr(self, name))}: expected {' or '.join(choices)}")
+        for name, choices in (("channel_order", ("RGB", "BGR")), ("value_range", ("0-255", "0-1"))):
+            _check_choice(name, getattr(self, name), choices)
         with np.errstate(over="ignore"):
             mean = np.array(self.mean, np.float32, order="C")  # a copy: the caller's array stays writable
         if mean.shape not in ((3,), (self.size, self.size, 3)):
@@ -68,6 +87,11 @@ class Preprocessing:
             )
         mean.setflags(write=False)
         object.__setattr__(self, "mean", mean)
+
+    @property
+    def rescaling(self) -> Rescaling:
+        """What is done to an image before patches are cut."""
+        return self._rescaling  # type: ignore[attr-defined]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready description; a per-pixel mean becomes base64 of its little-endian float32 values."""
@@ -97,6 +121,11 @@ def _check_side(name: str, value: object) -> None:
         raise SpecError(f"preprocessing: {name}={shown(value)}: expected a whole number from 1 to 4096")
 
 
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise SpecError(f"preprocessing: {name}={shown(value)}: expected {' or '.join(choices)}")
+
+
 def _mean_from_json(data: Any, size: int) -> np.ndarray:
     if isinstance(data, dict) and data.keys() == {"float32"} and isinstance(data["float32"], str):
         try:
@@ -112,6 +141,17 @@ def _mean_from_json(data: Any, size: int) -> np.ndarray:
     raise SpecError(f"preprocessing: mean={shown(data)}: expected three numbers, or float32 values in base64")
 
 
+def square_of(image: Image.Image, rescaling: Rescaling) -> np.ndarray:
+    """The square of an RGB image that patches are cut from: uint8 [S, S, 3].
+
+    Raises UnreadableInputError when the image has no pixels.
+    """
+    if rescaling.fit == "crop":
+        return central_square(image, rescaling.size, rescaling.resample)
+    _check_pixels(image)
+    return np.asarray(_resized(image, rescaling.size, rescaling.resample, (0, 0, *image.size)))
+
+
 def central_square(image: Image.Image, size: int, resample: str = "bicubic") -> np.ndarray:
     """Rescales the shorter side of an RGB image to `size` and keeps the central square: uint8 [size, size, 3].
 
@@ -121,9 +161,8 @@ def central_square(image: Image.Image, size: int, resample: str = "bicubic") -> 
     a few: Pillow rounds between its passes along rows and columns, and which comes first depends on the shape
     (docs/preprocessing.md). Raises UnreadableInputError when the image has no pixels.
     """
+    _check_pixels(image)
     width, height = image.size
-    if not width or not height:
-        raise UnreadableInputError(f"an image of {width} x {height} pixels: expected at least 1 x 1")
     scale = min(width, height) / size
     scaled = [max(size, round(side / scale)) for side in (width, height)]
     box = []
@@ -134,8 +173,21 @@ def central_square(image: Image.Image, size: int, resample: str = "bicubic") -> 
     if scaled == [width, height]:
         square = image.crop((round(left), round(top), round(right), round(bottom)))
     else:
-        square = image.resize((size, size), FILTERS[resample], box=(left, top, right, bottom))
+        square = _resized(image, size, resample, (left, top, right, bottom))
     return np.asarray(square)
+
+
+def _resized(image: Image.Image, size: int, resample: str, box: tuple[float, float, float, float]) -> Image.Image:
+    """The part of the image in `box` (left, top, right, bottom, in pixels), as `size` x `size`."""
+    if resample == ALIASED:  # Pillow's `resize` always antialiases; its `transform` never does
+        return image.transform((size, size), Image.Transform.EXTENT, box, FILTERS[resample])
+    return image.resize((size, size), FILTERS[resample], box=box)
+
+
+def _check_pixels(image: Image.Image) -> None:
+    width, height = image.size
+    if not width or not height:
+        raise UnreadableInputError(f"an image of {width} x {height} pixels: expected at least 1 x 1")
 
 
 def patch_offsets(size: int, patch: int, views: Views) -> list[tuple[int, int]]:

@@ -31,7 +31,7 @@ from alexnet_infer.decode import read_square
 from alexnet_infer.evaluation.pipeline import predict
 from alexnet_infer.evaluation.predictions import About, Predictions
 from alexnet_infer.predict import Net, load
-from alexnet_infer.preprocess import patches
+from alexnet_infer.preprocess import Rescaling, patches
 
 BATCH = 16
 
@@ -55,7 +55,7 @@ def pipeline(data: LabelledImages, images: int) -> dict[str, float]:
     preprocessing = net.manifest.preprocessing
 
     def square(example) -> np.ndarray:
-        return read_square(example.data, name=example.name, size=preprocessing.size, resample=preprocessing.resample)
+        return read_square(example.data, name=example.name, rescaling=preprocessing.rescaling)
 
     def whole() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +111,7 @@ def decoders(size: int) -> dict[str, Callable[[bytes], np.ndarray]]:
         return np.asarray(image.crop((left, top, left + size, top + size)))
 
     found = {
-        "alexnet-infer": lambda data: read_square(data, name="", size=size, resample="bicubic", apply_exif=False),
+        "alexnet-infer": lambda data: read_square(data, name="", rescaling=Rescaling(size=size), apply_exif=False),
         "Pillow": plain_pillow,
     }
     try:

@@ -44,7 +44,7 @@ def squares(
     positions = [i * len(examples) // count for i in range(count)]
 
     def square(example) -> np.ndarray:
-        return read_square(example.data, name=example.name, size=preprocessing.size, resample=preprocessing.resample)
+        return read_square(example.data, name=example.name, rescaling=preprocessing.rescaling)
 
     with ThreadPoolExecutor() as pool:
         for begin in range(0, count, AT_ONCE):

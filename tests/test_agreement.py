@@ -18,6 +18,7 @@ from alexnet_infer.decode import read_square
 from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
 from alexnet_infer.photos import Photo, expand
 from alexnet_infer.predict import Net
+from alexnet_infer.preprocess import Rescaling
 from tests.datasets.mini import WNIDS
 from tests.evaluation.toys import OTHER_WNIDS, save_net, write_greys, write_set
 
@@ -237,7 +238,7 @@ def test_each_net_gets_the_square_that_its_own_preprocessing_makes(artifact, tmp
     largest, flips = 0.0, 0
     for example in open_images(root):
         p, q = (
-            net.probabilities([read_square(example.data, name="", size=64, resample=resample)])[0]
+            net.probabilities([read_square(example.data, name="", rescaling=Rescaling(size=64, resample=resample))])[0]
             for net, resample in zip(nets, ("bicubic", "nearest"), strict=True)
         )
         largest = max(largest, np.abs(p - q).max())

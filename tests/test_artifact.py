@@ -471,9 +471,24 @@ def test_a_manifest_that_is_not_json_is_refused(path, text):
     refused(path, "the manifest is not JSON", load=load_manifest)
 
 
-@pytest.mark.parametrize("text", ["null", "[]", "3", '"format"', "{}", '{"format": 2}', '{"format": true}'])
+@pytest.mark.parametrize(
+    "text", ["null", "[]", "3", '"format"', "{}", '{"format": 3}', '{"format": 0}', '{"format": true}']
+)
 def test_another_format_is_refused(path, text):
-    refused(with_manifest(path, text), "manifest format", "this version reads format 1")
+    refused(with_manifest(path, text), "manifest format", "this version reads formats 1 to 2")
+
+
+def test_a_file_of_format_1_which_had_no_fit_crops(path):
+    data = json.loads(manifest().to_json())
+    del data["preprocessing"]["fit"]
+    refused(with_manifest(path, json.dumps(data)), "preprocessing: missing or unknown fields: ['fit']")
+    assert load_artifact(with_manifest(path, json.dumps(data | {"format": 1}))).manifest.preprocessing.fit == "crop"
+
+
+def test_what_is_not_known_of_a_net_stays_unknown(path):
+    unknown = replace(manifest().provenance, seed=None, date=None)
+    Artifact(replace(manifest(), provenance=unknown), random_tensors()).save(path)
+    assert load_manifest(path).provenance == unknown
 
 
 @pytest.mark.parametrize("field", ["name", "architecture", "preprocessing", "classes", "provenance"])
@@ -529,7 +544,7 @@ WRONG = [
     (("provenance", "data"), None, "provenance: data: None"),
     (("provenance", "software"), ["x"], "provenance: software: ['x']"),
     (("provenance", "date"), "yesterday", "provenance: date='yesterday': expected an ISO 8601 date"),
-    (("provenance", "date"), 20260131, "provenance: date: 20260131"),
+    (("provenance", "date"), 20260131, "provenance: date=20260131: expected an ISO 8601 date"),
     (("provenance", "seed"), 1.5, "provenance: seed=1.5: expected a whole number"),
     (("provenance", "seed"), True, "provenance: seed=True"),
     (("provenance", "recipe"), ["lr"], "provenance: recipe=['lr']: expected an object"),

@@ -12,7 +12,16 @@ import pytest
 from PIL import Image
 
 from alexnet_infer.errors import SpecError, UnreadableInputError
-from alexnet_infer.preprocess import FILTERS, Preprocessing, central_square, patch_offsets, patches
+from alexnet_infer.preprocess import (
+    ALIASED,
+    FILTERS,
+    Preprocessing,
+    Rescaling,
+    central_square,
+    patch_offsets,
+    patches,
+    square_of,
+)
 
 SMOOTH = ("bilinear", "bicubic", "lanczos")
 
@@ -133,7 +142,11 @@ def whole(image: Image.Image, size: int, resample: str) -> np.ndarray:
     short = min(image.size)
     width, height = (max(size, round(side * size / short)) for side in image.size)
     if (width, height) != image.size:
-        image = image.resize((width, height), FILTERS[resample])
+        if resample == ALIASED:
+            box = (0, 0, *image.size)
+            image = image.transform((width, height), Image.Transform.EXTENT, box, Image.Resampling.BILINEAR)
+        else:
+            image = image.resize((width, height), FILTERS[resample])
     left, top = (width - size) // 2, (height - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
@@ -172,6 +185,43 @@ def test_rescaling_only_what_is_needed_gives_what_rescaling_everything_gives(wid
     assert largest_difference(noise(width, height, 100, 156), size, resample) <= 2
     if resample == "bilinear":  # which never overshoots
         assert largest_difference(noise(width, height), size, resample) <= 1
+
+
+SHAPES = [(100, 60), (60, 100), (500, 375), (31, 64), (64, 64), (20, 900), (1, 7)]
+
+
+@pytest.mark.parametrize("resample", FILTERS)
+@pytest.mark.parametrize(("width", "height"), SHAPES)
+def test_stretching_takes_the_whole_image_whatever_its_shape(width, height, resample):
+    image = noise(width, height)
+    square = square_of(image, Rescaling(size=57, resample=resample, fit="stretch"))
+    if resample == ALIASED:
+        whole = image.transform((57, 57), Image.Transform.EXTENT, (0, 0, width, height), Image.Resampling.BILINEAR)
+    else:
+        whole = image.resize((57, 57), FILTERS[resample])
+    assert np.array_equal(square, np.asarray(whole))
+
+
+@pytest.mark.parametrize(("width", "height"), SHAPES)
+def test_the_aliased_filter_and_stretching_are_opencvs_resize(width, height):
+    cv2 = pytest.importorskip("cv2")
+    image = noise(width, height)
+    square = square_of(image, Rescaling(size=57, resample=ALIASED, fit="stretch"))
+    expected = cv2.resize(np.asarray(image), (57, 57), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(square.astype(int) - expected).max() <= 1  # OpenCV counts in steps of 1/2048 between two pixels
+
+
+def test_the_aliased_filter_is_not_pillows_bilinear():
+    image = noise(500, 375)
+    aliased, smooth = (central_square(image, 57, resample).astype(int) for resample in (ALIASED, "bilinear"))
+    assert np.abs(aliased - smooth).mean() > 20
+
+
+@pytest.mark.parametrize(("width", "height"), SHAPES)
+def test_cropping_is_the_central_square(width, height):
+    image = noise(width, height)
+    rescaling = Rescaling(size=57, resample="lanczos")
+    assert np.array_equal(square_of(image, rescaling), central_square(image, 57, "lanczos"))
 
 
 @pytest.mark.parametrize("portrait", [False, True])
@@ -214,6 +264,8 @@ def test_a_long_strip_costs_no_more_than_the_square_that_is_kept(shape):
 def test_an_image_without_pixels_is_refused(shape):
     with pytest.raises(UnreadableInputError, match=f"{shape[0]} x {shape[1]} pixels"):
         central_square(Image.new("RGB", shape), 64)
+    with pytest.raises(UnreadableInputError, match=f"{shape[0]} x {shape[1]} pixels: expected at least 1 x 1"):
+        square_of(Image.new("RGB", shape), Rescaling(size=64, fit="stretch"))
 
 
 # The description that travels with a net.

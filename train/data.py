@@ -15,6 +15,7 @@ from torch import Tensor
 from alexnet_infer.datasets import Example, LabelledImages, Split
 from alexnet_infer.decode import read_square
 from alexnet_infer.errors import UnreadableInputError
+from alexnet_infer.preprocess import Rescaling
 from train.augment import ColorPCA
 from train.packed import RESAMPLE, PackedSet
 
@@ -68,10 +69,11 @@ class PackedImages:
                 "memory; pack them on disk with python -m train prepare, or use a smaller --image-size"
             ) from None
         labels = np.empty(count, np.int64)
+        rescaling = Rescaling(size=size, resample=RESAMPLE)
 
         def square(example: Example) -> np.ndarray:
             # ILSVRC's labels were made without regard to EXIF orientation.
-            return read_square(example.data, name=example.name, size=size, resample=RESAMPLE, apply_exif=False)
+            return read_square(example.data, name=example.name, rescaling=rescaling, apply_exif=False)
 
         with ThreadPoolExecutor() as pool:
             for start, chunk in _chunks(examples, 1024):

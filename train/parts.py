@@ -15,6 +15,7 @@ from alexnet_infer.datasets import Example
 from alexnet_infer.decode import printable, read_square
 from alexnet_infer.errors import UnreadableInputError
 from alexnet_infer.files import write_atomically
+from alexnet_infer.preprocess import Rescaling
 from train.packed import RESAMPLE, Unreadable
 
 
@@ -97,6 +98,7 @@ class Part:
 def decode(examples: list[Example], size: int, root: Path) -> tuple[np.ndarray, Part]:
     """The squares of those that can be decoded, uint8 [n, S, S, 3], and what there is to know of all. Images are named
     by their path below `root` where they have one."""
+    rescaling = Rescaling(size=size, resample=RESAMPLE)
     squares = np.empty((len(examples), size, size, 3), np.uint8)
     labels, unreadable = [], []
     for example in examples:
@@ -106,7 +108,7 @@ def decode(examples: list[Example], size: int, root: Path) -> tuple[np.ndarray, 
             continue
         try:
             # ILSVRC's labels were made without regard to EXIF orientation.
-            square = read_square(example.data, name=name, size=size, resample=RESAMPLE, apply_exif=False)
+            square = read_square(example.data, name=name, rescaling=rescaling, apply_exif=False)
         except UnreadableInputError as error:
             unreadable.append(Unreadable(name, str(error).removeprefix(f"{name}: ")))
         else:

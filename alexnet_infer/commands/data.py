@@ -117,17 +117,11 @@ def _spread(items: Sequence[int], count: int) -> list[int]:
 
 def _guesses(data: LabelledImages, positions: Sequence[int], net: Net) -> tuple[np.ndarray, np.ndarray]:
     """Labels, and the net's first guesses among its own classes, int [N], of those images that can be read."""
-    preprocessing = net.manifest.preprocessing
+    rescaling = net.manifest.preprocessing.rescaling
 
     def square(example: Example) -> np.ndarray | None:
         try:
-            return read_square(
-                example.data,
-                name=example.name,
-                size=preprocessing.size,
-                resample=preprocessing.resample,
-                apply_exif=False,
-            )
+            return read_square(example.data, name=example.name, rescaling=rescaling, apply_exif=False)
         except UnreadableInputError:  # a finding already
             return None
 

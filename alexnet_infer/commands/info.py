@@ -11,6 +11,7 @@ from alexnet_infer.artifact import Manifest, embedded_model
 from alexnet_infer.backends.opening import describe
 from alexnet_infer.errors import ModelFileError, UsageError
 from alexnet_infer.export.info import ExportInfo
+from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.presets import PRESETS, preset
 
 
@@ -102,15 +103,23 @@ def _describe(o: Operation) -> str:
     return o.op
 
 
+def _rescaling(rescaling: Rescaling) -> str:
+    size, resample = rescaling.size, rescaling.resample
+    if rescaling.fit == "stretch":
+        return f"stretched to {size} x {size} ({resample})"
+    return f"shorter side to {size} ({resample}), central square"
+
+
 def _print_provenance(console, manifest: Manifest, exported: ExportInfo | None) -> None:
     origin, preprocessing = manifest.provenance, manifest.preprocessing
     lines = [
         f"name           {manifest.name}",
         f"classes        {len(manifest.classes)}",
-        f"preprocessing  shorter side to {preprocessing.size} ({preprocessing.resample}), central square, "
+        f"preprocessing  {_rescaling(preprocessing.rescaling)}, "
         f"{preprocessing.patch} x {preprocessing.patch} patches, {preprocessing.channel_order} "
         f"{preprocessing.value_range} minus the training mean",
-        f"trained        {origin.date} on {origin.data}, seed {origin.seed}, recipe {origin.recipe.get('name', '?')}, "
+        f"trained        {origin.date or 'when is unknown'}, on {origin.data}, "
+        f"seed {'unknown' if origin.seed is None else origin.seed}, recipe {origin.recipe.get('name', '?')}, "
         f"{origin.software}",
     ]
     for error in origin.errors:

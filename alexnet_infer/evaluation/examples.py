@@ -83,13 +83,7 @@ def _read(
             order = np.argsort(-scores, kind="stable")[:GUESSES]  # stable: ties go to the lower index
             shown[place] = Shown(
                 name=row.name,
-                square=read_square(
-                    example.data,
-                    name=row.name,
-                    size=preprocessing.size,
-                    resample=preprocessing.resample,
-                    apply_exif=False,
-                ),
+                square=read_square(example.data, name=row.name, rescaling=preprocessing.rescaling, apply_exif=False),
                 label=data.classes[example.label],
                 guesses=tuple((outputs[guess], float(scores[guess])) for guess in order),
             )

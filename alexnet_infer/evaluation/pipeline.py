@@ -24,7 +24,7 @@ from alexnet_infer.decode import printable, read_rgb
 from alexnet_infer.errors import UnreadableInputError
 from alexnet_infer.evaluation.predictions import Predictions, Row
 from alexnet_infer.predict import Net
-from alexnet_infer.preprocess import central_square
+from alexnet_infer.preprocess import Rescaling, square_of
 
 AHEAD = 3
 """Batches that are read and decoded before they are needed."""
@@ -47,16 +47,12 @@ class Clock:
             self.seconds[stage] += time.perf_counter() - started
 
 
-Square = tuple[int, str]
-"""What an image's square depends on: S and the filter."""
-
-
 @dataclass(frozen=True)
 class Decoded:
     """One image: its squares, or why there are none."""
 
     row: Row
-    squares: dict[Square, np.ndarray]
+    squares: dict[Rescaling, np.ndarray]
 
 
 def predict(
@@ -99,8 +95,8 @@ def predict(
         on_images(len(decoded))
 
 
-def _square(net: Net) -> Square:
-    return net.manifest.preprocessing.size, net.manifest.preprocessing.resample
+def _square(net: Net) -> Rescaling:
+    return net.manifest.preprocessing.rescaling
 
 
 def _filled(inputs: Sequence[np.ndarray], batch: int) -> np.ndarray:
@@ -114,7 +110,7 @@ def _decoded(
     positions: Sequence[int],
     start: int,
     batch: int,
-    kinds: set[Square],
+    kinds: set[Rescaling],
     workers: int,
     clock: Clock,
 ) -> Iterator[tuple[int, list[Decoded]]]:
@@ -148,17 +144,17 @@ def _finished(begin: int, images: list[Future[Decoded]]) -> tuple[int, list[Deco
     return begin, [image.result() for image in images]
 
 
-def _decode(example: Example, folder: str, kinds: set[Square], clock: Clock) -> Decoded:
+def _decode(example: Example, folder: str, kinds: set[Rescaling], clock: Clock) -> Decoded:
     name = printable(example.name.removeprefix(folder).replace(os.sep, "/"))  # the same wherever the set lies
     try:
         if example.error is not None:
             raise UnreadableInputError(example.error)
         with clock("decode"):
             # Labels were made without regard to EXIF orientation. The largest S decides how far a JPEG may shrink.
-            largest = max(size for size, _ in kinds)
+            largest = max(kind.size for kind in kinds)
             image = read_rgb(example.data, name=name, shrink_to=largest, apply_exif=False)
         with clock("resize"):
-            squares = {(size, resample): central_square(image, size, resample) for size, resample in kinds}
+            squares = {kind: square_of(image, kind) for kind in kinds}
     except UnreadableInputError as error:
         return Decoded(Row(name, example.label, str(error).removeprefix(f"{name}: ")), {})
     return Decoded(Row(name, example.label, None), squares)

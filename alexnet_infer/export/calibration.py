@@ -10,12 +10,12 @@ import numpy as np
 
 from alexnet_infer.artifact import Manifest
 from alexnet_infer.datasets import open_images
-from alexnet_infer.decode import read_rgb
+from alexnet_infer.decode import read_square
 from alexnet_infer.errors import UnreadableInputError, UsageError
 from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.export.quantize import Method
 from alexnet_infer.photos import expand
-from alexnet_infer.preprocess import central_square, patches
+from alexnet_infer.preprocess import patches
 
 CALIBRATION_BATCH = 8
 """Images that go through the net at once while ranges are measured: their activations are kept until counted."""
@@ -58,10 +58,8 @@ def calibration_inputs(source: Path, count: int, manifest: Manifest, info: Expor
 
 def _squares(source: Path, count: int, manifest: Manifest) -> Iterator[np.ndarray]:
     for data, name, apply_exif in _encoded(source, count):
-        size, resample = manifest.preprocessing.size, manifest.preprocessing.resample
         try:
-            image = read_rgb(data, name=name, shrink_to=size, apply_exif=apply_exif)
-            yield central_square(image, size, resample)
+            yield read_square(data, name=name, rescaling=manifest.preprocessing.rescaling, apply_exif=apply_exif)
         except UnreadableInputError:
             continue
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from alexnet_infer.artifact import Manifest
 from alexnet_infer.export.engines.files import EngineRuntime
 from alexnet_infer.export.info import ExportInfo
-from alexnet_infer.preprocess import Preprocessing
+from alexnet_infer.preprocess import ALIASED, FILTERS, Preprocessing
 
 SIGNATURE = "written by alexnet-infer from"
 """By which a README of ours is known."""
@@ -81,10 +81,15 @@ def _input(preprocessing: Preprocessing, info: ExportInfo) -> tuple[str, str, st
 
 def _preparation(preprocessing: Preprocessing, info: ExportInfo) -> str:
     size, patch = preprocessing.size, preprocessing.patch
-    text = (
-        f"Rescale the image so that its shorter side has {size} pixels ({preprocessing.resample}, antialiased, as "
-        f"Pillow does), and take the central {size} x {size} pixels."
-    )
+    manner = "without antialiasing, as OpenCV does" if preprocessing.resample == ALIASED else "as Pillow does"
+    kind = f"{preprocessing.resample}, {manner}"
+    if preprocessing.fit == "stretch":
+        text = f"Rescale the image to {size} x {size} pixels, whatever its shape ({kind})."
+    else:
+        text = (
+            f"Rescale the image so that its shorter side has {size} pixels ({kind}), and take the central {size} x "
+            f"{size} pixels."
+        )
     if info.takes_squares:
         return f"{text} The rest is in the file: patches of {patch} x {patch}, the training mean, the averaging."
     mean = "the training mean of each pixel, which the metadata hold"
@@ -97,6 +102,23 @@ def _preparation(preprocessing: Preprocessing, info: ExportInfo) -> str:
     )
 
 
+def _square_lines(preprocessing: Preprocessing) -> list[str]:
+    """Python that makes `square` of `photo`, an RGB image."""
+    size, method = preprocessing.size, FILTERS[preprocessing.resample].name
+    if preprocessing.resample == ALIASED:
+        resized = f"photo.transform(sides, Image.Transform.EXTENT, (0, 0, *photo.size), Image.Resampling.{method})"
+    else:
+        resized = f"photo.resize(sides, Image.Resampling.{method})"
+    if preprocessing.fit == "stretch":
+        return [f"sides = ({size}, {size})", f"square = {resized}"]
+    return [
+        f"scale = min(photo.size) / {size}",
+        f"sides = width, height = [max({size}, round(side / scale)) for side in photo.size]",
+        f"left, top = (width - {size}) // 2, (height - {size}) // 2",
+        f"square = {resized}.crop((left, top, left + {size}, top + {size}))",
+    ]
+
+
 def _example(preprocessing: Preprocessing, info: ExportInfo, name: str) -> str:
     size, patch = preprocessing.size, preprocessing.patch
     lines = [
@@ -106,11 +128,7 @@ def _example(preprocessing: Preprocessing, info: ExportInfo, name: str) -> str:
         "",
         f'session = onnxruntime.InferenceSession("{name}")',
         'photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")',
-        f"scale = min(photo.size) / {size}",
-        f"width, height = (max({size}, round(side / scale)) for side in photo.size)",
-        f"left, top = (width - {size}) // 2, (height - {size}) // 2",
-        f"photo = photo.resize((width, height), Image.Resampling.{preprocessing.resample.upper()})",
-        f"square = photo.crop((left, top, left + {size}, top + {size}))",
+        *_square_lines(preprocessing),
     ]
     if info.takes_squares:
         feed, source = "images", "np.asarray(square)[None]"

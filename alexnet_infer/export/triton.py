@@ -273,17 +273,18 @@ for i in np.argsort(-probabilities)[:5]:
 def _example(model: ServedModel) -> str:
     """Python that makes `inputs`, of one photo, from a file."""
     preprocessing, batch = model.manifest.preprocessing, model.info.batch
-    square = f'Path("photo.jpg"), name="photo", size={preprocessing.size}, resample="{preprocessing.resample}"'
+    square = f'Path("photo.jpg"), name="photo", rescaling={preprocessing.rescaling}'
     if model.info.takes_squares:
         repeat = batch.max if batch.fixed else 1
         return f"""from alexnet_infer.decode import read_square
+from alexnet_infer.preprocess import Rescaling
 
 square = read_square({square})
 inputs = np.stack([square] * {repeat})"""
     some = batch.max if batch.fixed or batch.max < 10 else 10
     return f"""from alexnet_infer import load
 from alexnet_infer.decode import read_square
-from alexnet_infer.preprocess import patches
+from alexnet_infer.preprocess import Rescaling, patches
 
 square = read_square({square})
 preprocessing = load("net.safetensors").manifest.preprocessing  # of the net that was exported

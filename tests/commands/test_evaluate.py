@@ -23,6 +23,7 @@ from alexnet_infer.backends import onnxruntime
 from alexnet_infer.datasets import open_images
 from alexnet_infer.decode import read_square
 from alexnet_infer.predict import load
+from alexnet_infer.preprocess import Rescaling
 from tests.datasets.mini import VALIDATION, WNIDS, WRITERS
 from tests.evaluation.toys import OTHER_WNIDS, save_net, write_set
 
@@ -91,7 +92,7 @@ def wrong(net_files: list[Path], root: Path) -> list[dict[int, int]]:
     nets = [load(path, device="cpu") for path in net_files]
     counts = [Counter() for _ in range(len(nets) + 1)]
     for example in open_images(root):
-        square = read_square(example.data, name="", size=64, resample="bicubic")
+        square = read_square(example.data, name="", rescaling=Rescaling(size=64))
         own = [net.probabilities([square])[0].tolist() for net in nets]
         own.append([sum(values) / len(nets) for values in zip(*own, strict=True)])
         for count, values in zip(counts, own, strict=True):

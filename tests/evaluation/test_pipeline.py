@@ -16,7 +16,7 @@ from alexnet_infer.decode import read_square
 from alexnet_infer.evaluation.pipeline import AHEAD, STAGES, Clock, predict
 from alexnet_infer.evaluation.predictions import Predictions
 from alexnet_infer.predict import Net
-from alexnet_infer.preprocess import patches
+from alexnet_infer.preprocess import Rescaling, patches
 from tests.datasets.mini import jpeg
 from tests.evaluation.toys import about, lookup_net, save_net, write_greys, write_set
 
@@ -74,7 +74,7 @@ def test_probabilities_are_those_of_one_image_at_a_time(real, tmp_path):
     examples = list(open_images(root))
     assert len(values) == len(examples) == 18
     for example, row, found in zip(examples, rows, values, strict=True):
-        square = read_square(example.data, name="", size=64, resample="bicubic")
+        square = read_square(example.data, name="", rescaling=Rescaling(size=64))
         np.testing.assert_allclose(found, net.probabilities([square])[0], atol=1e-5)
         assert row.name == "/".join(Path(example.name).parts[-3:])  # relative to the set's folder
 
@@ -141,7 +141,7 @@ def test_orientation_in_exif_is_left_alone(real, tmp_path):
         write_greys(root, [0])
         image.save(root / "001.png", **options)
         values.append(predicted(root, tmp_path / f"{name}.cache", net)[1])
-    turned = read_square((tmp_path / "turned" / "001.png"), name="", size=64, resample="bicubic")
+    turned = read_square((tmp_path / "turned" / "001.png"), name="", rescaling=Rescaling(size=64))
     assert np.abs(net.probabilities([turned])[0] - values[0]).max() > 1e-4  # turning it would show
     assert values[0].tobytes() == values[1].tobytes()
 

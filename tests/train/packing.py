@@ -16,6 +16,7 @@ from PIL import Image
 
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.decode import read_square
+from alexnet_infer.preprocess import Rescaling
 from train import parts
 from train.packed import PackedSet
 from train.prepare import Preparation
@@ -72,7 +73,7 @@ def job(source: Path, **options) -> Preparation:
 def squares(source: Path, split: str) -> np.ndarray:
     return np.stack(
         [
-            read_square(example.data, name="", size=SIZE, resample="bicubic", apply_exif=False)
+            read_square(example.data, name="", rescaling=Rescaling(size=SIZE), apply_exif=False)
             for example in LabelledImages(source, split)
         ]
     )
