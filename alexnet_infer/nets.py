@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_infer.artifact import embedded_model
-from alexnet_infer.errors import UsageError
+from alexnet_infer.errors import ModelFileError, UsageError
+
+
+class NotPulledError(ModelFileError):
+    """A published net that is named and not on this machine."""
+
+    def __init__(self, name: str, size: int) -> None:
+        super().__init__(
+            f"{name} is not on this machine yet: `alexnet-infer pull {name}` fetches it ({size / 1e6:.0f} MB)"
+        )
+        self.name = name
+
+
+def find_net(model: str | Path) -> Path:
+    """The file of a net: `model` is a file, or the name of a net that comes along or of a published one that was
+    pulled.
+
+    What is no such name is taken for a file, whether it is there or not. Raises NotPulledError for a published net
+    that is not on this machine.
+    """
+    path, name = Path(model), str(model)
+    if path.suffix or os.sep in name or path.exists():
+        return path
+    for net in nets_at_hand():
+        if net.stem == name:
+            return net
+    from alexnet_infer.published.cache import cached
+    from alexnet_infer.published.registry import registry
+
+    published = registry().get(name)
+    if published is None:
+        return path
+    file = cached(published)
+    if file is None:
+        raise NotPulledError(name, published.size)
+    return file
 
 
 def nets_at_hand() -> list[Path]:

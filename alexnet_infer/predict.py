@@ -21,6 +21,7 @@ from alexnet_infer.backends import Backend, Device, Runtime
 from alexnet_infer.backends.opening import open_model
 from alexnet_infer.decode import read_square
 from alexnet_infer.errors import UnreadableInputError, UsageError
+from alexnet_infer.nets import find_net
 from alexnet_infer.photos import Photo
 from alexnet_infer.preprocess import Views, patches
 
@@ -136,15 +137,15 @@ def load(
     backend: Runtime = "auto",
     trust_engine: bool = False,
 ) -> Net:
-    """A net ready to classify: the embedded one, or the one in the file `model`: a model file of ours, an exported
-    .onnx file, or an .engine.
+    """A net ready to classify: the embedded one, a published one by its name (once pulled), or the one in the file
+    `model`: a model file of ours, an exported .onnx file, or an .engine.
 
     `views`: "ten" or "center"; without, what the file does itself, or else ten. `device`: "cpu", "cuda", or "auto" for
     a CUDA GPU where one works. `backend`: "onnxruntime", "openvino", or "auto" for the faster one that is installed.
     `trust_engine`: run an engine that this user's cache did not build, though engines are code. Raises ModelFileError
     when the file can't be used, BackendError when the runtime or the device is missing, UsageError for other values.
     """
-    path = Path(model) if model is not None else embedded_model()
+    path = find_net(model) if model is not None else embedded_model()
     opened = open_model(path, device=device, runtime=backend, trust_engine=trust_engine)
     if opened.views and views not in (None, opened.views):
         raise UsageError(f"{path}: was exported with views={opened.views}, and views={views} can't be had from it")

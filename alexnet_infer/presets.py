@@ -44,6 +44,8 @@ class Variant:
     """Columns that LRN keeps apart; None for the same as `columns`."""
     pool_size: int = 3
     pool_stride: int = 2
+    ceil_pools: tuple[int, ...] = ()
+    """Of the poolings 1, 2 and 5, those whose last window may hang over the edge."""
     pool_first: bool = False
     """Pool before LRN, as CaffeNet does."""
     sixth_conv: int = 0
@@ -102,7 +104,9 @@ class Variant:
             columns = self.columns if self.lrn_columns is None else self.lrn_columns
             tail.append(LRN(name=f"norm{i}", alpha=alpha, k=k, groups=columns))
         if i in (1, 2, 5):
-            tail.append(MaxPool(name=f"pool{i}", size=self.pool_size, stride=self.pool_stride))
+            tail.append(
+                MaxPool(name=f"pool{i}", size=self.pool_size, stride=self.pool_stride, ceil=i in self.ceil_pools)
+            )
         yield from reversed(tail) if self.pool_first else tail
 
 

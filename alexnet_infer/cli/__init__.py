@@ -13,7 +13,7 @@ import typer
 from alexnet_infer import __version__
 from alexnet_infer.cli.evaluation import data_sets, evaluation
 from alexnet_infer.cli.exporting import benchmark, compare, export
-from alexnet_infer.cli.options import Backend, TrustEngine
+from alexnet_infer.cli.options import Backend, TrustEngine, net
 from alexnet_infer.errors import AlexNetInferError
 
 EXIT_CODES = """Exit codes: 0 done; 1 done, but some inputs failed; 2 usage; 3 unreadable input; 4 bad model file;
@@ -48,7 +48,12 @@ def _common(
 def classify(
     photos: Annotated[list[str], typer.Argument(help="Photos: files, folders, patterns, or - for standard input.")],
     model: Annotated[
-        Path | None, typer.Option(help="A trained net, .onnx or .engine; the embedded net if not given.")
+        Path | None,
+        typer.Option(
+            parser=net,
+            metavar="<net>",
+            help="A trained net, .onnx or .engine, or the name of a published net; the embedded net if not given.",
+        ),
     ] = None,
     top: Annotated[
         int | None, typer.Option(min=1, help="Labels to show for each photo.", show_default="5, or all that there are")
@@ -108,7 +113,10 @@ def info(
 
 @app.command()
 def filters(
-    model: Annotated[Path | None, typer.Argument(help="A trained net; the embedded one if not given.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Argument(parser=net, metavar="[NET]", help="A trained net; the embedded one if not given."),
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The picture to write, a PNG.")] = Path("kernels.png"),
 ) -> None:
     """Draw a net's first kernels, as in the paper's figure 3."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from alexnet_infer.cli.options import Backend, TrustEngine
+from alexnet_infer.cli.options import Backend, TrustEngine, net
 from alexnet_infer.errors import UsageError
 
 evaluation = typer.Typer(invoke_without_command=True, subcommand_metavar="[merge]", no_args_is_help=False)
@@ -35,7 +35,12 @@ def evaluate(
     models: Annotated[
         list[Path] | None,
         typer.Option(
-            "--model", "--models", help="Trained nets, to be averaged; repeat the option.", show_default=False
+            "--model",
+            "--models",
+            parser=net,
+            metavar="<net>",
+            help="Trained nets, or names of published ones, to be averaged; repeat the option.",
+            show_default=False,
         ),
     ] = None,
     views: Annotated[
@@ -143,7 +148,13 @@ def check(
         bool, typer.Option("--hash/--no-hash", help="Compare the official archives' MD5, which reads them once more.")
     ] = True,
     model: Annotated[
-        Path | None, typer.Option(help="Run a sample through this net, to see permuted labels.", show_default=False)
+        Path | None,
+        typer.Option(
+            parser=net,
+            metavar="<net>",
+            help="Run a sample through this net, to see permuted labels.",
+            show_default=False,
+        ),
     ] = None,
     quick_test: Annotated[bool, typer.Option("--quick-test", help="The same with the embedded net.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="All findings as one JSON object.")] = False,

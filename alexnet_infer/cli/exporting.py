@@ -7,12 +7,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from alexnet_infer.cli.options import Backend, TrustEngine
+from alexnet_infer.cli.options import Backend, TrustEngine, net
 
 
 def export(
     model: Annotated[
-        list[Path] | None, typer.Argument(help="Trained nets; the embedded one if not given.", show_default=False)
+        list[Path] | None,
+        typer.Argument(
+            parser=net,
+            metavar="[NET]...",
+            help="Trained nets, or names of published ones; the embedded one if not given.",
+            show_default=False,
+        ),
     ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX file: the default without --trt.")] = False,
     trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT engine.")] = False,
@@ -117,7 +123,12 @@ def export(
 def benchmark(
     models: Annotated[
         list[Path] | None,
-        typer.Argument(help="Trained nets, .onnx, .engine; the embedded net if not given.", show_default=False),
+        typer.Argument(
+            parser=net,
+            metavar="[NET]...",
+            help="Trained nets, .onnx, .engine, or names of published nets; the embedded net if not given.",
+            show_default=False,
+        ),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="N,N,...", help="Images (or patches) a call.")] = "1,8,64",
     backend: Annotated[
@@ -150,8 +161,8 @@ def benchmark(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="The reference: a trained net, .onnx or .engine.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="What is compared with it.")],
+    a: Annotated[Path, typer.Argument(parser=net, metavar="A", help="The reference: a trained net, .onnx or .engine.")],
+    b: Annotated[Path, typer.Argument(parser=net, metavar="B", help="What is compared with it.")],
     photos: Annotated[
         list[str] | None, typer.Argument(help="Photos: files, folders, patterns.", show_default="example photos")
     ] = None,

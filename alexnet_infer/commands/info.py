@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, Dropout, MaxPool, Operation
 from alexnet_infer.artifact import Manifest, embedded_model
 from alexnet_infer.backends.opening import describe
 from alexnet_infer.errors import ModelFileError, UsageError
 from alexnet_infer.export.info import ExportInfo
+from alexnet_infer.nets import find_net
 from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.presets import PRESETS, preset
 
@@ -26,9 +26,11 @@ def run(net: str, *, as_json: bool) -> None:
 
 
 def _described(net: str) -> tuple[Manifest, ExportInfo | None]:
-    path = Path(net) if net else embedded_model()
+    path = find_net(net) if net else embedded_model()
     if not path.suffix and os.sep not in net and not path.exists():
-        raise UsageError(f"{net!r} is neither a file nor a preset; the presets are {', '.join(PRESETS)}")
+        raise UsageError(
+            f"{net!r} is neither a file nor a preset ({', '.join(PRESETS)}) nor a net that `alexnet-infer models` lists"
+        )
     try:
         return describe(path)
     except OSError as error:

@@ -152,26 +152,34 @@ def _check_external(model: onnx.ModelProto, folder: Path) -> tuple[Path, ...]:
 
     found: dict[str, Path] = {}
     for tensor in _tensors(model):
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        if not location or PurePosixPath(location).name != location or "\\" in location or not location.isprintable():
-            raise SpecError(f"{shown(tensor.name)} lies in {shown(location)}: expected a file beside the model")
-        place = folder / location
-        status = os.lstat(place) if os.path.lexists(place) else None
-        if status is None:
-            raise SpecError(f"its weights are missing: expected {location} beside it")
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            raise SpecError(f"{location} is a link, or no regular file: expected the weights themselves")
-        try:
-            begin, length = int(entries.get("offset", "0")), int(entries["length"])
-        except (KeyError, ValueError):
-            raise SpecError(f"{shown(tensor.name)}: expected an offset and a length in {location}") from None
-        if begin < 0 or length < 0 or begin + length > status.st_size:
-            raise SpecError(f"{location} has {status.st_size} bytes: {shown(tensor.name)} lies beyond its end")
-        found[location] = place
+        if tensor.data_location == TensorProto.EXTERNAL:
+            place, _, _ = external_place(tensor, folder)
+            found[place.name] = place
     return tuple(found.values())
+
+
+def external_place(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, int]:
+    """The file in `folder`, the offset and the number of bytes of a tensor that lies outside of its message.
+
+    Raises SpecError when that is anything but a part of a plain file directly in `folder`.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    if not location or PurePosixPath(location).name != location or "\\" in location or not location.isprintable():
+        raise SpecError(f"{shown(tensor.name)} lies in {shown(location)}: expected a file beside the model")
+    place = folder / location
+    status = os.lstat(place) if os.path.lexists(place) else None
+    if status is None:
+        raise SpecError(f"its weights are missing: expected {location} beside it")
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise SpecError(f"{location} is a link, or no regular file: expected the weights themselves")
+    try:
+        begin, length = int(entries.get("offset", "0")), int(entries["length"])
+    except (KeyError, ValueError):
+        raise SpecError(f"{shown(tensor.name)}: expected an offset and a length in {location}") from None
+    if begin < 0 or length < 0 or begin + length > status.st_size:
+        raise SpecError(f"{location} has {status.st_size} bytes: {shown(tensor.name)} lies beyond its end")
+    return place, begin, length
 
 
 def _tensors(message: Message) -> Iterator[onnx.TensorProto]:

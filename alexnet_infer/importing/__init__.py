@@ -1,0 +1,1 @@
+"""Other people's trained nets: files of Caffe, ONNX and PyTorch -> our model file."""

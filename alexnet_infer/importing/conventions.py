@@ -1,0 +1,126 @@
+"""What others do between a decoded image and their nets: no file of theirs says it, so it is written down here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_infer.architecture import Architecture, Conv
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line, shown
+from alexnet_infer.preprocess import ALIASED, Preprocessing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convention:
+    """Preprocessing as others state it: like `Preprocessing`, with a division by `std`, and no patch of its own.
+
+    `mean` and `std` have a number for each channel, in `channel_order` and the unit of `value_range`.
+    """
+
+    size: int
+    fit: str
+    resample: str
+    channel_order: str
+    value_range: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        self.preprocessing(1)
+        if not (_are_numbers(self.std) and all(0 < value < 1e6 for value in self.std)):
+            raise SpecError(f"preprocessing: std={shown(self.std)}: expected three numbers above 0")
+
+    def preprocessing(self, patch: int) -> Preprocessing:
+        """The same but for `std`. Raises SpecError on values that make no sense."""
+        if not _are_numbers(self.mean):
+            raise SpecError(f"preprocessing: mean={shown(self.mean)}: expected three numbers")
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("mean", "std")}
+        return Preprocessing(patch=patch, mean=np.array(self.mean), **fields)
+
+
+def _are_numbers(values: Any) -> bool:
+    return len(values) == 3 and all(type(value) in (int, float) for value in values)
+
+
+CONVENTIONS = {
+    # create_imagenet.sh with RESIZE=true, by OpenCV; models/bvlc_alexnet/train_val.prototxt. Caffe subtracted a mean
+    # for each pixel, from a file of its own; these are the means over its pixels, which its examples use instead.
+    "caffe": Convention(
+        size=256, fit="stretch", resample=ALIASED, channel_order="BGR", value_range="0-255", mean=(104.0, 117.0, 123.0)
+    ),
+    # With which the ONNX Model Zoo's README measured its files: the whole image is the patch.
+    "caffe-zoo": Convention(
+        size=224,
+        fit="stretch",
+        resample="bicubic",
+        channel_order="BGR",
+        value_range="0-255",
+        mean=(103.939, 116.779, 123.68),
+    ),
+    # torchvision.transforms._presets.ImageClassification, with PIL images.
+    "torchvision": Convention(
+        size=256,
+        fit="crop",
+        resample="bilinear",
+        channel_order="RGB",
+        value_range="0-1",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+}
+
+OF_PRESETS = {"caffe": "caffe", "caffenet": "caffe", "owt": "torchvision"}
+"""What the published nets of a preset were trained with."""
+
+
+def convention(name: str) -> Convention:
+    """The convention called `name`, or the one in the JSON file `name`, which has the fields of `Convention`.
+
+    Raises UsageError when there is no such convention or file, ModelFileError when the file makes no sense.
+    """
+    if name in CONVENTIONS:
+        return CONVENTIONS[name]
+    path = Path(name)
+    try:
+        fields = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(
+            f"--preprocessing {name}: expected {', '.join(CONVENTIONS)}, or a JSON file with the fields of "
+            "docs/published.md"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path}: not a JSON file that can be read ({one_line(error)})") from None
+    names = [f.name for f in dataclasses.fields(Convention)]
+    if not isinstance(fields, dict) or not {*names} - {"std"} <= fields.keys() <= {*names}:
+        raise ModelFileError(f"{path}: expected an object with {', '.join(names[:-1])} and, where there is one, std")
+    try:
+        return Convention(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    except (SpecError, TypeError) as error:
+        raise ModelFileError(f"{path}: {one_line(error)}") from None
+
+
+def fold(
+    tensors: Mapping[str, np.ndarray], architecture: Architecture, convention: Convention
+) -> tuple[dict[str, np.ndarray], Preprocessing]:
+    """The same net for RGB values that are not divided by anything, and its preprocessing.
+
+    The first convolution sums over the channels, so their order is that of its weights: turning both is exact. It is
+    linear, so dividing its weights by `std` does what dividing the pixels did, up to float32's rounding; the zeros of
+    its padding stay zeros. Folded, the first kernels show the colours they respond to, and no runtime or export needs
+    to know of it.
+    """
+    first = architecture.operations[0]
+    assert isinstance(first, Conv), first
+    assert first.groups == 1, first
+    name = f"{first.name}.weight"
+    kernels = tensors[name].astype(np.float64) / np.array(convention.std)[:, None, None]
+    if convention.channel_order == "BGR":
+        kernels = kernels[:, ::-1]
+        convention = dataclasses.replace(convention, channel_order="RGB", mean=convention.mean[::-1])
+    return {**tensors, name: kernels.astype(np.float32)}, convention.preprocessing(architecture.patch)

@@ -1,0 +1,337 @@
+"""Anybody's ONNX graph of an AlexNet -> our tensors: by walking it from input to output.
+
+What a weight is follows from the node that takes it, not from its name. The Model Zoo's graphs (made by Caffe2, from
+IR 3 and opset 3 on) and PyTorch's exports of torchvision's net are what it was written for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alexnet_infer.architecture import (
+    LRN,
+    MAX_PARAMETERS,
+    Activation,
+    Architecture,
+    Conv,
+    Dense,
+    Dropout,
+    MaxPool,
+    Operation,
+)
+from alexnet_infer.errors import SpecError, one_line, shown
+from alexnet_infer.export.onnx_file import external_place
+from alexnet_infer.importing.roles import Layer, by_role
+from alexnet_infer.presets import PRESETS
+
+if TYPE_CHECKING:
+    import onnx
+
+QUANTIZED = ("QLinearConv", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul")
+"""Operators by which a graph that can't become float weights is known."""
+
+
+def read_graph(path: Path) -> onnx.ModelProto:
+    """The message in an ONNX file, without weights that lie beside it.
+
+    Raises SpecError when it is damaged or none, OSError when it can't be read.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if path.stat().st_size >= 2**31:
+        raise SpecError(f"has {path.stat().st_size} bytes: expected an ONNX file, which ends at 2 GB")
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except DecodeError as error:
+        raise SpecError(f"damaged, or not an ONNX file ({one_line(error)})") from None
+    if not model.graph.node:
+        raise SpecError("has no graph: expected an ONNX file")
+    return model
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Whether a graph computes in integers."""
+    return any(node.op_type in QUANTIZED for node in model.graph.node)
+
+
+def read_onnx(path: Path, architecture: Architecture) -> tuple[Architecture, dict[str, np.ndarray]]:
+    """The architecture that the graph computes, and its tensors as float32.
+
+    It is `architecture`, a preset, but for the side of the patches and the poolings whose last window hangs over the
+    edge, which follow from it; dropout is the preset's, since it does nothing here.
+
+    Raises SpecError on whatever isn't such a graph, saying which node is not the preset's and, where another preset is
+    meant, which one; OSError when the file can't be read.
+    """
+    model = read_graph(path)
+    if is_quantized(model):
+        raise SpecError(
+            "is quantized, and would be another net with float weights; import it with --format onnx-quantized"
+        )
+    walk = _Walk(model, path.parent)
+    layers = [found for found in walk.operations()]
+    _check_operations([found.operation for found in layers], architecture)
+    graph = _with_geometry(architecture, walk.patch, [f.operation for f in layers if isinstance(f.operation, MaxPool)])
+    weights = [Layer(name=found.node, tensors=found.tensors) for found in layers if found.tensors]
+    return graph, by_role(weights, graph)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """An operation as the graph has it."""
+
+    node: str
+    operation: Operation
+    tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class _Walk:
+    """A graph as a chain of operations: one input, one output, and between them one node after another.
+
+    Raises SpecError when it isn't such a chain.
+    """
+
+    def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
+        graph = model.graph
+        self.folder = folder
+        self.opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].HasField("t"):
+                self.constants[node.output[0]] = node.attribute[0].t
+        self.nodes = [node for node in graph.node if node.op_type != "Constant"]
+        self.takers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.input):
+                self.takers.setdefault(name, []).append(node)
+        inputs = [value for value in graph.input if value.name not in self.constants]
+        if len(inputs) != 1 or len(graph.output) != 1:
+            raise SpecError(f"has {len(inputs)} inputs and {len(graph.output)} outputs: expected one of each")
+        self.input, self.output = inputs[0].name, graph.output[0].name
+        sides = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
+        if len(sides) != 4 or sides[1] != 3 or sides[2] != sides[3] or sides[2] < 1:
+            raise SpecError(f"takes {shown(sides)}: expected [N, 3, side, side]")
+        self.patch = sides[2]
+
+    def operations(self) -> Iterator[_Found]:
+        """The operations from the input to the output; what does nothing at inference is left out."""
+        value, shape, seen = self.input, (3, self.patch, self.patch), 0
+        while value != self.output:
+            node = self._taker(value)
+            seen += 1
+            if seen > len(self.nodes):
+                raise SpecError("its nodes form a circle: expected a chain from the input to the output")
+            value = node.output[0]
+            if node.op_type == "MatMul":
+                adding = self._taker(value)
+                seen, value = seen + 1, adding.output[0]
+                found = self._matmul(node, adding)
+            else:
+                found = self._operation(node, shape, last=value == self.output)
+            if found is not None:
+                yield found
+                shape = found.operation.output(shape)
+        if seen != len(self.nodes):
+            raise SpecError(f"has {len(self.nodes)} nodes, {seen} of them between its input and its output")
+
+    def _taker(self, value: str) -> onnx.NodeProto:
+        takers = self.takers.get(value, [])
+        if len(takers) != 1 or value not in takers[0].input[:2] or not takers[0].output:
+            raise SpecError(
+                f"{shown(value)} goes to {len(takers)} nodes: expected a chain from the input to the output"
+            )
+        return takers[0]
+
+    def _operation(self, node: onnx.NodeProto, shape: tuple[int, ...], *, last: bool) -> _Found | None:
+        """None for what does nothing: a reshape before a fully-connected layer, dropout, the softmax at the end."""
+        name, get = self._name(node), _attributes(node)
+        if node.domain not in ("", "ai.onnx"):
+            raise SpecError(f"{name}: is of {shown(node.domain)}: expected ONNX's own operators")
+        match node.op_type:
+            case "Conv":
+                size, stride, pad = _window(name, get)
+                kernels = self._weights(node, 1)
+                operation = Conv(
+                    name="conv", kernels=kernels.shape[0], size=size, stride=stride, pad=pad, groups=get.get("group", 1)
+                )
+                return _Found(
+                    node=name, operation=operation, tensors={"weight": kernels, "bias": self._weights(node, 2)}
+                )
+            case "Gemm":
+                plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+                if any(get.get(key, value) != value for key, value in plain.items()):
+                    raise SpecError(f"{name}: expected a Gemm with alpha 1, beta 1 and transA 0")
+                weights = self._weights(node, 1)
+                return self._dense(name, weights if get.get("transB", 0) else weights.T, self._weights(node, 2))
+            case "Relu" | "Tanh":
+                return _Found(node=name, operation=Activation(name="act", kind=node.op_type.lower()))
+            case "LRN":
+                size = get.get("size", 0)
+                if not 0 < size <= 4096:
+                    raise SpecError(f"{name}: size={shown(size)}: expected the number of channels")
+                alpha, beta, k = get.get("alpha", 1e-4), get.get("beta", 0.75), get.get("bias", 1.0)
+                return _Found(node=name, operation=LRN(name="norm", size=size, alpha=alpha / size, beta=beta, k=k))
+            case "MaxPool":
+                return _Found(node=name, operation=_pool(name, get, shape))
+            case "Reshape" | "Flatten":
+                self._check_flattens(node, get, shape)
+                return None
+            case "AveragePool" if _window(name, get) == (1, 1, 0):  # torchvision's adaptive pooling of 6 x 6 to 6 x 6
+                return None
+            case "Dropout" | "Identity":
+                return None
+            case "Softmax" if last and get.get("axis", -1 if self.opset >= 13 else 1) in (1, -1):
+                return None
+        raise SpecError(f"{name}: {shown(node.op_type)} is no part of an AlexNet here")
+
+    def _matmul(self, node: onnx.NodeProto, adding: onnx.NodeProto) -> _Found:
+        biases = [name for name in adding.input if name != node.output[0]]
+        if adding.op_type != "Add" or len(biases) != 1:
+            raise SpecError(f"{self._name(node)}: expected an Add of biases after a MatMul")
+        return self._dense(self._name(node), self._weights(node, 1).T, self._constant(self._name(adding), biases[0]))
+
+    @staticmethod
+    def _dense(name: str, weights: np.ndarray, biases: np.ndarray) -> _Found:
+        if weights.ndim != 2:
+            raise SpecError(f"{name}: weights of shape {list(weights.shape)}: expected a matrix")
+        operation = Dense(name="fc", units=weights.shape[0])
+        return _Found(node=name, operation=operation, tensors={"weight": weights, "bias": biases})
+
+    def _check_flattens(self, node: onnx.NodeProto, get: Mapping[str, Any], shape: tuple[int, ...]) -> None:
+        name, whole = self._name(node), math.prod(shape)
+        if node.op_type == "Flatten":
+            flattens = get.get("axis", 1) == 1
+        else:
+            sides = self._constant(name, node.input[1] if len(node.input) > 1 else "", integers=True).tolist()
+            flattens = len(sides) == 2 and sides[1] in (-1, whole)
+        if not flattens:
+            raise SpecError(f"{name}: expected it to flatten maps into one vector for each image")
+
+    def _weights(self, node: onnx.NodeProto, place: int) -> np.ndarray:
+        if len(node.input) <= place:
+            raise SpecError(f"{self._name(node)}: has no {'biases' if place == 2 else 'weights'}")
+        return self._constant(self._name(node), node.input[place])
+
+    def _constant(self, where: str, name: str, *, integers: bool = False) -> np.ndarray:
+        if name not in self.constants:
+            raise SpecError(
+                f"{where}: {shown(name)} is not in the file: expected weights that don't have to be computed"
+            )
+        return values_of(self.constants[name], self.folder, integers=integers)
+
+    @staticmethod
+    def _name(node: onnx.NodeProto) -> str:
+        return shown(node.name or (node.output[0] if node.output else node.op_type))
+
+
+def values_of(tensor: onnx.TensorProto, folder: Path, *, integers: bool = False) -> np.ndarray:
+    """A tensor's values as float32 (or int64), from the message or from a file in `folder`.
+
+    Raises SpecError when it has fewer or more bytes than its shape says, another type, or lies elsewhere.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    kinds = (TensorProto.INT64,) if integers else (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+    name, sides = shown(tensor.name), list(tensor.dims)
+    if tensor.data_type not in kinds:
+        raise SpecError(f"{name} has type {tensor.data_type}: expected {'int64' if integers else 'floats'}")
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    count = math.prod(sides)
+    if min(sides, default=0) < 0 or count > MAX_PARAMETERS:
+        raise SpecError(f"{name} has shape {shown(sides)}: expected at most {MAX_PARAMETERS} values")
+    if tensor.data_location == TensorProto.EXTERNAL:
+        place, begin, length = external_place(tensor, folder)
+        if length != count * dtype.itemsize:
+            raise SpecError(f"{name} has shape {shown(sides)} and {length} bytes of values: they disagree")
+        values = np.fromfile(place, dtype.newbyteorder("<"), count, offset=begin).reshape(sides)
+    else:
+        try:
+            values = numpy_helper.to_array(tensor)
+        except (ValueError, TypeError) as error:
+            raise SpecError(f"{name}: its values do not fit its shape {shown(sides)} ({one_line(error)})") from None
+    with np.errstate(over="ignore"):
+        return values.astype(np.int64 if integers else np.float32)
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    import onnx
+
+    try:
+        return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    except ValueError as error:
+        raise SpecError(f"{shown(node.name)}: an attribute can't be read ({one_line(error)})") from None
+
+
+def _window(name: str, get: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Size, stride and padding of a square window that is the same in both directions and on all sides."""
+    found = []
+    defaults = {"kernel_shape": [], "strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1]}
+    for key, default in defaults.items():
+        sides = get.get(key, default)
+        if not isinstance(sides, list) or len(sides) != len(default or [0, 0]) or len({*sides}) != 1:
+            raise SpecError(f"{name}: {key}={shown(sides)}: expected a square window, the same on all sides")
+        found.append(sides[0])
+    size, stride, pad, dilation = found
+    if dilation != 1 or get.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or get.get("storage_order", 0):
+        raise SpecError(f"{name}: expected no dilation, no auto_pad and rows first")
+    return size, stride, pad
+
+
+def _pool(name: str, get: Mapping[str, Any], shape: tuple[int, ...]) -> MaxPool:
+    """Max pooling; padding at the lower right that lets one more window hang over the edge is `ceil`."""
+    pads = get.get("pads", [0, 0, 0, 0])
+    size, stride, _ = _window(name, {**get, "pads": [0, 0, 0, 0]})
+    plain = MaxPool(name="pool", size=size, stride=stride)
+    hanging = replace(plain, ceil=True)
+    if not isinstance(pads, list) or len(pads) != 4 or any(pads[:2]) or pads[2] != pads[3]:
+        raise SpecError(f"{name}: pads={shown(pads)}: expected none at the upper left, the same at the lower right")
+    beyond = pads[2]
+    if get.get("ceil_mode", 0) and not beyond:
+        beyond = hanging.overhang(shape[-1])
+    for pool in (plain, hanging):
+        if 0 <= beyond < size and (shape[-1] + beyond - size) // stride + 1 == pool.output(shape)[-1]:
+            return pool
+    raise SpecError(f"{name}: pads={shown(pads)}: expected padding that only the last window needs")
+
+
+def _with_geometry(architecture: Architecture, patch: int, pools: list[MaxPool]) -> Architecture:
+    found = iter(pools)
+    operations = [replace(o, ceil=next(found).ceil) if isinstance(o, MaxPool) else o for o in architecture.operations]
+    return replace(architecture, patch=patch, operations=tuple(operations))
+
+
+def _check_operations(found: list[_Found], architecture: Architecture) -> None:
+    """Whether these are the preset's operations, in its order, with its constants."""
+    difference = _difference(found, architecture)
+    if not difference:
+        return
+    others = [name for name, (variant, _) in PRESETS.items() if not _difference(found, variant.build())]
+    fix = f"import it --as {' or '.join(others)}" if others else "no preset is such a net"
+    raise SpecError(f"{difference}; {fix}")
+
+
+def _difference(found: list[_Found], architecture: Architecture) -> str:
+    wanted = [o for o in architecture.operations if not isinstance(o, Dropout)]
+    for theirs, ours in zip(found, wanted, strict=False):
+        if _told(theirs.operation) != _told(ours):
+            return (
+                f"{theirs.node}: {_told(theirs.operation)}: expected {_told(ours)}, {ours.name} of {architecture.name}"
+            )
+    if len(found) != len(wanted):
+        return f"has {len(found)} operations: expected the {len(wanted)} of {architecture.name}"
+    return ""
+
+
+def _told(operation: Operation) -> str:
+    """An operation in words, but for its name, and for `ceil`, which follows from the patch; floats to five digits."""
+    values = [(f.name, getattr(operation, f.name)) for f in fields(operation) if f.name not in ("name", "ceil")]
+    return " ".join(
+        [operation.op, *(f"{name}={v:.5g}" if isinstance(v, float) else f"{name}={v}" for name, v in values)]
+    )

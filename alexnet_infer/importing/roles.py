@@ -1,0 +1,52 @@
+"""Other people's layers -> our tensors, by what they are in the net and not by what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alexnet_infer.architecture import Architecture
+from alexnet_infer.errors import SpecError, shown, visible
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer with weights, as a file has it."""
+
+    name: str
+    tensors: Mapping[str, np.ndarray]
+    """By our names for the parts: weight, bias, running_mean, running_var."""
+
+
+def by_role(layers: Sequence[Layer], architecture: Architecture) -> dict[str, np.ndarray]:
+    """The tensors of `architecture`, of `layers` that stand in the order in which the net applies them.
+
+    Raises SpecError when there are more or fewer layers or parts, naming them, or when a shape is another one.
+    """
+    wanted = [step for step in architecture.steps if step.tensors]
+    if len(layers) != len(wanted):
+        ours = _listed(step.operation.name for step in wanted)
+        theirs = _listed(layer.name for layer in layers)
+        raise SpecError(f"has {len(layers)} layers with weights ({theirs}): expected {len(wanted)} ({ours})")
+    tensors = {}
+    for layer, step in zip(layers, wanted, strict=True):
+        parts = {name.rpartition(".")[2]: (name, shape) for name, shape in step.tensors.items()}
+        if missing := parts.keys() - layer.tensors.keys():
+            raise SpecError(f"missing tensors: {_listed(f'{layer.name}.{part}' for part in sorted(missing))}")
+        if surplus := layer.tensors.keys() - parts.keys():
+            raise SpecError(f"unknown tensors: {_listed(f'{layer.name}.{part}' for part in sorted(surplus))}")
+        for part, (name, shape) in parts.items():
+            found = layer.tensors[part]
+            if found.shape != shape:
+                theirs = shown(f"{layer.name}.{part}")
+                raise SpecError(f"{theirs} has shape {list(found.shape)}: expected {list(shape)}, that of {name}")
+            tensors[name] = found
+    return {name: tensors[name] for name in architecture.tensors}
+
+
+def _listed(names: Iterable[str]) -> str:
+    found = [visible(name)[:40] for name in names]
+    more = f" and {len(found) - 12} more" if len(found) > 12 else ""
+    return (", ".join(found[:12]) + more) or "none"

@@ -1,0 +1,1 @@
+"""The published AlexNets: what there is, where it lies, and fetching it."""

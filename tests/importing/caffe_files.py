@@ -1,0 +1,94 @@
+"""Writes `.caffemodel` files byte by byte from the published message layout, knowing nothing of the reader's."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, Dropout, MaxPool
+
+V1_KINDS = {"Convolution": 4, "InnerProduct": 14, "LRN": 15, "Pooling": 17, "ReLU": 18, "Dropout": 6, "Softmax": 20}
+
+
+def varint(value: int) -> bytes:
+    value %= 2**64  # int64: negative numbers take ten bytes
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def number(field: int, value: int) -> bytes:
+    return varint(field << 3) + varint(value)
+
+
+def part(field: int, content: bytes) -> bytes:
+    return varint(field << 3 | 2) + varint(len(content)) + content
+
+
+def blob(values: np.ndarray, *, legacy: bool = False, double: bool = False, shape: Sequence[int] | None = None) -> bytes:
+    sides = values.shape if shape is None else shape
+    if legacy:
+        padded = (1,) * (4 - len(sides)) + tuple(sides)
+        head = b"".join(number(field, side) for field, side in enumerate(padded, start=1))
+    else:
+        head = part(7, part(1, b"".join(varint(side) for side in sides)))
+    return head + part(8 if double else 5, values.astype("<f8" if double else "<f4").tobytes())
+
+
+def layer(name: str, kind: str, blobs: Sequence[bytes] = (), *, v1: bool = False) -> bytes:
+    if v1:
+        content = part(2, b"bottom") + part(3, name.encode()) + part(4, name.encode()) + number(5, V1_KINDS[kind])
+        return part(2, content + b"".join(part(6, one) for one in blobs))
+    content = part(1, name.encode()) + part(2, kind.encode()) + part(3, b"bottom") + part(4, name.encode())
+    # 5: loss_weight, a float, as a field that a reader must pass over
+    return part(100, content + varint(5 << 3 | 5) + struct.pack("<f", 1) + b"".join(part(7, one) for one in blobs))
+
+
+KINDS = {Conv: "Convolution", Dense: "InnerProduct", LRN: "LRN", MaxPool: "Pooling", Activation: "ReLU", Dropout: "Dropout"}
+
+
+def caffemodel(
+    architecture: Architecture, tensors: Mapping[str, np.ndarray], *, v1: bool = False, double: bool = False
+) -> bytes:
+    """The net as Caffe's solver would store it; `v1` in the manner of 2013, with shapes of four sides."""
+    content = part(1, b"AlexNet")
+    for step in architecture.steps:
+        blobs = [blob(tensors[name], legacy=v1, double=double) for name in step.tensors]
+        content += layer(step.operation.name, KINDS[type(step.operation)], blobs, v1=v1)
+    return content + layer("prob", "Softmax", v1=v1)
+
+
+def prototxt(architecture: Architecture) -> str:
+    """The text that Caffe keeps beside the weights: deploy.prototxt."""
+    side = architecture.patch
+    lines = [
+        'name: "AlexNet"',
+        'layer { name: "data" type: "Input" top: "data" input_param { shape: '
+        f"{{ dim: 1 dim: 3 dim: {side} dim: {side} }} }} }}",
+    ]
+    bottom = "data"
+    for step in architecture.steps:
+        o = step.operation
+        match o:
+            case Conv():
+                settings = f"convolution_param {{ num_output: {o.kernels} kernel_size: {o.size} stride: {o.stride} "
+                settings += f"pad: {o.pad} group: {o.groups} }}"
+            case Dense():
+                settings = f"inner_product_param {{ num_output: {o.units} }}"
+            case LRN():
+                settings = f"lrn_param {{ local_size: {o.size} alpha: {o.alpha_per_size!r} beta: {o.beta} k: {o.k} }}"
+            case MaxPool():
+                settings = f"pooling_param {{ pool: MAX kernel_size: {o.size} stride: {o.stride} }}"
+            case Dropout():
+                settings = f"dropout_param {{ dropout_ratio: {o.rate} }}"
+            case _:
+                settings = ""
+        kind = KINDS[type(o)]
+        lines.append(f'layer {{ name: "{o.name}" type: "{kind}" bottom: "{bottom}" top: "{o.name}" {settings} }}')
+        bottom = o.name
+    lines.append(f'layer {{ name: "prob" type: "Softmax" bottom: "{bottom}" top: "prob" }}')
+    return "\n".join(lines) + "\n"
