@@ -17,7 +17,7 @@ import numpy as np
 from alexnet_infer.architecture import LRN, Architecture, Conv, Dense, MaxPool
 from alexnet_infer.errors import SpecError, one_line, shown
 from alexnet_infer.importing.roles import Layer, by_role
-from alexnet_infer.presets import PRESETS
+from alexnet_infer.presets import preset
 
 MAX_BYTES = 2**31 - 1
 """Where a protobuf message ends."""
@@ -135,8 +135,8 @@ def _check_order(kinds: Sequence[str], architecture: Architecture) -> None:
     found = [kind for kind in kinds if kind in _KINDS.values()]
     if not {"LRN", "Pooling"} & {*found} or found == _order(architecture):
         return
-    others = [name for name, (variant, _) in PRESETS.items() if _order(variant.build()) == found]
-    fix = f"import it --as {' or '.join(others)}" if others else "it is another net"
+    others = [name for name in ("caffe", "caffenet") if _order(preset(name)) == found]
+    fix = f"import it --as {others[0]}" if others else "it is another net"
     raise SpecError(f"its layers are {shown(' '.join(found))}: {architecture.name} has them in another order; {fix}")
 
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from alexnet_infer.architecture import (
     LRN,
-    MAX_PARAMETERS,
     Activation,
     Architecture,
     Conv,
@@ -26,9 +25,9 @@ from alexnet_infer.architecture import (
     Operation,
 )
 from alexnet_infer.errors import SpecError, one_line, shown
-from alexnet_infer.export.onnx_file import external_place
+from alexnet_infer.importing.onnx_nodes import attributes, pool, real, values_of, whole, window
 from alexnet_infer.importing.roles import Layer, by_role
-from alexnet_infer.presets import PRESETS
+from alexnet_infer.presets import PRESETS, preset
 
 if TYPE_CHECKING:
     import onnx
@@ -76,8 +75,14 @@ def read_onnx(path: Path, architecture: Architecture) -> tuple[Architecture, dic
             "is quantized, and would be another net with float weights; import it with --format onnx-quantized"
         )
     walk = _Walk(model, path.parent)
-    layers = [found for found in walk.operations()]
-    _check_operations([found.operation for found in layers], architecture)
+    layers: list[_Found] = []
+    try:
+        layers.extend(walk.operations())
+    except SpecError:
+        if difference := _difference(layers, architecture, whole=False):  # of which the error may be a consequence
+            raise SpecError(difference) from None
+        raise
+    _check_operations(layers, architecture)
     graph = _with_geometry(architecture, walk.patch, [f.operation for f in layers if isinstance(f.operation, MaxPool)])
     weights = [Layer(name=found.node, tensors=found.tensors) for found in layers if found.tensors]
     return graph, by_role(weights, graph)
@@ -151,19 +156,18 @@ class _Walk:
 
     def _operation(self, node: onnx.NodeProto, shape: tuple[int, ...], *, last: bool) -> _Found | None:
         """None for what does nothing: a reshape before a fully-connected layer, dropout, the softmax at the end."""
-        name, get = self._name(node), _attributes(node)
+        name, get = self._name(node), attributes(node)
         if node.domain not in ("", "ai.onnx"):
             raise SpecError(f"{name}: is of {shown(node.domain)}: expected ONNX's own operators")
         match node.op_type:
             case "Conv":
-                size, stride, pad = _window(name, get)
-                kernels = self._weights(node, 1)
-                operation = Conv(
-                    name="conv", kernels=kernels.shape[0], size=size, stride=stride, pad=pad, groups=get.get("group", 1)
-                )
-                return _Found(
-                    node=name, operation=operation, tensors={"weight": kernels, "bias": self._weights(node, 2)}
-                )
+                size, stride, pad = window(name, get)
+                kernels, biases = self._weights(node, 1), self._weights(node, 2)
+                if kernels.ndim != 4:
+                    raise SpecError(f"{name}: weights of shape {list(kernels.shape)}: expected four sides")
+                groups = whole(name, get, "group", 1)
+                operation = Conv(name="conv", kernels=len(kernels), size=size, stride=stride, pad=pad, groups=groups)
+                return _Found(node=name, operation=operation, tensors={"weight": kernels, "bias": biases})
             case "Gemm":
                 plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
                 if any(get.get(key, value) != value for key, value in plain.items()):
@@ -173,17 +177,15 @@ class _Walk:
             case "Relu" | "Tanh":
                 return _Found(node=name, operation=Activation(name="act", kind=node.op_type.lower()))
             case "LRN":
-                size = get.get("size", 0)
-                if not 0 < size <= 4096:
-                    raise SpecError(f"{name}: size={shown(size)}: expected the number of channels")
-                alpha, beta, k = get.get("alpha", 1e-4), get.get("beta", 0.75), get.get("bias", 1.0)
+                size = whole(name, get, "size")
+                alpha, beta, k = (real(name, get, *one) for one in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
                 return _Found(node=name, operation=LRN(name="norm", size=size, alpha=alpha / size, beta=beta, k=k))
             case "MaxPool":
-                return _Found(node=name, operation=_pool(name, get, shape))
+                return _Found(node=name, operation=pool(name, get, shape))
             case "Reshape" | "Flatten":
                 self._check_flattens(node, get, shape)
                 return None
-            case "AveragePool" if _window(name, get) == (1, 1, 0):  # torchvision's adaptive pooling of 6 x 6 to 6 x 6
+            case "AveragePool" if window(name, get) == (1, 1, 0):  # torchvision's adaptive pooling of 6 x 6 to 6 x 6
                 return None
             case "Dropout" | "Identity":
                 return None
@@ -231,76 +233,6 @@ class _Walk:
         return shown(node.name or (node.output[0] if node.output else node.op_type))
 
 
-def values_of(tensor: onnx.TensorProto, folder: Path, *, integers: bool = False) -> np.ndarray:
-    """A tensor's values as float32 (or int64), from the message or from a file in `folder`.
-
-    Raises SpecError when it has fewer or more bytes than its shape says, another type, or lies elsewhere.
-    """
-    from onnx import TensorProto, helper, numpy_helper
-
-    kinds = (TensorProto.INT64,) if integers else (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
-    name, sides = shown(tensor.name), list(tensor.dims)
-    if tensor.data_type not in kinds:
-        raise SpecError(f"{name} has type {tensor.data_type}: expected {'int64' if integers else 'floats'}")
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    count = math.prod(sides)
-    if min(sides, default=0) < 0 or count > MAX_PARAMETERS:
-        raise SpecError(f"{name} has shape {shown(sides)}: expected at most {MAX_PARAMETERS} values")
-    if tensor.data_location == TensorProto.EXTERNAL:
-        place, begin, length = external_place(tensor, folder)
-        if length != count * dtype.itemsize:
-            raise SpecError(f"{name} has shape {shown(sides)} and {length} bytes of values: they disagree")
-        values = np.fromfile(place, dtype.newbyteorder("<"), count, offset=begin).reshape(sides)
-    else:
-        try:
-            values = numpy_helper.to_array(tensor)
-        except (ValueError, TypeError) as error:
-            raise SpecError(f"{name}: its values do not fit its shape {shown(sides)} ({one_line(error)})") from None
-    with np.errstate(over="ignore"):
-        return values.astype(np.int64 if integers else np.float32)
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    import onnx
-
-    try:
-        return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    except ValueError as error:
-        raise SpecError(f"{shown(node.name)}: an attribute can't be read ({one_line(error)})") from None
-
-
-def _window(name: str, get: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Size, stride and padding of a square window that is the same in both directions and on all sides."""
-    found = []
-    defaults = {"kernel_shape": [], "strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1]}
-    for key, default in defaults.items():
-        sides = get.get(key, default)
-        if not isinstance(sides, list) or len(sides) != len(default or [0, 0]) or len({*sides}) != 1:
-            raise SpecError(f"{name}: {key}={shown(sides)}: expected a square window, the same on all sides")
-        found.append(sides[0])
-    size, stride, pad, dilation = found
-    if dilation != 1 or get.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or get.get("storage_order", 0):
-        raise SpecError(f"{name}: expected no dilation, no auto_pad and rows first")
-    return size, stride, pad
-
-
-def _pool(name: str, get: Mapping[str, Any], shape: tuple[int, ...]) -> MaxPool:
-    """Max pooling; padding at the lower right that lets one more window hang over the edge is `ceil`."""
-    pads = get.get("pads", [0, 0, 0, 0])
-    size, stride, _ = _window(name, {**get, "pads": [0, 0, 0, 0]})
-    plain = MaxPool(name="pool", size=size, stride=stride)
-    hanging = replace(plain, ceil=True)
-    if not isinstance(pads, list) or len(pads) != 4 or any(pads[:2]) or pads[2] != pads[3]:
-        raise SpecError(f"{name}: pads={shown(pads)}: expected none at the upper left, the same at the lower right")
-    beyond = pads[2]
-    if get.get("ceil_mode", 0) and not beyond:
-        beyond = hanging.overhang(shape[-1])
-    for pool in (plain, hanging):
-        if 0 <= beyond < size and (shape[-1] + beyond - size) // stride + 1 == pool.output(shape)[-1]:
-            return pool
-    raise SpecError(f"{name}: pads={shown(pads)}: expected padding that only the last window needs")
-
-
 def _with_geometry(architecture: Architecture, patch: int, pools: list[MaxPool]) -> Architecture:
     found = iter(pools)
     operations = [replace(o, ceil=next(found).ceil) if isinstance(o, MaxPool) else o for o in architecture.operations]
@@ -312,19 +244,22 @@ def _check_operations(found: list[_Found], architecture: Architecture) -> None:
     difference = _difference(found, architecture)
     if not difference:
         return
-    others = [name for name, (variant, _) in PRESETS.items() if not _difference(found, variant.build())]
+    maps = [one for one in found if not isinstance(one.operation, Dense)]  # the number of classes may be any
+    others = [name for name in PRESETS if not _difference(maps, preset(name), but=Dense)]
     fix = f"import it --as {' or '.join(others)}" if others else "no preset is such a net"
     raise SpecError(f"{difference}; {fix}")
 
 
-def _difference(found: list[_Found], architecture: Architecture) -> str:
-    wanted = [o for o in architecture.operations if not isinstance(o, Dropout)]
+def _difference(
+    found: list[_Found], architecture: Architecture, *, but: type[Operation] = Dropout, whole: bool = True
+) -> str:
+    wanted = [o for o in architecture.operations if not isinstance(o, Dropout | but)]
     for theirs, ours in zip(found, wanted, strict=False):
         if _told(theirs.operation) != _told(ours):
             return (
                 f"{theirs.node}: {_told(theirs.operation)}: expected {_told(ours)}, {ours.name} of {architecture.name}"
             )
-    if len(found) != len(wanted):
+    if whole and len(found) != len(wanted):
         return f"has {len(found)} operations: expected the {len(wanted)} of {architecture.name}"
     return ""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -79,10 +80,13 @@ def import_net(request: ImportRequest) -> Path:
     Raises ModelFileError, naming the file and what is wrong, when it isn't what it is said to be; UsageError when the
     request contradicts it; BackendError when a package that reads it is missing; OSError when `out` can't be written.
     """
-    _check_file(request.source)
+    with _naming(request.source):
+        if not stat.S_ISREG(request.source.stat().st_mode):
+            raise SpecError("is not a regular file: expected a model file")
     if request.found_format == "onnx-quantized":
         return _adopt(request)
-    architecture, tensors = _read(request)
+    with _naming(request.source):
+        architecture, tensors = _read(request)
     said = _convention(request)
     tensors, preprocessing = fold(tensors, architecture, said)
     classes, order = _classes(request, architecture.classes)
@@ -95,17 +99,19 @@ def import_net(request: ImportRequest) -> Path:
         classes=classes,
         provenance=request.provenance or _provenance(request),
     )
-    try:
-        Artifact(manifest, tensors).save(request.out, np.float32)
-    except SpecError as error:
-        raise ModelFileError(f"{request.source}: {error}") from None
+    with _naming(request.source):
+        artifact = Artifact(manifest, tensors)
+    artifact.save(request.out, np.float32)
     return request.out
 
 
-def _check_file(path: Path) -> None:
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What is wrong with the file becomes a ModelFileError that begins with its name."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ModelFileError(f"{path}: is not a regular file: expected a model file")
+        yield
+    except SpecError as error:
+        raise ModelFileError(f"{path}: {error}") from None
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or error}") from None
 
@@ -213,5 +219,7 @@ def _adopt(request: ImportRequest) -> Path:
         classes=graph_classes,
         provenance=request.provenance or _provenance(request),
     )
-    write_atomically(request.out, adopt_quantized(request.source, manifest))
+    with _naming(request.source):
+        content = adopt_quantized(request.source, manifest)
+    write_atomically(request.out, content)
     return request.out

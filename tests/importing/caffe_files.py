@@ -29,7 +29,9 @@ def part(field: int, content: bytes) -> bytes:
     return varint(field << 3 | 2) + varint(len(content)) + content
 
 
-def blob(values: np.ndarray, *, legacy: bool = False, double: bool = False, shape: Sequence[int] | None = None) -> bytes:
+def blob(
+    values: np.ndarray, *, legacy: bool = False, double: bool = False, shape: Sequence[int] | None = None
+) -> bytes:
     sides = values.shape if shape is None else shape
     if legacy:
         padded = (1,) * (4 - len(sides)) + tuple(sides)
@@ -48,7 +50,14 @@ def layer(name: str, kind: str, blobs: Sequence[bytes] = (), *, v1: bool = False
     return part(100, content + varint(5 << 3 | 5) + struct.pack("<f", 1) + b"".join(part(7, one) for one in blobs))
 
 
-KINDS = {Conv: "Convolution", Dense: "InnerProduct", LRN: "LRN", MaxPool: "Pooling", Activation: "ReLU", Dropout: "Dropout"}
+KINDS = {
+    Conv: "Convolution",
+    Dense: "InnerProduct",
+    LRN: "LRN",
+    MaxPool: "Pooling",
+    Activation: "ReLU",
+    Dropout: "Dropout",
+}
 
 
 def caffemodel(

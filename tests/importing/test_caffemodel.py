@@ -1,0 +1,168 @@
+"""Caffe's files, written by the tests from the published layout, and OpenCV's reading of the same files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet_infer.artifact import Artifact
+from alexnet_infer.backends.reference import ReferenceBackend
+from alexnet_infer.errors import SpecError
+from alexnet_infer.importing.caffemodel import read_caffemodel
+from alexnet_infer.presets import CAFFE, variant
+from tests.importing.caffe_files import blob, caffemodel, layer, part, prototxt
+from tests.nets import large_patches, random_artifact
+
+SMALL = {
+    name: replace(variant(name), kernels=(8, 16, 12, 12, 16), hidden=24, classes=10, patch=67)
+    for name in ("caffe", "caffenet")
+}
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def net(request) -> Artifact:
+    return random_artifact(SMALL[request.param])
+
+
+@pytest.fixture(scope="module")
+def alexnet() -> Artifact:
+    return random_artifact(SMALL["caffe"])
+
+
+def written(path, content: bytes):
+    path.write_bytes(content)
+    return path
+
+
+def refused(path, content: bytes, *parts: str, variant=SMALL["caffe"]) -> None:
+    with pytest.raises(SpecError) as caught:
+        read_caffemodel(written(path, content), variant.build())
+    message = str(caught.value)
+    assert "\n" not in message
+    for text in parts:
+        assert text in message
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "net.caffemodel"
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("v1", [False, True])
+def test_the_weights_come_out_as_they_went_in_from_old_and_new_files(net, path, v1, double):
+    architecture = net.manifest.architecture
+    found = read_caffemodel(written(path, caffemodel(architecture, net.tensors, v1=v1, double=double)), architecture)
+    assert list(found) == list(architecture.tensors)
+    for name, tensor in net.tensors.items():
+        assert found[name].dtype == np.float32
+        assert np.array_equal(found[name], tensor)
+
+
+@pytest.mark.parametrize("v1", [False, True])
+def test_opencv_computes_the_same_probabilities_from_the_same_file(net, path, tmp_path, v1):
+    cv2 = pytest.importorskip("cv2")
+    architecture = net.manifest.architecture
+    content = caffemodel(architecture, net.tensors, v1=v1)
+    text = tmp_path / "deploy.prototxt"
+    text.write_text(prototxt(architecture))
+    theirs = cv2.dnn.readNetFromCaffe(str(text), str(written(path, content)))
+    patches = large_patches(SMALL[architecture.name], 3)
+    expected = []
+    for one in patches:
+        theirs.setInput(one[None])
+        expected.append(theirs.forward().reshape(-1))
+    ours = ReferenceBackend(Artifact(net.manifest, read_caffemodel(path, architecture))).infer(patches)
+    assert 0.15 < np.max(expected) < 0.99  # far from uniform, and not saturated
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+
+
+def test_caffenets_weights_do_not_pass_for_alexnets_nor_the_other_way(path):
+    """Every tensor has the same name and shape in both."""
+    for one, other in (("caffe", "caffenet"), ("caffenet", "caffe")):
+        net = random_artifact(SMALL[one])
+        content = caffemodel(net.manifest.architecture, net.tensors)
+        refused(path, content, "another order", f"import it --as {one}", variant=SMALL[other])
+
+
+@pytest.mark.parametrize("classes", [9, 11])
+def test_another_number_of_outputs_is_refused(path, classes):
+    net = random_artifact(replace(SMALL["caffe"], classes=classes))
+    refused(path, caffemodel(net.manifest.architecture, net.tensors), f"[{classes}, 24]", "[10, 24]", "fc8.weight")
+
+
+@pytest.mark.parametrize("v1", [False, True])
+def test_a_file_cut_anywhere_is_refused(alexnet, path, v1):
+    content = caffemodel(alexnet.manifest.architecture, alexnet.tensors, v1=v1)
+    cuts = {0, 1, 2, 8, 100, len(content) // 2, len(content) - 200, len(content) - 100}
+    for cut in sorted(cuts):
+        refused(path, content[:cut])
+
+
+def test_a_file_cut_between_layers_is_refused_with_what_is_there(alexnet, path):
+    architecture = alexnet.manifest.architecture
+    content = b""
+    for step in architecture.steps:
+        if step.tensors:
+            if content:
+                refused(path, content, "layers with weights", "expected 8 (conv1")
+            blobs = [blob(alexnet.tensors[name]) for name in step.tensors]
+            content += layer(step.operation.name, "Convolution", blobs)
+    refused(path, content + layer("extra", "InnerProduct", [blob(np.ones((2, 2)))]), "extra", "has 9 layers")
+
+
+@pytest.mark.parametrize(
+    ("blobs", "message"),
+    [
+        ([], "7 layers with weights"),
+        ([blob(np.ones((8, 3, 11, 11)))], "missing tensors: conv1.bias"),
+        ([blob(np.ones((8, 3, 11, 11))), blob(np.ones(8)), blob(np.ones(1))], "has 3 blobs"),
+        ([blob(np.ones((8, 3, 11, 11))), blob(np.ones(9))], "conv1.bias' has shape [9]: expected [8]"),
+        ([blob(np.ones(5), shape=(8, 3, 11, 11)), blob(np.ones(8))], "they disagree"),
+        ([blob(np.ones(8), shape=(2**62,)), blob(np.ones(8))], "they disagree"),
+        ([blob(np.ones(8), shape=(2**62, 2**62, 4)), blob(np.ones(8))], "they disagree"),
+        ([blob(np.ones(8), shape=(-8,)), blob(np.ones(8))], "they disagree"),
+        ([blob(np.ones(4), shape=(-2, -2)), blob(np.ones(8))], "they disagree"),
+        ([part(5, b"12345"), blob(np.ones(8))], "they disagree"),
+        ([blob(np.ones(1), shape=()), blob(np.ones(8))], "has shape []"),
+    ],
+)
+def test_a_layer_that_does_not_fit_is_refused_by_name(alexnet, path, blobs, message):
+    content = layer("conv1", "Convolution", blobs)
+    for step in alexnet.manifest.architecture.steps[1:]:
+        if step.tensors:
+            content += layer(step.operation.name, "", [blob(alexnet.tensors[name]) for name in step.tensors])
+    refused(path, content, message)
+
+
+def test_what_is_no_caffemodel_is_refused(path):
+    for content in (b"<!DOCTYPE html><html>", b"PK\x03\x04" + b"\0" * 100, b"\x89PNG\r\n", bytes(range(256))):
+        refused(path, content)
+
+
+def test_a_file_too_large_for_a_message_is_refused_unread(path):
+    with path.open("wb") as file:
+        file.truncate(2**31)  # sparse: takes no room
+    with pytest.raises(SpecError, match="ends at 2 GB"):
+        read_caffemodel(path, CAFFE.build())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damaged_bytes_give_a_net_or_one_line(tmp_path_factory, data):
+    net = random_artifact(replace(SMALL["caffe"], hidden=2, classes=2, kernels=(2, 2, 2, 2, 2)))
+    content = bytearray(caffemodel(net.manifest.architecture, net.tensors, v1=data.draw(st.booleans())))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "net.caffemodel"
+    try:
+        found = read_caffemodel(written(path, bytes(content)), net.manifest.architecture)
+    except SpecError as error:
+        said = str(error)
+        assert said.isprintable()
+    else:
+        assert {name: t.shape for name, t in found.items()} == net.manifest.architecture.tensors
