@@ -79,7 +79,7 @@ def read_onnx(path: Path, architecture: Architecture) -> tuple[Architecture, dic
     try:
         layers.extend(walk.operations())
     except SpecError:
-        if difference := _difference(layers, architecture, whole=False):  # of which the error may be a consequence
+        if difference := _difference(layers, architecture, complete=False):  # of which the error may be a consequence
             raise SpecError(difference) from None
         raise
     _check_operations(layers, architecture)
@@ -251,7 +251,7 @@ def _check_operations(found: list[_Found], architecture: Architecture) -> None:
 
 
 def _difference(
-    found: list[_Found], architecture: Architecture, *, but: type[Operation] = Dropout, whole: bool = True
+    found: list[_Found], architecture: Architecture, *, but: type[Operation] = Dropout, complete: bool = True
 ) -> str:
     wanted = [o for o in architecture.operations if not isinstance(o, Dropout | but)]
     for theirs, ours in zip(found, wanted, strict=False):
@@ -259,7 +259,7 @@ def _difference(
             return (
                 f"{theirs.node}: {_told(theirs.operation)}: expected {_told(ours)}, {ours.name} of {architecture.name}"
             )
-    if whole and len(found) != len(wanted):
+    if complete and len(found) != len(wanted):
         return f"has {len(found)} operations: expected the {len(wanted)} of {architecture.name}"
     return ""
 

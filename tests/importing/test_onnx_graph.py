@@ -179,7 +179,7 @@ def test_the_other_preset_is_named_where_it_is_meant(path):
         ("LRN", "size", 3, "size=3"),
         ("LRN", "size", 0, "size=0: expected a whole number"),
         ("LRN", "alpha", float("nan"), "alpha=nan: expected a number"),
-        ("Conv", "strides", [2, 2], "stride=2: expected conv"),
+        ("Conv", "strides", [2, 2], "stride=2 pad=0 groups=1: expected conv kernels=96 size=11 stride=4"),
         ("Conv", "strides", [4, 2], "strides=[4, 2]: expected a square window"),
         ("Conv", "strides", [0, 0], "strides=[0, 0]"),
         ("Conv", "pads", [0, 0, 1, 1], "pads=[0, 0, 1, 1]"),

@@ -1,0 +1,153 @@
+"""Quantized graphs made of the Model Zoo's by ONNX Runtime's quantizer: they run as they are, to the last bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from alexnet_infer import load
+from alexnet_infer.artifact import ClassName, Manifest, Provenance
+from alexnet_infer.errors import SpecError
+from alexnet_infer.export.onnx_file import read_model
+from alexnet_infer.importing.quantized import adopt_quantized
+from alexnet_infer.preprocess import Preprocessing
+from alexnet_infer.presets import variant
+from tests.importing.zoo import patches, run, zoo_graph
+
+
+class _Calibration:
+    def __init__(self) -> None:
+        self.left = iter(patches(3))
+
+    def get_next(self):
+        one = next(self.left, None)
+        return None if one is None else {"data_0": one[None]}
+
+
+@pytest.fixture(scope="module", params=["QOperator", "QDQ"])
+def quantized(request, tmp_path_factory) -> bytes:
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    folder = tmp_path_factory.mktemp("quantized")
+    model = onnx.version_converter.convert_version(zoo_graph(), 13)
+    del model.graph.input[1:]
+    onnx.save(model, folder / "float.onnx")
+    quantization.quantize_static(
+        folder / "float.onnx",
+        folder / "int8.onnx",
+        _Calibration(),
+        quant_format=quantization.QuantFormat[request.param],
+    )
+    return (folder / "int8.onnx").read_bytes()
+
+
+def manifest(classes: int = 10, patch: int = 224) -> Manifest:
+    architecture = replace(variant("caffe"), hidden=32, classes=classes, patch=patch, ceil_pools=(5,)).build()
+    return Manifest(
+        name="int8",
+        architecture=architecture,
+        preprocessing=Preprocessing(
+            size=patch, patch=patch, fit="stretch", channel_order="BGR", mean=np.array([103.939, 116.779, 123.68])
+        ),
+        classes=tuple(ClassName(wnid=f"n{i:08}", name=f"class {i}") for i in range(classes)),
+        provenance=Provenance(data="none", recipe={}, seed=None, date=None, software="tests"),
+    )
+
+
+@pytest.fixture
+def path(tmp_path, quantized) -> Path:
+    path = tmp_path / "zoo.onnx"
+    path.write_bytes(quantized)
+    return path
+
+
+def refused(path: Path, model: onnx.ModelProto | bytes, *parts: str, said: Manifest | None = None) -> None:
+    path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+    with pytest.raises(SpecError) as caught:
+        adopt_quantized(path, said or manifest())
+    assert str(caught.value).isprintable()
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_the_graph_computes_what_it_computed_before_to_the_last_bit(path, quantized):
+    adopted = adopt_quantized(path, manifest())
+    expected = run(quantized, patches(4))
+    assert 0.2 < expected.max() < 0.99
+    assert np.array_equal(run(adopted, patches(4)), expected)
+
+
+def test_it_is_read_as_an_exported_file_of_ours_with_its_manifest(path, tmp_path):
+    ours = tmp_path / "ours.onnx"
+    ours.write_bytes(adopt_quantized(path, manifest()))
+    file = read_model(ours)
+    assert file.manifest.to_json() == manifest().to_json()
+    assert (file.info.precision, file.info.views, file.info.batch.max) == ("int8", "none", 1)
+
+
+def test_loaded_by_name_it_classifies_photos_in_bgr(path, tmp_path, quantized):
+    ours = tmp_path / "ours.onnx"
+    ours.write_bytes(adopt_quantized(path, manifest()))
+    net = load(ours, device="cpu", backend="onnxruntime", views="center")
+    square = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
+    mean = np.array([103.939, 116.779, 123.68], np.float32)
+    bgr = (square[:, :, ::-1].astype(np.float32) - mean).transpose(2, 0, 1)
+    assert np.array_equal(net.probabilities([square]), run(quantized, bgr[None]))
+
+
+def test_a_float_graph_is_refused(path):
+    refused(path, zoo_graph(), "is not quantized")
+
+
+def test_another_patch_or_number_of_classes_is_refused(path, quantized):
+    refused(path, quantized, "its input has shape [1, 3, 224, 224]", said=manifest(patch=227))
+    refused(path, quantized, "its output has shape [1, 10]: expected [1, 9], of floats", said=manifest(classes=9))
+    refused(path, quantized, "expected [1, 11], of floats", said=manifest(classes=11))
+
+
+@pytest.mark.parametrize("domain", ["evil", "com.example"])
+def test_operators_of_others_are_refused(path, quantized, domain):
+    model = onnx.load_model_from_string(quantized)
+    model.graph.node[3].domain = domain
+    refused(path, model, f"of '{domain}'")
+
+
+def test_functions_subgraphs_and_weights_elsewhere_are_refused(path, quantized):
+    model = onnx.load_model_from_string(quantized)
+    model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    refused(path, model, "keeps weights beside it")
+    model = onnx.load_model_from_string(quantized)
+    model.functions.append(onnx.FunctionProto(name="f", domain="com.microsoft"))
+    refused(path, model, "1 functions")
+    model = onnx.load_model_from_string(quantized)
+    model.graph.node[0].attribute.append(helper.make_attribute("body", helper.make_graph([], "g", [], [])))
+    refused(path, model)
+
+
+def test_a_file_cut_anywhere_is_refused(path, quantized):
+    for cut in (0, 1, 100, len(quantized) // 2, len(quantized) - 1):
+        refused(path, quantized[:cut])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_damaged_bytes_give_a_file_or_one_line(quantized, tmp_path_factory, data):
+    content = bytearray(quantized)
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "net.onnx"
+    path.write_bytes(content)
+    try:
+        adopted = adopt_quantized(path, manifest())
+    except SpecError as error:
+        said = str(error)
+        assert said.isprintable()
+    else:
+        path.write_bytes(adopted)
+        assert read_model(path).info.precision == "int8"

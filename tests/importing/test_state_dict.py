@@ -1,0 +1,213 @@
+"""PyTorch's files: a torch module of the tests' own against our net made of its weights, and pickles that mean harm."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_infer.artifact import Artifact
+from alexnet_infer.backends.reference import ReferenceBackend
+from alexnet_infer.errors import BackendError, SpecError
+from alexnet_infer.importing import state_dict
+from alexnet_infer.importing.state_dict import read_state_dict
+from alexnet_infer.presets import variant
+from tests.nets import random_artifact
+
+torch = pytest.importorskip("torch")
+
+OWT = replace(variant("owt"), kernels=(8, 16, 12, 12, 16), hidden=24, classes=10)
+
+
+@pytest.fixture(scope="module")
+def net():
+    from tests.importing.torchvision_net import AlexNet
+
+    torch.manual_seed(1)
+    return AlexNet(classes=10, hidden=24, kernels=OWT.kernels).eval()
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "net.pth"
+
+
+def saved(path: Path, content, **options) -> Path:
+    torch.save(content, path, **options)
+    return path
+
+
+def refused(path: Path, *parts: str, architecture=None) -> None:
+    with pytest.raises(SpecError) as caught:
+        read_state_dict(path, architecture or OWT.build())
+    assert str(caught.value).isprintable()
+    for part in parts:
+        assert part in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torchs_module_and_our_net_of_its_weights_agree(net, path, zipped):
+    saved(path, net.state_dict(), _use_new_zipfile_serialization=zipped)
+    manifest = random_artifact(OWT).manifest
+    artifact = Artifact(manifest, read_state_dict(path, OWT.build()))
+    x = np.random.default_rng(0).normal(0, 1, (3, 3, 224, 224)).astype(np.float32)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(x)).softmax(1).numpy()
+    assert 0.2 < expected.max() < 0.9999
+    np.testing.assert_allclose(ReferenceBackend(artifact).infer(x), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_training_checkpoints_net_is_found_inside_of_it(net, path, key, prefix):
+    weights = {prefix + name: tensor for name, tensor in net.state_dict().items()}
+    saved(path, {"epoch": 3, key: weights, "optimizer": {"lr": 0.1}})
+    found = read_state_dict(path, OWT.build())
+    assert np.array_equal(found["fc8.weight"], net.state_dict()["classifier.6.weight"].numpy())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_weights_of_other_precision_become_float32(net, path, dtype):
+    saved(path, {name: t.to(getattr(torch, dtype)) for name, t in net.state_dict().items()})
+    found = read_state_dict(path, OWT.build())
+    assert {t.dtype for t in found.values()} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(
+        found["conv1.weight"], net.state_dict()["features.0.weight"].numpy(), rtol=1e-2, atol=1e-4
+    )
+
+
+def test_the_counters_of_batch_norm_are_passed_over(path):
+    architecture = replace(OWT, normalization="batchnorm", columns=1).build()
+    weights = {name: torch.rand(shape) for name, shape in architecture.tensors.items()}
+    counters = {f"bn{i}.num_batches_tracked": torch.tensor(7) for i in range(1, 6)}
+    found = read_state_dict(saved(path, weights | counters), architecture)
+    assert {name: t.tolist() for name, t in found.items()} == {name: t.tolist() for name, t in weights.items()}
+
+
+def test_missing_left_over_and_misshapen_tensors_are_refused_by_name(net, path):
+    weights = dict(net.state_dict())
+    refused(saved(path, {**weights, "extra.weight": torch.ones(3)}), "has 9 layers", "extra")
+    refused(saved(path, {n: t for n, t in weights.items() if not n.startswith("features.3.")}), "has 7 layers")
+    refused(
+        saved(path, {n: t for n, t in weights.items() if n != "features.3.bias"}), "missing tensors: features.3.bias"
+    )
+    wrong = {**weights, "classifier.6.weight": torch.ones(11, 24), "classifier.6.bias": torch.ones(11)}
+    refused(saved(path, wrong), "'classifier.6.weight' has shape [11, 24]: expected [10, 24]")
+
+
+def test_what_is_no_state_dict_is_refused(net, path):
+    refused(saved(path, {}), "holds a dict")
+    refused(saved(path, [torch.ones(3)]), "holds a list")
+    refused(saved(path, {"a": torch.ones(3), "b": "text"}), "'b' is a str")
+    refused(saved(path, {"w.weight": torch.ones(3, 3).to_sparse()}), "no plain tensor")
+    refused(saved(path, {"w.weight": torch.ones(3, dtype=torch.complex64)}), "no plain tensor")
+
+
+def test_a_tensor_larger_than_its_file_is_refused_before_it_is_made(path):
+    # Four bytes that claim to be 4 TB: every step along every side is zero.
+    huge = torch.ones(1).as_strided((2**20, 2**20), (0, 0))
+    refused(saved(path, {"fc8.weight": huge}), "claim", "the file has")
+
+
+def test_a_compressed_record_is_refused(net, path):
+    buffer = io.BytesIO()
+    torch.save({"w.weight": torch.zeros(1000, 1000)}, buffer)
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for record in source.infolist():
+            target.writestr(record.filename, source.read(record))
+    refused(path, "compressed records")
+
+
+class _Harm:
+    def __init__(self, canary: Path, how: str) -> None:
+        self.canary, self.how = canary, how
+
+    def __reduce__(self):
+        match self.how:
+            case "system":
+                return os.system, (f"touch {self.canary}",)
+            case "eval":
+                return eval, (f"__import__('pathlib').Path({str(self.canary)!r}).touch()",)
+            case _:
+                return Path.touch, (self.canary,)
+
+
+@pytest.mark.parametrize("how", ["system", "eval", "touch"])
+@pytest.mark.parametrize("form", ["pickle", "torch, zipped", "torch, old"])
+def test_a_pickle_that_would_run_something_runs_nothing(path, tmp_path, how, form):
+    canary = tmp_path / "canary"
+    content = {"conv1.weight": _Harm(canary, how)}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization="zipped" in form)
+    refused(path, "torch can't read it")
+    assert not canary.exists()
+    # The bait works: unpickled, it would have made the file.
+    pickle.loads(path.read_bytes()) if form == "pickle" else torch.load(path, weights_only=False)
+    assert canary.exists()
+
+
+def test_a_module_in_the_working_directory_is_not_imported(net, path, tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    (tmp_path / "safetensors.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    read_state_dict(saved(path, net.state_dict()), OWT.build())
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_file_cut_anywhere_is_refused(net, path):
+    saved(path, net.state_dict())
+    content = path.read_bytes()
+    for cut in (0, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:cut])
+        refused(path)
+
+
+def test_what_is_no_pytorch_file_is_refused(path):
+    for content in (b"<!DOCTYPE html><html>", b"\x89PNG\r\n" + bytes(100), bytes(range(256))):
+        path.write_bytes(content)
+        refused(path, "torch can't read it")
+
+
+def test_a_child_that_takes_too_long_is_ended(net, path, monkeypatch):
+    monkeypatch.setattr(state_dict, "TIMEOUT", 0.01)
+    refused(saved(path, net.state_dict()), "did not read it in 0.01 seconds")
+
+
+def test_without_torch_the_error_says_what_to_install(path, monkeypatch):
+    path.write_bytes(b"anything")
+    monkeypatch.setattr(state_dict, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match=r'pip install "alexnet-infer\[train\]"'):
+        read_state_dict(path, OWT.build())
+
+
+def test_an_old_torch_is_refused(path, tmp_path, monkeypatch):
+    folder = tmp_path / "old"
+    (folder / "torch").mkdir(parents=True)
+    (folder / "torch" / "__init__.py").write_text('__version__ = "2.5.1+cpu"')
+    (folder / "safetensors").mkdir()
+    (folder / "safetensors" / "__init__.py").write_text("")
+    (folder / "safetensors" / "torch.py").write_text("save_file = None")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    path.write_bytes(b"anything")
+    refused(path, "torch 2.5.1+cpu is too old")
+
+
+def test_torch_is_not_imported_here(net, path):
+    saved(path, net.state_dict())
+    code = (
+        "import sys; from pathlib import Path; from alexnet_infer.importing.state_dict import read_state_dict; "
+        "from alexnet_infer.presets import variant; from dataclasses import replace; "
+        f"small = replace(variant('owt'), kernels={OWT.kernels}, hidden=24, classes=10); "
+        f"read_state_dict(Path({str(path)!r}), small.build()); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
