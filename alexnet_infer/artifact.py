@@ -170,7 +170,7 @@ class Manifest:
             name=data["name"],
             architecture=Architecture.from_json(data["architecture"]),
             preprocessing=Preprocessing.from_json(data["preprocessing"]),
-            classes=_classes_from_json(data["classes"]),
+            classes=classes_from_json(data["classes"]),
             provenance=_provenance_from_json(data["provenance"]),
         )
 
@@ -210,7 +210,8 @@ def _is_plain(value: object, levels: int = 4) -> bool:
     return value is None or isinstance(value, bool | int) or (isinstance(value, float) and isfinite(value))
 
 
-def _classes_from_json(data: Any) -> tuple[ClassName, ...]:
+def classes_from_json(data: Any) -> tuple[ClassName, ...]:
+    """The classes in a manifest's list of [WordNet id, names]. Raises SpecError when it is none."""
     if not isinstance(data, list):
         raise SpecError(f"classes={shown(data)}: expected a list of [WordNet id, name] pairs")
     for item in data:

@@ -31,12 +31,16 @@ class RunState:
     """Time spent in training so far."""
 
 
-def save(path: Path, config: dict, state: RunState, tensors: dict[str, Tensor]) -> None:
+def save(path: Path, config: dict, state: RunState, tensors: dict[str, Tensor], net: dict | None = None) -> None:
     """Writes a checkpoint in one piece: a reader sees the old one or the new one.
+
+    `net`: what `alexnet-infer import` needs to make a model file of it: preprocessing and classes, as in a manifest.
 
     Raises UsageError when it can't be written; the old one is then still whole.
     """
     metadata = {"config": json.dumps(config), "state": json.dumps(vars(state))}
+    if net is not None:
+        metadata["net"] = json.dumps(net)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         write_atomically(path, safetensors.torch.save(contiguous, metadata))

@@ -17,12 +17,10 @@ from alexnet_infer import __version__
 from alexnet_infer.artifact import Artifact, ClassName, Manifest, MeasuredError, Provenance, sha256
 from alexnet_infer.errors import SpecError, UsageError
 from alexnet_infer.files import write_atomically
-from alexnet_infer.preprocess import Preprocessing
 from train.evaluate import count_correct
 from train.feed import Feed
 from train.loop import Trainer
 from train.model import AlexNet
-from train.packed import RESAMPLE
 
 
 def stored(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -106,9 +104,7 @@ def finish(
     manifest = Manifest(
         name=path.stem,
         architecture=architecture,
-        preprocessing=Preprocessing(
-            size=trainer.train.images.size, patch=architecture.patch, mean=trainer.mean, resample=RESAMPLE
-        ),
+        preprocessing=trainer.preprocessing,
         classes=tuple(classes),
         provenance=_provenance(trainer, data, {"trained_epochs": trained_epochs, "result": result}),
     )

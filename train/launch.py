@@ -72,6 +72,7 @@ def _run(
             job.recipe,
             *source.load(display),
             job.out,
+            classes=source.classes,
             seed=job.seed,
             accumulate=job.accumulate,
             **settings,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet_infer.architecture import Architecture, BatchNorm
+from alexnet_infer.artifact import ClassName
 from alexnet_infer.errors import ModelFileError, UsageError
+from alexnet_infer.preprocess import Preprocessing
 from train import checkpoint
 from train.augment import Augment, EpochPlan
 from train.checkpoint import RunState
@@ -28,6 +30,7 @@ from train.evaluate import DivergedError, count_correct
 from train.feed import Feed
 from train.model import AlexNet, initialise
 from train.optimizer import PaperSGD, onecycle, plateau
+from train.packed import RESAMPLE
 from train.ranks import Ranks
 from train.recipe import Recipe
 from train.transfer import Initial
@@ -68,6 +71,7 @@ class Trainer:
         validation: PackedImages,
         out: Path,
         *,
+        classes: Sequence[ClassName] = (),
         seed: int = 0,
         device: torch.device | None = None,
         ranks: Ranks | None = None,
@@ -77,6 +81,7 @@ class Trainer:
         checkpoint_minutes: float = 5.0,
     ) -> None:
         self.recipe, self.seed, self.out, self.accumulate = recipe, seed, out, accumulate
+        self.classes = tuple(classes)
         self.device = device or torch.device("cpu")
         self.ranks, self.initial = ranks or Ranks(), initial or Initial()
         self.precision = working_precision(self.device)
@@ -162,9 +167,21 @@ class Trainer:
         """
         whole = {name: self.ranks.whole(tensor) for name, tensor in self._tensors().items()}
         if self.ranks.first:
-            checkpoint.save(self.last_checkpoint, self.config, self.state, whole)
+            checkpoint.save(self.last_checkpoint, self.config, self.state, whole, self._net())
             self._keep_best()
         self.ranks.wait()
+
+    def _net(self) -> dict[str, Any] | None:
+        """What a model file says of the net beside its architecture."""
+        if not self.classes:
+            return None
+        classes = [[c.wnid, c.name] for c in self.classes]
+        return {"preprocessing": self.preprocessing.to_json(), "classes": classes}
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared for the net."""
+        return Preprocessing(size=self.train.images.size, patch=self.augment.patch, mean=self.mean, resample=RESAMPLE)
 
     def _keep_best(self) -> None:
         if self.state.step == 0 and self.best_epoch == self.state.epoch > 0:

@@ -14,6 +14,7 @@ from alexnet_infer import __version__
 from alexnet_infer.cli.evaluation import data_sets, evaluation
 from alexnet_infer.cli.exporting import benchmark, compare, export
 from alexnet_infer.cli.options import Backend, TrustEngine, net
+from alexnet_infer.cli.published import import_, models, pull
 from alexnet_infer.errors import AlexNetInferError
 
 EXIT_CODES = """Exit codes: 0 done; 1 done, but some inputs failed; 2 usage; 3 unreadable input; 4 bad model file;
@@ -96,6 +97,9 @@ app.add_typer(evaluation, name="eval")
 app.command()(export)
 app.command()(compare)
 app.command()(benchmark)
+app.command()(models)
+app.command()(pull)
+app.command("import")(import_)
 
 
 @app.command()

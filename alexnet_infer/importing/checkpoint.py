@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,35 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from alexnet_infer.architecture import Architecture
+from alexnet_infer.artifact import ClassName, classes_from_json
 from alexnet_infer.errors import SpecError, one_line, shown
+from alexnet_infer.preprocess import Preprocessing
 
 OWN = "model."
 """What the names of the net's tensors begin with; those of the optimiser begin with another word."""
 
 
-def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, np.ndarray]]:
-    """The architecture and its tensors, as float32, for activations in grey levels.
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint says of its net."""
+
+    architecture: Architecture
+    tensors: dict[str, np.ndarray]
+    """float32, for activations in grey levels."""
+    preprocessing: Preprocessing | None
+    classes: tuple[ClassName, ...] | None
+    """In order of WordNet ids. Both are None in checkpoints of versions that did not keep them."""
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The net in a checkpoint of our trainer.
 
     Raises SpecError when it is no checkpoint of our trainer or is damaged, OSError when it can't be read.
     """
     try:
         with path.open("rb"), safe_open(path, "np") as file:
-            config = _config(file.metadata() or {})
+            metadata = file.metadata() or {}
+            config, net = _json(metadata, "config"), _json(metadata, "net") if "net" in metadata else None
             architecture = Architecture.from_json(config["architecture"])
             unit = config["recipe"]["unit"]
             tensors = {}
@@ -34,16 +50,21 @@ def read_checkpoint(path: Path) -> tuple[Architecture, dict[str, np.ndarray]]:
                 tensors[name] = file.get_tensor(OWN + name).astype(np.float32)
     except (SafetensorError, KeyError, TypeError) as error:
         raise SpecError(f"damaged, or not a checkpoint of this project's trainer ({one_line(error)})") from None
-    return architecture, _in_grey_levels(tensors, architecture, unit)
+    return Checkpoint(
+        architecture=architecture,
+        tensors=_in_grey_levels(tensors, architecture, unit),
+        preprocessing=Preprocessing.from_json(net.get("preprocessing")) if net else None,
+        classes=classes_from_json(net.get("classes")) if net else None,
+    )
 
 
-def _config(metadata: dict[str, str]) -> dict[str, Any]:
-    if "config" not in metadata:
-        raise SpecError("is no checkpoint of this project's trainer")
+def _json(metadata: dict[str, str], key: str) -> dict[str, Any]:
+    if key not in metadata:
+        raise SpecError("is neither a model file nor a checkpoint of this project's trainer")
     try:
-        return json.loads(metadata["config"])
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"its configuration is not JSON ({one_line(error)})") from None
+        return dict(json.loads(metadata[key]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise SpecError(f"its {key} is not a JSON object ({one_line(error)})") from None
 
 
 def _in_grey_levels(tensors: dict[str, np.ndarray], architecture: Architecture, unit: object) -> dict[str, np.ndarray]:

@@ -15,9 +15,10 @@ from alexnet_infer import __version__
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.artifact import Artifact, ClassName, Manifest, Provenance, sha256
 from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
-from alexnet_infer.errors import ModelFileError, SpecError, UsageError
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError, visible
 from alexnet_infer.files import write_atomically
 from alexnet_infer.importing.conventions import OF_PRESETS, Convention, convention, fold
+from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import variant
 
 Format = Literal["onnx", "onnx-quantized", "caffemodel", "state-dict", "checkpoint"]
@@ -86,23 +87,35 @@ def import_net(request: ImportRequest) -> Path:
     if request.found_format == "onnx-quantized":
         return _adopt(request)
     with _naming(request.source):
-        architecture, tensors = _read(request)
-    said = _convention(request)
-    tensors, preprocessing = fold(tensors, architecture, said)
-    classes, order = _classes(request, architecture.classes)
-    last = architecture.operations[-1].name
-    tensors = {name: t[order] if name.startswith(f"{last}.") else t for name, t in tensors.items()}
-    manifest = Manifest(
-        name=request.name,
-        architecture=architecture,
-        preprocessing=preprocessing,
-        classes=classes,
-        provenance=request.provenance or _provenance(request),
-    )
-    with _naming(request.source):
+        found = _read(request)
+        preprocessing, classes = found.preprocessing, found.classes
+        tensors = found.tensors
+        if preprocessing is None:
+            tensors, preprocessing = fold(tensors, found.architecture, _convention(request))
+        if classes is None or request.classes is not None:
+            classes, order = _classes(request, found.architecture.classes)
+            last = f"{found.architecture.operations[-1].name}."
+            tensors = {name: t[order] if name.startswith(last) else t for name, t in tensors.items()}
+        manifest = Manifest(
+            name=request.name,
+            architecture=found.architecture,
+            preprocessing=preprocessing,
+            classes=classes,
+            provenance=request.provenance or unknown_provenance(request.source),
+        )
         artifact = Artifact(manifest, tensors)
     artifact.save(request.out, np.float32)
     return request.out
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """What a file says of its net; the rest is for the request to say."""
+
+    architecture: Architecture
+    tensors: dict[str, np.ndarray]
+    preprocessing: Preprocessing | None = None
+    classes: tuple[ClassName, ...] | None = None
 
 
 @contextmanager
@@ -133,31 +146,38 @@ def _zoo(request: ImportRequest) -> Architecture:
     return zoo
 
 
-def _read(request: ImportRequest) -> tuple[Architecture, dict[str, np.ndarray]]:
+def _read(request: ImportRequest) -> _Source:
     match request.found_format:
         case "checkpoint":
             from alexnet_infer.importing.checkpoint import read_checkpoint
 
-            return read_checkpoint(request.source)
+            found = read_checkpoint(request.source)
+            _check_patch(request, [found.architecture])
+            keeps = request.convention is None  # what the request says goes first
+            return _Source(
+                architecture=found.architecture,
+                tensors=found.tensors,
+                preprocessing=found.preprocessing if keeps else None,
+                classes=found.classes,
+            )
         case "onnx":
             return _read_onnx(request)
         case "caffemodel":
             from alexnet_infer.importing.caffemodel import read_caffemodel as read
         case _:
             from alexnet_infer.importing.state_dict import read_state_dict as read
-    architecture = _preset(request)
-    _check_patch(request, [architecture])
-    return architecture, read(request.source, architecture)
+    architecture = _check_patch(request, [_preset(request)])
+    return _Source(architecture=architecture, tensors=read(request.source, architecture))
 
 
-def _read_onnx(request: ImportRequest) -> tuple[Architecture, dict[str, np.ndarray]]:
+def _read_onnx(request: ImportRequest) -> _Source:
     from alexnet_infer.importing.onnx_graph import read_onnx
 
     preset = _preset(request)
     graph, tensors = read_onnx(request.source, preset)
     # The weights of a net on 224 and on 227 pixels are the same: the maps before fc6 come out 6 x 6 either way.
     fitting = [graph, *([preset] if preset.tensors == graph.tensors else [])]
-    return _check_patch(request, fitting), tensors
+    return _Source(architecture=_check_patch(request, fitting), tensors=tensors)
 
 
 def _check_patch(request: ImportRequest, fitting: Sequence[Architecture]) -> Architecture:
@@ -190,10 +210,13 @@ def _classes(request: ImportRequest, outputs: int) -> tuple[tuple[ClassName, ...
     return tuple(found[i] for i in order), np.array(order)
 
 
-def _provenance(request: ImportRequest) -> Provenance:
+def unknown_provenance(source: Path) -> Provenance:
+    """Of a file of which nothing is known. Raises ModelFileError when it can't be read."""
+    with _naming(source):
+        digest = sha256(source)
     return Provenance(
         data="unknown images",
-        recipe={"name": "imported", "file": request.source.name, "sha256": sha256(request.source)},
+        recipe={"name": "imported", "file": visible(source.name), "sha256": digest},
         seed=None,
         date=None,
         software=f"imported by alexnet-infer {__version__}",
@@ -217,7 +240,7 @@ def _adopt(request: ImportRequest) -> Path:
         architecture=architecture,
         preprocessing=said.preprocessing(architecture.patch),
         classes=graph_classes,
-        provenance=request.provenance or _provenance(request),
+        provenance=request.provenance or unknown_provenance(request.source),
     )
     with _naming(request.source):
         content = adopt_quantized(request.source, manifest)

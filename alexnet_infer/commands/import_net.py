@@ -1,0 +1,67 @@
+"""`alexnet-infer import`: a file of somebody else's into a model file of ours."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from alexnet_infer.artifact import ClassName
+from alexnet_infer.backends.opening import describe
+from alexnet_infer.datasets.classes import TABLES, class_name, read_table
+from alexnet_infer.errors import UnreadableInputError, UsageError, visible
+from alexnet_infer.importing.run import ImportRequest, import_net, unknown_provenance
+
+
+def run(
+    source: Path,
+    *,
+    preset: str | None,
+    out: Path | None,
+    name: str | None,
+    convention: str | None,
+    patch: int | None,
+    classes: Path | None,
+    data: str | None,
+    as_json: bool,
+) -> None:
+    """Writes the model file and prints its path.
+
+    Raises what `import_net` raises, and UsageError when the file can't be written, or stands there already as the
+    source itself.
+    """
+    called = name or visible(out.stem if out else source.stem)
+    target = out or Path(f"{called}.safetensors")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise UsageError(f"{target}: is the file that is imported; write to another one, with -o")
+    request = ImportRequest(
+        source=source,
+        out=target,
+        name=called,
+        format="onnx-quantized" if target.suffix == ".onnx" else None,
+        preset=preset,
+        patch=patch,
+        convention=convention,
+        classes=_classes(classes) if classes else None,
+        provenance=None if data is None else replace(unknown_provenance(source), data=data),
+    )
+    try:
+        path = import_net(request)
+    except OSError as error:
+        raise UsageError(f"{target}: can't be written ({error.strerror or error})") from None
+    manifest, _ = describe(path)
+    if as_json:
+        print(json.dumps({"path": str(path), "bytes": path.stat().st_size, "manifest": json.loads(manifest.to_json())}))
+    else:
+        print(path)
+
+
+def _classes(path: Path) -> tuple[ClassName, ...]:
+    if path.name not in TABLES:
+        raise UsageError(
+            f"--classes {path}: expected a file called {', '.join(TABLES)}; each has a form of its own"
+        )
+    names = read_table(path)
+    if not names:
+        raise UnreadableInputError(f"--classes {path}: no such file, or nothing in it")
+    return tuple(class_name(path, wnid, words) for wnid, words in names.items())

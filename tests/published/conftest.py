@@ -1,0 +1,28 @@
+"""A server on this machine, and no proxy between it and the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from alexnet_infer.published import download
+from tests.published.server import Server
+
+CONTENT = bytes(range(256)) * 4096 + b"the end"
+"""Four chunks and a little."""
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server(CONTENT)
+    yield server
+    server.close()

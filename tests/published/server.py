@@ -1,0 +1,104 @@
+"""An HTTP server on the loopback interface that can be told to misbehave."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Server:
+    """Serves `content` at any path; `script` holds what it does with the next requests, then it behaves well.
+
+    A script's entry takes the request's handler and answers it. `requests` notes the path and the Range of each.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.etag = content, '"1"'
+        self.script: list[Callable[[BaseHTTPRequestHandler], None]] = []
+        self.requests: list[tuple[str, str | None]] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                server.requests.append((self.path, self.headers.get("Range")))
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    (server.script.pop(0) if server.script else server.well)(self)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}/net.bin"
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+    # What it can do.
+
+    def well(self, request: BaseHTTPRequestHandler) -> None:
+        """The whole file, or the rest of it that was asked for."""
+        said = request.headers.get("Range")
+        begin = int(said.removeprefix("bytes=").removesuffix("-")) if said else 0
+        if said and request.headers.get("If-Range") not in (None, self.etag):
+            begin = 0
+        if begin and begin >= len(self.content):
+            self.answer(request, b"", 416)
+        elif begin:
+            ranged = f"bytes {begin}-{len(self.content) - 1}/{len(self.content)}"
+            self.answer(request, self.content[begin:], 206, **{"Content-Range": ranged})
+        else:
+            self.answer(request, self.content)
+
+    def answer(
+        self, request: BaseHTTPRequestHandler, body: bytes, status: int = 200, length: int | None = -1, **headers: str
+    ) -> None:
+        """`length`: what is said of it; -1 for the truth, None for nothing."""
+        request.send_response(status)
+        if length is None:
+            request.send_header("Connection", "close")
+            request.close_connection = True
+        else:
+            request.send_header("Content-Length", str(len(body) if length == -1 else length))
+        for name, value in {"ETag": self.etag, "Content-Type": "application/octet-stream", **headers}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(body)
+
+    def drops(self, after: int) -> Callable[[BaseHTTPRequestHandler], None]:
+        """Says the whole length and closes the connection after so many bytes of what was asked for."""
+
+        def act(request: BaseHTTPRequestHandler) -> None:
+            said = request.headers.get("Range")
+            begin = int(said.removeprefix("bytes=").removesuffix("-")) if said else 0
+            headers = {}
+            if begin:
+                headers["Content-Range"] = f"bytes {begin}-{len(self.content) - 1}/{len(self.content)}"
+            part = self.content[begin : begin + after]
+            self.answer(request, part, 206 if begin else 200, len(self.content) - begin, **headers)
+            request.close_connection = True
+
+        return act
+
+    def says(self, body: bytes, status: int = 200, length: int | None = -1, **headers: str) -> Callable:
+        """Answers so, whatever was asked for."""
+        return lambda request: self.answer(
+            request, body, status, length, **{k.replace("_", "-"): v for k, v in headers.items()}
+        )
+
+    def hangs(self, seconds: float) -> Callable[[BaseHTTPRequestHandler], None]:
+        """Sends half of the file, and then nothing for so long."""
+
+        def act(request: BaseHTTPRequestHandler) -> None:
+            self.drops(len(self.content) // 2)(request)
+            request.wfile.flush()
+            time.sleep(seconds)
+
+        return act

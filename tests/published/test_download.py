@@ -1,0 +1,298 @@
+"""Downloads from a real server on the loopback interface, which drops, lies, redirects and changes its mind."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
+from alexnet_infer.published import download as module
+from alexnet_infer.published.download import Wanted, download, verify
+from tests.published.conftest import CONTENT
+
+WANTED = Wanted(what="a-net", size=len(CONTENT), digest=f"sha256:{hashlib.sha256(CONTENT).hexdigest()}")
+
+
+def fetched(server, folder: Path, *urls: str, wanted: Wanted = WANTED) -> bytes:
+    """What was downloaded, when the bytes that were counted are as many."""
+    counted = []
+    path = download(wanted, urls or [server.url], folder, counted.append)
+    assert sum(counted) == wanted.size
+    return path.read_bytes()
+
+
+def refused(server, folder: Path, kind: type[Exception], *parts: str, urls: list[str] | None = None) -> str:
+    with pytest.raises(kind) as caught:
+        download(WANTED, urls or [server.url], folder)
+    message = str(caught.value)
+    assert message.isprintable()
+    for part in ("a-net", *parts):
+        assert part in message, message
+    return message
+
+
+def asked(server) -> list[str | None]:
+    return [said for _, said in server.requests]
+
+
+@pytest.mark.parametrize("kind", ["sha256", "sha384", "sha512", "sha1"])
+def test_a_file_comes_whole_and_verified(server, tmp_path, kind):
+    wanted = Wanted(what="a-net", size=len(CONTENT), digest=f"{kind}:{hashlib.new(kind, CONTENT).hexdigest()}")
+    assert fetched(server, tmp_path / "new", wanted=wanted) == CONTENT
+    assert asked(server) == [None]
+
+
+def test_a_dropped_connection_is_taken_up_where_it_broke(server, tmp_path):
+    server.script = [server.drops(1000), server.drops(300_000), server.drops(1)]
+    assert fetched(server, tmp_path) == CONTENT
+    assert asked(server) == [None, "bytes=1000-", "bytes=301000-", "bytes=301001-"]
+
+
+def test_a_server_without_ranges_begins_again(server, tmp_path):
+    server.script = [server.drops(1000), server.says(CONTENT)]
+    assert fetched(server, tmp_path) == CONTENT
+
+
+def test_a_file_that_changed_in_between_comes_whole(server, tmp_path):
+    old = b"x" * len(CONTENT)
+
+    def first(request):
+        server.content = old
+        server.drops(5000)(request)
+        server.content, server.etag = CONTENT, '"2"'
+
+    server.script = [first]
+    assert fetched(server, tmp_path) == CONTENT
+    assert len(server.requests) == 2  # the second said If-Range
+
+
+def test_what_an_earlier_run_left_is_taken_up(server, tmp_path):
+    server.script = [server.drops(5000)] + [server.says(b"", 503)] * 20
+    refused(server, tmp_path, UnreadableInputError, "HTTP 503")
+    server.script = []
+    server.requests.clear()
+    assert fetched(server, tmp_path) == CONTENT
+    assert asked(server) == ["bytes=5000-"]
+
+
+@pytest.mark.parametrize("left", [b"x" * 5000, b"x" * len(CONTENT), b"x" * (len(CONTENT) + 1), CONTENT + b"x"])
+def test_what_was_left_of_another_file_is_thrown_away(server, tmp_path, left):
+    part = tmp_path / f"{WANTED.digest.partition(':')[2][:32]}.part"
+    part.write_bytes(left)
+    assert fetched(server, tmp_path) == CONTENT
+
+
+def test_a_complete_file_that_was_left_needs_no_server(server, tmp_path):
+    (tmp_path / f"{WANTED.digest.partition(':')[2][:32]}.part").write_bytes(CONTENT)
+    assert fetched(server, tmp_path) == CONTENT
+    assert not server.requests
+
+
+@pytest.mark.parametrize(
+    "said", ["bytes 999-1048582/1048583", "bytes 1000-1048582/1048584", "bytes 1000-", "", "items 1000-1/1048583"]
+)
+def test_another_range_than_was_asked_for_is_refused(server, tmp_path, said):
+    server.script = [server.drops(1000), server.says(CONTENT[1000:], 206, Content_Range=said)]
+    refused(server, tmp_path, ModelFileError, "gave the range", "expected bytes from 1000 on of 1048583")
+
+
+@pytest.mark.parametrize("length", [0, 1, 4096, len(CONTENT) - 1, len(CONTENT) + 1])
+def test_a_file_of_another_length_is_refused(server, tmp_path, length):
+    server.content = (CONTENT + b"x")[:length]
+    refused(server, tmp_path, ModelFileError, f"gave {length:,} bytes", f"expected {len(CONTENT):,}")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("body", [CONTENT + b"x", CONTENT + b"x" * 10_000_000])
+def test_more_bytes_than_were_said_are_cut_off(server, tmp_path, body):
+    server.script = [server.says(body, length=None)]
+    refused(server, tmp_path, ModelFileError, "gave more than 1,048,583 bytes")
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= len(CONTENT)
+
+
+def test_data_without_end_are_cut_off(server, tmp_path):
+    def endless(request):
+        server.answer(request, b"", length=None)
+        while True:
+            request.wfile.write(bytes(2**20))
+
+    server.script = [endless]
+    refused(server, tmp_path, ModelFileError, "gave more than")
+
+
+def test_fewer_bytes_than_were_said_are_asked_for_again(server, tmp_path):
+    server.script = [server.says(CONTENT[:-1], length=len(CONTENT))]
+    server.script[0] = server.drops(len(CONTENT) - 1)
+    assert fetched(server, tmp_path) == CONTENT
+    assert asked(server) == [None, f"bytes={len(CONTENT) - 1}-"]
+
+
+def test_without_a_length_the_size_decides(server, tmp_path):
+    server.script = [server.says(CONTENT, length=None)]
+    assert fetched(server, tmp_path) == CONTENT
+
+
+def test_a_page_of_html_is_told_from_the_file(server, tmp_path):
+    server.script = [server.says(b"<html>not here</html>", Content_Type="text/html; charset=utf-8")]
+    refused(server, tmp_path, ModelFileError, "gave 21 bytes of text/html; charset=utf-8", "expected 1,048,583")
+
+
+def test_another_file_of_the_same_length_is_refused_and_forgotten(server, tmp_path):
+    server.content = CONTENT[:-1] + b"?"
+    refused(server, tmp_path, ModelFileError, "another sha256")
+    server.content = CONTENT
+    assert fetched(server, tmp_path) == CONTENT
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
+def test_a_no_is_final(server, tmp_path, status):
+    server.script = [server.says(b"no", status)] * 3
+    refused(server, tmp_path, UnreadableInputError, f"HTTP {status}", "--from FILE|URL", "proxy")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_trouble_that_passes_is_waited_for(server, tmp_path, status):
+    server.script = [server.says(b"later", status)] * 3
+    assert fetched(server, tmp_path) == CONTENT
+
+
+def test_trouble_that_does_not_pass_ends_after_some_attempts(server, tmp_path):
+    server.script = [server.says(b"later", 503)] * 100
+    refused(server, tmp_path, UnreadableInputError, "HTTP 503")
+    assert len(server.requests) == module.ATTEMPTS
+
+
+def test_a_range_that_the_server_has_not_is_given_up(server, tmp_path):
+    server.script = [server.drops(5000), server.says(b"", 416)]
+    assert fetched(server, tmp_path) == CONTENT
+    assert asked(server) == [None, "bytes=5000-", None]
+
+
+def test_a_silent_server_is_left_and_taken_up_again(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT", 0.2)
+    server.script = [server.hangs(2)]
+    started = time.monotonic()
+    assert fetched(server, tmp_path) == CONTENT
+    assert time.monotonic() - started < 2
+    assert asked(server) == [None, f"bytes={len(CONTENT) // 2}-"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_followed_also_for_the_rest_of_a_file(server, tmp_path, status):
+    away = server.says(b"", status, Location="/elsewhere")
+    server.script = [away, server.drops(1000), away]
+    assert fetched(server, tmp_path) == CONTENT
+    paths = [path for path, _ in server.requests]
+    assert paths == ["/net.bin", "/elsewhere"] * 2
+    assert asked(server)[-1] == "bytes=1000-"
+
+
+def test_a_redirect_in_a_circle_is_refused(server, tmp_path):
+    server.script = [server.says(b"", 302, Location="/net.bin")] * 100
+    refused(server, tmp_path, UnreadableInputError, "HTTP 302")
+
+
+@pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/x", "gopher://x"])
+def test_a_redirect_to_another_kind_of_address_is_refused(server, tmp_path, target):
+    server.script = [server.says(b"", 302, Location=target)] * 100
+    refused(server, tmp_path, UnreadableInputError)
+
+
+def test_the_next_mirror_is_tried(server, tmp_path):
+    server.script = [server.says(b"no", 404), server.says(b"<html></html>")]
+    assert fetched(server, tmp_path, server.url, server.url + "2", server.url + "3") == CONTENT
+    assert [path for path, _ in server.requests] == ["/net.bin", "/net.bin2", "/net.bin3"]
+
+
+def test_nobody_listening_is_one_line(server, tmp_path):
+    server.close()
+    refused(server, tmp_path, UnreadableInputError, "refused")
+
+
+def test_a_name_that_does_not_resolve_is_one_line(server, tmp_path):
+    refused(server, tmp_path, UnreadableInputError, "can't be fetched", urls=["http://no-such-host.invalid/x"])
+
+
+@pytest.mark.parametrize("url", ["ftp://x/y", "javascript:x", "net.bin", "data:,x"])
+def test_other_kinds_of_addresses_are_refused(tmp_path, url):
+    with pytest.raises(UsageError, match="expected an address"):
+        download(WANTED, [url], tmp_path)
+
+
+def test_a_file_address_works(tmp_path):
+    source = tmp_path / "source.bin"
+    source.write_bytes(CONTENT)
+    assert fetched(None, tmp_path / "cache", source.as_uri()) == CONTENT
+    assert source.read_bytes() == CONTENT
+
+
+def test_a_proxy_is_used(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/net.bin"))
+    assert fetched(server, tmp_path, "http://example.invalid/some/net.bin") == CONTENT
+    assert server.requests[0][0] == "http://example.invalid/some/net.bin"
+
+
+def test_a_second_process_is_told_of_the_first(server, tmp_path):
+    from alexnet_infer.files import lock
+
+    with (
+        lock(tmp_path / f"{WANTED.digest.partition(':')[2][:32]}.lock"),
+        pytest.raises(UsageError, match="another process"),
+    ):
+        download(WANTED, [server.url], tmp_path)
+
+
+def test_a_full_disk_is_noticed_before(tmp_path):
+    huge = Wanted(what="a-net", size=2**60, digest=WANTED.digest)
+    with pytest.raises(UsageError, match=r"needs \d+ MB .* are free"):
+        download(huge, ["http://127.0.0.1:9/x"], tmp_path)
+
+
+def test_a_killed_download_goes_on_where_it_was(server, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from alexnet_infer.published.download import Wanted, download; "
+        f"download(Wanted(what='a-net', size={WANTED.size}, digest={WANTED.digest!r}), [{server.url!r}], "
+        f"Path({str(tmp_path)!r}))"
+    )
+    server.script = [server.hangs(20)]
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=os.environ)
+    part = tmp_path / f"{WANTED.digest.partition(':')[2][:32]}.part"
+    for _ in range(1000):
+        if part.exists() and part.stat().st_size:
+            break
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    left = part.stat().st_size
+    assert 0 < left < WANTED.size
+    server.requests.clear()
+    assert fetched(server, tmp_path) == CONTENT
+    assert asked(server) == [f"bytes={left}-"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has 0 bytes: expected 1,048,583"),
+        (CONTENT[:8], "has 8 bytes"),
+        (CONTENT[:-1], "has 1,048,582 bytes"),
+        (CONTENT + b"x", "has 1,048,584 bytes"),
+        (CONTENT[:-1] + b"?", "another sha256"),
+    ],
+    ids=["empty", "header", "a byte short", "a byte long", "another"],
+)
+def test_a_copy_is_verified(tmp_path, content, message):
+    path = tmp_path / "copy"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=message):
+        verify(WANTED, path)
+    path.write_bytes(CONTENT)
+    verify(WANTED, path)

@@ -1,0 +1,109 @@
+"""The registry file: that it holds together, and that a bad one is one line."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from alexnet_infer.artifact import EMBEDDED
+from alexnet_infer.errors import ModelFileError, UsageError
+from alexnet_infer.importing.conventions import CONVENTIONS
+from alexnet_infer.presets import PRESETS, variant
+from alexnet_infer.published.registry import VARIABLE, published, registry
+
+
+def test_the_nets_that_people_have_are_in_it():
+    assert {"bvlc-alexnet", "bvlc-alexnet-int8", "bvlc-alexnet-qdq", "caffenet", "torchvision-alexnet"} <= set(registry())
+    assert EMBEDDED not in registry()
+    assert not set(registry()) & set(PRESETS) - {"caffenet"}
+
+
+@pytest.mark.parametrize("name", registry())
+def test_each_entry_names_a_preset_a_convention_and_sources_that_exist(name):
+    net = published(name)
+    assert net.preprocessing in CONVENTIONS
+    assert net.preset in PRESETS
+    assert net.patch in (variant(net.preset).patch, 224)
+    assert all(url.startswith(("https://", "http://dl.caffe.berkeleyvision.org/")) for url in net.urls)
+    assert 0 < net.error.top5 < net.error.top1 < 100
+    # float32 weights and little else; a quantized file is a quarter of that
+    assert net.size / (1 if net.format == "onnx-quantized" else 4) == pytest.approx(61e6, rel=0.01)
+
+
+def test_published_figures_are_errors_not_accuracies():
+    assert (published("bvlc-alexnet").error.top1, published("bvlc-alexnet").error.top5) == (42.9, 19.8)  # 57.1, 80.2
+    assert (published("caffenet").error.top1, published("caffenet").error.top5) == (42.6, 19.6)  # 57.4, 80.4
+    assert published("bvlc-alexnet-int8").error.top1 == pytest.approx(100 - 54.68)
+    assert published("torchvision-alexnet").error.top1 == pytest.approx(100 - 56.522)
+
+
+def test_torchvisions_hash_begins_as_its_file_name_says():
+    net = published("torchvision-alexnet")
+    assert re.search("-([0-9a-f]{8}).pth$", net.urls[0])[1] == net.digest.removeprefix("sha256:")[:8]
+
+
+def test_an_unknown_name_is_refused_with_what_may_have_been_meant():
+    with pytest.raises(UsageError, match=r"'bvlc-alexent' \(did you mean bvlc-alexnet\?\); there are bvlc-alexnet, "):
+        published("bvlc-alexent")
+
+
+@pytest.fixture
+def other(tmp_path, monkeypatch):
+    """Writes another registry and makes it the one that is read."""
+
+    def write(content) -> None:
+        path = tmp_path / f"registry{len(list(tmp_path.iterdir()))}.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        monkeypatch.setenv(VARIABLE, str(path))
+
+    return write
+
+
+def entry() -> dict:
+    import dataclasses
+
+    return dataclasses.asdict(published("caffenet"))
+
+
+def test_a_site_can_have_a_registry_of_its_own(other):
+    mine = entry() | {"name": "ours", "urls": ["http://mirror.example/net.onnx"]}
+    other({"format": 1, "nets": [mine]})
+    assert list(registry()) == ["ours"]
+    assert published("ours").urls == ("http://mirror.example/net.onnx",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "[]", "null", '{"format": 2, "nets": []}', '{"format": 1}', '{"format": 1, "nets": {}}',
+        '{"format": 1, "nets": [3]}', '{"format": 1, "nets": [{}]}', "[" * 100_000,
+    ],
+    ids=lambda text: text[:20],
+)  # fmt: skip
+def test_a_registry_that_is_none_is_one_line(other, content):
+    other(content)
+    with pytest.raises(ModelFileError, match="is no registry of nets"):
+        registry()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "../evil"), ("name", "A B"), ("name", ""), ("name", 3), ("size", 0), ("size", "1"), ("size", 2**41),
+        ("digest", "md5:" + "0" * 32), ("digest", "sha256:12"), ("digest", "sha256:" + "g" * 64), ("digest", None),
+        ("format", "pickle"), ("urls", []), ("urls", [3]), ("urls", None), ("error", {}), ("error", None),
+        ("licence", "a\nb"), ("preset", None),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_refused(other, field, value):
+    other({"format": 1, "nets": [entry() | {field: value}]})
+    with pytest.raises(ModelFileError, match="is no registry of nets"):
+        registry()
+
+
+def test_a_registry_that_is_missing_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "gone.json"))
+    with pytest.raises(ModelFileError, match="gone.json: the registry of nets can't be read"):
+        registry()
