@@ -9,7 +9,7 @@ import pytest
 from alexnet_infer import nets
 from alexnet_infer.artifact import embedded_model
 from alexnet_infer.errors import UsageError
-from alexnet_infer.nets import choose_nets, nets_at_hand
+from alexnet_infer.nets import NotPulledError, choose_nets, find_net, nets_at_hand
 from tests.datasets.mini import refused
 
 NAMED = [Path("c.safetensors"), Path("a.safetensors"), Path("b.safetensors")]
@@ -65,3 +65,27 @@ def test_a_net_named_twice_is_refused(beside):
     twice = [NAMED[0], NAMED[1], Path("./c.safetensors")]
     refused(lambda: choose_nets(twice, None), "c.safetensors: named twice", error=UsageError)
     assert choose_nets(twice, 2) == NAMED[:2]  # the third isn't taken
+
+
+def test_a_net_is_found_by_its_name_or_by_its_file(beside, tmp_path, monkeypatch):
+    assert find_net("b") == beside[1]
+    assert find_net(beside[2]) == beside[2]
+    monkeypatch.chdir(tmp_path)
+    Path("z").touch()
+    assert find_net("z") == Path("z")  # what lies there goes first
+
+
+def test_what_is_no_name_is_taken_for_a_file(beside):
+    for name in ("no-such-net", "gone.safetensors", "folder/caffenet"):
+        assert find_net(name) == Path(name)
+
+
+def test_a_published_net_is_found_once_it_was_pulled(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(NotPulledError, match=r"`alexnet-infer pull caffenet` fetches it \(244 MB\)"):
+        find_net("caffenet")
+    for name, suffix in (("caffenet", ".safetensors"), ("bvlc-alexnet-int8", ".onnx")):
+        path = tmp_path / "alexnet-infer" / "models" / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        assert find_net(name) == path

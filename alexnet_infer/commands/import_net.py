@@ -58,9 +58,7 @@ def run(
 
 def _classes(path: Path) -> tuple[ClassName, ...]:
     if path.name not in TABLES:
-        raise UsageError(
-            f"--classes {path}: expected a file called {', '.join(TABLES)}; each has a form of its own"
-        )
+        raise UsageError(f"--classes {path}: expected a file called {', '.join(TABLES)}; each has a form of its own")
     names = read_table(path)
     if not names:
         raise UnreadableInputError(f"--classes {path}: no such file, or nothing in it")

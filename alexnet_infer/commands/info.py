@@ -6,7 +6,7 @@ import json
 import os
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, Dropout, MaxPool, Operation
-from alexnet_infer.artifact import Manifest, embedded_model
+from alexnet_infer.artifact import Manifest, Provenance, embedded_model
 from alexnet_infer.backends.opening import describe
 from alexnet_infer.errors import ModelFileError, UsageError
 from alexnet_infer.export.info import ExportInfo
@@ -112,6 +112,12 @@ def _rescaling(rescaling: Rescaling) -> str:
     return f"shorter side to {size} ({resample}), central square"
 
 
+def _trained(origin: Provenance) -> str:
+    when = f"{origin.date} " if origin.date else ""
+    seed = "" if origin.seed is None else f", seed {origin.seed}"
+    return f"{when}on {origin.data}{seed}"
+
+
 def _print_provenance(console, manifest: Manifest, exported: ExportInfo | None) -> None:
     origin, preprocessing = manifest.provenance, manifest.preprocessing
     lines = [
@@ -120,9 +126,7 @@ def _print_provenance(console, manifest: Manifest, exported: ExportInfo | None) 
         f"preprocessing  {_rescaling(preprocessing.rescaling)}, "
         f"{preprocessing.patch} x {preprocessing.patch} patches, {preprocessing.channel_order} "
         f"{preprocessing.value_range} minus the training mean",
-        f"trained        {origin.date or 'when is unknown'}, on {origin.data}, "
-        f"seed {'unknown' if origin.seed is None else origin.seed}, recipe {origin.recipe.get('name', '?')}, "
-        f"{origin.software}",
+        f"trained        {_trained(origin)}, recipe {origin.recipe.get('name', '?')}, {origin.software}",
     ]
     for error in origin.errors:
         lines.append(

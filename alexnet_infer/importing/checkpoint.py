@@ -53,8 +53,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(
         architecture=architecture,
         tensors=_in_grey_levels(tensors, architecture, unit),
-        preprocessing=Preprocessing.from_json(net.get("preprocessing")) if net else None,
-        classes=classes_from_json(net.get("classes")) if net else None,
+        preprocessing=Preprocessing.from_json(net.get("preprocessing")) if net is not None else None,
+        classes=classes_from_json(net.get("classes")) if net is not None else None,
     )
 
 

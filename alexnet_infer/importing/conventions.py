@@ -45,7 +45,11 @@ class Convention:
 
 
 def _are_numbers(values: Any) -> bool:
-    return len(values) == 3 and all(type(value) in (int, float) for value in values)
+    return (
+        isinstance(values, tuple)
+        and len(values) == 3
+        and all(type(value) in (int, float) and abs(value) < 1e9 for value in values)
+    )
 
 
 CONVENTIONS = {

@@ -91,7 +91,8 @@ def import_net(request: ImportRequest) -> Path:
         preprocessing, classes = found.preprocessing, found.classes
         tensors = found.tensors
         if preprocessing is None:
-            tensors, preprocessing = fold(tensors, found.architecture, _convention(request))
+            said = _convention(request, found.architecture)
+            tensors, preprocessing = fold(tensors, found.architecture, said)
         if classes is None or request.classes is not None:
             classes, order = _classes(request, found.architecture.classes)
             last = f"{found.architecture.operations[-1].name}."
@@ -189,14 +190,20 @@ def _check_patch(request: ImportRequest, fitting: Sequence[Architecture]) -> Arc
     raise UsageError(f"--patch {request.patch}: {request.source} fits patches of {sides}")
 
 
-def _convention(request: ImportRequest) -> Convention:
+def _convention(request: ImportRequest, architecture: Architecture) -> Convention:
     name = request.convention or OF_PRESETS.get(request.preset or "")
     if name is None:
         raise UsageError(
             f"{request.source}: doesn't say how its images were prepared, and no published net of this preset does; "
             "name it with --preprocessing"
         )
-    return convention(name)
+    said = convention(name)
+    if said.size < architecture.patch:
+        raise UsageError(
+            f"--preprocessing {name}: gives images of {said.size} pixels, and the patches have {architecture.patch}; "
+            "choose another, or another --patch"
+        )
+    return said
 
 
 def _classes(request: ImportRequest, outputs: int) -> tuple[tuple[ClassName, ...], np.ndarray]:
@@ -229,12 +236,12 @@ def _adopt(request: ImportRequest) -> Path:
     graph_classes, order = _classes(request, len(request.classes or ilsvrc_classes()))
     if (order != np.arange(len(order))).any():
         raise UsageError("--classes: a quantized net stays as it is: expected its outputs in order of WordNet ids")
-    said = _convention(request)
-    if said.std != (1.0, 1.0, 1.0):
-        raise UsageError("--preprocessing: a quantized net stays as it is: expected one that divides by nothing")
     architecture = _preset(request)
     if request.patch not in (None, architecture.patch):
         architecture = _zoo(request)
+    said = _convention(request, architecture)
+    if said.std != (1.0, 1.0, 1.0):
+        raise UsageError("--preprocessing: a quantized net stays as it is: expected one that divides by nothing")
     manifest = Manifest(
         name=request.name,
         architecture=architecture,

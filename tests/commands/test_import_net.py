@@ -1,0 +1,86 @@
+"""`alexnet-infer import`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from alexnet_infer.artifact import load_manifest
+from alexnet_infer.presets import PRESETS, variant
+from tests.importing.caffe_files import caffemodel
+from tests.nets import random_artifact
+
+NAMES = [(f"n{i:08}", f"class {i}") for i in (2, 0, 1)]
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    small = replace(variant("caffe"), kernels=(8, 16, 12, 12, 16), hidden=24)
+    monkeypatch.setitem(PRESETS, "caffe", (small, ""))
+    net = random_artifact(replace(small, classes=3))
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(caffemodel(net.manifest.architecture, net.tensors))
+    (tmp_path / "classes.tsv").write_text("".join(f"{wnid}\t{name}\n" for wnid, name in NAMES))
+    return path
+
+
+def test_a_file_becomes_a_model_file_beside_the_user_named_after_it(source, run):
+    code, out, err = run("import", source, "--as", "caffe", "--classes", "classes.tsv")
+    assert (code, out, err) == (0, "net.safetensors\n", "")
+    manifest = load_manifest(Path("net.safetensors"))
+    assert manifest.name == "net"
+    assert [c.wnid for c in manifest.classes] == ["n00000000", "n00000001", "n00000002"]
+    assert run("info", "net.safetensors")[0] == 0
+    assert "on unknown images, recipe imported" in run("info", "net.safetensors")[1]
+
+
+def test_what_the_user_says_stands_in_the_manifest(source, run):
+    options = ("--classes", "classes.tsv", "--name", "mine", "--data", "my photos", "-o", "out.safetensors", "--json")
+    code, out, _ = run("import", source, "--as", "caffe", *options)
+    said = json.loads(out)
+    assert (code, said["path"]) == (0, "out.safetensors")
+    assert said["manifest"]["name"] == "mine"
+    assert said["manifest"]["provenance"]["data"] == "my photos"
+    assert said["manifest"]["preprocessing"]["fit"] == "stretch"
+
+
+def test_preprocessing_can_be_named_or_come_from_a_file(source, run):
+    said = {"size": 300, "fit": "crop", "resample": "lanczos", "channel_order": "BGR", "value_range": "0-255"}
+    Path("own.json").write_text(json.dumps({**said, "mean": [1, 2, 3]}))
+    common = ("import", source, "--as", "caffe", "--classes", "classes.tsv", "--json")
+    preprocessing = json.loads(run(*common, "--preprocessing", "own.json")[1])["manifest"]["preprocessing"]
+    assert (preprocessing["size"], preprocessing["mean"]) == (300, [3, 2, 1])
+    preprocessing = json.loads(run(*common, "--preprocessing", "torchvision")[1])["manifest"]["preprocessing"]
+    assert preprocessing["value_range"] == "0-1"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--as", "caffe"), 4, "[3, 24]: expected [1000, 24]"),
+        (("--as", "alex", "--classes", "classes.tsv"), 2, "no preset is called 'alex'"),
+        (("--classes", "classes.tsv"), 2, "Name the preset with --as"),
+        (("--as", "caffe", "--classes", "gone.tsv"), 2, "expected a file called classes.tsv"),
+        (("--as", "caffe", "--classes", "sub/classes.tsv"), 3, "no such file"),
+        (("--as", "caffe", "--classes", "classes.tsv", "--preprocessing", "x"), 2, "--preprocessing x"),
+        (("--as", "caffe", "--classes", "classes.tsv", "--patch", "224"), 2, "--patch 224"),
+        (("--as", "caffe", "--classes", "classes.tsv", "-o", "net.bin"), 2, "ends in .safetensors"),
+        (("--as", "caffe", "--classes", "classes.tsv", "-o", "net.caffemodel"), 2, "is the file that is imported"),
+        (("--as", "caffe", "--classes", "classes.tsv", "-o", "gone/net.safetensors"), 2, "can't be written"),
+    ],
+)
+def test_mistakes_are_one_line(source, run, options, code, message):
+    found, out, err = run("import", source, *options)
+    assert (found, out, err.count("\n")) == (code, "", 1)
+    assert message in err
+    assert source.stat().st_size > 1000
+
+
+def test_a_file_that_is_missing_is_one_line_and_exit_4(source, run):
+    code, out, err = run("import", "gone.onnx", "--as", "caffe")
+    assert (code, out) == (4, "")
+    assert err == "error: gone.onnx: No such file or directory\n"

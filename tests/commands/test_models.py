@@ -1,0 +1,38 @@
+"""`alexnet-infer models`."""
+
+from __future__ import annotations
+
+import json
+
+from alexnet_infer.artifact import embedded_model
+from alexnet_infer.published.registry import registry
+from tests.commands.test_pull import _alone, site  # noqa: F401 (fixtures)
+
+
+def test_all_nets_are_listed_with_where_they_are(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code, out, err = run("models")
+    assert (code, err) == (0, "")
+    for name in ("alexnet-64", *registry()):
+        assert name in out
+    data = json.loads(run("models", "--json")[1])
+    assert data["cache"] == str(tmp_path / "alexnet-infer" / "models")
+    nets = {net["name"]: net for net in data["models"]}
+    assert nets["alexnet-64"]["where"] == "embedded"
+    assert nets["alexnet-64"]["size"] == embedded_model().stat().st_size
+    assert nets["alexnet-64"]["top1"] == 54.4
+    assert nets["caffenet"]["where"] == "published"
+    assert nets["caffenet"]["path"] is None
+    assert nets["caffenet"]["top1"] == 42.6
+
+
+def test_a_pulled_net_is_listed_as_such(site, run):  # noqa: F811
+    path = run("pull", "small")[1].strip()
+    nets = {net["name"]: net for net in json.loads(run("models", "--json")[1])["models"]}
+    assert (nets["small"]["where"], nets["small"]["path"]) == ("pulled", path)
+    assert nets["absent"]["where"] == "published"
+
+
+def test_the_table_fits_80_columns(run, monkeypatch):
+    out = run("models")[1]
+    assert "top-1/-5 error" in out

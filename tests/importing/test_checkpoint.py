@@ -1,0 +1,111 @@
+"""A running training's checkpoint as a model file, against the one that the trainer itself writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_infer.artifact import ClassName, load_artifact
+from alexnet_infer.errors import SpecError
+from alexnet_infer.importing.checkpoint import read_checkpoint
+from alexnet_infer.importing.run import ImportRequest, import_net
+
+torch = pytest.importorskip("torch")
+
+from tests.train.toys import BRIEF, trainer  # noqa: E402 (imports torch)
+from train.finish import finish  # noqa: E402
+
+CLASSES = tuple(ClassName(wnid=f"n{i:08}", name=f"class {i}") for i in range(3))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished training, in units of 16 grey levels."""
+    training = trainer(tmp_path_factory.mktemp("run") / "run", recipe=replace(BRIEF, unit=16.0), classes=CLASSES)
+    training.run()
+    return training
+
+
+@pytest.fixture
+def path(run, tmp_path) -> Path:
+    return Path(shutil.copy(run.last_checkpoint, tmp_path / "last.safetensors"))
+
+
+def test_the_net_is_the_one_that_the_trainer_finishes_but_for_its_rounding(run, path):
+    finished = finish(run, run.whole_model(), CLASSES, run.out / "net.safetensors", "toys", trained_epochs=2)
+    imported = load_artifact(import_net(ImportRequest(source=path, out=path.with_name("net.safetensors"), name="net")))
+    ours, theirs = imported.manifest, finished.artifact.manifest
+    assert ours.architecture == theirs.architecture
+    assert ours.preprocessing.to_json() == theirs.preprocessing.to_json()
+    assert ours.classes == theirs.classes
+    for name, tensor in imported.tensors.items():
+        rounded = tensor.astype(np.float16).astype(np.float32)
+        assert np.array_equal(rounded, finished.artifact.tensors[name]), name
+
+
+def test_weights_are_in_grey_levels_to_the_last_bit(run, path):
+    found = read_checkpoint(path)
+    expected = run.whole_model().artifact_tensors()
+    assert found.tensors.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert np.array_equal(found.tensors[name], tensor), name
+
+
+def rewritten(path: Path, **metadata: str | None) -> Path:
+    """The file with other texts in its header; None leaves one out."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = {k: v for k, v in {**header["__metadata__"], **metadata}.items() if v is not None}
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    return path
+
+
+def test_a_checkpoint_that_did_not_keep_what_prepares_images_says_nothing_of_it(path):
+    found = read_checkpoint(rewritten(path, net=None))
+    assert (found.preprocessing, found.classes) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"config": None}, {"config": "{"}, {"config": "3"}, {"config": "{}"}, {"config": "[" * 100_000},
+        {"net": "{"}, {"net": "{}"}, {"net": '{"preprocessing": 3, "classes": []}'}, {"net": "null"},
+        {"config": '{"architecture": {}, "recipe": {"unit": 16}}'},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_checkpoint_whose_texts_make_no_sense_is_one_line(path, metadata):
+    with pytest.raises(SpecError) as caught:
+        read_checkpoint(rewritten(path, **metadata))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("unit", [0, -1, "16", None, True, 1e9, float("nan")])
+def test_a_unit_that_makes_no_sense_is_refused(path, run, unit):
+    config = json.loads(json.dumps(run.config))
+    config["recipe"]["unit"] = unit
+    with pytest.raises(SpecError, match="unit"):
+        read_checkpoint(rewritten(path, config=json.dumps(config)))
+
+
+def test_another_architecture_than_its_tensors_is_refused(path, run):
+    config = json.loads(json.dumps(run.config))
+    config["architecture"]["operations"][0]["kernels"] = 32
+    with pytest.raises(SpecError):
+        read_checkpoint(rewritten(path, config=json.dumps(config)))
+
+
+def test_a_file_cut_anywhere_is_refused(path):
+    content = path.read_bytes()
+    for cut in (0, 1, 8, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:cut])
+        with pytest.raises(SpecError):
+            read_checkpoint(path)

@@ -1,0 +1,264 @@
+"""From somebody else's file to a model file of ours, whatever kind it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from alexnet_infer import load
+from alexnet_infer.architecture import MaxPool
+from alexnet_infer.artifact import ClassName, load_artifact
+from alexnet_infer.errors import ModelFileError, UsageError
+from alexnet_infer.importing import run as module
+from alexnet_infer.importing.conventions import OF_PRESETS
+from alexnet_infer.importing.run import ImportRequest, import_net
+from alexnet_infer.presets import PRESETS, variant
+from tests.importing.caffe_files import caffemodel
+from tests.importing.zoo import patches, run, zoo_graph
+from tests.nets import random_artifact
+
+SMALL = {"kernels": (8, 16, 12, 12, 16), "hidden": 24}
+CLASSES = tuple(ClassName(wnid=f"n{i:08}", name=f"class {i}") for i in (5, 3, 9, 0, 1, 2, 4, 8, 7, 6))
+"""Ten classes in an order of their own."""
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """The presets at a size that tests can afford."""
+    small = {name: (replace(variant(name), **SMALL), "") for name in ("caffe", "caffenet", "owt", "alexnet")}
+    small["zoo"] = (replace(variant("caffe"), name="zoo", hidden=32), "")  # whose kernels the onnx package fixes
+    for name, entry in small.items():
+        monkeypatch.setitem(PRESETS, name, entry)
+    monkeypatch.setitem(OF_PRESETS, "zoo", "caffe")
+
+
+@pytest.fixture
+def caffe(tmp_path) -> Path:
+    net = random_artifact(replace(variant("caffe"), classes=10))
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(caffemodel(net.manifest.architecture, net.tensors))
+    return path
+
+
+@pytest.fixture
+def zoo(tmp_path) -> Path:
+    path = tmp_path / "zoo.onnx"
+    path.write_bytes(zoo_graph().SerializeToString())
+    return path
+
+
+def request(source: Path, **fields) -> ImportRequest:
+    defaults = {"out": source.with_name("out.safetensors"), "name": "imported", "preset": "caffe", "classes": CLASSES}
+    return ImportRequest(source=source, **{**defaults, **fields})
+
+
+def refused(wanted: ImportRequest, kind: type[Exception], *parts: str) -> None:
+    with pytest.raises(kind) as caught:
+        import_net(wanted)
+    assert str(caught.value).isprintable()
+    for part in parts:
+        assert part in str(caught.value)
+    assert not wanted.out.exists()
+
+
+def test_the_file_that_is_written_classifies(caffe):
+    net = load(import_net(request(caffe)), device="cpu")
+    manifest = net.manifest
+    assert manifest.name == "imported"
+    assert manifest.preprocessing.fit == "stretch"
+    assert manifest.preprocessing.channel_order == "RGB"
+    assert manifest.provenance.seed is None
+    assert manifest.provenance.recipe["file"] == "net.caffemodel"
+    probabilities = net.probabilities([np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)])
+    assert probabilities.shape == (1, 10)
+
+
+def test_weights_stay_float32_to_the_last_bit_but_for_the_turned_channels_and_classes(caffe):
+    original = random_artifact(replace(variant("caffe"), classes=10)).tensors
+    tensors = load_artifact(import_net(request(caffe))).tensors
+    for name in tensors:
+        if not name.startswith(("conv1.", "fc8.")):
+            assert np.array_equal(tensors[name], original[name])
+    assert np.array_equal(tensors["conv1.weight"], original["conv1.weight"][:, ::-1])
+
+
+def test_outputs_are_put_in_order_of_wordnet_ids(caffe):
+    original = random_artifact(replace(variant("caffe"), classes=10)).tensors
+    artifact = load_artifact(import_net(request(caffe)))
+    assert [c.wnid for c in artifact.manifest.classes] == [f"n{i:08}" for i in range(10)]
+    for place, one in enumerate(CLASSES):
+        now = artifact.manifest.classes.index(one)
+        assert np.array_equal(artifact.tensors["fc8.weight"][now], original["fc8.weight"][place])
+        assert artifact.tensors["fc8.bias"][now] == original["fc8.bias"][place]
+
+
+def test_without_classes_they_are_ilsvrcs_thousand(tmp_path):
+    net = random_artifact(variant("caffe"))
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(caffemodel(net.manifest.architecture, net.tensors))
+    classes = load_artifact(import_net(request(path, classes=None))).manifest.classes
+    assert len(classes) == 1000
+    assert classes[281].short == "tabby"
+
+
+@pytest.mark.parametrize(("patch", "ceil"), [(None, True), (224, True), (227, False)])
+def test_the_zoos_graph_becomes_a_net_on_224_or_on_227_pixels_with_the_same_weights(zoo, patch, ceil):
+    artifact = load_artifact(import_net(request(zoo, preset="zoo", patch=patch)))
+    assert artifact.manifest.architecture.patch == artifact.manifest.preprocessing.patch == (patch or 224)
+    assert [o.ceil for o in artifact.manifest.architecture.operations if isinstance(o, MaxPool)][-1] == ceil
+    assert artifact.tensors["fc6.weight"].shape == (32, 9216)
+
+
+def test_another_patch_is_refused_with_those_that_fit(zoo, caffe):
+    refused(request(zoo, preset="zoo", patch=200), UsageError, "--patch 200", "fits patches of 224 or 227")
+    refused(request(caffe, patch=224), UsageError, "--patch 224", "fits patches of 227")
+    refused(request(caffe, convention="caffe-zoo"), UsageError, "caffe-zoo", "images of 224 pixels", "have 227")
+
+
+def test_the_imported_net_computes_what_the_zoos_does_on_bgr(zoo):
+    net = load(
+        import_net(request(zoo, preset="zoo", classes=tuple(sorted(CLASSES, key=lambda c: c.wnid)))), device="cpu"
+    )
+    rgb = patches(2)
+    expected = run(zoo_graph(), rgb[:, ::-1])  # the same images as it takes them
+    np.testing.assert_allclose(net.backend.infer(rgb), expected, rtol=0, atol=1e-5)
+
+
+def test_pytorchs_file_is_read_too(tmp_path):
+    torch = pytest.importorskip("torch")
+    net = random_artifact(replace(variant("owt"), classes=10))
+    path = tmp_path / "net.pth"
+    torch.save({name: torch.from_numpy(t) for name, t in net.tensors.items()}, path)
+    artifact = load_artifact(import_net(request(path, preset="owt")))
+    assert artifact.manifest.preprocessing.value_range == "0-1"
+    std = np.array([0.229, 0.224, 0.225])[:, None, None]
+    np.testing.assert_allclose(artifact.tensors["conv1.weight"] * std, net.tensors["conv1.weight"], rtol=1e-6)
+
+
+def test_a_preset_that_no_published_net_has_needs_its_preprocessing_named(tmp_path):
+    net = random_artifact(replace(variant("alexnet"), classes=10))
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(caffemodel(net.manifest.architecture, net.tensors))
+    refused(request(path, preset="alexnet"), UsageError, "name it with --preprocessing")
+    assert import_net(request(path, preset="alexnet", convention="caffe")).exists()
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    net = random_artifact(replace(variant("caffe"), classes=10))
+    for bad in (np.nan, np.inf):
+        tensors = {**net.tensors, "conv3.bias": net.tensors["conv3.bias"] * np.float32(bad)}
+        path = tmp_path / "net.caffemodel"
+        path.write_bytes(caffemodel(net.manifest.architecture, tensors))
+        refused(request(path), ModelFileError, str(path), "conv3.bias has weights that are NaN, infinite")
+
+
+def test_another_number_of_classes_is_refused(caffe, zoo):
+    refused(request(caffe, classes=CLASSES[:9]), ModelFileError, "[10, 24]: expected [9, 24]")
+    refused(request(zoo, preset="zoo", classes=CLASSES[:9]), ModelFileError, "units=10", "units=9")
+    refused(request(caffe, classes=None), ModelFileError, "[10, 24]: expected [1000, 24]")
+
+
+def test_classes_that_are_named_twice_are_refused(caffe):
+    refused(request(caffe, classes=(*CLASSES[:9], CLASSES[0])), ModelFileError, "distinct WordNet ids")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".caffemodel", ".pth", ".pt", ".safetensors"])
+def test_files_of_every_kind_that_are_none_are_one_line_that_names_them(tmp_path, suffix):
+    if suffix in (".pth", ".pt"):
+        pytest.importorskip("torch")
+    path = tmp_path / f"bad{suffix}"
+    refused(request(path, preset="owt"), ModelFileError, str(path), "No such file")
+    for content in (b"", b"<html>"):
+        path.write_bytes(content)
+        refused(request(path, preset="owt"), ModelFileError, str(path))
+    path.unlink()
+    path.mkdir()
+    refused(request(path, preset="owt"), ModelFileError, str(path), "not a regular file")
+
+
+def test_requests_that_make_no_sense_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"Expected a name that ends in \.onnx, \.caffemodel"):
+        request(tmp_path / "net.bin")
+    with pytest.raises(UsageError, match="Name the preset with --as"):
+        request(tmp_path / "net.pth", preset=None)
+    with pytest.raises(UsageError, match="no preset is called 'alex'"):
+        request(tmp_path / "net.pth", preset="alex")
+    with pytest.raises(UsageError, match=r"expected a name that ends in \.safetensors"):
+        request(tmp_path / "net.pth", out=tmp_path / "net.onnx")
+    with pytest.raises(UsageError, match=r"expected a name that ends in \.onnx"):
+        request(tmp_path / "net.onnx", format="onnx-quantized")
+
+
+def test_what_stood_there_stays_when_the_import_fails(caffe):
+    out = caffe.with_name("out.safetensors")
+    import_net(request(caffe))
+    before = out.read_bytes()
+    caffe.write_bytes(caffe.read_bytes()[:-1000])
+    with pytest.raises(ModelFileError):
+        import_net(request(caffe))
+    assert out.read_bytes() == before
+
+
+# Quantized graphs.
+
+
+@pytest.fixture
+def quantized(tmp_path) -> Path:
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    model = onnx.version_converter.convert_version(zoo_graph(), 13)
+    del model.graph.input[1:]
+    onnx.save(model, tmp_path / "float.onnx")
+    data = iter([{"data_0": one[None]} for one in patches(2)])
+
+    class Reader:
+        def get_next(self):
+            return next(data, None)
+
+    quantization.quantize_static(tmp_path / "float.onnx", tmp_path / "int8.onnx", Reader())
+    return tmp_path / "int8.onnx"
+
+
+def quantized_request(source: Path, **fields) -> ImportRequest:
+    return request(
+        source,
+        **{
+            "format": "onnx-quantized",
+            "out": source.with_name("out.onnx"),
+            "preset": "zoo",
+            "patch": 224,
+            "convention": "caffe-zoo",
+            "classes": tuple(sorted(CLASSES, key=lambda c: c.wnid)),
+            **fields,
+        },
+    )
+
+
+def test_a_quantized_graph_stays_what_it_is_and_classifies(quantized):
+    before = run(quantized.read_bytes(), patches(2))
+    out = import_net(quantized_request(quantized))
+    assert np.array_equal(run(out.read_bytes(), patches(2)), before)
+    net = load(out, device="cpu", backend="onnxruntime")
+    assert net.manifest.preprocessing.channel_order == "BGR"
+    assert net.probabilities([np.zeros((224, 224, 3), np.uint8)]).shape == (1, 10)
+
+
+def test_what_a_quantized_graph_cannot_have_is_refused(quantized):
+    refused(quantized_request(quantized, classes=CLASSES), UsageError, "outputs in order of WordNet ids")
+    refused(quantized_request(quantized, convention="torchvision"), UsageError, "divides by nothing")
+    refused(quantized_request(quantized, patch=227), UsageError, "images of 224 pixels", "patches have 227")
+    refused(
+        quantized_request(quantized, patch=227, convention="caffe"),
+        ModelFileError,
+        "its input has shape [1, 3, 224, 224]",
+    )
+    refused(request(quantized, preset="zoo"), ModelFileError, "is quantized", ".onnx")
+
+
+def test_the_format_is_told_by_the_name_and_can_be_said(tmp_path):
+    assert module.SUFFIXES[".pt"] == "state-dict"
+    assert request(tmp_path / "NET.ONNX").found_format == "onnx"
+    assert request(tmp_path / "x.part", format="caffemodel").found_format == "caffemodel"
