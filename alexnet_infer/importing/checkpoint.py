@@ -73,10 +73,11 @@ def _in_grey_levels(tensors: dict[str, np.ndarray], architecture: Architecture, 
         raise SpecError(f"recipe.unit={shown(unit)}: expected a number above 0")
     last = architecture.operations[-1].name
     factor = np.float32(unit)  # type: ignore[arg-type]
-    return {
-        name: t / factor if name == f"{last}.weight" else t * factor if _is_hidden_bias(name, last) else t
-        for name, t in tensors.items()
-    }
+    with np.errstate(over="ignore"):  # what is beyond float32 is refused later, by name
+        return {
+            name: t / factor if name == f"{last}.weight" else t * factor if _is_hidden_bias(name, last) else t
+            for name, t in tensors.items()
+        }
 
 
 def _is_hidden_bias(name: str, last: str) -> bool:

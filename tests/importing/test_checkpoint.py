@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_infer.artifact import ClassName, load_artifact
-from alexnet_infer.errors import SpecError
+from alexnet_infer.errors import ModelFileError, SpecError
 from alexnet_infer.importing.checkpoint import read_checkpoint
 from alexnet_infer.importing.run import ImportRequest, import_net
 
@@ -109,3 +109,15 @@ def test_a_file_cut_anywhere_is_refused(path):
         path.write_bytes(content[:cut])
         with pytest.raises(SpecError):
             read_checkpoint(path)
+
+
+def test_a_weight_that_leaves_float32_in_grey_levels_is_refused_in_one_line(path, run):
+    """Found by fuzzing: NumPy's warning came out beside it."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(path)
+    tensors["model.conv1.bias"] = np.full_like(tensors["model.conv1.bias"], 3e38)
+    texts = {"config": json.dumps(run.config), "net": json.dumps(run._net())}
+    save_file(tensors, path, texts)
+    with pytest.raises(ModelFileError, match=r"conv1\.bias has weights that are NaN, infinite or beyond float32"):
+        import_net(ImportRequest(source=path, out=path.with_name("net.safetensors"), name="net"))
