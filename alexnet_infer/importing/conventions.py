@@ -118,10 +118,14 @@ def fold(
     linear, so dividing its weights by `std` does what dividing the pixels did, up to float32's rounding; the zeros of
     its padding stay zeros. Folded, the first kernels show the colours they respond to, and no runtime or export needs
     to know of it.
+
+    Raises SpecError when the net doesn't begin with a convolution over all channels.
     """
     first = architecture.operations[0]
-    assert isinstance(first, Conv), first
-    assert first.groups == 1, first
+    if not isinstance(first, Conv) or first.groups != 1:
+        raise SpecError(
+            f"begins with {first.name}: expected a convolution over all channels, to put --preprocessing into"
+        )
     name = f"{first.name}.weight"
     kernels = tensors[name].astype(np.float64) / np.array(convention.std)[:, None, None]
     if convention.channel_order == "BGR":

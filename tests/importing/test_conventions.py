@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_infer.architecture import Architecture, Dense
 from alexnet_infer.artifact import Artifact, Manifest
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError
@@ -149,3 +150,9 @@ def test_manifests_of_folded_nets_are_as_any_others():
     manifest = replace(random_artifact(OWT).manifest, preprocessing=preprocessing)
     assert Manifest.from_json(manifest.to_json()).to_json() == manifest.to_json()
     assert tensors["conv1.weight"].dtype == np.float32
+
+
+def test_a_net_that_does_not_begin_with_a_convolution_is_refused():
+    architecture = Architecture(name="other", patch=2, operations=(Dense(name="fc8", units=2),))
+    with pytest.raises(SpecError, match="begins with fc8: expected a convolution"):
+        fold({}, architecture, CONVENTIONS["caffe"])
