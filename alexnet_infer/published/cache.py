@@ -52,15 +52,14 @@ def pull(
             _verify_copy(wanted, Path(source))
             on_fetched()
             return import_net(_request(net, Path(source), target))
-        fetched = download(wanted, net.urls if source is None else (source,), cache_folder() / "downloads", on_bytes)
-        on_fetched()
-        path = import_net(_request(net, fetched, target))
-        fetched.unlink()
+        urls = net.urls if source is None else (source,)
+        with download(wanted, urls, cache_folder() / "downloads", on_bytes) as fetched:
+            on_fetched()
+            return import_net(_request(net, fetched, target))
     except OSError as error:
         raise UsageError(
             f"{error.filename or target}: {error.strerror or error}; set XDG_CACHE_HOME to a folder that can be written"
         ) from None
-    return path
 
 
 def _verify_copy(wanted: Wanted, path: Path) -> None:

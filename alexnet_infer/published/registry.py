@@ -19,8 +19,8 @@ from alexnet_infer.importing.run import Format
 VARIABLE = "ALEXNET_INFER_REGISTRY"
 """Names a registry file to be used instead: a site's own nets, or its own mirrors."""
 
-DIGESTS = {"sha256": 64, "sha384": 96, "sha512": 128, "sha1": 40}
-"""Hex digits of each kind."""
+DIGESTS = {"sha256": 64, "sha384": 96, "sha512": 128}
+"""Hex digits of each kind. SHA-1, which Caffe's pages give, isn't one: another file with the same can be made."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,6 +87,15 @@ class Server:
 
         return act
 
+    def cuts(self, part: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
+        """Gives `part` as the beginning of a file of the whole length, whatever was asked for, and closes."""
+
+        def act(request: BaseHTTPRequestHandler) -> None:
+            self.answer(request, part, length=len(self.content))
+            request.close_connection = True
+
+        return act
+
     def says(self, body: bytes, status: int = 200, length: int | None = -1, **headers: str) -> Callable:
         """Answers so, whatever was asked for."""
         return lambda request: self.answer(
