@@ -19,12 +19,12 @@ def net(model: str) -> Path:
     except NotPulledError as error:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise
-        from alexnet_infer.commands.pull import run
+        from alexnet_infer.commands.pull import fetch
+        from alexnet_infer.published.registry import published
 
         if not typer.confirm(f"{error}. Fetch it now?", err=True):
             raise
-        run([error.name], source=None, force=False, as_json=False)
-        return find_net(model)
+        return fetch(published(error.name))
 
 
 Backend = Annotated[

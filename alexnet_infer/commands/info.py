@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, Dropout, MaxPool, Operation
 from alexnet_infer.artifact import Manifest, Provenance, embedded_model
@@ -23,6 +24,17 @@ def run(net: str, *, as_json: bool) -> None:
         print(json.dumps(_json(architecture, manifest, exported)))
     else:
         _print(architecture, manifest, exported)
+        if manifest is None and (trained := _trained_net(net)):
+            print(f"\nThis is the preset. A trained net is called {net}, too: alexnet-infer info {trained}")
+
+
+def _trained_net(name: str) -> Path | None:
+    """The file of a net of this name that is on this machine."""
+    try:
+        path = find_net(name)
+    except ModelFileError:
+        return None
+    return path if path.suffix else None
 
 
 def _described(net: str) -> tuple[Manifest, ExportInfo | None]:

@@ -28,7 +28,7 @@ def run(names: Sequence[str], *, source: str | None, force: bool, as_json: bool)
     for net in nets:
         try:
             was_here = cached(net) is not None and not force
-            path = _pull(net, source, force=force)
+            path = fetch(net, source, force=force)
         except AlexNetInferError as error:
             typer.echo(f"error: {error}", err=True)
             codes.append(error.exit_code)
@@ -37,7 +37,8 @@ def run(names: Sequence[str], *, source: str | None, force: bool, as_json: bool)
     return 0 if not codes else codes[0] if len(nets) == 1 else 1
 
 
-def _pull(net: Published, source: str | None, *, force: bool) -> Path:
+def fetch(net: Published, source: str | None = None, *, force: bool = False) -> Path:
+    """Pulls one net, with a progress bar, and returns its path. Raises what `published.cache.pull` raises."""
     with fetching(net.name, net.size) as advance:
         return pull(net, source, force=force, on_bytes=advance)
 

@@ -45,6 +45,15 @@ def test_the_embedded_net_is_shown_when_none_is_named(run):
     assert "classes        200" in out
 
 
+def test_a_preset_says_which_trained_net_has_its_name(run):
+    code, out, _ = run("info", "alexnet-64")
+    assert code == 0
+    hint = out.splitlines()[-1]
+    assert "trained net is called alexnet-64" in hint
+    assert "classes        200" in run(*hint[hint.index("info") :].split(maxsplit=1))[1]
+    assert "trained net" not in run("info", "caffenet")[1]  # published, and not on this machine
+
+
 def test_an_unknown_name_lists_the_presets_and_exits_2(run):
     code, out, err = run("info", "alexnett")
     assert (code, out) == (2, "")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from alexnet_infer.artifact import load_manifest
+from alexnet_infer.cli import options
+from alexnet_infer.errors import UnreadableInputError
+from alexnet_infer.nets import NotPulledError
 from alexnet_infer.presets import PRESETS, variant
 from alexnet_infer.published.cache import cache_folder
 from alexnet_infer.published.registry import VARIABLE, published
@@ -134,6 +139,32 @@ def test_a_net_that_was_not_pulled_says_how(site, run):
     code, out, err = run("classify", CAT, "--model", "small")
     assert (code, out, err.count("\n")) == (4, "", 1)
     assert "`alexnet-infer pull small` fetches it" in err
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("answer", "fetched"), [("y\n", True), ("n\n", False), ("\n", False)])
+def test_on_a_terminal_a_net_that_was_not_pulled_is_offered(site, monkeypatch, answer, fetched):
+    monkeypatch.setattr(sys, "stdin", _Terminal(answer))
+    monkeypatch.setattr(sys, "stderr", _Terminal())
+    if fetched:
+        assert options.net("small") == cache_folder() / "small.safetensors"
+    else:
+        with pytest.raises(NotPulledError):
+            options.net("small")
+    assert len(site.requests) == fetched
+    assert "Fetch it now?" in sys.stderr.getvalue()
+
+
+def test_an_offer_that_fails_ends_with_what_failed(site, monkeypatch):
+    site.script = [site.says(b"", 404)]
+    monkeypatch.setattr(sys, "stdin", _Terminal("y\n"))
+    monkeypatch.setattr(sys, "stderr", _Terminal())
+    with pytest.raises(UnreadableInputError, match="HTTP 404"):
+        options.net("small")
 
 
 def test_the_cache_that_cannot_be_written_is_one_line(site, run, tmp_path, monkeypatch):
