@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterable
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
@@ -25,6 +26,14 @@ def one_line(error: Exception) -> str:
 def visible(text: str) -> str:
     """`text` with a question mark for whatever isn't printable: line breaks, terminal escapes, broken letters."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """ " (did you mean ...?)" where one of `known` is near to `name`, for the end of a message; else nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(name, [*known], n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 class AlexNetInferError(Exception):

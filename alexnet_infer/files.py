@@ -16,6 +16,14 @@ def user_cache() -> Path:
     return user_cache_path("alexnet-infer", appauthor=False)
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is at `path`; no, too, where the system won't say: a name too long, a folder closed to us."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Writes `data`, whole or in parts, to a temporary file beside `path`, syncs it and renames it over `path`.
 

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_infer.artifact import embedded_model
-from alexnet_infer.errors import ModelFileError, UsageError
+from alexnet_infer.errors import ModelFileError, UsageError, meant, shown
+from alexnet_infer.files import is_file
+
+
+class UnknownNetError(ModelFileError):
+    """A name that is neither a net's nor a file's."""
 
 
 class NotPulledError(ModelFileError):
@@ -24,21 +29,25 @@ def find_net(model: str | Path) -> Path:
     """The file of a net: `model` is a file, or the name of a net that comes along or of a published one that was
     pulled.
 
-    What is no such name is taken for a file, whether it is there or not. Raises NotPulledError for a published net
-    that is not on this machine.
+    What has a suffix or a folder is taken for a file, whether it is there or not. Raises NotPulledError for a published
+    net that is not on this machine, UnknownNetError when there is no such name.
     """
     path, name = Path(model), str(model)
-    if path.suffix or os.sep in name or path.exists():
+    if path.suffix or os.sep in name or is_file(path):
         return path
-    for net in nets_at_hand():
-        if net.stem == name:
-            return net
+    along = {net.stem: net for net in nets_at_hand()}
+    if name in along:
+        return along[name]
     from alexnet_infer.published.cache import cached
     from alexnet_infer.published.registry import registry
 
-    published = registry().get(name)
-    if published is None:
-        return path
+    nets = registry()
+    if name not in nets:
+        raise UnknownNetError(
+            f"{shown(name)} is neither a file nor the name of a net{meant(name, [*along, *nets])}; "
+            "`alexnet-infer models` lists the nets"
+        )
+    published = nets[name]
     file = cached(published)
     if file is None:
         raise NotPulledError(name, published.size)

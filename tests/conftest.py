@@ -25,8 +25,8 @@ def _own_cache(tmp_path_factory):
 def run(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """The program in this process: run("info", "alexnet") -> (exit code, standard output, standard error)."""
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setenv("COLUMNS", "160")
+    def run(*arguments: object, columns: int = 160) -> tuple[int, str, str]:
+        monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setattr(sys, "argv", ["alexnet-infer", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
             cli.main()

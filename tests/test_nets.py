@@ -9,7 +9,9 @@ import pytest
 from alexnet_infer import nets
 from alexnet_infer.artifact import embedded_model
 from alexnet_infer.errors import UsageError
-from alexnet_infer.nets import NotPulledError, choose_nets, find_net, nets_at_hand
+from alexnet_infer.nets import NotPulledError, UnknownNetError, choose_nets, find_net, nets_at_hand
+from alexnet_infer.published import cache
+from alexnet_infer.published.registry import published
 from tests.datasets.mini import refused
 
 NAMED = [Path("c.safetensors"), Path("a.safetensors"), Path("b.safetensors")]
@@ -76,16 +78,32 @@ def test_a_net_is_found_by_its_name_or_by_its_file(beside, tmp_path, monkeypatch
 
 
 def test_what_is_no_name_is_taken_for_a_file(beside):
-    for name in ("no-such-net", "gone.safetensors", "folder/caffenet"):
+    for name in ("gone.safetensors", "folder/caffenet", "x" * 300 + ".onnx"):
         assert find_net(name) == Path(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("caffe-net", "did you mean caffenet"), ("bb", "did you mean b"), ("x" * 300, "of a net;")]
+)
+def test_a_name_that_is_none_is_refused_with_what_may_have_been_meant(beside, name, meant):
+    refused(lambda: find_net(name), "neither a file nor the name of a net", meant, error=UnknownNetError)
+
+
+def test_a_folder_does_not_hide_a_net_of_its_name(beside, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("b").mkdir()
+    assert find_net("b") == beside[1]
 
 
 def test_a_published_net_is_found_once_it_was_pulled(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(NotPulledError, match=r"`alexnet-infer pull caffenet` fetches it \(244 MB\)"):
         find_net("caffenet")
+    folder = tmp_path / "alexnet-infer" / "models"
+    folder.mkdir(parents=True)
     for name, suffix in (("caffenet", ".safetensors"), ("bvlc-alexnet-int8", ".onnx")):
-        path = tmp_path / "alexnet-infer" / "models" / f"{name}{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        monkeypatch.setattr(cache, "import_net", lambda request: request.out.touch() or request.out)
+        monkeypatch.setattr(cache, "verify", lambda wanted, path: None)
+        path = cache.pull(published(name), "some.file")
+        assert (path.parent, path.suffix) == (folder, suffix)
         assert find_net(name) == path

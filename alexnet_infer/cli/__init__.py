@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from alexnet_infer.cli.evaluation import data_sets, evaluation
 from alexnet_infer.cli.exporting import benchmark, compare, export
 from alexnet_infer.cli.options import Backend, TrustEngine, net
 from alexnet_infer.cli.published import import_, models, pull
-from alexnet_infer.errors import AlexNetInferError
+from alexnet_infer.errors import AlexNetInferError, one_line
 
 EXIT_CODES = """Exit codes: 0 done; 1 done, but some inputs failed; 2 usage; 3 unreadable input; 4 bad model file;
 5 backend or device missing; 130 interrupted."""
@@ -137,6 +138,7 @@ def main() -> None:
     # Imports make a hundred thousand objects and no garbage: looking for it, then and at the end, costs a sixth of the
     # time to a first label.
     gc.set_threshold(100_000)
+    _prepare_streams()
     try:
         code = app(prog_name="alexnet-infer", standalone_mode=False)
         sys.stdout.flush()
@@ -149,12 +151,31 @@ def main() -> None:
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = _report("interrupted", 130)
-    except BrokenPipeError:
-        # The reader (head, say) has had enough. Python would complain when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (head, say) has had enough
         code = 1
+    except OSError as error:  # a full disk under stdout, say
+        code = _report(one_line(error), 2)
+    _flush()
     gc.freeze()
     sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    """Streams that were closed become empty ones, and what a stream's encoding lacks is written as an escape."""
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115 (for good)
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush() -> None:
+    """Python would complain when it flushes, at its end, what stdout doesn't take."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(message: str, code: int) -> int:

@@ -22,9 +22,18 @@ def net(model: str) -> Path:
         from alexnet_infer.commands.pull import fetch
         from alexnet_infer.published.registry import published
 
-        if not typer.confirm(f"{error}. Fetch it now?", err=True):
+        if not _agreed(f"{error}. Fetch it now?"):
             raise
         return fetch(published(error.name))
+
+
+def _agreed(question: str) -> bool:
+    """Asks on stderr: typer's own prompt puts a space on stdout, and that may be a file of JSON."""
+    typer.echo(f"{question} [y/N]: ", nl=False, err=True)
+    answer = sys.stdin.readline()
+    if not answer:
+        raise typer.Abort
+    return answer.strip().lower() in ("y", "yes")
 
 
 Backend = Annotated[

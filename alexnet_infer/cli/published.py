@@ -46,7 +46,7 @@ def import_(
         str | None, typer.Option("--as", metavar="PRESET", help="Which net it is: caffe, caffenet, owt, alexnet, ...")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="The file to write.", show_default="NAME.safetensors")
+        Path | None, typer.Option("-o", "--out", help="The file to write.", show_default="the name, .safetensors")
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="What the net is called from now on.", show_default="the file's name")

@@ -9,7 +9,8 @@ from pathlib import Path
 from alexnet_infer.artifact import ClassName
 from alexnet_infer.backends.opening import describe
 from alexnet_infer.datasets.classes import TABLES, class_name, read_table
-from alexnet_infer.errors import UnreadableInputError, UsageError, visible
+from alexnet_infer.errors import UnreadableInputError, UsageError, shown, visible
+from alexnet_infer.files import is_file
 from alexnet_infer.importing.run import ImportRequest, import_net, unknown_provenance
 
 
@@ -27,13 +28,15 @@ def run(
 ) -> None:
     """Writes the model file and prints its path.
 
-    Raises what `import_net` raises, and UsageError when the file can't be written, or stands there already as the
-    source itself.
+    Raises what `import_net` raises, and UsageError when the file can't be written, is the source itself, or is there
+    already and isn't named by `out`.
     """
+    for option, text in (("--name", name), ("--data", data)):
+        if text is not None and not (text.strip() and text.isprintable()):
+            raise UsageError(f"{option} {shown(text)}: expected printable text")
     called = name or visible(out.stem if out else source.stem)
-    target = out or Path(f"{called}.safetensors")
-    if target.exists() and source.exists() and target.samefile(source):
-        raise UsageError(f"{target}: is the file that is imported; write to another one, with -o")
+    target = out or Path(f"{Path(called).name}.safetensors")
+    _check_target(target, source, named=out is not None)
     request = ImportRequest(
         source=source,
         out=target,
@@ -54,6 +57,15 @@ def run(
         print(json.dumps({"path": str(path), "bytes": path.stat().st_size, "manifest": json.loads(manifest.to_json())}))
     else:
         print(path)
+
+
+def _check_target(target: Path, source: Path, *, named: bool) -> None:
+    if not is_file(target):
+        return
+    if is_file(source) and target.samefile(source):
+        raise UsageError(f"{target}: is the file that is imported; write to another one, with -o")
+    if not named:
+        raise UsageError(f"{target}: is there already; to replace it, name it with -o")
 
 
 def _classes(path: Path) -> tuple[ClassName, ...]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, Dropout, MaxPool, Operation
 from alexnet_infer.artifact import Manifest, Provenance, embedded_model
 from alexnet_infer.backends.opening import describe
-from alexnet_infer.errors import ModelFileError, UsageError
+from alexnet_infer.errors import ModelFileError, UsageError, meant, shown
 from alexnet_infer.export.info import ExportInfo
-from alexnet_infer.nets import find_net
+from alexnet_infer.nets import UnknownNetError, find_net
 from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.presets import PRESETS, preset
+from alexnet_infer.published.registry import registry
 
 
 def run(net: str, *, as_json: bool) -> None:
@@ -38,11 +38,13 @@ def _trained_net(name: str) -> Path | None:
 
 
 def _described(net: str) -> tuple[Manifest, ExportInfo | None]:
-    path = find_net(net) if net else embedded_model()
-    if not path.suffix and os.sep not in net and not path.exists():
+    try:
+        path = find_net(net) if net else embedded_model()
+    except UnknownNetError:
         raise UsageError(
-            f"{net!r} is neither a file nor a preset ({', '.join(PRESETS)}) nor a net that `alexnet-infer models` lists"
-        )
+            f"{shown(net)} is neither a file nor a preset ({', '.join(PRESETS)}) nor a net that `alexnet-infer models` "
+            f"lists{meant(net, [*PRESETS, *registry()])}"
+        ) from None
     try:
         return describe(path)
     except OSError as error:

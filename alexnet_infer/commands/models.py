@@ -41,11 +41,12 @@ def run(*, as_json: bool) -> None:
 
 def _embedded(path: Path) -> _Listed:
     manifest = load_manifest(path)
+    size = manifest.preprocessing.size
     error = next((e for e in manifest.provenance.errors if e.views == "ten"), None)
     return _Listed(
         name=path.stem,
         where="embedded",
-        summary=f"{len(manifest.classes)} classes, small photos",
+        summary=f"{len(manifest.classes)} classes, {size} x {size} px",
         size=path.stat().st_size,
         path=path,
         top1=100 * error.top1 / error.images if error else None,
@@ -79,15 +80,22 @@ def _json(net: _Listed) -> dict[str, Any]:
 def _print(nets: list[_Listed]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None)
-    for heading, justify in (("net", "left"), ("where", "left"), ("MB", "right"), ("top-1/-5 error", "right")):
-        table.add_column(heading, justify=justify, no_wrap=True)
-    table.add_column("what it is", ratio=1)
+    longest = max(len(net.name) for net in nets)  # in a narrow window the last column gives way
+    for heading, justify, width in (
+        ("net", "left", longest),
+        ("where", "left", 9),
+        ("MB", "right", 3),
+        ("top-1/-5 error", "right", 14),
+    ):
+        table.add_column(heading, justify=justify, min_width=width, no_wrap=True)
+    table.add_column("what it is", no_wrap=True)
     for net in nets:
         error = f"{net.top1:.1f} / {net.top5:.1f}%" if net.top1 is not None else ""
         style = "dim" if net.where == "published" else "bold"
-        table.add_row(net.name, net.where, f"{net.size / 1e6:.0f}", error, net.summary, style=style)
+        table.add_row(net.name, net.where, f"{net.size / 1e6:.0f}", error, Text(net.summary), style=style)
     console = Console()
     console.print(table)
     console.print(

@@ -27,7 +27,7 @@ def run(names: Sequence[str], *, source: str | None, force: bool, as_json: bool)
     codes = []
     for net in nets:
         try:
-            was_here = cached(net) is not None and not force
+            was_here = source is None and not force and cached(net) is not None
             path = fetch(net, source, force=force)
         except AlexNetInferError as error:
             typer.echo(f"error: {error}", err=True)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import json
+import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
-from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line, shown
+from alexnet_infer.artifact import EMBEDDED
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError, meant, one_line, shown
+from alexnet_infer.importing.conventions import CONVENTIONS
 from alexnet_infer.importing.run import Format
+from alexnet_infer.presets import PRESETS
 
 VARIABLE = "ALEXNET_INFER_REGISTRY"
 """Names a registry file to be used instead: a site's own nets, or its own mirrors."""
@@ -25,13 +31,22 @@ DIGESTS = {"sha256": 64, "sha384": 96, "sha512": 128}
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedError:
-    """An error figure as its publisher gives it, in per cent."""
+    """An error figure as its publisher gives it, in per cent. Raises SpecError on values that make no sense."""
 
     top1: float
     top5: float
     views: str
     protocol: str
     source: str
+
+    def __post_init__(self) -> None:
+        for name in ("views", "protocol", "source"):
+            _check_text(f"error: {name}", getattr(self, name))
+        figures = (self.top5, self.top1)
+        if not all(type(figure) in (int, float) and math.isfinite(figure) for figure in figures) or not (
+            0 <= self.top5 <= self.top1 <= 100
+        ):
+            raise SpecError(f"error: top1, top5={shown(figures[::-1])}: expected per cents, the first the greater one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,24 +75,46 @@ class Published:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", self.name):
             raise SpecError(f"name={shown(self.name)}: expected lower-case letters, digits and hyphens")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type == "str" and (not isinstance(value, str) or not value.isprintable()):
-                raise SpecError(f"{self.name}: {field.name}={shown(value)}: expected printable text")
-        if self.format not in get_args(Format):
-            raise SpecError(f"{self.name}: format={shown(self.format)}: expected {', '.join(get_args(Format))}")
+        if self.name == EMBEDDED:
+            raise SpecError(f"name={self.name}: is that of the net that comes along; expected another")
+        for field in ("summary", "digest", "licence", "data", "software"):
+            _check_text(f"{self.name}: {field}", getattr(self, field))
+        choices = {"format": get_args(Format), "preset": PRESETS, "preprocessing": CONVENTIONS}
+        for field, known in choices.items():
+            value = getattr(self, field)
+            if not isinstance(value, str) or value not in known:
+                raise SpecError(f"{self.name}: {field}={shown(value)}: expected {', '.join(known)}")
+        if type(self.patch) is not int or not 0 < self.patch <= 4096:
+            raise SpecError(f"{self.name}: patch={shown(self.patch)}: expected the side of its patches in pixels")
+        try:
+            if self.date is not None:
+                date.fromisoformat(self.date)
+        except (TypeError, ValueError):
+            raise SpecError(f"{self.name}: date={shown(self.date)}: expected an ISO 8601 date, or null") from None
         if type(self.size) is not int or not 0 < self.size < 2**40:
             raise SpecError(f"{self.name}: size={shown(self.size)}: expected a number of bytes")
         kind, _, digits = self.digest.partition(":")
         if kind not in DIGESTS or not re.fullmatch(f"[0-9a-f]{{{DIGESTS[kind]}}}", digits):
             raise SpecError(f"{self.name}: digest={shown(self.digest)}: expected {', '.join(DIGESTS)} and its digits")
-        if not self.urls or not all(isinstance(url, str) and url.isprintable() for url in self.urls):
-            raise SpecError(f"{self.name}: urls={shown(self.urls)}: expected addresses")
+        if not self.urls or not all(_is_address(url) for url in self.urls):
+            raise SpecError(f"{self.name}: urls={shown(self.urls)}: expected https://, http:// or file:// addresses")
 
     @property
     def suffix(self) -> str:
         """Of the model file that it becomes."""
         return ".onnx" if self.format == "onnx-quantized" else ".safetensors"
+
+
+def _check_text(what: str, value: object) -> None:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise SpecError(f"{what}={shown(value)}: expected printable text")
+
+
+def _is_address(url: object) -> bool:
+    try:
+        return isinstance(url, str) and url.isprintable() and urlsplit(url).scheme in ("https", "http", "file")
+    except ValueError:  # "http://["
+        return False
 
 
 def registry() -> Mapping[str, Published]:
@@ -90,9 +127,7 @@ def published(name: str) -> Published:
     nets = registry()
     if name in nets:
         return nets[name]
-    near = difflib.get_close_matches(name, nets, n=1)
-    meant = f" (did you mean {near[0]}?)" if near else ""
-    raise UsageError(f"no published net is called {shown(name)}{meant}; there are {', '.join(nets)}")
+    raise UsageError(f"no published net is called {shown(name)}{meant(name, nets)}; there are {', '.join(nets)}")
 
 
 def _path() -> Path:
@@ -110,6 +145,9 @@ def _read(path: Path) -> Mapping[str, Published]:
         if not isinstance(content, dict) or content.get("format") != 1 or not isinstance(content.get("nets"), list):
             raise SpecError("expected an object with format 1 and a list of nets")
         nets = [_net(item) for item in content["nets"]]
+        name, count = (Counter(net.name for net in nets).most_common(1) or [("", 0)])[0]
+        if count > 1:
+            raise SpecError(f"{count} nets are called {name}: expected distinct names")
     except OSError as error:
         raise ModelFileError(f"{path}: the registry of nets can't be read ({error.strerror or error})") from None
     except (ValueError, RecursionError) as error:  # SpecError is a ValueError
@@ -122,8 +160,10 @@ def _net(item: Any) -> Published:
     if not isinstance(item, dict) or item.keys() != expected:
         wrong = expected ^ (item.keys() if isinstance(item, dict) else set())
         raise SpecError(f"a net with missing or unknown fields: {shown(sorted(wrong))}")
-    try:
-        error = PublishedError(**item["error"])
-        return Published(**{**item, "urls": tuple(item["urls"]), "error": error})
-    except (TypeError, AttributeError) as problem:
-        raise SpecError(f"{shown(item.get('name'))}: {one_line(problem)}") from None
+    name, urls, error = item["name"], item["urls"], item["error"]
+    parts = {field.name for field in dataclasses.fields(PublishedError)}
+    if not isinstance(error, dict) or error.keys() != parts:
+        raise SpecError(f"{shown(name)}: error={shown(error)}: expected {', '.join(sorted(parts))}")
+    if not isinstance(urls, list):
+        raise SpecError(f"{shown(name)}: urls={shown(urls)}: expected a list of addresses")
+    return Published(**{**item, "urls": tuple(urls), "error": PublishedError(**error)})

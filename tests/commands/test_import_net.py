@@ -51,11 +51,23 @@ def test_what_the_user_says_stands_in_the_manifest(source, run):
 def test_preprocessing_can_be_named_or_come_from_a_file(source, run):
     said = {"size": 300, "fit": "crop", "resample": "lanczos", "channel_order": "BGR", "value_range": "0-255"}
     Path("own.json").write_text(json.dumps({**said, "mean": [1, 2, 3]}))
-    common = ("import", source, "--as", "caffe", "--classes", "classes.tsv", "--json")
+    common = ("import", source, "--as", "caffe", "--classes", "classes.tsv", "-o", "net.safetensors", "--json")
     preprocessing = json.loads(run(*common, "--preprocessing", "own.json")[1])["manifest"]["preprocessing"]
     assert (preprocessing["size"], preprocessing["mean"]) == (300, [3, 2, 1])
     preprocessing = json.loads(run(*common, "--preprocessing", "torchvision")[1])["manifest"]["preprocessing"]
     assert preprocessing["value_range"] == "0-1"
+
+
+def test_a_file_that_is_there_is_replaced_only_where_it_is_named(source, run):
+    common = ("import", source, "--as", "caffe", "--classes", "classes.tsv")
+    assert run(*common, "--name", "../mine")[:2] == (0, "mine.safetensors\n")
+    before = Path("mine.safetensors").read_bytes()
+    code, out, err = run(*common, "--name", "mine")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "mine.safetensors: is there already" in err
+    assert Path("mine.safetensors").read_bytes() == before
+    assert run(*common, "--name", "mine", "-o", "mine.safetensors")[0] == 0
+    assert Path("mine.safetensors").read_bytes() != before
 
 
 @pytest.mark.parametrize(
@@ -71,6 +83,9 @@ def test_preprocessing_can_be_named_or_come_from_a_file(source, run):
         (("--as", "caffe", "--classes", "classes.tsv", "-o", "net.bin"), 2, "ends in .safetensors"),
         (("--as", "caffe", "--classes", "classes.tsv", "-o", "net.caffemodel"), 2, "is the file that is imported"),
         (("--as", "caffe", "--classes", "classes.tsv", "-o", "gone/net.safetensors"), 2, "can't be written"),
+        (("--as", "caffe", "--classes", "classes.tsv", "-o", f"{'x' * 300}.safetensors"), 2, "can't be written"),
+        (("--as", "caffe", "--classes", "classes.tsv", "--name", "a\nb"), 2, "--name 'a\\nb': expected printable"),
+        (("--as", "caffe", "--classes", "classes.tsv", "--data", " "), 2, "--data ' ': expected printable"),
     ],
 )
 def test_mistakes_are_one_line(source, run, options, code, message):

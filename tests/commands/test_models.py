@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from alexnet_infer.artifact import embedded_model
-from alexnet_infer.published.registry import registry
+from alexnet_infer.published.registry import VARIABLE, registry
 from tests.commands.test_pull import _alone, site  # noqa: F401 (fixtures)
 
 
@@ -33,6 +33,17 @@ def test_a_pulled_net_is_listed_as_such(site, run):  # noqa: F811
     assert nets["absent"]["where"] == "published"
 
 
-def test_the_table_fits_80_columns(run, monkeypatch):
-    out = run("models")[1]
-    assert "top-1/-5 error" in out
+def test_names_and_figures_are_whole_in_a_narrow_window(run):
+    for columns in (80, 60):
+        lines = run("models", columns=columns)[1].splitlines()
+        assert "top-1/-5 error" in lines[0]
+        for net in registry().values():
+            assert any(f" {net.name} " in line and f"{net.error.top1:.1f} / " in line for line in lines)
+
+
+def test_a_summary_is_shown_as_it_is(site, run, tmp_path, monkeypatch):  # noqa: F811
+    content = json.loads((tmp_path / "registry.json").read_text())
+    content["nets"][0]["summary"] = "a [red]net[/b]"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "other.json"))
+    assert "a [red]net[/b]" in run("models")[1]

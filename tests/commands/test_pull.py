@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
 
 from alexnet_infer.artifact import load_manifest
 from alexnet_infer.cli import options
 from alexnet_infer.errors import UnreadableInputError
 from alexnet_infer.nets import NotPulledError
 from alexnet_infer.presets import PRESETS, variant
-from alexnet_infer.published.cache import cache_folder
+from alexnet_infer.published.cache import cache_folder, cached
 from alexnet_infer.published.registry import VARIABLE, published
 from tests.importing.caffe_files import caffemodel
 from tests.nets import random_artifact
@@ -52,7 +53,7 @@ def test_a_net_is_fetched_converted_and_classifies_by_its_name_without_the_serve
     code, out, err = run("pull", "small")
     assert (code, err) == (0, "")
     path = Path(out.strip())
-    assert path == cache_folder() / "small.safetensors"
+    assert path == cached(published("small"))
     manifest = load_manifest(path)
     assert manifest.name == "small"
     assert manifest.provenance.recipe["published_error"]["top1"] == 42.9
@@ -67,7 +68,7 @@ def test_a_net_is_fetched_converted_and_classifies_by_its_name_without_the_serve
 def test_nothing_but_the_net_and_a_lock_stays_in_the_cache(site, run):
     run("pull", "small")
     left = [path.name for path in cache_folder().rglob("*") if path.is_file()]
-    assert "small.safetensors" in left
+    assert cached(published("small")).name in left
     assert not [name for name in left if not name.endswith((".safetensors", ".lock"))]
 
 
@@ -96,12 +97,24 @@ def test_a_copy_is_taken_verified_and_left_alone(site, run, tmp_path):
     code, out, err = run("pull", "small", "--from", copy, "--force")
     assert (code, out, err.count("\n")) == (4, "", 1)
     assert "copy.bin: has" in err
-    assert run("pull", "small", "--from", tmp_path / "gone", "--force")[0] == 4
+    assert run("pull", "small", "--from", tmp_path / "gone")[0] == 3  # though the net is here
 
 
 def test_a_mirror_is_taken(site, run):
     assert run("pull", "small", "--from", site.url.replace("net.bin", "mirror"))[0] == 0
     assert [path for path, _ in site.requests] == ["/mirror"]
+
+
+def test_another_registrys_net_of_the_same_name_is_another_net(site, run, tmp_path, monkeypatch):
+    assert run("pull", "small")[0] == 0
+    registry = json.loads((tmp_path / "registry.json").read_text())
+    for field, value in (("preprocessing", "caffe-zoo"), ("digest", f"sha256:{'1' * 64}")):
+        registry["nets"][0][field] = value
+        other = tmp_path / f"{field}.json"
+        other.write_text(json.dumps(registry))
+        monkeypatch.setenv(VARIABLE, str(other))
+        code, _, err = run("classify", CAT, "--model", "small")
+        assert (code, "not on this machine yet" in err) == (4, True)
 
 
 def test_html_is_one_line_and_exit_4(site, run):
@@ -147,16 +160,24 @@ class _Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(("answer", "fetched"), [("y\n", True), ("n\n", False), ("\n", False)])
-def test_on_a_terminal_a_net_that_was_not_pulled_is_offered(site, monkeypatch, answer, fetched):
+def test_on_a_terminal_a_net_that_was_not_pulled_is_offered(site, monkeypatch, capsys, answer, fetched):
     monkeypatch.setattr(sys, "stdin", _Terminal(answer))
     monkeypatch.setattr(sys, "stderr", _Terminal())
     if fetched:
-        assert options.net("small") == cache_folder() / "small.safetensors"
+        assert options.net("small") == cached(published("small"))
     else:
         with pytest.raises(NotPulledError):
             options.net("small")
     assert len(site.requests) == fetched
-    assert "Fetch it now?" in sys.stderr.getvalue()
+    assert "Fetch it now? [y/N]" in sys.stderr.getvalue()
+    assert capsys.readouterr().out == ""  # that is the command's
+
+
+def test_an_offer_without_an_answer_ends_the_command(site, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", _Terminal(""))
+    monkeypatch.setattr(sys, "stderr", _Terminal())
+    with pytest.raises(typer.Abort):
+        options.net("small")
 
 
 def test_an_offer_that_fails_ends_with_what_failed(site, monkeypatch):

@@ -95,12 +95,37 @@ def test_a_registry_that_is_none_is_one_line(other, content):
         ("name", "../evil"), ("name", "A B"), ("name", ""), ("name", 3), ("size", 0), ("size", "1"), ("size", 2**41),
         ("digest", "md5:" + "0" * 32), ("digest", "sha256:12"), ("digest", "sha256:" + "g" * 64), ("digest", None),
         ("format", "pickle"), ("urls", []), ("urls", [3]), ("urls", None), ("error", {}), ("error", None),
-        ("licence", "a\nb"), ("preset", None),
+        ("licence", "a\nb"), ("preset", None), ("preset", "alex"), ("preprocessing", "x"), ("preprocessing", []),
+        ("patch", None), ("patch", 0), ("patch", "227"), ("date", "someday"), ("date", 3), ("data", ""),
+        ("summary", " "),
+        ("urls", "http://x/y"), ("urls", {"http://x/y": 1}), ("urls", [""]), ("urls", ["http://["]), ("urls", ["ftp://x"]),
+        ("name", "alexnet-64"), ("digest", "sha1:" + "0" * 40),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused(other, field, value):
     other({"format": 1, "nets": [entry() | {field: value}]})
     with pytest.raises(ModelFileError, match="is no registry of nets"):
+        registry()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("top1", "42"), ("top1", None), ("top1", [42]), ("top1", float("nan")), ("top1", float("inf")), ("top1", 101),
+        ("top1", 10), ("top5", -1), ("top5", True), ("protocol", "a\nb"), ("source", ""), ("views", None), ("other", 1),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_of_an_error_is_refused(other, field, value):
+    net = entry()
+    net["error"][field] = value
+    other({"format": 1, "nets": [net]})
+    with pytest.raises(ModelFileError, match=r"is no registry of nets .*error"):
+        registry()
+
+
+def test_two_nets_of_one_name_are_refused(other):
+    other({"format": 1, "nets": [entry(), entry() | {"name": "b"}, entry()]})
+    with pytest.raises(ModelFileError, match="2 nets are called caffenet"):
         registry()
 
 
