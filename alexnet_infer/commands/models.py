@@ -46,7 +46,7 @@ def _embedded(path: Path) -> _Listed:
     return _Listed(
         name=path.stem,
         where="embedded",
-        summary=f"{len(manifest.classes)} classes, {size} x {size} px",
+        summary=f"{len(manifest.classes)} classes, {size} px",
         size=path.stat().st_size,
         path=path,
         top1=100 * error.top1 / error.images if error else None,
