@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,12 @@ from alexnet_infer.architecture import (
     Architecture,
     Conv,
     Dense,
-    Dropout,
     MaxPool,
-    Operation,
 )
 from alexnet_infer.errors import SpecError, one_line, shown
-from alexnet_infer.importing.onnx_nodes import attributes, pool, real, values_of, whole, window
-from alexnet_infer.importing.roles import Layer, by_role
-from alexnet_infer.presets import PRESETS, preset
+from alexnet_infer.importing.comparison import Found, check_operations, difference
+from alexnet_infer.importing.onnx_nodes import attributes, integers_of, is_float, pool, real, values_of, whole, window
+from alexnet_infer.importing.roles import Layer, by_role, listed
 
 if TYPE_CHECKING:
     import onnx
@@ -72,29 +70,31 @@ def read_onnx(path: Path, architecture: Architecture) -> tuple[Architecture, dic
     model = read_graph(path)
     if is_quantized(model):
         raise SpecError(
-            "is quantized, and would be another net with float weights; import it with --format onnx-quantized"
+            "is quantized, and would be another net with float weights; write it to a name in .onnx, with -o"
         )
-    walk = _Walk(model, path.parent)
+    walk = _Walk(model)
     layers: list[_Found] = []
     try:
         layers.extend(walk.operations())
     except SpecError:
-        if difference := _difference(layers, architecture, complete=False):  # of which the error may be a consequence
-            raise SpecError(difference) from None
+        if wrong := difference(layers, architecture, complete=False):  # of which the error may be a consequence
+            raise SpecError(wrong) from None
         raise
-    _check_operations(layers, architecture)
+    check_operations(layers, architecture)
     graph = _with_geometry(architecture, walk.patch, [f.operation for f in layers if isinstance(f.operation, MaxPool)])
-    weights = [Layer(name=found.node, tensors=found.tensors) for found in layers if found.tensors]
+    weights = [Layer(name=found.node, tensors=found.tensors(path.parent)) for found in layers if found.weights]
     return graph, by_role(weights, graph)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
-    """An operation as the graph has it."""
+class _Found(Found):
+    weights: Mapping[str, onnx.TensorProto] = field(default_factory=dict)
+    """Not read before the whole graph is known to be the preset's: a small file can name one of them in many nodes."""
+    transposed: bool = False
 
-    node: str
-    operation: Operation
-    tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    def tensors(self, folder: Path) -> dict[str, np.ndarray]:
+        values = {part: values_of(tensor, folder) for part, tensor in self.weights.items()}
+        return {part: v.T if self.transposed and part == "weight" else v for part, v in values.items()}
 
 
 class _Walk:
@@ -103,19 +103,21 @@ class _Walk:
     Raises SpecError when it isn't such a chain.
     """
 
-    def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
+    def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
-        self.folder = folder
         self.opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         for node in graph.node:
             if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].HasField("t"):
-                self.constants[node.output[0]] = node.attribute[0].t
+                self.constants.update(dict.fromkeys(node.output, node.attribute[0].t))
         self.nodes = [node for node in graph.node if node.op_type != "Constant"]
         self.takers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
             for name in dict.fromkeys(node.input):
                 self.takers.setdefault(name, []).append(node)
+        surplus = [t.name for t in graph.initializer if t.dims and is_float(t) and t.name not in self.takers]
+        if surplus:
+            raise SpecError(f"weights that no node takes: {listed(surplus)}")
         inputs = [value for value in graph.input if value.name not in self.constants]
         if len(inputs) != 1 or len(graph.output) != 1:
             raise SpecError(f"has {len(inputs)} inputs and {len(graph.output)} outputs: expected one of each")
@@ -152,28 +154,32 @@ class _Walk:
             raise SpecError(
                 f"{shown(value)} goes to {len(takers)} nodes: expected a chain from the input to the output"
             )
+        if takers[0].domain not in ("", "ai.onnx"):
+            raise SpecError(f"{self._name(takers[0])}: is of {shown(takers[0].domain)}: expected ONNX's own operators")
         return takers[0]
 
     def _operation(self, node: onnx.NodeProto, shape: tuple[int, ...], *, last: bool) -> _Found | None:
         """None for what does nothing: a reshape before a fully-connected layer, dropout, the softmax at the end."""
         name, get = self._name(node), attributes(node)
-        if node.domain not in ("", "ai.onnx"):
-            raise SpecError(f"{name}: is of {shown(node.domain)}: expected ONNX's own operators")
         match node.op_type:
             case "Conv":
-                size, stride, pad = window(name, get)
-                kernels, biases = self._weights(node, 1), self._weights(node, 2)
-                if kernels.ndim != 4:
-                    raise SpecError(f"{name}: weights of shape {list(kernels.shape)}: expected four sides")
+                weights = {"weight": self._weights(node, 1), "bias": self._weights(node, 2)}
+                sides = list(weights["weight"].dims)
+                if len(sides) != 4:
+                    raise SpecError(f"{name}: weights of shape {shown(sides)}: expected four sides")
+                size, stride, pad = window(name, {"kernel_shape": sides[2:], **get})
                 groups = whole(name, get, "group", 1)
-                operation = Conv(name="conv", kernels=len(kernels), size=size, stride=stride, pad=pad, groups=groups)
-                return _Found(node=name, operation=operation, tensors={"weight": kernels, "bias": biases})
+                operation = Conv(name="conv", kernels=sides[0], size=size, stride=stride, pad=pad, groups=groups)
+                return _Found(node=name, operation=operation, weights=weights)
             case "Gemm":
                 plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
-                if any(get.get(key, value) != value for key, value in plain.items()):
-                    raise SpecError(f"{name}: expected a Gemm with alpha 1, beta 1 and transA 0")
-                weights = self._weights(node, 1)
-                return self._dense(name, weights if get.get("transB", 0) else weights.T, self._weights(node, 2))
+                if any(get.get(key, value) != value for key, value in plain.items()) or get.get("transB", 0) not in (
+                    0,
+                    1,
+                ):
+                    raise SpecError(f"{name}: expected a Gemm with alpha 1, beta 1, transA 0, and transB 0 or 1")
+                transposed = get.get("transB", 0) == 0
+                return self._dense(name, self._weights(node, 1), self._weights(node, 2), transposed=transposed)
             case "Relu" | "Tanh":
                 return _Found(node=name, operation=Activation(name="act", kind=node.op_type.lower()))
             case "LRN":
@@ -197,36 +203,40 @@ class _Walk:
         biases = [name for name in adding.input if name != node.output[0]]
         if adding.op_type != "Add" or len(biases) != 1:
             raise SpecError(f"{self._name(node)}: expected an Add of biases after a MatMul")
-        return self._dense(self._name(node), self._weights(node, 1).T, self._constant(self._name(adding), biases[0]))
+        weights, added = self._weights(node, 1), self._constant(self._name(adding), biases[0])
+        return self._dense(self._name(node), weights, added, transposed=True)
 
     @staticmethod
-    def _dense(name: str, weights: np.ndarray, biases: np.ndarray) -> _Found:
-        if weights.ndim != 2:
-            raise SpecError(f"{name}: weights of shape {list(weights.shape)}: expected a matrix")
-        operation = Dense(name="fc", units=weights.shape[0])
-        return _Found(node=name, operation=operation, tensors={"weight": weights, "bias": biases})
+    def _dense(name: str, weights: onnx.TensorProto, biases: onnx.TensorProto, *, transposed: bool) -> _Found:
+        sides = list(weights.dims)
+        if len(sides) != 2:
+            raise SpecError(f"{name}: weights of shape {shown(sides)}: expected a matrix")
+        operation = Dense(name="fc", units=sides[1] if transposed else sides[0])
+        return _Found(
+            node=name, operation=operation, weights={"weight": weights, "bias": biases}, transposed=transposed
+        )
 
     def _check_flattens(self, node: onnx.NodeProto, get: Mapping[str, Any], shape: tuple[int, ...]) -> None:
-        name, whole = self._name(node), math.prod(shape)
+        name = self._name(node)
         if node.op_type == "Flatten":
             flattens = get.get("axis", 1) == 1
-        else:
-            sides = self._constant(name, node.input[1] if len(node.input) > 1 else "", integers=True).tolist()
-            flattens = len(sides) == 2 and sides[1] in (-1, whole)
+        else:  # before opset 5 the shape is an attribute
+            sides = integers_of(self._constant(name, node.input[1])) if len(node.input) > 1 else get.get("shape")
+            flattens = isinstance(sides, list) and len(sides) == 2 and sides[1] in (-1, math.prod(shape))
         if not flattens:
             raise SpecError(f"{name}: expected it to flatten maps into one vector for each image")
 
-    def _weights(self, node: onnx.NodeProto, place: int) -> np.ndarray:
+    def _weights(self, node: onnx.NodeProto, place: int) -> onnx.TensorProto:
         if len(node.input) <= place:
             raise SpecError(f"{self._name(node)}: has no {'biases' if place == 2 else 'weights'}")
         return self._constant(self._name(node), node.input[place])
 
-    def _constant(self, where: str, name: str, *, integers: bool = False) -> np.ndarray:
+    def _constant(self, where: str, name: str) -> onnx.TensorProto:
         if name not in self.constants:
             raise SpecError(
                 f"{where}: {shown(name)} is not in the file: expected weights that don't have to be computed"
             )
-        return values_of(self.constants[name], self.folder, integers=integers)
+        return self.constants[name]
 
     @staticmethod
     def _name(node: onnx.NodeProto) -> str:
@@ -237,36 +247,3 @@ def _with_geometry(architecture: Architecture, patch: int, pools: list[MaxPool])
     found = iter(pools)
     operations = [replace(o, ceil=next(found).ceil) if isinstance(o, MaxPool) else o for o in architecture.operations]
     return replace(architecture, patch=patch, operations=tuple(operations))
-
-
-def _check_operations(found: list[_Found], architecture: Architecture) -> None:
-    """Whether these are the preset's operations, in its order, with its constants."""
-    difference = _difference(found, architecture)
-    if not difference:
-        return
-    maps = [one for one in found if not isinstance(one.operation, Dense)]  # the number of classes may be any
-    others = [name for name in PRESETS if not _difference(maps, preset(name), but=Dense)]
-    fix = f"import it --as {' or '.join(others)}" if others else "no preset is such a net"
-    raise SpecError(f"{difference}; {fix}")
-
-
-def _difference(
-    found: list[_Found], architecture: Architecture, *, but: type[Operation] = Dropout, complete: bool = True
-) -> str:
-    wanted = [o for o in architecture.operations if not isinstance(o, Dropout | but)]
-    for theirs, ours in zip(found, wanted, strict=False):
-        if _told(theirs.operation) != _told(ours):
-            return (
-                f"{theirs.node}: {_told(theirs.operation)}: expected {_told(ours)}, {ours.name} of {architecture.name}"
-            )
-    if complete and len(found) != len(wanted):
-        return f"has {len(found)} operations: expected the {len(wanted)} of {architecture.name}"
-    return ""
-
-
-def _told(operation: Operation) -> str:
-    """An operation in words, but for its name, and for `ceil`, which follows from the patch; floats to five digits."""
-    values = [(f.name, getattr(operation, f.name)) for f in fields(operation) if f.name not in ("name", "ceil")]
-    return " ".join(
-        [operation.op, *(f"{name}={v:.5g}" if isinstance(v, float) else f"{name}={v}" for name, v in values)]
-    )

@@ -13,6 +13,7 @@ import numpy as np
 from alexnet_infer.architecture import MAX_PARAMETERS, MaxPool
 from alexnet_infer.errors import SpecError, one_line, shown
 from alexnet_infer.export.onnx_file import external_place
+from alexnet_infer.importing.roles import as_float32
 
 if TYPE_CHECKING:
     import onnx
@@ -34,33 +35,65 @@ def real(name: str, get: Mapping[str, Any], key: str, default: float) -> float:
     return value
 
 
-def values_of(tensor: onnx.TensorProto, folder: Path, *, integers: bool = False) -> np.ndarray:
-    """A tensor's values as float32 (or int64), from the message or from a file in `folder`.
+def values_of(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
+    """A tensor's values as float32, from the message or from a file in `folder`.
 
     Raises SpecError when it has fewer or more bytes than its shape says, another type, or lies elsewhere.
     """
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
-    kinds = (TensorProto.INT64,) if integers else (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
     name, sides = shown(tensor.name), list(tensor.dims)
-    if tensor.data_type not in kinds:
-        raise SpecError(f"{name} has type {tensor.data_type}: expected {'int64' if integers else 'floats'}")
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    if not is_float(tensor):
+        raise SpecError(f"{name} has type {_type(tensor)}: expected FLOAT, FLOAT16 or DOUBLE")
     count = math.prod(sides)
-    if min(sides, default=0) < 0 or count > MAX_PARAMETERS:
+    if not all(0 < side <= MAX_PARAMETERS for side in sides) or len(sides) > 4 or count > MAX_PARAMETERS:
         raise SpecError(f"{name} has shape {shown(sides)}: expected at most {MAX_PARAMETERS} values")
-    if tensor.data_location == TensorProto.EXTERNAL:
-        place, begin, length = external_place(tensor, folder)
-        if length != count * dtype.itemsize:
-            raise SpecError(f"{name} has shape {shown(sides)} and {length} bytes of values: they disagree")
-        values = np.fromfile(place, dtype.newbyteorder("<"), count, offset=begin).reshape(sides)
-    else:
-        try:
-            values = numpy_helper.to_array(tensor)
-        except (ValueError, TypeError) as error:
-            raise SpecError(f"{name}: its values do not fit its shape {shown(sides)} ({one_line(error)})") from None
-    with np.errstate(over="ignore"):
-        return values.astype(np.int64 if integers else np.float32)
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return as_float32(_array(tensor))
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    place, begin, length = external_place(tensor, folder)
+    if length != count * dtype.itemsize:
+        raise SpecError(f"{name} has shape {shown(sides)} and {length} bytes of values: they disagree")
+    return as_float32(np.fromfile(place, dtype.newbyteorder("<"), count, offset=begin).reshape(sides))
+
+
+def integers_of(tensor: onnx.TensorProto) -> list[int]:
+    """A short vector of whole numbers, from the message. Raises SpecError when the tensor is anything else."""
+    from onnx import TensorProto
+
+    if (
+        tensor.data_type != TensorProto.INT64
+        or len(tensor.dims) != 1
+        or tensor.dims[0] > 8
+        or tensor.data_location == TensorProto.EXTERNAL
+    ):
+        sides = shown(list(tensor.dims))
+        raise SpecError(f"{shown(tensor.name)} has type {_type(tensor)}, shape {sides}: expected a few whole numbers")
+    return _array(tensor).tolist()
+
+
+def is_float(tensor: onnx.TensorProto) -> bool:
+    """Whether it is of a type that weights are read in."""
+    from onnx import TensorProto
+
+    return tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+
+
+def _type(tensor: onnx.TensorProto) -> str:
+    from onnx import TensorProto
+
+    known = TensorProto.DataType.DESCRIPTOR.values_by_number
+    return known[tensor.data_type].name if tensor.data_type in known else str(tensor.data_type)
+
+
+def _array(tensor: onnx.TensorProto) -> np.ndarray:
+    from onnx import numpy_helper
+
+    try:
+        return numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        sides = shown(list(tensor.dims))
+        raise SpecError(f"{shown(tensor.name)}: its values do not fit its shape {sides} ({one_line(error)})") from None
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -89,14 +122,23 @@ def window(name: str, get: Mapping[str, Any]) -> tuple[int, int, int]:
             raise SpecError(f"{name}: {key}={shown(sides)}: expected a square window, the same on all sides")
         found.append(sides[0])
     size, stride, pad, dilation = found
-    if dilation != 1 or get.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or get.get("storage_order", 0):
-        raise SpecError(f"{name}: expected no dilation, no auto_pad and rows first")
+    _check_auto_pad(name, get)
+    if dilation != 1 or get.get("storage_order", 0):
+        raise SpecError(f"{name}: expected no dilation, and rows first")
     return size, stride, pad
+
+
+def _check_auto_pad(name: str, get: Mapping[str, Any]) -> None:
+    """VALID is no padding, whatever `pads` says beside it."""
+    how, pads = get.get("auto_pad", b"NOTSET"), get.get("pads", [0])
+    if how != b"NOTSET" and (how != b"VALID" or not isinstance(pads, list) or any(pads)):
+        raise SpecError(f"{name}: auto_pad={shown(how)}, pads={shown(pads)}: expected pads alone")
 
 
 def pool(name: str, get: Mapping[str, Any], shape: tuple[int, ...]) -> MaxPool:
     """Max pooling; padding at the lower right that lets one more window hang over the edge is `ceil`."""
     pads = get.get("pads", [0, 0, 0, 0])
+    _check_auto_pad(name, get)
     size, stride, _ = window(name, {**get, "pads": [0, 0, 0, 0]})
     plain = MaxPool(name="pool", size=size, stride=stride)
     hanging = replace(plain, ceil=True)
@@ -107,7 +149,9 @@ def pool(name: str, get: Mapping[str, Any], shape: tuple[int, ...]) -> MaxPool:
         raise SpecError(f"{name}: pads={shown(pads)}: expected whole numbers")
     if get.get("ceil_mode", 0) and not beyond:
         beyond = hanging.overhang(shape[-1])
-    for pool in (plain, hanging):
-        if 0 <= beyond < size and (shape[-1] + beyond - size) // stride + 1 == pool.output(shape)[-1]:
-            return pool
+    elif get.get("ceil_mode", 0):
+        beyond += -(shape[-1] + beyond - size) % stride
+    for found in (plain, hanging):
+        if 0 <= beyond < size and (shape[-1] + beyond - size) // stride + 1 == found.output(shape)[-1]:
+            return found
     raise SpecError(f"{name}: pads={shown(pads)}: expected padding that only the last window needs")

@@ -20,6 +20,12 @@ class Layer:
     """By our names for the parts: weight, bias, running_mean, running_var."""
 
 
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """Weights as float32. What is beyond its range becomes infinite, and is refused later, by name."""
+    with np.errstate(all="ignore"):
+        return values.astype(np.float32, copy=False)
+
+
 def by_role(layers: Sequence[Layer], architecture: Architecture) -> dict[str, np.ndarray]:
     """The tensors of `architecture`, of `layers` that stand in the order in which the net applies them.
 
@@ -27,18 +33,20 @@ def by_role(layers: Sequence[Layer], architecture: Architecture) -> dict[str, np
     """
     wanted = [step for step in architecture.steps if step.tensors]
     if len(layers) != len(wanted):
-        ours = _listed(step.operation.name for step in wanted)
-        theirs = _listed(layer.name for layer in layers)
+        ours = listed(step.operation.name for step in wanted)
+        theirs = listed(layer.name for layer in layers)
         raise SpecError(f"has {len(layers)} layers with weights ({theirs}): expected {len(wanted)} ({ours})")
     tensors = {}
     for layer, step in zip(layers, wanted, strict=True):
         parts = {name.rpartition(".")[2]: (name, shape) for name, shape in step.tensors.items()}
         if missing := parts.keys() - layer.tensors.keys():
-            raise SpecError(f"missing tensors: {_listed(f'{layer.name}.{part}' for part in sorted(missing))}")
+            raise SpecError(f"missing tensors: {listed(f'{layer.name}.{part}' for part in sorted(missing))}")
         if surplus := layer.tensors.keys() - parts.keys():
-            raise SpecError(f"unknown tensors: {_listed(f'{layer.name}.{part}' for part in sorted(surplus))}")
+            raise SpecError(f"unknown tensors: {listed(f'{layer.name}.{part}' for part in sorted(surplus))}")
         for part, (name, shape) in parts.items():
             found = layer.tensors[part]
+            if found.dtype.kind != "f":
+                raise SpecError(f"{shown(f'{layer.name}.{part}')} has type {found.dtype}: expected floats")
             if found.shape != shape:
                 theirs = shown(f"{layer.name}.{part}")
                 raise SpecError(f"{theirs} has shape {list(found.shape)}: expected {list(shape)}, that of {name}")
@@ -46,7 +54,8 @@ def by_role(layers: Sequence[Layer], architecture: Architecture) -> dict[str, np
     return {name: tensors[name] for name in architecture.tensors}
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """The first dozen of `names`, and how many more there are."""
     found = [visible(name)[:40] for name in names]
     more = f" and {len(found) - 12} more" if len(found) > 12 else ""
     return (", ".join(found[:12]) + more) or "none"

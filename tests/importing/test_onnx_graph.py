@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +112,28 @@ def test_weights_of_other_precision_become_float32(graph, path, dtype):
     assert {t.dtype for t in tensors.values()} == {np.dtype(np.float32)}
 
 
+def test_a_reshape_of_before_opset_5_has_its_shape_as_an_attribute(zoo, graph, path):
+    node = node_of(graph, "Reshape")
+    kept = [t for t in graph.graph.initializer if t.name != node.input[1]]
+    declared = [v for v in graph.graph.input if v.name != node.input[1]]
+    del node.input[1], graph.graph.initializer[:], graph.graph.input[:]
+    graph.graph.initializer.extend(kept)
+    graph.graph.input.extend(declared)
+    set_attribute(node, "shape", [1, 9216])
+    graph.opset_import[0].version = 3
+    found = read_onnx(written(path, graph), PRESETS["caffe"])[1]
+    expected = read_onnx(written(path, zoo), PRESETS["caffe"])[1]
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_windows_size_may_be_that_of_the_weights(zoo, graph, path):
+    node = node_of(graph, "Conv")
+    kept = [a for a in node.attribute if a.name != "kernel_shape"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    assert read_onnx(written(path, graph), PRESETS["caffe"])[0] == read_onnx(written(path, zoo), PRESETS["caffe"])[0]
+
+
 def test_matmul_and_add_are_a_fully_connected_layer_too(graph, path):
     expected = run(graph, patches(1))
     nodes = []
@@ -187,7 +210,9 @@ def test_the_other_preset_is_named_where_it_is_meant(path):
         ("Conv", "group", 3, "groups=3"),
         ("Conv", "group", 0, "group=0"),
         ("Conv", "dilations", [2, 2], "no dilation"),
-        ("Conv", "auto_pad", "SAME_UPPER", "no auto_pad"),
+        ("Conv", "auto_pad", "SAME_UPPER", "expected pads alone"),
+        ("MaxPool", "auto_pad", "SAME_LOWER", "expected pads alone"),
+        ("Gemm", "transB", "1", "transB 0 or 1"),
         ("MaxPool", "kernel_shape", [2, 2], "size=2"),
         ("MaxPool", "pads", [1, 1, 1, 1], "none at the upper left"),
         ("MaxPool", "pads", [0, 0, 3, 3], "padding that only the last window needs"),
@@ -249,6 +274,52 @@ def test_missing_and_left_over_weights_are_refused(graph, path):
     refused(path, graph, "'conv3_b_0' is not in the file")
 
 
+def test_a_tensor_that_no_node_takes_is_refused(graph, path):
+    graph.graph.initializer.append(numpy_helper.from_array(np.ones(3, np.float32), "conv6_w_0"))
+    refused(path, graph, "weights that no node takes: conv6_w_0")
+
+
+def test_a_constant_that_gives_nothing_is_passed_over(zoo, graph, path):
+    graph.graph.node.append(helper.make_node("Constant", [], [], value=numpy_helper.from_array(np.ones(3))))
+    found = read_onnx(written(path, graph), PRESETS["caffe"])[1]
+    expected = read_onnx(written(path, zoo), PRESETS["caffe"])[1]
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("shape", [np.int64(-1), np.ones((2, 2), np.int64), np.full(10**6, -1, np.int64)])
+def test_a_reshape_to_no_vector_is_refused(graph, path, shape):
+    node = node_of(graph, "Reshape")
+    tensor = next(t for t in graph.graph.initializer if t.name == node.input[1])
+    tensor.CopyFrom(numpy_helper.from_array(np.asarray(shape), tensor.name))
+    refused(path, graph, "expected a few whole numbers")
+
+
+@pytest.mark.parametrize(("pads", "how"), [([0, 0, 1, 1], {"ceil_mode": 1}), ([0, 0, 1, 1], {"auto_pad": "VALID"})])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_pooling_that_comes_out_larger_than_the_presets_is_refused(graph, path, place, pads, how):
+    """ONNX Runtime adds the padding and then rounds up, and ignores `pads` beside VALID."""
+    for dim in graph.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_value = 227
+    for name, value in {"pads": pads, **how}.items():
+        set_attribute(node_of(graph, "MaxPool", place), name, value)
+    refused(path, graph, "pads=[0, 0, 1, 1]")
+
+
+def test_one_tensor_in_thousands_of_nodes_is_not_read_thousands_of_times(graph, path):
+    weights = numpy_helper.from_array(np.ones((512, 512), np.float32), "w")
+    biases = numpy_helper.from_array(np.ones(512, np.float32), "b")
+    nodes = [helper.make_node("Gemm", [f"v{i}", "w", "b"], [f"v{i + 1}"]) for i in range(2000)]
+    head = helper.make_node("Reshape", ["data_0", "OC2_DUMMY_1"], ["v0"])
+    sides = numpy_helper.from_array(np.array([1, -1]), "OC2_DUMMY_1")
+    output = helper.make_tensor_value_info("v2000", TensorProto.FLOAT, [1, 512])
+    inputs = [graph.graph.input[0]]
+    model = helper.make_model(helper.make_graph([head, *nodes], "x", inputs, [output], [weights, biases, sides]))
+    tracemalloc.start()
+    refused(path, model, "dense units=512: expected conv")
+    assert tracemalloc.get_traced_memory()[1] < 50e6  # 2,000 copies would take 2 GB
+    tracemalloc.stop()
+
+
 def test_ends_other_than_patches_and_scores_are_refused(zoo, graph, path):
     graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
     refused(path, graph, "takes [1, 1, 224, 224]: expected [N, 3, side, side]")
@@ -276,15 +347,15 @@ def test_a_shape_that_its_values_do_not_fill_is_refused(graph, path, sides):
 @pytest.mark.parametrize("kind", [TensorProto.INT32, TensorProto.STRING, TensorProto.BFLOAT16, 0, 999])
 def test_weights_of_another_type_are_refused(graph, path, kind):
     next(t for t in graph.graph.initializer if t.name == "conv1_b_0").data_type = kind
-    refused(path, graph, "'conv1_b_0' has type", "expected floats")
+    refused(path, graph, "'conv1_b_0' has type", "expected FLOAT, FLOAT16 or DOUBLE")
 
 
 # Weights beside the file.
 
 
-def outside(model: onnx.ModelProto, path: Path, location: str) -> None:
+def outside(model: onnx.ModelProto, path: Path, location: str, name: str = "conv1_w_0") -> None:
     """conv1's weights go to `weights.bin` beside `path`, and the file says `location`."""
-    tensor = next(t for t in model.graph.initializer if t.name == "conv1_w_0")
+    tensor = next(t for t in model.graph.initializer if t.name == name)
     (path.parent / "weights.bin").write_bytes(b"1234" + tensor.raw_data)
     length = len(tensor.raw_data)
     tensor.ClearField("raw_data")
@@ -321,11 +392,21 @@ def test_weights_beyond_the_end_of_their_file_are_refused(graph, path):
     refused(path, graph, "lies beyond its end")
 
 
-def test_weights_of_another_length_than_their_shape_are_refused(graph, path):
+@pytest.mark.parametrize(("place", "side"), [(1, 2**40), (1, 4), (1, 0), (1, -3), (0, 2**62)])
+def test_weights_of_another_length_than_their_shape_are_refused(graph, path, place, side):
     outside(graph, path, "weights.bin")
     tensor = next(t for t in graph.graph.initializer if t.name == "conv1_w_0")
-    tensor.dims[0] = 2**40
-    refused(path, graph, "conv1_w_0")
+    tensor.dims[place] = side
+    refused(path, graph, "conv1_w_0" if place else "kernels=")
+
+
+@pytest.mark.parametrize("sides", [[1] * 69 + [96], [0, 2**62]])
+def test_biases_beside_the_file_of_an_absurd_shape_are_refused(graph, path, sides):
+    outside(graph, path, "weights.bin", "conv1_b_0")
+    tensor = next(t for t in graph.graph.initializer if t.name == "conv1_b_0")
+    del tensor.dims[:]
+    tensor.dims.extend(sides)
+    refused(path, graph, "conv1_b_0")
 
 
 # Damage.
