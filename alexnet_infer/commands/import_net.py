@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from alexnet_infer.artifact import ClassName
@@ -11,7 +10,7 @@ from alexnet_infer.backends.opening import describe
 from alexnet_infer.datasets.classes import TABLES, class_name, read_table
 from alexnet_infer.errors import UnreadableInputError, UsageError, shown, visible
 from alexnet_infer.files import is_file
-from alexnet_infer.importing.run import ImportRequest, import_net, unknown_provenance
+from alexnet_infer.importing.run import ImportRequest, import_net
 
 
 def run(
@@ -41,12 +40,12 @@ def run(
         source=source,
         out=target,
         name=called,
-        format="onnx-quantized" if target.suffix == ".onnx" else None,
+        format="onnx-quantized" if {source.suffix.lower(), target.suffix} == {".onnx"} else None,
         preset=preset,
         patch=patch,
         convention=convention,
         classes=_classes(classes) if classes else None,
-        provenance=None if data is None else replace(unknown_provenance(source), data=data),
+        data=data,
     )
     try:
         path = import_net(request)

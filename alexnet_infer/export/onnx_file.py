@@ -151,7 +151,7 @@ def _check_external(model: onnx.ModelProto, folder: Path) -> tuple[Path, ...]:
     from onnx import TensorProto
 
     found: dict[str, Path] = {}
-    for tensor in _tensors(model):
+    for tensor in tensors_in(model):
         if tensor.data_location == TensorProto.EXTERNAL:
             place, _, _ = external_place(tensor, folder)
             found[place.name] = place
@@ -182,7 +182,7 @@ def external_place(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, i
     return place, begin, length
 
 
-def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
+def tensors_in(message: Message) -> Iterator[onnx.TensorProto]:
     """Every tensor in a message, wherever it is: a list of places would miss one (a sparse constant, a function's
     default)."""
     from google.protobuf.message import Message
@@ -191,4 +191,4 @@ def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
     for field, value in message.ListFields():
         if field.message_type is not None:
             for part in [value] if isinstance(value, Message) else value:
-                yield from [part] if isinstance(part, TensorProto) else _tensors(part)
+                yield from [part] if isinstance(part, TensorProto) else tensors_in(part)

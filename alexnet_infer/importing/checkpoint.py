@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from alexnet_infer.architecture import Architecture
-from alexnet_infer.artifact import ClassName, classes_from_json
+from alexnet_infer.architecture import Architecture, BatchNorm
+from alexnet_infer.artifact import METADATA_KEY, ClassName, classes_from_json
 from alexnet_infer.errors import SpecError, one_line, shown
+from alexnet_infer.importing.roles import as_float32, listed
 from alexnet_infer.preprocess import Preprocessing
 
 OWN = "model."
@@ -42,12 +43,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             config, net = _json(metadata, "config"), _json(metadata, "net") if "net" in metadata else None
             architecture = Architecture.from_json(config["architecture"])
             unit = config["recipe"]["unit"]
-            tensors = {}
-            for name, shape in architecture.tensors.items():
-                part = file.get_slice(OWN + name)
-                if tuple(part.get_shape()) != shape:
-                    raise SpecError(f"{name} has shape {part.get_shape()}: expected {list(shape)}")
-                tensors[name] = file.get_tensor(OWN + name).astype(np.float32)
+            tensors = _tensors(file, architecture)
     except (SafetensorError, KeyError, TypeError) as error:
         raise SpecError(f"damaged, or not a checkpoint of this project's trainer ({one_line(error)})") from None
     return Checkpoint(
@@ -58,9 +54,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
     )
 
 
+def _tensors(file: safe_open, architecture: Architecture) -> dict[str, np.ndarray]:
+    """All that the checkpoint holds of the net, as float32: no more and no less than the architecture's."""
+    own = {name.removeprefix(OWN) for name in file.keys() if name.startswith(OWN)}  # noqa: SIM118 (not a mapping)
+    for what, names in (
+        ("missing", architecture.tensors.keys() - own),
+        ("unknown", own - architecture.tensors.keys()),
+    ):
+        if names:
+            raise SpecError(f"{what} tensors: {listed(sorted(names))}")
+    for name, shape in architecture.tensors.items():  # before any is read
+        part = file.get_slice(OWN + name)
+        if part.get_dtype() not in ("F16", "F32", "F64") or tuple(part.get_shape()) != shape:
+            raise SpecError(
+                f"{name} is {part.get_dtype()} of shape {part.get_shape()}: expected F32 of shape {list(shape)}"
+            )
+    return {name: as_float32(file.get_tensor(OWN + name)) for name in architecture.tensors}
+
+
 def _json(metadata: dict[str, str], key: str) -> dict[str, Any]:
+    if METADATA_KEY in metadata:
+        raise SpecError("is a model file already, and need not be imported: expected a checkpoint of the trainer")
     if key not in metadata:
-        raise SpecError("is neither a model file nor a checkpoint of this project's trainer")
+        raise SpecError("is no checkpoint of this project's trainer: it has no description of a run")
     try:
         return dict(json.loads(metadata[key]))
     except (ValueError, TypeError, RecursionError) as error:
@@ -71,9 +87,11 @@ def _in_grey_levels(tensors: dict[str, np.ndarray], architecture: Architecture, 
     """The trainer divides all activations by `unit` and keeps LRN's constants for that: see docs/lrn.md."""
     if type(unit) not in (int, float) or not 0 < unit < 1e6:  # type: ignore[operator]
         raise SpecError(f"recipe.unit={shown(unit)}: expected a number above 0")
+    if unit != 1 and any(isinstance(o, BatchNorm) or getattr(o, "kind", "") == "tanh" for o in architecture.operations):
+        raise SpecError(f"recipe.unit={shown(unit)}: a net with tanh or batch norm does not scale; expected 1")
     last = architecture.operations[-1].name
     factor = np.float32(unit)  # type: ignore[arg-type]
-    with np.errstate(over="ignore"):  # what is beyond float32 is refused later, by name
+    with np.errstate(all="ignore"):  # what is beyond float32 is refused later, by name
         return {
             name: t / factor if name == f"{last}.weight" else t * factor if _is_hidden_bias(name, last) else t
             for name, t in tensors.items()

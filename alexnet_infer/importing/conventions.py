@@ -13,6 +13,7 @@ import numpy as np
 
 from alexnet_infer.architecture import Architecture, Conv
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line, shown
+from alexnet_infer.importing.roles import as_float32
 from alexnet_infer.preprocess import ALIASED, Preprocessing
 
 
@@ -82,6 +83,16 @@ CONVENTIONS = {
 OF_PRESETS = {"caffe": "caffe", "caffenet": "caffe", "owt": "torchvision"}
 """What the published nets of a preset were trained with."""
 
+ZOO_PATCH = 224
+"""Side of the patches in the ONNX Model Zoo's files of Caffe's nets."""
+
+
+def published_convention(preset: str | None, patch: int) -> str | None:
+    """The convention with which the published nets of a preset were measured on patches of this side; None where there
+    are none."""
+    name = OF_PRESETS.get(preset or "")
+    return "caffe-zoo" if name == "caffe" and patch == ZOO_PATCH else name
+
 
 def convention(name: str) -> Convention:
     """The convention called `name`, or the one in the JSON file `name`, which has the fields of `Convention`.
@@ -122,13 +133,15 @@ def fold(
     Raises SpecError when the net doesn't begin with a convolution over all channels.
     """
     first = architecture.operations[0]
-    if not isinstance(first, Conv) or first.groups != 1:
+    if not isinstance(first, Conv) or first.groups != 1 or architecture.channels != 3:
         raise SpecError(
-            f"begins with {first.name}: expected a convolution over all channels, to put --preprocessing into"
+            f"begins with {first.name} on {architecture.channels} channels: expected a convolution over all three, to "
+            "put --preprocessing into"
         )
     name = f"{first.name}.weight"
-    kernels = tensors[name].astype(np.float64) / np.array(convention.std)[:, None, None]
+    with np.errstate(all="ignore"):  # a weight that is no number is refused later, by name
+        kernels = tensors[name].astype(np.float64) / np.array(convention.std)[:, None, None]
     if convention.channel_order == "BGR":
         kernels = kernels[:, ::-1]
         convention = dataclasses.replace(convention, channel_order="RGB", mean=convention.mean[::-1])
-    return {**tensors, name: kernels.astype(np.float32)}, convention.preprocessing(architecture.patch)
+    return {**tensors, name: as_float32(kernels)}, convention.preprocessing(architecture.patch)

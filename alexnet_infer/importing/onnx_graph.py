@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_infer.architecture import (
-    LRN,
     Activation,
     Architecture,
     Conv,
@@ -24,7 +23,7 @@ from alexnet_infer.architecture import (
 )
 from alexnet_infer.errors import SpecError, one_line, shown
 from alexnet_infer.importing.comparison import Found, check_operations, difference
-from alexnet_infer.importing.onnx_nodes import attributes, integers_of, is_float, pool, real, values_of, whole, window
+from alexnet_infer.importing.onnx_nodes import attributes, integers_of, is_float, lrn, pool, values_of, whole, window
 from alexnet_infer.importing.roles import Layer, by_role, listed
 
 if TYPE_CHECKING:
@@ -183,9 +182,7 @@ class _Walk:
             case "Relu" | "Tanh":
                 return _Found(node=name, operation=Activation(name="act", kind=node.op_type.lower()))
             case "LRN":
-                size = whole(name, get, "size")
-                alpha, beta, k = (real(name, get, *one) for one in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
-                return _Found(node=name, operation=LRN(name="norm", size=size, alpha=alpha / size, beta=beta, k=k))
+                return _Found(node=name, operation=lrn(name, get))
             case "MaxPool":
                 return _Found(node=name, operation=pool(name, get, shape))
             case "Reshape" | "Flatten":

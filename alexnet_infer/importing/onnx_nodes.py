@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_infer.architecture import MAX_PARAMETERS, MaxPool
+from alexnet_infer.architecture import LRN, MAX_PARAMETERS, MaxPool
 from alexnet_infer.errors import SpecError, one_line, shown
 from alexnet_infer.export.onnx_file import external_place
 from alexnet_infer.importing.roles import as_float32
@@ -133,6 +133,13 @@ def _check_auto_pad(name: str, get: Mapping[str, Any]) -> None:
     how, pads = get.get("auto_pad", b"NOTSET"), get.get("pads", [0])
     if how != b"NOTSET" and (how != b"VALID" or not isinstance(pads, list) or any(pads)):
         raise SpecError(f"{name}: auto_pad={shown(how)}, pads={shown(pads)}: expected pads alone")
+
+
+def lrn(name: str, get: Mapping[str, Any]) -> LRN:
+    """Local response normalisation, from ONNX's form of its constants into the paper's."""
+    size = whole(name, get, "size")
+    alpha, beta, k = (real(name, get, *one) for one in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    return LRN(name="norm", size=size, alpha=alpha / size, beta=beta, k=k)
 
 
 def pool(name: str, get: Mapping[str, Any], shape: tuple[int, ...]) -> MaxPool:

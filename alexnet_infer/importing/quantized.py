@@ -9,17 +9,37 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alexnet_infer.architecture import Activation, Conv, Dense, MaxPool, Operation
 from alexnet_infer.artifact import METADATA_KEY, Manifest, sha256
 from alexnet_infer.errors import SpecError, one_line, shown
 from alexnet_infer.export.info import EXPORT_KEY, Batch, ExportInfo, Member
+from alexnet_infer.export.onnx_file import tensors_in
 from alexnet_infer.export.onnx_graph import INPUT, OUTPUT
+from alexnet_infer.importing.comparison import UNTOLD, Found, check_operations
 from alexnet_infer.importing.onnx_graph import is_quantized, read_graph
+from alexnet_infer.importing.onnx_nodes import attributes, lrn, whole, window
 
 if TYPE_CHECKING:
     import onnx
 
+_CONVOLUTIONS = ("Conv", "QLinearConv", "ConvInteger")
+_PRODUCTS = ("Gemm", "QGemm", "MatMul", "QLinearMatMul", "MatMulInteger")
+_UNTOLD = (*UNTOLD, "kernels", "units")
+"""Weights may come out of another node, and their shapes with them."""
+
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 """Whose operators may run: ONNX's, and those that ONNX Runtime brings for quantized graphs."""
+
+
+def input_side(path: Path) -> int:
+    """Side of the patches that the graph takes. Raises SpecError when its input is no square of three channels."""
+    graph = read_graph(path).graph
+    known = {tensor.name for tensor in graph.initializer}
+    shapes = [list(v.type.tensor_type.shape.dim) for v in graph.input if v.name not in known]
+    sides = [dimension.dim_value for dimension in shapes[0]] if len(shapes) == 1 else []
+    if len(sides) != 4 or sides[1] != 3 or sides[2] != sides[3] or not 0 < sides[2] <= 4096:
+        raise SpecError(f"has {len(shapes)} inputs, of shape {shown(sides)}: expected one, [N, 3, side, side]")
+    return sides[2]
 
 
 def adopt_quantized(path: Path, manifest: Manifest) -> bytes:
@@ -34,13 +54,13 @@ def adopt_quantized(path: Path, manifest: Manifest) -> bytes:
     if not is_quantized(model):
         raise SpecError("is not quantized; import it to a name in .safetensors")
     _check_plain(model)
+    check_operations(_operations(model), manifest.architecture, but=Activation, untold=_UNTOLD)
+    _check_gives_probabilities(model)
     known = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in known]
     del model.graph.input[:]
     model.graph.input.extend(inputs)  # weights among the inputs could be overridden by a caller
     model.ir_version = max(model.ir_version, 4)  # from which they need not be
-    if model.graph.node[-1].op_type not in ("Softmax", "DequantizeLinear"):
-        raise SpecError(f"ends in {shown(model.graph.node[-1].op_type)}: expected probabilities")
     batch = _check_ends(model, manifest)
     _rename(model, model.graph.input[0].name, INPUT)
     _rename(model, model.graph.output[0].name, OUTPUT)
@@ -60,7 +80,7 @@ def _check_plain(model: onnx.ModelProto) -> None:
     """Neither weights beside the file, nor code of others."""
     from onnx import TensorProto
 
-    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors_in(model)):
         raise SpecError("keeps weights beside it: expected all in one file")
     if model.functions:
         raise SpecError(f"has {len(model.functions)} functions of its own: expected none")
@@ -69,6 +89,43 @@ def _check_plain(model: onnx.ModelProto) -> None:
             raise SpecError(
                 f"{shown(node.op_type)} of {shown(node.domain)}: expected ONNX's or ONNX Runtime's operators"
             )
+
+
+def _operations(model: onnx.ModelProto) -> list[Found]:
+    """What the nodes compute, in their order, which is that of the chain: layers and windows, without what quantizers
+    put between them, and without ReLUs, which they put into the layer before."""
+    found = []
+    for node in model.graph.node:
+        name, get = shown(node.name or node.op_type), attributes(node)
+        operation: Operation
+        if node.op_type in _CONVOLUTIONS:
+            size, stride, pad = window(name, get)
+            groups = whole(name, get, "group", 1)
+            operation = Conv(name=name, kernels=0, size=size, stride=stride, pad=pad, groups=groups)
+        elif node.op_type == "MaxPool":
+            size, stride, _ = window(name, {**get, "pads": [0, 0, 0, 0]})
+            operation = MaxPool(name=name, size=size, stride=stride)
+        elif node.op_type == "LRN":
+            operation = lrn(name, get)
+        elif node.op_type in _PRODUCTS:
+            operation = Dense(name=name, units=0)
+        else:
+            continue
+        found.append(Found(node=name, operation=operation))
+    return found
+
+
+def _check_gives_probabilities(model: onnx.ModelProto) -> None:
+    """Whether a softmax makes the output, or makes it but for a rounding."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    last = makers.get(model.graph.output[0].name) if model.graph.output else None
+    for rounding in ("DequantizeLinear", "QuantizeLinear"):
+        if last is not None and last.op_type == rounding and last.input:
+            last = makers.get(last.input[0])
+    if last is None or last.op_type not in ("Softmax", "QLinearSoftmax"):
+        raise SpecError(
+            f"ends in {shown(last.op_type if last else 'nothing')}: expected a Softmax, which gives probabilities"
+        )
 
 
 def _check_ends(model: onnx.ModelProto, manifest: Manifest) -> Batch:

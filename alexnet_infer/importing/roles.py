@@ -56,6 +56,6 @@ def by_role(layers: Sequence[Layer], architecture: Architecture) -> dict[str, np
 
 def listed(names: Iterable[str]) -> str:
     """The first dozen of `names`, and how many more there are."""
-    found = [visible(name)[:40] for name in names]
+    found = [visible(str(name))[:40] for name in names]  # protobuf gives bytes where they are no text
     more = f" and {len(found) - 12} more" if len(found) > 12 else ""
     return (", ".join(found[:12]) + more) or "none"

@@ -15,9 +15,9 @@ from alexnet_infer import __version__
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.artifact import Artifact, ClassName, Manifest, Provenance, sha256
 from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
-from alexnet_infer.errors import ModelFileError, SpecError, UsageError, visible
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError, shown, visible
 from alexnet_infer.files import write_atomically
-from alexnet_infer.importing.conventions import OF_PRESETS, Convention, convention, fold
+from alexnet_infer.importing.conventions import OF_PRESETS, Convention, convention, fold, published_convention
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import variant
 
@@ -48,12 +48,18 @@ class ImportRequest:
     patch: int | None = None
     """Side of the patches, where the file's (the Model Zoo's 224) and the preset's (227) differ; None: the file's."""
     convention: str | None = None
-    """Preprocessing: the name of a convention, or a JSON file; None for that of the preset's published nets."""
+    """Preprocessing: the name of a convention, or a JSON file; None for that of the preset's published nets on patches
+    of this side."""
     classes: tuple[ClassName, ...] | None = None
     """In the order of the file's outputs; None for the 1,000 of ILSVRC-2012 in sorted order of their WordNet ids."""
+    data: str | None = None
+    """What it was trained on, where that is known and nothing else is."""
     provenance: Provenance | None = None
+    """Where the net comes from, where all of it is known."""
 
     def __post_init__(self) -> None:
+        if self.format is not None and self.format not in get_args(Format):
+            raise UsageError(f"format={shown(self.format)}: expected {', '.join(get_args(Format))}")
         suffix = ".onnx" if self.found_format == "onnx-quantized" else ".safetensors"
         if self.out.suffix != suffix:
             raise UsageError(f"{self.out}: expected a name that ends in {suffix}")
@@ -65,7 +71,7 @@ class ImportRequest:
     @property
     def found_format(self) -> Format:
         """`format`, or what the file's name says."""
-        if self.format in get_args(Format):
+        if self.format is not None:
             return self.format
         try:
             return SUFFIXES[self.source.suffix.lower()]
@@ -102,7 +108,7 @@ def import_net(request: ImportRequest) -> Path:
             architecture=found.architecture,
             preprocessing=preprocessing,
             classes=classes,
-            provenance=request.provenance or unknown_provenance(request.source),
+            provenance=request.provenance or _unknown_provenance(request),
         )
         artifact = Artifact(manifest, tensors)
     artifact.save(request.out, np.float32)
@@ -136,14 +142,16 @@ def _preset(request: ImportRequest) -> Architecture:
     return replace(variant(request.preset), classes=classes).build()
 
 
-def _zoo(request: ImportRequest) -> Architecture:
-    """The preset on other patches, as in the Model Zoo's files: only the last pooling hangs over the edge."""
+def _on_patches(request: ImportRequest, side: int) -> Architecture:
+    """The preset on patches of this side: its own, or other ones as in the Model Zoo's files, where only the last
+    pooling hangs over the edge."""
     assert request.preset is not None
-    assert request.patch is not None
     ours = _preset(request)
-    zoo = replace(variant(request.preset), patch=request.patch, ceil_pools=(5,), classes=ours.classes).build()
+    if side == ours.patch:
+        return ours
+    zoo = replace(variant(request.preset), patch=side, ceil_pools=(5,), classes=ours.classes).build()
     if zoo.tensors != ours.tensors:
-        raise UsageError(f"--patch {request.patch}: the preset {request.preset} fits patches of {ours.patch} or 224")
+        raise ModelFileError(f"{request.source}: takes patches of {side}: those of {request.preset} are {ours.patch}")
     return zoo
 
 
@@ -153,6 +161,8 @@ def _read(request: ImportRequest) -> _Source:
             from alexnet_infer.importing.checkpoint import read_checkpoint
 
             found = read_checkpoint(request.source)
+            if request.preset not in (None, found.architecture.name):
+                raise SpecError(f"is of the preset {found.architecture.name}: expected {request.preset}, by --as")
             _check_patch(request, [found.architecture])
             keeps = request.convention is None  # what the request says goes first
             return _Source(
@@ -191,7 +201,7 @@ def _check_patch(request: ImportRequest, fitting: Sequence[Architecture]) -> Arc
 
 
 def _convention(request: ImportRequest, architecture: Architecture) -> Convention:
-    name = request.convention or OF_PRESETS.get(request.preset or "")
+    name = request.convention or published_convention(request.preset, architecture.patch)
     if name is None:
         raise UsageError(
             f"{request.source}: doesn't say how its images were prepared, and no published net of this preset does; "
@@ -217,13 +227,11 @@ def _classes(request: ImportRequest, outputs: int) -> tuple[tuple[ClassName, ...
     return tuple(found[i] for i in order), np.array(order)
 
 
-def unknown_provenance(source: Path) -> Provenance:
-    """Of a file of which nothing is known. Raises ModelFileError when it can't be read."""
-    with _naming(source):
-        digest = sha256(source)
+def _unknown_provenance(request: ImportRequest) -> Provenance:
+    """Of a file of which no more is known than what it is called and holds."""
     return Provenance(
-        data="unknown images",
-        recipe={"name": "imported", "file": visible(source.name), "sha256": digest},
+        data=request.data or "unknown images",
+        recipe={"name": "imported", "file": visible(request.source.name), "sha256": sha256(request.source)},
         seed=None,
         date=None,
         software=f"imported by alexnet-infer {__version__}",
@@ -231,14 +239,16 @@ def unknown_provenance(source: Path) -> Provenance:
 
 
 def _adopt(request: ImportRequest) -> Path:
-    from alexnet_infer.importing.quantized import adopt_quantized
+    from alexnet_infer.importing.quantized import adopt_quantized, input_side
 
     graph_classes, order = _classes(request, len(request.classes or ilsvrc_classes()))
     if (order != np.arange(len(order))).any():
         raise UsageError("--classes: a quantized net stays as it is: expected its outputs in order of WordNet ids")
-    architecture = _preset(request)
-    if request.patch not in (None, architecture.patch):
-        architecture = _zoo(request)
+    with _naming(request.source):
+        side = input_side(request.source)
+    if request.patch not in (None, side):
+        raise UsageError(f"--patch {request.patch}: {request.source} takes patches of {side}, and stays as it is")
+    architecture = _on_patches(request, side)
     said = _convention(request, architecture)
     if said.std != (1.0, 1.0, 1.0):
         raise UsageError("--preprocessing: a quantized net stays as it is: expected one that divides by nothing")
@@ -247,7 +257,7 @@ def _adopt(request: ImportRequest) -> Path:
         architecture=architecture,
         preprocessing=said.preprocessing(architecture.patch),
         classes=graph_classes,
-        provenance=request.provenance or unknown_provenance(request.source),
+        provenance=request.provenance or _unknown_provenance(request),
     )
     with _naming(request.source):
         content = adopt_quantized(request.source, manifest)

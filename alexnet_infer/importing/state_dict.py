@@ -45,14 +45,15 @@ def _check_size(path: Path) -> None:
     """A zip could swell: torch writes its records as they are."""
     if path.stat().st_size > 4 * MAX_PARAMETERS:
         raise SpecError(f"has {path.stat().st_size} bytes: expected at most {4 * MAX_PARAMETERS}")
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                records = archive.infolist()
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            raise SpecError(f"damaged, or not a PyTorch file ({one_line(error)})") from None
-        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-            raise SpecError("has compressed records: expected a file that torch.save wrote")
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise SpecError(f"damaged, or not a PyTorch file ({one_line(error)})") from None
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise SpecError("has compressed records: expected a file that torch.save wrote")
 
 
 def _convert(path: Path, plain: Path) -> None:
@@ -65,7 +66,10 @@ def _convert(path: Path, plain: Path) -> None:
         raise SpecError(f"torch did not read it in {TIMEOUT} seconds") from None
     if done.returncode or not plain.exists():
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise SpecError(visible(lines[-1])[:300] if lines else f"the process that read it died ({done.returncode})")
+        said = visible(lines[-1])[:300] if lines else f"the process that read it died ({done.returncode})"
+        if done.returncode == BackendError.exit_code:
+            raise BackendError(f"{path}: {said}")
+        raise SpecError(said)
 
 
 def _environment() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def test_a_file_that_is_there_is_replaced_only_where_it_is_named(source, run):
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--as", "caffe"), 4, "[3, 24]: expected [1000, 24]"),
+        (("--as", "caffe"), 4, "units=3: expected dense units=1000"),
         (("--as", "alex", "--classes", "classes.tsv"), 2, "no preset is called 'alex'"),
         (("--classes", "classes.tsv"), 2, "Name the preset with --as"),
         (("--as", "caffe", "--classes", "gone.tsv"), 2, "expected a file called classes.tsv"),
@@ -81,6 +82,7 @@ def test_a_file_that_is_there_is_replaced_only_where_it_is_named(source, run):
         (("--as", "caffe", "--classes", "classes.tsv", "--preprocessing", "x"), 2, "--preprocessing x"),
         (("--as", "caffe", "--classes", "classes.tsv", "--patch", "224"), 2, "--patch 224"),
         (("--as", "caffe", "--classes", "classes.tsv", "-o", "net.bin"), 2, "ends in .safetensors"),
+        (("--as", "caffe", "--classes", "classes.tsv", "-o", "net.onnx"), 2, "ends in .safetensors"),
         (("--as", "caffe", "--classes", "classes.tsv", "-o", "net.caffemodel"), 2, "is the file that is imported"),
         (("--as", "caffe", "--classes", "classes.tsv", "-o", "gone/net.safetensors"), 2, "can't be written"),
         (("--as", "caffe", "--classes", "classes.tsv", "-o", f"{'x' * 300}.safetensors"), 2, "can't be written"),
@@ -93,6 +95,13 @@ def test_mistakes_are_one_line(source, run, options, code, message):
     assert (found, out, err.count("\n")) == (code, "", 1)
     assert message in err
     assert source.stat().st_size > 1000
+
+
+def test_a_pipe_is_not_waited_for(source, run):
+    os.mkfifo("pipe.caffemodel")
+    code, out, err = run("import", "pipe.caffemodel", "--as", "caffe", "--classes", "classes.tsv", "--data", "photos")
+    assert (code, out, err.count("\n")) == (4, "", 1)
+    assert "is not a regular file" in err
 
 
 def test_a_file_that_is_missing_is_one_line_and_exit_4(source, run):

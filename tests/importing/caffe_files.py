@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, Dropout, MaxPool
+from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, Dropout, MaxPool, Operation
 
 V1_KINDS = {"Convolution": 4, "InnerProduct": 14, "LRN": 15, "Pooling": 17, "ReLU": 18, "Dropout": 6, "Softmax": 20}
 
@@ -41,13 +41,45 @@ def blob(
     return head + part(8 if double else 5, values.astype("<f8" if double else "<f4").tobytes())
 
 
-def layer(name: str, kind: str, blobs: Sequence[bytes] = (), *, v1: bool = False) -> bytes:
+SETTINGS = {
+    "Convolution": (106, 10),
+    "InnerProduct": (117, 17),
+    "LRN": (118, 18),
+    "Pooling": (121, 19),
+    "ReLU": (123, 30),
+}
+"""The field for a kind's settings, in today's layout and in that of 2013."""
+
+
+def layer(name: str, kind: str, blobs: Sequence[bytes] = (), *, settings: bytes = b"", v1: bool = False) -> bytes:
+    said = part(SETTINGS[kind][v1], settings) if settings else b""
     if v1:
         content = part(2, b"bottom") + part(3, name.encode()) + part(4, name.encode()) + number(5, V1_KINDS[kind])
-        return part(2, content + b"".join(part(6, one) for one in blobs))
+        return part(2, content + b"".join(part(6, one) for one in blobs) + said)
     content = part(1, name.encode()) + part(2, kind.encode()) + part(3, b"bottom") + part(4, name.encode())
     # 5: loss_weight, a float, as a field that a reader must pass over
-    return part(100, content + varint(5 << 3 | 5) + struct.pack("<f", 1) + b"".join(part(7, one) for one in blobs))
+    content += varint(5 << 3 | 5) + struct.pack("<f", 1)
+    return part(100, content + b"".join(part(7, one) for one in blobs) + said)
+
+
+def real(field: int, value: float) -> bytes:
+    return varint(field << 3 | 5) + struct.pack("<f", value)
+
+
+def settings(o: Operation) -> bytes:
+    """What `convolution_param` and so on hold; like Caffe, without what is the default."""
+    match o:
+        case Conv():
+            pad, stride = number(3, o.pad) if o.pad else b"", number(6, o.stride) if o.stride != 1 else b""
+            groups = number(5, o.groups) if o.groups != 1 else b""
+            return number(1, o.kernels) + pad + number(4, o.size) + groups + stride
+        case Dense():
+            return number(1, o.units)
+        case LRN():
+            return number(1, o.size) + real(2, o.alpha_per_size) + real(3, o.beta) + (real(5, o.k) if o.k != 1 else b"")
+        case MaxPool():
+            return number(1, 0) + number(2, o.size) + number(3, o.stride)
+    return b""
 
 
 KINDS = {
@@ -67,7 +99,8 @@ def caffemodel(
     content = part(1, b"AlexNet")
     for step in architecture.steps:
         blobs = [blob(tensors[name], legacy=v1, double=double) for name in step.tensors]
-        content += layer(step.operation.name, KINDS[type(step.operation)], blobs, v1=v1)
+        kind, said = KINDS[type(step.operation)], settings(step.operation)
+        content += layer(step.operation.name, kind, blobs, settings=said, v1=v1)
     return content + layer("prob", "Softmax", v1=v1)
 
 

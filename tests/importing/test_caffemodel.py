@@ -6,15 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import SpecError
 from alexnet_infer.importing.caffemodel import read_caffemodel
-from alexnet_infer.presets import CAFFE, variant
-from tests.importing.caffe_files import blob, caffemodel, layer, part, prototxt
+from alexnet_infer.presets import CAFFE, PRESETS, variant
+from tests.importing.caffe_files import KINDS, blob, caffemodel, layer, number, part, prototxt, real, settings
 from tests.nets import large_patches, random_artifact
 
 SMALL = {
@@ -81,18 +82,25 @@ def test_opencv_computes_the_same_probabilities_from_the_same_file(net, path, tm
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
 
 
-def test_caffenets_weights_do_not_pass_for_alexnets_nor_the_other_way(path):
+def test_caffenets_weights_do_not_pass_for_alexnets_nor_the_other_way(path, monkeypatch):
     """Every tensor has the same name and shape in both."""
+    for name, small in SMALL.items():
+        monkeypatch.setitem(PRESETS, name, (small, ""))
     for one, other in (("caffe", "caffenet"), ("caffenet", "caffe")):
         net = random_artifact(SMALL[one])
         content = caffemodel(net.manifest.architecture, net.tensors)
-        refused(path, content, "another order", f"import it --as {one}", variant=SMALL[other])
+        refused(path, content, "expected", f"import it --as {one}", variant=SMALL[other])
 
 
 @pytest.mark.parametrize("classes", [9, 11])
 def test_another_number_of_outputs_is_refused(path, classes):
     net = random_artifact(replace(SMALL["caffe"], classes=classes))
-    refused(path, caffemodel(net.manifest.architecture, net.tensors), f"[{classes}, 24]", "[10, 24]", "fc8.weight")
+    refused(
+        path,
+        caffemodel(net.manifest.architecture, net.tensors),
+        f"units={classes}: expected dense units=10",
+        "--classes",
+    )
 
 
 @pytest.mark.parametrize("v1", [False, True])
@@ -118,7 +126,6 @@ def test_a_file_cut_between_layers_is_refused_with_what_is_there(alexnet, path):
 @pytest.mark.parametrize(
     ("blobs", "message"),
     [
-        ([], "7 layers with weights"),
         ([blob(np.ones((8, 3, 11, 11)))], "missing tensors: conv1.bias"),
         ([blob(np.ones((8, 3, 11, 11))), blob(np.ones(8)), blob(np.ones(1))], "has 3 blobs"),
         ([blob(np.ones((8, 3, 11, 11))), blob(np.ones(9))], "conv1.bias' has shape [9]: expected [8]"),
@@ -139,6 +146,88 @@ def test_a_layer_that_does_not_fit_is_refused_by_name(alexnet, path, blobs, mess
     refused(path, content, message)
 
 
+def other(net: Artifact, name: str, *, kind: str | None = None, said: bytes = b"", v1: bool = False) -> bytes:
+    """The net's file with other settings for one layer, or another kind; what is said last goes."""
+    content = b""
+    for step in net.manifest.architecture.steps:
+        o = step.operation
+        here = o.name == name
+        blobs = [blob(net.tensors[tensor], legacy=v1) for tensor in step.tensors]
+        own = kind if here and kind else KINDS[type(o)]
+        content += layer(o.name, own, blobs, settings=settings(o) + said if here else settings(o), v1=v1)
+    return content + layer("prob", "Softmax", v1=v1)
+
+
+@pytest.mark.parametrize("v1", [False, True])
+@pytest.mark.parametrize(
+    ("name", "said", "message"),
+    [
+        ("conv1", number(6, 2), "sides [4, 2]"),  # a second stride, in the other direction
+        ("conv1", number(13, 2) + number(14, 2), "sides [4, 2, 2]"),
+        ("conv1", number(3, 2), "pad=2"),
+        ("conv1", number(5, 2), "groups=2: expected"),
+        ("conv1", number(18, 2), "dilation=[2]"),
+        ("conv2", number(9, 1), "sides [2, 1]"),
+        ("conv2", number(5, 1), "groups=1: expected"),
+        ("norm1", real(2, 1e-3), "alpha=0.0002"),
+        ("norm1", real(3, 0.5), "beta=0.5"),
+        ("norm1", real(5, 2), "k=2"),
+        ("norm1", number(1, 3), "size=3"),
+        ("norm1", number(1, 0), "local_size=0"),
+        ("norm1", number(4, 1), "norm_region=1"),
+        ("pool1", number(1, 1), "pool=1"),
+        ("pool1", number(2, 2), "sides [3, 2]"),
+        ("pool1", number(4, 1), "pad=1"),
+        ("pool1", number(12, 1), "global_pooling=True"),
+        ("pool5", number(3, 1), "sides [2, 1]"),
+        ("act1", real(1, 0.1), "'ReLU' is no part"),
+        ("fc7", number(6, 1), "transpose=true"),
+        ("fc6", number(1, 23), "units=23"),
+    ],
+)
+def test_another_setting_than_the_presets_is_refused_by_layer(alexnet, path, name, said, message, v1):
+    refused(path, other(alexnet, name, said=said, v1=v1), name, message)
+
+
+def test_settings_may_be_given_for_each_direction(alexnet, path):
+    said = number(3, 0) + number(9, 0) + number(11, 11) + number(12, 11) + number(6, 4)
+    read_caffemodel(written(path, other(alexnet, "conv1", said=said)), alexnet.manifest.architecture)
+
+
+@pytest.mark.parametrize("kind", ["TanH", "Sigmoid", "PReLU", "BatchNorm", "Eltwise", "\xff"])
+def test_a_layer_of_another_kind_is_refused(alexnet, path, kind):
+    refused(path, other(alexnet, "act3", kind=kind), "act3")
+
+
+def test_what_fetches_images_and_what_measures_errors_is_passed_over(alexnet, path):
+    """As a file of the solver's has them, and layers that Caffe puts in by itself."""
+    content = caffemodel(alexnet.manifest.architecture, alexnet.tensors)
+    ends = layer("data", "Data"), layer("label_data_1_split", "Split"), layer("loss", "SoftmaxWithLoss")
+    whole = ends[0] + ends[0] + ends[1] + content + ends[2] + layer("accuracy", "Accuracy")
+    found = read_caffemodel(written(path, whole), alexnet.manifest.architecture)
+    assert np.array_equal(found["fc8.bias"], alexnet.tensors["fc8.bias"])
+    refused(path, content + layer("again", "ReLU"), "'again' comes after 'prob'")
+    refused(path, content + layer("more", "Convolution"), "'more' comes after 'prob'")
+
+
+def test_a_layer_without_its_weights_is_refused(alexnet, path):
+    content = b""
+    for step in alexnet.manifest.architecture.steps:
+        blobs = [blob(alexnet.tensors[tensor]) for tensor in step.tensors] if step.operation.name != "conv3" else []
+        content += layer(step.operation.name, KINDS[type(step.operation)], blobs, settings=settings(step.operation))
+    refused(path, content, "has 7 layers with weights")
+
+
+def test_layers_by_the_million_are_refused(path):
+    refused(path, layer("", "") * 1001, "has 1001 layers")
+
+
+@pytest.mark.parametrize("sides", [[1] * 70, [0, 2**62]])
+def test_a_shape_of_absurd_sides_is_refused(alexnet, path, sides):
+    content = layer("conv1", "Convolution", [blob(np.ones(1 if 0 not in sides else 0), shape=sides)])
+    refused(path, content, "'conv1.weight' has shape")
+
+
 def test_what_is_no_caffemodel_is_refused(path):
     for content in (b"<!DOCTYPE html><html>", b"PK\x03\x04" + b"\0" * 100, b"\x89PNG\r\n", bytes(range(256))):
         refused(path, content)
@@ -151,7 +240,7 @@ def test_a_file_too_large_for_a_message_is_refused_unread(path):
         read_caffemodel(path, CAFFE.build())
 
 
-@settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_damaged_bytes_give_a_net_or_one_line(tmp_path_factory, data):
     net = random_artifact(replace(SMALL["caffe"], hidden=2, classes=2, kernels=(2, 2, 2, 2, 2)))

@@ -49,6 +49,12 @@ def test_the_net_is_the_one_that_the_trainer_finishes_but_for_its_rounding(run, 
         assert np.array_equal(rounded, finished.artifact.tensors[name]), name
 
 
+def test_another_preset_than_the_checkpoints_own_is_refused(path):
+    request = ImportRequest(source=path, out=path.with_name("net.safetensors"), name="net", preset="caffe")
+    with pytest.raises(ModelFileError, match=r"last\.safetensors: is of the preset .*: expected caffe, by --as"):
+        import_net(request)
+
+
 def test_weights_are_in_grey_levels_to_the_last_bit(run, path):
     found = read_checkpoint(path)
     expected = run.whole_model().artifact_tensors()
@@ -109,6 +115,69 @@ def test_a_file_cut_anywhere_is_refused(path):
         path.write_bytes(content[:cut])
         with pytest.raises(SpecError):
             read_checkpoint(path)
+
+
+@pytest.fixture
+def changed(path, run):
+    """Writes the checkpoint again with other tensors; None leaves one out."""
+    from safetensors.numpy import load_file, save_file
+
+    def write(config: dict | None = None, **tensors: np.ndarray | None) -> Path:
+        named = {f"model.{name.replace('_', '.', 1)}": tensor for name, tensor in tensors.items()}
+        kept = {name: tensor for name, tensor in {**load_file(path), **named}.items() if tensor is not None}
+        save_file(kept, path, {"config": json.dumps(config or run.config), "net": json.dumps(run._net())})
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"conv1_bias": None}, "missing tensors: conv1.bias"),
+        ({"conv6_weight": np.ones(3, np.float32), "norm1_gamma": np.ones(1, np.float32)},
+         "unknown tensors: conv6.weight, norm1.gamma"),
+        ({"fc8_bias": np.ones(4, np.float32)}, "fc8.bias is F32 of shape [4]: expected F32 of shape [3]"),
+        ({"fc8_bias": np.ones(3, np.int8)}, "fc8.bias is I8"),
+        ({"fc8_bias": np.ones(3, bool)}, "fc8.bias is BOOL"),
+    ],
+)  # fmt: skip
+def test_missing_left_over_and_misshapen_tensors_are_refused_by_name(changed, tensors, message):
+    with pytest.raises(SpecError) as caught:
+        read_checkpoint(changed(**tensors))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_tensor_of_eight_bits_is_refused(path):
+    """safetensors knows the type, and its reader for NumPy does not."""
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"dtype":"F32"', b'"dtype": "F8"', 1).replace(b'"F8"', b'"F8_E5M2"', 1))
+    with pytest.raises(SpecError) as caught:
+        read_checkpoint(path)
+    assert str(caught.value).isprintable()
+
+
+def test_a_net_that_does_not_scale_has_no_unit(changed, run):
+    config = json.loads(json.dumps(run.config))
+    config["architecture"]["operations"][1]["kind"] = "tanh"
+    with pytest.raises(SpecError, match="does not scale; expected 1"):
+        read_checkpoint(changed(config=config))
+
+
+def test_a_model_file_is_none(run, tmp_path):
+    path = tmp_path / "net.safetensors"
+    finish(run, run.whole_model(), CLASSES, path, "toys", trained_epochs=2)
+    with pytest.raises(SpecError, match="is a model file already"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [1e300, float("nan")])
+def test_a_weight_in_float64_beyond_float32_is_one_line_without_a_warning(changed, path, value):
+    weights = np.array([value, 0, 0])
+    weights.view("<u8")[1] = 0x7FF0_0000_0000_0001  # a signalling NaN, of which NumPy warns when it is converted
+    changed(fc8_bias=weights)
+    with pytest.raises(ModelFileError, match=r"fc8\.bias has weights that are NaN, infinite or beyond float32"):
+        import_net(ImportRequest(source=path, out=path.with_name("net.safetensors"), name="net"))
 
 
 def test_a_weight_that_leaves_float32_in_grey_levels_is_refused_in_one_line(path, run):

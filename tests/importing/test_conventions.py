@@ -154,5 +154,5 @@ def test_manifests_of_folded_nets_are_as_any_others():
 
 def test_a_net_that_does_not_begin_with_a_convolution_is_refused():
     architecture = Architecture(name="other", patch=2, operations=(Dense(name="fc8", units=2),))
-    with pytest.raises(SpecError, match="begins with fc8: expected a convolution"):
+    with pytest.raises(SpecError, match="begins with fc8 on 3 channels: expected a convolution"):
         fold({}, architecture, CONVENTIONS["caffe"])

@@ -279,6 +279,11 @@ def test_a_tensor_that_no_node_takes_is_refused(graph, path):
     refused(path, graph, "weights that no node takes: conv6_w_0")
 
 
+def test_a_name_that_is_no_text_is_shown_all_the_same(graph, path):
+    graph.graph.initializer.append(numpy_helper.from_array(np.ones(3, np.float32), "conv6_w_0"))
+    refused(path, graph.SerializeToString().replace(b"conv6_w_0", b"\xff\xfe\nv6_w_0"), "that no node takes", "6_w_0")
+
+
 def test_a_constant_that_gives_nothing_is_passed_over(zoo, graph, path):
     graph.graph.node.append(helper.make_node("Constant", [], [], value=numpy_helper.from_array(np.ones(3))))
     found = read_onnx(written(path, graph), PRESETS["caffe"])[1]

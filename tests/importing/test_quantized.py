@@ -16,7 +16,7 @@ from alexnet_infer import load
 from alexnet_infer.artifact import ClassName, Manifest, Provenance
 from alexnet_infer.errors import SpecError
 from alexnet_infer.export.onnx_file import read_model
-from alexnet_infer.importing.quantized import adopt_quantized
+from alexnet_infer.importing.quantized import adopt_quantized, input_side
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import variant
 from tests.importing.zoo import patches, run, zoo_graph
@@ -107,6 +107,7 @@ def test_a_float_graph_is_refused(path):
 
 def test_another_patch_or_number_of_classes_is_refused(path, quantized):
     refused(path, quantized, "its input has shape [1, 3, 224, 224]", said=manifest(patch=227))
+    assert input_side(path) == 224
     refused(path, quantized, "its output has shape [1, 10]: expected [1, 9], of floats", said=manifest(classes=9))
     refused(path, quantized, "expected [1, 11], of floats", said=manifest(classes=11))
 
@@ -128,6 +129,42 @@ def test_functions_subgraphs_and_weights_elsewhere_are_refused(path, quantized):
     model = onnx.load_model_from_string(quantized)
     model.graph.node[0].attribute.append(helper.make_attribute("body", helper.make_graph([], "g", [], [])))
     refused(path, model)
+
+
+def test_a_constant_that_lies_elsewhere_is_refused(path, quantized):
+    model = onnx.load_model_from_string(quantized)
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="w.bin")
+    (path.parent / "w.bin").write_bytes(bytes(4))
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["unused"], value=tensor))
+    refused(path, model, "keeps weights beside it")
+
+
+def test_another_net_than_the_manifests_is_refused(path, quantized):
+    other = replace(manifest(), architecture=replace(variant("caffenet"), hidden=32, classes=10, patch=224).build())
+    refused(path, quantized, "lrn size=5", "expected maxpool size=3 stride=2, pool1 of caffenet", said=other)
+    for kind, name, value in (("LRN", "alpha", 0.5), ("MaxPool", "strides", [3, 3]), ("Conv", "pads", [9, 9, 9, 9])):
+        model = onnx.load_model_from_string(quantized)
+        node = next(node for node in model.graph.node if node.op_type in (kind, f"QLinear{kind}"))
+        kept = [a for a in node.attribute if a.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute(name, value)])
+        refused(path, model, "expected")
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("GlobalAveragePool", ["d"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, 1, [1, 3, 224, 224]) for name in "xy"]
+    graph = helper.make_graph(nodes, "small", ends[:1], ends[1:])
+    refused(path, helper.make_model(graph), "has 0 operations")
+
+
+def test_scores_that_are_no_probabilities_are_refused(path, quantized):
+    model = onnx.load_model_from_string(quantized)
+    softmax = next(node for node in model.graph.node if "Softmax" in node.op_type)
+    softmax.op_type = softmax.op_type.replace("Softmax", "Sigmoid")
+    refused(path, model, "expected a Softmax")
 
 
 def test_a_file_cut_anywhere_is_refused(path, quantized):

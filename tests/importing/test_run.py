@@ -29,7 +29,7 @@ CLASSES = tuple(ClassName(wnid=f"n{i:08}", name=f"class {i}") for i in (5, 3, 9,
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """The presets at a size that tests can afford."""
-    small = {name: (replace(variant(name), **SMALL), "") for name in ("caffe", "caffenet", "owt", "alexnet")}
+    small = {name: (replace(variant(name), **SMALL), "") for name in ("caffe", "caffenet", "owt", "alexnet-onecol")}
     small["zoo"] = (replace(variant("caffe"), name="zoo", hidden=32), "")  # whose kernels the onnx package fixes
     for name, entry in small.items():
         monkeypatch.setitem(PRESETS, name, entry)
@@ -113,6 +113,13 @@ def test_the_zoos_graph_becomes_a_net_on_224_or_on_227_pixels_with_the_same_weig
     assert artifact.tensors["fc6.weight"].shape == (32, 9216)
 
 
+@pytest.mark.parametrize(("patch", "size"), [(None, 224), (224, 224), (227, 256)])
+def test_without_a_convention_it_is_the_one_that_was_published_for_the_patch(zoo, patch, size):
+    """The Zoo's protocol for its file as it is, Caffe's for Caffe's patches."""
+    preprocessing = load_artifact(import_net(request(zoo, preset="zoo", patch=patch))).manifest.preprocessing
+    assert (preprocessing.size, preprocessing.fit) == (size, "stretch")
+
+
 def test_another_patch_is_refused_with_those_that_fit(zoo, caffe):
     refused(request(zoo, preset="zoo", patch=200), UsageError, "--patch 200", "fits patches of 224 or 227")
     refused(request(caffe, patch=224), UsageError, "--patch 224", "fits patches of 227")
@@ -140,11 +147,11 @@ def test_pytorchs_file_is_read_too(tmp_path):
 
 
 def test_a_preset_that_no_published_net_has_needs_its_preprocessing_named(tmp_path):
-    net = random_artifact(replace(variant("alexnet"), classes=10))
+    net = random_artifact(replace(variant("alexnet-onecol"), classes=10))
     path = tmp_path / "net.caffemodel"
     path.write_bytes(caffemodel(net.manifest.architecture, net.tensors))
-    refused(request(path, preset="alexnet"), UsageError, "name it with --preprocessing")
-    assert import_net(request(path, preset="alexnet", convention="caffe")).exists()
+    refused(request(path, preset="alexnet-onecol"), UsageError, "name it with --preprocessing")
+    assert import_net(request(path, preset="alexnet-onecol", convention="caffe")).exists()
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path):
@@ -157,9 +164,9 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
 
 
 def test_another_number_of_classes_is_refused(caffe, zoo):
-    refused(request(caffe, classes=CLASSES[:9]), ModelFileError, "[10, 24]: expected [9, 24]")
+    refused(request(caffe, classes=CLASSES[:9]), ModelFileError, "units=10: expected dense units=9", "--classes")
     refused(request(zoo, preset="zoo", classes=CLASSES[:9]), ModelFileError, "units=10", "units=9")
-    refused(request(caffe, classes=None), ModelFileError, "[10, 24]: expected [1000, 24]")
+    refused(request(caffe, classes=None), ModelFileError, "units=10: expected dense units=1000")
 
 
 def test_classes_that_are_named_twice_are_refused(caffe):
@@ -229,8 +236,6 @@ def quantized_request(source: Path, **fields) -> ImportRequest:
             "format": "onnx-quantized",
             "out": source.with_name("out.onnx"),
             "preset": "zoo",
-            "patch": 224,
-            "convention": "caffe-zoo",
             "classes": tuple(sorted(CLASSES, key=lambda c: c.wnid)),
             **fields,
         },
@@ -242,6 +247,7 @@ def test_a_quantized_graph_stays_what_it_is_and_classifies(quantized):
     out = import_net(quantized_request(quantized))
     assert np.array_equal(run(out.read_bytes(), patches(2)), before)
     net = load(out, device="cpu", backend="onnxruntime")
+    assert (net.manifest.preprocessing.size, net.manifest.preprocessing.fit) == (224, "stretch")
     assert net.manifest.preprocessing.channel_order == "BGR"
     assert net.probabilities([np.zeros((224, 224, 3), np.uint8)]).shape == (1, 10)
 
@@ -249,13 +255,15 @@ def test_a_quantized_graph_stays_what_it_is_and_classifies(quantized):
 def test_what_a_quantized_graph_cannot_have_is_refused(quantized):
     refused(quantized_request(quantized, classes=CLASSES), UsageError, "outputs in order of WordNet ids")
     refused(quantized_request(quantized, convention="torchvision"), UsageError, "divides by nothing")
-    refused(quantized_request(quantized, patch=227), UsageError, "images of 224 pixels", "patches have 227")
-    refused(
-        quantized_request(quantized, patch=227, convention="caffe"),
-        ModelFileError,
-        "its input has shape [1, 3, 224, 224]",
-    )
+    refused(quantized_request(quantized, patch=227), UsageError, "--patch 227", "takes patches of 224")
+    refused(quantized_request(quantized, preset="caffenet"), ModelFileError, "expected maxpool", "pool1 of caffenet")
+    refused(quantized_request(quantized, preset="owt", convention="caffe-zoo"), ModelFileError, "int8.onnx: ")
     refused(request(quantized, preset="zoo"), ModelFileError, "is quantized", ".onnx")
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="format='pickle': expected onnx, "):
+        request(tmp_path / "net.onnx", format="pickle")
 
 
 def test_the_format_is_told_by_the_name_and_can_be_said(tmp_path):

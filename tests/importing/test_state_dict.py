@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import zipfile
@@ -117,6 +118,39 @@ def test_a_tensor_larger_than_its_file_is_refused_before_it_is_made(path):
     refused(saved(path, {"fc8.weight": huge}), "claim", "the file has")
 
 
+def test_a_whole_module_is_refused_with_what_to_save_instead(net, path):
+    refused(saved(path, net), "holds a tests.importing.torchvision_net.AlexNet", "torch.save(net.state_dict(), FILE)")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory can be limited on Linux alone")
+def test_a_pickle_that_asks_for_more_memory_than_there_is_in_the_file_is_refused(path):
+    class Greedy:
+        def __reduce__(self):
+            return bytearray, (6 * 2**30,)
+
+    torch.save({"w.weight": Greedy()}, path)
+    refused(path, "torch can't read it as a file of weights (MemoryError)")
+
+
+def test_a_zip_of_several_disks_is_refused(net, path):
+    """Found by fuzzing: asking whether it is a zip raised the error that reading it is expected to raise."""
+    content = bytearray(saved(path, net.state_dict()).read_bytes())
+    locator = content.rfind(b"PK\x06\x07")  # of the 64-bit directory; its last field is the number of disks
+    end = content.rfind(b"PK\x05\x06")
+    if locator < 0:
+        locator = end
+        content[end:end] = struct.pack("<4sIQI", b"PK\x06\x07", 0, 0, 2)
+    else:
+        content[locator + 16 : locator + 20] = struct.pack("<I", 2)
+    path.write_bytes(content)
+    refused(path, "damaged, or not a PyTorch file")
+
+
+def test_whole_numbers_are_no_weights(net, path):
+    weights = dict(net.state_dict())
+    refused(saved(path, {**weights, "features.0.weight": weights["features.0.weight"].int()}), "has type int32")
+
+
 def test_a_compressed_record_is_refused(net, path):
     buffer = io.BytesIO()
     torch.save({"w.weight": torch.zeros(1000, 1000)}, buffer)
@@ -149,7 +183,7 @@ def test_a_pickle_that_would_run_something_runs_nothing(path, tmp_path, how, for
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization="zipped" in form)
-    refused(path, "torch can't read it")
+    refused(path, "expected what torch.save(net.state_dict(), FILE) writes")
     assert not canary.exists()
     # The bait works: unpickled, it would have made the file.
     pickle.loads(path.read_bytes()) if form == "pickle" else torch.load(path, weights_only=False)
@@ -175,7 +209,7 @@ def test_a_file_cut_anywhere_is_refused(net, path):
 def test_what_is_no_pytorch_file_is_refused(path):
     for content in (b"<!DOCTYPE html><html>", b"\x89PNG\r\n" + bytes(100), bytes(range(256))):
         path.write_bytes(content)
-        refused(path, "torch can't read it")
+        refused(path, "expected what torch.save(net.state_dict(), FILE) writes")
 
 
 def test_a_child_that_takes_too_long_is_ended(net, path, monkeypatch):
@@ -199,7 +233,11 @@ def test_an_old_torch_is_refused(path, tmp_path, monkeypatch):
     (folder / "safetensors" / "torch.py").write_text("save_file = None")
     monkeypatch.setenv("PYTHONPATH", str(folder))
     path.write_bytes(b"anything")
-    refused(path, "torch 2.5.1+cpu is too old")
+    with pytest.raises(BackendError, match=r"net\.pth: torch 2\.5\.1\+cpu is too old"):
+        read_state_dict(path, OWT.build())
+    (folder / "torch" / "__init__.py").write_text("raise OSError('libtorch is missing')")
+    with pytest.raises(BackendError, match=r"torch can't be imported \(libtorch is missing\)"):
+        read_state_dict(path, OWT.build())
 
 
 def test_torch_is_not_imported_here(net, path):
