@@ -14,19 +14,21 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from alexnet_infer import bilinear
 from alexnet_infer.errors import SpecError, UnreadableInputError, shown
 
 Views = Literal["ten", "center"]
 
 ALIASED = "bilinear-aliased"
 
-FILTERS = {
+FILTERS = {  # Pillow's
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
-    ALIASED: Image.Resampling.BILINEAR,
 }
+
+RESAMPLES = (*FILTERS, ALIASED)
 
 FITS = ("crop", "stretch")
 
@@ -39,14 +41,14 @@ class Rescaling:
     """S: the side of the square, in pixels."""
     resample: str = "bicubic"
     """nearest, bilinear, bicubic, lanczos: Pillow's filters, of which all but nearest antialias when shrinking; or
-    bilinear-aliased, between the four nearest pixels at any scale, as OpenCV does and so Caffe did."""
+    bilinear-aliased, between the four nearest pixels at any scale: OpenCV's, and so Caffe's."""
     fit: Literal["crop", "stretch"] = "crop"
     """crop: the shorter side to S, then the central square (section 2). stretch: both sides to S, whatever the shape,
     as Caffe's tools made their data."""
 
     def __post_init__(self) -> None:
         _check_side("size", self.size)
-        for name, choices in (("resample", tuple(FILTERS)), ("fit", FITS)):
+        for name, choices in (("resample", RESAMPLES), ("fit", FITS)):
             _check_choice(name, getattr(self, name), choices)
 
 
@@ -149,7 +151,7 @@ def square_of(image: Image.Image, rescaling: Rescaling) -> np.ndarray:
     if rescaling.fit == "crop":
         return central_square(image, rescaling.size, rescaling.resample)
     _check_pixels(image)
-    return np.asarray(_resized(image, rescaling.size, rescaling.resample, (0, 0, *image.size)))
+    return _resized(image, rescaling.size, rescaling.resample, (0, 0, *image.size))
 
 
 def central_square(image: Image.Image, size: int, resample: str = "bicubic") -> np.ndarray:
@@ -171,17 +173,15 @@ def central_square(image: Image.Image, size: int, resample: str = "bicubic") -> 
         box.append((offset * side / after, (offset + size) * side / after))
     (left, right), (top, bottom) = box
     if scaled == [width, height]:
-        square = image.crop((round(left), round(top), round(right), round(bottom)))
-    else:
-        square = _resized(image, size, resample, (left, top, right, bottom))
-    return np.asarray(square)
+        return np.asarray(image.crop((round(left), round(top), round(right), round(bottom))))
+    return _resized(image, size, resample, (left, top, right, bottom))
 
 
-def _resized(image: Image.Image, size: int, resample: str, box: tuple[float, float, float, float]) -> Image.Image:
-    """The part of the image in `box` (left, top, right, bottom, in pixels), as `size` x `size`."""
-    if resample == ALIASED:  # Pillow's `resize` always antialiases; its `transform` never does
-        return image.transform((size, size), Image.Transform.EXTENT, box, FILTERS[resample])
-    return image.resize((size, size), FILTERS[resample], box=box)
+def _resized(image: Image.Image, size: int, resample: str, box: bilinear.Box) -> np.ndarray:
+    """The part of the image in `box`, as uint8 [size, size, 3]."""
+    if resample == ALIASED:
+        return bilinear.resize(np.asarray(image), size, box)
+    return np.asarray(image.resize((size, size), FILTERS[resample], box=box))
 
 
 def _check_pixels(image: Image.Image) -> None:

@@ -104,11 +104,11 @@ def _preparation(preprocessing: Preprocessing, info: ExportInfo) -> str:
 
 def _square_lines(preprocessing: Preprocessing) -> list[str]:
     """Python that makes `square` of `photo`, an RGB image."""
-    size, method = preprocessing.size, FILTERS[preprocessing.resample].name
+    size = preprocessing.size
     if preprocessing.resample == ALIASED:
-        resized = f"photo.transform(sides, Image.Transform.EXTENT, (0, 0, *photo.size), Image.Resampling.{method})"
+        resized = "Image.fromarray(cv2.resize(np.asarray(photo), sides, interpolation=cv2.INTER_LINEAR))"
     else:
-        resized = f"photo.resize(sides, Image.Resampling.{method})"
+        resized = f"photo.resize(sides, Image.Resampling.{FILTERS[preprocessing.resample].name})"
     if preprocessing.fit == "stretch":
         return [f"sides = ({size}, {size})", f"square = {resized}"]
     return [
@@ -122,6 +122,7 @@ def _square_lines(preprocessing: Preprocessing) -> list[str]:
 def _example(preprocessing: Preprocessing, info: ExportInfo, name: str) -> str:
     size, patch = preprocessing.size, preprocessing.patch
     lines = [
+        *(["import cv2"] if preprocessing.resample == ALIASED else []),
         "import numpy as np",
         "import onnxruntime",
         "from PIL import Image, ImageOps",

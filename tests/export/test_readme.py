@@ -16,6 +16,7 @@ from alexnet_infer.export.info import Batch, ExportInfo, Member
 from alexnet_infer.export.readme import readme
 from alexnet_infer.export.run import Exported, ExportRequest, export
 from alexnet_infer.predict import load
+from alexnet_infer.preprocess import ALIASED
 from tests.nets import random_artifact
 
 RTX = EngineRuntime(
@@ -76,6 +77,8 @@ FORMS = {
     "a mean of each pixel, in BGR": ({"channel_order": "BGR", "mean": PIXELS}, {}),
     "ten views with a mean of each pixel": ({"mean": PIXELS}, {"views": "ten"}),
     "other filter, odd margin": ({"resample": "lanczos", "size": 64, "mean": np.array([9, 8, 7])}, {}),
+    "Caffe's, stretched by OpenCV": ({"resample": ALIASED, "fit": "stretch", "channel_order": "BGR"}, {}),
+    "cropped by OpenCV": ({"resample": ALIASED}, {}),
     "three patches a call": ({}, {"batch": Batch.parse("3")}),
     "three squares a call": ({}, {"batch": Batch.parse("3"), "views": "ten"}),
     "half precision": ({}, {"precision": "fp16"}),
@@ -86,6 +89,8 @@ FORMS = {
 @pytest.mark.parametrize(("preprocessing", "form"), FORMS.values(), ids=FORMS)
 def test_the_example_gives_what_classify_gives_of_the_net(tmp_path, monkeypatch, capsys, preprocessing, form):
     pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+    if preprocessing.get("resample") == ALIASED:
+        pytest.importorskip("cv2", reason="needs OpenCV: pip install opencv-python-headless")
     net = saved(tmp_path / "net.safetensors", **preprocessing)
     exported = export(ExportRequest(models=(net,), out=tmp_path / "out", **form))
     views = "ten" if form.get("views") == "ten" else "center"

@@ -1,0 +1,50 @@
+"""OpenCV's bilinear filter, against OpenCV."""
+
+from __future__ import annotations
+
+import platform
+
+import numpy as np
+import pytest
+
+from alexnet_infer.bilinear import resize
+
+cv2 = pytest.importorskip("cv2", reason="needs OpenCV: pip install opencv-python-headless")
+pytestmark = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="OpenCV's builds for other processors have code of their own"
+)
+
+
+def noise(width: int, height: int, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(width * height).integers(0, 256, (height, width, channels), np.uint8)
+
+
+@pytest.mark.parametrize("size", [1, 2, 57, 224, 227, 256])
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [(500, 375), (375, 500), (333, 500), (256, 256), (64, 64), (40, 30), (1, 1), (1, 7), (3, 2), (1000, 17), (2049, 3)],
+)
+def test_the_whole_image_comes_out_as_from_opencv_to_the_last_bit(width, height, size):
+    image = noise(width, height)
+    expected = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+    assert np.array_equal(resize(image, size, (0, 0, width, height)), expected)
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 254, 255])
+def test_one_colour_stays_what_it_is(value):
+    assert (resize(np.full((37, 91, 3), value, np.uint8), 57, (0, 0, 91, 37)) == value).all()
+
+
+def test_a_part_comes_out_as_it_does_with_the_image_around_it():
+    """Whole pixels of the larger picture: a power of two leaves nothing to round."""
+    image = noise(64, 48)
+    expected = cv2.resize(image, (128, 96), interpolation=cv2.INTER_LINEAR)[16:80, 32:96]
+    assert np.array_equal(resize(image, 64, (16, 8, 48, 40)), expected)
+
+
+def test_the_image_is_left_alone():
+    image = noise(20, 10)
+    image.flags.writeable = False
+    before = image.copy()
+    resize(image, 57, (0, 0, 20, 10))
+    assert np.array_equal(image, before)
