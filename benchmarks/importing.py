@@ -1,0 +1,158 @@
+"""Full-size nets of 1,000 classes imported: the time, the memory, and how well they agree with their original.
+
+    python -m benchmarks.importing [--json] [onnx-caffe onnx-caffenet caffe caffenet torch quantized]
+
+The nets have random weights of realistic size, and ten random patches go through both: the original in ONNX Runtime,
+OpenCV or torch, and the model file that `alexnet-infer import` made of it. Needs what the tests need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_infer import load
+from alexnet_infer.presets import variant
+from tests.importing.caffe_files import caffemodel, prototxt
+from tests.importing.torchvision_net import AlexNet
+from tests.importing.zoo import patches, run, zoo_graph
+from tests.nets import random_artifact
+
+Original = Callable[[np.ndarray], np.ndarray]
+"""Patches float32 [N, 3, side, side], RGB minus the mean -> probabilities [N, 1000]."""
+
+
+PROGRAM = """
+import re
+from pathlib import Path
+from alexnet_infer.cli import main
+try:
+    main()
+finally:
+    print(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+"""The program, which says at its end how much memory it had at most; without the process that reads PyTorch's files."""
+
+
+def zoo(folder: Path, preset: str) -> tuple[Path, Original]:
+    model = zoo_graph(hidden=4096, classes=1000, pool_first=preset == "caffenet")
+    path = folder / "zoo.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path, lambda rgb: run(model, rgb[:, ::-1])
+
+
+def caffe(folder: Path, preset: str) -> tuple[Path, Original]:
+    import cv2
+
+    net = random_artifact(variant(preset))
+    tensors = {**net.tensors, "fc8.weight": net.tensors["fc8.weight"] * 6}  # so that some classes stand out
+    path, text = folder / "net.caffemodel", folder / "deploy.prototxt"
+    path.write_bytes(caffemodel(net.manifest.architecture, tensors))
+    text.write_text(prototxt(net.manifest.architecture))
+    theirs = cv2.dnn.readNetFromCaffe(str(text), str(path))
+
+    def infer(rgb: np.ndarray) -> np.ndarray:
+        out = []
+        for one in rgb[:, ::-1]:
+            theirs.setInput(one[None])
+            out.append(theirs.forward().reshape(-1).copy())
+        return np.array(out)
+
+    return path, infer
+
+
+def pytorch(folder: Path, preset: str) -> tuple[Path, Original]:
+    import torch
+
+    torch.manual_seed(0)
+    net = AlexNet().eval()
+    path = folder / "net.pth"
+    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+
+    def logits(rgb: np.ndarray) -> torch.Tensor:
+        with torch.no_grad():
+            return net(torch.from_numpy(rgb) / 255 / std)  # what the others take is in grey levels
+
+    net.classifier[-1].weight.data *= 2 / logits(patches(10)).std()
+    torch.save(net.state_dict(), path)
+    return path, lambda rgb: logits(rgb).softmax(1).numpy()
+
+
+def quantized(folder: Path, preset: str) -> tuple[Path, Original]:
+    import onnx
+    from onnxruntime import quantization
+
+    model = onnx.version_converter.convert_version(zoo_graph(hidden=4096, classes=1000), 13)
+    del model.graph.input[1:]
+    onnx.save(model, folder / "float.onnx")
+    data = iter([{"data_0": one[None]} for one in patches(4)])
+
+    class Reader:
+        def get_next(self):
+            return next(data, None)
+
+    quantization.quantize_static(folder / "float.onnx", folder / "int8.onnx", Reader())
+    content = (folder / "int8.onnx").read_bytes()
+    return folder / "int8.onnx", lambda bgr: run(content, bgr)  # which it stays
+
+
+KINDS: dict[str, tuple[Callable[[Path, str], tuple[Path, Original]], str]] = {
+    "onnx-caffe": (zoo, "caffe"),
+    "onnx-caffenet": (zoo, "caffenet"),
+    "caffe": (caffe, "caffe"),
+    "caffenet": (caffe, "caffenet"),
+    "torch": (pytorch, "owt"),
+    "quantized": (quantized, "caffe"),
+}
+
+
+def measured(kind: str, folder: Path) -> dict[str, float]:
+    make, preset = KINDS[kind]
+    source, original = make(folder, preset)
+    out = folder / ("out.onnx" if kind == "quantized" else "out.safetensors")
+    command = [sys.executable, "-c", PROGRAM, "import", str(source), "--as", preset, "-o", str(out)]
+    start = time.perf_counter()
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    seconds = time.perf_counter() - start
+    net = load(out, device="cpu", backend="onnxruntime", views="center")
+    rgb = patches(10, net.manifest.architecture.patch)
+    unit = np.float32(1 / 255 if net.manifest.preprocessing.value_range == "0-1" else 1)
+    ours = np.concatenate([net.backend.infer(one[None] * unit) for one in rgb])  # a quantized file takes one at a time
+    return {
+        "seconds": seconds,
+        "peak_mb": int(lines[-1]) * 1024 / 1e6,
+        "difference": float(np.abs(ours - original(rgb)).max()),
+        "highest_probability": float(ours.max()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kinds", nargs="*", help="any of: " + ", ".join(KINDS))
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if unknown := [kind for kind in options.kinds if kind not in KINDS]:
+        parser.error(f"{', '.join(unknown)}: expected any of {', '.join(KINDS)}")
+    for kind in options.kinds or KINDS:
+        with tempfile.TemporaryDirectory() as folder:
+            found = measured(kind, Path(folder))
+        if options.json:
+            print(json.dumps({"kind": kind, **found}), flush=True)
+        else:
+            print(
+                f"{kind:14} {found['seconds']:5.1f} s {found['peak_mb']:6.0f} MB   probabilities up to "
+                f"{found['highest_probability']:.2f}, largest difference {found['difference']:.1e}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
