@@ -1,7 +1,7 @@
 """The part of Caffe's message layout that is read, declared at run time: BVLC's `src/caffe/proto/caffe.proto`.
 
-protobuf passes over every other field of a file. Layers come in two layouts, of before 2014 (V1, with numbered kinds)
-and of today; what describes a convolution, a pooling and so on is the same message in both.
+protobuf passes over every other field of a file. Layers come in two layouts, of 2014 (V1, with numbered kinds) and of
+today; what describes a convolution, a pooling and so on is the same message in both.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ SIDES = ("num", "channels", "height", "width")
 """How old files write a shape."""
 
 V1_KINDS = {
-    1: "Accuracy", 4: "Convolution", 5: "Data", 6: "Dropout", 8: "Flatten", 12: "ImageData", 14: "InnerProduct",
-    15: "LRN", 17: "Pooling", 18: "ReLU", 20: "Softmax", 21: "SoftmaxWithLoss", 22: "Split", 23: "TanH",
-    24: "WindowData", 29: "MemoryData", 32: "DummyData", 36: "Silence",
+    1: "Accuracy", 4: "Convolution", 6: "Dropout", 8: "Flatten", 14: "InnerProduct", 15: "LRN", 17: "Pooling",
+    18: "ReLU", 20: "Softmax", 21: "SoftmaxWithLoss", 22: "Split", 23: "TanH", 36: "Silence",
 }  # fmt: skip
-"""What today's layout writes for the numbers of the old one."""
+"""What today's layout writes for the numbers of the old one, where that matters here."""
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _WHOLE, _FLOAT, _BOOL, _BYTES = _FIELD.TYPE_INT64, _FIELD.TYPE_FLOAT, _FIELD.TYPE_BOOL, _FIELD.TYPE_BYTES
@@ -79,6 +78,7 @@ _MESSAGES: dict[str, dict[str, _Field]] = {
     "LayerParameter": {
         "name": (1, _BYTES),
         "type": (2, _BYTES),
+        "bottom": (3, _BYTES, "..."),
         "blobs": (7, "BlobProto", "..."),
         "convolution_param": (106, "ConvolutionParameter"),
         "inner_product_param": (117, "InnerProductParameter"),
@@ -89,6 +89,7 @@ _MESSAGES: dict[str, dict[str, _Field]] = {
     "V1LayerParameter": {
         "name": (4, _BYTES),
         "type": (5, _WHOLE),
+        "bottom": (2, _BYTES, "..."),
         "blobs": (6, "BlobProto", "..."),
         "convolution_param": (10, "ConvolutionParameter"),
         "inner_product_param": (17, "InnerProductParameter"),

@@ -72,13 +72,13 @@ def _parsed(content: bytes) -> list[_Layer]:
 
 
 def _operations(layers: Sequence[_Layer]) -> list[Found]:
-    """What the net computes, from the first layer that isn't there to fetch images to the softmax."""
+    """What the net computes, from the layers that fetch images (they take nothing from others) to the softmax."""
     found: list[Found] = []
     ended = ""
     for layer in layers:
         operation = _operation(layer)
         if operation is None:
-            fetches = not found and not layer.message.blobs
+            fetches = not layer.message.bottom and not layer.message.blobs
             if layer.kind in _ENDS:
                 ended = layer.name
             elif layer.kind not in _WITHOUT_EFFECT and not fetches:

@@ -43,7 +43,11 @@ def check_operations(
     if all_but_last and len(found) == len(_wanted(architecture, but)):
         raise SpecError(f"{wrong}; other classes than ILSVRC's are named with --classes")
     maps = [one for one in found if not isinstance(one.operation, Dense)]  # the number of classes may be any
-    others = [name for name in PRESETS if not difference(maps, preset(name), but=but | Dense, untold=untold)]
+    others = [
+        name
+        for name in PRESETS
+        if name != architecture.name and not difference(maps, preset(name), but=but | Dense, untold=untold)
+    ]
     fix = f"import it --as {' or '.join(others)}" if others else "no preset is such a net"
     raise SpecError(f"{wrong}; {fix}")
 

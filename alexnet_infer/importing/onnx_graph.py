@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_infer.architecture import (
-    Activation,
-    Architecture,
-    Conv,
-    Dense,
-    MaxPool,
-)
+from alexnet_infer.architecture import Activation, Architecture, Conv, Dense, MaxPool
 from alexnet_infer.errors import SpecError, one_line, shown
 from alexnet_infer.importing.comparison import Found, check_operations, difference
 from alexnet_infer.importing.onnx_nodes import attributes, integers_of, is_float, lrn, pool, values_of, whole, window
@@ -172,13 +166,10 @@ class _Walk:
                 return _Found(node=name, operation=operation, weights=weights)
             case "Gemm":
                 plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
-                if any(get.get(key, value) != value for key, value in plain.items()) or get.get("transB", 0) not in (
-                    0,
-                    1,
-                ):
+                rows = get.get("transB", 0)
+                if any(get.get(key, value) != value for key, value in plain.items()) or rows not in (0, 1):
                     raise SpecError(f"{name}: expected a Gemm with alpha 1, beta 1, transA 0, and transB 0 or 1")
-                transposed = get.get("transB", 0) == 0
-                return self._dense(name, self._weights(node, 1), self._weights(node, 2), transposed=transposed)
+                return self._dense(name, self._weights(node, 1), self._weights(node, 2), transposed=not rows)
             case "Relu" | "Tanh":
                 return _Found(node=name, operation=Activation(name="act", kind=node.op_type.lower()))
             case "LRN":

@@ -27,7 +27,8 @@ _PRODUCTS = ("Gemm", "QGemm", "MatMul", "QLinearMatMul", "MatMulInteger")
 _UNTOLD = (*UNTOLD, "kernels", "units")
 """Weights may come out of another node, and their shapes with them."""
 
-DOMAINS = ("", "ai.onnx", "com.microsoft")
+MICROSOFT = "com.microsoft"
+DOMAINS = ("", "ai.onnx", MICROSOFT)
 """Whose operators may run: ONNX's, and those that ONNX Runtime brings for quantized graphs."""
 
 
@@ -67,6 +68,10 @@ def adopt_quantized(path: Path, manifest: Manifest) -> bytes:
     info = ExportInfo(
         members=(Member(name=manifest.name, sha256=sha256(path)),), precision="int8", flavor="cpu", batch=batch
     )
+    if any(node.domain == MICROSOFT for node in model.graph.node) and all(
+        opset.domain != MICROSOFT for opset in model.opset_import
+    ):
+        model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))  # ONNX Runtime needs none, its peers do
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {METADATA_KEY: manifest.to_json(), EXPORT_KEY: info.to_json()})
     try:

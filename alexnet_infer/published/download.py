@@ -260,13 +260,22 @@ def _begin(wanted: Wanted, answer: Any, there: int) -> int:
         return 0
     said = answer.headers.get("Content-Range", "")
     found = re.fullmatch(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)", said)
-    if not found or int(found[1]) != there or found[3] not in (str(wanted.size), "*"):
-        raise _WrongContentError(f"gave the range {shown(said)}: expected bytes from {there} on of {wanted.size}")
+    if (
+        not found
+        or int(found[1]) != there
+        or int(found[2]) != wanted.size - 1
+        or found[3] not in (str(wanted.size), "*")
+    ):
+        expected = f"bytes {there}-{wanted.size - 1}/{wanted.size}"
+        raise _BrokenError(f"the range {shown(said)}: expected {expected}", lost=True)
     return there
 
 
 def _check_answer(wanted: Wanted, answer: Any, begin: int) -> None:
     """A page that says "not found", or asks to log in, is best told from the file before it is taken for one."""
+    packed = visible(answer.headers.get("Content-Encoding", "identity"))[:60]
+    if packed.lower() not in ("identity", ""):
+        raise _WrongContentError(f"gave it packed ({packed}), which was not asked for: expected the file as it is")
     kind = visible(answer.headers.get("Content-Type", "unknown type"))[:60]
     length = answer.headers.get("Content-Length", "")
     if re.fullmatch(r"\d{1,15}", length):

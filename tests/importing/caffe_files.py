@@ -9,7 +9,10 @@ import numpy as np
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, Dropout, MaxPool, Operation
 
-V1_KINDS = {"Convolution": 4, "InnerProduct": 14, "LRN": 15, "Pooling": 17, "ReLU": 18, "Dropout": 6, "Softmax": 20}
+V1_KINDS = {
+    "Convolution": 4, "InnerProduct": 14, "LRN": 15, "Pooling": 17, "ReLU": 18, "Dropout": 6, "Softmax": 20,
+    "SoftmaxWithLoss": 21, "Accuracy": 1, "Data": 5, "Split": 22, "Power": 26, "Sigmoid": 19,
+}  # fmt: skip
 
 
 def varint(value: int) -> bytes:
@@ -48,15 +51,18 @@ SETTINGS = {
     "Pooling": (121, 19),
     "ReLU": (123, 30),
 }
-"""The field for a kind's settings, in today's layout and in that of 2013."""
+"""The field for a kind's settings, in today's layout and in that of 2014."""
 
 
 def layer(name: str, kind: str, blobs: Sequence[bytes] = (), *, settings: bytes = b"", v1: bool = False) -> bytes:
     said = part(SETTINGS[kind][v1], settings) if settings else b""
+    bottom = b"" if kind == "Data" else b"bottom"
     if v1:
-        content = part(2, b"bottom") + part(3, name.encode()) + part(4, name.encode()) + number(5, V1_KINDS[kind])
+        content = part(2, bottom) if bottom else b""
+        content += part(3, name.encode()) + part(4, name.encode()) + number(5, V1_KINDS[kind])
         return part(2, content + b"".join(part(6, one) for one in blobs) + said)
-    content = part(1, name.encode()) + part(2, kind.encode()) + part(3, b"bottom") + part(4, name.encode())
+    content = part(1, name.encode()) + part(2, kind.encode()) + (part(3, bottom) if bottom else b"")
+    content += part(4, name.encode())
     # 5: loss_weight, a float, as a field that a reader must pass over
     content += varint(5 << 3 | 5) + struct.pack("<f", 1)
     return part(100, content + b"".join(part(7, one) for one in blobs) + said)
@@ -95,7 +101,7 @@ KINDS = {
 def caffemodel(
     architecture: Architecture, tensors: Mapping[str, np.ndarray], *, v1: bool = False, double: bool = False
 ) -> bytes:
-    """The net as Caffe's solver would store it; `v1` in the manner of 2013, with shapes of four sides."""
+    """The net as Caffe's solver would store it; `v1` in the manner of 2014, with shapes of four sides."""
     content = part(1, b"AlexNet")
     for step in architecture.steps:
         blobs = [blob(tensors[name], legacy=v1, double=double) for name in step.tensors]

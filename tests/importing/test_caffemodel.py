@@ -199,15 +199,17 @@ def test_a_layer_of_another_kind_is_refused(alexnet, path, kind):
     refused(path, other(alexnet, "act3", kind=kind), "act3")
 
 
-def test_what_fetches_images_and_what_measures_errors_is_passed_over(alexnet, path):
+@pytest.mark.parametrize("v1", [False, True])
+def test_what_fetches_images_and_what_measures_errors_is_passed_over(alexnet, path, v1):
     """As a file of the solver's has them, and layers that Caffe puts in by itself."""
-    content = caffemodel(alexnet.manifest.architecture, alexnet.tensors)
-    ends = layer("data", "Data"), layer("label_data_1_split", "Split"), layer("loss", "SoftmaxWithLoss")
-    whole = ends[0] + ends[0] + ends[1] + content + ends[2] + layer("accuracy", "Accuracy")
-    found = read_caffemodel(written(path, whole), alexnet.manifest.architecture)
+    content = caffemodel(alexnet.manifest.architecture, alexnet.tensors, v1=v1)
+    ends = [layer(kind, kind, v1=v1) for kind in ("Data", "Data", "Split", "SoftmaxWithLoss", "Accuracy")]
+    found = read_caffemodel(written(path, b"".join([*ends[:3], content, *ends[3:]])), alexnet.manifest.architecture)
     assert np.array_equal(found["fc8.bias"], alexnet.tensors["fc8.bias"])
-    refused(path, content + layer("again", "ReLU"), "'again' comes after 'prob'")
-    refused(path, content + layer("more", "Convolution"), "'more' comes after 'prob'")
+    refused(path, content + layer("again", "ReLU", v1=v1), "'again' comes after 'prob'")
+    refused(path, content + layer("more", "Convolution", v1=v1), "'more' comes after 'prob'")
+    for kind in ("Power", "Sigmoid"):
+        refused(path, ends[0] + layer("scale", kind, v1=v1) + content, "'scale'", "no part of an AlexNet")
 
 
 def test_a_layer_without_its_weights_is_refused(alexnet, path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import signal
@@ -101,11 +102,40 @@ def test_a_complete_file_that_was_left_needs_no_server(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "said", ["bytes 999-1048582/1048583", "bytes 1000-1048582/1048584", "bytes 1000-", "", "items 1000-1/1048583"]
-)
-def test_another_range_than_was_asked_for_is_refused(server, tmp_path, said):
-    server.script = [server.drops(1000), server.says(CONTENT[1000:], 206, Content_Range=said)]
-    refused(server, tmp_path, ModelFileError, "gave the range", "expected bytes from 1000 on of 1048583")
+    "said",
+    [
+        "bytes 999-1048582/1048583", "bytes 1000-1048582/1048584", "bytes 1000-5000/1048583", "bytes 1000-", "",
+        "items 1000-1/1048583",
+    ],
+)  # fmt: skip
+def test_after_another_range_than_was_asked_for_the_whole_is_asked_for(server, tmp_path, said):
+    odd = server.says(CONTENT[1000:], 206, Content_Range=said)
+    server.script = [server.drops(1000), odd]
+    assert fetched(server, tmp_path / "a") == CONTENT
+    assert asked(server) == [None, "bytes=1000-", None]
+    server.script = [odd] * 100  # also of the whole
+    refused(server, tmp_path / "b", UnreadableInputError, "the range", "expected bytes 0-1048582/1048583")
+
+
+def test_a_server_whose_ranges_are_always_odd_does_not_stand_in_the_way_of_the_next_attempt(server, tmp_path):
+    def odd(request):
+        if request.headers.get("Range"):
+            server.answer(request, CONTENT[:10], 206, **{"Content-Range": "bytes 0-9/1048583"})
+        else:
+            server.drops(1000)(request)
+
+    server.script = [odd] * 100
+    refused(server, tmp_path, UnreadableInputError)
+    assert len(server.requests) <= 2 * module.ATTEMPTS
+    server.script = []
+    assert fetched(server, tmp_path) == CONTENT
+
+
+@pytest.mark.parametrize("length", [-1, None])
+def test_what_a_proxy_packed_is_refused(server, tmp_path, length):
+    server.script = [server.says(gzip.compress(CONTENT), length=length, Content_Encoding="gzip")]
+    refused(server, tmp_path, ModelFileError, "gave it packed (gzip)")
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("length", [0, 1, 4096, len(CONTENT) - 1, len(CONTENT) + 1])
