@@ -23,6 +23,8 @@ from tests.nets import TINY, large_patches, random_artifact
 ort = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
 LAYERS = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+LARGEST = {"cpu": 64, "tensorrt": 127}
+"""Magnitude of a rounded weight."""
 FLAVORS = ["cpu", "tensorrt"]
 SQUARES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
 MEMBER = Member(name="a", sha256="0" * 64)
@@ -75,10 +77,15 @@ def test_all_layers_have_8_bit_weights_with_a_scale_for_each_output_channel(flav
         assert found.dtype == zero.dtype == np.int8
         assert not zero.any()
         assert axis == 0
-        np.testing.assert_allclose(scale, largest / 127, rtol=1e-6)
+        np.testing.assert_allclose(scale, largest / LARGEST[flavor], rtol=1e-6)
         broad = scale.reshape(-1, *[1] * (weights.ndim - 1))
         np.testing.assert_allclose(found * broad, weights, atol=0.501 * scale.max())
-        assert np.abs(found).max() == 127
+        assert np.abs(found).max() == LARGEST[flavor]
+
+
+def test_two_products_of_the_cpus_flavor_fit_16_bits():
+    """In which CPUs without VNNI add them: beyond that they saturate, and the net is another one."""
+    assert 2 * 255 * LARGEST["cpu"] < 2**15
 
 
 def test_tensorrts_flavor_has_symmetric_activations_and_the_float_biases():
@@ -146,7 +153,7 @@ def test_a_fully_connected_layer_is_its_definition_in_whole_numbers(flavor):
     step = (high - low) / (254 if flavor == "tensorrt" else 255)
     zero = 0 if flavor == "tensorrt" else np.rint(-low / step)
     whole = np.clip(np.rint(x / step) + zero, *((-128, 127) if flavor == "tensorrt" else (0, 255))) - zero
-    scale = np.abs(weights).max(1) / 127
+    scale = np.abs(weights).max(1) / LARGEST[flavor]
     expected = whole @ np.rint(weights / scale[:, None]).T * (step * scale) + bias
     assert np.abs(expected - (x @ weights.T + bias)).max() > 0.5, "rounding must show"
     np.testing.assert_allclose(run(quantize(model, [x], options(flavor=flavor)), x), expected, atol=0.02)
