@@ -29,7 +29,7 @@ def visible(text: str) -> str:
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean ...?)" where one of `known` is near to `name`, for the end of a message; else nothing."""
+    """The end of a message, `(did you mean ...?)` after a space, where one of `known` is near to `name`; or nothing."""
     import difflib
 
     near = difflib.get_close_matches(name, [*known], n=1)

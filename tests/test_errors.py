@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alexnet_infer import errors
-from alexnet_infer.errors import AlexNetInferError, one_line, shown
+from alexnet_infer.errors import AlexNetInferError, meant, one_line, shown
 
 DEEP: object = []
 for _ in range(100_000):
@@ -60,3 +60,9 @@ def test_every_error_of_ours_has_its_own_exit_code():
         "ModelFileError": 4,
         "BackendError": 5,
     }
+
+
+def test_a_near_name_is_offered_and_a_far_one_is_not():
+    assert meant("cafe-net", ["owt", "caffenet"]) == " (did you mean caffenet?)"
+    assert meant("x" * 300, ["owt", "caffenet"]) == ""
+    assert meant("owt", []) == ""
