@@ -264,6 +264,14 @@ class Architecture:
         return sum(step.parameters for step in self.steps)
 
     @property
+    def scales(self) -> bool:
+        """Whether dividing all activations by a number leaves the same net, its biases divided and LRN's alpha
+        multiplied: with ReLU, LRN and max pooling it does, with tanh and batch norm not (docs/lrn.md)."""
+        return not any(
+            isinstance(o, BatchNorm) or (isinstance(o, Activation) and o.kind == "tanh") for o in self.operations
+        )
+
+    @property
     def multiply_adds(self) -> int:
         """Multiply-adds of the convolutions and fully-connected layers for one patch."""
         return sum(step.multiply_adds for step in self.steps)

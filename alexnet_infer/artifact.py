@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.errors import ModelFileError, SpecError, one_line, shown
-from alexnet_infer.files import write_atomically
+from alexnet_infer.files import along, write_atomically
 from alexnet_infer.preprocess import Preprocessing
 
 METADATA_KEY = "alexnet_infer"
@@ -343,9 +343,7 @@ def sha256(path: Path) -> str:
 
 def embedded_model() -> Path:
     """Where the embedded net lies: in the installed package, or in `models/` of a checkout."""
-    here = Path(__file__).parent
-    places = [folder / "models" / f"{EMBEDDED}.safetensors" for folder in (here, here.parent)]
-    for place in places:
-        if place.is_file():
-            return place
-    raise ModelFileError(f"the embedded net is missing: expected {places[0]}; install the package again")
+    place = along(f"{EMBEDDED}.safetensors")
+    if not place.is_file():
+        raise ModelFileError(f"the embedded net is missing: expected {place}; install the package again")
+    return place

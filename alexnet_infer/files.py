@@ -16,6 +16,14 @@ def user_cache() -> Path:
     return user_cache_path("alexnet-infer", appauthor=False)
 
 
+def along(name: str) -> Path:
+    """Where a file lies that comes along with the program: in `models/` of the installed package, or of a checkout. The
+    first of these where it is in neither."""
+    here = Path(__file__).parent
+    places = [folder / "models" / name for folder in (here, here.parent)]
+    return next((place for place in places if place.is_file()), places[0])
+
+
 def is_file(path: Path) -> bool:
     """Whether a file is at `path`; no, too, where the system won't say: a name too long, a folder closed to us."""
     try:

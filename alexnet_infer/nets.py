@@ -35,16 +35,16 @@ def find_net(model: str | Path) -> Path:
     path, name = Path(model), str(model)
     if path.suffix or os.sep in name or is_file(path):
         return path
-    along = {net.stem: net for net in nets_at_hand()}
-    if name in along:
-        return along[name]
+    at_hand = {net.stem: net for net in nets_at_hand()}
+    if name in at_hand:
+        return at_hand[name]
     from alexnet_infer.published.cache import cached
     from alexnet_infer.published.registry import registry
 
     nets = registry()
     if name not in nets:
         raise UnknownNetError(
-            f"{shown(name)} is neither a file nor the name of a net{meant(name, [*along, *nets])}; "
+            f"{shown(name)} is neither a file nor the name of a net{meant(name, [*at_hand, *nets])}; "
             "`alexnet-infer models` lists the nets"
         )
     published = nets[name]

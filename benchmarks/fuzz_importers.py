@@ -28,7 +28,7 @@ from alexnet_infer.importing.quantized import adopt_quantized
 from alexnet_infer.importing.state_dict import read_state_dict
 from alexnet_infer.presets import variant
 from tests.importing.caffe_files import caffemodel
-from tests.importing.zoo import patches, zoo_graph
+from tests.importing.zoo import quantized_zoo, zoo_graph
 from tests.nets import random_artifact
 
 MEMORY = 2**30
@@ -89,7 +89,7 @@ def targets(folder: Path) -> dict[str, tuple[list[bytes], Callable[[Path], objec
             lambda path: read_onnx(path, zoo.build()),
             "net.onnx",
         ),
-        "quantized": ([_quantized(folder)], _adopt, "net.onnx"),
+        "quantized": ([quantized_zoo(folder, zoo_graph()).read_bytes()], _adopt, "net.onnx"),
         "state-dict": (
             [_state_dict(net.tensors, zipped) for zipped in (True, False)],
             lambda path: read_state_dict(path, caffe.build()),
@@ -97,23 +97,6 @@ def targets(folder: Path) -> dict[str, tuple[list[bytes], Callable[[Path], objec
         ),
         "checkpoint": ([_checkpoint(net)], read_checkpoint, "last.safetensors"),
     }
-
-
-def _quantized(folder: Path) -> bytes:
-    import onnx
-    from onnxruntime import quantization
-
-    model = onnx.version_converter.convert_version(zoo_graph(), 13)
-    del model.graph.input[1:]
-    onnx.save(model, folder / "float.onnx")
-    data = iter([{"data_0": patches(1)}])
-
-    class Reader:
-        def get_next(self):
-            return next(data, None)
-
-    quantization.quantize_static(folder / "float.onnx", folder / "int8.onnx", Reader())
-    return (folder / "int8.onnx").read_bytes()
 
 
 def _adopt(path: Path) -> bytes:

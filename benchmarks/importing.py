@@ -23,7 +23,7 @@ from alexnet_infer import load
 from alexnet_infer.presets import variant
 from tests.importing.caffe_files import caffemodel, prototxt
 from tests.importing.torchvision_net import AlexNet
-from tests.importing.zoo import patches, run, zoo_graph
+from tests.importing.zoo import patches, quantized_zoo, run, zoo_graph
 from tests.nets import random_artifact
 
 Original = Callable[[np.ndarray], np.ndarray]
@@ -87,21 +87,9 @@ def pytorch(folder: Path, preset: str) -> tuple[Path, Original]:
 
 
 def quantized(folder: Path, preset: str) -> tuple[Path, Original]:
-    import onnx
-    from onnxruntime import quantization
-
-    model = onnx.version_converter.convert_version(zoo_graph(hidden=4096, classes=1000), 13)
-    del model.graph.input[1:]
-    onnx.save(model, folder / "float.onnx")
-    data = iter([{"data_0": one[None]} for one in patches(4)])
-
-    class Reader:
-        def get_next(self):
-            return next(data, None)
-
-    quantization.quantize_static(folder / "float.onnx", folder / "int8.onnx", Reader())
-    content = (folder / "int8.onnx").read_bytes()
-    return folder / "int8.onnx", lambda bgr: run(content, bgr)  # which it stays
+    path = quantized_zoo(folder, zoo_graph(hidden=4096, classes=1000))
+    content = path.read_bytes()
+    return path, lambda bgr: run(content, bgr)  # which it stays
 
 
 KINDS: dict[str, tuple[Callable[[Path, str], tuple[Path, Original]], str]] = {

@@ -49,11 +49,7 @@ class AlexNet(nn.Module):
 
     def __init__(self, architecture: Architecture, unit: float = 1.0) -> None:
         super().__init__()
-        scalable = all(
-            not isinstance(o, BatchNorm) and not (isinstance(o, Activation) and o.kind == "tanh")
-            for o in architecture.operations
-        )
-        if unit != 1 and not scalable:
+        if unit != 1 and not architecture.scales:
             raise UsageError(f"--unit {unit:g}: a net with tanh or batch norm does not scale; expected 1")
         self.architecture, self.unit = architecture, unit
         for position, step in enumerate(architecture.steps):

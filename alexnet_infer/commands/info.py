@@ -13,7 +13,6 @@ from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.nets import UnknownNetError, find_net
 from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.presets import PRESETS, preset
-from alexnet_infer.published.registry import registry
 
 
 def run(net: str, *, as_json: bool) -> None:
@@ -41,6 +40,8 @@ def _described(net: str) -> tuple[Manifest, ExportInfo | None]:
     try:
         path = find_net(net) if net else embedded_model()
     except UnknownNetError:
+        from alexnet_infer.published.registry import registry
+
         raise UsageError(
             f"{shown(net)} is neither a file nor a preset ({', '.join(PRESETS)}) nor a net that `alexnet-infer models` "
             f"lists{meant(net, [*PRESETS, *registry()])}"

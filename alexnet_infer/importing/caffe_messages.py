@@ -25,7 +25,7 @@ _WHOLE, _FLOAT, _BOOL, _BYTES = _FIELD.TYPE_INT64, _FIELD.TYPE_FLOAT, _FIELD.TYP
 _Field = tuple[int, int | str] | tuple[int, int | str, str]
 """Number, type or message, and what Caffe takes where the field is absent; a default of "..." is a list."""
 
-_SETTINGS: dict[str, dict[str, _Field]] = {
+_MESSAGES: dict[str, dict[str, _Field]] = {
     "ConvolutionParameter": {
         "num_output": (1, _WHOLE),
         "pad": (3, _WHOLE, "..."),
@@ -62,10 +62,6 @@ _SETTINGS: dict[str, dict[str, _Field]] = {
         "global_pooling": (12, _BOOL),
     },
     "ReLUParameter": {"negative_slope": (1, _FLOAT)},
-}
-
-_MESSAGES: dict[str, dict[str, _Field]] = {
-    **_SETTINGS,
     "BlobShape": {"dim": (1, _WHOLE, "...")},
     # Weights are declared as bytes, which a packed list of floats is on the wire: NumPy takes them as they lie, where
     # protobuf would make a Python number of each.

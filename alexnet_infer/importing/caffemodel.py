@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, MaxPool, Operation
-from alexnet_infer.errors import SpecError, one_line, shown, visible
+from alexnet_infer.errors import SpecError, one_line, shown
 from alexnet_infer.importing.comparison import Found, check_operations
 from alexnet_infer.importing.roles import Layer, as_float32, by_role
 
@@ -92,17 +92,17 @@ def _operations(layers: Sequence[_Layer]) -> list[Found]:
 
 def _operation(layer: _Layer) -> Operation | None:
     """None for a layer that computes nothing of the net's, or nothing that is known here."""
-    name, message = visible(layer.name), layer.message
+    name, message = shown(layer.name), layer.message
     match layer.kind:
         case "Convolution":
             said = message.convolution_param
-            if _side(layer, said.dilation, default=1) != 1:
-                raise SpecError(f"{shown(layer.name)}: dilation={shown(list(said.dilation))}: expected none")
-            size, stride, pad = _window(layer, said)
+            if _side(name, said.dilation, default=1) != 1:
+                raise SpecError(f"{name}: dilation={shown(list(said.dilation))}: expected none")
+            size, stride, pad = _window(name, said)
             return Conv(name=name, kernels=said.num_output, size=size, stride=stride, pad=pad, groups=said.group)
         case "InnerProduct":
             if message.inner_product_param.transpose:
-                raise SpecError(f"{shown(layer.name)}: transpose=true: expected a row of weights for each output")
+                raise SpecError(f"{name}: transpose=true: expected a row of weights for each output")
             return Dense(name=name, units=message.inner_product_param.num_output)
         case "ReLU" if message.relu_param.negative_slope == 0:
             return Activation(name=name, kind="relu")
@@ -112,35 +112,35 @@ def _operation(layer: _Layer) -> Operation | None:
             said = message.lrn_param
             if said.norm_region or said.local_size < 1:
                 raise SpecError(
-                    f"{shown(layer.name)}: norm_region={said.norm_region} local_size={said.local_size}: expected "
+                    f"{name}: norm_region={said.norm_region} local_size={said.local_size}: expected "
                     "normalisation across channels"
                 )
             return LRN(name=name, size=said.local_size, alpha=said.alpha / said.local_size, beta=said.beta, k=said.k)
         case "Pooling":
             said = message.pooling_param
-            size, stride, pad = _window(layer, said)
+            size, stride, pad = _window(name, said)
             if said.pool or said.global_pooling or pad:
                 raise SpecError(
-                    f"{shown(layer.name)}: pool={said.pool} global_pooling={said.global_pooling} pad={pad}: expected "
+                    f"{name}: pool={said.pool} global_pooling={said.global_pooling} pad={pad}: expected "
                     "the maximum (0) over windows without padding"
                 )
             return MaxPool(name=name, size=size, stride=stride)
     return None
 
 
-def _window(layer: _Layer, said: Any) -> tuple[int, int, int]:
+def _window(name: str, said: Any) -> tuple[int, int, int]:
     """Size, stride and padding. A side is given once, once a direction, or under two names."""
     sides = []
     for short, key, default in (("kernel", "kernel_size", 0), ("stride", "stride", 1), ("pad", "pad", 0)):
         given = [getattr(said, f"{short}_{axis}") for axis in "hw" if said.HasField(f"{short}_{axis}")]
-        sides.append(_side(layer, [*getattr(said, key), *given], default=default))
+        sides.append(_side(name, [*getattr(said, key), *given], default=default))
     size, stride, pad = sides
     return size, stride, pad
 
 
-def _side(layer: _Layer, sides: Sequence[int], *, default: int) -> int:
+def _side(name: str, sides: Sequence[int], *, default: int) -> int:
     if len({*sides}) > 1:
-        raise SpecError(f"{shown(layer.name)}: a window with sides {shown(list(sides))}: expected a square one")
+        raise SpecError(f"{name}: a window with sides {shown(list(sides))}: expected a square one")
     return sides[0] if sides else default
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from alexnet_infer.architecture import Architecture, BatchNorm
+from alexnet_infer.architecture import Architecture
 from alexnet_infer.artifact import METADATA_KEY, ClassName, classes_from_json
 from alexnet_infer.errors import SpecError, one_line, shown
 from alexnet_infer.importing.roles import as_float32, listed
@@ -87,7 +87,7 @@ def _in_grey_levels(tensors: dict[str, np.ndarray], architecture: Architecture, 
     """The trainer divides all activations by `unit` and keeps LRN's constants for that: see docs/lrn.md."""
     if type(unit) not in (int, float) or not 0 < unit < 1e6:  # type: ignore[operator]
         raise SpecError(f"recipe.unit={shown(unit)}: expected a number above 0")
-    if unit != 1 and any(isinstance(o, BatchNorm) or getattr(o, "kind", "") == "tanh" for o in architecture.operations):
+    if unit != 1 and not architecture.scales:
         raise SpecError(f"recipe.unit={shown(unit)}: a net with tanh or batch norm does not scale; expected 1")
     last = architecture.operations[-1].name
     factor = np.float32(unit)  # type: ignore[arg-type]

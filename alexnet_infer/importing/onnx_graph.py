@@ -51,6 +51,20 @@ def is_quantized(model: onnx.ModelProto) -> bool:
     return any(node.op_type in QUANTIZED for node in model.graph.node)
 
 
+def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs of a graph without its weights, which old files declare as inputs, too."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in weights]
+
+
+def patch_side(value: onnx.ValueInfoProto) -> int:
+    """Side of the patches that an input takes. Raises SpecError unless they are squares of three channels."""
+    sides = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+    if len(sides) != 4 or sides[1] != 3 or sides[2] != sides[3] or not 0 < sides[2] <= 4096:
+        raise SpecError(f"takes {shown(sides)}: expected [N, 3, side, side]")
+    return sides[2]
+
+
 def read_onnx(path: Path, architecture: Architecture) -> tuple[Architecture, dict[str, np.ndarray]]:
     """The architecture that the graph computes, and its tensors as float32.
 
@@ -111,14 +125,11 @@ class _Walk:
         surplus = [t.name for t in graph.initializer if t.dims and is_float(t) and t.name not in self.takers]
         if surplus:
             raise SpecError(f"weights that no node takes: {listed(surplus)}")
-        inputs = [value for value in graph.input if value.name not in self.constants]
+        inputs = inputs_of(graph)
         if len(inputs) != 1 or len(graph.output) != 1:
             raise SpecError(f"has {len(inputs)} inputs and {len(graph.output)} outputs: expected one of each")
         self.input, self.output = inputs[0].name, graph.output[0].name
-        sides = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
-        if len(sides) != 4 or sides[1] != 3 or sides[2] != sides[3] or sides[2] < 1:
-            raise SpecError(f"takes {shown(sides)}: expected [N, 3, side, side]")
-        self.patch = sides[2]
+        self.patch = patch_side(inputs[0])
 
     def operations(self) -> Iterator[_Found]:
         """The operations from the input to the output; what does nothing at inference is left out."""

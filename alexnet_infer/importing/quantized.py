@@ -16,7 +16,7 @@ from alexnet_infer.export.info import EXPORT_KEY, Batch, ExportInfo, Member
 from alexnet_infer.export.onnx_file import tensors_in
 from alexnet_infer.export.onnx_graph import INPUT, OUTPUT
 from alexnet_infer.importing.comparison import UNTOLD, Found, check_operations
-from alexnet_infer.importing.onnx_graph import is_quantized, read_graph
+from alexnet_infer.importing.onnx_graph import inputs_of, is_quantized, patch_side, read_graph
 from alexnet_infer.importing.onnx_nodes import attributes, lrn, whole, window
 
 if TYPE_CHECKING:
@@ -34,13 +34,10 @@ DOMAINS = ("", "ai.onnx", MICROSOFT)
 
 def input_side(path: Path) -> int:
     """Side of the patches that the graph takes. Raises SpecError when its input is no square of three channels."""
-    graph = read_graph(path).graph
-    known = {tensor.name for tensor in graph.initializer}
-    shapes = [list(v.type.tensor_type.shape.dim) for v in graph.input if v.name not in known]
-    sides = [dimension.dim_value for dimension in shapes[0]] if len(shapes) == 1 else []
-    if len(sides) != 4 or sides[1] != 3 or sides[2] != sides[3] or not 0 < sides[2] <= 4096:
-        raise SpecError(f"has {len(shapes)} inputs, of shape {shown(sides)}: expected one, [N, 3, side, side]")
-    return sides[2]
+    inputs = inputs_of(read_graph(path).graph)
+    if len(inputs) != 1:
+        raise SpecError(f"has {len(inputs)} inputs: expected one")
+    return patch_side(inputs[0])
 
 
 def adopt_quantized(path: Path, manifest: Manifest) -> bytes:
@@ -57,8 +54,7 @@ def adopt_quantized(path: Path, manifest: Manifest) -> bytes:
     _check_plain(model)
     check_operations(_operations(model), manifest.architecture, but=Activation, untold=_UNTOLD)
     _check_gives_probabilities(model)
-    known = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in known]
+    inputs = inputs_of(model.graph)
     del model.graph.input[:]
     model.graph.input.extend(inputs)  # weights among the inputs could be overridden by a caller
     model.ir_version = max(model.ir_version, 4)  # from which they need not be

@@ -78,7 +78,7 @@ def download(
     `folder` can't be written.
     """
     for url in urls:
-        if _scheme(url) not in ("http", "https", "file"):
+        if not is_address(url):
             raise UsageError(f"{shown(url)}: expected an address that begins with https://, http:// or file://")
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{wanted.digest.partition(':')[2][:32]}.part"
@@ -109,11 +109,12 @@ def _digest(wanted: Wanted, path: Path) -> str:
         return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"
 
 
-def _scheme(url: str) -> str:
+def is_address(url: str) -> bool:
+    """Whether `url` is of a kind that is fetched: https, http or file."""
     try:
-        return urlsplit(url).scheme
+        return urlsplit(url).scheme in ("https", "http", "file")
     except ValueError:  # "http://[x"
-        return ""
+        return False
 
 
 def _size(path: Path) -> int:

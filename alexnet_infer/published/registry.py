@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
-from urllib.parse import urlsplit
 
 from alexnet_infer.artifact import EMBEDDED
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError, meant, one_line, shown
+from alexnet_infer.files import along
 from alexnet_infer.importing.conventions import CONVENTIONS
 from alexnet_infer.importing.run import Format
 from alexnet_infer.presets import PRESETS
+from alexnet_infer.published.download import is_address
 
 VARIABLE = "ALEXNET_INFER_REGISTRY"
 """Names a registry file to be used instead: a site's own nets, or its own mirrors."""
@@ -96,7 +97,9 @@ class Published:
         kind, _, digits = self.digest.partition(":")
         if kind not in DIGESTS or not re.fullmatch(f"[0-9a-f]{{{DIGESTS[kind]}}}", digits):
             raise SpecError(f"{self.name}: digest={shown(self.digest)}: expected {', '.join(DIGESTS)} and its digits")
-        if not self.urls or not all(_is_address(url) for url in self.urls):
+        if not self.urls or not all(
+            isinstance(url, str) and url.isprintable() and is_address(url) for url in self.urls
+        ):
             raise SpecError(f"{self.name}: urls={shown(self.urls)}: expected https://, http:// or file:// addresses")
 
     @property
@@ -108,13 +111,6 @@ class Published:
 def _check_text(what: str, value: object) -> None:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise SpecError(f"{what}={shown(value)}: expected printable text")
-
-
-def _is_address(url: object) -> bool:
-    try:
-        return isinstance(url, str) and url.isprintable() and urlsplit(url).scheme in ("https", "http", "file")
-    except ValueError:  # "http://["
-        return False
 
 
 def registry() -> Mapping[str, Published]:
@@ -133,9 +129,7 @@ def published(name: str) -> Published:
 def _path() -> Path:
     if named := os.environ.get(VARIABLE):
         return Path(named)
-    here = Path(__file__).parents[1]
-    places = [folder / "models" / "registry.json" for folder in (here, here.parent)]
-    return next((place for place in places if place.is_file()), places[0])
+    return along("registry.json")
 
 
 @functools.lru_cache(maxsize=4)

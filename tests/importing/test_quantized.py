@@ -10,7 +10,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from alexnet_infer import load
 from alexnet_infer.artifact import ClassName, Manifest, Provenance
@@ -19,49 +19,16 @@ from alexnet_infer.export.onnx_file import read_model
 from alexnet_infer.importing.quantized import adopt_quantized, input_side
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import variant
-from tests.importing.zoo import patches, run, zoo_graph
-
-
-class _Calibration:
-    def __init__(self) -> None:
-        self.left = iter(patches(3))
-
-    def get_next(self):
-        one = next(self.left, None)
-        return None if one is None else {"data_0": one[None]}
-
-
-def with_matmuls(model: onnx.ModelProto) -> None:
-    """Each Gemm as a MatMul and an Add, which quantizers make QLinearMatMul and QLinearAdd of, as in the Zoo's file."""
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for place, node in reversed([*enumerate(model.graph.node)]):
-        if node.op_type == "Gemm":
-            weights = tensors[node.input[1]]
-            turned = np.ascontiguousarray(numpy_helper.to_array(weights).T)
-            weights.CopyFrom(numpy_helper.from_array(turned, weights.name))
-            product = f"{node.output[0]}_product"
-            added = helper.make_node("Add", [product, node.input[2]], node.output, f"{node.name}_add")
-            model.graph.node.insert(place + 1, added)
-            node.CopyFrom(helper.make_node("MatMul", node.input[:2], [product], node.name))
+from tests.importing.zoo import patches, quantized_zoo, run, zoo_graph
 
 
 @pytest.fixture(scope="module", params=["QOperator", "QDQ", "QOperator, MatMul and Add"])
 def quantized(request, tmp_path_factory) -> bytes:
-    quantization = pytest.importorskip("onnxruntime.quantization")
-    folder = tmp_path_factory.mktemp("quantized")
-    how, _, products = request.param.partition(", ")
-    model = onnx.version_converter.convert_version(zoo_graph(), 13)
-    del model.graph.input[1:]
-    if products:
-        with_matmuls(model)
-    onnx.save(model, folder / "float.onnx")
-    quantization.quantize_static(
-        folder / "float.onnx",
-        folder / "int8.onnx",
-        _Calibration(),
-        quant_format=quantization.QuantFormat[how],
-    )
-    return (folder / "int8.onnx").read_bytes()
+    pytest.importorskip("onnxruntime.quantization")
+    form, _, products = request.param.partition(", ")
+    return quantized_zoo(
+        tmp_path_factory.mktemp("quantized"), zoo_graph(), form=form, matmuls=bool(products)
+    ).read_bytes()
 
 
 def manifest(classes: int = 10, patch: int = 224) -> Manifest:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from alexnet_infer import load
@@ -18,7 +17,7 @@ from alexnet_infer.importing.conventions import OF_PRESETS
 from alexnet_infer.importing.run import ImportRequest, import_net
 from alexnet_infer.presets import PRESETS, variant
 from tests.importing.caffe_files import caffemodel
-from tests.importing.zoo import patches, run, zoo_graph
+from tests.importing.zoo import patches, quantized_zoo, run, zoo_graph
 from tests.nets import random_artifact
 
 SMALL = {"kernels": (8, 16, 12, 12, 16), "hidden": 24}
@@ -215,18 +214,8 @@ def test_what_stood_there_stays_when_the_import_fails(caffe):
 
 @pytest.fixture
 def quantized(tmp_path) -> Path:
-    quantization = pytest.importorskip("onnxruntime.quantization")
-    model = onnx.version_converter.convert_version(zoo_graph(), 13)
-    del model.graph.input[1:]
-    onnx.save(model, tmp_path / "float.onnx")
-    data = iter([{"data_0": one[None]} for one in patches(2)])
-
-    class Reader:
-        def get_next(self):
-            return next(data, None)
-
-    quantization.quantize_static(tmp_path / "float.onnx", tmp_path / "int8.onnx", Reader())
-    return tmp_path / "int8.onnx"
+    pytest.importorskip("onnxruntime.quantization")
+    return quantized_zoo(tmp_path, zoo_graph())
 
 
 def quantized_request(source: Path, **fields) -> ImportRequest:
