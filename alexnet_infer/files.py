@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -38,12 +38,17 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
     Whatever stood at `path` stays whole until the new file is complete. Raises OSError when that fails; the temporary
     file is then removed.
     """
+    with replacing(path) as temporary, temporary.open("xb") as file:
+        file.writelines([data] if isinstance(data, bytes) else data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """`write_atomically` for libraries that write files themselves: yields the name of the temporary file to write."""
     temporary = path.parent / f".{path.name}.{os.urandom(4).hex()}.tmp"
-    file = temporary.open("xb")
     try:
-        with file:
-            file.writelines([data] if isinstance(data, bytes) else data)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:

@@ -6,7 +6,7 @@ belongs to an image, whatever the batch size, the number of processes or the poi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -58,24 +58,48 @@ class EpochPlan:
             key=torch.from_numpy(rng.integers(-(2**63), 2**63, count)),
         )
 
+    def to(self, device: torch.device) -> EpochPlan:
+        """The plan in the memory of `device`, so that a step copies nothing of it."""
+        return EpochPlan(*(getattr(self, field.name).to(device) for field in fields(self)))
+
 
 class Augment:
-    """uint8 squares [B, S, S, 3] -> float32 patches [B, 3, patch, patch] (channels-last), mean subtracted, in 0-255."""
+    """uint8 squares [., S, S, 3] -> patches [B, 3, patch, patch] (channels-last), mean subtracted, in 0-255.
 
-    def __init__(self, mean: np.ndarray, pca: ColorPCA, patch: int, color_sigma: float, device: torch.device) -> None:
+    `dtype` is that of the patches. On a GPU one kernel does all of it (`train.augment_triton`).
+    """
+
+    def __init__(
+        self,
+        mean: np.ndarray,
+        pca: ColorPCA,
+        patch: int,
+        color_sigma: float,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.mean = torch.from_numpy(np.array(mean)).to(device)
         self.color = torch.from_numpy((pca.axes * pca.scale * color_sigma).T.copy()).to(device)
-        self.patch = patch
+        self.patch, self.dtype = patch, dtype
 
-    def training(self, squares: Tensor, plan: EpochPlan, rows: Tensor) -> Tensor:
-        """Random patches, mirrors and colour noise; `rows` int64 [B] are the images' positions in the set."""
-        device, last = squares.device, squares.shape[1] - self.patch
-        corner = (plan.corner[rows] * (last + 1)).long().clamp_max(last).to(device)
-        mirror = plan.mirror[rows].to(device)
-        steps = torch.arange(self.patch, device=device)
+    def training(self, squares: Tensor, plan: EpochPlan, rows: Tensor, index: Tensor | None = None) -> Tensor:
+        """Random patches, mirrors and colour noise, as `plan` says of the images at `rows` of the set (int64 [B]).
+
+        `index` int64 [B] says where these images are among `squares`; None: they are the squares, in order. All
+        tensors, the plan's too, are on one device.
+        """
+        index = torch.arange(len(rows), device=rows.device) if index is None else index
+        last = squares.shape[1] - self.patch
+        corner = (plan.corner[rows] * (last + 1)).long().clamp_max(last)
+        mirror, noise = plan.mirror[rows], plan.color[rows] @ self.color
+        if squares.is_cuda:
+            from train.augment_triton import training_patches
+
+            return training_patches(squares, index, corner, mirror, noise, self.mean, self.patch, self.dtype)
+        steps = torch.arange(self.patch)
         ys = corner[:, :1] + steps
         xs = corner[:, 1:] + torch.where(mirror[:, None], self.patch - 1 - steps, steps)
-        index = (torch.arange(len(rows), device=device)[:, None, None], ys[:, :, None], xs[:, None, :])
-        noise = plan.color[rows].to(device) @ self.color
-        mean = self.mean[index[1:]] if self.mean.ndim == 3 else self.mean
-        return (squares[index].float() + (noise[:, None, None, :] - mean)).permute(0, 3, 1, 2)
+        at = (index[:, None, None], ys[:, :, None], xs[:, None, :])
+        mean = self.mean[at[1:]] if self.mean.ndim == 3 else self.mean
+        patches = squares[at].float() + (noise[:, None, None, :] - mean)
+        return patches.permute(0, 3, 1, 2).to(self.dtype)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from alexnet_infer.errors import ModelFileError, UsageError, one_line, shown
-from alexnet_infer.files import write_atomically
+from alexnet_infer.files import replacing, write_atomically
 
 
 @dataclass
@@ -30,6 +33,11 @@ class RunState:
     seconds: float = 0.0
     """Time spent in training so far."""
 
+    @property
+    def best_epoch(self) -> int:
+        """Epochs completed when the top-1 validation error was lowest, the first of equals; 0 before the first."""
+        return self.errors.index(min(self.errors)) + 1 if self.errors else 0
+
 
 def save(path: Path, config: dict, state: RunState, tensors: dict[str, Tensor], net: dict | None = None) -> None:
     """Writes a checkpoint in one piece: a reader sees the old one or the new one.
@@ -43,11 +51,52 @@ def save(path: Path, config: dict, state: RunState, tensors: dict[str, Tensor], 
         metadata["net"] = json.dumps(net)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        write_atomically(path, safetensors.torch.save(contiguous, metadata))
-    except OSError as error:
-        raise UsageError(
-            f"{path}: can't be written ({error.strerror or error}); free some space, or change --out"
-        ) from None
+        with replacing(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            # Leaves the interpreter to other threads while it writes, which `save` and a file's `write` do not.
+            safetensors.torch.save_file(contiguous, temporary, metadata)
+            temporary.chmod(mode)  # safetensors makes a file that only its owner may read
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UsageError(f"{path}: can't be written ({reason}); free some space, or change --out") from None
+
+
+class Snapshot:
+    """Tensors as they are now, whatever happens to them later. On a GPU the copies are queued, and nothing waits."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self._copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        device = next(iter(self._copies.values())).device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+
+    def on_host(self) -> dict[str, Tensor]:
+        """The copies in host memory; from a GPU by a stream of their own, beside the computation."""
+        if self._stream is None:
+            return self._copies
+        with torch.cuda.stream(self._stream):
+            return {name: tensor.cpu() for name, tensor in self._copies.items()}
+
+
+class Writer:
+    """Runs what writes checkpoints in a thread of its own, one after the other, while training goes on."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._last: Future[None] | None = None
+
+    def submit(self, write: Callable[[], None]) -> None:
+        """Runs `write` after the one before it has ended, for which this waits. Raises what that one raised."""
+        self.wait()
+        self._last = self._thread.submit(write)
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises what the last `write` raised, once."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
 
 
 def load(path: Path, config: dict, shapes: dict[str, tuple[int, ...]]) -> tuple[RunState, dict[str, Tensor]]:

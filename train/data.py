@@ -100,6 +100,11 @@ class PackedImages:
         return self.shards[0].shape[1]
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: (S, S, 3)."""
+        return self.size, self.size, 3
+
+    @property
     def bytes(self) -> int:
         return sum(shard.numel() for shard in self.shards)
 
@@ -120,13 +125,17 @@ class PackedImages:
         """The images at `rows` (int64 [B], on any device): uint8 [B, S, S, 3] where the shards are."""
         if len(self.shards) == 1:
             return self.shards[0][rows.to(self.device)]
-        out = torch.empty((len(rows), self.size, self.size, 3), dtype=torch.uint8)
+        out = torch.empty((len(rows), *self.shape), dtype=torch.uint8)
+        self.read(rows.cpu(), out)
+        return out
+
+    def read(self, rows: Tensor, out: Tensor) -> None:
+        """Copies the images at `rows` (int64 [B]) to `out` uint8 [B, S, S, 3]; all of them in host memory."""
         ends = np.cumsum([len(shard) for shard in self.shards])
-        numbers = np.searchsorted(ends, rows.cpu().numpy(), side="right")
+        numbers = np.searchsorted(ends, rows.numpy(), side="right")
         # One by one: a batch meets about as many shards as it has images, and a copy is cheaper than an indexing.
         for place, (row, number) in enumerate(zip(rows.tolist(), numbers.tolist(), strict=True)):
             out[place] = self.shards[number][row - ends[number]]
-        return out
 
     @property
     def identity(self) -> dict[str, int | str]:

@@ -65,6 +65,16 @@ def resolve_compile(choice: bool | None, device: torch.device) -> bool:
     return can_compile() if choice is None else choice
 
 
+def prepare_process(device: torch.device) -> None:
+    """Settings of this process that make training on `device` faster and change no result beyond rounding."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = (
+            True  # all steps have the same shapes, so the fastest algorithms are worth finding
+        )
+    else:
+        keep_memory()
+
+
 def keep_memory() -> None:
     """Lets this process keep the memory that a training step frees, so that the next step finds it mapped.
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 if TYPE_CHECKING:  # so that it shows the progress of prepare, too, which needs no torch
     from train.checkpoint import RunState
-    from train.loop import StepReport
+    from train.step import StepReport
 
 
 class Smoothed:

@@ -128,9 +128,7 @@ def _provenance(trainer: Trainer, data: str, extent: dict[str, Any]) -> Provenan
     recipe = dataclasses.asdict(trainer.recipe) | extent
     if trainer.initial.origin:
         recipe["init_from"] = trainer.initial.origin
-    ended = datetime.fromtimestamp(
-        trainer.last_checkpoint.stat().st_mtime, UTC
-    )  # so that finishing again changes nothing
+    ended = datetime.fromtimestamp(trainer.saved.last.stat().st_mtime, UTC)  # so that finishing again changes nothing
     return Provenance(
         data=f"{data}, {len(trainer.train)} training images",
         recipe=recipe,

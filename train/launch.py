@@ -20,15 +20,17 @@ from alexnet_infer.errors import AlexNetInferError, UsageError, visible
 from alexnet_infer.files import lock
 from train import checkpoint
 from train.checkpoint import RunState
-from train.device import keep_memory, pick_device, resolve_compile
+from train.device import pick_device, prepare_process, resolve_compile
 from train.display import Display, TrainingView
 from train.evaluate import DivergedError
 from train.finish import Finished, finish
 from train.job import Job, default_size
 from train.log import RunLog
-from train.loop import LAST, StepReport, Trainer, run_settings
+from train.loop import Trainer, run_settings
 from train.ranks import join
+from train.saved import LAST
 from train.source import Source, open_source
+from train.step import StepReport
 from train.transfer import Initial, initial_weights
 
 
@@ -47,8 +49,7 @@ def launch(job: Job, display: Display) -> Finished | None:
     """
     until = math.inf if job.max_hours is None else time.monotonic() + 3600 * job.max_hours
     device = pick_device(job.device)
-    if device.type == "cpu":
-        keep_memory()
+    prepare_process(device)
     ranks = join(device, job.columns)
     if not ranks.first:
         display = Display(Console(file=io.StringIO()))
@@ -161,7 +162,7 @@ def _train(trainer: Trainer, log: RunLog | None, display: Display, until: float)
             raise InterruptedRunError("interrupted: the same command goes on from the last checkpoint") from None
         trainer.save()
         raise InterruptedRunError(
-            f"interrupted after {state.epoch} epochs and {state.step} steps: saved to {trainer.last_checkpoint}; "
+            f"interrupted after {state.epoch} epochs and {state.step} steps: saved to {trainer.saved.last}; "
             "the same command goes on from there"
         ) from None
     finally:

@@ -15,7 +15,7 @@ from alexnet_infer.files import write_atomically
 
 if TYPE_CHECKING:
     from train.checkpoint import RunState
-    from train.loop import StepReport
+    from train.step import StepReport
 
 LOG_NAME = "log.jsonl"
 

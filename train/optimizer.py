@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,6 +21,11 @@ class PaperSGD:
         self.parameters = parameters
         self.momentum, self.weight_decay = momentum, weight_decay
         self.velocity = [torch.zeros_like(w) for w in parameters]
+        self._in_one_pass: Callable[..., None] | None = None
+
+    def compile(self) -> None:
+        """Makes `step` read and write each tensor once, by `torch.compile`."""
+        self._in_one_pass = torch.compile(_in_one_pass, dynamic=False)
 
     @property
     def gradients(self) -> list[Tensor]:
@@ -27,6 +33,10 @@ class PaperSGD:
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
+        if self._in_one_pass is not None:
+            rate = torch.full((), lr, device=self.parameters[0].device)  # as a number it would be compiled in
+            self._in_one_pass(self.parameters, self.velocity, self.gradients, rate, self.momentum, self.weight_decay)
+            return
         torch._foreach_mul_(self.velocity, self.momentum)
         torch._foreach_add_(self.velocity, self.parameters, alpha=-self.weight_decay * lr)
         torch._foreach_add_(self.velocity, self.gradients, alpha=-lr)
@@ -35,6 +45,19 @@ class PaperSGD:
     def zero_grad(self) -> None:
         for w in self.parameters:
             w.grad = None
+
+
+def _in_one_pass(
+    parameters: list[Tensor],
+    velocity: list[Tensor],
+    gradients: list[Tensor],
+    lr: Tensor,
+    momentum: float,
+    weight_decay: float,
+) -> None:
+    for w, v, grad in zip(parameters, velocity, gradients, strict=True):
+        v.mul_(momentum).sub_(lr * (weight_decay * w + grad))
+        w.add_(v)
 
 
 def onecycle(recipe: Recipe, progress: float) -> float:

@@ -26,9 +26,7 @@ def make(out: Path, ranks: Ranks, seed: int = 0) -> Trainer:
     """Twenty images: two epochs of five steps, dropout and colour noise included."""
     out.mkdir(exist_ok=True)
     sets = {"train": images(20), "validation": images(7, seed=1)}
-    made = trainer(out, NET.build(), RECIPE, ranks=ranks, seed=seed, **sets)
-    made.precision = torch.float32
-    return made
+    return trainer(out, NET.build(), RECIPE, ranks=ranks, seed=seed, precision=torch.float32, **sets)
 
 
 def main() -> None:

@@ -38,8 +38,8 @@ def test_the_best_checkpoint_is_that_of_the_lowest_top_1_error_and_the_first_of_
     with_errors(monkeypatch, *errors)
     run, after = trainer(tmp_path, recipe=FOUR), []
     run.run(on_epoch=lambda state: after.append(tensors(run)))
-    state, saved = checkpoint.load(run.best_checkpoint, run.config, {n: tuple(t.shape) for n, t in after[0].items()})
-    assert run.best_epoch == state.epoch == best
+    state, saved = checkpoint.load(run.saved.best, run.config, {n: tuple(t.shape) for n, t in after[0].items()})
+    assert run.state.best_epoch == state.epoch == best
     assert_bit_identical(saved, after[best - 1])
     weights = {f"model.{name}": tensor for name, tensor in run.result("best")[0].state_dict().items()}
     assert_bit_identical(weights, {name: after[best - 1][name] for name in weights})
@@ -48,7 +48,7 @@ def test_the_best_checkpoint_is_that_of_the_lowest_top_1_error_and_the_first_of_
 
 def best_state(run: Trainer) -> tuple[int, dict[str, torch.Tensor]]:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors(run).items()}
-    state, saved = checkpoint.load(run.best_checkpoint, run.config, shapes)
+    state, saved = checkpoint.load(run.saved.best, run.config, shapes)
     return state.epoch, saved
 
 
@@ -87,15 +87,15 @@ def test_a_run_killed_around_its_best_checkpoint_and_resumed_ends_with_the_same_
 def test_before_the_first_epoch_ends_the_best_net_is_the_present_one(tmp_path):
     run = trainer(tmp_path)
     run.run(until=0)
-    assert run.best_epoch == 0
+    assert run.state.best_epoch == 0
     assert run.result("best")[1] == run.trained_epochs == 1 / 3
-    assert not run.best_checkpoint.exists()
+    assert not run.saved.best.exists()
     assert_bit_identical(run.result("best")[0].state_dict(), run.model.state_dict())
 
 
 def test_a_missing_best_checkpoint_is_said_with_the_way_out(tmp_path):
     run = trainer(tmp_path)
     run.run()
-    run.best_checkpoint.unlink()
+    run.saved.best.unlink()
     with pytest.raises(ModelFileError, match=r"best\.safetensors: is missing; .* --result last"):
         run.result("best")

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,8 @@ from tests.train.program import assert_one_line, program, train_small
 from train import display, launch
 from train.data import PackedImages
 from train.job import Job, default_size
-from train.loop import Trainer
 from train.recipe import FAST, PAPER
+from train.step import TrainingStep
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,18 +66,18 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_ends_as_if_nothing_
     run, data, tmp_path, monkeypatch
 ):
     train_small(run, data, tmp_path / "whole")
-    step = Trainer._step
+    call, calls = TrainingStep.__call__, count(1)
 
-    def press_ctrl_c_in_the_fifth(trainer, *arguments, **wishes):
-        report = step(trainer, *arguments, **wishes)
-        if (trainer.state.epoch, trainer.state.step) == (1, 1):
+    def press_ctrl_c_in_the_fifth(step, *arguments):
+        values = call(step, *arguments)
+        if next(calls) == 5:
             os.kill(os.getpid(), signal.SIGINT)
-        return report
+        return values
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(Trainer, "_step", press_ctrl_c_in_the_fifth)
+            patched.setattr(TrainingStep, "__call__", press_ctrl_c_in_the_fifth)
             code, stdout, stderr = train_small(run, data, tmp_path / "broken")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:

@@ -65,10 +65,10 @@ def alone(tmp_path_factory) -> Path:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     trainer = make(out, Ranks())
-    start = {name: tensor.clone() for name, tensor in trainer._tensors().items()}
+    start = {name: tensor.clone() for name, tensor in trainer.saved.tensors().items()}
     trainer.run()
     torch.set_num_threads(before)
-    moved = {name: (tensor - start[name]).abs().max().item() for name, tensor in trainer._tensors().items()}
+    moved = {name: (tensor - start[name]).abs().max().item() for name, tensor in trainer.saved.tensors().items()}
     assert min(moved[name] for name in moved if name.endswith("weight")) > 1e-3, "agreement to 1e-5 must mean something"
     return out
 

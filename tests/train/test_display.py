@@ -12,7 +12,7 @@ from rich.console import Console
 
 from train.checkpoint import RunState
 from train.display import Display, Smoothed, TrainingView
-from train.loop import StepReport
+from train.step import StepReport
 
 
 def report(epoch: int, step: int, loss: float = 2.0, rate: float = 100.0) -> StepReport:

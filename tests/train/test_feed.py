@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from tests.train.toys import images, trainer
-from train import feed
 from train.data import PackedImages
 from train.feed import AHEAD, Feed
 
@@ -66,6 +65,25 @@ def test_a_mapped_set_gives_the_same_batches_in_the_same_order_however_it_is_cut
     assert_equal([*here.batches(BATCHES)], [whole.shards[0][rows] for rows in BATCHES])
     assert_equal([*here.batches(iter(BATCHES[::-1]))], [whole.shards[0][rows] for rows in BATCHES[::-1]])
     assert torch.equal(here.labels, whole.labels)
+
+
+@pytest.mark.parametrize("readers", [2, 3, 8])
+def test_several_threads_that_share_the_reading_give_the_same_batches(readers):
+    before = threads()
+    here, whole = Feed(mapped(), CPU, readers=readers), images(COUNT, size=8)
+    assert_equal([*here.batches(BATCHES)], [whole.shards[0][rows] for rows in BATCHES])
+    assert threads() == before
+    with pytest.raises(IndexError):
+        [*here.batches([torch.tensor([1, 2, COUNT])])]
+
+
+@pytest.mark.parametrize("packed", [images(COUNT, size=8), mapped()], ids=["decoded", "mapped"])
+def test_sources_name_the_squares_of_a_batch_without_copying_those_that_are_there(packed):
+    here = Feed(packed, CPU)
+    for rows, (squares, index) in zip(BATCHES, here.sources(BATCHES), strict=True):
+        found = squares if index is None else squares[index]
+        assert torch.equal(found, images(COUNT, size=8).shards[0][rows])
+        assert (squares.data_ptr() == packed.shards[0].data_ptr()) == (not packed.mapped)
 
 
 @pytest.mark.parametrize("packed", [images(COUNT, size=8), mapped()], ids=["decoded", "mapped"])
@@ -129,9 +147,8 @@ def test_an_error_in_the_thread_reaches_the_caller_after_the_batches_before_it()
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("share", [0.6, 0.0], ids=["kept there", "copied as it is needed"])
-def test_a_gpu_gets_the_same_batches_whether_the_set_fits_or_not(monkeypatch, share):
-    monkeypatch.setattr(feed, "SHARE", share)
-    here, whole = Feed(mapped(), torch.device("cuda")), images(COUNT, size=8)
+def test_a_gpu_gets_the_same_batches_whether_the_set_fits_or_not(share):
+    here, whole = Feed(mapped(), torch.device("cuda"), share=share), images(COUNT, size=8)
     assert here.resident == (share > 0)
     found = [*here.batches(BATCHES)]
     assert all(batch.is_cuda for batch in found)

@@ -36,7 +36,7 @@ def feed(packed: PackedImages) -> Feed:
 
 
 def finished(run: Trainer, path: Path, data: str) -> Finished:
-    return finish(run, run.whole_model(), NAMES, path, data, trained_epochs=run.trained_epochs)
+    return finish(run, run.saved.whole_model(), NAMES, path, data, trained_epochs=run.trained_epochs)
 
 
 def expected_wrong(artifact: Artifact, packed, views: str, k: int) -> int:
@@ -115,7 +115,7 @@ def test_a_weight_that_half_precision_cannot_hold_is_named(value):
 def test_the_artifact_says_where_it_comes_from(tmp_path):
     run = trainer(tmp_path, seed=5)
     run.run()
-    os.utime(run.last_checkpoint, (86400 * 365, 86400 * 365))  # 1 January 1971
+    os.utime(run.saved.last, (86400 * 365, 86400 * 365))  # 1 January 1971
     done = finished(run, tmp_path / "my-net.safetensors", "toys")
     manifest = load_artifact(done.path).manifest
     provenance = manifest.provenance

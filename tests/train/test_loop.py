@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -22,15 +23,16 @@ import torch
 from alexnet_infer.artifact import ClassName, load_artifact
 from alexnet_infer.errors import AlexNetInferError, ModelFileError, UsageError
 from tests.train.toys import BRIEF, TINY, KilledError, assert_bit_identical, images, kill_after, tensors, trainer
-from train import loop
+from train import checkpoint, loop
 from train.augment import EpochPlan
 from train.data import PackedImages
 from train.evaluate import DivergedError
 from train.feed import Feed
 from train.finish import finish
-from train.loop import StepReport, Trainer
+from train.loop import Trainer
 from train.optimizer import onecycle
 from train.ranks import Ranks
+from train.step import StepReport
 
 ROOT = Path(__file__).parents[2]
 BATCH_NORM = replace(TINY, normalization="batchnorm").build()
@@ -153,13 +155,13 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(tm
     good = trainer(tmp_path)
     with pytest.raises(KilledError):
         good.run(kill_after(4))  # the checkpoint of the first epoch is there
-    before = good.last_checkpoint.read_bytes()
+    before = good.saved.last.read_bytes()
     broken = trainer(tmp_path, checkpoint_minutes=0)
     with torch.no_grad():
         broken.model.conv3.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(AlexNetInferError, match=r"loss is nan in epoch 2, step 1: .* --lr"):
         broken.run()
-    assert good.last_checkpoint.read_bytes() == before
+    assert good.saved.last.read_bytes() == before
     assert trainer(tmp_path).state.epoch == 1
 
 
@@ -179,11 +181,11 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(tm
 def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path, changed, named):
     run = trainer(tmp_path)
     run.save()
-    before = run.last_checkpoint.read_bytes()
+    before = run.saved.last.read_bytes()
     with pytest.raises(ModelFileError, match=f"another {named}") as caught:
         trainer(tmp_path, **changed)
     assert caught.value.exit_code == 4
-    assert run.last_checkpoint.read_bytes() == before
+    assert run.saved.last.read_bytes() == before
 
 
 def test_a_batch_larger_than_the_set_is_refused(tmp_path):
@@ -245,13 +247,14 @@ def test_a_batch_that_cannot_be_parted_evenly_is_refused(tmp_path, accumulate):
 
 def test_shorter_epochs_have_so_many_steps_and_draw_other_images_each_time(tmp_path, monkeypatch):
     run = trainer(tmp_path, recipe=replace(BRIEF, epochs=4, steps_per_epoch=2))
-    batches, drawn, reports = run.train.batches, [], []
+    sources, drawn, reports = run.train.sources, [], []
 
-    def recorded(rows: list[torch.Tensor]):
+    def recorded(rows: Iterable[torch.Tensor]):
+        rows = [*rows]
         drawn.append(torch.cat(rows).tolist())
-        return batches(rows)
+        return sources(rows)
 
-    monkeypatch.setattr(run.train, "batches", recorded)
+    monkeypatch.setattr(run.train, "sources", recorded)
     run.run(reports.append)
     assert [(r.epoch, r.step) for r in reports] == [(epoch, step) for epoch in range(4) for step in (1, 2)]
     assert [r.lr for r in reports] == pytest.approx([onecycle(run.recipe, step / 8) for step in range(8)])
@@ -295,13 +298,13 @@ def test_a_gradient_that_is_no_number_ends_the_run_before_a_checkpoint_is_made_o
     run = trainer(tmp_path, checkpoint_minutes=0)
     with pytest.raises(KilledError):
         run.run(kill_after(3))  # two steps are saved
-    before = run.last_checkpoint.read_bytes()
+    before = run.saved.last.read_bytes()
     broken = trainer(tmp_path, checkpoint_minutes=0)
     broken.model.conv2.weight.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(DivergedError, match=r"the gradient's norm is (nan|inf) in epoch 1, step 3: .* --lr") as caught:
         broken.run()
     assert "\n" not in str(caught.value)
-    assert run.last_checkpoint.read_bytes() == before
+    assert run.saved.last.read_bytes() == before
 
 
 def test_a_time_limit_that_is_over_stops_after_one_step_and_going_on_ends_bit_identical(tmp_path):
@@ -352,7 +355,7 @@ def test_the_artifact_says_which_mean_was_subtracted(tmp_path, mean):
     run = trainer(tmp_path, recipe=replace(BRIEF, mean=mean, epochs=1))
     run.run()
     classes = [ClassName(wnid=f"n{i}", name=f"class {i}") for i in range(3)]
-    done = finish(run, run.whole_model(), classes, tmp_path / "net.safetensors", "toys", trained_epochs=1)
+    done = finish(run, run.saved.whole_model(), classes, tmp_path / "net.safetensors", "toys", trained_epochs=1)
     found = load_artifact(done.path).manifest.preprocessing.mean
     pixels = run.train.images.shards[0].numpy().astype(np.float64)
     expected = pixels.mean(0) if mean == "pixel" else pixels.mean((0, 1, 2))
@@ -374,14 +377,14 @@ def test_the_net_sees_a_patch_less_the_mean_of_its_own_place(tmp_path):
 
 def test_waiting_for_images_belongs_to_the_time_of_a_step(tmp_path, monkeypatch):
     run, clock, reports = trainer(tmp_path), [0.0], []
-    batches = run.train.batches
+    sources = run.train.sources
 
     def slow(rows):
-        for batch in batches(rows):
+        for source in sources(rows):
             clock[0] += 0.5
-            yield batch
+            yield source
 
-    monkeypatch.setattr(run.train, "batches", slow)
+    monkeypatch.setattr(run.train, "sources", slow)
     monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
     state = run.run(reports.append)
     assert state.seconds == 6 * 0.5
@@ -392,3 +395,116 @@ def test_waiting_for_images_belongs_to_the_time_of_a_step(tmp_path, monkeypatch)
 def test_batch_norm_over_parts_of_a_batch_is_refused(tmp_path, ranks, accumulate):
     with pytest.raises(UsageError, match=r"--normalization batchnorm: .* its own statistics"):
         trainer(tmp_path, BATCH_NORM, NO_UNIT, ranks=ranks, accumulate=accumulate)
+
+
+@pytest.fixture
+def read_late(monkeypatch) -> None:
+    """Steps are reported while the next one runs, as on a GPU."""
+    monkeypatch.setitem(loop.BEHIND, "cpu", 1)
+
+
+def test_reading_a_step_late_changes_neither_the_weights_nor_what_is_reported(tmp_path, monkeypatch):
+    runs, reports = {}, {}
+    for behind in (0, 1):
+        monkeypatch.setitem(loop.BEHIND, "cpu", behind)
+        runs[behind], reports[behind] = trainer(tmp_path / str(behind)), []
+        runs[behind].run(lambda report, to=reports[behind]: to.append(replace(report, images_per_second=0.0)))
+    assert reports[0] == reports[1]
+    assert len(reports[0]) == 6
+    assert runs[0].state.errors == runs[1].state.errors
+    assert_bit_identical(tensors(runs[0]), tensors(runs[1]))
+
+
+def test_a_step_that_is_reported_late_is_reported_when_the_next_one_is_queued(tmp_path, read_late):
+    run, queued = trainer(tmp_path), []
+    run.run(lambda report: queued.append((report.step, len(run._queued))))
+    assert queued == [(1, 1), (2, 1), (3, 0)] * 2, "before an epoch ends, all of them are read"
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 6])
+def test_a_run_that_reads_late_killed_after_any_step_and_resumed_ends_bit_identical(tmp_path, read_late, steps):
+    undisturbed = trainer(tmp_path / "whole")
+    undisturbed.run()
+    with pytest.raises(KilledError):
+        trainer(tmp_path / "killed", checkpoint_minutes=0).run(kill_after(steps))
+    killed = trainer(tmp_path / "killed")
+    killed.run()
+    assert_bit_identical(tensors(killed), tensors(undisturbed))
+
+
+def test_saving_with_a_step_still_unread_saves_that_step_too(tmp_path, read_late):
+    undisturbed = trainer(tmp_path / "whole")
+    undisturbed.run()
+    killed = trainer(tmp_path / "killed")
+    with pytest.raises(KilledError):
+        killed.run(kill_after(1))
+    killed.save()
+    resumed = trainer(tmp_path / "killed")
+    assert (resumed.state.epoch, resumed.state.step) == (0, 2)
+    resumed.run()
+    assert_bit_identical(tensors(resumed), tensors(undisturbed))
+
+
+def test_no_checkpoint_is_made_of_a_step_that_diverged_and_was_not_read_yet(tmp_path, read_late):
+    run = trainer(tmp_path)
+    with pytest.raises(KilledError):
+        run.run(kill_after(1))
+    run.save()
+    before = run.saved.last.read_bytes()
+    broken = trainer(tmp_path)
+
+    def spoil(report: StepReport) -> None:
+        raise KilledError
+
+    broken.model.conv2.weight.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(DivergedError, match="the gradient's norm is nan in epoch 1, step 3"):
+        broken.run(spoil)
+    with pytest.raises(KilledError):
+        trainer(tmp_path).run(spoil)
+    assert run.saved.last.read_bytes() == before
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    write, may_write, steps = checkpoint.save, threading.Event(), []
+
+    def slowly(*arguments: object) -> None:
+        assert may_write.wait(60)
+        write(*arguments)
+
+    def on_step(report: StepReport) -> None:
+        steps.append(report.step)
+        if (report.epoch, report.step) == (1, 2):
+            assert not run.saved.last.exists(), "the first epoch's is still being written"
+            may_write.set()
+
+    monkeypatch.setattr(checkpoint, "save", slowly)
+    run = trainer(tmp_path)
+    state = run.run(on_step)
+    assert steps == [1, 2, 3, 1, 2, 3]
+    assert trainer(tmp_path).state == state, "the last one is complete when the run ends"
+
+
+def test_a_checkpoint_holds_the_weights_of_its_own_step_though_it_is_written_later(tmp_path, monkeypatch):
+    write, weights, reference = checkpoint.save, [], []
+
+    def late(path, config, state, saved, net) -> None:
+        time.sleep(0.05)
+        weights.append({name: tensor.clone() for name, tensor in saved.items()})
+        write(path, config, state, saved, net)
+
+    monkeypatch.setattr(checkpoint, "save", late)
+    run = trainer(tmp_path, checkpoint_minutes=0)
+    run.run(on_save=lambda state: reference.append(tensors(run)))
+    for found, expected in zip(weights, reference, strict=True):
+        assert_bit_identical(found, expected)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(tmp_path, monkeypatch):
+    def full(*arguments: object) -> None:
+        raise UsageError("last.safetensors: can't be written (No space left on device)")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    reports = []
+    with pytest.raises(UsageError, match="No space left"):
+        trainer(tmp_path).run(reports.append)
+    assert 3 <= len(reports) <= 6

@@ -11,6 +11,7 @@ pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
 import torch
 
+from train import optimizer
 from train.optimizer import PaperSGD, onecycle, plateau
 from train.recipe import FAST, PAPER
 
@@ -91,3 +92,19 @@ def test_plateau_starts_its_wait_again_after_each_drop_and_ends_after_the_fourth
 
 def test_an_error_equal_to_the_lowest_is_no_improvement():
     assert plateau_rates([0.5, 0.5], patience=1)[-1] == pytest.approx(0.1)
+
+
+def test_the_rule_in_one_pass_is_the_rule():
+    """As `compile` compiles it for a GPU, here uncompiled."""
+    found = []
+    for in_one_pass in (None, optimizer._in_one_pass):
+        torch.manual_seed(0)
+        weights = [torch.randn(4, 3, dtype=torch.float64), torch.randn(5, dtype=torch.float64)]
+        rule = PaperSGD(weights, 0.9, 0.0005)
+        rule._in_one_pass = in_one_pass
+        for rate in RATES:
+            for w in weights:
+                w.grad = torch.randn_like(w)
+            rule.step(rate)
+        found.append(torch.cat([tensor.flatten() for tensor in (*weights, *rule.velocity)]))
+    torch.testing.assert_close(*found, rtol=1e-6, atol=0)  # the rate is a float32 there

@@ -12,8 +12,9 @@ from PIL import Image
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.presets import ALEXNET_64, Variant
 from train.data import PackedImages
-from train.loop import StepReport, Trainer
+from train.loop import Trainer
 from train.recipe import FAST, Recipe
+from train.step import StepReport
 
 CLASSES = 3
 TINY: Variant = replace(ALEXNET_64, kernels=(16, 16, 16, 16, 16), hidden=16, classes=CLASSES)
@@ -56,7 +57,7 @@ def trainer(out: Path, architecture: Architecture | None = None, recipe: Recipe 
 
 def tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Weights, statistics and momentum, copied."""
-    return {name: tensor.clone() for name, tensor in trainer._tensors().items()}
+    return {name: tensor.clone() for name, tensor in trainer.saved.tensors().items()}
 
 
 def assert_bit_identical(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:

@@ -1,0 +1,131 @@
+"""One training step: patches, loss, gradient, update; and what it tells the host."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from train.augment import Augment, EpochPlan
+from train.optimizer import PaperSGD
+from train.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This process's images of one step. All tensors are on the device."""
+
+    rows: Tensor
+    """int64 [B]: positions in the training set."""
+    labels: Tensor
+    """int64 [B]."""
+    squares: Tensor
+    """uint8 [M, S, S, 3]."""
+    index: Tensor | None = None
+    """int64 [B]: where the images are among `squares`; None: they are the squares, in order."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in `count` parts of equal size, which must divide it."""
+        rows, labels = self.rows.chunk(count), self.labels.chunk(count)
+        if self.index is None:
+            return [*map(Batch, rows, labels, self.squares.chunk(count))]
+        return [*map(Batch, rows, labels, [self.squares] * count, self.index.chunk(count))]
+
+
+class TrainingStep:
+    """Updates `model`, in place, by one batch at a time.
+
+    Nothing here waits for the device: a step's work is queued, and its results stay there.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: PaperSGD,
+        augment: Augment,
+        *,
+        precision: torch.dtype = torch.float32,
+        label_smoothing: float = 0.0,
+        accumulate: int = 1,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.model, self.optimizer, self.augment = model, optimizer, augment
+        self.precision, self.label_smoothing, self.accumulate = precision, label_smoothing, accumulate
+        self.ranks = ranks or Ranks()
+        self.replica = model
+        if self.ranks.data_group is not None:
+            self.replica = DistributedDataParallel(model, process_group=self.ranks.data_group)
+
+    def __call__(self, batch: Batch, plan: EpochPlan, lr: float) -> Tensor:
+        """One update. Returns float32 [2], on the device: the mean loss over this process's images, and the squared
+        Euclidean norm of the gradient of the weights that it holds."""
+        self.model.train()
+        self.optimizer.zero_grad()
+        total = torch.zeros((), device=batch.rows.device)
+        parts = batch.parts(self.accumulate)
+        for i, part in enumerate(parts, start=1):
+            with nullcontext() if i == len(parts) else self._without_exchange():
+                loss = self._loss(part, plan) * (len(part) / len(batch))
+                # Every column passes the whole loss back, and the exchanges add them up.
+                (loss / self.ranks.columns).backward()
+            total += loss.detach()
+        norm = torch.stack(torch._foreach_norm(self.optimizer.gradients)).norm()
+        self.optimizer.step(lr)
+        return torch.stack([total, norm.float() ** 2])
+
+    def _loss(self, batch: Batch, plan: EpochPlan) -> Tensor:
+        patches = self.augment.training(batch.squares, plan, batch.rows, batch.index)
+        with self.autocast():
+            logits = self.replica(patches, plan.key[batch.rows])
+        return F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+
+    def autocast(self) -> AbstractContextManager:
+        """In which layers compute in the working precision."""
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.augment.mean.device.type, self.precision)
+
+    def _without_exchange(self) -> AbstractContextManager:
+        """For all parts of a batch but the last, whose gradients stay with this process until then."""
+        return self.replica.no_sync() if isinstance(self.replica, DistributedDataParallel) else nullcontext()
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a display is told of each step."""
+
+    epoch: int
+    """Epochs completed before this step's."""
+    step: int
+    """Steps completed in this epoch."""
+    loss: float
+    lr: float
+    images_per_second: float
+    grad_norm: float
+    """Euclidean norm of the gradient of the mean loss, over all weights."""
+
+
+class QueuedStep:
+    """A step whose work is queued, and its values on their way to the host."""
+
+    def __init__(self, epoch: int, step: int, lr: float, values: Tensor) -> None:
+        self.epoch, self.step, self.lr = epoch, step, lr
+        self._values, self._copied = values, None
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def read(self) -> list[float]:
+        """The values, once the device has computed them; waits until then."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values.tolist()
