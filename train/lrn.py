@@ -4,9 +4,9 @@ With d = k + alpha * S(x^2), S the sum over a window of channels inside a column
 
     dL/dx = g * d^-beta - 2 alpha beta x * S(g * x * d^(-beta-1))
 
-S is a product with a banded matrix of zeros and ones, on a CPU as on tensor cores. Nothing but x is kept for the
-backward pass: d is cheaper to compute again than to load. `torch.nn.LocalResponseNorm` has no columns, pads and copies,
-and calls `pow`; see benchmarks/lrn_training.py.
+On a CPU, S is a product with a banded matrix of zeros and ones; train/lrn_triton.py has the kernels for GPUs. Nothing
+but x is kept for the backward pass: d is cheaper to compute again than to load. `torch.nn.LocalResponseNorm` has no
+columns, pads and copies, and calls `pow`; see benchmarks/lrn_training.py.
 """
 
 from __future__ import annotations

@@ -1,79 +1,131 @@
-"""LRN on CUDA: one kernel forward, one backward, for the pixels of channels-last maps; train/lrn.py has the formulas.
+"""LRN on CUDA: one kernel forward, one backward, for channels-last maps; train/lrn.py has the formulas.
 
-Each program takes a tile of pixels with all of their channels, so that every value is read from memory once and written
-once: the floor is 2 tensors forward and 3 backward. The sum over the window is a product of the tile with a banded
-matrix that exists in registers only; columns are blocks of that matrix.
+In memory such a map is one run of channels, pixel after pixel. Each thread computes one *vector* of adjacent channels:
+16 bytes, or less where a column is not a multiple of that, so that a vector is in one column. The rest of its windows
+is in the vectors before and after, which neighbouring threads compute. Loading those too hits the first-level cache:
+every value is read from memory once and written once (2 tensors forward, 3 backward), without shared memory.
+
+In bfloat16 the kernels execute 17 instructions per value forward and 36 backward, in float32 19 and 43. An H200 can
+execute 27 and 41, in float32 55 and 82, in the time that its memory needs for the same value.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-PIXELS = 32
-"""Pixels in a tile."""
+BLOCK = 128
+"""Threads in a program; each has one vector."""
+BYTES = 16
+"""The most that a thread loads or stores at once."""
 
 
 @triton.jit
-def _band(WIDTH: tl.constexpr, channels, size, column):
-    """[WIDTH, WIDTH] float32: 1 where two channels share a window and a column."""
-    i = tl.arange(0, WIDTH)[:, None]
-    j = tl.arange(0, WIDTH)[None, :]
-    near = (tl.abs(i - j) <= size // 2) & (i // column == j // column) & (i < channels) & (j < channels)
-    return tl.where(near, 1.0, 0.0)
-
-
-@triton.jit
-def _power(d, beta, SQUARE_ROOTS: tl.constexpr):
-    """d^-beta; beta = 0.75 by square roots."""
-    if SQUARE_ROOTS:
-        root = 1.0 / tl.sqrt(d)
-        power = root * tl.sqrt(root)
+def _split(x):
+    """x [BLOCK, WIDTH] as a tuple of WIDTH tensors [BLOCK]."""
+    if x.shape[1] == 1:
+        channels = (tl.reshape(x, [x.shape[0]]),)
     else:
-        power = tl.exp(-beta * tl.log(d))
-    return power
+        low, high = tl.split(tl.trans(tl.reshape(x, [x.shape[0], 2, x.shape[1] // 2]), 0, 2, 1))
+        channels = _split(low) + _split(high)
+    return channels
 
 
 @triton.jit
-def _tile(pixels, channels, PIXELS: tl.constexpr, WIDTH: tl.constexpr):
-    """Offsets of a tile's values, and which of them exist."""
-    row = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)[:, None]
-    channel = tl.arange(0, WIDTH)[None, :]
-    return row * channels + channel, (row < pixels) & (channel < channels)
+def _join(channels):
+    """The inverse of `_split`."""
+    if len(channels) == 1:
+        x = tl.reshape(channels[0], [channels[0].shape[0], 1])
+    else:
+        low, high = _join(channels[: len(channels) // 2]), _join(channels[len(channels) // 2 :])
+        x = tl.reshape(tl.trans(tl.join(low, high), 0, 2, 1), [low.shape[0], len(channels)])
+    return x
 
 
 @triton.jit
+def _load(x_ptr, vectors, SIDE: tl.constexpr, COLUMN: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """The channels of a program's vectors, each with SIDE vectors before and after it: a tuple of
+    (2 * SIDE + 1) * WIDTH float32 tensors [BLOCK], in the order of the channels. What is outside of the vector's column
+    of COLUMN vectors is 0."""
+    program, thread = tl.program_id(0), tl.arange(0, BLOCK)
+    vector = program.to(tl.int64) * BLOCK + thread
+    place = (program % COLUMN * BLOCK + thread) % COLUMN  # vector % COLUMN without a 64-bit division
+    channels = ()
+    for side in tl.static_range(-SIDE, SIDE + 1):
+        inside = (vector < vectors) & (place + side >= 0) & (place + side < COLUMN)
+        at = (vector + side)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+        channels += _split(tl.load(x_ptr + at, mask=inside[:, None], other=0.0).to(tl.float32))
+    return channels
+
+
+@triton.jit
+def _store(y_ptr, channels, vectors, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Writes a tuple of WIDTH tensors [BLOCK], already in the type of y."""
+    vector = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    at = vector[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    tl.store(y_ptr + at, _join(channels), mask=(vector < vectors)[:, None])
+
+
+@triton.jit
+def _powers(x, i: tl.constexpr, alpha, beta, k, REACH: tl.constexpr, ROOTS: tl.constexpr):
+    """(d^-beta, 1 / d) for channel i of the tuple x. ROOTS: beta is 0.75, for which two roots suffice."""
+    total = x[i - REACH] * x[i - REACH]
+    for j in tl.static_range(i - REACH + 1, i + REACH + 1):
+        total += x[j] * x[j]
+    d = k + alpha * total
+    if ROOTS:
+        root = tl.rsqrt(d)
+        power, inverse = root * tl.sqrt(root), root * root
+    else:
+        power, inverse = tl.exp2(-beta * tl.log2(d)), 1.0 / d
+    return power, inverse
+
+
+@triton.jit(do_not_specialize=["vectors"])
 def _forward(
-    x_ptr, y_ptr, pixels, channels, size, column, alpha, beta, k,
-    PIXELS: tl.constexpr, WIDTH: tl.constexpr, SQUARE_ROOTS: tl.constexpr, PRECISION: tl.constexpr,
+    x_ptr, y_ptr, vectors, alpha, beta, k,
+    REACH: tl.constexpr, ROOTS: tl.constexpr, COLUMN: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    at, there = _tile(pixels, channels, PIXELS, WIDTH)
-    x = tl.load(x_ptr + at, mask=there, other=0.0).to(tl.float32)
-    total = tl.dot(x * x, _band(WIDTH, channels, size, column), input_precision=PRECISION)
-    y = x * _power(k + alpha * total, beta, SQUARE_ROOTS)
-    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=there)
+    side: tl.constexpr = (REACH + WIDTH - 1) // WIDTH
+    x = _load(x_ptr, vectors, side, COLUMN, WIDTH, BLOCK)
+    y = ()
+    for i in tl.static_range(side * WIDTH, (side + 1) * WIDTH):
+        power, _ = _powers(x, i, alpha, beta, k, REACH, ROOTS)
+        y += ((x[i] * power).to(y_ptr.dtype.element_ty),)
+    _store(y_ptr, y, vectors, WIDTH, BLOCK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["vectors"])
 def _backward(
-    grad_ptr, x_ptr, out_ptr, pixels, channels, size, column, alpha, beta, k,
-    PIXELS: tl.constexpr, WIDTH: tl.constexpr, SQUARE_ROOTS: tl.constexpr, PRECISION: tl.constexpr,
+    grad_ptr, x_ptr, out_ptr, vectors, alpha, beta, k,
+    REACH: tl.constexpr, ROOTS: tl.constexpr, COLUMN: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    at, there = _tile(pixels, channels, PIXELS, WIDTH)
-    band = _band(WIDTH, channels, size, column)
-    x = tl.load(x_ptr + at, mask=there, other=0.0).to(tl.float32)
-    grad = tl.load(grad_ptr + at, mask=there, other=0.0).to(tl.float32)
-    d = k + alpha * tl.dot(x * x, band, input_precision=PRECISION)
-    scaled = grad * _power(d, beta, SQUARE_ROOTS)
-    inner = tl.dot(x * scaled / d, band, input_precision=PRECISION)
-    out = scaled - 2.0 * alpha * beta * x * inner
-    tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=there)
+    side: tl.constexpr = (2 * REACH + WIDTH - 1) // WIDTH
+    first: tl.constexpr = side * WIDTH
+    x = _load(x_ptr, vectors, side, COLUMN, WIDTH, BLOCK)
+    grad = _load(grad_ptr, vectors, side, COLUMN, WIDTH, BLOCK)
+    # g d^-beta and g x d^(-beta-1) of the vector's channels, and of those that share a window with them.
+    scaled, inner = (), ()
+    for i in tl.static_range(first - REACH, first + WIDTH + REACH):
+        power, inverse = _powers(x, i, alpha, beta, k, REACH, ROOTS)
+        scaled += (grad[i] * power,)
+        inner += (grad[i] * power * x[i] * inverse,)
+    out = ()
+    for i in tl.static_range(WIDTH):
+        total = inner[i]
+        for j in tl.static_range(i + 1, i + 2 * REACH + 1):
+            total += inner[j]
+        value = scaled[i + REACH] - 2.0 * alpha * beta * x[first + i] * total
+        out += (value.to(out_ptr.dtype.element_ty),)
+    _store(out_ptr, out, vectors, WIDTH, BLOCK)
 
 
 def forward(x: Tensor, size: int, alpha: float, beta: float, k: float, groups: int) -> Tensor:
-    """y of x [N, C, H, W], channels-last, in x's type."""
+    """y of x [N, C, H, W] (float32, bfloat16 or float16; computed in float32), channels-last, in x's type."""
     return _launch(_forward, [x], size, alpha, beta, k, groups)
 
 
@@ -84,17 +136,20 @@ def backward(grad: Tensor, x: Tensor, size: int, alpha: float, beta: float, k: f
 
 def _launch(kernel, inputs: list[Tensor], size: int, alpha: float, beta: float, k: float, groups: int) -> Tensor:
     inputs = [tensor.contiguous(memory_format=torch.channels_last) for tensor in inputs]
-    n, channels, h, w = inputs[-1].shape
-    out = torch.empty_like(inputs[-1])
-    pixels = n * h * w
-    kernel[(triton.cdiv(pixels, PIXELS),)](
-        *inputs, out, pixels, channels, size, channels // groups, alpha, beta, k,
-        PIXELS=PIXELS,
-        WIDTH=max(16, triton.next_power_of_2(channels)),
-        SQUARE_ROOTS=beta == 0.75,
-        # Half-precision results are rounded to 8 or 11 bits, as tf32 rounds what it multiplies; float32 ones need three
-        # tf32 products for each to keep their 24.
-        PRECISION="tf32x3" if inputs[-1].dtype == torch.float32 else "tf32",
-        num_warps=4,
-    )  # fmt: skip
+    x = inputs[-1]
+    out = torch.empty_like(x)
+    column = x.shape[1] // groups
+    width = math.gcd(column, BYTES // x.element_size())
+    vectors = x.numel() // width
+    with torch.cuda.device_of(x):  # Triton launches on the current device, whatever the tensors are on
+        kernel[(triton.cdiv(vectors, BLOCK),)](
+            *inputs, out, vectors, alpha, beta, k,
+            REACH=size // 2,
+            ROOTS=beta == 0.75,
+            COLUMN=column // width,
+            WIDTH=width,
+            BLOCK=BLOCK,
+            num_warps=BLOCK // 32,
+            enable_fp_fusion=True,
+        )  # fmt: skip
     return out

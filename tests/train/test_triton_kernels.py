@@ -1,0 +1,80 @@
+"""The Triton kernels of LRN and of the augmentation, without a GPU: interpreted, and compiled for five of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="needs Triton: pip install triton")
+
+CAPABILITIES = (80, 86, 90, 100, 120)
+
+
+def child(*arguments: object, **environment: str) -> list[str]:
+    """Lines of a module's output in a new process: Triton decides on import whether it compiles or interprets."""
+    command = [sys.executable, "-W", "error", "-m", *map(str, arguments)]
+    ended = subprocess.run(
+        command, env=os.environ | environment, cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()
+
+
+@pytest.mark.parametrize(("subject", "cases"), [("lrn", 27), ("augment", 14)])
+def test_kernels_agree_with_the_cpus_code_under_tritons_interpreter(subject, cases):
+    assert child("tests.train.triton_check", subject, TRITON_INTERPRET="1") == [f"{cases} cases agree"]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> dict[str, dict]:
+    """`tests.train.triton_compile.Kernel` as JSON, by GPU and case: "sm_90 lrn forward 256 2 torch.bfloat16"."""
+    cache = str(tmp_path_factory.mktemp("triton"))
+
+    def kernels(capability: int) -> dict[str, dict]:
+        lines = child("tests.train.triton_compile", capability, TRITON_CACHE_DIR=cache, TRITON_INTERPRET="0")
+        return {f"sm_{capability} {kernel['case']}": kernel for kernel in map(json.loads, lines)}
+
+    with ThreadPoolExecutor(2) as pool:
+        return {case: kernel for part in pool.map(kernels, CAPABILITIES) for case, kernel in part.items()}
+
+
+def of(subject: str, compiled: dict[str, dict]) -> dict[str, dict]:
+    return {case: kernel for case, kernel in compiled.items() if f" {subject} " in case}
+
+
+def test_every_layer_of_the_presets_and_every_kind_of_patch_compiles(compiled):
+    # 96 and 256 channels in one and two columns, both directions, three types; two kinds of patches, three types.
+    assert len(of("lrn", compiled)) == len(CAPABILITIES) * 2 * 2 * 2 * 3
+    assert len(of("augment", compiled)) == len(CAPABILITIES) * 2 * 3
+
+
+def test_kernels_use_no_shared_memory_spill_nothing_and_leave_room_for_many_warps(compiled):
+    """With 64 registers per thread, 32 warps fit on a multiprocessor."""
+    for case, kernel in compiled.items():
+        assert (kernel["shared"], kernel["spilled"]) == (0, 0), case
+        assert kernel["registers"] <= 64, case
+
+
+def test_lrn_loads_and_stores_16_bytes_per_thread(compiled):
+    for case, kernel in of("lrn", compiled).items():
+        assert kernel["accesses"] == ["ld.v4.b32", "st.v4.b32"], case
+
+
+def test_neighbouring_threads_store_neighbouring_values_of_a_patch(compiled):
+    for case, kernel in of("augment", compiled).items():
+        stored = {access for access in kernel["accesses"] if access.startswith("st")}
+        assert stored == {"st.b32" if "float32" in case else "st.b16"}, case
+        assert kernel["values_per_thread"] == ["[1]"], case
+
+
+def test_results_are_rounded_to_the_nearest_value_of_a_16_bit_type(compiled):
+    for case, kernel in compiled.items():
+        name = {"torch.float32": None, "torch.bfloat16": "bf16", "torch.float16": "f16"}[case.split()[-1]]
+        kinds = {kind.replace("x2", "") for kind in kernel["rounding"]}
+        assert kinds == ({f"cvt.rn.{name}.f32"} if name else set()), case
