@@ -22,7 +22,8 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 
 class SavedRun:
     """The last checkpoint in the folder `out`, and the one after the epoch with the lowest top-1 validation error, the
-    first of equals. `config` is what a run must share with a checkpoint to go on from it; `net` as in `checkpoint.save`.
+    first of equals. A run must have the same `config` as a checkpoint to go on from it; `net` is as in
+    `checkpoint.save`.
 
     All ranks must call each method. Files are written and read by the first one, but for `restore`.
     """

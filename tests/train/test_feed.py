@@ -145,6 +145,7 @@ def test_an_error_in_the_thread_reaches_the_caller_after_the_batches_before_it()
     assert threads() == before
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("share", [0.6, 0.0], ids=["kept there", "copied as it is needed"])
 def test_a_gpu_gets_the_same_batches_whether_the_set_fits_or_not(share):

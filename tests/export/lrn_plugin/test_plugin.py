@@ -7,9 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from enum import Enum
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -85,36 +83,3 @@ def test_without_tensorrt_the_error_says_what_to_install(monkeypatch):
 def test_without_a_driver_the_kernel_is_made_for_the_oldest_gpu_of_its_kind(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     assert plugin.device_capability() == (8, 0)
-
-
-def test_the_benchmark_tells_a_full_gpu_from_none():
-    spec = importlib.util.spec_from_file_location("lrn_plugin", ROOT / "benchmarks" / "lrn_plugin.py")
-    benchmark = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "lrn_plugin", benchmark)  # where dataclasses look for it
-        spec.loader.exec_module(benchmark)
-    gpu = object.__new__(benchmark.Gpu)
-    status = Enum("CUresult", ["CUDA_SUCCESS", "CUDA_ERROR_OUT_OF_MEMORY", "CUDA_ERROR_NO_DEVICE"])
-    gpu._driver = SimpleNamespace(
-        CUresult=status,
-        cuInit=lambda flags: (status.CUDA_ERROR_NO_DEVICE,),
-        cuMemAlloc=lambda size: (status.CUDA_ERROR_OUT_OF_MEMORY, None),
-    )
-    with pytest.raises(BackendError, match=r"^no NVIDIA GPU: cuInit says CUDA_ERROR_NO_DEVICE$"):
-        gpu.call("cuInit", 0)
-    with pytest.raises(BackendError, match=r"^the GPU failed: cuMemAlloc says .*; take fewer --images$"):
-        gpu.call("cuMemAlloc", 1)
-
-
-@pytest.mark.skipif(not importlib.util.find_spec("cuda"), reason="needs cuda-bindings")
-def test_the_benchmark_says_in_one_line_that_there_is_no_gpu():
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "lrn_plugin.py"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (BackendError.exit_code, "")
-    assert done.stderr.startswith("no NVIDIA GPU")
-    assert done.stderr.count("\n") == 1

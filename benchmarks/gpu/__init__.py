@@ -1,0 +1,1 @@
+"""What only a GPU can show, checked and measured in minutes by one command: `python -m benchmarks.gpu --help`."""

@@ -1,0 +1,208 @@
+"""Stage 5: the paper's ten views of whole squares, through torch and, where they are installed, through ONNX Runtime's
+CUDA provider and TensorRT.
+
+The net is `alexnet` with random weights, its logits scaled so that softmax doesn't saturate. Results: `flop`, of one
+image; `torch`, by precision, `onnxruntime` and `tensorrt`: images/s by batch, and the largest difference of a
+probability from torch's in float32 on the same device (of which itself: from the CPU's). torch's squares are on the
+device; those of the others are in host memory, as `Net.probabilities` takes them.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet_infer.artifact import Artifact, ClassName, Manifest, Provenance, load_artifact, sha256
+from alexnet_infer.errors import BackendError
+from alexnet_infer.export.engines.build import build_engine
+from alexnet_infer.export.engines.files import EngineOptions, save_engine
+from alexnet_infer.export.info import Batch, ExportInfo, Member
+from alexnet_infer.export.onnx_model import build_model
+from alexnet_infer.predict import Net, load
+from alexnet_infer.preprocess import Preprocessing
+from alexnet_infer.presets import Variant, variant
+from benchmarks.gpu.context import NEEDS_GPU, Context
+from benchmarks.gpu.machine import round_to_tf32
+from benchmarks.gpu.timing import seconds
+from train.evaluate import view_patches
+from train.model import AlexNet, initialise
+
+MEAN = (123.0, 117.0, 104.0)
+CHECKED = 2
+"""Squares whose probabilities are compared."""
+SPREAD = 2.0
+"""Standard deviation of the logits."""
+TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 1e-1}
+"""Of a probability. TF32 keeps 11 bits of what is multiplied, and bf16 8 bits of every value: theirs only tell rounding
+from a mistake."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A net on the CPU, and squares uint8 [N, S, S, 3] for the largest batch."""
+
+    model: AlexNet
+    squares: Tensor
+    batches: tuple[int, ...]
+
+
+def run(context: Context) -> None:
+    if context.miniature:
+        task = task_of(replace(variant("alexnet-64"), width=0.125, hidden=64, classes=20), 64, (1, 4))
+    else:
+        task = task_of(variant("alexnet"), 256, (1, 32, 256))
+    context.record("flop", 2 * 10 * task.model.architecture.multiply_adds)
+    expected = through_torch(context, task)
+    context.record("largest_probability", expected.max())
+    path = context.scratch / "alexnet.safetensors"
+    artifact_of(task).save(path, np.float32)
+    for name, opened in (("onnxruntime", onnxruntime), ("tensorrt", tensorrt)):
+        with context.attempt(name):
+            try:
+                net = opened(context.device, path)
+            except UnavailableError as reason:
+                context.record(name, f"skipped: {reason}")
+            else:
+                context.record(name, measured(context, net, task, expected))
+
+
+def task_of(variant: Variant, side: int, batches: tuple[int, ...]) -> Task:
+    """The net with random weights of a fixed seed; smooth random images, in which the views differ."""
+    torch.manual_seed(0)
+    model = AlexNet(variant.build()).eval().to(memory_format=torch.channels_last)
+    initialise(model, "he")
+    coarse = torch.rand(max(batches), 3, 8, 8) * 255
+    images = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
+    squares = images.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
+    last = model.get_submodule(model.architecture.operations[-1].name)
+    with torch.no_grad():
+        last.weight *= SPREAD / logits(model, squares[:CHECKED], torch.float32).std()
+    return Task(model=model, squares=squares, batches=batches)
+
+
+@torch.no_grad()
+def logits(model: AlexNet, squares: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of each view: float32 [N, 10, classes] of squares uint8 [N, S, S, 3], on the device of both."""
+    patches = view_patches(squares, mean_on(squares.device), model.architecture.patch)
+    inputs = patches.flatten(0, 1).to(dtype, memory_format=torch.channels_last)
+    return model(inputs).float().unflatten(0, patches.shape[:2])
+
+
+@cache
+def mean_on(device: torch.device) -> Tensor:
+    """Copied once: a copy from the host waits for all work before it."""
+    return torch.tensor(MEAN, device=device)
+
+
+def probabilities(model: AlexNet, squares: Tensor, dtype: torch.dtype) -> Tensor:
+    """Averaged over the views: float32 [N, classes]."""
+    return logits(model, squares, dtype).softmax(-1).mean(1)
+
+
+def through_torch(context: Context, task: Task) -> Tensor:
+    """Records images/s and differences in each precision; returns the float32 probabilities of the first squares."""
+    torch.backends.cudnn.benchmark = True
+    device = context.device
+    squares = task.squares.to(device)
+    expected = probabilities(task.model, task.squares[:CHECKED], torch.float32)
+    rows: dict[str, Any] = {}
+    for name, dtype in (("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16)):
+        if name == "tf32" and device.type != "cuda":
+            rows[name] = NEEDS_GPU
+            continue
+        round_to_tf32(name == "tf32")
+        model = copy.deepcopy(task.model).to(device, dtype)
+        found = probabilities(model, squares[:CHECKED], dtype).cpu()
+        rows[name] = agreement(found, expected, TOLERANCES[name])
+        if name == "fp32":
+            expected = found
+
+        def call(model: AlexNet, part: Tensor, dtype: torch.dtype = dtype) -> Tensor:
+            return probabilities(model, part, dtype)
+
+        rates = {
+            batch: batch / seconds(call, device, [(model, squares[:batch])], budget=budget_of(context))
+            for batch in task.batches
+        }
+        rows[name]["images_per_second"] = rates
+        context.record("torch", rows)
+    return expected
+
+
+def budget_of(context: Context) -> float:
+    return 0.02 if context.miniature else 0.5
+
+
+def agreement(found: Tensor, expected: Tensor, tolerance: float) -> dict[str, Any]:
+    """A check of the largest difference."""
+    difference = (found - expected).abs().max().nan_to_num(torch.inf).item()
+    return {"passed": difference <= tolerance, "difference": difference, "tolerance": tolerance}
+
+
+def measured(context: Context, net: Net, task: Task, expected: Tensor) -> dict[str, Any]:
+    """Images/s of a net that takes squares in host memory, by the clock, and its agreement with torch's."""
+    squares = list(task.squares.numpy())
+    found = torch.from_numpy(net.probabilities(squares[:CHECKED]))
+    clock, budget = torch.device("cpu"), budget_of(context)
+    rates = {
+        batch: batch / seconds(net.probabilities, clock, [(squares[:batch],)], budget=budget) for batch in task.batches
+    }
+    row = agreement(found, expected, TOLERANCES["fp32"])
+    return {**row, "backend": net.backend.description, "images_per_second": rates}
+
+
+def artifact_of(task: Task) -> Artifact:
+    """The net as a model file has it."""
+    architecture = task.model.architecture
+    manifest = Manifest(
+        name="random",
+        architecture=architecture,
+        preprocessing=Preprocessing(size=task.squares.shape[1], patch=architecture.patch, mean=np.array(MEAN)),
+        classes=tuple(ClassName(wnid=f"n{i:08}", name=f"class {i}") for i in range(architecture.classes)),
+        provenance=Provenance(data="none", recipe={}, seed=0, date=None, software="benchmarks"),
+    )
+    return Artifact(manifest, task.model.artifact_tensors())
+
+
+class UnavailableError(Exception):
+    """Why something can't be measured here."""
+
+
+def onnxruntime(device: torch.device, path: Path) -> Net:
+    """The net in ONNX Runtime: on a GPU where it has CUDA support, and on the CPU in the miniature."""
+    from alexnet_infer.backends.onnxruntime import CUDA, import_runtime
+
+    try:
+        providers = import_runtime().get_available_providers()
+    except BackendError as error:
+        raise UnavailableError(error) from None
+    if device.type == "cuda" and CUDA not in providers:
+        raise UnavailableError("this ONNX Runtime has no CUDA support")
+    return load(path, device=device.type, backend="onnxruntime")
+
+
+def tensorrt(device: torch.device, path: Path) -> Net:
+    """The net as a TensorRT engine of ten views in float32, with the plugin, built here."""
+    if device.type != "cuda":
+        raise UnavailableError("needs a GPU")
+    if not find_spec("tensorrt"):
+        raise UnavailableError("TensorRT is not installed")
+    artifact = load_artifact(path)
+    info = ExportInfo(
+        members=(Member(name=artifact.manifest.name, sha256=sha256(path)),),
+        views="ten",
+        lrn="plugin",
+        batch=Batch(min=1, opt=32, max=64),
+    )
+    model = build_model([artifact], info).SerializeToString()
+    engine = path.with_suffix(".engine")
+    save_engine(engine, build_engine(model, artifact.manifest, info, EngineOptions(flavor="tensorrt")))
+    return load(engine, trust_engine=True)

@@ -1,0 +1,128 @@
+"""Stage 4, second half: layers against their floor or another form of themselves, each pair in the same rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from alexnet_infer.architecture import LRN, Conv
+from alexnet_infer.presets import variant
+from benchmarks.gpu.context import NEEDS_GPU, Context
+from benchmarks.gpu.timing import medians, rotating
+from benchmarks.gpu.training import forward_and_backward, maps
+from train.data import PackedImages
+from train.feed import Feed
+from train.lrn import lrn
+
+
+def run(context: Context) -> None:
+    for part in (lrn_over_its_floor, grouped_convolutions, first_layer_channels, feeding):
+        with context.attempt(part.__name__):
+            part(context)
+
+
+def batch(context: Context) -> int:
+    return 2 if context.miniature else 1024
+
+
+def compared(context: Context, calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median seconds of each, in rounds that time all of them."""
+    return medians(calls, context.device, warmup=3, budget=0.02 if context.miniature else 0.3)
+
+
+def lrn_over_its_floor(context: Context) -> None:
+    """Forward and backward of both layers of `alexnet`, over what a copy of as many bytes takes: 2 tensors are read or
+    written forward, 3 backward. The copies take turns over tensors that together exceed the cache, as LRN's do."""
+    for step in variant("alexnet").build().steps:
+        if not isinstance(step.operation, LRN):
+            continue
+        for dtype in (torch.bfloat16, torch.float32):
+            spec = step.operation
+            inputs = [maps(context, batch(context), step.input).to(dtype) for _ in range(2)]
+            x, gradient = inputs[0].requires_grad_(), inputs[1]
+            y = lrn(x, spec)
+            target = torch.empty_like(gradient)
+            times = compared(
+                context,
+                {
+                    "copy": rotating(target.copy_, [(x.detach(),), (gradient,)]),
+                    "forward": rotating(lambda x, spec=spec: lrn(x, spec), [(x.detach(),), (gradient,)]),
+                    "backward": lambda x=x, y=y, gradient=gradient: torch.autograd.grad(y, x, gradient, True),
+                },
+            )
+            forward, backward = times["forward"] / times["copy"], times["backward"] / (1.5 * times["copy"])
+            figures = {f"{name} us": value * 1e6 for name, value in times.items()}
+            name = f"{step.operation.name}, {str(dtype).removeprefix('torch.')}"
+            over = {"forward over floor": forward, "backward over floor": backward}
+            if context.device.type == "cuda":
+                context.check(name, max(forward, backward) <= 1.5, **over, **figures)
+            else:  # a CPU computes it by matrix products, for which memory is no floor
+                context.record(name, figures)
+
+
+class TwoConvolutions(nn.Module):
+    """A convolution of two groups as two convolutions and a concatenation."""
+
+    def __init__(self, spec: Conv, channels: int) -> None:
+        super().__init__()
+        sizes = (channels // 2, spec.kernels // 2, spec.size, spec.stride, spec.pad)
+        self.halves = nn.ModuleList([nn.Conv2d(*sizes), nn.Conv2d(*sizes)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([half(part) for half, part in zip(self.halves, x.chunk(2, 1), strict=True)], 1)
+
+
+def on(context: Context, module: nn.Module) -> nn.Module:
+    return module.to(context.device, memory_format=torch.channels_last)
+
+
+def grouped_convolutions(context: Context) -> None:
+    """`alexnet`'s convolutions of two groups, forward and backward, against the same as two convolutions, and as one
+    without groups, which multiplies twice as much."""
+    for step in variant("alexnet").build().steps:
+        spec = step.operation
+        if not (isinstance(spec, Conv) and spec.groups == 2):
+            continue
+        channels = step.input[0]
+        sizes = (channels, spec.kernels, spec.size, spec.stride, spec.pad)
+        forms = {
+            "groups=2": nn.Conv2d(*sizes, groups=2),
+            "two convolutions": TwoConvolutions(spec, channels),
+            "groups=1": nn.Conv2d(*sizes),
+        }
+        x = maps(context, batch(context), step.input).requires_grad_()
+        calls = {name: forward_and_backward(context, on(context, module), x) for name, module in forms.items()}
+        context.record(f"{spec.name}, ms", {name: value * 1e3 for name, value in compared(context, calls).items()})
+
+
+def first_layer_channels(context: Context) -> None:
+    """conv1 over 3 channels, and over as many zeros beside them as make 4 and 8."""
+    step = variant("alexnet").build().steps[0]
+    spec, calls = step.operation, {}
+    for channels in (3, 4, 8):
+        module = on(context, nn.Conv2d(channels, spec.kernels, spec.size, spec.stride, spec.pad))
+        calls[str(channels)] = forward_and_backward(
+            context, module, maps(context, batch(context), (channels, *step.input[1:]))
+        )
+    context.record("conv1 by channels, ms", {name: value * 1e3 for name, value in compared(context, calls).items()})
+
+
+def feeding(context: Context) -> None:
+    """Squares of 256 pixels a second that a set which is not on the device is fed with, from the page cache."""
+    if context.device.type != "cuda":
+        context.record("feed", NEEDS_GPU)
+        return
+    count, steps = 8192, 24
+    whole = torch.randint(0, 256, (count, 256, 256, 3), dtype=torch.uint8)
+    feed = Feed(
+        PackedImages(whole.split(512), torch.zeros(count, dtype=torch.int64), mapped=True), context.device, share=0
+    )
+    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    for step, _ in enumerate(feed.batches(torch.randint(count, (steps, 1024)))):
+        if step == 3:  # the ring is filled, and its memory pinned
+            before.record()
+    after.record()
+    after.synchronize()
+    context.record("feed, squares/s", 1024 * (steps - 4) / (before.elapsed_time(after) / 1e3))

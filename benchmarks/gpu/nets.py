@@ -1,0 +1,263 @@
+"""Stage 6: nets of several seeds, trained side by side on one GPU, measured alone and averaged.
+
+Full-width `alexnet-64`, fully-connected layers narrow enough for files of 12 MB. All processes train for half a minute
+first; from their speed follows the number of epochs that fits into the time that is left, with which all begin again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alexnet_infer.artifact import Artifact, load_artifact
+from alexnet_infer.evaluation.statistics import Tally, pairing
+from alexnet_infer.metrics import topk_correct
+from benchmarks.gpu.context import Context
+from train.data import PackedImages
+from train.evaluate import view_patches
+from train.feed import Feed
+from train.log import read_log
+from train.model import AlexNet
+from train.packed import open_packed
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is trained."""
+
+    seeds: int
+    options: str
+    """Of `python -m train`."""
+    probe: float
+    """Seconds of training from which the speed is taken."""
+    reserve: float
+    """Seconds for the evaluation at the end, and for what nobody thought of."""
+    most: int
+    """Epochs."""
+
+
+FULL = Plan(
+    seeds=5,
+    options="--preset alexnet-64 --recipe fast --hidden 368 --dropout 0.3 --batch 256 --lr 0.06",
+    probe=30,
+    reserve=45,
+    most=60,
+)
+MINIATURE = Plan(
+    seeds=2,
+    options="--preset alexnet-64 --recipe fast --width 0.125 --hidden 16 --batch 4",
+    probe=1,
+    reserve=5,
+    most=1,
+)
+
+
+class NetsError(Exception):
+    """A net could not be trained; the message says which and why."""
+
+
+def run(context: Context) -> None:
+    """Each net is written to `context.out` as soon as it is finished, with its record."""
+    if context.data is None:
+        context.record("nets", "skipped: needs --data")
+        return
+    plan = MINIATURE if context.miniature else FULL
+    runs = Runs(context, plan)
+    runs.prepare()
+    runs.train(runs.epochs())
+    evaluate(context, runs.packed, [context.out / f"{name(seed)}.safetensors" for seed in range(plan.seeds)])
+
+
+def name(seed: int) -> str:
+    return f"alexnet-64-{seed}"
+
+
+class Runs:
+    """The training processes."""
+
+    def __init__(self, context: Context, plan: Plan) -> None:
+        self.context, self.plan, folder = context, plan, context.scratch
+        self.packed = folder / context.data.resolve().name  # which the nets' records name
+        caches = {"TORCHINDUCTOR_CACHE_DIR": folder / "inductor", "TRITON_CACHE_DIR": folder / "triton"}
+        threads = max(1, (os.cpu_count() or 1) // plan.seeds)
+        self.environment = (
+            os.environ
+            | {key: str(path) for key, path in caches.items()}
+            | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+        )
+
+    def prepare(self) -> None:
+        """Packs the set, which all processes then map."""
+        started = time.monotonic()
+        command = [sys.executable, "-m", "train", "prepare", str(self.context.data), "--out", str(self.packed)]
+        command += ["--image-size", "64"]
+        subprocess.run(command, env=self.environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        self.context.record("seconds to pack the set", time.monotonic() - started)
+
+    @contextmanager
+    def started(self, what: str, epochs: int, *more: str) -> Iterator[list[tuple[Path, subprocess.Popen]]]:
+        """One process for each seed, and its folder; whatever still runs at the end is killed."""
+        processes = []
+        try:
+            for seed in range(self.plan.seeds):
+                out = self.context.scratch / f"{what}-{seed}"
+                out.mkdir()
+                command = [sys.executable, "-m", "train", *self.plan.options.split(), "--data", str(self.packed)]
+                command += ["--device", self.context.device.type, "--seed", str(seed), "--name", name(seed)]
+                command += ["--epochs", str(epochs), "--out", str(out), *more]
+                with (out / "stderr").open("wb") as stderr:
+                    process = subprocess.Popen(
+                        command, env=self.environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr
+                    )
+                processes.append((out, process))
+            yield processes
+        finally:
+            for _, process in processes:
+                process.kill()
+                process.wait()
+
+    def epochs(self) -> int:
+        """Trains for `plan.probe` seconds, all seeds at once, and returns the number of epochs that fit.
+
+        Starting again takes less than the first time, when kernels are compiled: that is the margin.
+        """
+        begin, images = time.monotonic(), open_packed(self.packed).images("train")
+        with self.started("probe", 10_000) as processes:
+            while not all(steps(out) for out, _ in processes):
+                self._check(processes)
+                time.sleep(0.2)
+            warm = time.monotonic()
+            before = [steps(out) for out, _ in processes]
+            time.sleep(self.plan.probe)
+            self._check(processes)
+            after = [steps(out) for out, _ in processes]
+            elapsed = time.monotonic() - warm
+        batch = int(self.plan.options.partition("--batch ")[2].split()[0])
+        slowest = min(b - a for a, b in zip(before, after, strict=True)) * batch / elapsed
+        start = warm - begin
+        time_left = self.context.left - self.plan.reserve - start
+        epochs = max(1, min(self.plan.most, int(0.95 * time_left * slowest / images)))
+        self.context.record(
+            "speed",
+            {
+                "images/s of the slowest": slowest,
+                "images/s of all": sum(b - a for a, b in zip(before, after, strict=True)) * batch / elapsed,
+                "seconds to the first steps": start,
+                "seconds for training": time_left,
+                "epochs": epochs,
+            },
+        )
+        return epochs
+
+    def train(self, epochs: int) -> None:
+        """Trains all nets; each is copied, with its record, when its process is done.
+
+        A process that would take too long ends early with what it has, by --max-hours.
+        """
+        hours = max(self.context.left - self.plan.reserve, 1) / 3600
+        with self.started("run", epochs, "--max-hours", f"{hours:.6f}") as processes:
+            waiting = dict(enumerate(processes))
+            while waiting:
+                self._check(list(waiting.values()))
+                for seed, (out, process) in list(waiting.items()):
+                    if process.poll() == 0:
+                        del waiting[seed]
+                        self._keep(seed, out)
+                time.sleep(0.2)
+
+    def _keep(self, seed: int, out: Path) -> None:
+        shutil.copyfile(out / f"{name(seed)}.safetensors", self.context.out / f"{name(seed)}.safetensors")
+        record = json.loads((out / f"{name(seed)}.json").read_bytes())
+        speeds = [r["images_per_second"] for r in read_log(out / "log.jsonl") if r["event"] == "step"]
+        record["images_per_second"] = float(np.median([speed for speed in speeds if speed] or [0.0]))
+        record["hardware"] = hardware(self.context.device)
+        self.context.record(name(seed), record)
+
+    def _check(self, processes: Sequence[tuple[Path, subprocess.Popen]]) -> None:
+        """Raises NetsError when a process has failed."""
+        for out, process in processes:
+            if process.poll():
+                lines = (out / "stderr").read_text(errors="replace").strip().splitlines()
+                raise NetsError(f"{out.name}: exit code {process.returncode}: {' '.join(lines[-3:])[-500:]}")
+
+
+def steps(out: Path) -> int:
+    """Steps that a run has logged so far; the log has a record every 20."""
+    path = out / "log.jsonl"
+    if not path.exists():
+        return 0
+    records = [r for r in read_log(path) if r["event"] == "step"]
+    return sum(r["steps"] for r in records)
+
+
+def hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}"
+    return f"CPU, {os.cpu_count()} cores, PyTorch {torch.__version__}"
+
+
+def evaluate(context: Context, packed: Path, paths: Sequence[Path]) -> None:
+    """Errors of each net and of their mean on the validation split, ten views, by torch in float32."""
+    feed = Feed(PackedImages.mapped_from(open_packed(packed), "validation"), context.device)
+    artifacts = [load_artifact(path) for path in paths]
+    scores = [probabilities(artifact, feed) for artifact in artifacts]
+    labels, classes = feed.labels.cpu().numpy(), len(artifacts[0].manifest.classes)
+    mean = np.mean(scores, 0)
+
+    def errors(found: np.ndarray) -> dict[str, int]:
+        return {f"top{k}": len(labels) - int(topk_correct(found, labels, k)) for k in (1, 5)}
+
+    def wrong(found: np.ndarray) -> np.ndarray:
+        tally = Tally(classes)
+        tally.add(found, labels, labels)
+        return tally.wrong(1)
+
+    alone = {path.stem: errors(found) for path, found in zip(paths, scores, strict=True)}
+    best = min(range(len(paths)), key=lambda i: (alone[paths[i].stem]["top1"], i))
+    context.record(
+        "errors",
+        {
+            "images": len(labels),
+            "unreadable": feed.images.unreadable,
+            "alone": alone,
+            "mean": errors(mean),
+            "mean against the best": {"best": paths[best].stem, **pairing(wrong(mean), wrong(scores[best]))._asdict()},
+        },
+    )
+    for path, artifact in zip(paths, artifacts, strict=True):
+        said = {error.views: error.top1 for error in artifact.manifest.provenance.errors}
+        context.check(
+            f"{path.stem}: the file's own error",
+            abs(said["ten"] - alone[path.stem]["top1"]) <= 2,  # a near tie may fall otherwise in another batch
+            measured=alone[path.stem]["top1"],
+            said=said["ten"],
+        )
+
+
+@torch.no_grad()
+def probabilities(artifact: Artifact, feed: Feed) -> np.ndarray:
+    """float32 [N, classes], averaged over ten views."""
+    preprocessing = artifact.manifest.preprocessing
+    model = AlexNet(artifact.manifest.architecture)
+    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in artifact.tensors.items()})
+    model.to(feed.device, memory_format=torch.channels_last).eval()
+    mean, found = torch.from_numpy(np.array(preprocessing.mean)).to(feed.device), []
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for squares in feed.batches(torch.arange(len(feed)).split(256)):
+            patches = view_patches(squares, mean, preprocessing.patch)
+            logits = model(patches.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+            found.append(logits.softmax(1).unflatten(0, patches.shape[:2]).mean(1).cpu().numpy())
+    return np.concatenate(found)

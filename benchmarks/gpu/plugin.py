@@ -1,0 +1,126 @@
+"""Stage 3: the TensorRT plugin's LRN kernel, launched by the driver, and the engine backend around it.
+
+`kernel`: the layers of the paper's net, one and two columns, float32 and float16. Every tactic is compared with the
+float64 definition on activations in the hundreds; the fastest one's time stands over the memory floor, a copy of the
+same bytes. `engine`: see replay.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet_infer.architecture import LRN, Shape
+from alexnet_infer.backends.reference import lrn
+from alexnet_infer.export.lrn_plugin.kernel import Dtype, Kernel, compile_ptx
+from alexnet_infer.export.lrn_plugin.plugin import TACTICS
+from alexnet_infer.presets import preset
+from benchmarks.gpu import replay
+from benchmarks.gpu.context import NEEDS_GPU, Context
+from benchmarks.gpu.driver import Launch, load
+from benchmarks.gpu.timing import medians
+
+TYPES: dict[Dtype, Any] = {"fp32": np.float32, "fp16": np.float16}
+TOLERANCES: dict[Dtype, float] = {"fp32": 4e-6, "fp16": 2**-11 * 1.01}
+"""Relative: a few roundings and the GPU's approximate roots; half's own rounding."""
+IMAGES = 512
+"""In a timed batch, whose tensors are then several times as large as the GPU's cache."""
+CHECKED = 4
+"""Images whose values are compared, and repeated to fill the batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """An LRN over maps [N, *shape]."""
+
+    spec: LRN
+    shape: Shape
+    dtype: Dtype
+
+    @property
+    def name(self) -> str:
+        return f"{self.spec.name} {self.dtype} groups {self.spec.groups}"
+
+
+def run(context: Context) -> None:
+    if context.device.type != "cuda":
+        context.record("kernel", NEEDS_GPU)
+        context.record("engine", NEEDS_GPU)
+        return
+    torch.empty(1, device=context.device)  # makes the CUDA context in which the driver loads kernels
+    capability = torch.cuda.get_device_capability(context.device)
+    rows: dict[str, Any] = {}
+    with ThreadPoolExecutor() as pool:  # NVRTC compiles in threads
+        compiled = {layer: pool.map(compiler(layer, capability), TACTICS) for layer in layers()}
+        for layer, kernels in compiled.items():
+            launches = {kernel.plan.parts: load(kernel) for kernel in kernels}
+            rows[layer.name] = measure(layer, launches, IMAGES, context.device)
+            context.record("kernel", rows)
+    with context.attempt("engine"):
+        context.record("engine", replay.check(capability, load))
+
+
+def layers() -> Iterator[Layer]:
+    """Both layers of the paper's net, in every form that the plugin takes."""
+    for step in preset("alexnet").steps:
+        if isinstance(step.operation, LRN):
+            for dtype in TYPES:
+                for groups in (1, 2):
+                    yield Layer(spec=replace(step.operation, groups=groups), shape=step.input, dtype=dtype)
+
+
+def compiler(layer: Layer, capability: tuple[int, int]) -> Callable[[int], Kernel]:
+    """From a tactic to the layer's kernel."""
+    return lambda parts: compile_ptx(layer.spec, *layer.shape, layer.dtype, capability, parts)
+
+
+def measure(layer: Layer, launches: dict[int, Launch], images: int, device: torch.device) -> dict[str, Any]:
+    """Errors of all tactics, and the time of the fastest, over `images` images (a multiple of `CHECKED`)."""
+    rng = np.random.default_rng(0)
+    some = np.maximum(rng.normal(0, 300, (CHECKED, *layer.shape)), 0).astype(TYPES[layer.dtype])
+    expected = torch.from_numpy(lrn(some.astype(np.float64), layer.spec)).to(device)
+    x = torch.from_numpy(some).to(device).repeat(images // CHECKED, 1, 1, 1)
+    y = torch.empty_like(x)
+
+    def launcher(launch: Launch) -> Callable[[], None]:
+        stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+        return lambda: launch(x.data_ptr(), images, y.data_ptr(), stream)
+
+    calls = {parts: launcher(launch) for parts, launch in launches.items()}
+    errors = {}
+    for parts, call in calls.items():
+        y.fill_(torch.nan)  # so that what isn't written shows
+        call()
+        errors[parts] = largest_error(y, expected)
+    times = medians({"copy": lambda: y.copy_(x), **calls}, device, budget=0.1)
+    copy = times.pop("copy")
+    fastest = min(times, key=times.__getitem__)
+    error, tolerance = max(errors.values()), TOLERANCES[layer.dtype]
+    return {
+        "passed": error <= tolerance,
+        "error": error,
+        "tolerance": tolerance,
+        "images": images,
+        "parts": fastest,
+        "seconds": times[fastest],
+        "floor": copy,
+        "over_floor": times[fastest] / copy,
+        "bytes_per_second": 2 * x.nbytes / times[fastest],
+        "seconds_by_parts": times,
+    }
+
+
+def largest_error(y: Tensor, expected: Tensor) -> float:
+    """The largest relative error of y [images, ...], which repeats `expected` [CHECKED, ...]; infinite where a value is
+    no number."""
+    error = 0.0
+    for block in y.split(len(expected)):
+        relative = (block.double() - expected).abs() / expected.abs().clamp(min=2.0**-14)
+        error = max(error, float(relative.nan_to_num(torch.inf).max()))
+    return error

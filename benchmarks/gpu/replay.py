@@ -1,0 +1,180 @@
+"""The engine backend's pinned copies, capture and replay on a GPU, without TensorRT.
+
+`EngineBackend` runs as it does with an engine, but for two names: the library and what deserializes a plan. They give
+an engine that isn't TensorRT's; its execution context launches the plugin's LRN kernel, by the driver, on the stream
+that the backend gives. So host memory, copies, streams, CUDA graphs and threads are the real ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from alexnet_infer.architecture import LRN, Architecture, Dense
+from alexnet_infer.artifact import ClassName, Manifest, Provenance
+from alexnet_infer.backends import engine
+from alexnet_infer.backends.reference import lrn
+from alexnet_infer.export.engines.files import Built, EngineDescription, EngineRuntime, save_engine
+from alexnet_infer.export.engines.runtime import Library
+from alexnet_infer.export.info import Batch, ExportInfo, Member
+from alexnet_infer.export.lrn_plugin.kernel import Kernel, compile_ptx
+from alexnet_infer.export.onnx_graph import INPUT, OUTPUT
+from alexnet_infer.preprocess import Preprocessing
+from benchmarks.gpu.driver import Launch
+
+PATCH = 31
+SHAPE = (3, PATCH, PATCH)
+SPEC = LRN(name="norm", alpha=1.0, k=1.0)
+"""Constants with which the sum matters for inputs from 0 to 1, and results stay there, as probabilities do."""
+SIZES = (8, 5, 3, 2, 1)
+"""Batch sizes: one more than the backend keeps."""
+CALLS = 4
+"""One after the other with each size: a plain one, the capture, and two replays."""
+THREADS, CALLS_OF_A_THREAD = 2, 30
+TOLERANCE = 4e-6
+
+MODULE = SimpleNamespace(
+    __version__="1.0",
+    DataType=SimpleNamespace(FLOAT="float", UINT8="uint8"),
+    TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"),
+    ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user"),
+)
+"""The names of the `tensorrt` module that the backend reads."""
+
+
+class Context:
+    """In the place of an IExecutionContext."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        self._addresses: dict[str, int] = {}
+        self.executions = 0
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._images = shape[0]
+        return name == INPUT and shape[1:] == SHAPE
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._addresses[name] = address
+        return True
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        """The kernel needs none."""
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.executions += 1
+        self._launch(self._addresses[INPUT], self._images, self._addresses[OUTPUT], stream)
+        return True
+
+
+class Engine:
+    """In the place of an ICudaEngine: patches in, LRN of them out."""
+
+    device_memory_size_v2 = 0
+
+    def __init__(self, launch: Launch) -> None:
+        mode, kind = MODULE.TensorIOMode, MODULE.DataType
+        ends = {INPUT: (mode.INPUT, (-1, *SHAPE)), OUTPUT: (mode.OUTPUT, (-1, int(np.prod(SHAPE))))}
+        self.num_io_tensors = len(ends)
+        self.get_tensor_name = list(ends).__getitem__
+        self.get_tensor_mode = lambda name: ends[name][0]
+        self.get_tensor_shape = lambda name: ends[name][1]
+        self.get_tensor_dtype = lambda name: kind.FLOAT
+        self.contexts: list[Context] = []
+        self._launch = launch
+
+    def create_execution_context(self, strategy: str) -> Context:
+        self.contexts.append(Context(self._launch))
+        return self.contexts[-1]
+
+
+def check(capability: tuple[int, int], load: Callable[[Kernel], Launch]) -> dict[str, Any]:
+    """Runs batches of all sizes, then all of them in two threads, and compares each result with float64.
+
+    `captured` says whether replays went through a CUDA graph: a context is then executed twice and no more, the second
+    time to be captured.
+    """
+    gpu = engine.this_gpu()  # which makes it current, before the kernel is loaded
+    stand_in = Engine(load(compile_ptx(SPEC, *SHAPE, "fp32", capability)))
+    library = Library(flavor="tensorrt", module=MODULE, title="a stand-in for TensorRT", logger=None, errors=[])
+    runtime = EngineRuntime(
+        flavor="tensorrt",
+        version=library.version,
+        compute_capabilities=(gpu.capability,),
+        gpu=gpu.name,
+        driver=gpu.driver,
+        plugin=True,
+    )
+    with (
+        TemporaryDirectory() as folder,
+        patch.object(engine, "load_library", lambda flavor: library),
+        patch.object(engine, "deserialize", lambda library, plan: (None, stand_in)),
+    ):
+        path = Path(folder, "stand-in.engine")
+        save_engine(path, described(b"no plan", runtime))
+        backend = engine.EngineBackend(path, trust=True)
+        errors = [error(backend, size, seed) for seed, size in enumerate(sizes())]
+        captured = all(context.executions == 2 for context in stand_in.contexts[: len(SIZES)])
+        with ThreadPoolExecutor(THREADS) as pool:
+            errors += pool.map(lambda seed: worst(backend, seed), range(THREADS))
+    largest = max(errors)
+    return {
+        "passed": captured and largest <= TOLERANCE,
+        "error": largest,
+        "tolerance": TOLERANCE,
+        "captured": captured,
+        "sizes": SIZES,
+        "contexts": len(stand_in.contexts),
+        "calls": len(errors) - THREADS + THREADS * CALLS_OF_A_THREAD,
+    }
+
+
+def described(plan: bytes, runtime: EngineRuntime) -> Built:
+    """A plan with the description of an engine that takes patches of `SHAPE` and gives as many values."""
+    outputs = int(np.prod(SHAPE))
+    architecture = Architecture(name="lrn", patch=PATCH, operations=(Dense(name="fc", units=outputs),))
+    manifest = Manifest(
+        name="lrn",
+        architecture=architecture,
+        preprocessing=Preprocessing(size=PATCH, patch=PATCH, mean=np.zeros(3)),
+        classes=tuple(ClassName(wnid=f"n{i:08}", name=f"value {i}") for i in range(outputs)),
+        provenance=Provenance(data="none", recipe={}, seed=None, date=None, software="benchmarks"),
+    )
+    sha256 = hashlib.sha256(plan).hexdigest()
+    info = ExportInfo(members=(Member(name="lrn", sha256=sha256),), batch=Batch(min=1, opt=8, max=max(SIZES)))
+    return Built(
+        plan=plan,
+        description=EngineDescription(
+            manifest=manifest, info=info, runtime=runtime, sha256=sha256, model_sha256=sha256
+        ),
+    )
+
+
+def sizes() -> Iterator[int]:
+    """Several calls of each size, then turns in which every size finds its context gone, then more than a batch."""
+    for size in SIZES:
+        yield from [size] * CALLS
+    yield from SIZES * 2
+    yield sum(SIZES)
+
+
+def worst(backend: engine.EngineBackend, seed: int) -> float:
+    """The largest error of one thread's calls."""
+    rng = np.random.default_rng(seed)
+    return max(error(backend, int(rng.choice(SIZES)), (seed, i)) for i in range(CALLS_OF_A_THREAD))
+
+
+def error(backend: engine.EngineBackend, images: int, seed: int | tuple[int, ...]) -> float:
+    """The largest relative error of one call, on inputs of its own."""
+    x = np.random.default_rng(seed).random((images, *SHAPE), np.float32)
+    expected = lrn(x.astype(np.float64), SPEC).reshape(images, -1)
+    relative = np.abs(backend.infer(x) - expected) / np.maximum(expected, 2.0**-14)
+    return float(np.nan_to_num(relative, nan=np.inf).max())

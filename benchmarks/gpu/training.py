@@ -1,0 +1,221 @@
+"""Stage 4, first half: a training step, whole and in its parts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, Dropout, MaxPool, Step
+from alexnet_infer.presets import variant
+from benchmarks.gpu.context import NEEDS_GPU, Context
+from benchmarks.gpu.timing import seconds
+from train.augment import Augment, ColorPCA, EpochPlan
+from train.device import can_compile, prepare_process, working_precision
+from train.model import AlexNet, initialise
+from train.optimizer import PaperSGD
+from train.step import Batch, TrainingStep
+
+SET = 4096
+"""Random squares, on the device: 805 MB of 256 pixels, more than any cache."""
+PARTS = {Conv: "convolutions", LRN: "LRN", MaxPool: "pooling", Dense: "fully connected", Activation: "activations"}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a step is measured with."""
+
+    preset: str
+    batch: int
+    square: int
+    width: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.preset}, {self.batch}"
+
+    @property
+    def architecture(self) -> Architecture:
+        net = replace(variant(self.preset), width=self.width)
+        return (replace(net, hidden=max(16, int(net.hidden * self.width))) if self.width < 1 else net).build()
+
+
+SIZES = (Size("alexnet", 1024, 256), Size("alexnet", 128, 256), Size("alexnet-64", 512, 64))
+TINY = (Size("alexnet-64", 8, 64, width=1 / 8),)
+
+
+def flops(architecture: Architecture) -> float:
+    """Of one image, forward and backward: each product once forward and twice backward, but for the first layer, whose
+    input needs no gradient."""
+    first = next(step for step in architecture.steps if isinstance(step.operation, Conv))
+    return 2 * (3 * architecture.multiply_adds - first.multiply_adds)
+
+
+def run(context: Context) -> None:
+    """Writes each figure as soon as it is there, the most important first."""
+    prepare_process(context.device)
+    rate = matrix_rate(context)
+    context.record("matrix TFLOP/s", rate / 1e12)
+    for size in TINY if context.miniature else SIZES:
+        with context.attempt(f"{size.name}, all of it"):
+            steps(context, size, rate)
+
+
+def matrix_rate(context: Context) -> float:
+    """FLOP/s of a large product in the working precision, in this process."""
+    side = 256 if context.miniature else 8192
+    a, b = (torch.randn(side, side, device=context.device, dtype=working_precision(context.device)) for _ in "ab")
+    return 2 * side**3 / seconds(torch.matmul, context.device, [(a, b)])
+
+
+def steps(context: Context, size: Size, rate: float) -> None:
+    """One step eager and compiled, the device's idle time, and the time of each kind of layer by itself."""
+    architecture = size.architecture
+    found: dict[str, object] = {}
+    for how in ("eager", *(["compiled"] if context.device.type == "cuda" and can_compile() else [])):
+        if context.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        call = whole_step(context, size, architecture, compile=how == "compiled")
+        taken = seconds(call, context.device, budget=0.1 if context.miniature else 1.5)
+        found[how] = {
+            "ms": taken * 1e3,
+            "images/s": size.batch / taken,
+            "share of the matrix rate": flops(architecture) * size.batch / taken / rate,
+        }
+        if context.device.type == "cuda":
+            found[how]["peak GB"] = torch.cuda.max_memory_allocated() / 1e9
+        context.record(size.name, found)
+    with context.attempt(f"{size.name}, kernels"):
+        found["kernels"] = kernels(call, taken) if context.device.type == "cuda" else NEEDS_GPU
+    found["parts, ms"] = {name: value * 1e3 for name, value in parts(context, size, architecture).items()}
+    context.record(size.name, found)
+
+
+def squares_on(context: Context, size: Size) -> Tensor:
+    count = size.batch if context.miniature else max(size.batch, SET)
+    return torch.randint(0, 256, (count, size.square, size.square, 3), dtype=torch.uint8, device=context.device)
+
+
+def augmentation(context: Context, size: Size, architecture: Architecture) -> Augment:
+    """The paper's, with the mean at each pixel."""
+    mean = np.random.default_rng(0).uniform(90, 130, (size.square, size.square, 3)).astype(np.float32)
+    pca = ColorPCA.from_covariance(np.diag([4000.0, 5000, 6000]))
+    precision = working_precision(context.device) if context.device.type == "cuda" else torch.float32
+    return Augment(mean, pca, architecture.patch, 0.1, context.device, precision)
+
+
+def batches(context: Context, size: Size, squares: Tensor, classes: int) -> tuple[EpochPlan, Iterator[Batch]]:
+    """Endless batches of a set that is on the device, and their plan."""
+    plan = EpochPlan.draw(len(squares), 0, 0).to(context.device)
+    labels = torch.arange(len(squares), device=context.device) % classes
+
+    def walk() -> Iterator[Batch]:
+        while True:
+            for rows in plan.order.split(size.batch):
+                if len(rows) == size.batch:
+                    yield Batch(rows, labels[rows], squares, rows)
+
+    return plan, walk()
+
+
+def net(context: Context, architecture: Architecture) -> AlexNet:
+    torch.manual_seed(0)
+    model = AlexNet(architecture, unit=16.0)
+    initialise(model, "he")
+    return model.to(context.device, memory_format=torch.channels_last)
+
+
+def whole_step(context: Context, size: Size, architecture: Architecture, *, compile: bool) -> Callable[[], object]:
+    """What `python -m train` does in a step."""
+    model = net(context, architecture)
+    optimizer = PaperSGD(list(model.parameters()), 0.9, 0.0005)
+    if compile:
+        torch.compiler.reset()  # another batch size would be compiled for any size
+        model.compile(dynamic=False)
+        optimizer.compile()
+    augment = augmentation(context, size, architecture)
+    step = TrainingStep(model, optimizer, augment, precision=working_precision(context.device))
+    plan, walk = batches(context, size, squares_on(context, size), architecture.classes)
+    return lambda: step(next(walk), plan, 0.001)
+
+
+def kernels(call: Callable[[], object], taken: float, count: int = 5) -> dict[str, object]:
+    """Milliseconds of a step in which no kernel runs, and the kernels that take longest, by PyTorch's profiler."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
+        for _ in range(count):
+            call()
+        torch.cuda.synchronize()
+    on_gpu = [event for event in profiler.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA]
+    times = {event.key: event.self_device_time_total / count / 1e3 for event in on_gpu}
+    longest = sorted(times, key=times.__getitem__, reverse=True)[:20]
+    busy = sum(times.values())
+    return {
+        "busy ms": busy,
+        "waiting ms": taken * 1e3 - busy,
+        "longest, ms": {name[:120]: times[name] for name in longest},
+    }
+
+
+def parts(context: Context, size: Size, architecture: Architecture) -> dict[str, float]:
+    """Seconds of each kind of layer, forward and backward, by itself and eager; of the patches, the gradient's norm and
+    the update. Compiled, some of these become one kernel, so a step may take less than their sum."""
+    device, budget = context.device, 0.02 if context.miniature else 0.15
+    model, taken = net(context, architecture), defaultdict[str, float](float)
+    keys = torch.arange(size.batch, device=device)
+
+    def add(name: str, call: Callable[[], object]) -> None:
+        taken[name] += seconds(call, device, budget=budget)
+
+    for position, (step, module) in enumerate(zip(architecture.steps, model.train().children(), strict=True)):
+        if isinstance(step.operation, Dropout):
+            add("dropout", layer(context, size, step, lambda x, dropout=module: dropout(x, keys)))
+        elif name := PARTS.get(type(step.operation)):
+            # ReLU works in place in the net, which the leaf that is given to it here does not allow.
+            own = nn.ReLU() if isinstance(module, nn.ReLU) else module
+            add(name, layer(context, size, step, own, needs_gradient=position > 0))
+    augment = augmentation(context, size, architecture)
+    squares = squares_on(context, size)
+    plan, walk = batches(context, size, squares, architecture.classes)
+    add("patches", lambda: augment.training(squares, plan, (rows := next(walk).rows), rows))
+    optimizer = PaperSGD(list(model.parameters()), 0.9, 0.0005)
+    for w in optimizer.parameters:
+        w.grad = torch.randn_like(w)
+    add("gradient's norm", lambda: torch.stack(torch._foreach_norm(optimizer.gradients)).norm())
+    if device.type == "cuda" and can_compile():
+        optimizer.compile()
+    add("update", lambda: optimizer.step(0.001))
+    return taken
+
+
+def layer(
+    context: Context, size: Size, step: Step, module: Callable[[Tensor], Tensor], *, needs_gradient: bool = True
+) -> Callable[[], object]:
+    """A layer forward and backward, on random maps of its shape in the working precision."""
+    x = maps(context, size.batch, step.input).requires_grad_(needs_gradient)
+    return forward_and_backward(context, module, x)
+
+
+def maps(context: Context, batch: int, shape: tuple[int, ...]) -> Tensor:
+    """Random [batch, *shape] in the working precision, channels-last."""
+    x = torch.randn(batch, *shape, device=context.device).to(working_precision(context.device))
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def forward_and_backward(context: Context, module: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], object]:
+    """Runs `module` on x under autocast, and the gradients of its weights and, if it requires one, of x."""
+    precision = working_precision(context.device)
+    weights = [*module.parameters()] if isinstance(module, nn.Module) else []
+    wanted = [*([x] if x.requires_grad else []), *weights]
+
+    def forward() -> Tensor:
+        with torch.autocast(context.device.type, precision, enabled=precision != torch.float32):
+            return module(x)
+
+    gradient = torch.randn_like(forward())
+    return lambda: torch.autograd.grad(forward(), wanted, gradient)

@@ -1,0 +1,125 @@
+"""The command `python -m benchmarks.gpu`: what it refuses, and its miniature, which is all of it on a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
+
+from benchmarks.gpu.runner import NETS, STAGES, failed_checks
+from tests.train.toys import image_folder
+
+ROOT = Path(__file__).parents[2]
+ALL = (*STAGES, NETS)
+
+
+def command(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
+    """The command as it is in a checkout, where the package need not be installed."""
+    code = f"{before}\nimport runpy, sys\nsys.argv[0] = 'gpu'\nrunpy.run_module('benchmarks.gpu', run_name='__main__')"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    folder = tmp_path_factory.mktemp("miniature")
+    data = image_folder(folder / "data", 24)
+    return command("--device", "cpu", "--minutes", 20, "--data", data, "--out", folder / "out"), folder / "out"
+
+
+def test_the_miniature_runs_every_stage_and_all_checks_pass(miniature):
+    done, out = miniature
+    found = json.loads((out / "results.json").read_bytes())["stages"]
+    assert [*found] == [*ALL]
+    assert {name: entry["error"] for name, entry in found.items()} == dict.fromkeys(ALL)
+    assert [failure for name, entry in found.items() for failure in failed_checks(entry["results"], name)] == []
+    assert (done.returncode, done.stdout) == (0, "")
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()[:-1]] == [n for name in ALL for n in [name] * 2]
+
+
+def test_the_miniature_writes_at_most_eight_files(miniature):
+    _, out = miniature
+    names = {path.name for path in out.iterdir()}
+    assert {"results.json", "report.md"} <= names
+    assert len(names) <= 8
+
+
+def test_the_miniature_verifies_nothing_of_a_gpu_and_says_so(miniature):
+    _, out = miniature
+    text = (out / "report.md").read_text()
+    assert "miniature on a CPU" in text
+    assert "| not run" in text
+    assert "| verified |" not in text
+
+
+def test_what_needs_a_gpu_is_skipped_not_made_up(miniature):
+    _, out = miniature
+    found = {
+        name: entry["results"] for name, entry in json.loads((out / "results.json").read_bytes())["stages"].items()
+    }
+    skipped = "skipped: needs a GPU"
+    assert found["machine"]["ceilings"]["tf32"] == found["machine"]["ceilings"]["upload"] == skipped
+    assert found["plugin"] == {"kernel": skipped, "engine": skipped}
+    assert found["inference"]["torch"]["tf32"] == found["inference"]["tensorrt"] == skipped
+
+
+def test_a_gpu_that_is_not_there_is_refused_in_one_line(tmp_path):
+    done = command("--device", "cuda", "--out", tmp_path)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr.startswith("--device cuda: ")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_starts_without_platformdirs_onnx_runtime_and_tensorrt(tmp_path):
+    """As on a machine that has PyTorch alone: each stage imports, and what is missing is a result."""
+    missing = ("platformdirs", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino", "typer", "rich")
+    block = f"import sys; sys.modules.update(dict.fromkeys({missing}))"
+    done = command("--help", before=block)
+    assert done.returncode == 0, done.stderr
+    stages = ", ".join(f"benchmarks.gpu.{name}" for name in ALL)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{block}\nimport {stages}\nprint(benchmarks.gpu.machine.versions()['onnxruntime'])"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("missing: "), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--stages", "machine,trainin"], 2, "--stages trainin: expected some of .*did you mean training"),
+        (["--minutes", "0"], 2, "--minutes 0: expected at least"),
+        (["--data", "/nowhere"], 3, "--data /nowhere: no such file or folder"),
+    ],
+)
+def test_a_wrong_request_is_one_line(arguments, code, message, tmp_path):
+    done = command("--device", "cpu", "--out", tmp_path, *arguments)
+    assert done.returncode == code
+    assert done.stderr.count("\n") == 1
+    assert re.search(message, done.stderr)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2, "stages": {}}', '{"format": 1, "stages": []}'])
+def test_results_that_are_not_ours_are_kept_and_refused(content, tmp_path):
+    (tmp_path / "results.json").write_text(content)
+    done = command("--device", "cpu", "--out", tmp_path, "--stages", "machine")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "results.json").read_text() == content
