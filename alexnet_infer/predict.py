@@ -146,7 +146,7 @@ def load(
     when the file can't be used, BackendError when the runtime or the device is missing, UsageError for other values.
     """
     path = find_net(model) if model is not None else embedded_model()
-    opened = open_model(path, device=device, runtime=backend, trust_engine=trust_engine)
+    opened = open_model(path, device=device, runtime=backend, trust_engine=trust_engine, views=views or "ten")
     if opened.views and views not in (None, opened.views):
         raise UsageError(f"{path}: was exported with views={opened.views}, and views={views} can't be had from it")
     return Net(opened.manifest, opened.backend, opened.views or views or "ten")

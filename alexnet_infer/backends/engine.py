@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import weakref
 from collections import OrderedDict
 from contextlib import suppress
 from math import prod
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_infer.errors import BackendError, ModelFileError, one_line
-from alexnet_infer.export.engines.cache import is_ours
+from alexnet_infer.export.engines import cache as engine_cache
 from alexnet_infer.export.engines.files import EngineRuntime, read_engine
 from alexnet_infer.export.engines.runtime import Gpu, Library, deserialize, load_library, this_gpu
 from alexnet_infer.export.info import Batch
@@ -35,7 +36,7 @@ class EngineBackend:
     def __init__(self, path: Path, *, trust: bool = False) -> None:
         built = read_engine(path)
         description, info = built.description, built.description.info
-        if not trust and not is_ours(description):
+        if not trust and not engine_cache.is_ours(description):
             raise ModelFileError(
                 f"{path}: not built by you on this machine, or changed since, and an engine is code that runs as you: "
                 "build your own with alexnet-infer export, or say --trust-engine if you know where it comes from"
@@ -52,8 +53,10 @@ class EngineBackend:
         self._dtype = np.dtype(np.uint8 if info.takes_squares else np.float32)
         self._classes = len(manifest.classes)
         self._lock = threading.Lock()
+        facts = {"engine": description.sha256, "version": library.version, "gpu": gpu.name, "driver": gpu.driver}
+        ends = self._shape, self._dtype, self._classes
         try:
-            self._net = _Net(library, built.plan, info.batch, self._shape, self._dtype, self._classes)
+            self._net = _Net(library, built.plan, info.batch, *ends, kernels=engine_cache.key(facts))
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from None
 
@@ -135,6 +138,7 @@ class _Net:
         shape: tuple[int, ...],
         dtype: np.dtype,
         classes: int,
+        kernels: str,
     ) -> None:
         from cuda.core import Device, LegacyPinnedMemoryResource
 
@@ -159,7 +163,7 @@ class _Net:
             raise BackendError(f"{library.title}: {one_line(error)}; a smaller --batch takes less memory") from None
         self._inputs = host_array(self._host_in, dtype, (batch.max, *shape))
         self._outputs = host_array(self._host_out, np.dtype(np.float32), (batch.max, classes))
-        self._strategy = self._context_strategy()
+        self._strategy = self._context_strategy(kernels)
         self._shapes: OrderedDict[int, _Shape] = OrderedDict()
 
     def __call__(self, inputs: np.ndarray, size: int) -> np.ndarray:
@@ -210,10 +214,11 @@ class _Net:
         context.set_device_memory(int(self._scratch.handle), self._scratch_bytes)
         return context
 
-    def _context_strategy(self) -> Any:
-        """How execution contexts are made: with memory of ours.
+    def _context_strategy(self, kernels: str) -> Any:
+        """How execution contexts are made: with memory that this class allocates.
 
         RTX compiles kernels for a new shape while it already runs, and captures its graph itself when they are ready.
+        They are kept in the engine cache under the name `kernels`.
         """
         trt = self._library.module
         own = trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -222,9 +227,22 @@ class _Net:
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(own)
         config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        self._compiled = config.create_runtime_cache()
-        config.set_runtime_cache(self._compiled)  # what is compiled for one context serves the others
+        compiled = config.create_runtime_cache()
+        known = engine_cache.read_kernels(kernels)
+        if known:
+            compiled.deserialize(known)  # does nothing with kernels of another version or GPU
+        config.set_runtime_cache(compiled)  # what is compiled for one context serves the others
+        # RTX goes on compiling after a launch, so only the end is late enough: of this object or of the process.
+        weakref.finalize(self, keep_kernels, compiled, kernels, known)
         return config
+
+
+def keep_kernels(compiled: Any, name: str, known: bytes) -> None:
+    """Writes RTX's compiled kernels to the engine cache, unless they are the ones that were read from it."""
+    with suppress(Exception):  # to compile them again next time is no failure
+        content = bytes(compiled.serialize())
+        if content != known:
+            engine_cache.write_kernels(name, content)
 
 
 class _Shape:

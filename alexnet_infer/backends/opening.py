@@ -14,7 +14,7 @@ from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.preprocess import Views
 
 if TYPE_CHECKING:
-    from alexnet_infer.export.info import ExportInfo
+    from alexnet_infer.export.info import ExportInfo, FileViews
     from alexnet_infer.export.onnx_file import OnnxFile
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
@@ -46,8 +46,17 @@ def describe(path: Path) -> tuple[Manifest, ExportInfo | None]:
     return load_manifest(path), None
 
 
-def open_model(path: Path, *, device: Device = "auto", runtime: Runtime = "auto", trust_engine: bool = False) -> Opened:
+def open_model(
+    path: Path,
+    *,
+    device: Device = "auto",
+    runtime: Runtime = "auto",
+    trust_engine: bool = False,
+    views: FileViews = "none",
+) -> Opened:
     """Opens the net in the file `path`; what kind of file it is follows from its name.
+
+    `views` are what the net of a model file may average itself, where its backend can cut them: it then takes squares.
 
     Raises ModelFileError when the file can't be used, BackendError when a runtime or device is missing or can't run
     this kind of file, UsageError for other values of `device` and `runtime`.
@@ -60,7 +69,7 @@ def open_model(path: Path, *, device: Device = "auto", runtime: Runtime = "auto"
         return _open_engine(path, device, runtime, trust_engine)
     if path.suffix == ".onnx":
         return _open_onnx(path, device, runtime)
-    return _open_artifact(path, device, runtime)
+    return _open_artifact(path, device, runtime, views)
 
 
 def _open_engine(path: Path, device: Device, runtime: Runtime, trust_engine: bool) -> Opened:
@@ -74,7 +83,7 @@ def _open_engine(path: Path, device: Device, runtime: Runtime, trust_engine: boo
     return Opened(manifest=backend.manifest, backend=backend, views=None if views == "none" else views)
 
 
-def _open_artifact(path: Path, device: Device, runtime: Runtime) -> Opened:
+def _open_artifact(path: Path, device: Device, runtime: Runtime, views: FileViews) -> Opened:
     from alexnet_infer.backends.onnxruntime import import_runtime
 
     with ThreadPoolExecutor(1) as background:  # weights are read and converted while the runtime is imported
@@ -82,7 +91,7 @@ def _open_artifact(path: Path, device: Device, runtime: Runtime) -> Opened:
         if runtime == "onnxruntime" or (runtime == "auto" and not find_spec("openvino")):
             import_runtime()
         artifact = reading.result()
-    return Opened(manifest=artifact.manifest, backend=_on_runtime(artifact, device, runtime), views=None)
+    return Opened(manifest=artifact.manifest, backend=_on_runtime(artifact, device, runtime, views), views=None)
 
 
 def _open_onnx(path: Path, device: Device, runtime: Runtime) -> Opened:
@@ -94,7 +103,7 @@ def _open_onnx(path: Path, device: Device, runtime: Runtime) -> Opened:
     return Opened(manifest=file.manifest, backend=backend, views=None if views == "none" else views)
 
 
-def _on_runtime(net: Artifact | OnnxFile, device: Device, runtime: Runtime) -> Backend:
+def _on_runtime(net: Artifact | OnnxFile, device: Device, runtime: Runtime, views: FileViews = "none") -> Backend:
     if runtime == "auto":
         runtime = _faster(net, device)
     if runtime == "openvino":
@@ -105,7 +114,7 @@ def _on_runtime(net: Artifact | OnnxFile, device: Device, runtime: Runtime) -> B
         return OpenVinoBackend(net)
     from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(net, device)
+    return OnnxRuntimeBackend(net, device, views)
 
 
 def _faster(net: Artifact | OnnxFile, device: Device) -> Runtime:

@@ -12,7 +12,7 @@ import numpy as np
 
 from alexnet_infer.artifact import embedded_model
 from alexnet_infer.backends import Device, Runtime
-from alexnet_infer.backends.opening import ENGINE_SUFFIXES, describe
+from alexnet_infer.backends.opening import ENGINE_SUFFIXES, describe, open_model
 from alexnet_infer.benchmark.floor import Machine, probes
 from alexnet_infer.benchmark.timing import Run, Timing, interleave
 from alexnet_infer.errors import AlexNetInferError, UsageError, shown, visible
@@ -214,13 +214,12 @@ def _open(path: Path, runtime: Runtime, request: Request, name: str) -> Subject:
     views = request.views or (info.views if info is not None and cuts else "center")
     if cuts and views == "none":
         raise UsageError(f"{path}: takes images and cuts its views itself; measure it with --views {info.views}")
-    net = load(
-        path,
-        device=request.device,
-        views=None if views == "none" else views,
-        backend=runtime,
-        trust_engine=request.trust_engine,
-    )
+    device, trust = request.device, request.trust_engine
+    if views == "none":
+        opened = open_model(path, device=device, runtime=runtime, trust_engine=trust)
+        net = Net(opened.manifest, opened.backend)
+    else:
+        net = load(path, device=device, views=views, backend=runtime, trust_engine=trust)
     nets = 1 if info is None else len(info.members)
     precision = "fp32" if info is None else info.precision
     on_gpu = path.suffix in ENGINE_SUFFIXES or "CUDA" in net.backend.description

@@ -10,7 +10,7 @@ from typing import Literal
 
 from alexnet_infer.agreement import NEAR_TIE, Agreement, ErrorChange, check_tolerance, compare, default_tolerance
 from alexnet_infer.backends import Device, Runtime
-from alexnet_infer.backends.opening import ENGINE_SUFFIXES
+from alexnet_infer.backends.opening import ENGINE_SUFFIXES, describe
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages, open_images
 from alexnet_infer.decode import printable
@@ -46,7 +46,10 @@ def run(
     if tolerance is not None:
         check_tolerance(tolerance)
     images = choose_images(data=data, photos=photos, limit=limit, split=split, layout=layout)
-    nets = same_views(*(_load(path, views, device, runtime, trust_engine) for path in (a, b)))
+    own = [_own_views(path) for path in (a, b)]
+    shared = views or next(filter(None, own), None)
+    wanted = [views if cut else shared for cut in own]
+    nets = [_load(path, v, device, runtime, trust_engine) for path, v in zip((a, b), wanted, strict=True)]
     allowed = default_tolerance(*nets) if tolerance is None else tolerance
     return report(verify(*nets, images, limit=limit), allowed, as_json=as_json)
 
@@ -57,17 +60,10 @@ def _load(path: Path, views: Views | None, device: Device, runtime: Runtime, tru
     return load(path, device=device, views=views, backend=runtime)
 
 
-def same_views(reference: Net, candidate: Net) -> tuple[Net, Net]:
-    """Both nets, where one of them cuts its views itself the other with the same views."""
-    for net in (reference, candidate):
-        if net.backend.takes_squares:
-            nets = [one if one.backend.takes_squares else _with(one, net.views) for one in (reference, candidate)]
-            return nets[0], nets[1]
-    return reference, candidate
-
-
-def _with(net: Net, views: Views) -> Net:
-    return Net(net.manifest, net.backend, views)
+def _own_views(path: Path) -> Views | None:
+    """Those that the file cuts itself, if it does."""
+    _, info = describe(path)
+    return info.views if info is not None and info.views != "none" else None
 
 
 def choose_images(

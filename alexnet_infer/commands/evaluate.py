@@ -174,4 +174,10 @@ def _print_profile(clock: Clock) -> None:
     total = sum(clock.seconds.values()) or 1.0
     for stage in STAGES:
         table.add_row(stage, f"{clock.seconds[stage]:.2f}", f"{clock.seconds[stage] / total:.1%}")
-    Console(stderr=True).print(table)
+    console = Console(stderr=True)
+    console.print(table)
+    if found := clock.bottleneck():
+        stage, share = found
+        decoding, cutting = f"decoding on {clock.workers} threads", "cutting patches"
+        what = {"read": "reading", "decode": decoding, "patches": cutting, "net": "the net"}[stage]
+        console.print(f"bound by {what}, which was busy {share:.0%} of the time", highlight=False)

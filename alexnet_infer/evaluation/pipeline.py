@@ -37,6 +37,22 @@ class Clock:
     """Seconds spent in each stage, over all threads."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    wall: float = 0.0
+    """Seconds from beginning to end."""
+    workers: int = 1
+    """Threads that decode and resize. One thread does each of the other stages."""
+
+    def bottleneck(self) -> tuple[str, float] | None:
+        """The stage that the others wait for, and the share of the time in which it was busy; None if nothing ran.
+
+        Decoding and resizing are one stage here, in the same threads. On a CPU they also take cores from the net.
+        """
+        if not self.wall:
+            return None
+        busy = {stage: self.seconds[stage] for stage in ("read", "patches", "net")}
+        busy["decode"] = (self.seconds["decode"] + self.seconds["resize"]) / self.workers
+        stage = max(busy, key=busy.__getitem__)
+        return stage, min(busy[stage] / self.wall, 1.0)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -70,29 +86,56 @@ def predict(
     the last call. An image that can't be read has zeros for probabilities and its reason beside its name.
     """
     clock = clock or Clock()
-    batch = nets[0][1].about.batch
+    clock.workers = workers or os.cpu_count() or 1
+    batch, began = nets[0][1].about.batch, time.perf_counter()
     start = min(predictions.done for _, predictions in nets)
     on_images(start)
-    kinds = {_square(net) for net, _ in nets}
+    batches = _decoded(data, positions, start, batch, {_square(net) for net, _ in nets}, clock.workers, clock)
+    with ThreadPoolExecutor(1) as runner:  # one batch runs while the next one is cut
+        running: Future[int] | None = None
+        for begin, decoded in batches:
+            waiting = [pair for pair in nets if pair[1].done <= begin]
+            inputs = _inputs(decoded, [net for net, _ in waiting], batch, clock)
+            if running is not None:
+                on_images(running.result())
+            running = runner.submit(_run, decoded, waiting, inputs, batch, clock)
+        if running is not None:
+            on_images(running.result())
+    clock.wall += time.perf_counter() - began
+
+
+def _inputs(decoded: list[Decoded], nets: Sequence[Net], batch: int, clock: Clock) -> list[np.ndarray | None]:
+    """What each net takes for the images that could be read, filled up to the batch; None where there are none."""
+    readable = [image for image in decoded if image.squares]
+    if not readable:
+        return [None] * len(nets)
+    cut: dict[tuple[str, bool], np.ndarray] = {}
     # Nets of one recipe share the mean, and so the patches.
-    recipes = [(json.dumps(net.manifest.preprocessing.to_json()), net.backend.takes_squares) for net, _ in nets]
-    for begin, decoded in _decoded(data, positions, start, batch, kinds, workers or os.cpu_count() or 1, clock):
-        rows, cut = [image.row for image in decoded], {}
-        readable = [i for i, image in enumerate(decoded) if image.squares]
-        for (net, predictions), recipe in zip(nets, recipes, strict=True):
-            if predictions.done != begin:
-                continue
-            if readable and recipe not in cut:
-                with clock("patches"):
-                    squares = [decoded[i].squares[_square(net)] for i in readable]
-                    cut[recipe] = _filled([net.inputs(square) for square in squares], batch)
-            probabilities = np.zeros((len(rows), len(net.manifest.classes)), np.float32)
-            if readable:
-                with clock("net"):
-                    scores = net.mean_over_views(net.backend.infer(cut[recipe]), batch)
-                probabilities[readable] = scores[: len(readable)]
-            predictions.append(rows, probabilities)
-        on_images(len(decoded))
+    recipes = [(json.dumps(net.manifest.preprocessing.to_json()), net.backend.takes_squares) for net in nets]
+    for net, recipe in zip(nets, recipes, strict=True):
+        if recipe not in cut:
+            with clock("patches"):
+                cut[recipe] = _filled([net.inputs(image.squares[_square(net)]) for image in readable], batch)
+    return [cut[recipe] for recipe in recipes]
+
+
+def _run(
+    decoded: list[Decoded],
+    nets: Sequence[tuple[Net, Predictions]],
+    inputs: Sequence[np.ndarray | None],
+    batch: int,
+    clock: Clock,
+) -> int:
+    """Runs the nets on a batch and appends what they give; returns the number of its images."""
+    rows, readable = [image.row for image in decoded], [i for i, image in enumerate(decoded) if image.squares]
+    for (net, predictions), values in zip(nets, inputs, strict=True):
+        probabilities = np.zeros((len(rows), len(net.manifest.classes)), np.float32)
+        if values is not None:
+            with clock("net"):
+                scores = net.mean_over_views(net.backend.infer(values), batch)
+            probabilities[readable] = scores[: len(readable)]
+        predictions.append(rows, probabilities)
+    return len(decoded)
 
 
 def _square(net: Net) -> Rescaling:

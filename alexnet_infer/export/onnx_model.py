@@ -13,7 +13,7 @@ import numpy as np
 
 from alexnet_infer.artifact import METADATA_KEY, Artifact
 from alexnet_infer.errors import UsageError, shown
-from alexnet_infer.export.info import EXPORT_KEY, ExportInfo, FileViews
+from alexnet_infer.export.info import EXPORT_KEY, ExportInfo, FileViews, LRNForm
 from alexnet_infer.export.onnx_graph import INPUT, OUTPUT, Graph
 from alexnet_infer.preprocess import Preprocessing, patch_offsets
 
@@ -36,14 +36,41 @@ def build_model(
     Raises UsageError when the nets can't share an input or their classes differ, SpecError when a weight doesn't fit
     float16.
     """
+    check_together(artifacts, info.views)
+    manifest = replace(artifacts[0].manifest, name=" + ".join(member.name for member in info.members))
+    if len(artifacts) > 1:  # what was measured of the first net is not true of the mean
+        manifest = replace(manifest, provenance=replace(manifest.provenance, errors=()))
+    metadata = {METADATA_KEY: manifest.to_json(), EXPORT_KEY: info.to_json()}
+    batch = info.batch.max if info.batch.fixed else "N"
+    half = info.precision == "fp16"
+    return _build(artifacts, info.views, info.lrn, batch, manifest.name, metadata, outside, half=half)
+
+
+def build_on_squares(
+    artifact: Artifact, views: FileViews, lrn: LRNForm, outside: dict[str, np.ndarray] | None = None
+) -> onnx.ModelProto:
+    """One net in float32 that cuts its views ("ten" or "center") and averages them, as `build_model` writes it, but
+    without what a file says of itself: for a session in this process."""
+    return _build([artifact], views, lrn, "N", artifact.manifest.name, {}, outside)
+
+
+def _build(
+    artifacts: Sequence[Artifact],
+    views: FileViews,
+    lrn: LRNForm,
+    batch: int | str,
+    name: str,
+    metadata: dict[str, str],
+    outside: dict[str, np.ndarray] | None,
+    *,
+    half: bool = False,
+) -> onnx.ModelProto:
     from onnx import TensorProto
 
-    check_together(artifacts, info.views)
     first = artifacts[0].manifest
-    batch = info.batch.max if info.batch.fixed else "N"
     patch, size = first.preprocessing.patch, first.preprocessing.size
-    graph = Graph(outside)
-    if info.takes_squares:
+    graph, on_squares = Graph(outside), views != "none"
+    if on_squares:
         source = (SQUARES_INPUT, TensorProto.UINT8, [batch, size, size, 3])
     else:
         source = (INPUT, TensorProto.FLOAT, [batch, 3, patch, patch])
@@ -53,25 +80,21 @@ def build_model(
         prefix = f"net{number}." if len(artifacts) > 1 else ""
         preprocessing = artifact.manifest.preprocessing
         value = INPUT
-        if info.takes_squares:
+        if on_squares:
             recipe = str(preprocessing.to_json())  # nets of one recipe share the mean, and so the patches
-            value = cut.get(recipe) or add_views(graph, preprocessing, info.views, prefix)
+            value = cut.get(recipe) or add_views(graph, preprocessing, views, prefix)
             cut[recipe] = value
-        scores = graph.net(artifact, value, info.lrn, half=info.precision == "fp16", prefix=prefix)
-        if info.views == "ten":
+        scores = graph.net(artifact, value, lrn, half=half, prefix=prefix)
+        if views == "ten":
             apart = graph.constant(f"{prefix}by_view", np.array([10, -1, first.architecture.classes], np.int64))
-            views = graph.node("Reshape", [scores, apart], f"{prefix}views")
-            scores = graph.node("ReduceMean", [views], f"{prefix}mean", axes=[0], keepdims=0)
+            by_view = graph.node("Reshape", [scores, apart], f"{prefix}views")
+            scores = graph.node("ReduceMean", [by_view], f"{prefix}mean", axes=[0], keepdims=0)
         means.append(scores)
     if len(means) > 1:
         means = [graph.node("Mean", means, "ensemble")]
     graph.output(means[0])
-    manifest = replace(first, name=" + ".join(member.name for member in info.members))
-    if len(artifacts) > 1:  # what was measured of the first net is not true of the mean
-        manifest = replace(manifest, provenance=replace(first.provenance, errors=()))
-    metadata = {METADATA_KEY: manifest.to_json(), EXPORT_KEY: info.to_json()}
     target = (OUTPUT, TensorProto.FLOAT, [batch, first.architecture.classes])
-    return graph.model(manifest.name, source, target, metadata)
+    return graph.model(name, source, target, metadata)
 
 
 def add_views(graph: Graph, preprocessing: Preprocessing, views: FileViews, prefix: str = "") -> str:

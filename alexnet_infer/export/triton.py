@@ -29,6 +29,17 @@ QUEUE_DELAY = 1000
 
 CONFIG, LABELS, README = "config.pbtxt", "labels.txt", "README.md"
 
+_FLOAT32 = (
+    "# On a GPU, float32 is float32: ONNX Runtime would round it to TF32, 10 bits. Needs Triton 24.07 or later.",
+    "optimization { execution_accelerators { gpu_execution_accelerator [ {",
+    '  name: "cuda" parameters { key: "use_tf32" value: "0" }',
+    "} ] } }",
+    "# 1: no timing of all convolution algorithms for every new batch size.",
+    'parameters { key: "cudnn_conv_algo_search" value { string_value: "1" } }',
+)
+"""Triton's ONNX Runtime backend passes the options of the accelerator "cuda" to the CUDA provider as they are. It takes
+the search from the model's parameters, where its default is exhaustive."""
+
 _SIGNATURE = "# alexnet-infer: "
 """The config's first line: this, and what every version in the folder has in common, as JSON."""
 
@@ -202,6 +213,7 @@ def config(model: ServedModel, name: str, queue_delay: int = QUEUE_DELAY) -> str
     if batch.fixed:
         dims, outputs = [batch.max, *dims], [batch.max, *outputs]
     device = "KIND_AUTO" if model.tensorrt is None else "KIND_GPU"
+    accuracy = [] if model.tensorrt is not None else _FLOAT32
     lines = [
         _SIGNATURE + json.dumps(model.interface),
         f'name: "{name}"',
@@ -213,6 +225,7 @@ def config(model: ServedModel, name: str, queue_delay: int = QUEUE_DELAY) -> str
         "} ]",
         f"instance_group [ {{ count: 1 kind: {device} }} ]",
         "version_policy { latest { num_versions: 1 } }",
+        *accuracy,
     ]
     if not batch.fixed:
         preferred = f"preferred_batch_size: {_list([batch.opt])}"

@@ -8,6 +8,7 @@ import pytest
 
 from alexnet_infer.backends.engine import (
     EngineBackend,
+    _Net,
     _Shape,
     calls,
     check_ends,
@@ -292,6 +293,68 @@ def test_rtx_captures_its_graph_itself():
     assert device.log == ["in", "run", "out"] * 3
 
 
+class _Compiler:
+    """Stands in for RTX's engine, its runtime configuration and its cache of compiled kernels, by RTX's names."""
+
+    def __init__(self, rtx) -> None:
+        self.cache = rtx.IRuntimeCache  # whose methods are the ones that are stood in for
+        self.kernels, self.given, self.fails = b"", b"", False
+
+    def create_runtime_config(self):
+        return self
+
+    def set_execution_context_allocation_strategy(self, strategy: object) -> None:
+        pass
+
+    def create_runtime_cache(self):
+        return self
+
+    def set_runtime_cache(self, cache: object) -> bool:
+        return True
+
+    def deserialize(self, blob: bytes) -> bool:
+        assert hasattr(self.cache, "deserialize")
+        self.given = self.kernels = blob
+        return True
+
+    def serialize(self) -> bytes | None:
+        assert hasattr(self.cache, "serialize")
+        return None if self.fails else self.kernels
+
+
+class _Owner:
+    """What `_Net._context_strategy` needs of a `_Net`."""
+
+    def __init__(self, rtx, compiler: _Compiler) -> None:
+        self._library = Library(flavor="rtx", module=rtx, title="TensorRT-RTX", logger=None, errors=[])
+        self._is_rtx, self._engine = True, compiler
+
+
+def one_process(rtx, *, compiles: bytes = b"", name: str = "name", fails: bool = False) -> bytes:
+    """Opens a net, lets it compile more kernels, and ends; returns the kernels that it found."""
+    compiler = _Compiler(rtx)
+    net = _Owner(rtx, compiler)
+    _Net._context_strategy(net, name)
+    compiler.kernels, compiler.fails = compiler.given + compiles, fails
+    del net
+    return compiler.given
+
+
+def test_rtxs_kernels_are_compiled_once_for_all_processes(rtx, cache):
+    assert one_process(rtx, compiles=b"first") == b""
+    assert one_process(rtx, compiles=b"second") == b"first"
+    written = (cache / "name.kernels").stat().st_mtime_ns
+    assert one_process(rtx) == b"firstsecond"
+    assert (cache / "name.kernels").stat().st_mtime_ns == written, "nothing new: nothing is written"
+    assert one_process(rtx, name="another engine, version, GPU or driver") == b""
+
+
+def test_kernels_that_cannot_be_kept_are_no_failure(rtx, cache):
+    assert one_process(rtx, compiles=b"first", fails=True) == b""
+    assert not cache.exists()
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("flavor", ["rtx", "tensorrt"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_an_engine_gives_the_references_probabilities(tmp_path, flavor, precision):

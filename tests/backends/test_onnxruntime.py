@@ -16,6 +16,7 @@ from alexnet_infer.errors import BackendError, ModelFileError
 from alexnet_infer.export.info import ExportInfo, Member
 from alexnet_infer.export.onnx_file import read_model
 from alexnet_infer.export.onnx_model import build_model
+from alexnet_infer.preprocess import patches
 from tests.nets import large_patches, random_artifact
 
 
@@ -64,12 +65,19 @@ def test_cuda_asked_for_but_not_built_in_is_refused(ort):
         OnnxRuntimeBackend(random_artifact(), "cuda")
 
 
-class _GpuLess:
-    """Stands in for onnxruntime-gpu on a machine whose driver doesn't work: sessions silently run on the CPU."""
+GPU_OPTIONS = ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})
 
-    def __init__(self, ort) -> None:
-        self._ort = ort
-        self.requested: list[list[str]] = []
+
+class _StandIn:
+    """Stands in for onnxruntime-gpu. Sessions run on the CPU, and say that they are where `provider` says.
+
+    `start` is called before a session with CUDA opens, and `call` before it runs.
+    """
+
+    def __init__(self, ort, provider: str = "CPUExecutionProvider", start=lambda: None, call=lambda: None) -> None:
+        self._ort, self.provider, self.start, self.call = ort, provider, start, call
+        self.requested: list[list] = []
+        self.runs: list[tuple[int, ...]] = []
 
     def __getattr__(self, name):
         return getattr(self._ort, name)
@@ -78,33 +86,155 @@ class _GpuLess:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
     def preload_dlls(self):
-        pass
+        print("Failed to load libcublasLt.so.13")  # as ONNX Runtime does
 
-    def InferenceSession(self, model, options, providers):  # noqa: N802 (the name that ONNX Runtime gives it)
+    def InferenceSession(self, model, options, *, providers, enable_fallback):  # noqa: N802 (ONNX Runtime's name)
+        assert enable_fallback == 0, "its own fallback prints to standard output"
         self.requested.append(providers)
-        return self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        on_gpu = providers[0] == GPU_OPTIONS
+        if on_gpu:
+            self.start()
+        session = self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return _Session(self, session) if on_gpu else session
 
 
-def test_a_gpu_that_was_asked_for_and_fails_is_an_error_not_a_silent_cpu(ort, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", _GpuLess(ort))
-    with pytest.raises(BackendError, match="could not start CUDA"):
+class _Session:
+    def __init__(self, ort: _StandIn, session) -> None:
+        self._ort, self._session = ort, session
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def get_providers(self):
+        return [self._ort.provider, "CPUExecutionProvider"]
+
+    def run(self, outputs, inputs):
+        (values,) = inputs.values()
+        self._ort.runs.append(values.shape)
+        self._ort.call()
+        return self._session.run(outputs, inputs)
+
+
+@pytest.fixture
+def stand_in(ort, monkeypatch):
+    def install(**settings) -> _StandIn:
+        fake = _StandIn(ort, **settings)
+        monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+        return fake
+
+    return install
+
+
+def failing(message: str):
+    def fail() -> None:
+        raise RuntimeError(message)
+
+    return fail
+
+
+BROKEN = [{}, {"start": failing("CUDA failure 35: CUDA driver version\nis insufficient")}]
+"""A GPU that doesn't work: ONNX Runtime silently leaves it out, or raises."""
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=["left out", "raised"])
+def test_a_gpu_that_was_asked_for_and_fails_is_an_error_not_a_silent_cpu(stand_in, capsys, broken):
+    stand_in(**broken)
+    with pytest.raises(BackendError, match=r"--device cuda: ONNX Runtime could not start CUDA .* nvidia-smi") as raised:
+        OnnxRuntimeBackend(random_artifact(), "cuda")
+    assert ("driver version is insufficient" in str(raised.value)) == bool(broken)
+    assert "\n" not in str(raised.value)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=["left out", "raised"])
+def test_auto_on_a_gpu_that_fails_runs_on_the_cpu_says_so_and_prints_nothing(stand_in, capsys, broken):
+    fake = stand_in(**broken)
+    backend = OnnxRuntimeBackend(random_artifact(), "auto", "ten")
+    assert fake.requested == [[GPU_OPTIONS, "CPUExecutionProvider"], ["CPUExecutionProvider"]]
+    assert backend.description.endswith("CPUExecutionProvider")
+    assert not backend.takes_squares
+    assert capsys.readouterr() == ("", "")
+
+
+def test_cpu_asked_for_never_tries_a_gpu(stand_in):
+    fake = stand_in()
+    OnnxRuntimeBackend(random_artifact(), "cpu")
+    assert fake.requested == [["CPUExecutionProvider"]]
+
+
+@pytest.mark.parametrize("views", ["ten", "center"])
+def test_on_a_gpu_a_net_takes_squares_and_averages_its_views_itself(stand_in, views):
+    stand_in(provider="CUDAExecutionProvider")
+    artifact = random_artifact()
+    backend, reference = OnnxRuntimeBackend(artifact, "cuda", views), ReferenceBackend(artifact)
+    assert backend.takes_squares
+    assert backend.description.endswith(f"CUDAExecutionProvider, {views} views in the graph")
+    preprocessing = artifact.manifest.preprocessing
+    shape = (5, preprocessing.size, preprocessing.size, 3)
+    squares = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    expected = [reference.infer(patches(square, preprocessing, views)).mean(0) for square in squares]
+    np.testing.assert_allclose(backend.infer(squares), expected, atol=1e-5)
+    assert np.ptp(expected, axis=0).max() > 1e-3, "squares must differ, or any order would pass"
+
+
+def test_on_a_gpu_patches_are_taken_where_no_views_are_named(stand_in):
+    stand_in(provider="CUDAExecutionProvider")
+    artifact = random_artifact()
+    backend = OnnxRuntimeBackend(artifact, "auto")
+    assert not backend.takes_squares
+    inputs = large_patches(count=3)
+    np.testing.assert_allclose(backend.infer(inputs), ReferenceBackend(artifact).infer(inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(1, [1]), (3, [4]), (8, [8]), (33, [64]), (64, [64]), (67, [64, 4]), (0, [1])]
+)
+def test_few_numbers_of_squares_occur_on_a_gpu(stand_in, count, sizes):
+    fake, artifact = stand_in(provider="CUDAExecutionProvider"), random_artifact()
+    size = artifact.manifest.preprocessing.size
+    found = OnnxRuntimeBackend(artifact, "cuda", "center").infer(np.zeros((count, size, size, 3), np.uint8))
+    assert found.shape == (count, len(artifact.manifest.classes))
+    assert [shape[0] for shape in fake.runs] == sizes
+
+
+MEMORY = "Non-zero status code: bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 96"
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (MEMORY, r"the GPU's memory is full .* --batch"),
+        ("CUDA failure 2: out of memory ; GPU=0", r"the GPU's memory is full .* --batch"),
+        ("CUDNN_STATUS_EXECUTION_FAILED\nin a second line", "failed on the GPU .* --device cpu"),
+    ],
+)
+def test_a_gpu_that_fails_while_a_net_runs_is_one_line_with_what_to_do(stand_in, message, words):
+    stand_in(provider="CUDAExecutionProvider", call=failing(message))
+    backend = OnnxRuntimeBackend(random_artifact(), "cuda", "ten")
+    size = random_artifact().manifest.preprocessing.size
+    with pytest.raises(BackendError, match=words) as raised:
+        backend.infer(np.zeros((1, size, size, 3), np.uint8))
+    assert raised.value.exit_code == 5
+    assert "\n" not in str(raised.value)
+
+
+def test_a_full_gpu_is_said_when_the_net_is_loaded_too(stand_in):
+    stand_in(start=failing(MEMORY))
+    with pytest.raises(BackendError, match="the GPU's memory is full"):
         OnnxRuntimeBackend(random_artifact(), "cuda")
 
 
-def test_auto_on_a_gpu_that_fails_runs_on_the_cpu_and_says_so(ort, monkeypatch):
-    fake = _GpuLess(ort)
-    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
-    backend = OnnxRuntimeBackend(random_artifact(), "auto")
-    exact = ("CUDAExecutionProvider", {"use_tf32": "0"})
-    assert fake.requested == [[exact, "CPUExecutionProvider"], ["CPUExecutionProvider"]]
-    assert backend.description.endswith("CPUExecutionProvider")
-
-
-def test_cpu_asked_for_never_tries_a_gpu(ort, monkeypatch):
-    fake = _GpuLess(ort)
-    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
-    OnnxRuntimeBackend(random_artifact(), "cpu")
-    assert fake.requested == [["CPUExecutionProvider"]]
+@pytest.mark.parametrize(
+    ("message", "kind"), [(MEMORY, BackendError), ("CUDNN failure 8", BackendError), ("bad node", ModelFileError)]
+)
+def test_of_a_file_the_gpus_failures_are_told_from_its_own(stand_in, tmp_path, message, kind):
+    path = tmp_path / "net.onnx"
+    info = ExportInfo(members=(Member(name="a", sha256="0" * 64),))
+    path.write_bytes(build_model([random_artifact()], info).SerializeToString())
+    stand_in(provider="CUDAExecutionProvider", call=failing(message))
+    backend = OnnxRuntimeBackend(read_model(path), "cuda")
+    with pytest.raises(kind):
+        backend.infer(large_patches(count=2))
 
 
 def ending_in(path: Path, op: str, numbers: list[int], **attributes: int) -> Path:

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -407,6 +408,9 @@ def test_the_profile_names_every_stage_on_stderr(evaluate):
     json.loads(plain[1])
     for stage in ("read", "decode", "resize", "patches", "net"):
         assert stage in plain[2]
+    assert re.search(
+        r"bound by (reading|decoding on \d+ threads|cutting patches|the net), which was busy \d+%", plain[2]
+    )
 
 
 def test_a_report_is_one_page_beside_the_same_result(evaluate, tmp_path):

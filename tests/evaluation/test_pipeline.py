@@ -261,3 +261,22 @@ def test_the_clock_counts_every_stage(greys, tmp_path):
     predicted(greys, tmp_path, lookup_net(TABLE), clock=clock)
     assert clock.seconds.keys() == set(STAGES)
     assert all(seconds > 0 for seconds in clock.seconds.values())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "workers", "expected"),
+    [
+        ({"read": 1, "decode": 20, "resize": 12, "patches": 2, "net": 5}, 4, ("decode", 0.8)),
+        ({"read": 1, "decode": 20, "resize": 12, "patches": 2, "net": 9}, 4, ("net", 0.9)),
+        ({"read": 9, "decode": 20, "resize": 12, "patches": 2, "net": 5}, 16, ("read", 0.9)),
+        ({"net": 12}, 1, ("net", 1.0)),
+    ],
+)
+def test_the_bottleneck_is_the_stage_whose_threads_were_busiest(seconds, workers, expected):
+    clock = Clock(wall=10, workers=workers)
+    clock.seconds.update(seconds)
+    assert clock.bottleneck() == pytest.approx(expected)
+
+
+def test_without_any_time_there_is_no_bottleneck():
+    assert Clock().bottleneck() is None

@@ -62,6 +62,15 @@ def test_the_config_of_an_onnx_file_is_one_by_tritons_definition(model_config, o
     assert found.version_policy.latest.num_versions == 1
 
 
+def test_on_a_gpu_an_onnx_files_float32_is_not_rounded(model_config, onnx):
+    from google.protobuf import text_format
+
+    found = text_format.Parse(config(onnx, "net"), model_config.ModelConfig())
+    (accelerator,) = found.optimization.execution_accelerators.gpu_execution_accelerator
+    assert (accelerator.name, dict(accelerator.parameters)) == ("cuda", {"use_tf32": "0"})
+    assert found.parameters["cudnn_conv_algo_search"].string_value == "1", "heuristic, in the backend's numbering"
+
+
 def test_the_config_of_an_engine_is_one_by_tritons_definition(model_config, tmp_path):
     from google.protobuf import text_format
 
@@ -72,6 +81,8 @@ def test_the_config_of_an_engine_is_one_by_tritons_definition(model_config, tmp_
     assert (source.name, source.data_type) == ("patches", model_config.TYPE_FP32)
     assert list(source.dims) == [3, PATCH, PATCH]
     assert [group.kind for group in found.instance_group] == [model_config.ModelInstanceGroup.KIND_GPU]
+    assert not found.HasField("optimization"), "what is for ONNX Runtime is not for TensorRT"
+    assert not found.parameters
 
 
 def test_a_fixed_batch_stands_in_the_dimensions_and_is_not_batched(model_config, tmp_path):

@@ -124,3 +124,20 @@ def write_timings(name: str, content: bytes) -> None:
     """Keeps timings for the next build. Of two builds that end together, one's are kept: they are a saving, no more."""
     with suppress(OSError):
         write_atomically(folder() / f"{name}.timings", content)
+
+
+def read_kernels(name: str) -> bytes:
+    """The kernels that TensorRT-RTX compiled in earlier processes, in its own format. Empty where there are none, and
+    where other users can write to the folder, since they are code."""
+    with suppress(OSError, BackendError):
+        _check_private()
+        return (folder() / f"{name}.kernels").read_bytes()
+    return b""
+
+
+def write_kernels(name: str, content: bytes) -> None:
+    """Keeps compiled kernels for the next process, where that is possible."""
+    with suppress(OSError, BackendError):
+        _check_private()
+        folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(folder() / f"{name}.kernels", content)

@@ -207,3 +207,20 @@ def test_timings_are_kept_and_nothing_is_known_at_first(cache):
 def test_the_key_follows_the_facts_and_not_their_order():
     assert engine_cache.key({"a": 1, "b": 2}) == engine_cache.key({"b": 2, "a": 1})
     assert engine_cache.key({"a": 1, "b": 2}) != engine_cache.key({"a": 1, "b": 3})
+
+
+def test_compiled_kernels_are_read_again_and_a_missing_file_is_no_failure(cache):
+    assert engine_cache.read_kernels("name") == b""
+    engine_cache.write_kernels("name", b"kernels")
+    assert engine_cache.read_kernels("name") == b"kernels"
+    assert engine_cache.read_kernels("other") == b""
+    assert cache.stat().st_mode & 0o777 == 0o700
+
+
+def test_kernels_are_neither_read_nor_written_where_others_can_write(cache):
+    engine_cache.write_kernels("name", b"kernels")
+    cache.chmod(0o777)
+    assert engine_cache.read_kernels("name") == b""
+    engine_cache.write_kernels("name", b"other")
+    cache.chmod(0o700)
+    assert engine_cache.read_kernels("name") == b"kernels"
