@@ -52,12 +52,14 @@ def checked(found: np.ndarray, inputs: np.ndarray, classes: int, path: Path) -> 
 def infer_in_calls(
     call: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, size: int, *, powers_of_two: bool = False
 ) -> np.ndarray:
-    """What `call` gives for `inputs`, `size` at a time. The last call is filled up with zeros: to `size` or, with
-    `powers_of_two`, to the next of them, so that few numbers of inputs occur."""
+    """What `call` gives for `inputs`, `size` at a time. The last call is filled up with zeros, so that all calls take
+    `size` inputs and round alike. With `powers_of_two`, inputs that fit into one call are filled up to the next of
+    them instead: few numbers of inputs occur, with less padding."""
+    single = powers_of_two and len(inputs) <= size
     rows = []
     for begin in range(0, max(len(inputs), 1), size):
         part = inputs[begin : begin + size]
-        wanted = min(size, 1 << max(len(part) - 1, 0).bit_length()) if powers_of_two else size
+        wanted = min(size, 1 << max(len(part) - 1, 0).bit_length()) if single else size
         missing = np.zeros((wanted - len(part), *part.shape[1:]), part.dtype)
         rows.append(call(np.concatenate([part, missing]) if len(missing) else part)[: len(part)])
     return np.concatenate(rows)

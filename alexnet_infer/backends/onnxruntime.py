@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from contextlib import redirect_stdout
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -118,7 +119,8 @@ def import_runtime() -> ModuleType:
 
 
 def _gpu_session(ort: ModuleType, net: Artifact | OnnxFile, views: FileViews, *, required: bool) -> Any:
-    """A session on the first CUDA GPU. If CUDA doesn't start: BackendError if it is required, else None.
+    """A session on the first CUDA GPU. If CUDA doesn't start: BackendError if it is required, else None. ModelFileError
+    if it is required, and a CPU can't run the file either.
 
     ONNX Runtime's Python code would print the cause to standard output, where programs read results, and its library
     would log it to standard error.
@@ -140,6 +142,7 @@ def _gpu_session(ort: ModuleType, net: Artifact | OnnxFile, views: FileViews, *,
         ort.set_default_logger_severity(ERROR)
     if not required:
         return None
+    _cpu_session(ort, net)  # raises ModelFileError if the file is the cause, and not the GPU
     raise BackendError(
         f"--device cuda: ONNX Runtime could not start CUDA ({reason}); check the driver with nvidia-smi, and that CUDA "
         f"and cuDNN are those that ONNX Runtime {ort.__version__} needs"
@@ -192,9 +195,8 @@ def _memory_is_full(error: Exception) -> bool:
 
 
 def _is_of_the_gpu(error: Exception) -> bool:
-    """Whether the GPU failed, and not the file."""
-    text = str(error).lower()
-    return _memory_is_full(error) or any(word in text for word in ("cuda failure", "cudnn failure", "cublas failure"))
+    """Whether the GPU failed, and not the file. ONNX Runtime names the library: "CUDNN_FE failure 11: ..."."""
+    return _memory_is_full(error) or re.search(r"\b(CUDA|CUDNN|CUDNN_FE|CUBLAS) failure\b", str(error)) is not None
 
 
 def _gpu_error(error: Exception) -> BackendError:

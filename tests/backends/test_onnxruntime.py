@@ -187,9 +187,10 @@ def test_on_a_gpu_patches_are_taken_where_no_views_are_named(stand_in):
 
 
 @pytest.mark.parametrize(
-    ("count", "sizes"), [(1, [1]), (3, [4]), (8, [8]), (33, [64]), (64, [64]), (67, [64, 4]), (0, [1])]
+    ("count", "sizes"), [(0, [1]), (1, [1]), (3, [4]), (8, [8]), (33, [64]), (64, [64]), (67, [64, 64])]
 )
-def test_few_numbers_of_squares_occur_on_a_gpu(stand_in, count, sizes):
+def test_few_numbers_of_squares_occur_on_a_gpu_and_one_for_a_batch(stand_in, count, sizes):
+    """One, because cuDNN may round differently in a smaller call: a square's place in its batch would show."""
     fake, artifact = stand_in(provider="CUDAExecutionProvider"), random_artifact()
     size = artifact.manifest.preprocessing.size
     found = OnnxRuntimeBackend(artifact, "cuda", "center").infer(np.zeros((count, size, size, 3), np.uint8))
@@ -225,7 +226,14 @@ def test_a_full_gpu_is_said_when_the_net_is_loaded_too(stand_in):
 
 
 @pytest.mark.parametrize(
-    ("message", "kind"), [(MEMORY, BackendError), ("CUDNN failure 8", BackendError), ("bad node", ModelFileError)]
+    ("message", "kind"),
+    [
+        (MEMORY, BackendError),
+        ("CUDNN failure 8", BackendError),
+        ("CUDNN_FE failure 11: CUDNN_BACKEND_API_FAILED ; GPU=0", BackendError),
+        ("CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED ; GPU=0", BackendError),
+        ("bad node", ModelFileError),
+    ],
 )
 def test_of_a_file_the_gpus_failures_are_told_from_its_own(stand_in, tmp_path, message, kind):
     path = tmp_path / "net.onnx"
@@ -235,6 +243,16 @@ def test_of_a_file_the_gpus_failures_are_told_from_its_own(stand_in, tmp_path, m
     backend = OnnxRuntimeBackend(read_model(path), "cuda")
     with pytest.raises(kind):
         backend.infer(large_patches(count=2))
+
+
+def test_a_file_that_no_device_can_run_is_not_blamed_on_the_gpu(stand_in, tmp_path):
+    path = ending_in(tmp_path / "net.onnx", "NoSuchOperator", [0])
+    stand_in(provider="CUDAExecutionProvider")
+    file = read_model(path)
+    for device in ("cuda", "auto"):
+        with pytest.raises(ModelFileError, match=r"ONNX Runtime can't run it .*NoSuchOperator") as raised:
+            OnnxRuntimeBackend(file, device)
+        assert str(raised.value).startswith(f"{path}: ")
 
 
 def ending_in(path: Path, op: str, numbers: list[int], **attributes: int) -> Path:
