@@ -118,6 +118,15 @@ def test_pyarrow_is_imported_when_it_is_used(path):
     assert ("pyarrow", True) not in [(top(module), at_once) for module, at_once in imports_of(path)]
 
 
+TRAINING = sorted([*(ROOT / "train").rglob("*.py"), *(ROOT / "benchmarks" / "gpu").rglob("*.py")])
+
+
+@pytest.mark.parametrize("path", SOURCES + TRAINING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_packages_that_a_machine_for_training_may_lack_are_imported_when_they_are_used(path):
+    at_once = {top(module) for module, at_once in imports_of(path) if at_once}
+    assert not at_once & {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "platformdirs"}
+
+
 def test_the_architecture_needs_the_standard_library_only():
     import sys
 

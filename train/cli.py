@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, UsageError
+from alexnet_infer.errors import AlexNetInferError, UnreadableInputError, UsageError
 from alexnet_infer.presets import PRESETS, variant
 from train.job import Job
 from train.recipe import RECIPES
+from train.requirements import import_failure
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 diverged; 2 usage, or a file that can't be written; 3 unreadable data; 4 a checkpoint that "
@@ -258,10 +259,8 @@ def _run(job: Job) -> None:
     try:
         from train.display import Display
         from train.launch import launch
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise BackendError('training needs PyTorch: pip install "alexnet-infer[train]"') from None
+    except Exception as error:  # a broken installation raises what it likes
+        raise import_failure(error) from None
     try:
         finished = launch(job, Display())
         if finished is not None:
@@ -276,6 +275,9 @@ def main() -> None:
         app(prog_name="python -m train")
     except AlexNetInferError as error:
         _leave(f"error: {error}" if error.exit_code != 130 else str(error), error.exit_code)
+    except ImportError as error:  # of what is imported where it is used
+        failure = import_failure(error)
+        _leave(f"error: {failure}", failure.exit_code)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _leave(f"error: {where}{error.strerror or error}", UnreadableInputError.exit_code)

@@ -9,12 +9,13 @@ matching reduce-scatter, so that gradients need no other traffic between columns
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.distributed._functional_collectives import all_gather_single_autograd
 
 from alexnet_infer.architecture import LRN, Architecture, BatchNorm, Conv, Dense, Operation
 from alexnet_infer.errors import UsageError
@@ -30,12 +31,13 @@ def split_into_columns(model: AlexNet, group: ProcessGroup) -> None:
     can't be split.
     """
     rank, ranks = group.rank(), group.size()
+    gather = partial(_gather, all_gather=_all_gather(), group=group)
     split = False  # whether the activations at this point are this column's only
     for step, module in zip(model.architecture.steps, model.children(), strict=True):
         operation = step.operation
         _check(operation, ranks, split)
         if _sees_both(operation) and split:
-            module.register_forward_pre_hook(lambda _, inputs: (_gather(inputs[0], group), *inputs[1:]))
+            module.register_forward_pre_hook(lambda _, inputs: (gather(inputs[0]), *inputs[1:]))
         match operation:
             case Conv() | Dense():
                 _keep_part(module, rank, ranks)
@@ -46,7 +48,7 @@ def split_into_columns(model: AlexNet, group: ProcessGroup) -> None:
                 module.spec = replace(module.spec, groups=1)
         if isinstance(module, Dropout):
             module.first_unit = rank * step.output[0] // ranks
-    model.register_forward_hook(lambda _, inputs, logits: _gather(logits, group))
+    model.register_forward_hook(lambda _, inputs, logits: gather(logits))
 
 
 def exchanged_values(architecture: Architecture) -> int:
@@ -93,5 +95,31 @@ def _keep_part(module: nn.Module, rank: int, ranks: int) -> None:
         module.num_features //= ranks
 
 
-def _gather(x: Tensor, group: ProcessGroup) -> Tensor:
-    return all_gather_single_autograd(x.contiguous(), gather_dim=1, group=group)
+def _gather(x: Tensor, all_gather: Callable[..., Tensor], group: ProcessGroup) -> Tensor:
+    """The whole activations [N, ranks * C, ...] of which `x` [N, C, ...] is this column's part."""
+    parts = all_gather(x.contiguous(), gather_dim=0, group=group)
+    return torch.cat(_ContiguousGradient.apply(parts).chunk(group.size()), dim=1)
+
+
+class _ContiguousGradient(torch.autograd.Function):
+    """The identity, with a contiguous gradient: the reduce-scatter behind it takes no other in PyTorch 2.11."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad.contiguous()
+
+
+def _all_gather() -> Callable[..., Tensor]:
+    """PyTorch's all-gather with a gradient, by its new name where there is one: the old name warns there.
+
+    Its module is private, so it is imported here, and only runs with columns depend on it.
+    """
+    from torch.distributed import _functional_collectives as collectives
+
+    if hasattr(collectives, "all_gather_single_autograd"):
+        return collectives.all_gather_single_autograd
+    return collectives.all_gather_tensor_autograd

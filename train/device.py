@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import os
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -73,6 +74,14 @@ def prepare_process(device: torch.device) -> None:
         )
     else:
         keep_memory()
+
+
+def exact_float32(device: torch.device) -> AbstractContextManager:
+    """In which convolutions on a GPU do not round float32 to TF32, 10 bits, as they do by default. cuDNN chooses its
+    algorithms by rule in it, not by timing."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def keep_memory() -> None:

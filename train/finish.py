@@ -17,6 +17,7 @@ from alexnet_infer import __version__
 from alexnet_infer.artifact import Artifact, ClassName, Manifest, MeasuredError, Provenance, sha256
 from alexnet_infer.errors import SpecError, UsageError
 from alexnet_infer.files import write_atomically
+from train.device import exact_float32
 from train.evaluate import count_correct
 from train.feed import Feed
 from train.loop import Trainer
@@ -50,8 +51,7 @@ def measure(
     model.to(device, memory_format=torch.channels_last)
     mean = torch.from_numpy(np.array(preprocessing.mean)).to(device)
     rows = torch.arange(len(images))
-    # PyTorch lets convolutions on GPUs round float32 to 10 bits (TF32) unless it is told not to.
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with exact_float32(device):
         correct = count_correct(model, images, rows, mean, preprocessing.patch, "ten", on_images)
     total = len(images) + images.images.unreadable
     center, ten = (

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
 
 from alexnet_infer.errors import UsageError
 
-TIMEOUT = timedelta(seconds=50)
-"""How long an exchange waits for a rank that doesn't answer, before the run ends."""
+TIMEOUT = timedelta(minutes=10)
+"""How long an exchange waits for a rank that doesn't answer, before the run ends.
+
+Longer than a cold `torch.compile` takes: a rank that finds the result in its cache waits for one that doesn't.
+"""
 
 PATIENCE = timedelta(hours=2)
 """The same where ranks are known to be at different work. A rank that dies there is noticed by torchrun."""
@@ -98,10 +100,11 @@ class Ranks:
                     )
 
 
-def join(device: torch.device, columns: int) -> Ranks:
+def join(device: torch.device, columns: int, timeout: timedelta = TIMEOUT) -> Ranks:
     """Joins the processes that `torchrun` started; `Ranks()` in a process that was started alone.
 
-    Raises UsageError when they can't form a grid with `columns` columns.
+    Consecutive ranks are the columns of one net. Raises UsageError when the processes can't form a grid with `columns`
+    columns.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count % columns:
@@ -113,15 +116,26 @@ def join(device: torch.device, columns: int) -> Ranks:
         return Ranks()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-    mesh = init_device_mesh(device.type, (count // columns, columns), mesh_dim_names=("data", "column"))
-    data, column = mesh["data"], mesh["column"]
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    grid = torch.arange(count).view(-1, columns)
+    row, column = divmod(dist.get_rank(), columns)
     return Ranks(
-        data_rank=data.get_local_rank(),
-        data_ranks=data.size(),
-        column=column.get_local_rank(),
+        data_rank=row,
+        data_ranks=len(grid),
+        column=column,
         columns=columns,
         patient_group=dist.new_group(backend="gloo", timeout=PATIENCE),
-        data_group=data.get_group() if data.size() > 1 else None,
-        column_group=column.get_group() if columns > 1 else None,
+        data_group=_group(grid.T, timeout),
+        column_group=_group(grid, timeout),
     )
+
+
+def _group(members: Tensor, timeout: timedelta) -> dist.ProcessGroup | None:
+    """This process's group, of those whose ranks are the rows of `members`; None for a group of one.
+
+    All processes must call it. `DeviceMesh` would give its groups PyTorch's own timeout.
+    """
+    if members.shape[1] == 1:
+        return None
+    group, _ = dist.new_subgroups_by_enumeration(members.tolist(), timeout=timeout)
+    return group

@@ -22,6 +22,7 @@ from alexnet_infer.presets import ALEXNET_64, PRESETS, Variant, variant
 from benchmarks.gpu.context import SkippedError
 from train.augment import Augment, ColorPCA, EpochPlan
 from train.data import PackedImages
+from train.device import exact_float32
 from train.dropout import Dropout
 from train.evaluate import count_correct, view_patches
 from train.feed import Feed
@@ -155,9 +156,9 @@ def trainer(device: torch.device, out: Path, **options: Any) -> Trainer:
 
 
 @contextmanager
-def runs() -> Iterator[Path]:
+def runs(device: torch.device) -> Iterator[Path]:
     """A folder for runs, and float32 that no convolution rounds to TF32."""
-    with tempfile.TemporaryDirectory() as folder, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with tempfile.TemporaryDirectory() as folder, exact_float32(device):
         yield Path(folder)
 
 
@@ -183,7 +184,7 @@ def drift(found: Trainer, expected: Trainer, start: Tensor) -> float:
 
 def ten_steps_equal_the_cpus(device: torch.device) -> Iterator[Outcome]:
     """Dropout, patches and colour noise included."""
-    with runs() as folder:
+    with runs(device) as folder:
         there, here = trainer(device, folder / "a"), trainer(CPU, folder / "b")
         start = weights(here)
         yield Outcome(what="weights before the first step", error=distance(weights(there), start), tolerance=0)
@@ -201,7 +202,7 @@ def _wrong(run: Trainer) -> int:
 
 def a_checkpoint_crosses_devices(device: torch.device) -> Iterator[Outcome]:
     """Saved there and loaded here, and the other way round: the same bits, and the same steps from there."""
-    with runs() as folder:
+    with runs(device) as folder:
         for name, first, second in (("to the CPU", device, CPU), ("from the CPU", CPU, device)):
             out = folder / name.split()[0]
             run = trainer(first, out)
@@ -220,7 +221,7 @@ def compiled_equals_eager(device: torch.device) -> Iterator[Outcome]:
     """Ten steps with `torch.compile` and ten without."""
     if device.type != "cuda":
         raise SkippedError("nothing is compiled on a CPU")
-    with runs() as folder:
+    with runs(device) as folder:
         compiled, eager = (trainer(device, folder / name, compile=name == "c") for name in ("c", "e"))
         start = weights(eager)
         losses = [advance(run, STEPS) for run in (compiled, eager)]
@@ -234,7 +235,7 @@ def compiled_equals_eager(device: torch.device) -> Iterator[Outcome]:
 def a_fed_set_equals_a_resident_one(device: torch.device) -> Iterator[Outcome]:
     """The same squares in the same order, and the same steps, whether the set is in the device's memory or read, by
     several threads, as it is needed."""
-    with runs() as folder:
+    with runs(device) as folder:
         resident, fed = (trainer(device, folder / name) for name in ("resident", "fed"))
         fed.train = Feed(images(IMAGES, 0, shards=7, mapped=True), device, share=0.0, readers=3)
         if not resident.train.resident or fed.train.resident:
@@ -256,7 +257,7 @@ def no_step_waits_for_the_host(device: torch.device) -> Iterator[Outcome]:
         raise SkippedError("a CPU has nothing to wait for")
     for compile in (False, True):
         for share in (1.0, 0.0):
-            with runs() as folder:
+            with runs(device) as folder:
                 run = trainer(device, folder / "run", compile=compile, precision=None)
                 run.train = Feed(images(IMAGES, 0, shards=7, mapped=True), device, share=share)
                 plan = EpochPlan.draw(IMAGES, run.seed, 0).to(device)

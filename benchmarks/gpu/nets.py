@@ -25,6 +25,7 @@ from alexnet_infer.evaluation.statistics import Tally, pairing
 from alexnet_infer.metrics import topk_correct
 from benchmarks.gpu.context import Context
 from train.data import PackedImages
+from train.device import exact_float32
 from train.evaluate import view_patches
 from train.feed import Feed
 from train.log import read_log
@@ -255,7 +256,7 @@ def probabilities(artifact: Artifact, feed: Feed) -> np.ndarray:
     model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in artifact.tensors.items()})
     model.to(feed.device, memory_format=torch.channels_last).eval()
     mean, found = torch.from_numpy(np.array(preprocessing.mean)).to(feed.device), []
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with exact_float32(feed.device):
         for squares in feed.batches(torch.arange(len(feed)).split(256)):
             patches = view_patches(squares, mean, preprocessing.patch)
             logits = model(patches.flatten(0, 1).contiguous(memory_format=torch.channels_last))

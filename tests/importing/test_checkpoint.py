@@ -34,11 +34,11 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def path(run, tmp_path) -> Path:
-    return Path(shutil.copy(run.last_checkpoint, tmp_path / "last.safetensors"))
+    return Path(shutil.copy(run.saved.last, tmp_path / "last.safetensors"))
 
 
 def test_the_net_is_the_one_that_the_trainer_finishes_but_for_its_rounding(run, path):
-    finished = finish(run, run.whole_model(), CLASSES, run.out / "net.safetensors", "toys", trained_epochs=2)
+    finished = finish(run, run.saved.whole_model(), CLASSES, run.out / "net.safetensors", "toys", trained_epochs=2)
     imported = load_artifact(import_net(ImportRequest(source=path, out=path.with_name("net.safetensors"), name="net")))
     ours, theirs = imported.manifest, finished.artifact.manifest
     assert ours.architecture == theirs.architecture
@@ -57,7 +57,7 @@ def test_another_preset_than_the_checkpoints_own_is_refused(path):
 
 def test_weights_are_in_grey_levels_to_the_last_bit(run, path):
     found = read_checkpoint(path)
-    expected = run.whole_model().artifact_tensors()
+    expected = run.saved.whole_model().artifact_tensors()
     assert found.tensors.keys() == expected.keys()
     for name, tensor in expected.items():
         assert np.array_equal(found.tensors[name], tensor), name
@@ -166,7 +166,7 @@ def test_a_net_that_does_not_scale_has_no_unit(changed, run):
 
 def test_a_model_file_is_none(run, tmp_path):
     path = tmp_path / "net.safetensors"
-    finish(run, run.whole_model(), CLASSES, path, "toys", trained_epochs=2)
+    finish(run, run.saved.whole_model(), CLASSES, path, "toys", trained_epochs=2)
     with pytest.raises(SpecError, match="is a model file already"):
         read_checkpoint(path)
 

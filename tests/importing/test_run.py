@@ -135,7 +135,7 @@ def test_the_imported_net_computes_what_the_zoos_does_on_bgr(zoo):
 
 
 def test_pytorchs_file_is_read_too(tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", minversion="2.13")
     net = random_artifact(replace(variant("owt"), classes=10))
     path = tmp_path / "net.pth"
     torch.save({name: torch.from_numpy(t) for name, t in net.tensors.items()}, path)
@@ -175,7 +175,7 @@ def test_classes_that_are_named_twice_are_refused(caffe):
 @pytest.mark.parametrize("suffix", [".onnx", ".caffemodel", ".pth", ".pt", ".safetensors"])
 def test_files_of_every_kind_that_are_none_are_one_line_that_names_them(tmp_path, suffix):
     if suffix in (".pth", ".pt"):
-        pytest.importorskip("torch")
+        pytest.importorskip("torch", minversion="2.13")
     path = tmp_path / f"bad{suffix}"
     refused(request(path, preset="owt"), ModelFileError, str(path), "No such file")
     for content in (b"", b"<html>"):

@@ -23,7 +23,7 @@ from alexnet_infer.importing.state_dict import read_state_dict
 from alexnet_infer.presets import variant
 from tests.nets import random_artifact
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", minversion="2.13")  # older ones are refused
 
 OWT = replace(variant("owt"), kernels=(8, 16, 12, 12, 16), hidden=24, classes=10)
 

@@ -1,6 +1,8 @@
 """Run by `torchrun` in tests: a few steps of a toy net on the grid that the arguments give, in float32.
 
-torchrun --nproc-per-node N -m tests.train.ranks_worker OUT COLUMNS EPOCHS [seed-by-rank | die-in-epoch-2]
+torchrun --nproc-per-node N -m tests.train.ranks_worker OUT COLUMNS EPOCHS [MISHAP]
+
+MISHAP: seed-by-rank, die-in-epoch-2 or hang-in-epoch-2.
 """
 
 from __future__ import annotations
@@ -8,8 +10,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -33,7 +37,8 @@ def main() -> None:
     out, columns, epochs = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
     mishap = sys.argv[4] if len(sys.argv) > 4 else ""
-    ranks = join(torch.device("cpu"), columns)
+    timeout = timedelta(seconds=8 if mishap == "hang-in-epoch-2" else 50)
+    ranks = join(torch.device("cpu"), columns, timeout)
     run = make(out, ranks, seed=ranks.column if mishap == "seed-by-rank" else 0)
 
     class Enough(Exception):  # noqa: N818 (not an error)
@@ -43,12 +48,16 @@ def main() -> None:
         if state.epoch == epochs:
             raise Enough
 
-    def die(report) -> None:
-        if mishap == "die-in-epoch-2" and report.epoch == 1 and report.step == 2 and ranks.column == 1:
+    def fail(report) -> None:
+        if (report.epoch, report.step, ranks.column) != (1, 2, 1):
+            return
+        if mishap == "die-in-epoch-2":
             os.kill(os.getpid(), signal.SIGKILL)
+        if mishap == "hang-in-epoch-2":
+            time.sleep(3600)
 
     with suppress(Enough):
-        run.run(on_step=die, on_epoch=stop)
+        run.run(on_step=fail, on_epoch=stop)
     torch.distributed.destroy_process_group()
 
 

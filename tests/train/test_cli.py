@@ -178,7 +178,8 @@ def test_a_diverging_run_is_exit_1(run, data, tmp_path):
 def test_missing_pytorch_is_one_line_with_its_remedy(data):
     result = program("--data", str(data), before="import sys; sys.modules['torch'] = None")
     assert result.returncode == 5
-    assert result.stderr == 'error: training needs PyTorch: pip install "alexnet-infer[train]"\n'
+    expected = 'the trainer needs PyTorch 2.9 to 2.14, which is not installed: pip install "alexnet-infer[train]"'
+    assert result.stderr == f"error: {expected}\n"
 
 
 def test_help_lists_every_field_of_a_recipe_and_needs_no_pytorch():

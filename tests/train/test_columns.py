@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +25,7 @@ from alexnet_infer.presets import preset, variant
 from tests.train.ranks_worker import make
 from tests.train.toys import TINY
 from train.columns import exchanged_values, split_into_columns
-from train.model import AlexNet
+from train.model import AlexNet, initialise
 from train.ranks import Ranks, join
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,14 @@ def torchrun(processes: int, *arguments: object) -> subprocess.CompletedProcess:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = launcher + [str(argument) for argument in arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **streams) as child:
+        try:
+            stdout, stderr = child.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            child.terminate()  # torchrun then ends its workers; if it were killed, they would wait for each other
+            raise
+    return subprocess.CompletedProcess(command, child.returncode, stdout, stderr)
 
 
 def run(processes: int, out: Path, columns: int, epochs: int = 2) -> None:
@@ -111,6 +119,13 @@ def test_a_rank_that_dies_ends_the_run_and_a_restart_goes_on(alone, tmp_path):
     assert_same_run(alone, tmp_path / "run")
 
 
+def test_a_rank_that_does_not_answer_ends_the_run_after_the_timeout(tmp_path):
+    child = torchrun(2, "tests.train.ranks_worker", tmp_path / "run", 2, 2, "hang-in-epoch-2")
+    assert child.returncode != 0
+    assert "timed out" in child.stderr.lower()
+    assert state(tmp_path / "run")[1]["epoch"] == 1
+
+
 def test_the_command_line_trains_two_columns_and_writes_one_model_file(tmp_path):
     for split in ("train", "val"):
         for i in range(8):
@@ -166,6 +181,54 @@ def test_each_column_holds_half_of_every_layer():
     for name, parameter in model.named_parameters():
         assert parameter.shape[0] * 2 == net.tensors[name][0], name
         assert tuple(parameter.shape[1:]) == net.tensors[name][1:], name
+
+
+class _StrictGather(torch.autograd.Function):
+    """An all-gather of two ranks with equal tensors that takes contiguous ones only, forward and backward."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        assert x.is_contiguous()
+        return torch.cat([x, x])
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+        assert grad.is_contiguous()
+        return sum(grad.chunk(2))
+
+
+def all_gather(x: torch.Tensor, gather_dim: int, group: object) -> torch.Tensor:
+    assert gather_dim == 0, "the only axis that PyTorch promises"
+    return _StrictGather.apply(x)
+
+
+def deprecated(*arguments, **options) -> None:
+    pytest.fail("called by its old name, which PyTorch warns about")
+
+
+OLDEST = {"all_gather_tensor_autograd": all_gather}
+NEWEST = {"all_gather_single_autograd": all_gather}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [OLDEST, {"all_gather_tensor_autograd": deprecated} | NEWEST, NEWEST],
+    ids=["2.9 to 2.11", "2.13", "without the old name"],
+)
+def test_columns_meet_through_the_all_gather_of_old_and_new_releases(monkeypatch, names):
+    """Two equal columns give twice equal logits, whatever PyTorch calls its all-gather."""
+    stand_in = SimpleNamespace(**names)
+    monkeypatch.setattr(torch.distributed, "_functional_collectives", stand_in, raising=False)
+    monkeypatch.setitem(sys.modules, "torch.distributed._functional_collectives", stand_in)
+    model = AlexNet(replace(TINY, classes=4).build())
+    initialise(model, "he")
+    split_into_columns(model, _Group())
+    patches = torch.randn(2, 3, 57, 57).to(memory_format=torch.channels_last)
+    logits = model.to(memory_format=torch.channels_last)(patches, torch.arange(2))
+    assert logits.shape == (2, 4)
+    assert torch.equal(logits[:, :2], logits[:, 2:])
+    logits.square().sum().backward()
+    assert all(w.grad.abs().sum() > 0 for name, w in model.named_parameters() if name.endswith("weight"))
 
 
 def test_a_number_of_processes_that_makes_no_grid_is_refused(monkeypatch):
