@@ -164,7 +164,11 @@ def size_of(cache: Path) -> int:
 
 def stopped_at(threshold: int, command: list[str], cache: Path, by: int) -> subprocess.Popen | None:
     """The run that was sent `by` when its predictions had `threshold` bytes; None when it ended before."""
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a background job ignores it
+    try:
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     while child.poll() is None and size_of(cache) < threshold:
         time.sleep(0.0003)
     child.send_signal(by)
