@@ -255,27 +255,26 @@ def no_step_waits_for_the_host(device: torch.device) -> Iterator[Outcome]:
     and of one that is fed."""
     if device.type != "cuda":
         raise SkippedError("a CPU has nothing to wait for")
-    for compile in (False, True):
-        for share in (1.0, 0.0):
-            with runs(device) as folder:
-                run = trainer(device, folder / "run", compile=compile, precision=None)
-                run.train = Feed(images(IMAGES, 0, shards=7, mapped=True), device, share=share)
-                plan = EpochPlan.draw(IMAGES, run.seed, 0).to(device)
-                waited = ""
-                with closing(run._batches(plan)) as batches:
-                    for batch in islice(batches, 3):  # the first ones compile and choose algorithms
+    for compile, share in ((False, 1.0), (False, 0.0), (True, 0.0)):
+        with runs(device) as folder:
+            run = trainer(device, folder / "run", compile=compile, precision=None)
+            run.train = Feed(images(IMAGES, 0, shards=7, mapped=True), device, share=share)
+            plan = EpochPlan.draw(IMAGES, run.seed, 0).to(device)
+            waited = ""
+            with closing(run._batches(plan)) as batches:
+                for batch in islice(batches, 3):  # the first ones compile and choose algorithms
+                    run._queue(batch, plan, due=False, over=False)
+                torch.cuda.synchronize(device)
+                torch.cuda.set_sync_debug_mode("error")
+                try:
+                    for batch in batches:
                         run._queue(batch, plan, due=False, over=False)
-                    torch.cuda.synchronize(device)
-                    torch.cuda.set_sync_debug_mode("error")
-                    try:
-                        for batch in batches:
-                            run._queue(batch, plan, due=False, over=False)
-                    except RuntimeError as error:
-                        waited = f": {error}"
-                    finally:
-                        torch.cuda.set_sync_debug_mode("default")
-                name = f"{'compiled' if compile else 'eager'}, {'resident' if share else 'fed'}"
-                yield Outcome(what=name + waited, error=bool(waited), tolerance=0)
+                except RuntimeError as error:
+                    waited = f": {error}"
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+            name = f"{'compiled' if compile else 'eager'}, {'resident' if share else 'fed'}"
+            yield Outcome(what=name + waited, error=bool(waited), tolerance=0)
 
 
 CASES: dict[str, Callable[[torch.device], Iterator[Outcome]]] = {

@@ -97,7 +97,7 @@ class Runs:
         self.environment = (
             os.environ
             | {key: str(path) for key, path in caches.items()}
-            | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+            | {"OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_COMPILE_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
         )
 
     def prepare(self) -> None:
