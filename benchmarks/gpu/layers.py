@@ -13,11 +13,13 @@ from benchmarks.gpu.context import NEEDS_GPU, Context
 from benchmarks.gpu.timing import medians, rotating
 from benchmarks.gpu.training import forward_and_backward, maps
 from train.data import PackedImages
+from train.device import prepare_process
 from train.feed import Feed
 from train.lrn import lrn
 
 
 def run(context: Context) -> None:
+    prepare_process(context.device)
     for part in (lrn_over_its_floor, grouped_convolutions, first_layer_channels, feeding):
         with context.attempt(part.__name__):
             part(context)
@@ -115,7 +117,7 @@ def feeding(context: Context) -> None:
         context.record("feed", NEEDS_GPU)
         return
     count, steps = 8192, 24
-    whole = torch.randint(0, 256, (count, 256, 256, 3), dtype=torch.uint8)
+    whole = torch.randint(0, 256, (512, 256, 256, 3), dtype=torch.uint8).repeat(count // 512, 1, 1, 1)
     feed = Feed(
         PackedImages(whole.split(512), torch.zeros(count, dtype=torch.int64), mapped=True), context.device, share=0
     )

@@ -30,7 +30,7 @@ from train.evaluate import view_patches
 from train.feed import Feed
 from train.log import read_log
 from train.model import AlexNet
-from train.packed import open_packed
+from train.packed import is_packed, open_packed
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +45,7 @@ class Plan:
     probe: float
     """Seconds of training from which the speed is taken."""
     reserve: float
-    """Seconds for the evaluation at the end, and for what nobody thought of."""
+    """Seconds for the evaluation at the end, with a margin."""
     most: int
     """Epochs."""
 
@@ -78,8 +78,9 @@ def run(context: Context) -> None:
     plan = MINIATURE if context.miniature else FULL
     runs = Runs(context, plan)
     runs.prepare()
-    runs.train(runs.epochs())
-    evaluate(context, runs.packed, [context.out / f"{name(seed)}.safetensors" for seed in range(plan.seeds)])
+    seeds = runs.train(runs.epochs())
+    if seeds:
+        evaluate(context, runs.packed, [context.out / f"{name(seed)}.safetensors" for seed in seeds])
 
 
 def name(seed: int) -> str:
@@ -101,11 +102,16 @@ class Runs:
         )
 
     def prepare(self) -> None:
-        """Packs the set, which all processes then map."""
+        """Packs the set, which all processes then map, unless it is packed already."""
+        if is_packed(self.context.data):
+            self.packed = self.context.data
+            return
         started = time.monotonic()
         command = [sys.executable, "-m", "train", "prepare", str(self.context.data), "--out", str(self.packed)]
         command += ["--image-size", "64"]
-        subprocess.run(command, env=self.environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        ended = subprocess.run(command, env=self.environment, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+        if ended.returncode not in (0, 1):  # 1: some images could not be read; what they are is on standard error
+            raise NetsError(f"train prepare: exit code {ended.returncode}")
         self.context.record("seconds to pack the set", time.monotonic() - started)
 
     @contextmanager
@@ -163,21 +169,26 @@ class Runs:
         )
         return epochs
 
-    def train(self, epochs: int) -> None:
-        """Trains all nets; each is copied, with its record, when its process is done.
+    def train(self, epochs: int) -> list[int]:
+        """Trains all nets and returns the seeds of those that were finished; each is copied, with its record, when its
+        process is done. One that fails is a failed check, and the others go on.
 
         A process that would take too long ends early with what it has, by --max-hours.
         """
+        finished = []
         hours = max(self.context.left - self.plan.reserve, 1) / 3600
         with self.started("run", epochs, "--max-hours", f"{hours:.6f}") as processes:
             waiting = dict(enumerate(processes))
             while waiting:
-                self._check(list(waiting.values()))
                 for seed, (out, process) in list(waiting.items()):
-                    if process.poll() == 0:
+                    if process.poll() is not None:
                         del waiting[seed]
-                        self._keep(seed, out)
+                        with self.context.attempt(name(seed)):
+                            self._check([(out, process)])
+                            self._keep(seed, out)
+                            finished.append(seed)
                 time.sleep(0.2)
+        return sorted(finished)
 
     def _keep(self, seed: int, out: Path) -> None:
         shutil.copyfile(out / f"{name(seed)}.safetensors", self.context.out / f"{name(seed)}.safetensors")

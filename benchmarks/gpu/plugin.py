@@ -1,7 +1,7 @@
 """Stage 3: the TensorRT plugin's LRN kernel, launched by the driver, and the engine backend around it.
 
 `kernel`: the layers of the paper's net, one and two columns, float32 and float16. Every tactic is compared with the
-float64 definition on activations in the hundreds; the fastest one's time stands over the memory floor, a copy of the
+float64 definition on activations in the hundreds; the fastest one's time is given over the memory floor, a copy of the
 same bytes. `engine`: see replay.py.
 """
 

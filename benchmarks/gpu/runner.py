@@ -21,14 +21,16 @@ from alexnet_infer.files import write_atomically
 from benchmarks.gpu.context import PARTIAL
 
 STAGES = {
-    "machine": 12.0,
-    "correctness": 60.0,
-    "plugin": 15.0,
-    "training": 65.0,
-    "layers": 12.0,
-    "inference": 16.0,
+    "machine": 20.0,
+    "correctness": 80.0,
+    "plugin": 20.0,
+    "training": 90.0,
+    "layers": 25.0,
+    "inference": 30.0,
 }
-"""Those of fixed length, in the order in which they run, with the seconds of each."""
+"""Those of fixed length, in the order in which they run, with the most seconds that each may take."""
+TOGETHER = 180.0
+"""Seconds of all of them. What one leaves is for those after it."""
 NETS = "nets"
 """The last, which takes the time that is left."""
 
@@ -60,7 +62,7 @@ class Request:
 
 def run(request: Request) -> bool:
     """Runs the stages and writes results.json into `out` after each, and while it runs. Whether all of them, and all
-    checks in them, passed. Raises UsageError when a results.json is there that isn't ours."""
+    checks in them, passed. Raises UsageError when a results.json is there that this command did not write."""
     path = request.out / RESULTS
     results = read_results(path) if path.exists() else {"format": FORMAT, "stages": {}}
     end = time.time() + request.seconds - RESERVE
@@ -84,14 +86,18 @@ def run(request: Request) -> bool:
 def limit(name: str, stages: Sequence[str], total: float, left: float) -> float:
     """Seconds that the stage `name` may take, of `total` for all `stages`, of which `left` are left.
 
-    Those of fixed length have the times of `STAGES`; less where the nets would be left with under half of the whole;
-    more, in proportion, where there are no nets to train.
+    Those of fixed length have the times of `STAGES`, as long as half of their times is left for those after them, and
+    `TOGETHER` for all. These times are shorter where the nets would be left with under half of the whole, and longer,
+    in proportion, where there are no nets to train.
     """
-    fixed = sum(STAGES.get(stage, 0) for stage in stages)
     if name == NETS:
         return max(left, 0.0)
-    scale = min(1, total / 2 / fixed) if NETS in stages else total / fixed
-    return max(min(STAGES[name] * scale, left), 0.0)
+    fixed = [stage for stage in stages if stage != NETS]
+    usual = TOGETHER * sum(STAGES[stage] for stage in fixed) / sum(STAGES.values())
+    shared = min(usual, total / 2) if NETS in stages else total
+    times = {stage: STAGES[stage] * shared / usual for stage in fixed}
+    later = sum(times[stage] for stage in fixed[fixed.index(name) + 1 :])
+    return max(min(times[name], shared - (total - left) - later / 2), 0.0)
 
 
 def run_stage(
@@ -199,7 +205,7 @@ def failed_checks(results: Any, path: str = "") -> list[str]:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """results.json as it was written. Raises UsageError when it isn't ours."""
+    """results.json as it was written. Raises UsageError when this command did not write it."""
     try:
         results = json.loads(path.read_bytes())
         found = results["format"], type(results["stages"])

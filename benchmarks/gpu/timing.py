@@ -13,9 +13,10 @@ import torch
 ROUNDS = 7
 CALLS = 20
 """At most, in a round."""
-HEAD_START = 2_000_000
-"""GPU cycles, about a millisecond, that a round starts with: by then the CPU has launched the first calls, so that the
-time is the GPU's and not that of launching."""
+CYCLES = 2e9
+"""Of a GPU in a second, about."""
+LONGEST_HEAD_START = 0.05
+"""Seconds."""
 
 
 def seconds(
@@ -32,14 +33,16 @@ def medians(
     """Median seconds of each of `calls`, in rounds that time all of them: ratios hold although clocks drift. Each takes
     about `budget` seconds, after `warmup` calls."""
     counts: dict[Any, int] = {}
+    launching: dict[Any, float] = {}
     for key, call in calls.items():
         for _ in range(warmup):
             call()
-        counts[key] = min(max(int(budget / ROUNDS / max(_round(call, 1, device), 1e-7)), 1), CALLS)
+        launching[key] = _host_seconds(call, device)
+        counts[key] = min(max(int(budget / ROUNDS / _round(call, 1, device, launching[key])), 1), CALLS)
     found: dict[Any, list[float]] = {key: [] for key in calls}
     for _ in range(ROUNDS):
         for key, call in calls.items():
-            found[key].append(_round(call, counts[key], device))
+            found[key].append(_round(call, counts[key], device, launching[key]))
     return {key: statistics.median(times) for key, times in found.items()}
 
 
@@ -49,8 +52,18 @@ def rotating(call: Callable[..., object], inputs: Sequence[tuple[Any, ...]]) -> 
     return lambda: call(*next(turns))
 
 
-def _round(call: Callable[[], object], count: int, device: torch.device) -> float:
-    """Seconds of one call among `count`."""
+def _host_seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds that the CPU takes for one call, on a GPU that has nothing else to do: to launch it, unless it waits."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def _round(call: Callable[[], object], count: int, device: torch.device, launching: float) -> float:
+    """Seconds of one call among `count`. A GPU sleeps first, for as long as the CPU takes to launch them all
+    (`launching` seconds each): so the time is the GPU's and not that of launching."""
     if device.type != "cuda":
         started = time.perf_counter()
         for _ in range(count):
@@ -58,7 +71,7 @@ def _round(call: Callable[[], object], count: int, device: torch.device) -> floa
         return (time.perf_counter() - started) / count
     before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize(device)
-    torch.cuda._sleep(HEAD_START)
+    torch.cuda._sleep(int(CYCLES * min(0.001 + 1.2 * count * launching, LONGEST_HEAD_START)))
     before.record()
     for _ in range(count):
         call()

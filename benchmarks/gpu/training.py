@@ -20,8 +20,8 @@ from train.model import AlexNet, initialise
 from train.optimizer import PaperSGD
 from train.step import Batch, TrainingStep
 
-SET = 4096
-"""Random squares, on the device: 805 MB of 256 pixels, more than any cache."""
+SET = 2**29
+"""Bytes of random squares on the device, at least: more than any cache holds."""
 PARTS = {Conv: "convolutions", LRN: "LRN", MaxPool: "pooling", Dense: "fully connected", Activation: "activations"}
 
 
@@ -79,6 +79,7 @@ def steps(context: Context, size: Size, rate: float) -> None:
     for how in ("eager", *(["compiled"] if context.device.type == "cuda" and can_compile() else [])):
         if context.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        call = None  # frees the memory of the one before
         call = whole_step(context, size, architecture, compile=how == "compiled")
         taken = seconds(call, context.device, budget=0.1 if context.miniature else 1.5)
         found[how] = {
@@ -91,12 +92,13 @@ def steps(context: Context, size: Size, rate: float) -> None:
         context.record(size.name, found)
     with context.attempt(f"{size.name}, kernels"):
         found["kernels"] = kernels(call, taken) if context.device.type == "cuda" else NEEDS_GPU
+        context.record(size.name, found)
     found["parts, ms"] = {name: value * 1e3 for name, value in parts(context, size, architecture).items()}
     context.record(size.name, found)
 
 
 def squares_on(context: Context, size: Size) -> Tensor:
-    count = size.batch if context.miniature else max(size.batch, SET)
+    count = size.batch if context.miniature else max(size.batch, SET // (3 * size.square**2))
     return torch.randint(0, 256, (count, size.square, size.square, 3), dtype=torch.uint8, device=context.device)
 
 
@@ -151,7 +153,9 @@ def kernels(call: Callable[[], object], taken: float, count: int = 5) -> dict[st
         for _ in range(count):
             call()
         torch.cuda.synchronize()
-    on_gpu = [event for event in profiler.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA]
+    cuda = torch.autograd.DeviceType.CUDA
+    # The compiler marks its graphs with ranges, which the profiler shows on the GPU beside the kernels in them.
+    on_gpu = [e for e in profiler.key_averages() if e.device_type == cuda and not e.is_user_annotation]
     times = {event.key: event.self_device_time_total / count / 1e3 for event in on_gpu}
     longest = sorted(times, key=times.__getitem__, reverse=True)[:20]
     busy = sum(times.values())

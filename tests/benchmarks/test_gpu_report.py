@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
 from benchmarks.gpu import report
-from benchmarks.gpu.report import passed, quantity, rows, write_report
+from benchmarks.gpu.cases import CASES
+from benchmarks.gpu.report import CLAIMS, passed, quantity, rows, write_report
 
 
 def stages(device: str = "cuda:0", error: str | None = None, **results: Any) -> dict[str, Any]:
@@ -35,6 +36,7 @@ CHECK, FAILED = {"passed": True, "error": 1e-6}, {"passed": False, "error": 1.0}
         (stages(plugin={"kernel": {"norm1": CHECK, "norm2": CHECK}}), "verified"),
         (stages(plugin={"kernel": {"norm1": CHECK, "norm2": FAILED}}), "failed: plugin.kernel.norm2 failed"),
         (stages(plugin={"kernel": {"norm1": CHECK}}, error="reached its limit"), "failed: reached its limit"),
+        (stages(plugin={"kernel": CHECK}, error="reached its limit"), "verified"),  # it ended before the limit
         (stages(plugin={"kernel": {"norm1": FAILED}}, error="boom"), "failed: plugin.kernel.norm1 failed"),
         (stages(plugin={"kernel": "skipped: needs a GPU"}), "not run: needs a GPU"),
         (stages(plugin={"engine": CHECK}), "not run"),
@@ -46,6 +48,20 @@ CHECK, FAILED = {"passed": True, "error": 1e-6}, {"passed": False, "error": 1.0}
 )
 def test_a_verdict_is_verified_only_where_all_of_it_ran_on_a_gpu_and_passed(found, expected):
     assert passed("plugin.kernel")(found) == expected
+
+
+def test_every_claim_names_results_that_its_stage_has():
+    """A key that no stage writes would always read "not run"."""
+    everything = {
+        "correctness": dict.fromkeys(CASES, CHECK),
+        "layers": {f"{layer}, {dtype}": CHECK for layer in ("norm1", "norm2") for dtype in ("bfloat16", "float32")},
+        "plugin": {"kernel": {"norm1": CHECK}, "engine": CHECK},
+        "training": {"alexnet, 1024": {"eager": {}}},
+        "inference": {"onnxruntime": CHECK, "tensorrt": CHECK},
+        "nets": {"errors": {}},
+    }
+    found = stages(**everything)
+    assert {verdict(found) for _, verdict in CLAIMS} == {"verified", "not run: needs two GPUs"}
 
 
 def test_of_several_results_every_one_must_have_passed():

@@ -183,25 +183,34 @@ stage.main()
         process.wait()
 
 
-def test_five_stages_fit_into_three_minutes_and_the_nets_get_what_is_left():
-    total = 600.0
-    spent = 0.0
-    for name in STAGES:
-        spent += limit(name, ALL, total, total - spent)
-    assert spent == 180
-    assert limit(NETS, ALL, total, total - spent) == 420
-    assert limit(NETS, ALL, total, 500) == 500, "what others did not use"
+def limits(stages: tuple[str, ...], total: float, used: float = 1.0) -> dict[str, float]:
+    """Of stages that each take the share `used` of what they may."""
+    found, left = {}, total
+    for name in stages:
+        found[name] = limit(name, stages, total, left)
+        left -= used * found[name]
+    return found
+
+
+def test_stages_of_fixed_length_fit_into_three_minutes_and_the_nets_get_what_is_left():
+    found = limits(ALL, 600)
+    assert sum(found[name] for name in STAGES) == pytest.approx(180)
+    assert found[NETS] == pytest.approx(420)
+    assert all(found[name] >= STAGES[name] / 2 for name in STAGES), "the first ones leave time for the last"
+    relaxed = limits(ALL, 600, used=0.5)
+    assert [relaxed[name] for name in STAGES] == pytest.approx([*STAGES.values()]), "what one leaves is for the others"
+    assert relaxed[NETS] == pytest.approx(600 - sum(STAGES.values()) / 2)
 
 
 def test_of_little_time_the_nets_get_half():
-    assert sum(limit(name, ALL, 200, 200) for name in STAGES) == pytest.approx(100)
+    assert limits(ALL, 200)[NETS] == pytest.approx(100)
 
 
 def test_without_nets_the_stages_share_all_of_the_time():
-    assert limit("training", ("training",), 120, 120) == 120
+    assert limit("training", ("training",), 120, 120) == pytest.approx(120)
     two = ("machine", "training")
-    assert sum(limit(name, two, 140, 140) for name in two) == pytest.approx(140)
-    assert limit("training", two, 140, 30) == 30, "no more than there is"
+    assert sum(limits(two, 140).values()) == pytest.approx(140)
+    assert limit("training", two, 140, 30) == pytest.approx(30), "no more than there is"
     assert limit("training", two, 140, -1) == 0
 
 

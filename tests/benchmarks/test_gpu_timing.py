@@ -36,7 +36,7 @@ def test_each_round_times_every_call():
         {name: lambda name=name: order.append(name) or time.sleep(0.005) for name in "ab"}, CPU, budget=0.01
     )
     assert found.keys() == {"a", "b"}
-    assert "".join(order[4:]) == "ab" * 7, "after a call to warm up and one to estimate, of each"
+    assert "".join(order[6:]) == "ab" * 7, "after a call to warm up and two to estimate, of each"
 
 
 @pytest.mark.gpu

@@ -7,8 +7,9 @@ import pytest
 pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from train.dropout import Dropout, split_mix
+from train.dropout import GOLDEN, Dropout, split_mix
 
 
 def mask(rate: float = 0.5, keys: int = 400, units: int = 500, salt: int = 3) -> torch.Tensor:
@@ -28,6 +29,28 @@ def test_split_mix_is_the_published_function():
         16408922859458223821,
     ]
     assert [v % 2**64 for v in split_mix(signed).tolist()] == expected
+
+
+def test_a_units_hash_is_split_mixs_output_for_its_number_in_the_sequence_that_the_images_key_begins():
+    module, keys = Dropout(0.5, salt=3), torch.randint(-(2**63), 2**63 - 1, (20,))
+    module.first_unit = 7
+    units = torch.arange(7, 107)
+    hashed = split_mix(split_mix(keys + 3)[:, None] + GOLDEN * (units + 1))
+    assert torch.equal(module(torch.ones(20, 100), keys) > 0, (hashed & (2**24 - 1)) >= 2**23)
+
+
+def test_no_constant_of_64_bits_meets_numbers_that_the_compiler_knows():
+    """It would compute them in 32 bits, as indices, and its kernel for a GPU would not compile."""
+    module, large = Dropout(0.5, salt=3), 0
+    graph = make_fx(module)(torch.ones(4, 8), torch.arange(4)).graph
+    from_keys = {[node for node in graph.nodes if node.op == "placeholder"][1]}
+    for node in graph.nodes:
+        if from_keys & {*node.all_input_nodes}:
+            from_keys.add(node)
+        if any(isinstance(value, int) and abs(value) >= 2**31 for value in node.args):
+            large += 1
+            assert node in from_keys, node
+    assert large >= 4
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -65,6 +66,12 @@ def test_a_mapped_set_gives_the_same_batches_in_the_same_order_however_it_is_cut
     assert_equal([*here.batches(BATCHES)], [whole.shards[0][rows] for rows in BATCHES])
     assert_equal([*here.batches(iter(BATCHES[::-1]))], [whole.shards[0][rows] for rows in BATCHES[::-1]])
     assert torch.equal(here.labels, whole.labels)
+
+
+def test_a_decoded_set_in_several_shards_gives_the_same_batches_too():
+    whole = images(COUNT, size=8)
+    here = Feed(replace(whole, shards=whole.shards[0].tensor_split(CUTS)), CPU)
+    assert_equal([*here.batches(BATCHES)], [whole.shards[0][rows] for rows in BATCHES])
 
 
 @pytest.mark.parametrize("readers", [2, 3, 8])

@@ -445,6 +445,39 @@ def test_saving_with_a_step_still_unread_saves_that_step_too(tmp_path, read_late
     assert_bit_identical(tensors(resumed), tensors(undisturbed))
 
 
+def test_a_step_that_is_saved_unread_is_reported_to_whoever_saves(tmp_path, read_late):
+    run, reports = trainer(tmp_path), []
+    with pytest.raises(KilledError):
+        run.run(kill_after(1))
+    run.save(reports.append)
+    assert [(report.epoch, report.step) for report in reports] == [(0, 2)]
+    run.save(reports.append)
+    assert len(reports) == 1
+
+
+@pytest.mark.parametrize("until", [1, 2, 3, 4])
+def test_a_time_limit_that_is_noticed_late_costs_one_step_or_the_end_of_the_epoch(
+    tmp_path, read_late, monkeypatch, until
+):
+    now, reports = [0.0], []
+
+    def on_step(report: StepReport) -> None:
+        reports.append((report.epoch, report.step))
+
+    def queued(*arguments: object, **wishes: object) -> None:
+        queue(*arguments, **wishes)
+        now[0] += 1
+
+    run = trainer(tmp_path)
+    queue = run._queue
+    monkeypatch.setattr(run, "_queue", queued)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    state = run.run(on_step, until=until - 1)  # the step numbered `until` begins at that time
+    assert (state.epoch, state.step) == {1: (0, 2), 2: (0, 3), 3: (1, 0), 4: (1, 2)}[until]
+    assert len(reports) == 3 * state.epoch + state.step
+    assert len(state.errors) == state.epoch
+
+
 def test_no_checkpoint_is_made_of_a_step_that_diverged_and_was_not_read_yet(tmp_path, read_late):
     run = trainer(tmp_path)
     with pytest.raises(KilledError):
