@@ -69,9 +69,7 @@ def resolve_compile(choice: bool | None, device: torch.device) -> bool:
 def prepare_process(device: torch.device) -> None:
     """Settings of this process that make training on `device` faster and change no result beyond rounding."""
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = (
-            True  # all steps have the same shapes, so the fastest algorithms are worth finding
-        )
+        torch.backends.cudnn.benchmark = True  # times its algorithms once: all steps have the same shapes
     else:
         keep_memory()
 

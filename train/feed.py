@@ -19,7 +19,7 @@ READERS = 8
 """Threads that read a batch for a GPU, at most: one reads 14,000 squares of 256 pixels a second from the page cache."""
 
 SHARE = 0.4
-"""For each of the two sets; the net needs the rest."""
+"""Of a GPU's free memory, for each of the two sets; the net needs the rest."""
 
 
 class Feed:

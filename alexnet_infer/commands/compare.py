@@ -10,7 +10,7 @@ from typing import Literal
 
 from alexnet_infer.agreement import NEAR_TIE, Agreement, ErrorChange, check_tolerance, compare, default_tolerance
 from alexnet_infer.backends import Device, Runtime
-from alexnet_infer.backends.opening import ENGINE_SUFFIXES, describe
+from alexnet_infer.backends.opening import ENGINE_SUFFIXES, EXPORTED_SUFFIXES
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages, open_images
 from alexnet_infer.decode import printable
@@ -46,10 +46,14 @@ def run(
     if tolerance is not None:
         check_tolerance(tolerance)
     images = choose_images(data=data, photos=photos, limit=limit, split=split, layout=layout)
-    own = [_own_views(path) for path in (a, b)]
-    shared = views or next(filter(None, own), None)
-    wanted = [views if cut else shared for cut in own]
-    nets = [_load(path, v, device, runtime, trust_engine) for path, v in zip((a, b), wanted, strict=True)]
+    nets = [_load(path, views, device, runtime, trust_engine) for path in (a, b)]
+    cut = [
+        net.backend.takes_squares and path.suffix in EXPORTED_SUFFIXES for path, net in zip((a, b), nets, strict=True)
+    ]
+    if any(cut) and not all(cut):  # a file cuts its views itself: the other net takes the same
+        other, shared = cut.index(False), nets[cut.index(True)].views
+        if nets[other].views != shared:
+            nets[other] = _load((a, b)[other], shared, device, runtime, trust_engine)
     allowed = default_tolerance(*nets) if tolerance is None else tolerance
     return report(verify(*nets, images, limit=limit), allowed, as_json=as_json)
 
@@ -58,12 +62,6 @@ def _load(path: Path, views: Views | None, device: Device, runtime: Runtime, tru
     if path.suffix in ENGINE_SUFFIXES:  # runs in TensorRT, whatever the other runs in
         return load(path, views=views, trust_engine=trust_engine)
     return load(path, device=device, views=views, backend=runtime)
-
-
-def _own_views(path: Path) -> Views | None:
-    """Those that the file cuts itself, if it does."""
-    _, info = describe(path)
-    return info.views if info is not None and info.views != "none" else None
 
 
 def choose_images(

@@ -91,32 +91,35 @@ def predict(
     start = min(predictions.done for _, predictions in nets)
     on_images(start)
     batches = _decoded(data, positions, start, batch, {_square(net) for net, _ in nets}, clock.workers, clock)
+    # Nets of one recipe share the mean, and so the patches.
+    recipes = [(json.dumps(net.manifest.preprocessing.to_json()), net.backend.takes_squares) for net, _ in nets]
     with ThreadPoolExecutor(1) as runner:  # one batch runs while the next one is cut
         running: Future[int] | None = None
         for begin, decoded in batches:
-            waiting = [pair for pair in nets if pair[1].done <= begin]
-            inputs = _inputs(decoded, [net for net, _ in waiting], batch, clock)
+            waiting = [i for i, (_, predictions) in enumerate(nets) if predictions.done <= begin]
+            inputs = _inputs(decoded, [(nets[i][0], recipes[i]) for i in waiting], batch, clock)
             if running is not None:
                 on_images(running.result())
-            running = runner.submit(_run, decoded, waiting, inputs, batch, clock)
+            running = runner.submit(_run, decoded, [nets[i] for i in waiting], inputs, batch, clock)
         if running is not None:
             on_images(running.result())
     clock.wall += time.perf_counter() - began
 
 
-def _inputs(decoded: list[Decoded], nets: Sequence[Net], batch: int, clock: Clock) -> list[np.ndarray | None]:
-    """What each net takes for the images that could be read, filled up to the batch; None where there are none."""
+def _inputs(
+    decoded: list[Decoded], nets: Sequence[tuple[Net, tuple[str, bool]]], batch: int, clock: Clock
+) -> list[np.ndarray | None]:
+    """What each net takes for the images that could be read, filled up to the batch; None where there are none. Nets
+    with the same second element take the same."""
     readable = [image for image in decoded if image.squares]
     if not readable:
         return [None] * len(nets)
     cut: dict[tuple[str, bool], np.ndarray] = {}
-    # Nets of one recipe share the mean, and so the patches.
-    recipes = [(json.dumps(net.manifest.preprocessing.to_json()), net.backend.takes_squares) for net in nets]
-    for net, recipe in zip(nets, recipes, strict=True):
+    for net, recipe in nets:
         if recipe not in cut:
             with clock("patches"):
                 cut[recipe] = _filled([net.inputs(image.squares[_square(net)]) for image in readable], batch)
-    return [cut[recipe] for recipe in recipes]
+    return [cut[recipe] for _, recipe in nets]
 
 
 def _run(

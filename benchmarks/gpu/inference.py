@@ -30,7 +30,7 @@ from alexnet_infer.predict import Net, load
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import Variant, variant
 from benchmarks.gpu.context import NEEDS_GPU, Context
-from benchmarks.gpu.machine import round_to_tf32
+from benchmarks.gpu.machine import budget_of, round_to_tf32
 from benchmarks.gpu.timing import seconds
 from train.evaluate import view_patches
 from train.model import AlexNet, initialise
@@ -135,10 +135,6 @@ def through_torch(context: Context, task: Task) -> Tensor:
         rows[name]["images_per_second"] = rates
         context.record("torch", rows)
     return expected
-
-
-def budget_of(context: Context) -> float:
-    return 0.02 if context.miniature else 0.5
 
 
 def agreement(found: Tensor, expected: Tensor, tolerance: float) -> dict[str, Any]:

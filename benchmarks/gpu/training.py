@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, Dropout, MaxPool, Step
 from alexnet_infer.presets import variant
 from benchmarks.gpu.context import NEEDS_GPU, Context
+from benchmarks.gpu.machine import matrix_rate
 from benchmarks.gpu.timing import seconds
 from train.augment import Augment, ColorPCA, EpochPlan
 from train.device import can_compile, prepare_process, working_precision
@@ -58,18 +59,11 @@ def flops(architecture: Architecture) -> float:
 def run(context: Context) -> None:
     """Writes each figure as soon as it is there, the most important first."""
     prepare_process(context.device)
-    rate = matrix_rate(context)
+    rate = matrix_rate(context, working_precision(context.device), tf32=False)  # in this process, as what follows
     context.record("matrix TFLOP/s", rate / 1e12)
     for size in TINY if context.miniature else SIZES:
         with context.attempt(f"{size.name}, all of it"):
             steps(context, size, rate)
-
-
-def matrix_rate(context: Context) -> float:
-    """FLOP/s of a large product in the working precision, in this process."""
-    side = 256 if context.miniature else 8192
-    a, b = (torch.randn(side, side, device=context.device, dtype=working_precision(context.device)) for _ in "ab")
-    return 2 * side**3 / seconds(torch.matmul, context.device, [(a, b)])
 
 
 def steps(context: Context, size: Size, rate: float) -> None:
