@@ -1,4 +1,4 @@
-"""AlexNet (Krizhevsky, Sutskever, Hinton 2012) made usable and measurable today.
+"""AlexNet (Krizhevsky, Sutskever, Hinton 2012): classify photos, and measure trained nets as the paper does.
 
 >>> from alexnet_infer import load
 >>> net = load()
@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet_infer.predict import Label, Net, Result, load
+    from alexnet_infer.predict import Ensemble, Label, Net, Result, load
 
 __version__ = "0.1.0"
-__all__ = ["Label", "Net", "Result", "__version__", "load"]
+__all__ = ["Ensemble", "Label", "Net", "Result", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the Python API on first use, so that looking at a spec loads neither NumPy nor Pillow (PEP 562)."""
+    """Import the Python API on first use (PEP 562), so that modules without NumPy and Pillow load neither."""
     if name in __all__:
         from alexnet_infer import predict
 

@@ -1,7 +1,7 @@
-"""Whether two model files give the same answers: an exported file against what it was made of, or any two.
+"""Compare the probabilities of two nets: an exported file and its source, or any two model files.
 
-Both nets see the same real images. Noise would not do: it drives every unit to about the same value, and a net that is
-wrong where photos differ would pass.
+Both nets see the same real images. Noise is not sufficient: it drives every unit to about the same value, so a net that
+is wrong only on real photos would pass.
 """
 
 from __future__ import annotations
@@ -34,25 +34,29 @@ from alexnet_infer.preprocess import Rescaling, Views, square_of
 TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-5, "fp16": 0.01, "int8": 0.15}
 """The largest probability difference that rounding may cause.
 
-A logit that is wrong by d moves its probability by d / 4 at most. float32 in another order of summation: a few times
-2^-24 of logits of 20 are 1e-5 (the embedded net: 7e-8). float16 rounds every activation to 2^-11 of itself: 0.01 of a
-logit of 20, and as much again from the layers before (the embedded net, every activation rounded, 200 images, central
-view: 0.0011). int8: a step is 1/127 of a layer's largest activation, so logits are off by some tenths (300 images: 0.03
-with signed activations, 0.09 with unsigned ones). A wrong constant in LRN, or a wrong channel order, moves
-probabilities by more than any of these on some photo.
+An error d of a logit changes its probability by at most d / 4.
+
+- fp32: another order of summation changes a logit by a few times 2^-24 of its value. For logits of 20 this gives 1e-5.
+  The embedded net has 7e-8.
+- fp16: every activation is rounded to 2^-11 of its value. This is 0.01 for a logit of 20, and as much again from the
+  layers before. The embedded net has 0.0011 if every activation is rounded (200 images, central view).
+- int8: a step is 1/127 of a layer's largest activation, so logits change by some tenths. On 300 images the difference
+  was 0.03 with signed activations and 0.09 with unsigned ones.
+
+A wrong LRN constant or channel order changes probabilities by more than any of these on some photo.
 """
 
 NEAR_TIE = 0.01
-"""Where the reference likes its first guess better by no more than this, a flip says little."""
+"""A flip is a near tie if the reference's probability of its first guess is higher by at most this."""
 
 _QUARTERS = ("upper left", "upper right", "lower left", "lower right")
 
-"""What an image's square depends on: S and the filter."""
-
 
 class Ensemble(Net):
-    """The equal-weight mean of nets that take the same squares, as one file with all of them computes it. Views,
-    backend, and the manifest but for the name are the first one's."""
+    """The equal-weight mean of nets that take the same squares, like an exported file with several nets.
+
+    Views, backend and manifest are those of the first net. The name joins the names of all nets.
+    """
 
     def __init__(self, nets: Sequence[Net]) -> None:
         name = " + ".join(net.manifest.name for net in nets)
@@ -60,13 +64,13 @@ class Ensemble(Net):
         self._nets = nets
 
     def probabilities(self, squares: Sequence[np.ndarray]) -> np.ndarray:
-        """Of squares uint8 [S, S, 3] RGB: float32 [N, classes]."""
+        """Return the mean probabilities float32 [N, classes] of N squares uint8 [S, S, 3] RGB."""
         return mean_of([net.probabilities(squares) for net in self._nets])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Party:
-    """One of the two nets: its name, and what ran it."""
+    """One of the two nets: its name and its backend."""
 
     net: str
     backend: str
@@ -74,38 +78,40 @@ class Party:
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorChange:
-    """Errors of both nets over all images; the candidate's minus the reference's with its 95 % paired bootstrap
-    interval, as fractions; the images that only one of them got wrong, and McNemar's exact p that the errors are
-    equal."""
+    """The errors of both nets over all images, and their paired comparison."""
 
     reference: ErrorRate
     candidate: ErrorRate
     difference: float
+    """The candidate's error minus the reference's, as a fraction."""
     low: float
     high: float
+    """Ends of the difference's 95 % paired bootstrap interval."""
     reference_only_wrong: int
+    """Images that only the reference got wrong."""
     candidate_only_wrong: int
     p: float
+    """Exact two-sided p-value of McNemar's test for equal errors."""
 
     @classmethod
     def of(cls, reference: np.ndarray, candidate: np.ndarray) -> ErrorChange:
-        """From bool [images] each: which are wrong."""
-        found = pairing(candidate, reference)
+        """Compare two nets, given the images that each got wrong, bool [images]."""
+        pair = pairing(candidate, reference)
         return cls(
             reference=ErrorRate.of(reference),
             candidate=ErrorRate.of(candidate),
-            difference=found.difference,
-            low=found.low,
-            high=found.high,
-            reference_only_wrong=found.second_only,
-            candidate_only_wrong=found.first_only,
-            p=found.p,
+            difference=pair.difference,
+            low=pair.low,
+            high=pair.high,
+            reference_only_wrong=pair.second_only,
+            candidate_only_wrong=pair.first_only,
+            p=pair.p,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far two nets agree on `images` images, those that couldn't be read included."""
+    """The agreement of two nets on `images` images, unreadable ones included."""
 
     reference: Party
     candidate: Party
@@ -113,47 +119,49 @@ class Agreement:
     images: int
     classes: int
     largest: float
-    """The largest |p - q| of any class of any image, and in `largest_image` of which."""
+    """The largest |p - q| over all images and classes."""
     largest_image: str
+    """The name of the image with the largest difference."""
     mean: float
-    """The mean |p - q| over all images and classes. Probabilities add up to 1: with C classes it is below 2 / C."""
+    """The mean |p - q| over all images and classes. With C classes it is at most 2 / C, since probabilities add up to
+    1."""
     flips: int
-    """Images whose first guess differs. Of equal probabilities the lower class comes first."""
+    """Images whose first guess differs. If probabilities are equal, the lower class index ranks first."""
     near_ties: int
-    """The flips where the reference likes its own guess better than the candidate's by no more than NEAR_TIE."""
+    """Flips for which the reference's probabilities of the two guesses differ by at most NEAR_TIE."""
     top1: ErrorChange | None = None
-    """With labels only, as `top5`."""
+    """None if the images have no labels."""
     top5: ErrorChange | None = None
     unreadable: tuple[Unreadable, ...] = ()
 
     @property
     def compared(self) -> int:
-        """Images that could be read."""
+        """The number of readable images."""
         return self.images - len(self.unreadable)
 
     def within(self, tolerance: float) -> bool:
-        """Whether no probability differs by more."""
+        """Return whether no probability differs by more than `tolerance`."""
         return self.largest <= tolerance
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON can say it."""
+        """Return the agreement as objects that `json.dumps` accepts."""
         return dataclasses.asdict(self)
 
 
 def default_tolerance(*nets: Net) -> float:
-    """That of the coarsest precision among what runs the nets."""
+    """Return the tolerance of the coarsest precision among the nets' backends."""
     return max(TOLERANCES[_precision(net.backend.description)] for net in nets)
 
 
 def _precision(description: str) -> Precision:
-    """A backend's description names its precision where it isn't float32."""
+    """Read the precision from a backend's description, which names it unless it is float32."""
     words = description.replace(",", " ").split()
     return next((precision for precision in get_args(Precision) if precision in words), "fp32")
 
 
 def check_tolerance(value: float) -> float:
-    """`value`, if it can be a difference of probabilities; raises UsageError otherwise."""
-    if not 0 <= value <= 1:  # NaN neither
+    """Return `value`. Raises UsageError if it can't be a difference of probabilities."""
+    if not 0 <= value <= 1:  # also refuses NaN
         raise UsageError(f"--tolerance {value}: expected a difference of probabilities, from 0 to 1")
     return value
 
@@ -166,15 +174,16 @@ def compare(
     limit: int | None = None,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> Agreement:
-    """Runs both nets on the same images, a few at a time, one net after the other.
+    """Run both nets on the same images and compare their probabilities.
 
-    Each net makes its own square of an image. Photos count five times each, whole and in quarters, so that a handful
-    of them says more; of labelled images, all are taken, or a stratified sample of `limit`. Memory doesn't grow with
-    their number but for some bytes an image with a label. `on_images` is called with the number just done.
+    Each net gets the square that its own preprocessing makes of an image. A photo counts as five images, the full photo
+    and its quarters, so that a few photos suffice. A labelled set is used completely, or as a stratified sample of
+    `limit` images. Memory does not grow with the number of images, except for a few bytes per labelled image.
+    `on_images` is called with the number of images just done.
 
-    Raises UsageError when the nets differ in classes or views, when no class is the data's, or when the sample is
-    larger than the set; ModelFileError when what a net gives are no probabilities (NaN, say); UnreadableInputError
-    when not one image can be read.
+    Raises UsageError if the nets differ in classes or views, if the nets and the data share no class, or if `limit` is
+    out of range or given for photos. Raises ModelFileError if a net's outputs are not probabilities, for example NaN.
+    Raises UnreadableInputError if no image can be read.
     """
     _check_comparable(reference, candidate)
     kinds = {_square_of(net) for net in (reference, candidate)}
@@ -183,7 +192,7 @@ def compare(
         sources: Iterable[Any] = images.at(_positions(images, limit), on_error="yield")
         read: Callable[[Any], list[_Picture]] = partial(_read_example, f"{images.root}{os.sep}", kinds)
     elif limit is not None:
-        raise UsageError(f"--limit {limit}: takes a sample of a labelled set; name one with --data")
+        raise UsageError(f"--limit {limit}: expected a labelled set to sample from; name it with --data")
     else:
         count, sources, read = _Count(reference, candidate), images, partial(_read_photo, kinds)
     for batch in _batches(sources, read):
@@ -193,18 +202,18 @@ def compare(
 
 
 def _check_comparable(reference: Net, candidate: Net) -> None:
-    ours, theirs = ([c.wnid for c in net.manifest.classes] for net in (reference, candidate))
-    if ours != theirs:
-        place = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
+    wnids, other_wnids = ([c.wnid for c in net.manifest.classes] for net in (reference, candidate))
+    if wnids != other_wnids:
+        place = next((i for i, (a, b) in enumerate(zip(wnids, other_wnids, strict=False)) if a != b), None)
         if place is None:
-            what = f"{len(ours)} and {len(theirs)}"
+            difference = f"{len(wnids)} and {len(other_wnids)}"
         else:
-            what = f"output {place} is {shown(ours[place])} in one and {shown(theirs[place])} in the other"
-        raise UsageError(f"the nets have other classes ({what}): expected the same, in the same order")
+            difference = f"output {place} is {shown(wnids[place])} in one and {shown(other_wnids[place])} in the other"
+        raise UsageError(f"the nets have different classes ({difference}): expected the same, in the same order")
     if reference.views != candidate.views:
         raise UsageError(
             f"one net averages views={reference.views}, the other views={candidate.views}: expected the same; export "
-            "again with the same --views, or with none"
+            "again with the same --views, or without --views"
         )
 
 
@@ -222,12 +231,15 @@ def _square_of(net: Net) -> Rescaling:
 
 @dataclass(frozen=True, kw_only=True)
 class _Picture:
-    """What both nets are shown: its squares, or why there are none."""
+    """One image for both nets."""
 
     name: str
     squares: Mapping[Rescaling, np.ndarray] = dataclasses.field(default_factory=dict)
+    """Its square for each rescaling. Empty if it can't be read."""
     label: int = -1
+    """Position in the data's classes, or -1 without labels."""
     error: str = ""
+    """Why it can't be read."""
 
     @classmethod
     def of(cls, name: str, image: Image.Image, kinds: set[Rescaling], label: int = -1) -> _Picture:
@@ -240,7 +252,7 @@ def _read_example(folder: str, kinds: set[Rescaling], example: Example) -> list[
         if example.error is not None:
             raise UnreadableInputError(example.error)
         largest = max(kind.size for kind in kinds)
-        # Labels were made without regard to EXIF orientation.
+        # ILSVRC's labels ignore EXIF orientation.
         image = read_rgb(example.data, name=name, shrink_to=largest, apply_exif=False)
         return [_Picture.of(name, image, kinds, example.label)]
     except UnreadableInputError as error:
@@ -248,13 +260,13 @@ def _read_example(folder: str, kinds: set[Rescaling], example: Example) -> list[
 
 
 def _read_photo(kinds: set[Rescaling], photo: Photo) -> list[_Picture]:
-    """The whole photo, then its quarters where it has any."""
+    """Read a photo: the full photo, then its quarters unless it is only one pixel wide or high."""
     name = photo.printable_name
     try:
         if photo.problem is not None:
             raise UnreadableInputError(photo.problem)
         if photo.path is None:
-            raise UnreadableInputError("standard input is not taken here: expected files, folders or patterns")
+            raise UnreadableInputError("standard input can't be compared: expected files, folders or patterns")
         image = read_rgb(photo.path, name=photo.name, shrink_to=2 * max(kind.size for kind in kinds))
         across, down = image.width // 2, image.height // 2
         parts = {name: image}
@@ -268,7 +280,7 @@ def _read_photo(kinds: set[Rescaling], photo: Photo) -> list[_Picture]:
 
 
 def _batches(sources: Iterable[Any], read: Callable[[Any], list[_Picture]]) -> Iterator[list[_Picture]]:
-    """Pictures in order, as many as go through a net at once; decoded on all cores."""
+    """Yield pictures in order, in batches for one call of a net. They are decoded on all cores."""
 
     def pictures() -> Iterator[_Picture]:
         rest = iter(sources)
@@ -276,13 +288,13 @@ def _batches(sources: Iterable[Any], read: Callable[[Any], list[_Picture]]) -> I
             yield from chain.from_iterable(pool.map(read, chunk))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pictures()
-        while batch := list(islice(found, PHOTOS_PER_CALL)):
+        decoded = pictures()
+        while batch := list(islice(decoded, PHOTOS_PER_CALL)):
             yield batch
 
 
 class _Count:
-    """What is kept of the images so far. With the data's `classes` there are labels, and errors to count."""
+    """The counts over the images so far. If the data's `classes` are given, errors are counted, too."""
 
     def __init__(self, reference: Net, candidate: Net, classes: Sequence[ClassName] = ()) -> None:
         self._nets = {"reference": reference, "candidate": candidate}
@@ -295,48 +307,48 @@ class _Count:
 
     def add(self, batch: Sequence[_Picture]) -> None:
         self._images += len(batch)
-        for one in batch:
-            if not one.squares:
-                self._unreadable.append(Unreadable(image=one.name, reason=one.error))
+        for picture in batch:
+            if not picture.squares:
+                self._unreadable.append(Unreadable(image=picture.name, reason=picture.error))
                 for tally in self._tallies:
-                    tally.add_unreadable(one.label)
-        if read := [one for one in batch if one.squares]:
-            self._add_read(read, *(self._probabilities(role, read) for role in self._nets))
+                    tally.add_unreadable(picture.label)
+        if readable := [picture for picture in batch if picture.squares]:
+            self._add_readable(readable, *(self._probabilities(role, readable) for role in self._nets))
 
-    def _add_read(self, pictures: Sequence[_Picture], ours: np.ndarray, theirs: np.ndarray) -> None:
-        differences = np.abs(ours.astype(np.float64) - theirs)
+    def _add_readable(self, pictures: Sequence[_Picture], reference: np.ndarray, candidate: np.ndarray) -> None:
+        differences = np.abs(reference.astype(np.float64) - candidate)
         self._total += float(differences.sum())
         worst = differences.max(1)
         place = int(worst.argmax())
         if worst[place] > self._largest:
             self._largest, self._largest_image = float(worst[place]), pictures[place].name
-        rows, guess, other = np.arange(len(ours)), ours.argmax(1), theirs.argmax(1)
-        lead = ours[rows, guess] - ours[rows, other]
-        self._flips += int((guess != other).sum())
-        self._near_ties += int(((guess != other) & (lead <= NEAR_TIE)).sum())
+        rows, guesses, others = np.arange(len(reference)), reference.argmax(1), candidate.argmax(1)
+        lead = reference[rows, guesses] - reference[rows, others]
+        self._flips += int((guesses != others).sum())
+        self._near_ties += int(((guesses != others) & (lead <= NEAR_TIE)).sum())
         if self._tallies:
-            labels = np.array([one.label for one in pictures])
-            for tally, values in zip(self._tallies, (ours, theirs), strict=True):
+            labels = np.array([picture.label for picture in pictures])
+            for tally, values in zip(self._tallies, (reference, candidate), strict=True):
                 tally.add(values, labels, self._to_net[labels])
 
     def _probabilities(self, role: str, pictures: Sequence[_Picture]) -> np.ndarray:
         net = self._nets[role]
-        found = net.probabilities([one.squares[_square_of(net)] for one in pictures])
-        assert found.shape == (len(pictures), self._outputs), found.shape
-        right = ((found >= 0) & (found < 1.001)).all(1)  # NaN is neither; rounding may take a mean a little above 1
-        if not right.all():
-            name = pictures[int((~right).argmax())].name
+        values = net.probabilities([picture.squares[_square_of(net)] for picture in pictures])
+        assert values.shape == (len(pictures), self._outputs), values.shape
+        valid = ((values >= 0) & (values < 1.001)).all(1)  # false for NaN; a rounded mean may be slightly above 1
+        if not valid.all():
+            name = pictures[int((~valid).argmax())].name
             raise ModelFileError(
-                f"{name}: what the {role} ({net.backend.description}) gives are no probabilities: expected numbers "
-                "from 0 to 1; the file is broken, or its precision too low for this net: export it as fp32"
+                f"{name}: the outputs of the {role} ({net.backend.description}) are not probabilities: expected "
+                "numbers from 0 to 1; the file is damaged, or its precision is too low for this net: export it as fp32"
             )
-        return found
+        return values
 
     def agreement(self) -> Agreement:
         compared = self._images - len(self._unreadable)
         if not compared:
-            first = f", the first is {one.image}: {one.reason}" if (one := next(iter(self._unreadable), None)) else ""
-            raise UnreadableInputError(f"none of {self._images} images can be read{first}")
+            first = "".join(f"; the first is {image.image}: {image.reason}" for image in self._unreadable[:1])
+            raise UnreadableInputError(f"none of the {self._images} images can be read{first}")
         reference, candidate = (
             Party(net=net.manifest.name, backend=net.backend.description) for net in self._nets.values()
         )

@@ -1,8 +1,9 @@
-"""The networks as data: operations in order, and every figure that follows from them.
+"""The networks as data: a sequence of operations, and every figure derived from it.
 
-This is the only place where kernel counts, strides, groups and LRN constants are written down. The torch module, the
-ONNX graph, the NumPy reference and the layer table are all built by walking `Architecture.operations`; shapes,
-parameters and multiply-adds are derived here and nowhere typed in. Standard library only.
+The torch module, the ONNX graph, the NumPy reference and the layer table are all built by walking
+`Architecture.operations`, so kernel counts, strides, groups and LRN constants are written only once, in the spec
+(`presets` holds the named ones). Shapes, parameters and multiply-adds are computed here and never typed in. Standard
+library only.
 
 Source, unless a preset says otherwise: Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional
 Neural Networks", NIPS 2012 (called "the paper" throughout), sections 3.1-3.5.
@@ -20,18 +21,18 @@ from typing import Any, ClassVar, Literal
 from alexnet_infer.errors import SpecError, shown
 
 MAX_VALUES = 2**26
-"""Values in one activation: 256 MB a patch in float32, two hundred times the paper's largest map."""
+"""Most values in one activation: 256 MB per patch in float32, over 200 times the paper's largest map."""
 
 MAX_PARAMETERS = 2**30
-"""Values in all tensors together: 4 GB in float32. A larger spec is refused before anything is allocated for it."""
+"""Most values in all tensors together: 4 GB in float32. A larger spec is refused before any memory is allocated."""
 
 Shape = tuple[int, ...]
-"""An activation's shape without the batch axis: (channels, height, width) for maps, (units,) for vectors."""
+"""The shape of an activation without the batch axis: (channels, height, width) for maps, (units,) for vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conv:
-    """Convolution of `kernels` square kernels; `groups` = 2 keeps the paper's two columns apart (section 3.5)."""
+    """Convolution with `kernels` square kernels; `groups=2` keeps the paper's two columns apart (section 3.5)."""
 
     op: ClassVar[str] = "conv"
     name: str
@@ -62,7 +63,7 @@ class Conv:
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:
-    """Fully-connected layer. A map before it is flattened in (channel, row, column) order."""
+    """Fully-connected layer. An input map is flattened in (channel, row, column) order."""
 
     op: ClassVar[str] = "dense"
     name: str
@@ -79,7 +80,7 @@ class Dense:
 
 
 class _NoParameters:
-    """Operations without weights whose multiply-adds are not counted, as is the custom in published tables."""
+    """Base of operations without weights. Their multiply-adds count as 0, as is usual in published tables."""
 
     def output(self, shape: Shape) -> Shape:
         return shape
@@ -93,7 +94,7 @@ class _NoParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class Activation(_NoParameters):
-    """ReLU (section 3.1), or the tanh it is compared with."""
+    """ReLU (section 3.1), or the tanh that the paper compares it with."""
 
     op: ClassVar[str] = "activation"
     name: str
@@ -106,8 +107,8 @@ class LRN(_NoParameters):
 
     b_i = a_i / (k + alpha * sum of a_j^2 over the `size` channels j nearest to i) ^ beta
 
-    `alpha` multiplies the plain sum. ONNX, PyTorch and Caffe divide it by `size` first: see `alpha_per_size`.
-    With `groups` = 2 the channels form two columns that never see each other.
+    `alpha` multiplies the plain sum. ONNX, PyTorch and Caffe divide alpha by `size` first; see `alpha_per_size`.
+    With `groups=2` the channels form two columns, and a window never crosses from one into the other.
     """
 
     op: ClassVar[str] = "lrn"
@@ -120,7 +121,7 @@ class LRN(_NoParameters):
 
     @property
     def alpha_per_size(self) -> float:
-        """The value to write where the convention is k + (alpha / size) * sum: ONNX, PyTorch, Caffe, TensorRT."""
+        """Alpha for libraries that compute k + (alpha / size) * sum: ONNX, PyTorch, Caffe, TensorRT."""
         return self.alpha * self.size
 
     def output(self, shape: Shape) -> Shape:
@@ -132,7 +133,7 @@ class LRN(_NoParameters):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchNorm:
-    """Batch normalisation, the modern stand-in for LRN; at inference an affine map per channel."""
+    """Batch normalisation, the modern replacement for LRN. At inference it is an affine map per channel."""
 
     op: ClassVar[str] = "batchnorm"
     name: str
@@ -150,10 +151,10 @@ class BatchNorm:
 
 @dataclass(frozen=True, kw_only=True)
 class MaxPool(_NoParameters):
-    """Max pooling; overlapping when `stride` < `size` (section 3.4).
+    """Max pooling; overlapping if `stride` < `size` (section 3.4).
 
-    `ceil` lets the last window hang over the edge, as Caffe does, when the stride does not divide. A window that would
-    start beyond the edge is left out, as in PyTorch (and in Caffe, where there is padding).
+    With `ceil`, the last window may extend past the edge if the stride does not divide the extent evenly, as in Caffe.
+    A window that would start past the edge is dropped, as in PyTorch (and in Caffe with padding).
     """
 
     op: ClassVar[str] = "maxpool"
@@ -167,14 +168,14 @@ class MaxPool(_NoParameters):
         return (channels, *(_positions(self, n, self.overhang(n)) for n in (height, width)))
 
     def overhang(self, extent: int) -> int:
-        """Rows (or columns) by which the last window passes the end of `extent`; 0 unless `ceil`."""
+        """Number of rows (or columns) by which the last window extends past `extent`; 0 unless `ceil`."""
         beyond = -(extent - self.size) % self.stride
         return beyond if self.ceil and beyond < self.size else 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dropout(_NoParameters):
-    """Dropout (section 4.2), in today's form: kept units are scaled up in training, so that inference does nothing."""
+    """Dropout (section 4.2) in its modern form: training scales the kept units up, so inference does nothing."""
 
     op: ClassVar[str] = "dropout"
     name: str
@@ -187,7 +188,7 @@ _OPERATIONS: dict[str, type] = {kind.op: kind for kind in (Conv, Dense, Activati
 
 @dataclass(frozen=True)
 class Step:
-    """One operation in its place: what goes in, what comes out, what it costs for one patch."""
+    """One operation of a network with its input and output shapes, its tensors and its cost for one patch."""
 
     operation: Operation
     input: Shape
@@ -198,15 +199,15 @@ class Step:
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters. Batch norm's running statistics are state, not parameters."""
+        """Number of trainable parameters. Batch norm's running statistics are state, not parameters."""
         return sum(math.prod(shape) for name, shape in self.tensors.items() if ".running_" not in name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A network: patches of `patch` x `patch` RGB pixels through `operations`, in order, to one logit a class.
+    """A network: `operations`, in order, turn a patch of `patch` x `patch` pixels into one logit per class.
 
-    Raises SpecError when made from operations that do not fit together.
+    Raises SpecError if a value is out of range or the operations do not fit together.
     """
 
     name: str
@@ -245,39 +246,42 @@ class Architecture:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The operations with the shapes between them."""
+        """The operations with their shapes and costs, in order."""
         return self._steps  # type: ignore[attr-defined]
 
     @property
     def classes(self) -> int:
-        """Number of outputs."""
+        """Number of classes, which is the number of outputs."""
         return self.steps[-1].output[0]
 
     @property
     def tensors(self) -> dict[str, Shape]:
-        """Every tensor a trained net of this architecture holds, by name, in order."""
+        """Name and shape of every tensor of a trained net with this architecture, in order."""
         return {name: shape for step in self.steps for name, shape in step.tensors.items()}
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters."""
+        """Number of trainable parameters."""
         return sum(step.parameters for step in self.steps)
 
     @property
     def scales(self) -> bool:
-        """Whether dividing all activations by a number leaves the same net, its biases divided and LRN's alpha
-        multiplied: with ReLU, LRN and max pooling it does, with tanh and batch norm not (docs/lrn.md)."""
+        """Whether every activation can be divided by a constant u without changing the logits.
+
+        The hidden biases are then divided by u, LRN's alpha is multiplied by u^2 and the last layer's weights by u.
+        True with ReLU, LRN and max pooling; False with tanh or batch norm (docs/lrn.md).
+        """
         return not any(
             isinstance(o, BatchNorm) or (isinstance(o, Activation) and o.kind == "tanh") for o in self.operations
         )
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of the convolutions and fully-connected layers for one patch."""
+        """Number of multiply-adds in the convolutions and fully-connected layers for one patch."""
         return sum(step.multiply_adds for step in self.steps)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready description; `from_json` restores it exactly."""
+        """Return a JSON-ready description; `from_json` restores it exactly."""
         return {
             "name": self.name,
             "patch": self.patch,
@@ -287,7 +291,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, data: Any) -> Architecture:
-        """Inverse of `to_json`. Raises SpecError on anything missing, surplus or out of range."""
+        """Inverse of `to_json`. Raises SpecError if a field is missing, unknown or out of range."""
         if not isinstance(data, dict) or data.keys() != {"name", "patch", "channels", "operations"}:
             raise SpecError("architecture: expected an object with exactly name, patch, channels and operations")
         if not isinstance(data["operations"], list):
@@ -326,7 +330,7 @@ _INT_RANGES = {
 _FLOAT_RANGES = {
     "alpha": (0.0, 1e6),
     "beta": (0.0, 10.0),
-    "k": (1e-6, 1e6),  # 0 would divide the zeros that ReLU leaves by zero
+    "k": (1e-6, 1e6),  # with 0, the zeros that ReLU outputs would be divided by zero
     "eps": (1e-12, 1.0),
     "rate": (0.0, 0.999),
 }
@@ -338,11 +342,11 @@ def _check_int(where: str, value: object, low: int, high: int) -> None:
 
 
 def _check_fields(operation: Operation) -> None:
-    """Types and ranges of every field: a spec may come from a file that somebody edited."""
+    """Check the type and range of every field, since a spec may come from an edited file."""
     name = operation.name
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):
         raise SpecError(
-            f"{operation.op}: name={shown(name)}: expected a letter, then letters, digits, _ or -, 64 at most"
+            f"{operation.op}: name={shown(name)}: expected at most 64 letters, digits, _ or -, starting with a letter"
         )
     for field in dataclasses.fields(operation):
         value, where = getattr(operation, field.name), f"{name}: {field.name}"
@@ -350,7 +354,7 @@ def _check_fields(operation: Operation) -> None:
             _check_int(where, value, *_INT_RANGES[field.name])
         elif field.type == "float":
             low, high = _FLOAT_RANGES[field.name]
-            # A comparison with NaN is false; bool is a kind of int, and no number here.
+            # A comparison with NaN is False. bool is a subclass of int, but is not accepted as a number.
             if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
                 raise SpecError(f"{where}={shown(value)}: expected a number from {low:g} to {high:g}")
         elif field.type == "bool" and not isinstance(value, bool):
@@ -361,19 +365,19 @@ def _check_fields(operation: Operation) -> None:
         raise SpecError(f"{name}: size={operation.size}: expected an odd number of channels")
 
 
-def _check_size(what: str, shape: Shape) -> None:
+def _check_size(label: str, shape: Shape) -> None:
     if math.prod(shape) > MAX_VALUES:
-        raise SpecError(f"{what} of {' x '.join(map(str, shape))}: expected at most {MAX_VALUES} values")
+        raise SpecError(f"{label} of {' x '.join(map(str, shape))}: expected at most {MAX_VALUES} values")
 
 
 def _map_shape(operation: Conv | MaxPool | LRN | BatchNorm, shape: Shape) -> Shape:
     if len(shape) != 3:
-        raise SpecError(f"{operation.name}: needs a map, but a fully-connected layer comes before it")
+        raise SpecError(f"{operation.name}: needs a map as its input, but it follows a fully-connected layer")
     return shape
 
 
 def _positions(operation: Conv | MaxPool, extent: int, beyond: int) -> int:
-    """Positions of the window along `extent` pixels and the `beyond` added to them."""
+    """Number of window positions along `extent` pixels with `beyond` more pixels added at the edges."""
     if extent + beyond < operation.size:
         added = f" and {beyond} pixels beyond its edges" if beyond else ""
         raise SpecError(

@@ -1,7 +1,7 @@
-"""A trained net in one file: weights and everything needed to use and cite them.
+"""A trained net in one file: its weights, and everything needed to use and cite them.
 
-The file is safetensors (no code in it can run): the tensors of the architecture, and the manifest as JSON under the
-metadata key "alexnet_infer". ONNX files carry the same JSON under the same key.
+A model file is a safetensors file, which holds no code: the tensors of the architecture, and the manifest as JSON under
+the metadata key "alexnet_infer". Exported ONNX files hold the same JSON under the same key.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from alexnet_infer.preprocess import Preprocessing
 
 METADATA_KEY = "alexnet_infer"
 FORMAT = 2
-"""What is written. Format 1, which is read, too, had no `fit`: all its images were cropped."""
+"""The manifest format that is written. Format 1 is also read; it has no `fit`, and all its images are cropped."""
 
 EMBEDDED = "alexnet-64"
-"""The net that comes with the package."""
+"""The default net, which is bundled with the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassName:
     """A class: its WordNet id ("n02123045") and its English names ("tabby, tabby cat").
 
-    Raises SpecError unless both are printable text: they come from files and end on a terminal.
+    Raises SpecError unless both are printable text, since they are read from files and printed to a terminal.
     """
 
     wnid: str
@@ -52,15 +52,15 @@ class ClassName:
 
     @property
     def short(self) -> str:
-        """The first of the names."""
+        """The first of the English names."""
         return self.name.split(",")[0].strip()
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredError:
-    """An error figure with its protocol. `top1` and `top5` count wrong images out of `images`.
+    """A measured error with its protocol. `top1` and `top5` are the numbers of wrong images out of `images`.
 
-    Raises SpecError on counts that can't be.
+    Raises SpecError unless 0 <= top5 <= top1 <= images and images > 0.
     """
 
     data: str
@@ -74,23 +74,25 @@ class MeasuredError:
         _check_text("errors: views", self.views)
         counts = (self.top5, self.top1, self.images)
         if any(type(count) is not int for count in counts) or not 0 <= self.top5 <= self.top1 <= self.images > 0:
-            raise SpecError(f"errors: top5, top1, images={shown(counts)}: expected whole numbers, none above the next")
+            raise SpecError(
+                f"errors: top5, top1, images={shown(counts)}: expected whole numbers, 0 <= top5 <= top1 <= images > 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where a net comes from: what someone needs to trust it, to cite it and to train it again.
+    """Where a net comes from: what a reader needs to trust it, cite it and train it again.
 
-    Raises SpecError on values that could not be written to a file and read back.
+    Raises SpecError if a value could not be written to a file and read back.
     """
 
     data: str
     recipe: Mapping[str, Any]
-    """Whatever JSON can say, four levels deep at most."""
+    """Any JSON object nested at most four levels deep, with finite numbers and printable text."""
     seed: int | None
-    """None where it isn't known."""
+    """The random seed of the training; None if unknown."""
     date: str | None
-    """ISO 8601, the day on which training ended; None where it isn't known."""
+    """The day on which training ended, in ISO 8601; None if unknown."""
     software: str
     errors: tuple[MeasuredError, ...] = ()
 
@@ -101,19 +103,19 @@ class Provenance:
             if self.date is not None:
                 date.fromisoformat(self.date)
         except (TypeError, ValueError):
-            raise SpecError(f"provenance: date={shown(self.date)}: expected an ISO 8601 date, or none") from None
+            raise SpecError(f"provenance: date={shown(self.date)}: expected an ISO 8601 date or null") from None
         if self.seed is not None and type(self.seed) is not int:
-            raise SpecError(f"provenance: seed={shown(self.seed)}: expected a whole number, or none")
+            raise SpecError(f"provenance: seed={shown(self.seed)}: expected a whole number or null")
         if not isinstance(self.recipe, Mapping) or not _is_plain(self.recipe):
             raise SpecError(
-                f"provenance: recipe={shown(self.recipe)}: expected an object of text, finite numbers, true, false "
-                "and null, four levels deep at most"
+                f"provenance: recipe={shown(self.recipe)}: expected an object of printable text, finite numbers, true, "
+                "false and null, at most four levels deep"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All that is known of a net but its weights. Raises SpecError when its parts disagree."""
+    """Everything about a net except its weights. Raises SpecError if its parts contradict each other."""
 
     name: str
     architecture: Architecture
@@ -124,21 +126,20 @@ class Manifest:
 
     def __post_init__(self) -> None:
         _check_text("name", self.name)
-        if len(self.classes) != self.architecture.classes:
-            raise SpecError(f"{len(self.classes)} class names for {self.architecture.classes} outputs")
-        if self.preprocessing.patch != self.architecture.patch:
-            raise SpecError(
-                f"preprocessing cuts patches of {self.preprocessing.patch}, the net takes {self.architecture.patch}"
-            )
+        outputs, patch = self.architecture.classes, self.architecture.patch
+        if len(self.classes) != outputs:
+            raise SpecError(f"{len(self.classes)} class names: expected {outputs}, one for each output")
+        if self.preprocessing.patch != patch:
+            raise SpecError(f"preprocessing: patch={self.preprocessing.patch}: expected {patch}, the net's patch size")
         if self.architecture.channels != 3:
-            raise SpecError(f"the net takes {self.architecture.channels} channels; photos have 3")
+            raise SpecError(f"the net takes {self.architecture.channels} channels: expected 3, as in a photo")
         wnids = [c.wnid for c in self.classes]
         for before, after in pairwise(wnids):
             if before >= after:
                 raise SpecError(f"class {after} comes after {before}: expected distinct WordNet ids in sorted order")
 
     def to_json(self) -> str:
-        """The manifest as canonical JSON: sorted keys, so that equal manifests are equal text."""
+        """Return the manifest as canonical JSON: keys are sorted, so equal manifests give equal text."""
         return json.dumps(
             {
                 "format": FORMAT,
@@ -154,17 +155,17 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Inverse of `to_json`. Raises SpecError on anything missing, surplus, out of range or contradictory."""
+        """Inverse of `to_json`. Raises SpecError if a field is missing, unknown, out of range or contradictory."""
         try:
             data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_distinct_keys)
         except (ValueError, RecursionError) as error:
             raise SpecError(f"the manifest is not JSON ({one_line(error)})") from None
         expected = {"format", "name", "architecture", "preprocessing", "classes", "provenance"}
-        found = data.get("format") if isinstance(data, dict) else None
-        if type(found) is not int or not 1 <= found <= FORMAT:
-            raise SpecError(f"manifest format {shown(found)}: this version reads formats 1 to {FORMAT}")
+        number = data.get("format") if isinstance(data, dict) else None
+        if type(number) is not int or not 1 <= number <= FORMAT:
+            raise SpecError(f"manifest format {shown(number)}: this version reads formats 1 to {FORMAT}")
         _check_keys("manifest", data, expected)
-        if found == 1 and isinstance(data["preprocessing"], dict) and "fit" not in data["preprocessing"]:
+        if number == 1 and isinstance(data["preprocessing"], dict) and "fit" not in data["preprocessing"]:
             data["preprocessing"]["fit"] = "crop"
         return cls(
             name=data["name"],
@@ -176,13 +177,13 @@ class Manifest:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise ValueError(f"a key occurs twice among {shown(sorted(fields))}")
+        raise ValueError(f"duplicate key in an object with {shown(sorted(fields))}")
     return fields
 
 
@@ -194,13 +195,13 @@ def _check_keys(where: str, data: Any, expected: set[str]) -> None:
 
 
 def _check_text(where: str, value: object) -> None:
-    """Text that can be printed: no line breaks, no terminal escapes, no half of a surrogate pair."""
+    """Raise SpecError unless `value` is printable text: no line breaks, terminal escapes or lone surrogates."""
     if not isinstance(value, str) or not value or not value.isprintable():
         raise SpecError(f"{where}: {shown(value)}: expected printable text")
 
 
 def _is_plain(value: object, levels: int = 4) -> bool:
-    """Whether JSON can hold `value`, finite and printable, within so many levels of lists and objects."""
+    """Whether JSON can hold `value`: finite numbers, printable text, at most `levels` nested lists and objects."""
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and key.isprintable() for key in value) and _is_plain([*value.values()], levels)
     if isinstance(value, list | tuple):
@@ -211,7 +212,7 @@ def _is_plain(value: object, levels: int = 4) -> bool:
 
 
 def classes_from_json(data: Any) -> tuple[ClassName, ...]:
-    """The classes in a manifest's list of [WordNet id, names]. Raises SpecError when it is none."""
+    """Return the classes in a manifest's list of [WordNet id, name] pairs. Raises SpecError if `data` is not one."""
     if not isinstance(data, list):
         raise SpecError(f"classes={shown(data)}: expected a list of [WordNet id, name] pairs")
     for item in data:
@@ -231,14 +232,15 @@ def _provenance_from_json(data: Any) -> Provenance:
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """A manifest with its weights: `tensors` has exactly the names and shapes of `manifest.architecture.tensors`.
+    """A manifest with its weights.
 
-    Raises SpecError when it hasn't, or when a weight is not finite (or a variance below 0).
+    Raises SpecError unless `tensors` has exactly the names and shapes of `manifest.architecture.tensors`, every weight
+    is finite in float32, and every variance is at least 0.
     """
 
     manifest: Manifest
     tensors: Mapping[str, np.ndarray] = field(repr=False)
-    """float32 in C order, in the architecture's order, whatever the precision on disk or of what was given."""
+    """By name, in the architecture's order. Arrays of float16, float32 or float64 are converted to float32, C order."""
 
     def __post_init__(self) -> None:
         expected = self.manifest.architecture.tensors
@@ -248,7 +250,7 @@ class Artifact:
             tensor = np.asarray(self.tensors[name])
             _check_tensor(name, tensor.dtype.name, tensor.shape, shape)
             with np.errstate(over="ignore"):
-                # C order, whatever the order in memory (torch's channels-last): safetensors writes memory as it lies
+                # safetensors writes an array's memory as is, so torch's channels-last layout must become C order.
                 converted[name] = np.ascontiguousarray(tensor, np.float32)
             if not _all_finite(converted[name]):
                 raise SpecError(f"{name} has weights that are NaN, infinite or beyond float32")
@@ -257,9 +259,9 @@ class Artifact:
         object.__setattr__(self, "tensors", converted)
 
     def save(self, path: Path, dtype: type[np.floating] = np.float16) -> None:
-        """Writes the file in one piece, weights as `dtype`.
+        """Write a model file atomically, with the weights as `dtype`.
 
-        Raises SpecError when a weight doesn't fit `dtype`, OSError when the file can't be written.
+        Raises SpecError if a weight is too large for `dtype`, and OSError if the file can't be written.
         """
         with np.errstate(over="ignore"):
             stored = {name: tensor.astype(dtype) for name, tensor in self.tensors.items()}
@@ -270,17 +272,20 @@ class Artifact:
 
 
 def _all_finite(values: np.ndarray) -> bool:
-    """NaN and infinity survive a sum, which is several times faster than a look at each value; a sum may overflow."""
+    """Whether no value is NaN or infinite.
+
+    NaN and infinity survive a sum, which is several times faster than checking each value. The sum itself may overflow.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
-def _check_names(found: Iterable[str], expected: Mapping[str, Any]) -> None:
-    found = set(found)
-    if missing := [name for name in expected if name not in found]:
+def _check_names(names: Iterable[str], expected: Mapping[str, Any]) -> None:
+    names = set(names)
+    if missing := [name for name in expected if name not in names]:
         raise SpecError(f"missing tensors: {shown(missing)}")
-    if surplus := found - expected.keys():
-        raise SpecError(f"unknown tensors: {shown(sorted(surplus))}")
+    if unknown := names - expected.keys():
+        raise SpecError(f"unknown tensors: {shown(sorted(unknown))}")
 
 
 _DTYPES = ("float16", "float32", "float64")
@@ -288,18 +293,18 @@ _DTYPES = ("float16", "float32", "float64")
 
 def _check_tensor(name: str, dtype: str, shape: Sequence[int], expected: Sequence[int]) -> None:
     if dtype not in _DTYPES:
-        raise SpecError(f"{name} has type {dtype}: expected {', '.join(_DTYPES)}")
+        raise SpecError(f"{name} has type {dtype}: expected one of {', '.join(_DTYPES)}")
     if tuple(shape) != tuple(expected):
         raise SpecError(f"{name} has shape {list(shape)}: expected {list(expected)}")
 
 
 def load_artifact(path: Path) -> Artifact:
-    """Reads a trained net. Raises ModelFileError, saying which tensor or field is wrong."""
+    """Read a net from a model file. Raises ModelFileError, naming the invalid tensor or field."""
     with _reading(path) as file:
         manifest = _manifest(file)
         expected = manifest.architecture.tensors
         _check_names(file.keys(), expected)
-        for name, shape in expected.items():  # before any is read
+        for name, shape in expected.items():  # check all tensors before reading any
             part = file.get_slice(name)
             dtype = {"F16": "float16", "F32": "float32", "F64": "float64"}.get(part.get_dtype(), part.get_dtype())
             _check_tensor(name, dtype, part.get_shape(), shape)
@@ -307,7 +312,7 @@ def load_artifact(path: Path) -> Artifact:
 
 
 def load_manifest(path: Path) -> Manifest:
-    """Reads a net's manifest without its weights. Raises ModelFileError."""
+    """Read the manifest of a model file without its weights. Raises ModelFileError if the file is invalid."""
     with _reading(path) as file:
         return _manifest(file)
 
@@ -315,17 +320,17 @@ def load_manifest(path: Path) -> Manifest:
 def _manifest(file: safe_open) -> Manifest:
     metadata = file.metadata() or {}
     if METADATA_KEY not in metadata:
-        raise SpecError("has no alexnet-infer manifest: expected a file that this project's trainer wrote")
+        raise SpecError("has no alexnet-infer manifest: expected a file written by alexnet-infer")
     return Manifest.from_json(metadata[METADATA_KEY])
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[safe_open]:
-    """An open safetensors file. Whatever goes wrong with it becomes a ModelFileError that names it."""
+    """Open a safetensors file. Errors inside the block are raised as a ModelFileError that names the file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise SpecError("is not a regular file: expected a model file")
-        with path.open("rb"), safe_open(path, "np") as file:  # Python's own errors say what hinders
+        with path.open("rb"), safe_open(path, "np") as file:  # open() first: its OSError names the cause
             yield file
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or one_line(error)}") from None
@@ -336,14 +341,17 @@ def _reading(path: Path) -> Iterator[safe_open]:
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's content."""
+    """Return the SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def embedded_model() -> Path:
-    """Where the embedded net lies: in the installed package, or in `models/` of a checkout."""
-    place = along(f"{EMBEDDED}.safetensors")
-    if not place.is_file():
-        raise ModelFileError(f"the embedded net is missing: expected {place}; install the package again")
-    return place
+    """Return the path of the default net, in the installed package or in `models/` of a checkout.
+
+    Raises ModelFileError if the file is missing.
+    """
+    path = along(f"{EMBEDDED}.safetensors")
+    if not path.is_file():
+        raise ModelFileError(f"the bundled net is missing: expected {path}; reinstall alexnet-infer")
+    return path

@@ -1,7 +1,7 @@
-"""Bilinear interpolation to the last bit as OpenCV computes it (`cv2.resize`, INTER_LINEAR): so Caffe's data were made.
+"""OpenCV's bilinear interpolation (`cv2.resize`, INTER_LINEAR), exact to the last bit.
 
-Pillow's filter of this name widens with the scale, so that all pixels count when an image shrinks. This one takes the
-four nearest at any scale, with weights of 11 bits.
+Caffe's data sets were made with it. Pillow's bilinear filter widens with the scale, so that all pixels contribute when
+an image shrinks. OpenCV's uses the four nearest pixels at any scale, with weights of 11 bits.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ Box = tuple[float, float, float, float]
 
 
 def resize(image_hwc: np.ndarray, size: int, box: Box) -> np.ndarray:
-    """The part of an image uint8 [H, W, C] in `box`, as uint8 [size, size, C]."""
+    """Resample the part of an image uint8 [H, W, C] in `box` to uint8 [size, size, C]."""
     height, width = image_hwc.shape[:2]
     left, top, right, bottom = box
     columns, column_weights = _taps(left, right, size)
     rows, row_weights = _taps(top, bottom, size)
-    # Beyond the edge lies its last pixel again. In a row OpenCV takes that alone; in a column it adds up both, rounded.
+    # Beyond the edge, the last pixel is repeated. Along a row OpenCV uses that pixel alone. Along a column it adds both
+    # weighted copies, with rounding.
     column_weights[:, (columns < 0) | (columns >= width - 1)] = [[2048], [0]]
     left_of, right_of = (np.clip(columns + k, 0, width - 1) for k in (0, 1))
     total = np.full((size, size, image_hwc.shape[2]), 2, np.int32)
@@ -30,9 +31,9 @@ def resize(image_hwc: np.ndarray, size: int, box: Box) -> np.ndarray:
 
 
 def _taps(begin: float, end: float, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `size` positions between two places: the pixel before it, and the weights int32 [2, size] of that
-    and the next, in 2048ths."""
-    at = (begin + (np.arange(size) + 0.5) * ((end - begin) / size) - 0.5).astype(np.float32)
-    before = np.floor(at)
-    part = at - before
-    return before.astype(np.intp), np.rint(np.stack([1 - part, part]) * np.float32(2048)).astype(np.int32)
+    """For `size` positions between `begin` and `end`, return the index of the pixel before each position, and the
+    weights int32 [2, size] of that pixel and the next, in 2048ths."""
+    position = (begin + (np.arange(size) + 0.5) * ((end - begin) / size) - 0.5).astype(np.float32)
+    before = np.floor(position)
+    fraction = position - before
+    return before.astype(np.intp), np.rint(np.stack([1 - fraction, fraction]) * np.float32(2048)).astype(np.int32)

@@ -1,6 +1,6 @@
-"""From an encoded image, which anyone may have made, to 8-bit RGB.
+"""Decode an image from an untrusted source to 8-bit RGB.
 
-Every defect becomes an UnreadableInputError of one line, and nothing is printed.
+Every defect raises an UnreadableInputError with a message of one line. Nothing is printed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import stat
 import threading
 import warnings
+from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -23,16 +24,17 @@ from alexnet_infer.errors import UnreadableInputError, one_line
 from alexnet_infer.preprocess import Rescaling, square_of
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-"""Pillow's decoders that an input may reach. MPO (several JPEGs, the first counts) comes with JPEG. The others stay
-out: EPS would run Ghostscript on the file, and rare formats are the least tested against hostile bytes."""
+"""Pillow's decoders that an input may reach. JPEG includes MPO: several JPEGs, of which the first is used. The others
+are excluded: EPS would run Ghostscript on the file, and rare formats are the least tested against malicious files."""
 
 MAX_PIXELS = 33_000_000
-"""Reading takes at most 8 bytes a pixel, 264 MB: the decoded image, and beside it its RGB or turned copy. Python, NumPy
-and Pillow add 31, so reading a photo stays under 300. Exceptions: Pillow's WebP decoder alone takes 16 bytes a pixel,
-and libjpeg 7 to 12 for a progressive JPEG, which keeps all its coefficients."""
+"""The largest image that is decoded. Reading takes at most 8 bytes per pixel, 264 MB, for the decoded image and its RGB
+or rotated copy. Python, NumPy and Pillow add 31 MB, so reading a photo file takes less than 300 MB. There are two
+exceptions: Pillow's WebP decoder alone takes 16 bytes per pixel, and libjpeg takes 7 to 12 bytes per pixel for a
+progressive JPEG, because it keeps all coefficients."""
 
 MAX_BYTES = 8 * MAX_PIXELS
-"""The largest file: MAX_PIXELS of uncompressed 16-bit RGBA. What is larger isn't a photo, or never ends."""
+"""The largest file that is read: MAX_PIXELS of uncompressed 16-bit RGBA. It also limits streams that never end."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,18 +46,34 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Without a handler for Pillow's log records, Python would print them to stderr.
+# Without a handler, Python prints Pillow's log records to stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def read_square(
     source: Path | bytes | BinaryIO | Image.Image, *, name: str, rescaling: Rescaling, apply_exif: bool = True
 ) -> np.ndarray:
-    """Decodes an image and rescales it to the square that patches are cut from: uint8 [S, S, 3] RGB.
+    """Decode an image and rescale it to the square that patches are cut from: uint8 [S, S, 3] RGB.
 
     Arguments and errors are those of `read_rgb` and `square_of`.
     """
-    return square_of(read_rgb(source, name=name, shrink_to=rescaling.size, apply_exif=apply_exif), rescaling)
+    return read_squares(source, name=name, rescalings=[rescaling], apply_exif=apply_exif)[rescaling]
+
+
+def read_squares(
+    source: Path | bytes | BinaryIO | Image.Image,
+    *,
+    name: str,
+    rescalings: Collection[Rescaling],
+    apply_exif: bool = True,
+) -> dict[Rescaling, np.ndarray]:
+    """Decode an image once, and rescale it to a square uint8 [S, S, 3] RGB in each of several ways.
+
+    A large JPEG must allow the largest S, see `read_rgb`. Arguments and errors are those of `read_rgb` and `square_of`.
+    """
+    largest = max(rescaling.size for rescaling in rescalings)
+    image = read_rgb(source, name=name, shrink_to=largest, apply_exif=apply_exif)
+    return {rescaling: square_of(image, rescaling) for rescaling in rescalings}
 
 
 def read_rgb(
@@ -65,14 +83,15 @@ def read_rgb(
     shrink_to: int | None = None,
     apply_exif: bool = True,
 ) -> Image.Image:
-    """Decodes an image (the first frame of several) to 8-bit RGB.
+    """Decode an image, or the first of several frames, to 8-bit RGB.
 
-    Transparency is laid over white, 16-bit channels keep their upper 8 bits, colour profiles are not applied.
-    `apply_exif` turns the image as its EXIF orientation says; a damaged EXIF block is passed over. With `shrink_to`,
-    the S to which the shorter side will be rescaled, a JPEG of more than MAX_PIXELS may come out at 1/2, 1/4 or 1/8 of
-    its size (but at least 2 S) instead of being refused; no other image is touched by it.
+    Transparent pixels are blended with white, 16-bit channels keep their upper 8 bits, and colour profiles are not
+    applied. With `apply_exif`, the image is rotated according to its EXIF orientation; a damaged EXIF block is ignored.
 
-    Raises UnreadableInputError, which begins with `name`, for whatever is wrong.
+    `shrink_to` is the S to which the shorter side will be rescaled. With it, a JPEG of more than MAX_PIXELS may be
+    decoded at 1/2, 1/4 or 1/8 of its size, but at least 2 S, instead of being refused. Other images are not affected.
+
+    Raises UnreadableInputError for any defect. Its message begins with `name`.
     """
     try:
         with _quiet:
@@ -80,20 +99,20 @@ def read_rgb(
                 source.load()
                 return _to_rgb(source, apply_exif)
             return _to_rgb(_load(source, shrink_to), apply_exif)
-    except Exception as error:  # on hostile bytes Pillow raises nearly every exception there is
+    except Exception as error:  # on malicious bytes Pillow raises exceptions of nearly every type
         raise UnreadableInputError(f"{printable(name)}: {_reason(error)}") from error
 
 
 def printable(text: str) -> str:
-    """`text` on one line and harmless to a terminal: whatever isn't a visible character or a space is escaped.
+    """Return `text` on one line and safe for a terminal: every character that isn't visible or a space is escaped.
 
-    This covers line breaks, terminal escape sequences, right-to-left overrides and bytes that aren't UTF-8.
+    This includes line breaks, terminal escape sequences, right-to-left overrides and bytes that aren't UTF-8.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class _RefusedError(Exception):
-    """Says in the user's words why an image is not read."""
+    """An image is not read. The message is the reason, for the user."""
 
 
 def _reason(error: Exception) -> str:
@@ -123,11 +142,11 @@ def _load(source: Path | bytes | BinaryIO, shrink_to: int | None) -> Image.Image
 
 
 def _opened(path: Path) -> BinaryIO:
-    status = path.stat()  # before opening, which would wait for ever on a FIFO
+    status = path.stat()  # before open, which would wait forever on a FIFO
     if stat.S_ISDIR(status.st_mode):
         raise _RefusedError("a directory, not an image")
     if not stat.S_ISREG(status.st_mode):
-        raise _RefusedError("a pipe or device, not a file; to read an image from a pipe, name -")
+        raise _RefusedError("a pipe or device, not a file; use - to read an image from a pipe")
     _check_bytes(status.st_size)
     return path.open("rb")
 
@@ -146,15 +165,15 @@ def _check_bytes(count: int) -> None:
 
 
 def _keep_small(image: Image.Image, shrink_to: int | None) -> None:
-    """Refuses, or sets to be decoded at a smaller scale, an image of more than MAX_PIXELS. Nothing is decoded yet."""
+    """Set an image of more than MAX_PIXELS to be decoded at a smaller scale, or refuse it. Nothing is decoded yet."""
     width, height = image.size
-    if image.format == "TIFF":  # its decoder unpacks whole tiles, however little of them the image needs
+    if image.format == "TIFF":  # its decoder unpacks complete tiles, even if the image needs little of them
         width = max(width, image.tag_v2.get(ExifTags.Base.TileWidth, 0))
         height = max(height, image.tag_v2.get(ExifTags.Base.TileLength, 0))
     if width * height <= MAX_PIXELS:
         return
     scale = next((s for s in (2, 4, 8) if width * height <= MAX_PIXELS * s * s), None)
-    # The rescaling to S still shrinks by 2 or more after this, which hides how the decoder's filter differs from ours.
+    # The rescaling to S still shrinks by 2 or more after this, which hides the difference of the decoder's filter.
     if scale and shrink_to and min(width, height) // scale >= 2 * shrink_to and _has_one_scan(image):
         image.draft(None, (width // scale, height // scale))
     else:
@@ -162,10 +181,11 @@ def _keep_small(image: Image.Image, shrink_to: int | None) -> None:
 
 
 def _has_one_scan(image: Image.Image) -> bool:
-    """Whether this is a JPEG that libjpeg decodes as it comes.
+    """Return whether this is a JPEG of one scan, which libjpeg decodes as a stream.
 
-    Of one in several scans libjpeg keeps the whole image's coefficients at full scale. It is one when the first scan
-    doesn't hold all components (ISO/IEC 10918-1, B.2.3: marker, length, number of components, two bytes for each, ...).
+    For a JPEG of several scans, libjpeg keeps the coefficients of the complete image at full scale. The image has
+    several scans if the first doesn't hold all components (ISO/IEC 10918-1, B.2.3: marker, length, number of
+    components, two bytes for each, ...).
     """
     if image.format not in ("JPEG", "MPO") or "progressive" in image.info:
         return False
@@ -177,7 +197,7 @@ def _has_one_scan(image: Image.Image) -> bool:
 
 
 def _to_rgb(image: Image.Image, apply_exif: bool) -> Image.Image:
-    # Giving `image` another value frees the form before: there are never more than two in memory.
+    # Each assignment to `image` frees its previous form, so that there are never more than two in memory.
     if image.mode == "I" and image.format == "PPM":  # a PGM of more than 8 bits, which Pillow scales to 16
         image = image.convert("I;16")
     if apply_exif:
@@ -185,7 +205,7 @@ def _to_rgb(image: Image.Image, apply_exif: bool) -> Image.Image:
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 in some versions
         image = _upper_bits(image)
     if image.mode in ("I", "F"):
-        raise _RefusedError("its 32-bit pixels have no fixed range; save it with 8 or 16 bits a channel")
+        raise _RefusedError("32-bit pixels have no fixed range; save it with 8 or 16 bits per channel")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
@@ -197,13 +217,13 @@ def _to_rgb(image: Image.Image, apply_exif: bool) -> Image.Image:
 def _turned(image: Image.Image) -> Image.Image:
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # as many kinds as in `read_rgb`, but here the pixels may be sound
+    except Exception:  # of as many types as in `read_rgb`, but here the pixels may be intact
         return image
     return image if turn is None else image.transpose(turn)
 
 
 def _upper_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit grey, its transparent value (PNG has one at most) as white."""
+    """Convert 16-bit grey to 8-bit grey, and the transparent value (PNG has at most one) to white."""
     wide = np.asarray(image)
     grey = (wide >> 8).astype(np.uint8)
     if (key := image.info.get("transparency")) is not None:
@@ -212,10 +232,10 @@ def _upper_bits(image: Image.Image) -> Image.Image:
 
 
 class _QuietPillow:
-    """While any thread is inside, Pillow's warnings (odd metadata, large images) are not shown and never become errors.
+    """While any thread is inside, Pillow's warnings (odd metadata, large images) are neither shown nor raised.
 
-    `warnings.catch_warnings` alone would not do: it saves and restores one list for the whole process, and threads that
-    leave in another order than they entered would leave the wrong one behind.
+    `warnings.catch_warnings` alone is not enough: it saves and restores one list of filters for the process, and
+    threads that leave in a different order than they entered would restore the wrong list.
     """
 
     def __init__(self) -> None:
@@ -242,7 +262,7 @@ _quiet = _QuietPillow()
 
 @functools.cache
 def _silence_libtiff() -> None:
-    """libtiff prints to stderr what Pillow then raises; asks it not to, where its library can be reached."""
+    """Stop libtiff from printing errors to stderr, if its library can be reached. Pillow raises them as well."""
     with suppress(ImportError, OSError, AttributeError):
         import ctypes
 

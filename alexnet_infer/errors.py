@@ -1,4 +1,4 @@
-"""The errors a user can cause, each with its exit code. Their message is one line: value, expectation, fix."""
+"""The errors a user can cause, each with its exit code. Messages are one line: value, expectation, fix."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
 
 
 def shown(value: object) -> str:
-    """`value` as it may stand in a message: one line of at most 100 characters, whatever a file put there."""
+    """Return `value` for a message: one printable line of at most 100 characters, for any value from a file."""
     try:
         text = _SHORT.repr(value)
-    except ValueError:  # Python refuses to print whole numbers of more than 4,300 digits
+    except ValueError:  # Python does not print integers of more than 4,300 digits
         return "a number of thousands of digits"
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def one_line(error: Exception) -> str:
-    """A library's message as part of ours: one line of at most 300 characters, nothing unprintable."""
+    """Return the message of a library's error for use in another: one printable line of at most 300 characters."""
     return visible(" ".join(str(error).split())[:300])
 
 
 def visible(text: str) -> str:
-    """`text` with a question mark for whatever isn't printable: line breaks, terminal escapes, broken letters."""
+    """Return `text` with `?` for each unprintable character, such as line breaks and terminal escapes."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """The end of a message, `(did you mean ...?)` after a space, where one of `known` is near to `name`; or nothing."""
+    """Return " (did you mean ...?)" with the name in `known` most similar to `name`, or "" if none is similar."""
     import difflib
 
     near = difflib.get_close_matches(name, [*known], n=1)
@@ -37,37 +37,37 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 
 class AlexNetInferError(Exception):
-    """Base of all errors that are reported as one line on stderr."""
+    """Base class of all errors that are reported as one line on stderr."""
 
     exit_code = 1
 
 
 class UsageError(AlexNetInferError, ValueError):
-    """The request itself is wrong: an unknown preset, an option out of range."""
+    """The request is invalid: an unknown preset, an option out of range."""
 
     exit_code = 2
 
 
 class SpecError(UsageError):
-    """A specification that describes no net: the message names the operation, the value and what was expected.
+    """A specification that does not describe a net. The message names the operation, the value and the expectation.
 
-    Where the specification comes from a file, readers turn this into a ModelFileError that names the file.
+    Code that reads specifications from a file turns this into a ModelFileError that names the file.
     """
 
 
 class UnreadableInputError(AlexNetInferError):
-    """An image, directory or data set that can't be read."""
+    """An image, directory or data set can't be read."""
 
     exit_code = 3
 
 
 class ModelFileError(AlexNetInferError):
-    """A model file that is damaged, incomplete or contradicts itself."""
+    """A model file is damaged, incomplete or inconsistent."""
 
     exit_code = 4
 
 
 class BackendError(AlexNetInferError):
-    """A runtime or device that was asked for and isn't there."""
+    """A requested runtime or device is not available."""
 
     exit_code = 5

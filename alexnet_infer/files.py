@@ -1,4 +1,4 @@
-"""Writing files so that no reader ever sees half of one."""
+"""Atomic writes, lock files, and the places of the package's own files."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from typing import IO
 
 
 def user_cache() -> Path:
-    """The folder in which this user's programs keep what can be computed again."""
+    """Return this user's cache folder for alexnet-infer, for files that can be made again."""
     from platformdirs import user_cache_path
 
     return user_cache_path("alexnet-infer", appauthor=False)
 
 
 def along(name: str) -> Path:
-    """Where a file lies that comes along with the program: in `models/` of the installed package, or of a checkout. The
-    first of these where it is in neither."""
+    """Return the path of a bundled file: in `models/` of the installed package or, failing that, of the checkout.
+
+    If neither has the file, the path in the installed package is returned.
+    """
     here = Path(__file__).parent
-    places = [folder / "models" / name for folder in (here, here.parent)]
-    return next((place for place in places if place.is_file()), places[0])
+    paths = [folder / "models" / name for folder in (here, here.parent)]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is at `path`; no, too, where the system won't say: a name too long, a folder closed to us."""
+    """Return whether `path` is a file. False if the system can't tell: a name too long, a folder without permission."""
     try:
         return path.is_file()
     except OSError:
@@ -33,10 +35,10 @@ def is_file(path: Path) -> bool:
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Writes `data`, whole or in parts, to a temporary file beside `path`, syncs it and renames it over `path`.
+    """Write `data`, as one object or in parts, to a temporary file beside `path`, sync it and rename it to `path`.
 
-    Whatever stood at `path` stays whole until the new file is complete. Raises OSError when that fails; the temporary
-    file is then removed.
+    An existing file at `path` stays intact until the new file is complete. Raises OSError on failure, after removing
+    the temporary file.
     """
     with replacing(path) as temporary, temporary.open("xb") as file:
         file.writelines([data] if isinstance(data, bytes) else data)
@@ -44,7 +46,7 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """`write_atomically` for libraries that write files themselves: yields the name of the temporary file to write."""
+    """`write_atomically` for libraries that write files themselves: yield the path of the temporary file to write."""
     temporary = path.parent / f".{path.name}.{os.urandom(4).hex()}.tmp"
     try:
         yield temporary
@@ -57,10 +59,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def lock(path: Path) -> IO[str] | None:
-    """Makes this process the only one that holds the lock file at `path`, until the file that is returned is closed or
-    the process ends. None when another holds it. Where locks don't exist (Windows, some network disks), none is made.
+    """Lock the file at `path`. The lock is held until the returned file is closed or the process ends.
 
-    Raises OSError when the file can't be opened.
+    Returns None if another process, or an open file of this process, holds the lock. Where locks don't exist (Windows,
+    some network disks), the file is returned without one. Raises OSError if the file can't be opened.
     """
     file = path.open("a")
     with suppress(ImportError):

@@ -1,4 +1,4 @@
-"""Counting right answers. Counts are integers, so that parts of a set add up to exactly one result."""
+"""Top-k counts. They are integers, so the counts of parts of a set add up to exactly the count of the set."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from alexnet_infer.errors import UsageError
 
 
 def topk_correct(scores: np.ndarray, labels: np.ndarray, k: int) -> int:
-    """How many of N images have their label among the `k` highest scores.
+    """Return the number of images whose label is among the `k` classes with the highest scores.
 
-    `scores` [N, C] (probabilities or logits), `labels` whole numbers [N] from 0 to C - 1. Of equal scores the lower
-    class index ranks higher. With k >= C every image counts.
+    `scores` is [N, C], probabilities or logits. `labels` is [N], integers from 0 to C - 1. If scores are equal, the
+    lower class index ranks first. With k >= C every image counts.
 
-    Raises UsageError on NaN, which no order can rank, and on labels, shapes or a `k` that make no sense.
+    Raises UsageError if the scores contain NaN, which has no rank, or if labels, shapes or `k` are invalid.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
@@ -23,16 +23,17 @@ def topk_correct(scores: np.ndarray, labels: np.ndarray, k: int) -> int:
     if not len(labels):
         return 0
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= scores.shape[1]:
-        raise UsageError(f"labels: expected whole numbers from 0 to {scores.shape[1] - 1}")
+        raise UsageError(f"labels: expected integers from 0 to {scores.shape[1] - 1}")
     if np.isnan(scores).any():
-        raise UsageError(f"image {int(np.isnan(scores).any(1).argmax())} has scores that are NaN")
+        raise UsageError(f"image {int(np.isnan(scores).any(1).argmax())} has scores that are NaN: expected numbers")
     return int((classes_ahead(scores, labels) < k).sum())
 
 
 def classes_ahead(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """For each of N images, how many classes rank ahead of its label: int [N]. Of equal scores the lower index does.
+    """Return the number of classes that rank ahead of each image's label, int [N].
 
-    `scores` [N, C] without NaN, `labels` whole numbers [N] below C.
+    `scores` is [N, C] without NaN. `labels` is [N], integers from 0 to C - 1. If scores are equal, the lower class
+    index ranks first.
     """
     own = scores[np.arange(len(labels)), labels][:, None]
     lower = np.arange(scores.shape[1]) < labels[:, None]

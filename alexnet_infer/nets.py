@@ -1,4 +1,4 @@
-"""Which trained nets there are, and which of them a command takes."""
+"""Find trained nets by name, and choose the nets of a command."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from alexnet_infer.files import is_file
 
 
 class UnknownNetError(ModelFileError):
-    """A name that is neither a net's nor a file's."""
+    """A name is neither that of a net nor that of a file."""
 
 
 class NotPulledError(ModelFileError):
-    """A published net that is named and not on this machine."""
+    """A published net has not been pulled."""
 
     def __init__(self, name: str, size: int) -> None:
         super().__init__(
@@ -26,25 +26,24 @@ class NotPulledError(ModelFileError):
 
 
 def find_net(model: str | Path) -> Path:
-    """The file of a net: `model` is a file, or the name of a net that comes along or of a published one that was
-    pulled.
+    """Return the path of a net, given as a path, as the name of a bundled net, or as the name of a pulled net.
 
-    What has a suffix or a folder is taken for a file, whether it is there or not. Raises NotPulledError for a published
-    net that is not on this machine, UnknownNetError when there is no such name.
+    Anything with a suffix or a folder is a path, whether the file exists or not. Raises NotPulledError for a published
+    net that has not been pulled, and UnknownNetError for an unknown name.
     """
     path, name = Path(model), str(model)
     if path.suffix or os.sep in name or is_file(path):
         return path
-    at_hand = {net.stem: net for net in nets_at_hand()}
-    if name in at_hand:
-        return at_hand[name]
+    bundled = {net.stem: net for net in nets_at_hand()}
+    if name in bundled:
+        return bundled[name]
     from alexnet_infer.published.cache import cached
     from alexnet_infer.published.registry import registry
 
     nets = registry()
     if name not in nets:
         raise UnknownNetError(
-            f"{shown(name)} is neither a file nor the name of a net{meant(name, [*at_hand, *nets])}; "
+            f"{shown(name)} is neither a file nor the name of a net{meant(name, [*bundled, *nets])}; "
             "`alexnet-infer models` lists the nets"
         )
     published = nets[name]
@@ -55,27 +54,42 @@ def find_net(model: str | Path) -> Path:
 
 
 def nets_at_hand() -> list[Path]:
-    """The nets that come along: the embedded one, then the others beside it by name."""
+    """Return the paths of the bundled nets: first the default net, then the others sorted by name."""
     embedded = embedded_model()
     return [embedded, *sorted(path for path in embedded.parent.glob("*.safetensors") if path != embedded)]
 
 
 def choose_nets(models: Sequence[Path], ensemble: int | None) -> list[Path]:
-    """The nets that are averaged: the first `ensemble` of `models`, or of those at hand where none is named; without a
-    number all that are named, or else the embedded one.
+    """Return the nets to average: the first `ensemble` of `models`, or of the bundled nets if `models` is empty.
 
-    Raises UsageError when there are fewer, naming what is there, or when a net is named twice.
+    Without a number, all of `models` are returned, or the default net if `models` is empty. Raises UsageError if there
+    are fewer nets than `ensemble`, or if a net is named twice.
     """
     if ensemble is not None and ensemble < 1:
         raise UsageError(f"--ensemble {ensemble}: expected at least 1")
-    found = list(models) or nets_at_hand()
-    wanted = ensemble or (len(models) or 1)
-    if wanted > len(found):
-        names = ", ".join(path.name for path in found)
-        there = "one net is" if len(found) == 1 else f"{len(found)} nets are"
-        raise UsageError(f"--ensemble {wanted}: only {there} there ({names}); name the files of others, too")
-    chosen = found[:wanted]
+    available = list(models) or nets_at_hand()
+    count = ensemble or len(models) or 1
+    if count > len(available):
+        names = ", ".join(path.name for path in available)
+        raise UsageError(
+            f"--ensemble {count}: expected at most {len(available)}, the number of nets available ({names}); name more "
+            "model files"
+        )
+    chosen = available[:count]
     for path in chosen:
         if chosen.count(path) > 1:
             raise UsageError(f"{path}: named twice; an ensemble needs different nets")
     return chosen
+
+
+def check_same_classes(wnids: Sequence[Sequence[str]], names: Sequence[str]) -> None:
+    """Check that all nets of an ensemble have the same outputs: equal WordNet ids in the same order.
+
+    Raises UsageError, with the names of two nets that differ.
+    """
+    for own, name in zip(wnids, names, strict=True):
+        if list(own) != list(wnids[0]):
+            raise UsageError(
+                f"{name}: has other classes than {names[0]} ({len(own)} and {len(wnids[0])}); only nets with the same "
+                "classes can be averaged"
+            )

@@ -1,6 +1,6 @@
-"""What the user names: files, directories, patterns and standard input, as photos to be read one by one.
+"""Photos from the inputs that a user names: files, directories, patterns, URLs and standard input.
 
-Whatever is wrong with an input is raised when it is read, so that one bad photo never stops a batch.
+A problem with an input is raised when the photo is read, so that one bad photo doesn't stop a batch.
 """
 
 from __future__ import annotations
@@ -8,70 +8,115 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from alexnet_infer.decode import printable, read_square
-from alexnet_infer.errors import UnreadableInputError
-from alexnet_infer.preprocess import Preprocessing
+from alexnet_infer.decode import MAX_BYTES, printable, read_squares
+from alexnet_infer.errors import UnreadableInputError, one_line
+from alexnet_infer.preprocess import Preprocessing, Rescaling
+from alexnet_infer.web import Fetch, FetchError, is_http, without_password
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-"""What counts as an image in a directory; a file that is named itself may be called anything."""
+"""Suffixes of the files that are read from a directory. A file that is named directly may have any name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """One input, not read yet."""
+    """One input, not read yet: a file, a URL or standard input."""
 
     name: str
-    """As the user named it, or its path in the directory they named; "-" for standard input."""
+    """The input as the user named it, without a password in a URL, or the path of a file in a directory."""
     path: Path | None = None
-    """None for standard input."""
+    url: str | None = field(default=None, repr=False)
+    """An http or https URL, with a password if it has one. Without `path` and `url`, the photo is standard input."""
+    content: bytes | None = field(default=None, repr=False)
+    """The encoded image at `url`, if it has been fetched."""
     problem: str | None = None
-    """What is already known to be wrong with it."""
+    """The reason why it can't be read, if that is known already."""
 
     @property
     def printable_name(self) -> str:
-        """The name on one line and harmless to a terminal."""
+        """The name on one line and safe for a terminal."""
         return printable(self.name)
 
     def square(self, preprocessing: Preprocessing) -> np.ndarray:
-        """Reads the photo and rescales it to the square that patches are cut from: uint8 [S, S, 3] RGB.
+        """Read the photo and rescale it to the square that patches are cut from: uint8 [S, S, 3] RGB.
 
-        Raises UnreadableInputError, whose message begins with the printable name.
+        Raises UnreadableInputError. Its message begins with the printable name.
         """
-        if self.problem is not None:
-            raise UnreadableInputError(f"{self.printable_name}: {self.problem}")
-        source = self.path if self.path is not None else _standard_input()
-        return read_square(source, name=self.name, rescaling=preprocessing.rescaling)
+        return self.squares([preprocessing.rescaling])[preprocessing.rescaling]
+
+    def squares(self, rescalings: Collection[Rescaling]) -> dict[Rescaling, np.ndarray]:
+        """Read and decode the photo once, and rescale it to a square in each of several ways.
+
+        Raises UnreadableInputError, as `square`.
+        """
+        return read_squares(self.source(), name=self.name, rescalings=rescalings)
+
+    def source(self) -> Path | bytes | BinaryIO:
+        """Return what `alexnet_infer.decode` reads: the path, the bytes fetched from the URL, or standard input.
+
+        Raises UnreadableInputError if the URL can't be fetched, or if there is nothing to read.
+        """
+        (photo,) = fetched([self])
+        if photo.problem is not None:
+            raise UnreadableInputError(f"{self.printable_name}: {photo.problem}")
+        if photo.path is not None:
+            return photo.path
+        return _standard_input() if photo.content is None else photo.content
+
+
+def fetched(photos: Sequence[Photo]) -> list[Photo]:
+    """Fetch the URLs among `photos`, all at the same time. They get their `content`, or a `problem`."""
+    fetches = [
+        Fetch(photo.url, MAX_BYTES) if photo.url and photo.content is None and photo.problem is None else None
+        for photo in photos
+    ]
+    return [photo if fetch is None else _completed(photo, fetch) for photo, fetch in zip(photos, fetches, strict=True)]
+
+
+def _completed(photo: Photo, fetch: Fetch) -> Photo:
+    try:
+        return replace(photo, content=fetch.content())
+    except FetchError as error:
+        return replace(photo, problem=f"can't be fetched ({one_line(error)})")
+
+
+def named(text: str) -> Photo:
+    """Return the photo at a path or an http or https URL."""
+    if is_http(text):
+        return Photo(name=without_password(text), url=text)
+    return Photo(name=text, path=Path(text))
 
 
 def expand(inputs: Sequence[str]) -> Iterator[Photo]:
-    """The photos that `inputs` stand for, in their order.
+    """Yield the photos of `inputs`, in order.
 
-    Each input is a file, a directory (its images at any depth, sorted; nothing hidden, links to directories not
-    followed), a pattern such as "trip/**/*.jpg" (the files it matches, sorted) or "-" for an encoded image on standard
-    input. One that stands for nothing yields a photo too, which can't be read.
+    Each input is a file, a directory (its images at any depth, sorted, without hidden ones; links to directories are
+    not followed), a pattern such as "trip/**/*.jpg" (the files it matches, sorted), an http or https URL, or "-" for an
+    encoded image on standard input. An input without photos yields one photo that can't be read.
     """
     for text in inputs:
         if text == "-":
             yield Photo(name=text)
         elif not text:
-            yield Photo(name="''", problem="an empty name; expected a file, a directory, a pattern or -")
+            yield Photo(name="''", problem="an empty name; expected a file, a directory, a pattern, a URL or -")
+        elif is_http(text):
+            yield named(text)
         elif _is_directory(text):
             yield from _images_below(text)
         elif any(c in text for c in "*?[") and not os.path.lexists(text):
             yield from _matches(text)
         else:
-            yield Photo(name=text, path=Path(text))
+            yield named(text)
 
 
 def _is_directory(path: str) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112 (Path's raises on a name too long or a parent that is closed to us)
+    return os.path.isdir(path)  # noqa: PTH112 (Path.is_dir raises for a name too long or a parent without permission)
 
 
 def _images_below(directory: str) -> Iterator[Photo]:
@@ -90,12 +135,12 @@ def _images_below(directory: str) -> Iterator[Photo]:
 
 
 def _matches(pattern: str) -> Iterator[Photo]:
-    found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path's refuses absolute patterns)
-    files = [path for path in found if not _is_directory(path)]
+    matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob refuses absolute patterns)
+    files = [path for path in matches if not _is_directory(path)]
     for path in files:
         yield Photo(name=path, path=Path(path))
     if not files:
-        yield Photo(name=pattern, problem="no file is called so, and none matches it as a pattern")
+        yield Photo(name=pattern, problem="no such file, and no file matches it as a pattern")
 
 
 def _standard_input() -> BinaryIO:

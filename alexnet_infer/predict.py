@@ -1,12 +1,13 @@
-"""From photos to labels: squares -> patches -> backend -> mean of the probabilities over the views.
+"""Labels for photos: squares -> patches -> backend -> mean over the views -> mean over the nets.
 
-`load` and `Net` are the Python API, re-exported by the package.
+`load`, `Net` and `Ensemble` are the Python API. The package exports them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,21 +17,24 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from alexnet_infer.artifact import Manifest, embedded_model
+from alexnet_infer.artifact import ClassName, Manifest, embedded_model
 from alexnet_infer.backends import Backend, Device, Runtime
 from alexnet_infer.backends.opening import open_model
-from alexnet_infer.decode import read_square
+from alexnet_infer.decode import read_squares
 from alexnet_infer.errors import UnreadableInputError, UsageError
-from alexnet_infer.nets import find_net
-from alexnet_infer.photos import Photo
-from alexnet_infer.preprocess import Views, patches
+from alexnet_infer.nets import check_same_classes, find_net
+from alexnet_infer.photos import Photo, fetched, named
+from alexnet_infer.preprocess import Rescaling, Views, patches
 
 LARGEST_BATCH = 1024
-"""Images that may go through a net at once: ten views of so many, of 227 pixels, are 6 GB."""
+"""Images that may go through a net at once: ten views of 1,024 images, of 227 pixels, are 6 GB."""
 
 PHOTOS_PER_CALL = 8
-"""Photos that go through the net at once. Eight are 80 patches: enough to keep two cores busy, and about 500 MB of
+"""Photos that go through a net at once. Eight are 80 patches: enough to keep two cores busy, and about 500 MB of
 activations in the full-size net."""
+
+Squares = Mapping[Rescaling, np.ndarray]
+"""One photo as a square uint8 [S, S, 3] RGB in each of several ways."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +50,98 @@ class Label:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of one photo: `labels`, likeliest first, or `error`, one line saying why it could not be read."""
+    """The result for one photo: `labels`, most probable first, or `error`, one line with the reason."""
 
     photo: Photo
     labels: tuple[Label, ...] = ()
     error: str | None = None
 
 
-class Net:
+class _Classifier(ABC):
+    """Labels for photos by the mean probabilities of one or more nets: what `Net` and `Ensemble` share."""
+
+    @property
+    @abstractmethod
+    def nets(self) -> tuple[Net, ...]:
+        """The nets whose probabilities are averaged."""
+
+    @property
+    def classes(self) -> tuple[ClassName, ...]:
+        """The classes, in the order of the outputs."""
+        return self.nets[0].manifest.classes
+
+    def classify(self, photo: str | Path | bytes | BinaryIO | Image.Image, top: int = 5) -> list[Label]:
+        """Return the `top` most probable labels of one photo.
+
+        `photo` is a path, an http or https URL (as str), an encoded image, an open file or a Pillow image. Raises
+        UnreadableInputError if it can't be read as an image.
+        """
+        self._check_top(top)
+        if isinstance(photo, str):
+            squares = named(photo).squares(self._rescalings)
+        else:
+            name = str(photo) if isinstance(photo, Path) else "the image"
+            squares = read_squares(photo, name=name, rescalings=self._rescalings)
+        return list(self._labels(self._mean_probabilities([squares])[0], top))
+
+    def classify_all(self, photos: Iterable[Photo], top: int = 5) -> Iterator[Result]:
+        """Yield the labels of many photos, in order. A photo that can't be read yields its error.
+
+        Photos are fetched and decoded in parallel, PHOTOS_PER_CALL at a time, so memory doesn't grow with their number.
+        """
+        self._check_top(top)
+        photos = iter(photos)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # more threads would only hold more decoded photos
+            while chunk := list(islice(photos, PHOTOS_PER_CALL)):
+                # URLs are fetched outside the pool, whose threads would delay the end of an interrupted program.
+                squares = list(pool.map(self._squares_or_error, fetched(chunk)))
+                readable = [item for item in squares if not isinstance(item, UnreadableInputError)]
+                rows = iter(self._mean_probabilities(readable) if readable else ())
+                for photo, item in zip(chunk, squares, strict=True):
+                    if isinstance(item, UnreadableInputError):
+                        yield Result(photo=photo, error=str(item))
+                    else:
+                        yield Result(photo=photo, labels=self._labels(next(rows), top))
+
+    @property
+    def _rescalings(self) -> set[Rescaling]:
+        return {net.manifest.preprocessing.rescaling for net in self.nets}
+
+    def _mean_probabilities(self, photos: Sequence[Squares]) -> np.ndarray:
+        """Probabilities [N, classes], averaged over the views and over the nets."""
+        each = []
+        for net in self.nets:
+            rescaling = net.manifest.preprocessing.rescaling
+            each.append(net.probabilities([squares[rescaling] for squares in photos]))
+        return each[0] if len(each) == 1 else np.mean(each, axis=0, dtype=np.float64).astype(np.float32)
+
+    def _check_top(self, top: int) -> None:
+        if not 1 <= top <= len(self.classes):
+            raise UsageError(f"top={top}: expected 1 to {len(self.classes)}, the number of classes")
+
+    def _squares_or_error(self, photo: Photo) -> Squares | UnreadableInputError:
+        try:
+            return photo.squares(self._rescalings)
+        except UnreadableInputError as error:
+            return error
+
+    def _labels(self, probabilities: np.ndarray, top: int) -> tuple[Label, ...]:
+        order = np.argsort(-probabilities, kind="stable")[:top]  # stable: ties go to the lower index
+        return tuple(
+            Label(
+                index=int(i),
+                wnid=self.classes[i].wnid,
+                name=self.classes[i].name,
+                probability=float(probabilities[i]),
+            )
+            for i in order
+        )
+
+
+class Net(_Classifier):
     """A trained net on a device. Made by `load`.
 
-    `views`: "ten" averages the probabilities of the paper's ten patches (section 4.1), "center" takes the central one.
+    `views`: "ten" averages the probabilities of the paper's ten patches (section 4.1), "center" uses the central patch.
     """
 
     def __init__(self, manifest: Manifest, backend: Backend, views: Views = "ten") -> None:
@@ -64,69 +149,52 @@ class Net:
             raise UsageError(f"views={views!r}: expected ten or center")
         self.manifest, self.backend, self.views = manifest, backend, views
 
-    def classify(self, photo: str | Path | bytes | BinaryIO | Image.Image, top: int = 5) -> list[Label]:
-        """The `top` likeliest labels of one photo (a path, an encoded image, an open file or a Pillow image).
-
-        Raises UnreadableInputError when it can't be read as an image.
-        """
-        self._check_top(top)
-        name = photo if isinstance(photo, str | Path) else "the image"
-        source = Path(photo) if isinstance(photo, str) else photo
-        square = read_square(source, name=str(name), rescaling=self.manifest.preprocessing.rescaling)
-        return list(self._labels(self.probabilities([square])[0], top))
-
-    def classify_all(self, photos: Iterable[Photo], top: int = 5) -> Iterator[Result]:
-        """Labels of many photos, in their order. One that can't be read yields its error and the rest go on.
-
-        Photos are decoded on all cores, a few at a time; memory does not grow with their number.
-        """
-        self._check_top(top)
-        photos = iter(photos)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # more would only hold more decoded photos
-            while chunk := list(islice(photos, PHOTOS_PER_CALL)):
-                squares = list(pool.map(self._square_or_error, chunk))
-                readable = [square for square in squares if isinstance(square, np.ndarray)]
-                rows = iter(self.probabilities(readable) if readable else ())
-                for photo, square in zip(chunk, squares, strict=True):
-                    if isinstance(square, np.ndarray):
-                        yield Result(photo=photo, labels=self._labels(next(rows), top))
-                    else:
-                        yield Result(photo=photo, error=str(square))
+    @property
+    def nets(self) -> tuple[Net, ...]:
+        """This net alone."""
+        return (self,)
 
     def probabilities(self, squares: Sequence[np.ndarray]) -> np.ndarray:
-        """Class probabilities float32 [N, classes], averaged over the views, of squares uint8 [S, S, 3] RGB."""
+        """Return class probabilities float32 [N, classes], averaged over the views, of squares uint8 [S, S, 3] RGB."""
         inputs = np.concatenate([self.inputs(square) for square in squares])
         return self.mean_over_views(self.backend.infer(inputs), len(squares))
 
     def inputs(self, square_hwc: np.ndarray) -> np.ndarray:
-        """What the backend takes for one square uint8 [S, S, 3] RGB: its views float32 [V, 3, patch, patch], or the
-        square itself [1, S, S, 3] where the backend cuts the views."""
+        """Return the backend's input for one square uint8 [S, S, 3] RGB.
+
+        This is its views float32 [V, 3, patch, patch], or the square itself [1, S, S, 3] if the backend cuts the views.
+        """
         if self.backend.takes_squares:
             return square_hwc[None]
         return patches(square_hwc, self.manifest.preprocessing, self.views)
 
     @staticmethod
     def mean_over_views(scores: np.ndarray, images: int) -> np.ndarray:
-        """Probabilities [images * V, classes] of what `inputs` gave for the images -> float32 [images, classes]."""
+        """Average the backend's outputs [images * V, classes] over the V views: float32 [images, classes]."""
         return scores.reshape(images, -1, scores.shape[1]).mean(1)
 
-    def _check_top(self, top: int) -> None:
-        if not 1 <= top <= len(self.manifest.classes):
-            raise UsageError(f"top={top}: expected 1 to {len(self.manifest.classes)}, the number of classes")
 
-    def _square_or_error(self, photo: Photo) -> np.ndarray | UnreadableInputError:
-        try:
-            return photo.square(self.manifest.preprocessing)
-        except UnreadableInputError as error:
-            return error
+class Ensemble(_Classifier):
+    """Several nets. Their probabilities are averaged with equal weights.
 
-    def _labels(self, probabilities: np.ndarray, top: int) -> tuple[Label, ...]:
-        order = np.argsort(-probabilities, kind="stable")[:top]  # stable: ties go to the lower index
-        classes = self.manifest.classes
-        return tuple(
-            Label(index=int(i), wnid=classes[i].wnid, name=classes[i].name, probability=float(probabilities[i]))
-            for i in order
-        )
+    Each net has its own preprocessing and views. A photo is read and decoded once for all of them. Raises UsageError if
+    there is no net, or if their classes differ.
+
+    >>> ensemble = Ensemble([load("caffenet"), load("bvlc-alexnet")])
+    >>> ensemble.classify("photo.jpg")[0].name
+    """
+
+    def __init__(self, nets: Iterable[Net]) -> None:
+        self._nets = tuple(nets)
+        if not self._nets:
+            raise UsageError("an ensemble of 0 nets: expected at least 1")
+        manifests = [net.manifest for net in self._nets]
+        check_same_classes([[c.wnid for c in m.classes] for m in manifests], [m.name for m in manifests])
+
+    @property
+    def nets(self) -> tuple[Net, ...]:
+        """The nets, in the order given."""
+        return self._nets
 
 
 def load(
@@ -137,16 +205,20 @@ def load(
     backend: Runtime = "auto",
     trust_engine: bool = False,
 ) -> Net:
-    """A net ready to classify: the embedded one, a published one by its name (once pulled), or the one in the file
-    `model`: a model file of ours, an exported .onnx file, or an .engine.
+    """Load a net, ready to classify.
 
-    `views`: "ten" or "center"; without, what the file does itself, or else ten. `device`: "cpu", "cuda", or "auto" for
-    a CUDA GPU where one works. `backend`: "onnxruntime", "openvino", or "auto" for the faster one that is installed.
-    `trust_engine`: run an engine that this user's cache did not build, though engines are code. Raises ModelFileError
-    when the file can't be used, BackendError when the runtime or the device is missing, UsageError for other values.
+    `model`: the name of a bundled net or of a pulled net, or the path of a model file, an exported .onnx file or an
+    engine. If not given, the default bundled net is loaded.
+
+    `views`: "ten" or "center". If not given, the views that an exported file averages itself, or else ten. `device`:
+    "cpu", "cuda", or "auto" for a CUDA GPU if one works. `backend`: "onnxruntime", "openvino", or "auto" for the faster
+    installed one. `trust_engine`: run an engine that was not built by this user's own cache. Engines are code.
+
+    Raises ModelFileError if the file can't be used, BackendError if the runtime or the device is missing, and
+    UsageError for invalid values.
     """
     path = find_net(model) if model is not None else embedded_model()
     opened = open_model(path, device=device, runtime=backend, trust_engine=trust_engine, views=views or "ten")
     if opened.views and views not in (None, opened.views):
-        raise UsageError(f"{path}: was exported with views={opened.views}, and views={views} can't be had from it")
+        raise UsageError(f"{path}: was exported with views={opened.views}; views={views} is not possible")
     return Net(opened.manifest, opened.backend, opened.views or views or "ten")

@@ -1,7 +1,8 @@
-"""From a decoded image to the patches a net sees.
+"""Preprocessing: from a decoded image to the patches that a net sees.
 
 The paper, section 2: rescale so that the shorter side is S, take the central S x S, subtract the training set's mean,
-nothing else. Section 4.1: at test time the four corner patches, the central one, and their mirror images.
+and nothing else. Section 4.1: the views at test time are the four corner patches, the central patch, and their mirror
+images.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ FITS = ("crop", "stretch")
 
 @dataclass(frozen=True, kw_only=True)
 class Rescaling:
-    """How an image becomes the square that patches are cut from. Raises SpecError on values that make no sense."""
+    """How an image is rescaled to the square that patches are cut from. Raises SpecError for invalid values."""
 
     size: int
     """S: the side of the square, in pixels."""
     resample: str = "bicubic"
-    """nearest, bilinear, bicubic, lanczos: Pillow's filters, of which all but nearest antialias when shrinking; or
-    bilinear-aliased, between the four nearest pixels at any scale: OpenCV's, and so Caffe's."""
+    """nearest, bilinear, bicubic or lanczos: Pillow's filters. All but nearest antialias when shrinking.
+    bilinear-aliased: OpenCV's filter, and so Caffe's. It interpolates between the four nearest pixels at any scale."""
     fit: Literal["crop", "stretch"] = "crop"
-    """crop: the shorter side to S, then the central square (section 2). stretch: both sides to S, whatever the shape,
-    as Caffe's tools made their data."""
+    """crop: rescale the shorter side to S, then take the central square (section 2). stretch: rescale both sides to S,
+    whatever the shape, as Caffe's tools do."""
 
     def __post_init__(self) -> None:
         _check_side("size", self.size)
@@ -54,15 +55,15 @@ class Rescaling:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Preprocessing:
-    """Everything between a decoded image and a net's input; it travels in every model file.
+    """Everything between a decoded image and a net's input. Every model file contains it.
 
-    Raises SpecError on values that make no sense.
+    Raises SpecError for invalid values.
     """
 
     size: int
-    """S, and with `resample` and `fit` below how an image is rescaled: see `Rescaling`."""
+    """S. Together with `resample` and `fit`, the fields of `Rescaling`."""
     patch: int
-    """Side of the patches, in pixels; at most `size`."""
+    """Side of the patches, in pixels. At most `size`."""
     mean: np.ndarray
     """float32 [3] (per channel) or [size, size, 3] (per pixel), in `value_range` and `channel_order`. Read-only."""
     resample: str = "bicubic"
@@ -92,11 +93,11 @@ class Preprocessing:
 
     @property
     def rescaling(self) -> Rescaling:
-        """What is done to an image before patches are cut."""
+        """How an image is rescaled before patches are cut."""
         return self._rescaling  # type: ignore[attr-defined]
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready description; a per-pixel mean becomes base64 of its little-endian float32 values."""
+        """Return a JSON-ready description. A per-pixel mean is stored as its little-endian float32 values in base64."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if self.mean.ndim == 1:
             fields["mean"] = [float(v) for v in self.mean]
@@ -106,9 +107,9 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, data: Any) -> Preprocessing:
-        """Inverse of `to_json`. Every field must be there: a guessed one would corrupt accuracy silently.
+        """Inverse of `to_json`. Every field is required: a wrong default would silently reduce accuracy.
 
-        Raises SpecError on anything missing, surplus or out of range.
+        Raises SpecError for missing or unknown fields and invalid values.
         """
         expected = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(data, dict) or data.keys() != expected:
@@ -137,16 +138,16 @@ def _mean_from_json(data: Any, size: int) -> np.ndarray:
         if len(values) != size * size * 3 * 4:
             raise SpecError(f"preprocessing: mean has {len(values)} bytes: expected {size} x {size} x 3 x 4")
         return np.frombuffer(values, "<f4").reshape(size, size, 3)
-    # bool is a kind of int, and no mean; a whole number may be too long for any float
+    # bool is a subclass of int but not a mean, and an int may be too large for any float
     if isinstance(data, list) and len(data) == 3 and all(type(v) in (int, float) and abs(v) < 1e9 for v in data):
         return np.array(data, np.float32)
     raise SpecError(f"preprocessing: mean={shown(data)}: expected three numbers, or float32 values in base64")
 
 
 def square_of(image: Image.Image, rescaling: Rescaling) -> np.ndarray:
-    """The square of an RGB image that patches are cut from: uint8 [S, S, 3].
+    """Rescale an RGB image to the square that patches are cut from: uint8 [S, S, 3].
 
-    Raises UnreadableInputError when the image has no pixels.
+    Raises UnreadableInputError if the image has no pixels.
     """
     if rescaling.fit == "crop":
         return central_square(image, rescaling.size, rescaling.resample)
@@ -155,22 +156,24 @@ def square_of(image: Image.Image, rescaling: Rescaling) -> np.ndarray:
 
 
 def central_square(image: Image.Image, size: int, resample: str = "bicubic") -> np.ndarray:
-    """Rescales the shorter side of an RGB image to `size` and keeps the central square: uint8 [size, size, 3].
+    """Rescale the shorter side of an RGB image to `size` and take the central square: uint8 [size, size, 3].
 
-    Only the part of the image that the square needs is resampled, so that a 20 x 60,000 strip costs no more than a
-    square; the values are those of rescaling everything and cropping then (section 2), with the square's corner at
-    whole pixels of the rescaled image, rounded down. In landscape photos they differ by a level at most, in portrait by
-    a few: Pillow rounds between its passes along rows and columns, and which comes first depends on the shape
-    (docs/preprocessing.md). Raises UnreadableInputError when the image has no pixels.
+    Only the part of the image that the square needs is resampled, so a 20 x 60,000 strip costs no more than a square.
+    The result is that of rescaling the complete image and then cropping (section 2). The corner of the square is at
+    whole pixels of the rescaled image, rounded down. Values differ by at most one level in landscape photos, and by a
+    few in portrait photos: Pillow rounds between its passes along rows and columns, and their order depends on the
+    shape (docs/preprocessing.md).
+
+    Raises UnreadableInputError if the image has no pixels.
     """
     _check_pixels(image)
     width, height = image.size
     scale = min(width, height) / size
     scaled = [max(size, round(side / scale)) for side in (width, height)]
     box = []
-    for side, after in zip((width, height), scaled, strict=True):
-        offset = (after - size) // 2
-        box.append((offset * side / after, (offset + size) * side / after))
+    for side, scaled_side in zip((width, height), scaled, strict=True):
+        offset = (scaled_side - size) // 2
+        box.append((offset * side / scaled_side, (offset + size) * side / scaled_side))
     (left, right), (top, bottom) = box
     if scaled == [width, height]:
         return np.asarray(image.crop((round(left), round(top), round(right), round(bottom))))
@@ -178,7 +181,7 @@ def central_square(image: Image.Image, size: int, resample: str = "bicubic") -> 
 
 
 def _resized(image: Image.Image, size: int, resample: str, box: bilinear.Box) -> np.ndarray:
-    """The part of the image in `box`, as uint8 [size, size, 3]."""
+    """Resample the part of the image in `box` to uint8 [size, size, 3]."""
     if resample == ALIASED:
         return bilinear.resize(np.asarray(image), size, box)
     return np.asarray(image.resize((size, size), FILTERS[resample], box=box))
@@ -191,18 +194,18 @@ def _check_pixels(image: Image.Image) -> None:
 
 
 def patch_offsets(size: int, patch: int, views: Views) -> list[tuple[int, int]]:
-    """(row, column) of each unmirrored view's upper left corner: the centre, or four corners and the centre."""
+    """Return (row, column) of each unmirrored view's upper left corner: the centre, or four corners and the centre."""
     last = size - patch
     center = (last // 2, last // 2)
     return [(0, 0), (0, last), (last, 0), (last, last), center] if views == "ten" else [center]
 
 
 def patches(square_hwc: np.ndarray, preprocessing: Preprocessing, views: Views = "ten") -> np.ndarray:
-    """The views of one image as a net takes them: float32 [10 or 1, 3, patch, patch], mean subtracted.
+    """Cut the views of one image, ready for a net: float32 [10 or 1, 3, patch, patch], mean subtracted.
 
-    `square_hwc` is uint8 [S, S, 3] RGB. Order of the ten: upper left, upper right, lower left, lower right, centre,
-    then the mirror image of each, in the same order (section 4.1). A per-pixel mean is cropped and mirrored with its
-    patch.
+    `square_hwc` is uint8 [S, S, 3] RGB. The order of the ten views is upper left, upper right, lower left, lower right,
+    centre, then the mirror image of each in the same order (section 4.1). A per-pixel mean is cropped and mirrored with
+    its patch.
     """
     side = preprocessing.size
     assert square_hwc.shape == (side, side, 3), square_hwc.shape
@@ -217,4 +220,4 @@ def patches(square_hwc: np.ndarray, preprocessing: Preprocessing, views: Views =
     cut = [image[:, y : y + p, x : x + p] for y, x in patch_offsets(preprocessing.size, p, views)]
     if views == "ten":
         cut += [patch[:, :, ::-1] for patch in cut]
-    return np.stack(cut, out=np.empty((len(cut), 3, p, p), np.float32))  # in C order, which stack alone does not give
+    return np.stack(cut, out=np.empty((len(cut), 3, p, p), np.float32))  # `out` makes the result C-contiguous

@@ -1,4 +1,4 @@
-"""Named architectures and the switches that the paper measures: all one function with other values."""
+"""Named architectures, all built by one dataclass from different values, and the switches that the paper measures."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from alexnet_infer.errors import SpecError, UsageError, shown
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """Everything in which this project's nets differ from each other. The defaults are the paper's net.
+    """Everything in which this project's nets differ. The defaults are the paper's net.
 
-    The switches that the paper measures: `activation` (section 3.1), `columns` (3.2), `normalization` (3.3),
-    `pool_size`/`pool_stride` (3.4). LRN follows the activation, as in the paper; batch norm precedes it, as in
-    Ioffe and Szegedy (2015).
+    The paper measures the effect of `activation` (section 3.1), `columns` (3.2), `normalization` (3.3) and
+    `pool_size`/`pool_stride` (3.4). LRN follows the activation, as in the paper. Batch norm precedes it, as in Ioffe
+    and Szegedy (2015).
     """
 
     name: str = "alexnet"
@@ -35,34 +35,34 @@ class Variant:
     conv1: tuple[int, int, int] = (11, 4, 0)
     """Size, stride, pad."""
     columns: int = 2
-    """2: conv2, conv4 and conv5 see their own column only."""
+    """1 or more. With 2, conv2, conv4 and conv5 see only their own column."""
     activation: Literal["relu", "tanh"] = "relu"
     normalization: Literal["lrn", "batchnorm", "none"] = "lrn"
     lrn_constants: tuple[float, float] = (1e-4, 2.0)
-    """alpha (paper's form: times the plain sum of squares) and k."""
+    """alpha and k. alpha is in the paper's form: it multiplies the plain sum of squares."""
     lrn_columns: int | None = None
-    """Columns that LRN keeps apart; None for the same as `columns`."""
+    """Number of columns that LRN keeps apart; None for the value of `columns`."""
     pool_size: int = 3
     pool_stride: int = 2
     ceil_pools: tuple[int, ...] = ()
-    """Of the poolings 1, 2 and 5, those whose last window may hang over the edge."""
+    """The poolings (of 1, 2 and 5) whose last window may extend past the edge."""
     pool_first: bool = False
     """Pool before LRN, as CaffeNet does."""
     sixth_conv: int = 0
-    """Kernels of a sixth convolution over pool5, connected to both columns (section 6's "1 CNN*"); 0 for none."""
+    """Kernels of a sixth convolution after pool5, connected to both columns ("1 CNN*" in section 6); 0 for none."""
     hidden: int = 4096
     """Units of fc6 and fc7."""
     classes: int = 1000
     dropout: float = 0.5
     dropout_first: bool = False
-    """Dropout on the inputs of fc6 and fc7 (torchvision) rather than on their outputs (the paper)."""
+    """Drop inputs of fc6 and fc7, as torchvision does, rather than their outputs, as the paper does."""
     width: float = 1.0
-    """Scales every kernel count, to the nearest multiple of 16; 1 leaves them as they are."""
+    """Factor for every kernel count, rounded to a multiple of 16, at least 2; 1 leaves the counts unchanged."""
 
     def build(self) -> Architecture:
-        """The architecture. Raises SpecError where the values describe no net (maps that vanish, uneven columns)."""
+        """Return the architecture. Raises SpecError if the values describe no net (empty maps, uneven columns)."""
         if len(self.kernels) != 5:
-            raise SpecError(f"kernels={shown(self.kernels)}: expected five numbers, for conv1 to conv5")
+            raise SpecError(f"kernels={shown(self.kernels)}: expected five numbers, one for each of conv1 to conv5")
         if self.normalization not in ("lrn", "batchnorm", "none"):
             raise SpecError(f"normalization={shown(self.normalization)}: expected lrn, batchnorm or none")
         if not 0 < self.width <= 64:
@@ -117,11 +117,11 @@ PRESETS: dict[str, tuple[Variant, str]] = {
     variant.name: (variant, summary)
     for variant, summary in (
         (Variant(), "the paper's net: two columns, 227 x 227 patches"),
-        (Variant(name="alexnet-onecol", columns=1), "the same in one column (no groups)"),
-        (Variant(name="alexnet-6conv", sixth_conv=256), 'the paper\'s "1 CNN*": a sixth convolution over pool5'),
-        (ALEXNET_64, "for 64 x 64 images: 57 x 57 patches, conv1 3 x 3 stride 1, then the paper's map sizes"),
-        (CAFFE, "the published BVLC AlexNet: LRN across columns, k=1, alpha/n"),
-        (replace(CAFFE, name="caffenet", pool_first=True), "the published CaffeNet: pools before LRN"),
+        (Variant(name="alexnet-onecol", columns=1), "the paper's net in one column (no groups)"),
+        (Variant(name="alexnet-6conv", sixth_conv=256), 'the paper\'s "1 CNN*": a sixth convolution after pool5'),
+        (ALEXNET_64, "the paper's net for 64 x 64 images: 57 x 57 patches"),
+        (CAFFE, "BVLC AlexNet (Caffe): two columns, LRN across both, k=1, alpha/n"),
+        (replace(CAFFE, name="caffenet", pool_first=True), "CaffeNet (Caffe): BVLC AlexNet with pooling before LRN"),
         (
             Variant(
                 name="owt",
@@ -132,20 +132,20 @@ PRESETS: dict[str, tuple[Variant, str]] = {
                 normalization="none",
                 dropout_first=True,
             ),
-            'torchvision\'s net ("one weird trick", Krizhevsky 2014): one column, no LRN',
+            "torchvision's AlexNet (Krizhevsky 2014): one column, no LRN",
         ),
     )
 }
 
 
 def variant(name: str) -> Variant:
-    """The preset called `name`. Raises UsageError, listing the presets, when there is none."""
+    """Return the preset called `name`. Raises UsageError, listing the presets, if there is none."""
     try:
         return PRESETS[name][0]
     except KeyError:
-        raise UsageError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}") from None
+        raise UsageError(f"no preset is called {name!r}: expected one of {', '.join(PRESETS)}") from None
 
 
 def preset(name: str) -> Architecture:
-    """The architecture of the preset called `name`."""
+    """Return the architecture of the preset called `name`. Raises UsageError if there is none."""
     return variant(name).build()

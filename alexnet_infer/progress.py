@@ -1,4 +1,4 @@
-"""Progress bars with the time left, on stderr, where that is a terminal."""
+"""Progress bars with the time left, on stderr if it is a terminal."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def counting(what: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """A bar for `total` images, or other units; yields the function to call with the number of them just done."""
+def counting(title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+    """Show a bar for `total` images or other units. Yields a function to call with the number just done."""
     if not sys.stderr.isatty():
         yield lambda count: None
         return
@@ -24,7 +24,7 @@ def counting(what: str, total: int, unit: str = "images") -> Iterator[Callable[[
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total, unit=unit, rate="- a second")
+        task = progress.add_task(title, total=total, unit=unit, rate="- a second")
 
         def advance(count: int) -> None:
             progress.advance(task, count)
@@ -35,9 +35,11 @@ def counting(what: str, total: int, unit: str = "images") -> Iterator[Callable[[
 
 
 @contextmanager
-def fetching(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar for `total` bytes; yields the function to call with the number of them that have just come, negative where
-    some were of no use."""
+def fetching(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar for `total` bytes. Yields a function to call with the number just received.
+
+    The number is negative if received bytes are discarded.
+    """
     if not sys.stderr.isatty():
         yield lambda count: None
         return
@@ -52,5 +54,5 @@ def fetching(what: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
+        task = progress.add_task(title, total=total)
         yield lambda count: progress.advance(task, count)

@@ -1,1 +1,1 @@
-"""Programs that measure, each started by hand; see CONTRIBUTING.md."""
+"""Measuring programs, each started by hand; see CONTRIBUTING.md."""

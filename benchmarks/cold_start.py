@@ -1,8 +1,8 @@
-"""`alexnet-infer classify` of one photo from a cold start, as a ratio to importing what it cannot do without.
+"""Time of `alexnet-infer classify` for one photo from a cold start, relative to importing the packages it needs.
 
     python benchmarks/cold_start.py [PHOTO] [--json]
 
-Both are new processes, run in turn; medians of one run. "Cold" means a new interpreter: the files are in the page
+Both run in new processes, in turns; the figures are medians. "Cold" means a new interpreter; the files are in the page
 cache.
 """
 

@@ -1,10 +1,10 @@
-"""What two columns on two processes cost: bytes that cross a training step, and the share of the step that they take.
+"""Cost of two columns in two processes: bytes exchanged in a training step, and the exchange's share of its time.
 
     torchrun --nproc-per-node 2 benchmarks/columns_exchange.py [--preset alexnet] [--batch 16] [--json]
 
-The bytes are those that the loopback interface counts (Linux; over Gloo, which uses TCP), beside the formula of
-`train.columns.exchanged_values`. The time is that of the collectives' operators in PyTorch's profiler, waiting for the
-other column included, on the first rank. The same net in one process, with all threads, runs first for comparison.
+The bytes are counted by the loopback interface (Linux only; Gloo uses TCP) and compared with the formula of
+`train.columns.exchanged_values`. The time is that of the collective operators in PyTorch's profiler on the first rank,
+including waiting for the other column. The same net in one process with all threads runs first, for comparison.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def step(model: AlexNet, patches: torch.Tensor, keys: torch.Tensor, columns: int
     (torch.nn.functional.cross_entropy(logits, keys % logits.shape[1]) / columns).backward()
 
 
-def seconds_a_step(steps: int, *arguments) -> float:
+def seconds_per_step(steps: int, *arguments) -> float:
     step(*arguments)
     started = time.perf_counter()
     for _ in range(steps):
@@ -73,13 +73,13 @@ def main() -> None:
     alone = 0.0
     if ranks.first:
         torch.set_num_threads(2 * threads)
-        alone = seconds_a_step(arguments.steps, model, patches, keys, 1)
+        alone = seconds_per_step(arguments.steps, model, patches, keys, 1)
         torch.set_num_threads(threads)
     dist.barrier()
 
     split_into_columns(model, ranks.column_group)
     split = (model, patches, keys, ranks.columns)
-    seconds_a_step(1, *split)
+    seconds_per_step(1, *split)
     dist.barrier()
     before, started = loopback_bytes(), time.perf_counter()
     for _ in range(arguments.steps):
@@ -87,12 +87,12 @@ def main() -> None:
     dist.barrier()
     seconds, after = (time.perf_counter() - started) / arguments.steps, loopback_bytes()
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        seconds_a_step(arguments.steps, *split)
+        seconds_per_step(arguments.steps, *split)
     exchange = sum(
         event.self_cpu_time_total for event in profiled.key_averages() if any(name in event.key for name in COLLECTIVES)
     )
     total = sum(event.self_cpu_time_total for event in profiled.key_averages())
-    formula = 2 * 2 * arguments.batch * 4 * exchanged_values(architecture)  # two ranks, there and back, float32
+    formula = 2 * 2 * arguments.batch * 4 * exchanged_values(architecture)  # two ranks, forward and backward, float32
     if ranks.first:
         result = {
             "preset": arguments.preset,
@@ -107,10 +107,10 @@ def main() -> None:
             print(json.dumps(result))
         else:
             measured = result["measured_bytes"]
-            print(f"{arguments.preset}, {arguments.batch} images a step, two processes over Gloo, float32")
-            print(f"bytes a step, both ranks together: {formula / 1e6:.2f} MB by the formula", end="")
+            print(f"{arguments.preset}, {arguments.batch} images per step, two processes over Gloo, float32")
+            print(f"bytes per step, both ranks together: {formula / 1e6:.2f} MB by the formula", end="")
             print("" if measured is None else f", {measured / 1e6:.2f} MB on the loopback interface")
-            print(f"a step: {seconds * 1e3:.0f} ms, of which exchange and waiting {result['exchange_share']:.1%}")
+            print(f"one step: {seconds * 1e3:.0f} ms, {result['exchange_share']:.1%} of it exchange and waiting")
             print(f"the same net in one process with all threads: {alone * 1e3:.0f} ms")
     dist.destroy_process_group()
 

@@ -1,11 +1,11 @@
-"""The full-size net on this CPU in every runtime at hand, beside the limit that matrix products set.
+"""Speed of the full-size net on this CPU in every installed runtime, compared with the limit set by matrix products.
 
     python benchmarks/cpu_peers.py [--patches 1 10] [--files DIR] [--seconds 2] [--json]
 
-Runs ONNX Runtime and PyTorch (in both layouts), and OpenVINO and OpenCV where they are installed. Weights are random;
-no file is needed. `--files`: exported ONNX files of the same net, taking patches (--views none), fp16 and int8 ones for
-instance, are run as well, in ONNX Runtime and OpenVINO. All runs are interleaved, so that the ratios hold whatever else
-the machine does.
+Runs ONNX Runtime and PyTorch (in both memory layouts), and OpenVINO and OpenCV if installed. The weights are random, so
+no file is needed. `--files` also runs the exported ONNX files in a folder in ONNX Runtime and OpenVINO. They must hold
+the same architecture and take patches (`export --views none`), in any precision. All runs are interleaved, so that
+other load on the machine doesn't change the ratios.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ REFERENCE = "ONNX Runtime, as used here"
 
 
 def peers(artifact: Artifact) -> dict[str, Infer]:
-    """What runs the net: patches [N, 3, 227, 227] -> probabilities [N, 1000]."""
+    """The functions that run the net, by name: patches [N, 3, 227, 227] -> probabilities [N, 1000]."""
     node = session(artifact, "op")
-    found: dict[str, Infer] = {
+    infers: dict[str, Infer] = {
         REFERENCE: OnnxRuntimeBackend(artifact, "cpu").infer,
         "ONNX Runtime, LRN node": lambda x: node.run(None, {INPUT: x})[0],
         "PyTorch": in_torch(artifact, torch.contiguous_format),
@@ -45,10 +45,10 @@ def peers(artifact: Artifact) -> dict[str, Infer]:
     if importlib.util.find_spec("openvino"):
         from alexnet_infer.backends.openvino import OpenVinoBackend
 
-        found["OpenVINO, LRN node"] = OpenVinoBackend(artifact).infer
+        infers["OpenVINO, LRN node"] = OpenVinoBackend(artifact).infer
     if importlib.util.find_spec("cv2"):
-        found["OpenCV, LRN node"] = in_opencv(artifact)
-    return found
+        infers["OpenCV, LRN node"] = in_opencv(artifact)
+    return infers
 
 
 def in_torch(artifact: Artifact, layout: torch.memory_format) -> Infer:
@@ -77,29 +77,29 @@ def in_opencv(artifact: Artifact) -> Infer:
 
 
 def exported(folder: Path) -> dict[str, Infer]:
-    """The files in `folder`, in the runtimes that run them."""
-    found: dict[str, Infer] = {}
+    """The functions that run the ONNX files in `folder` in ONNX Runtime and OpenVINO, by name."""
+    infers: dict[str, Infer] = {}
     for path in sorted(folder.glob("*.onnx")):
         file = read_model(path)
-        found[f"ONNX Runtime, {path.name}"] = OnnxRuntimeBackend(file, "cpu").infer
+        infers[f"ONNX Runtime, {path.name}"] = OnnxRuntimeBackend(file, "cpu").infer
         if importlib.util.find_spec("openvino"):
             from alexnet_infer.backends.openvino import OpenVinoBackend
 
-            found[f"OpenVINO, {path.name}"] = OpenVinoBackend(file).infer
-    return found
+            infers[f"OpenVINO, {path.name}"] = OpenVinoBackend(file).infer
+    return infers
 
 
-def measure(found: dict[str, Infer], artifact: Artifact, patches: int, seconds: float) -> list[dict]:
-    """A row for each peer, and one for the limit."""
+def measure(infers: dict[str, Infer], artifact: Artifact, patches: int, seconds: float) -> list[dict]:
+    """Return a row for each peer and one for the limit."""
     architecture = artifact.manifest.architecture
     shape = (patches, 3, architecture.patch, architecture.patch)
     x = np.random.default_rng(2).normal(0, 70, shape).astype(np.float32)
-    expected = found[REFERENCE](x)
-    runs = [lambda infer=infer: infer(x) for infer in found.values()]
+    expected = infers[REFERENCE](x)
+    runs = [lambda infer=infer: infer(x) for infer in infers.values()]
     *timings, product, reading = interleave([*runs, *probes()], seconds=seconds, rounds=10)
     machine = Machine.of(product, reading)
     limit = machine.floor(patches * architecture.multiply_adds, 4 * architecture.parameters)
-    reference = timings[list(found).index(REFERENCE)].p50
+    reference = timings[list(infers).index(REFERENCE)].p50
     rows = [
         {
             "peer": name,
@@ -109,7 +109,7 @@ def measure(found: dict[str, Infer], artifact: Artifact, patches: int, seconds: 
             "over_limit": timing.p50 / limit,
             "difference": float(np.abs(infer(x) - expected).max()),
         }
-        for (name, infer), timing in zip(found.items(), timings, strict=True)
+        for (name, infer), timing in zip(infers.items(), timings, strict=True)
     ]
     name = f"limit: {machine.flops / 1e9:.0f} GFLOP/s, {machine.bandwidth / 1e9:.0f} GB/s"
     return [*rows, {"peer": name, "patches": patches, "ms": limit * 1e3, "speed": reference / limit, "over_limit": 1.0}]
@@ -124,8 +124,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     artifact = random_net()
-    found = {**peers(artifact), **(exported(arguments.files) if arguments.files else {})}
-    rows = [row for count in arguments.patches for row in measure(found, artifact, count, arguments.seconds)]
+    infers = {**peers(artifact), **(exported(arguments.files) if arguments.files else {})}
+    rows = [row for count in arguments.patches for row in measure(infers, artifact, count, arguments.seconds)]
     if arguments.json:
         print(json.dumps(rows))
         return

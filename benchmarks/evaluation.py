@@ -1,11 +1,11 @@
-"""`alexnet-infer eval`: how near the pipeline comes to its slower half, how fast images are decoded, how much memory.
+"""Measures `alexnet-infer eval`: the pipeline's speed relative to its slower half, decoding speed and peak memory.
 
     python benchmarks/evaluation.py pipeline --data DATA [--images 2000]    the pipeline, and each half of it alone
     python benchmarks/evaluation.py decode                                  one core, synthetic photos of ILSVRC's size
-    python benchmarks/evaluation.py memory [--images 1000 50000]            peak memory, each in a process of its own
+    python benchmarks/evaluation.py memory [--images 1000 50000]            peak memory, each in a separate process
 
-`decode` compares with Pillow used in the plainest way and, where they are installed, with simplejpeg and OpenCV: all of
-them give a 256 x 256 square. All of a command's figures come from one run, in turns.
+`decode` compares alexnet-infer with plain Pillow and, if installed, with simplejpeg and OpenCV. All of them return a
+256 x 256 square. `pipeline` and `decode` time their parts in turns and use medians.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def pipeline(data: LabelledImages, images: int) -> dict[str, float]:
     def square(example) -> np.ndarray:
         return read_square(example.data, name=example.name, rescaling=preprocessing.rescaling)
 
-    def whole() -> None:
+    def full() -> None:
         with tempfile.TemporaryDirectory() as folder:
             predict(data, range(images), [(net, predictions(net, folder, images))])
 
@@ -73,29 +73,29 @@ def pipeline(data: LabelledImages, images: int) -> dict[str, float]:
             net.backend.infer(batch)
 
     return {
-        name: images / s for name, s in medians({"pipeline": whole, "decode": decode_only, "net": net_only}, 3).items()
+        name: images / s for name, s in medians({"pipeline": full, "decode": decode_only, "net": net_only}, 3).items()
     }
 
 
 def medians(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, run in turns."""
+    """Return the median seconds of each, run in turns."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, call in runs.items():
             started = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def photo(seed: int, width: int = 500, height: int = 375) -> bytes:
-    """A JPEG of quality 95 with the spectrum of photographs: amplitude falls with the frequency."""
+    """A synthetic JPEG of quality 95 with a spectrum like a photo's: the amplitude falls with the frequency."""
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     frequency[0, 0] = 1
     waves = rng.standard_normal((3, *frequency.shape)) + 1j * rng.standard_normal((3, *frequency.shape))
     grey = np.fft.irfft2(waves / frequency**1.2, (height, width))
-    grey[1:] = grey[:1] + 0.2 * grey[1:]  # the channels of a photo go together
+    grey[1:] = grey[:1] + 0.2 * grey[1:]  # the channels of a photo are correlated
     levels = 128 + 50 * (grey - grey.mean()) / grey.std()
     stream = io.BytesIO()
     Image.fromarray(levels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)).save(stream, "JPEG", quality=95)
@@ -110,24 +110,24 @@ def decoders(size: int) -> dict[str, Callable[[bytes], np.ndarray]]:
         left, top = ((side - size) // 2 for side in image.size)
         return np.asarray(image.crop((left, top, left + size, top + size)))
 
-    found = {
+    functions = {
         "alexnet-infer": lambda data: read_square(data, name="", rescaling=Rescaling(size=size), apply_exif=False),
         "Pillow": plain_pillow,
     }
     try:
         import simplejpeg
     except ImportError:
-        print("simplejpeg is not installed: left out", file=sys.stderr)
+        print("simplejpeg is not installed: skipped", file=sys.stderr)
     else:
         from alexnet_infer.preprocess import central_square
 
-        found["simplejpeg + Pillow's resize"] = lambda data: central_square(
+        functions["simplejpeg + Pillow's resize"] = lambda data: central_square(
             Image.fromarray(simplejpeg.decode_jpeg(data)), size
         )
     try:
         import cv2
     except ImportError:
-        print("OpenCV is not installed: left out", file=sys.stderr)
+        print("OpenCV is not installed: skipped", file=sys.stderr)
     else:
         cv2.setNumThreads(1)
 
@@ -139,33 +139,33 @@ def decoders(size: int) -> dict[str, Callable[[bytes], np.ndarray]]:
             top, left = (height - size) // 2, (width - size) // 2
             return image[top : top + size, left : left + size]
 
-        found["OpenCV (area filter)"] = opencv
-    return found
+        functions["OpenCV (area filter)"] = opencv
+    return functions
 
 
 def decode(images: int) -> dict[str, dict[str, float]]:
-    photos, ways = [photo(seed) for seed in range(images)], decoders(256)
+    photos, functions = [photo(seed) for seed in range(images)], decoders(256)
 
-    def run(way: Callable[[bytes], np.ndarray]) -> Callable[[], None]:
-        def all_of_them() -> None:
+    def run(decoder: Callable[[bytes], np.ndarray]) -> Callable[[], None]:
+        def decode_all() -> None:
             for data in photos:
-                way(data)
+                decoder(data)
 
-        return all_of_them
+        return decode_all
 
-    seconds = medians({name: run(way) for name, way in ways.items()}, 5)
-    ours = ways["alexnet-infer"](photos[0]).astype(int)
+    seconds = medians({name: run(decoder) for name, decoder in functions.items()}, 5)
+    expected = functions["alexnet-infer"](photos[0]).astype(int)
     return {
         name: {
             "images_per_second": images / seconds[name],
-            "largest_difference": int(np.abs(way(photos[0]).astype(int) - ours).max()),
+            "largest_difference": int(np.abs(decoder(photos[0]).astype(int) - expected).max()),
         }
-        for name, way in ways.items()
+        for name, decoder in functions.items()
     }
 
 
 def peak_memory(images: int) -> int:
-    """MB at the most, of an evaluation of so many synthetic images by the centre view. Linux counts in KB."""
+    """Peak memory, in MiB, of an evaluation of `images` synthetic images with the center view. Linux counts in KiB."""
     net = load(views="center")
     data = [photo(seed, 64, 64) for seed in range(50)]
 
@@ -178,9 +178,9 @@ def peak_memory(images: int) -> int:
             return (Example(name=f"{i}", data=data[i % len(data)], label=0) for i in positions)
 
     with tempfile.TemporaryDirectory() as folder:
-        made = predictions(net, folder, images)
-        predict(Synthetic(), range(images), [(net, made)])
-        for _ in made.chunks():
+        results = predictions(net, folder, images)
+        predict(Synthetic(), range(images), [(net, results)])
+        for _ in results.chunks():
             pass
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 

@@ -1,9 +1,10 @@
-"""Throws damaged files at every importer for some minutes: each must end in a net or in one line.
+"""Feeds damaged files to every importer for some minutes: each file must give a net or a one-line error.
 
     python -m benchmarks.fuzz_importers --minutes 10 caffemodel onnx quantized state-dict checkpoint
 
-What found something is written to the current folder, to become a test. Needs what the tests need; state-dict starts a
-process for each file, so it sees some hundred in ten minutes, and the others some ten thousand.
+A file that gives anything else is saved in the current folder, so that it can become a test. Needs the packages that
+the tests need. `state-dict` starts a process for each file, so it reads some hundred files in ten minutes; the other
+importers read some ten thousand.
 """
 
 from __future__ import annotations
@@ -32,43 +33,43 @@ from tests.importing.zoo import quantized_zoo, zoo_graph
 from tests.nets import random_artifact
 
 MEMORY = 2**30
-"""Bytes that reading a small file may take at most."""
+"""Most bytes of memory that reading a small file may use."""
 
 INTERESTING = (0, 1, 127, 128, 255, 2**31 - 1, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1)
 
 
 def damaged(content: bytes, rng: random.Random, structure: int) -> bytes:
-    """`content` with a few changes, most of them in the first and last `structure` bytes, where little is weights."""
+    """Return `content` with a few changes, mostly in the first and last `structure` bytes, which hold few weights."""
     out = bytearray(content)
     for _ in range(rng.randint(1, 5)):
         if not out:
             break
         near = rng.random() < 0.8
-        place = rng.randrange(min(structure, len(out))) if near else rng.randrange(len(out))
+        position = rng.randrange(min(structure, len(out))) if near else rng.randrange(len(out))
         if near and rng.random() < 0.5:
-            place = len(out) - 1 - place
+            position = len(out) - 1 - position
         match rng.randrange(7):
             case 0:
-                out[place] = rng.randrange(256)
+                out[position] = rng.randrange(256)
             case 1:
-                out[place] ^= 1 << rng.randrange(8)
+                out[position] ^= 1 << rng.randrange(8)
             case 2:
-                del out[place : place + rng.choice((1, 2, 8, 100, 10_000))]
+                del out[position : position + rng.choice((1, 2, 8, 100, 10_000))]
             case 3:
-                out[place:place] = rng.randbytes(rng.choice((1, 2, 8, 100)))
+                out[position:position] = rng.randbytes(rng.choice((1, 2, 8, 100)))
             case 4:
                 value = rng.choice(INTERESTING).to_bytes(8, "little")
-                out[place : place + 8] = value[: rng.choice((1, 4, 8))]
+                out[position : position + 8] = value[: rng.choice((1, 4, 8))]
             case 5:
-                del out[place:]
+                del out[position:]
             case 6:
                 begin, length = rng.randrange(len(out)), rng.choice((4, 32, 300))
-                out[place:place] = out[begin : begin + length]
+                out[position:position] = out[begin : begin + length]
     return bytes(out)
 
 
 def targets(folder: Path) -> dict[str, tuple[list[bytes], Callable[[Path], object], str]]:
-    """For each importer: whole files, how it is called, and what its files are called."""
+    """For each importer: valid files, a function that imports a file, and the file name to use."""
     small = {"kernels": (2, 2, 2, 2, 2), "hidden": 2, "classes": 2}
     caffe = replace(variant("caffe"), **small)
     net = random_artifact(caffe)
@@ -77,7 +78,7 @@ def targets(folder: Path) -> dict[str, tuple[list[bytes], Callable[[Path], objec
     hollow = zoo_graph(hidden=1, classes=2)
     for tensor in hollow.graph.initializer:
         if len(tensor.dims) > 1:
-            tensor.ClearField("raw_data")  # all that is left is structure
+            tensor.ClearField("raw_data")  # only the structure remains
     return {
         "caffemodel": (
             [caffemodel(caffe.build(), net.tensors, v1=v1) for v1 in (False, True)],
@@ -123,54 +124,54 @@ def _checkpoint(net) -> bytes:
 
     manifest = json.loads(net.manifest.to_json())
     config = {"architecture": manifest["architecture"], "recipe": {"unit": 16.0}}
-    said = {"preprocessing": manifest["preprocessing"], "classes": manifest["classes"]}
+    net_json = {"preprocessing": manifest["preprocessing"], "classes": manifest["classes"]}
     weights = {f"model.{name}": tensor for name, tensor in net.tensors.items()}
-    return safetensors.numpy.save(weights, {"config": json.dumps(config), "net": json.dumps(said)})
+    return safetensors.numpy.save(weights, {"config": json.dumps(config), "net": json.dumps(net_json)})
 
 
 def fuzz(name: str, minutes: float, seed: int, folder: Path) -> int:
-    """The number of files that ended in anything but a net or one line."""
-    files, call, called = targets(folder)[name]
-    rng, path = random.Random(seed), folder / called
-    found, ends, until = 0, Counter(), time.monotonic() + 60 * minutes
+    """Return the number of files that gave anything but a net or a one-line error."""
+    files, read, file_name = targets(folder)[name]
+    rng, path = random.Random(seed), folder / file_name
+    problems, outcomes, until = 0, Counter(), time.monotonic() + 60 * minutes
     while time.monotonic() < until:
         content = damaged(rng.choice(files), rng, 4000)
         path.write_bytes(content)
         tracemalloc.start()
         problem = ""
         try:
-            call(path)
-            end = "a net"
+            read(path)
+            outcome = "net"
         except SpecError as error:
-            end = "refused"
+            outcome = "refused"
             if not str(error).isprintable() or len(str(error)) > 700:
                 problem = f"message {str(error)!r}"
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
-        taken = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        if not problem and taken > MEMORY:
-            problem = f"took {taken} bytes"
+        if not problem and peak > MEMORY:
+            problem = f"used {peak} bytes"
         if problem:
-            end, found = "found", found + 1
-            kept = Path(f"{name}-{seed}-{found}")
-            kept.write_bytes(content)
-            print(f"{kept}: {problem}"[:300], flush=True)
-        ends[end] += 1
-    print(f"{name}: {ends.total()} files in {minutes:g} minutes: {dict(ends)}", flush=True)
-    return found
+            outcome, problems = "problem", problems + 1
+            saved = Path(f"{name}-{seed}-{problems}")
+            saved.write_bytes(content)
+            print(f"{saved}: {problem}"[:300], flush=True)
+        outcomes[outcome] += 1
+    print(f"{name}: {outcomes.total()} files in {minutes:g} minutes: {dict(outcomes)}", flush=True)
+    return problems
 
 
 def main() -> None:
     names = ["caffemodel", "onnx", "quantized", "state-dict", "checkpoint"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("importers", nargs="*", default=names, help="any of: " + ", ".join(names))
-    parser.add_argument("--minutes", type=float, default=10, help="for each")
+    parser.add_argument("--minutes", type=float, default=10, help="for each importer (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = sum(fuzz(name, options.minutes, options.seed, Path(folder)) for name in options.importers)
-    raise SystemExit(1 if found else 0)
+        problems = sum(fuzz(name, options.minutes, options.seed, Path(folder)) for name in options.importers)
+    raise SystemExit(1 if problems else 0)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Full-size nets of 1,000 classes imported: the time, the memory, and how well they agree with their original.
+"""Importing full-size nets with 1,000 classes: time, peak memory, and agreement with the original.
 
     python -m benchmarks.importing [--json] [onnx-caffe onnx-caffenet caffe caffenet torch quantized]
 
-The nets have random weights of realistic size, and ten random patches go through both: the original in ONNX Runtime,
-OpenCV or torch, and the model file that `alexnet-infer import` made of it. Needs what the tests need.
+The nets have random weights of realistic size. Ten random patches are run through the original, in ONNX Runtime, OpenCV
+or PyTorch, and through the file that `alexnet-infer import` writes. Needs the packages that the tests need.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ try:
 finally:
     print(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
-"""The program, which says at its end how much memory it had at most; without the process that reads PyTorch's files."""
+"""Runs alexnet-infer and then prints its peak memory, without that of the subprocess that reads PyTorch files."""
 
 
 def zoo(folder: Path, preset: str) -> tuple[Path, Original]:
@@ -53,18 +53,18 @@ def caffe(folder: Path, preset: str) -> tuple[Path, Original]:
     import cv2
 
     net = random_artifact(variant(preset))
-    tensors = {**net.tensors, "fc8.weight": net.tensors["fc8.weight"] * 6}  # so that some classes stand out
+    tensors = {**net.tensors, "fc8.weight": net.tensors["fc8.weight"] * 6}  # makes some classes stand out
     path, text = folder / "net.caffemodel", folder / "deploy.prototxt"
     path.write_bytes(caffemodel(net.manifest.architecture, tensors))
     text.write_text(prototxt(net.manifest.architecture))
-    theirs = cv2.dnn.readNetFromCaffe(str(text), str(path))
+    original = cv2.dnn.readNetFromCaffe(str(text), str(path))
 
     def infer(rgb: np.ndarray) -> np.ndarray:
-        out = []
-        for one in rgb[:, ::-1]:
-            theirs.setInput(one[None])
-            out.append(theirs.forward().reshape(-1).copy())
-        return np.array(out)
+        rows = []
+        for bgr in rgb[:, ::-1]:
+            original.setInput(bgr[None])
+            rows.append(original.forward().reshape(-1).copy())
+        return np.array(rows)
 
     return path, infer
 
@@ -79,7 +79,7 @@ def pytorch(folder: Path, preset: str) -> tuple[Path, Original]:
 
     def logits(rgb: np.ndarray) -> torch.Tensor:
         with torch.no_grad():
-            return net(torch.from_numpy(rgb) / 255 / std)  # what the others take is in grey levels
+            return net(torch.from_numpy(rgb) / 255 / std)  # torchvision's net takes values from 0 to 1, not grey levels
 
     net.classifier[-1].weight.data *= 2 / logits(patches(10)).std()
     torch.save(net.state_dict(), path)
@@ -89,7 +89,7 @@ def pytorch(folder: Path, preset: str) -> tuple[Path, Original]:
 def quantized(folder: Path, preset: str) -> tuple[Path, Original]:
     path = quantized_zoo(folder, zoo_graph(hidden=4096, classes=1000))
     content = path.read_bytes()
-    return path, lambda bgr: run(content, bgr)  # which it stays
+    return path, lambda bgr: run(content, bgr)  # the import keeps the channel order
 
 
 KINDS: dict[str, tuple[Callable[[Path, str], tuple[Path, Original]], str]] = {
@@ -113,12 +113,13 @@ def measured(kind: str, folder: Path) -> dict[str, float]:
     net = load(out, device="cpu", backend="onnxruntime", views="center")
     rgb = patches(10, net.manifest.architecture.patch)
     unit = np.float32(1 / 255 if net.manifest.preprocessing.value_range == "0-1" else 1)
-    ours = np.concatenate([net.backend.infer(one[None] * unit) for one in rgb])  # a quantized file takes one at a time
+    # a quantized file takes one patch at a time
+    imported = np.concatenate([net.backend.infer(patch[None] * unit) for patch in rgb])
     return {
         "seconds": seconds,
         "peak_mb": int(lines[-1]) * 1024 / 1e6,
-        "difference": float(np.abs(ours - original(rgb)).max()),
-        "highest_probability": float(ours.max()),
+        "difference": float(np.abs(imported - original(rgb)).max()),
+        "highest_probability": float(imported.max()),
     }
 
 
@@ -131,13 +132,13 @@ def main() -> None:
         parser.error(f"{', '.join(unknown)}: expected any of {', '.join(KINDS)}")
     for kind in options.kinds or KINDS:
         with tempfile.TemporaryDirectory() as folder:
-            found = measured(kind, Path(folder))
+            row = measured(kind, Path(folder))
         if options.json:
-            print(json.dumps({"kind": kind, **found}), flush=True)
+            print(json.dumps({"kind": kind, **row}), flush=True)
         else:
             print(
-                f"{kind:14} {found['seconds']:5.1f} s {found['peak_mb']:6.0f} MB   probabilities up to "
-                f"{found['highest_probability']:.2f}, largest difference {found['difference']:.1e}",
+                f"{kind:14} {row['seconds']:5.1f} s {row['peak_mb']:6.0f} MB   probabilities up to "
+                f"{row['highest_probability']:.2f}, largest difference {row['difference']:.1e}",
                 flush=True,
             )
 

@@ -1,9 +1,9 @@
-"""Ten patches of the full-size net on a CPU: LRN as ONNX's node against LRN as a convolution, and the matrix limit.
+"""Ten patches of the full-size net on a CPU: LRN as ONNX's node and as a convolution, and the matrix product limit.
 
     python benchmarks/lrn_form.py [--json]
 
-Weights are random; no file is needed. All times are medians over interleaved rounds of one run, so that the ratios hold
-whatever else the machine does.
+The weights are random, so no file is needed. All times are medians over interleaved rounds of one run, so that other
+load on the machine doesn't change the ratios.
 """
 
 from __future__ import annotations
@@ -50,21 +50,23 @@ def session(artifact: Artifact, form: LRNForm) -> ort.InferenceSession:
 
 
 def gemm_session(n: int) -> ort.InferenceSession:
-    """An n x n x n matrix product in the same runtime: the rate at which it multiplies when nothing else is to do."""
+    """An n x n x n matrix product in the same runtime, to measure its best arithmetic rate."""
     from onnx import TensorProto, helper, numpy_helper
 
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [n, n]) for name in "xy"]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [n, n]) for name in "xy"]
     weights = numpy_helper.from_array(np.random.default_rng(1).standard_normal((n, n), np.float32), "w")
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "gemm", ends[:1], ends[1:], [weights])
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "gemm", values[:1], values[1:], [weights]
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 def interleaved_medians(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each. A round runs each of them four times and leaves the first time out.
+    """Return the median seconds of each. A round runs each four times and omits the first time.
 
-    In the first, the 240 MB of weights come from memory, since what ran before took the cache; someone who classifies
-    many photos has a net that stays there.
+    In the first call, the 240 MB of weights come from memory, because the other runs have replaced them in the cache. A
+    net that classifies many photos stays in the cache.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
@@ -117,7 +119,7 @@ def main() -> None:
     print(f"LRN as ONNX's node      {result['lrn_node_ms']:7.1f} ms")
     print(f"LRN as a convolution    {result['lrn_conv_ms']:7.1f} ms   {result['speedup']:.2f} times faster")
     print(f"limit at the GEMM rate  {result['gemm_limit_ms']:7.1f} ms   ({result['gemm_gflops']:.0f} GFLOP/s measured)")
-    print(f"convolution form over the limit: {result['conv_over_limit']:.2f}")
+    print(f"convolution form, relative to the limit: {result['conv_over_limit']:.2f}")
     print(f"largest difference in probability: {result['largest_probability_difference']:.1e}")
 
 

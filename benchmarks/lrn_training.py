@@ -1,9 +1,10 @@
-"""LRN in training on a CPU: this project's operator against `torch.nn.LocalResponseNorm`, alone and inside the net.
+"""LRN in training on a CPU: this project's operator and `torch.nn.LocalResponseNorm`, alone and inside a net.
 
     python benchmarks/lrn_training.py [--json]
 
-Forward and backward, float32. The layer alone at conv1's size, [32, 96, 55, 55]; the net is the full-width `alexnet-64`
-without column groups in its LRN, so that both compute the same. Medians over interleaved rounds of one run.
+Forward and backward in float32. The layer alone has the size of conv1's output, [32, 96, 55, 55]. The net is the
+full-width `alexnet-64` without column groups in its LRN, so that both compute the same. The figures are medians over
+interleaved rounds of one run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from train.model import AlexNet, LocalResponseNorm, initialise
 BATCH = 32
 
 
-def pytorchs(spec: LRN) -> torch.nn.LocalResponseNorm:
+def pytorch_lrn(spec: LRN) -> torch.nn.LocalResponseNorm:
     return torch.nn.LocalResponseNorm(spec.size, spec.alpha_per_size, spec.beta, spec.k)
 
 
@@ -35,7 +36,7 @@ def step(model: torch.nn.Module, x: torch.Tensor, keys: torch.Tensor) -> None:
 
 
 def interleaved_medians(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, all of them run once a round, after one round to warm up."""
+    """Return the median seconds of each. Each round runs all of them once; the first round is a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(rounds + 1):
         for name, call in runs.items():
@@ -58,26 +59,26 @@ def main() -> None:
     pixels = planar.detach().to(memory_format=torch.channels_last).requires_grad_()
     grad_planar = torch.randn_like(planar)
     grad_pixels = grad_planar.to(memory_format=torch.channels_last)
-    layer = pytorchs(spec)
+    layer = pytorch_lrn(spec)
 
     architecture = replace(variant("alexnet-64"), hidden=1024, classes=200, lrn_columns=1).build()
-    ours, theirs = AlexNet(architecture), AlexNet(architecture)
-    initialise(ours, "he")
-    theirs.load_state_dict(ours.state_dict())
-    for name, module in theirs.named_children():
+    net, net_pytorch = AlexNet(architecture), AlexNet(architecture)
+    initialise(net, "he")
+    net_pytorch.load_state_dict(net.state_dict())
+    for name, module in net_pytorch.named_children():
         if isinstance(module, LocalResponseNorm):
-            setattr(theirs, name, pytorchs(module.spec))
+            setattr(net_pytorch, name, pytorch_lrn(module.spec))
     x, keys = torch.randn(BATCH, 3, 57, 57) * 70, torch.arange(BATCH)
     x_pixels = x.to(memory_format=torch.channels_last)
-    ours.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(ours(x_pixels, keys), theirs(x, keys), rtol=1e-3, atol=1e-3)
+    net.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(net(x_pixels, keys), net_pytorch(x, keys), rtol=1e-3, atol=1e-3)
 
     seconds = interleaved_medians(
         {
             "layer": lambda: torch.autograd.grad(lrn(pixels, spec), pixels, grad_pixels),
             "layer_pytorch": lambda: torch.autograd.grad(layer(planar), planar, grad_planar),
-            "net": lambda: step(ours, x_pixels, keys),
-            "net_pytorch": lambda: step(theirs, x, keys),
+            "net": lambda: step(net, x_pixels, keys),
+            "net_pytorch": lambda: step(net_pytorch, x, keys),
         },
         arguments.rounds,
     )

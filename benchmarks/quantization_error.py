@@ -1,10 +1,11 @@
-"""What precision costs: errors of one net in float32, float16 and both flavours of int8, on the same images.
+"""The cost of lower precision: errors of one net in float32, float16 and both flavors of int8 on the same images.
 
     python benchmarks/quantization_error.py --data DATA [--images 1000] [--views ten] [--precisions fp32 int8-cpu ...]
 
-ONNX Runtime runs all of them on the CPU. DATA has a training split, from which the images for calibration come, evenly
-spaced, and a validation split that is measured on. "agree" is the share of images whose first label is float32's, and
-"moved" half the mean sum of the absolute differences of probabilities: the share of probability that changed its class.
+ONNX Runtime runs all of them on the CPU. DATA needs a training split, from which evenly spaced calibration images are
+taken, and a validation split, on which errors are measured. "agree" is the share of images with the same top label as
+float32. "moved" is half the mean sum of the absolute differences of probabilities, which is the share of probability
+that moved to other classes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ AT_ONCE = 20
 def squares(
     artifact: Artifact, data: Path, split: Split, images: int | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(uint8 [n, S, S, 3], labels [n] in the net's order) of so many images, evenly spaced: all without a number."""
+    """Yield (uint8 [n, S, S, 3], labels [n] in the net's order) for `images` evenly spaced images; None means all."""
     examples = LabelledImages(data, split)
     preprocessing, to_net = artifact.manifest.preprocessing, map_classes(examples.classes, artifact.manifest.classes)
     count = min(images or len(examples), len(examples))
@@ -53,7 +54,7 @@ def squares(
 
 
 def build(artifact: Artifact, precision: str, arguments: argparse.Namespace) -> onnx.ModelProto:
-    """The net in a precision, with its views."""
+    """Return the net as an ONNX graph in a precision, with its views."""
     info = ExportInfo(
         members=(Member(name=artifact.manifest.name, sha256="0" * 64),),
         views=arguments.views,
@@ -74,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", type=Path, default=embedded_model())
-    parser.add_argument("--images", type=int, help="of the validation split (all)")
+    parser.add_argument("--images", type=int, help="number of validation images (default: all)")
     parser.add_argument("--calibration", type=int, default=100, metavar="IMAGES")
     parser.add_argument("--views", choices=get_args(Views), default="ten")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
@@ -94,14 +95,14 @@ def main() -> None:
         model = build(artifact, precision, arguments).SerializeToString()
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         started = time.perf_counter()
-        found = np.concatenate([session.run(None, {"images": images})[0] for images, _ in batches])
-        reference = found if reference is None else reference
+        probabilities = np.concatenate([session.run(None, {"images": images})[0] for images, _ in batches])
+        reference = probabilities if reference is None else reference
         rows[precision] = {
-            "top1_error": 1 - topk_correct(found, labels, 1) / len(labels),
-            "top5_error": 1 - topk_correct(found, labels, 5) / len(labels),
-            "agree": float((found.argmax(1) == reference.argmax(1)).mean()),
-            "moved": float(np.abs(found - reference).sum(1).mean() / 2),
-            "largest_difference": float(np.abs(found - reference).max()),
+            "top1_error": 1 - topk_correct(probabilities, labels, 1) / len(labels),
+            "top5_error": 1 - topk_correct(probabilities, labels, 5) / len(labels),
+            "agree": float((probabilities.argmax(1) == reference.argmax(1)).mean()),
+            "moved": float(np.abs(probabilities - reference).sum(1).mean() / 2),
+            "largest_difference": float(np.abs(probabilities - reference).max()),
             "megabytes": len(model) / 1e6,
             "seconds": time.perf_counter() - started,
         }

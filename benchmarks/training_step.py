@@ -1,9 +1,9 @@
-"""A training step on a CPU, with the memory that it frees kept by the process, and given back as the C library does.
+"""Speed of a training step on a CPU if the process keeps freed memory, and if the C library returns it to the system.
 
     python benchmarks/training_step.py [--precision float32] [--width 0.5] [--json]
 
-`alexnet-64` for 200 classes: forward, backward and update, without the feeding. Each way runs in processes of its own,
-in turns; the ratio is that of the medians.
+`alexnet-64` for 200 classes: forward, backward and update, without loading data. The two modes run in turns, each in a
+new process. The ratio is that of the medians.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
-    own = str(working_precision(CPU)).removeprefix("torch.")
+    default = str(working_precision(CPU)).removeprefix("torch.")
     parser.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default=own, help="training's own here: %(default)s"
+        "--precision", choices=("float32", "bfloat16"), default=default, help="default: %(default)s, as in training"
     )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", choices=("kept", "returned"), help=argparse.SUPPRESS)
@@ -72,10 +72,10 @@ def main() -> None:
         return
     rates: dict[str, list[float]] = {"kept": [], "returned": []}
     for _ in range(arguments.rounds):
-        for way, found in rates.items():
-            command = [sys.executable, *sys.argv, "--only", way]
-            found.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    kept, returned = (statistics.median(found) for found in rates.values())
+        for mode, measured in rates.items():
+            command = [sys.executable, *sys.argv, "--only", mode]
+            measured.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    kept, returned = (statistics.median(measured) for measured in rates.values())
     result = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -87,9 +87,9 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result))
         return
-    print(f"alexnet-64 x {arguments.width}, {arguments.batch} images a step, {result['precision']}, CPU")
+    print(f"alexnet-64 x {arguments.width}, {arguments.batch} images per step, {result['precision']}, CPU")
     print(f"memory kept by the process        {kept:6.0f} images/s")
-    print(f"given back, as the C library does {returned:6.0f} images/s")
+    print(f"returned by the C library         {returned:6.0f} images/s")
     print(f"{result['ratio']:.2f} times faster")
 
 

@@ -1,4 +1,4 @@
-"""Two nets on the same images: figures by hand, real files of one net, and what can't be compared."""
+"""Two nets on the same images: figures by hand, real files of one net, and nets that can't be compared."""
 
 from __future__ import annotations
 
@@ -156,22 +156,24 @@ def test_unreadable_images_are_listed_and_count_as_wrong_for_both(tabled, greys)
     assert found.largest == 0  # the same file, and the zeros that stand for the image are not compared
 
 
-def test_where_nothing_can_be_read_nothing_agrees(tabled, tmp_path):
+def test_a_comparison_without_readable_images_is_refused(tabled, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"not an image")
     for given in ([str(tmp_path)], ["-"], [str(tmp_path / "absent.jpg")]):
-        with pytest.raises(UnreadableInputError, match="none of 1 images can be read, the first is") as refused:
+        with pytest.raises(UnreadableInputError, match="none of the 1 images can be read; the first is") as refused:
             compare(tabled(OURS), tabled(OURS), expand(given))
         assert "\n" not in str(refused.value)
-    with pytest.raises(UnreadableInputError, match="none of 0 images"):
+    with pytest.raises(UnreadableInputError, match="none of the 0 images"):
         compare(tabled(OURS), tabled(OURS), [])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.5])
-def test_what_is_no_probability_never_agrees(tabled, greys, value):
+def test_values_that_are_no_probabilities_are_refused(tabled, greys, value):
     broken = OURS.copy()
     broken[3, 2] = value
     for nets, role in (((broken, OURS), "reference"), ((OURS, broken), "candidate"), ((broken, broken), "reference")):
-        with pytest.raises(ModelFileError, match=rf"^004\.png: what the {role} \(a table\) gives are no probabilities"):
+        with pytest.raises(
+            ModelFileError, match=rf"^004\.png: the outputs of the {role} \(a table\) are not probabilities"
+        ):
             compare(*map(tabled, nets), open_images(greys))
 
 
@@ -194,7 +196,7 @@ def test_a_sample_larger_than_the_set_or_empty_is_refused(tabled, greys, limit):
 
 
 def test_a_sample_of_photos_is_refused(tabled, tmp_path):
-    with pytest.raises(UsageError, match="--limit 1: takes a sample of a labelled set"):
+    with pytest.raises(UsageError, match="--limit 1: expected a labelled set to sample from"):
         compare(tabled(OURS), tabled(OURS), photos(tmp_path, 2), limit=1)
 
 
@@ -220,7 +222,7 @@ def test_nets_with_other_classes_are_refused_naming_the_first(tabled, artifact, 
     with pytest.raises(UsageError, match="output 5 is 'n04522168' in one and 'n09999999' in the other"):
         compare(tabled(OURS), Net(other.manifest, Table(OURS)), open_images(greys))
     fewer = load_artifact(save_net(tmp_path / "fewer.safetensors", wnids=WNIDS[:-1]))
-    with pytest.raises(UsageError, match=r"other classes \(6 and 5\)"):
+    with pytest.raises(UsageError, match=r"different classes \(6 and 5\)"):
         compare(tabled(OURS), Net(fewer.manifest, Table(OURS[:, :5])), open_images(greys))
 
 

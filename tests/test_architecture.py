@@ -1,4 +1,4 @@
-"""Shapes, parameters and multiply-adds against arithmetic done here by other means; specs that describe no net."""
+"""Shapes, parameters and multiply-adds against independent arithmetic; specs that describe no net."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ SMALL = Architecture(
 
 
 def single(operation: Any, *, patch: int = 9, channels: int = 3) -> Architecture:
-    """A net of one operation and a last layer."""
+    """A net of one operation and a final fully-connected layer."""
     return Architecture(
         name="single", patch=patch, channels=channels, operations=(operation, Dense(name="last", units=2))
     )
 
 
 def windows(extent: int, size: int, stride: int) -> int:
-    """Windows of `size` that fit in `extent`, counted one by one."""
+    """Number of windows of `size` that fit in `extent`, counted one at a time."""
     return sum(1 for start in range(0, extent, stride) if start + size <= extent)
 
 
@@ -68,13 +68,13 @@ def test_convolution_has_an_output_wherever_its_window_fits_in_the_padded_map(ex
 @pytest.mark.parametrize("groups", [1, 2, 3, 6])
 def test_convolution_counts_its_weights_and_multiply_adds_group_by_group(groups):
     step = single(Conv(name="c", kernels=12, size=3, pad=1, groups=groups), patch=5, channels=6).steps[0]
-    # Each kernel sees the channels of its group only, at each of 5 x 5 positions.
+    # Each kernel sees only the channels of its group, at each of 5 x 5 positions.
     assert step.tensors == {"c.weight": (12, 6 // groups, 3, 3), "c.bias": (12,)}
     assert step.parameters == 12 * (6 // groups) * 9 + 12
     assert step.multiply_adds == 5 * 5 * 12 * (6 // groups) * 9
 
 
-def test_dense_layer_sees_every_value_of_the_map_before_it():
+def test_a_dense_layer_sees_every_value_of_its_input_map():
     first, last = single(Dense(name="fc", units=10), patch=4, channels=5).steps
     assert first.tensors == {"fc.weight": (10, 5 * 4 * 4), "fc.bias": (10,)}
     assert (first.parameters, first.multiply_adds) == (10 * 80 + 10, 10 * 80)
@@ -112,7 +112,7 @@ def test_ceil_pooling_has_caffes_number_of_windows_and_each_starts_inside_the_ma
                 single(pool, patch=extent)
             continue
         assert single(pool, patch=extent).steps[0].output[1:] == (expected, expected)
-        # The overhang is what turns windows that fit into Caffe's number, and never a whole window.
+        # With the overhang added, the count of windows that fit is Caffe's. The overhang is less than a window.
         assert windows(extent + pool.overhang(extent), size, stride) == expected
         assert 0 <= pool.overhang(extent) < size
 
@@ -127,7 +127,7 @@ def test_pooling_has_pytorchs_output_size(ceil):
             assert pool.output((1, extent, extent)) == tuple(expected.shape[1:]), (extent, size, stride)
 
 
-def test_pooling_without_ceil_hangs_over_nowhere():
+def test_pooling_without_ceil_never_extends_past_the_edge():
     for extent in range(3, 20):
         pool = MaxPool(name="p", size=3, stride=2)
         assert pool.overhang(extent) == 0
@@ -135,16 +135,16 @@ def test_pooling_without_ceil_hangs_over_nowhere():
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 9])
-def test_alpha_per_size_gives_the_libraries_the_papers_denominator(size):
+def test_alpha_per_size_gives_the_papers_denominator_in_the_libraries_formula(size):
     spec = LRN(name="n", size=size, alpha=1e-4)
     squares = [300.0**2] * size
     paper = spec.k + spec.alpha * sum(squares)
     libraries = spec.k + spec.alpha_per_size / size * sum(squares)
     assert libraries == pytest.approx(paper, rel=1e-12)
-    assert paper > 10  # activations in the hundreds: the sum decides
+    assert paper > 10  # with activations in the hundreds, the sum dominates
 
 
-def test_alpha_per_size_makes_pytorchs_lrn_the_papers_formula():
+def test_pytorchs_lrn_with_alpha_per_size_is_the_papers_formula():
     torch = pytest.importorskip("torch")
     spec = LRN(name="n")
     a = torch.randn(1, 7, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 300
@@ -178,7 +178,7 @@ ENDLESS = pytest.param(10**5000, id="more digits than Python prints")
 
 
 def refused(build: Callable[[], Any], *parts: str) -> None:
-    """`build` raises SpecError with a one-line message that has all of `parts`."""
+    """`build` raises SpecError with a one-line message that contains all `parts`."""
     with pytest.raises(SpecError) as caught:
         build()
     message = str(caught.value)
@@ -207,7 +207,7 @@ SHOWN = ["0", "-1", "1099511627776", "thousands of digits", "1.0", "nan", "inf",
     ("position", "field"),
     [(0, "kernels"), (0, "size"), (0, "stride"), (5, "groups"), (3, "size"), (3, "groups"), (4, "size"), (9, "units")],
 )
-def test_a_count_that_is_no_positive_whole_number_is_refused_by_operation_field_and_value(
+def test_a_count_that_is_not_a_positive_whole_number_is_refused_by_operation_field_and_value(
     position, field, value, shown
 ):
     name = SMALL.operations[position].name
@@ -233,18 +233,18 @@ def test_patch_and_channels_are_positive_whole_numbers(field, value):
 @pytest.mark.parametrize(
     ("position", "field"), [(1, "eps"), (3, "alpha"), (3, "beta"), (3, "k"), (7, "rate")], ids=lambda p: str(p)
 )
-def test_a_constant_that_is_no_number_in_its_range_is_refused_by_operation_field_and_value(position, field, value):
+def test_a_constant_outside_its_range_is_refused_by_operation_field_and_value(position, field, value):
     name = SMALL.operations[position].name
     data = changed("operations", position, field, to=value)
     refused(lambda: Architecture.from_json(data), f"{name}: {field}=", "expected a number from")
 
 
 @pytest.mark.parametrize(("position", "field"), [(1, "eps"), (3, "k")])
-def test_constants_that_keep_zeros_from_being_divided_by_zero_are_not_zero(position, field):
+def test_constants_that_prevent_division_by_zero_are_not_zero(position, field):
     refused(lambda: Architecture.from_json(changed("operations", position, field, to=0)), f"{field}=0: expected")
 
 
-def test_dropping_every_unit_is_refused():
+def test_a_dropout_rate_of_1_is_refused():
     refused(lambda: Architecture.from_json(changed("operations", 7, "rate", to=1)), "drop: rate=1: expected")
 
 
@@ -264,11 +264,11 @@ def test_activation_is_relu_or_tanh(value):
 @pytest.mark.parametrize(
     "value", ["", "a.b", "conv 1", "conv\n1", "\x1b[31m", "é", "1st", "x" * 65, "\ud800", None, 1, True, ["conv1"], {}]
 )
-def test_operation_names_are_plain_because_tensors_and_graphs_are_called_after_them(value):
+def test_an_operation_name_that_cannot_name_a_tensor_is_refused(value):
     refused(lambda: Architecture.from_json(changed("operations", 0, "name", to=value)), "conv: name=", "expected")
 
 
-def test_two_operations_of_one_name_are_refused():
+def test_two_operations_with_the_same_name_are_refused():
     refused(lambda: Architecture.from_json(changed("operations", 5, "name", to="conv1")), "conv1: two operations")
 
 
@@ -292,31 +292,31 @@ def test_an_unknown_field_is_refused(field):
 
 
 @pytest.mark.parametrize("op", ["Conv", "softmax", "", "con\nv", None, 1, ["conv"], {"conv": 1}, "x" * 10_000])
-def test_an_unknown_operation_is_refused_with_the_list_of_known_ones(op):
+def test_an_unknown_operation_is_refused_with_a_list_of_the_known_ones(op):
     refused(lambda: Architecture.from_json(changed("operations", 0, "op", to=op)), "operation ", "maxpool", "dropout")
 
 
 @pytest.mark.parametrize("data", [None, [], "alexnet", 1, True, {}, {"name": "x"}, {1: 2, "b\n": 3}])
-def test_json_that_is_no_architecture_is_refused(data):
+def test_json_that_is_not_an_architecture_is_refused(data):
     refused(lambda: Architecture.from_json(data), "architecture: expected an object with exactly")
 
 
 @pytest.mark.parametrize("value", [None, {}, "conv", 3, True, ENDLESS])
-def test_operations_are_a_list(value):
+def test_operations_that_are_not_a_list_are_refused(value):
     refused(lambda: Architecture.from_json(changed("operations", to=value)), "operations=", "expected a list")
 
 
 @pytest.mark.parametrize("item", [None, [], "conv", 3, [["conv"]], {}])
-def test_an_operation_is_an_object(item):
+def test_an_operation_that_is_not_an_object_is_refused(item):
     refused(lambda: Architecture.from_json(changed("operations", 0, to=item)), "operation None: expected one of")
 
 
 @pytest.mark.parametrize("data", [{}, {"surplus": 1}])
-def test_the_fields_of_the_whole_are_exact(data):
-    whole = SMALL.to_json() | data
+def test_missing_or_unknown_fields_of_the_architecture_are_refused(data):
+    fields = SMALL.to_json() | data
     if not data:
-        del whole["channels"]
-    refused(lambda: Architecture.from_json(whole), "exactly name, patch, channels and operations")
+        del fields["channels"]
+    refused(lambda: Architecture.from_json(fields), "exactly name, patch, channels and operations")
 
 
 @pytest.mark.parametrize("operations", [(), (Activation(name="a"),), (Dense(name="fc", units=3), Dropout(name="d"))])
@@ -331,7 +331,7 @@ def test_a_net_that_does_not_end_in_a_dense_layer_is_refused(operations):
     [Conv(name="late", kernels=2, size=1), MaxPool(name="late"), LRN(name="late"), BatchNorm(name="late")],
     ids=lambda o: o.op,
 )
-def test_an_operation_on_maps_after_a_dense_layer_is_refused(operation):
+def test_a_map_operation_after_a_dense_layer_is_refused(operation):
     operations = (Dense(name="fc", units=4), operation, Dense(name="last", units=2))
     refused(lambda: Architecture(name="n", patch=5, operations=operations), "late: needs a map")
 
@@ -360,14 +360,14 @@ def test_a_window_larger_than_its_map_is_refused_with_both_sizes(operation, part
     refused(lambda: single(operation), *parts)
 
 
-def test_a_window_as_large_as_its_map_is_not_refused():
+def test_a_window_as_large_as_its_map_is_accepted():
     assert single(Conv(name="c", kernels=1, size=9)).steps[0].output == (1, 1, 1)
     assert single(Conv(name="c", kernels=1, size=13, pad=2)).steps[0].output == (1, 1, 1)
     assert single(MaxPool(name="p", size=9)).steps[0].output == (3, 1, 1)
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_lrn_over_an_even_number_of_channels_has_no_middle_and_is_refused(size):
+def test_lrn_over_an_even_number_of_channels_is_refused(size):
     refused(lambda: single(LRN(name="n", size=size)), f"n: size={size}: expected an odd number")
 
 
@@ -379,17 +379,17 @@ def test_lrn_over_an_even_number_of_channels_has_no_middle_and_is_refused(size):
         lambda: single(Conv(name="c", kernels=8192, size=1), patch=91),
     ],
 )
-def test_maps_beyond_any_use_are_refused_by_the_operation_that_makes_them(build):
+def test_a_map_that_is_too_large_is_refused_with_its_operation(build):
     refused(build, "c: an output of", f"expected at most {MAX_VALUES} values")
 
 
-def test_an_input_beyond_any_use_is_refused():
+def test_an_input_that_is_too_large_is_refused():
     pool = MaxPool(name="p", size=4096)
     refused(lambda: single(pool, patch=4096, channels=8192), "single: an input of 8192 x 4096 x 4096: expected at most")
     assert single(pool, patch=4096).steps[0].output == (3, 1, 1)
 
 
-def test_weights_beyond_any_use_are_refused():
+def test_too_many_weights_are_refused():
     layers = tuple(Dense(name=f"fc{i}", units=2**16) for i in range(2))
     refused(
         lambda: Architecture(name="fat", patch=1, operations=layers),
@@ -399,14 +399,14 @@ def test_weights_beyond_any_use_are_refused():
     )
 
 
-def test_the_limits_leave_room_for_nets_far_larger_than_the_papers():
+def test_the_limits_allow_nets_far_larger_than_the_papers():
     wide = tuple(Dense(name=f"fc{i}", units=2**14) for i in range(4))
     assert Architecture(name="wide", patch=1, operations=wide).parameters > 10 * 60_965_224
     deep = Conv(name="c", kernels=96, size=3)
     assert single(deep, patch=512).steps[0].output == (96, 510, 510)
 
 
-def test_absurd_specs_are_refused_before_anything_is_allocated_for_them():
+def test_absurd_specs_are_refused_before_memory_is_allocated():
     tracemalloc.start()
     try:
         for field, value in (("kernels", 8192), ("pad", 4096), ("kernels", 2**40), ("size", 2**40)):
@@ -428,7 +428,7 @@ def paths(data: Any, here: tuple = ()) -> Iterator[tuple]:
         yield from paths(value, (*here, key))
 
 
-def test_whatever_stands_in_any_place_is_a_net_or_a_spec_error_of_one_line():
+def test_any_value_at_any_position_gives_a_net_or_a_one_line_spec_error():
     messages = []
     for path in paths(SMALL.to_json()):
         for value in HOSTILE:
@@ -440,7 +440,7 @@ def test_whatever_stands_in_any_place_is_a_net_or_a_spec_error_of_one_line():
     assert [message for message in messages if not message.isprintable() or len(message) > 400] == []
 
 
-def test_a_spec_error_is_a_usage_error_where_the_user_named_the_values():
+def test_a_spec_error_is_a_usage_error_with_exit_code_2():
     with pytest.raises(UsageError) as caught:
         replace(SMALL, patch=0)
     assert caught.value.exit_code == 2

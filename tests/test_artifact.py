@@ -1,4 +1,4 @@
-"""The model file: what is saved comes back, and nothing else is taken for a model."""
+"""The model file: a saved net is restored exactly, and any other file is refused."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def path(tmp_path) -> Path:
     return tmp_path / "net.safetensors"
 
 
-# The format, written and read here by its description (8 bytes of length, JSON header, data), without the library.
+# The format, written and read here from its specification (8 bytes of length, JSON header, data), without the library.
 
 TYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I8": np.int8, "BF16": np.uint16, "BOOL": np.bool_}
 
@@ -101,7 +101,7 @@ def compose(header: dict[str, Any], data: bytes) -> bytes:
 
 
 def written(tensors: dict[str, tuple[str, np.ndarray]], metadata: dict[str, str] | None = None) -> bytes:
-    """A safetensors file of (type, array) pairs; the manifest is a good one unless `metadata` says otherwise."""
+    """A safetensors file of (type, array) pairs, with a valid manifest unless `metadata` is given."""
     header: dict[str, Any] = {"__metadata__": {METADATA_KEY: manifest().to_json()} if metadata is None else metadata}
     data = b""
     for name, (dtype, array) in tensors.items():
@@ -113,7 +113,7 @@ def written(tensors: dict[str, tuple[str, np.ndarray]], metadata: dict[str, str]
 
 
 def good(**changed: tuple[str, np.ndarray] | None) -> dict[str, tuple[str, np.ndarray]]:
-    """Tensors for `written`, some of them changed or (None) left out; "conv1__weight" means conv1.weight."""
+    """Tensors for `written`; `changed` replaces some or, with None, omits them. "conv1__weight" means conv1.weight."""
     tensors = {name: ("F32", array) for name, array in random_tensors().items()}
     for name, value in changed.items():
         name = name.replace("__", ".")
@@ -125,7 +125,7 @@ def good(**changed: tuple[str, np.ndarray] | None) -> dict[str, tuple[str, np.nd
 
 
 def refused(path: Path, *parts: str, load: Callable[[Path], Any] = load_artifact) -> str:
-    """Loading raises ModelFileError (exit code 4) with one line that begins with the path and has all of `parts`."""
+    """Loading raises ModelFileError (exit code 4) with a one-line message that starts with the path and has `parts`."""
     with pytest.raises(ModelFileError) as caught:
         load(path)
     message = str(caught.value)
@@ -138,11 +138,11 @@ def refused(path: Path, *parts: str, load: Callable[[Path], Any] = load_artifact
     return message
 
 
-# What is saved comes back.
+# Saving and loading.
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_weights_come_back_as_float32_rounded_only_to_the_precision_on_disk(artifact, path, dtype):
+def test_loaded_weights_are_float32_rounded_only_to_the_precision_on_disk(artifact, path, dtype):
     artifact.save(path, dtype)
     loaded = load_artifact(path)
     assert list(loaded.tensors) == list(NET.tensors)
@@ -151,24 +151,24 @@ def test_weights_come_back_as_float32_rounded_only_to_the_precision_on_disk(arti
         assert np.array_equal(loaded.tensors[name], original.astype(dtype))
 
 
-def test_half_precision_is_what_is_saved_unless_asked_otherwise(artifact, path):
+def test_weights_are_saved_as_float16_by_default(artifact, path):
     artifact.save(path)
     header, data = parse(path.read_bytes())
     assert {header[name]["dtype"] for name in NET.tensors} == {"F16"}
     assert len(data) == 2 * sum(math.prod(shape) for shape in NET.tensors.values())
 
 
-def test_the_manifest_comes_back_whole_with_and_without_the_weights(artifact, path):
+def test_the_manifest_is_restored_completely_with_and_without_the_weights(artifact, path):
     artifact.save(path)
-    for back in (load_manifest(path), load_artifact(path).manifest):
-        assert back.to_json() == artifact.manifest.to_json()
-        assert back.architecture == NET
-        assert back.classes == artifact.manifest.classes
-        assert back.preprocessing.mean.tobytes() == artifact.manifest.preprocessing.mean.tobytes()
-        assert back.provenance == PROVENANCE
+    for loaded in (load_manifest(path), load_artifact(path).manifest):
+        assert loaded.to_json() == artifact.manifest.to_json()
+        assert loaded.architecture == NET
+        assert loaded.classes == artifact.manifest.classes
+        assert loaded.preprocessing.mean.tobytes() == artifact.manifest.preprocessing.mean.tobytes()
+        assert loaded.provenance == PROVENANCE
 
 
-def test_saving_what_was_loaded_gives_the_same_bytes(artifact, path, tmp_path):
+def test_saving_a_loaded_net_gives_the_same_bytes(artifact, path, tmp_path):
     artifact.save(path)
     load_artifact(path).save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
@@ -176,17 +176,17 @@ def test_saving_what_was_loaded_gives_the_same_bytes(artifact, path, tmp_path):
 
 
 def orders(array: np.ndarray) -> Iterator[np.ndarray]:
-    """The same values in other orders of memory."""
+    """The same values in other memory layouts."""
     yield np.asfortranarray(array)
     yield np.repeat(array, 2, axis=0)[::2]
     yield array[::-1].copy()[::-1]
-    if array.ndim == 4:  # as torch's channels_last
+    if array.ndim == 4:  # like torch's channels_last
         yield np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("order", range(3))
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_weights_are_saved_in_the_order_of_their_indices_whatever_their_order_in_memory(path, order, dtype):
+def test_weights_are_saved_in_c_order_whatever_their_memory_layout(path, order, dtype):
     tensors = {name: [*orders(array)][order - (array.ndim == 1)] for name, array in random_tensors().items()}
     tensors["conv1.weight"] = [*orders(random_tensors()["conv1.weight"])][order + 1]
     assert not tensors["conv1.weight"].flags.c_contiguous
@@ -198,7 +198,7 @@ def test_weights_are_saved_in_the_order_of_their_indices_whatever_their_order_in
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f4"])
-def test_weights_of_any_floating_type_are_taken_as_float32(dtype):
+def test_weights_of_any_floating_type_are_converted_to_float32(dtype):
     given = {name: array.astype(dtype) for name, array in random_tensors().items()}
     for name, array in Artifact(manifest(), given).tensors.items():
         assert array.dtype == np.float32
@@ -213,7 +213,7 @@ def test_a_file_of_any_floating_type_is_read(path, dtype):
         assert np.array_equal(array, random_tensors()[name].astype(TYPES[dtype]).astype(np.float32))
 
 
-def test_loading_leaves_the_file_free_to_be_replaced(artifact, path):
+def test_loaded_weights_do_not_depend_on_the_file(artifact, path):
     artifact.save(path)
     loaded = load_artifact(path)
     before = {name: array.copy() for name, array in loaded.tensors.items()}
@@ -221,11 +221,11 @@ def test_loading_leaves_the_file_free_to_be_replaced(artifact, path):
     assert all(np.array_equal(loaded.tensors[name], before[name]) for name in before)
 
 
-# Weights that don't fit.
+# Invalid weights.
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_weight_that_is_no_finite_number_is_refused_by_name(path, bad):
+def test_a_weight_that_is_not_finite_is_refused_by_name(path, bad):
     tensors = random_tensors()
     tensors["fc1.weight"][1, 2] = bad
     with pytest.raises(SpecError, match=r"fc1\.weight has weights that are NaN, infinite"):
@@ -234,7 +234,7 @@ def test_a_weight_that_is_no_finite_number_is_refused_by_name(path, bad):
     refused(path, "fc1.weight has weights that are NaN, infinite")
 
 
-def test_large_finite_weights_are_taken_though_their_sum_overflows(path):
+def test_large_finite_weights_are_accepted_although_their_sum_overflows(path):
     tensors = random_tensors()
     tensors["fc1.weight"][:] = 3e38
     Artifact(manifest(), tensors).save(path, np.float32)
@@ -260,7 +260,7 @@ def test_a_missing_tensor_is_refused_by_name(path, name):
     refused(path, "missing tensors", name)
 
 
-def test_many_missing_tensors_still_make_one_line(path):
+def test_many_missing_tensors_still_give_one_line(path):
     path.write_bytes(written({}))
     refused(path, "missing tensors", "conv1.weight")
 
@@ -275,7 +275,7 @@ def test_an_unknown_tensor_is_refused_by_name(path, name):
     ("name", "shape"),
     [
         ("conv1.weight", (4, 3, 3)),
-        ("conv1.weight", (4, 3, 9)),  # as many values
+        ("conv1.weight", (4, 3, 9)),  # the same number of values
         ("conv1.bias", (4, 1)),
         ("conv1.bias", ()),
         ("fc1.weight", (16, 3)),  # transposed
@@ -293,18 +293,18 @@ def test_a_tensor_of_another_shape_is_refused_with_both_shapes(path, name, shape
 @pytest.mark.parametrize("dtype", ["I8", "BF16", "BOOL"])
 def test_a_tensor_of_another_type_is_refused_with_its_type(path, dtype):
     path.write_bytes(written(good(conv1__bias=(dtype, np.zeros(4)))))
-    refused(path, f"conv1.bias has type {dtype}: expected float16, float32, float64")
+    refused(path, f"conv1.bias has type {dtype}: expected one of float16, float32, float64")
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.bool_, np.complex64, object])
-def test_an_array_of_another_type_is_no_weight(dtype):
+def test_an_array_of_another_type_is_refused(dtype):
     with pytest.raises(SpecError, match=r"conv1\.bias has type"):
         Artifact(manifest(), random_tensors() | {"conv1.bias": np.zeros(4, dtype)})
 
 
 def test_a_weight_too_large_for_half_precision_is_refused_and_nothing_is_written(path):
     tensors = random_tensors()
-    tensors["fc1.bias"][0] = 65_520  # the first that rounds to infinity
+    tensors["fc1.bias"][0] = 65_520  # the smallest value that rounds to infinity
     with pytest.raises(SpecError, match=r"fc1\.bias has weights too large for float16: save it as float32"):
         Artifact(manifest(), tensors).save(path)
     assert not path.exists()
@@ -313,7 +313,7 @@ def test_a_weight_too_large_for_half_precision_is_refused_and_nothing_is_written
     assert load_artifact(path).tensors["fc1.bias"][0] == 65_504
 
 
-# Files that are no models.
+# Files that are not model files.
 
 
 @pytest.mark.parametrize("load", [load_artifact, load_manifest])
@@ -328,7 +328,7 @@ def test_a_file_of_another_kind_is_refused(path, content, load):
 
 
 @pytest.mark.parametrize("load", [load_artifact, load_manifest])
-def test_what_is_no_file_is_refused(tmp_path, path, load):
+def test_a_missing_file_and_a_folder_are_refused(tmp_path, path, load):
     refused(path, "No such file", load=load)
     refused(tmp_path, "is not a regular file", load=load)
     path.symlink_to("nowhere")
@@ -336,7 +336,7 @@ def test_what_is_no_file_is_refused(tmp_path, path, load):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_is_refused_and_not_waited_for(path):
+def test_a_pipe_is_refused_without_waiting_for_it(path):
     os.mkfifo(path)
     handler = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("waited for a pipe"))
     signal.alarm(5)
@@ -347,17 +347,17 @@ def test_a_pipe_is_refused_and_not_waited_for(path):
         signal.signal(signal.SIGALRM, handler)
 
 
-def test_a_file_that_may_not_be_read_is_refused(artifact, path, monkeypatch):
+def test_a_file_without_read_permission_is_refused(artifact, path, monkeypatch):
     artifact.save(path)
 
     def denied(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", denied)  # the super-user may read everything
+    monkeypatch.setattr(Path, "open", denied)  # chmod would not stop root
     refused(path, "Permission denied")
 
 
-def test_a_file_cut_off_anywhere_is_refused(artifact, path):
+def test_a_file_truncated_anywhere_is_refused(artifact, path):
     artifact.save(path)
     whole = path.read_bytes()
     header = 8 + struct.unpack("<Q", whole[:8])[0]
@@ -372,13 +372,12 @@ def test_bytes_after_the_end_are_refused(artifact, path):
     refused(path, "damaged, or not a safetensors file")
 
 
-@pytest.mark.parametrize("lie", [0, 1, -1, +1, 2**31, 2**63, 2**64 - 1], ids=str)
-def test_a_header_that_lies_about_its_length_is_refused(artifact, path, lie):
+@pytest.mark.parametrize("wrong", [0, 1, -1, +1, 2**31, 2**63, 2**64 - 1], ids=str)
+def test_a_header_with_a_wrong_length_is_refused(artifact, path, wrong):
     artifact.save(path)
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
-    lied = length + lie if lie in (-1, 1) else lie
-    path.write_bytes(struct.pack("<Q", lied) + content[8:])
+    path.write_bytes(struct.pack("<Q", length + wrong if wrong in (-1, 1) else wrong) + content[8:])
     refused(path, "damaged, or not a safetensors file")
 
 
@@ -398,7 +397,7 @@ def test_a_header_that_lies_about_its_length_is_refused(artifact, path, lie):
     ],
     ids=str,
 )
-def test_a_header_that_lies_about_a_tensor_is_refused(path, entry):
+def test_a_header_with_a_wrong_tensor_entry_is_refused(path, entry):
     header, data = parse(written(good()))
     header["conv1.bias"] = header["conv1.bias"] | entry
     path.write_bytes(compose(header, data))
@@ -432,7 +431,7 @@ def test_any_flipped_byte_is_refused_or_changes_only_values(artifact, path):
             loaded = load_artifact(path)
         except ModelFileError as error:
             refusals += str(error).isprintable()
-        else:  # a weight, or a letter in a text: nothing here has a checksum
+        else:  # a weight or a letter of a text changed: the format has no checksum
             assert all(np.isfinite(array).all() for array in loaded.tensors.values())
     assert refusals > 40
 
@@ -446,7 +445,7 @@ def with_manifest(path: Path, text: str) -> Path:
 
 
 def edited(*keys: str | int, to: Any) -> str:
-    """The manifest's JSON with one value replaced (or, for `...`, left out)."""
+    """The manifest's JSON with one value replaced (or, with `...`, removed)."""
     data = json.loads(manifest().to_json())
     inner = data
     for key in keys[:-1]:
@@ -478,14 +477,14 @@ def test_another_format_is_refused(path, text):
     refused(with_manifest(path, text), "manifest format", "this version reads formats 1 to 2")
 
 
-def test_a_file_of_format_1_which_had_no_fit_crops(path):
+def test_format_1_which_has_no_fit_means_crop(path):
     data = json.loads(manifest().to_json())
     del data["preprocessing"]["fit"]
     refused(with_manifest(path, json.dumps(data)), "preprocessing: missing or unknown fields: ['fit']")
     assert load_artifact(with_manifest(path, json.dumps(data | {"format": 1}))).manifest.preprocessing.fit == "crop"
 
 
-def test_what_is_not_known_of_a_net_stays_unknown(path):
+def test_an_unknown_seed_and_date_stay_unknown(path):
     unknown = replace(manifest().provenance, seed=None, date=None)
     Artifact(replace(manifest(), provenance=unknown), random_tensors()).save(path)
     assert load_manifest(path).provenance == unknown
@@ -522,15 +521,15 @@ WRONG = [
     (("name",), None, "name: None"),
     (("name",), "two\nlines", r"name: 'two\nlines'"),
     (("architecture",), None, "architecture: expected an object"),
-    (("architecture", "patch"), 7, "preprocessing cuts patches of 6, the net takes 7"),
-    (("architecture", "channels"), 1, "the net takes 1 channels; photos have 3"),
+    (("architecture", "patch"), 7, "preprocessing: patch=6: expected 7, the net's patch size"),
+    (("architecture", "channels"), 1, "the net takes 1 channels: expected 3"),
     (("architecture", "operations", 0, "kernels"), 2**40, "conv1: kernels=1099511627776"),
-    (("architecture", "operations", 5, "units"), 4, "3 class names for 4 outputs"),
+    (("architecture", "operations", 5, "units"), 4, "3 class names: expected 4, one for each output"),
     (("preprocessing",), [], "preprocessing: missing or unknown fields"),
-    (("preprocessing", "patch"), 5, "preprocessing cuts patches of 5, the net takes 6"),
+    (("preprocessing", "patch"), 5, "preprocessing: patch=5: expected 6, the net's patch size"),
     (("preprocessing", "mean"), {"float32": "AAAA"}, "preprocessing: mean has 3 bytes"),
     (("classes",), {}, "classes={}: expected a list"),
-    (("classes",), [], "0 class names for 3 outputs"),
+    (("classes",), [], "0 class names: expected 3, one for each output"),
     (("classes", 1), ["n00000001"], "class ['n00000001']: expected a [WordNet id, name] pair"),
     (("classes", 1), "ab", "class 'ab': expected a [WordNet id, name] pair"),
     (("classes", 1), ["n00000001", ""], "class n00000001: ''"),
@@ -548,12 +547,12 @@ WRONG = [
     (("provenance", "seed"), 1.5, "provenance: seed=1.5: expected a whole number"),
     (("provenance", "seed"), True, "provenance: seed=True"),
     (("provenance", "recipe"), ["lr"], "provenance: recipe=['lr']: expected an object"),
-    (("provenance", "recipe"), {"lr": {"a": {"b": {"c": {}}}}}, "four levels deep at most"),
-    (("provenance", "recipe"), {"deep": DEEP}, "four levels deep at most"),
+    (("provenance", "recipe"), {"lr": {"a": {"b": {"c": {}}}}}, "at most four levels deep"),
+    (("provenance", "recipe"), {"deep": DEEP}, "at most four levels deep"),
     (("provenance", "recipe"), {"note": "\x1b[2J"}, "provenance: recipe="),
     (("provenance", "errors"), {}, "provenance: errors={}: expected a list"),
     (("provenance", "errors"), [3], "errors=3: expected an object"),
-    (("provenance", "errors", 0, "top1"), -1, "none above the next"),
+    (("provenance", "errors", 0, "top1"), -1, "0 <= top5 <= top1 <= images > 0"),
     (("provenance", "errors", 0, "top1"), 11, "errors: top5, top1, images=(1, 11, 10)"),
     (("provenance", "errors", 0, "top5"), 5, "errors: top5, top1, images=(5, 4, 10)"),
     (("provenance", "errors", 0, "images"), 0, "errors: top5, top1, images=(1, 4, 0)"),
@@ -584,7 +583,7 @@ def paths(data: Any, here: tuple = ()) -> Iterator[tuple]:
 HOSTILE = [..., None, True, -1, 0, 2**63, 10**400, 1e308, "", "x", "\n", "\ud800", [], [[]], {}, {"x": 1}, DEEP]
 
 
-def test_whatever_stands_in_any_place_is_a_manifest_or_a_spec_error_of_one_line():
+def test_any_value_at_any_position_gives_a_manifest_or_a_one_line_spec_error():
     messages = []
     for keys in paths(json.loads(manifest().to_json())):
         for value in HOSTILE:
@@ -592,13 +591,13 @@ def test_whatever_stands_in_any_place_is_a_manifest_or_a_spec_error_of_one_line(
                 read = Manifest.from_json(edited(*keys, to=value))
             except SpecError as error:
                 messages.append(str(error))
-            else:  # what can be read can be written and read again
+            else:  # a manifest that can be read can be written and read again
                 assert Manifest.from_json(read.to_json()).to_json() == read.to_json()
     assert len(messages) > 700
     assert [message for message in messages if not message.isprintable() or len(message) > 400] == []
 
 
-def test_an_absurd_net_is_refused_before_its_weights_are_thought_of(path):
+def test_an_absurd_net_is_refused_before_its_weights_are_read(path):
     refused(
         with_manifest(path, edited("architecture", "operations", 0, "pad", to=4096)), "conv1: an output of 4 x 8196"
     )
@@ -623,28 +622,28 @@ def test_an_absurd_net_is_refused_before_its_weights_are_thought_of(path):
         lambda: manifest(preprocessing=Preprocessing(size=8, patch=5, mean=np.zeros(3))),
     ],
 )
-def test_nothing_can_be_made_that_could_be_saved_but_not_loaded(build):
+def test_no_object_can_be_created_that_could_be_saved_but_not_loaded(build):
     with pytest.raises(SpecError) as caught:
         build()
     assert str(caught.value).isprintable()
 
 
-def test_equal_manifests_are_equal_text():
+def test_equal_manifests_give_equal_text():
     data = json.loads(manifest().to_json())
     data["provenance"]["recipe"] = dict(reversed(data["provenance"]["recipe"].items()))
     shuffled = dict(reversed(data.items()))
     assert Manifest.from_json(json.dumps(shuffled)).to_json() == manifest().to_json()
 
 
-def test_the_first_of_a_classs_names_is_its_short_name():
+def test_the_first_name_of_a_class_is_its_short_name():
     assert ClassName(wnid="n02123045", name="tabby, tabby cat").short == "tabby"
     assert ClassName(wnid="n02123045", name="tabby").short == "tabby"
 
 
-# A save that fails.
+# Failed saves.
 
 
-def test_a_save_that_fails_leaves_the_old_file_whole_and_no_other(artifact, path, monkeypatch):
+def test_a_failed_save_keeps_the_old_file_and_leaves_no_other(artifact, path, monkeypatch):
     artifact.save(path)
     before = path.read_bytes()
 
@@ -660,7 +659,7 @@ def test_a_save_that_fails_leaves_the_old_file_whole_and_no_other(artifact, path
     assert load_artifact(path).manifest.name == "test-net"
 
 
-def test_a_save_that_is_refused_leaves_the_old_file_whole(artifact, path):
+def test_a_refused_save_keeps_the_old_file(artifact, path):
     artifact.save(path)
     before = path.read_bytes()
     tensors = copy.deepcopy(random_tensors())

@@ -1,4 +1,4 @@
-"""Timings with a clock of their own, the machine's limit by hand, and what is measured of which file."""
+"""Timings with a fake clock, the machine's limit computed by hand, and what is measured for each kind of file."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.nets import TINY, random_artifact
 
 @pytest.fixture(autouse=True)
 def _small_probes(monkeypatch):
-    """The machine is measured with small matrices: its true rates play no part here."""
+    """Measure the machine with small matrices, since its true rates don't matter here."""
     monkeypatch.setattr(floor, "SQUARE", 96)
     monkeypatch.setattr(floor, "TALL", 128)
 
 
 class Clock:
-    """Stands still but when a `task` runs, which takes the next of its seconds, again and again."""
+    """A fake clock that only a `task` advances, by its durations in turn, repeatedly."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -44,14 +44,14 @@ class Clock:
         return work
 
 
-def test_percentiles_are_of_the_calls_that_count():
+def test_warm_up_calls_are_not_timed():
     clock = Clock()
     timing = measure(clock.task("a", 1, 2, 3, 4, 5), seconds=25, rounds=1, warmup=4, clock=clock)
-    assert timing.seconds == (1, 2, 3, 4, 5, 1, 2, 3, 4)  # four to warm up, one at the start of the turn: 25 s by then
+    assert timing.seconds == (1, 2, 3, 4, 5, 1, 2, 3, 4)  # after four to warm up and one at the start of the turn
     assert (timing.mean, timing.p50, timing.percentile(100)) == (25 / 9, 3, 5)
 
 
-def test_percentiles_lie_between_the_calls_times_in_proportion():
+def test_percentiles_are_interpolated_linearly():
     timing = Timing(seconds=tuple(float(i) for i in range(101)))
     assert (timing.p50, timing.p90, timing.p99) == (50, 90, 99)
     assert Timing(seconds=(0.0, 1.0)).p90 == pytest.approx(0.9)
@@ -59,7 +59,7 @@ def test_percentiles_lie_between_the_calls_times_in_proportion():
         Timing(seconds=())
 
 
-def test_turns_are_interleaved_and_their_first_calls_do_not_count():
+def test_turns_are_interleaved_and_their_first_calls_are_not_timed():
     clock, ticks = Clock(), []
     runs = [clock.task("a", 100, 1, 1), clock.task("b", 100, 2)]
     a, b = interleave(runs, seconds=4, rounds=2, warmup=0, clock=clock, on_turn=lambda: ticks.append(len(clock.order)))
@@ -68,7 +68,7 @@ def test_turns_are_interleaved_and_their_first_calls_do_not_count():
     assert ticks == [3, 5, 8, 10]
 
 
-def test_a_slow_task_is_timed_once_a_turn_and_a_drift_hits_all_alike():
+def test_a_slow_task_is_timed_once_per_turn_and_a_drift_affects_all_tasks_equally():
     clock = Clock()
     drift = [1, 1, 2, 2, 4, 4]
     runs = [clock.task("a", *drift), clock.task("b", *(2 * seconds for seconds in drift))]
@@ -77,7 +77,7 @@ def test_a_slow_task_is_timed_once_a_turn_and_a_drift_hits_all_alike():
     assert b.p50 / a.p50 == b.mean / a.mean == 2
 
 
-def test_a_clock_that_is_too_coarse_to_see_a_call_ends_no_sooner_than_the_time_is_up():
+def test_with_a_clock_too_coarse_for_one_call_a_turn_still_lasts_its_time():
     clock = Clock()
     assert len(measure(clock.task("a", 0, 0, 1), seconds=2, rounds=1, warmup=0, clock=clock).seconds) >= 4
 
@@ -91,19 +91,19 @@ def test_the_floor_is_the_larger_of_arithmetic_and_reading():
     assert machine.floor(1, 20_000_000_000) == 2.0
 
 
-def test_the_probes_multiply_and_read_what_they_say():
+def test_the_probes_compute_their_products():
     multiply, read = probes()
     assert multiply().shape == (96, 96)
     np.testing.assert_array_equal(read(), np.full(128, 128, np.float32))
 
 
 @pytest.mark.parametrize(("text", "sizes"), [("1,8,64", (1, 8, 64)), ("7", (7,)), ("8,1,8", (8, 1)), ("01", (1,))])
-def test_batch_sizes_are_read_in_their_order_each_once(text, sizes):
+def test_batch_sizes_keep_their_order_without_duplicates(text, sizes):
     assert parse_batches(text) == sizes
 
 
 @pytest.mark.parametrize("text", ["", "1,", "1;8", "-1", "1.5", "٣", "9" * 5000, "a\nb"])
-def test_what_is_no_list_of_batch_sizes_is_refused_in_one_line(text):
+def test_an_invalid_list_of_batch_sizes_is_refused_in_one_line(text):
     with pytest.raises(UsageError, match="expected sizes from 1 to 1024, as in 1,8,64") as raised:
         parse_batches(text)
     assert "\n" not in str(raised.value)
@@ -122,7 +122,7 @@ def test_what_is_no_list_of_batch_sizes_is_refused_in_one_line(text):
         ({"seconds": float("nan")}, "--seconds nan"),
     ],
 )
-def test_requests_that_make_no_sense_are_refused(options, message):
+def test_requests_out_of_range_are_refused(options, message):
     with pytest.raises(UsageError) as raised:
         Request(**options)
     assert message in str(raised.value)
@@ -155,38 +155,38 @@ def export(path: Path, members: int = 1, **info: object) -> Path:
 
 
 def measured(request: Request):
-    found, _ = subjects(request)
-    return run(found, request.batches, seconds=0.01)
+    nets, _ = subjects(request)
+    return run(nets, request.batches, seconds=0.01)
 
 
 @needs_onnxruntime
-def test_rows_say_what_was_measured_and_ratios_are_to_the_first(net):
+def test_rows_describe_the_measurement_and_ratios_are_relative_to_the_first(net):
     result = measured(Request(models=(net,), backend="onnxruntime", batches=(1, 3), device="cpu"))
-    one, three = result.to_json()["rows"]
-    assert (one["batch"], three["batch"]) == (1, 3)
-    for row in (one, three):
+    first, second = result.to_json()["rows"]
+    assert (first["batch"], second["batch"]) == (1, 3)
+    for row in (first, second):
         assert row["model"] == "net.safetensors"
         assert row["backend"].startswith("ONNX Runtime")
         assert (row["precision"], row["views"], row["unit"]) == ("fp32", "center", "images")
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
         assert row["calls"] >= module.ROUNDS
-        assert row["ratio"] == row["per_second"] / one["per_second"]
+        assert row["ratio"] == row["per_second"] / first["per_second"]
         assert row["over_floor"] > 0
     timing = result.rows[1].timing
-    assert three["per_second"] == pytest.approx(3 / np.mean(timing.seconds))
+    assert second["per_second"] == pytest.approx(3 / np.mean(timing.seconds))
 
 
 @needs_onnxruntime
 def test_the_floor_counts_every_view_and_the_bytes_of_the_precision(net, tmp_path):
     architecture = TINY.build()
     half = export(tmp_path / "half.onnx", precision="fp16", views="ten")
-    found, _ = subjects(Request(models=(net, half), backend="onnxruntime", device="cpu"))
-    (one, ten) = found
-    assert (one.views, ten.views, ten.precision) == ("center", "ten", "fp16")
-    assert (one.multiply_adds, ten.multiply_adds) == (architecture.multiply_adds, 10 * architecture.multiply_adds)
-    assert (one.weight_bytes, ten.weight_bytes) == (4 * architecture.parameters, 2 * architecture.parameters)
-    result = run(found, (2,), seconds=0.01)
-    for row, subject in zip(result.rows, found, strict=True):
+    nets, _ = subjects(Request(models=(net, half), backend="onnxruntime", device="cpu"))
+    (center, ten) = nets
+    assert (center.views, ten.views, ten.precision) == ("center", "ten", "fp16")
+    assert (center.multiply_adds, ten.multiply_adds) == (architecture.multiply_adds, 10 * architecture.multiply_adds)
+    assert (center.weight_bytes, ten.weight_bytes) == (4 * architecture.parameters, 2 * architecture.parameters)
+    result = run(nets, (2,), seconds=0.01)
+    for row, subject in zip(result.rows, nets, strict=True):
         assert row.floor == result.machine.floor(2 * subject.multiply_adds, subject.weight_bytes)
 
 
@@ -195,7 +195,7 @@ def test_the_floor_counts_every_view_and_the_bytes_of_the_precision(net, tmp_pat
     ("views", "expected"),
     [("none", (2, 3, 57, 57)), ("center", (2, 3, 57, 57)), ("ten", (20, 3, 57, 57))],
 )
-def test_a_batch_is_of_patches_or_of_images_with_their_views(net, views, expected):
+def test_a_batch_consists_of_patches_or_of_images_with_their_views(net, views, expected):
     (subject,), _ = subjects(Request(models=(net,), backend="onnxruntime", views=views, device="cpu"))
     assert subject.unit == ("patches" if views == "none" else "images")
     shapes, infer = [], subject.net.backend.infer
@@ -207,32 +207,32 @@ def test_a_batch_is_of_patches_or_of_images_with_their_views(net, views, expecte
 @needs_onnxruntime
 def test_a_file_that_cuts_its_views_takes_no_patches(tmp_path):
     path = export(tmp_path / "net.onnx", views="center")
-    with pytest.raises(UsageError, match=r"net\.onnx: takes images .* measure it with --views center"):
+    with pytest.raises(UsageError, match=r"net\.onnx: takes images .* use --views center"):
         subjects(Request(models=(path,), views="none"))
 
 
 @needs_onnxruntime
-def test_of_several_nets_in_a_file_no_floor_is_claimed(tmp_path):
+def test_a_file_with_several_nets_has_no_floor(tmp_path):
     path = export(tmp_path / "two.onnx", members=2)
     request = Request(models=(path,), backend="onnxruntime", batches=(1,), device="cpu")
-    found, _ = subjects(request)
-    assert turns(found, (1,)) == module.ROUNDS  # nor is the machine measured
-    result = run(found, (1,), seconds=0.01)
+    nets, _ = subjects(request)
+    assert turns(nets, (1,)) == module.ROUNDS  # the machine is not measured either
+    result = run(nets, (1,), seconds=0.01)
     assert result.machine is None
     assert result.to_json()["rows"][0]["over_floor"] is None
 
 
 @needs_onnxruntime
 @needs_openvino
-def test_all_means_every_runtime_that_is_installed(tmp_path):
+def test_backend_all_means_every_installed_runtime(tmp_path):
     path = export(tmp_path / "net.onnx")
-    found, skipped = subjects(Request(models=(path,), device="cpu"))
-    assert [subject.net.backend.description.split()[0] for subject in found] == ["ONNX", "OpenVINO"]
+    nets, skipped = subjects(Request(models=(path,), device="cpu"))
+    assert [subject.net.backend.description.split()[0] for subject in nets] == ["ONNX", "OpenVINO"]
     assert not skipped
 
 
 @needs_onnxruntime
-def test_a_runtime_that_cannot_run_a_file_is_left_out_with_the_reason(net, monkeypatch):
+def test_a_runtime_that_cannot_run_a_file_is_skipped_with_the_reason(net, monkeypatch):
     def partly(path, **options):
         if options["backend"] == "openvino":
             raise ModelFileError("OpenVINO can't run it")
@@ -241,13 +241,13 @@ def test_a_runtime_that_cannot_run_a_file_is_left_out_with_the_reason(net, monke
     load = module.load
     monkeypatch.setattr(module, "load", partly)
     monkeypatch.setattr(module, "_runtimes", lambda request, path: iter(("onnxruntime", "openvino")))
-    found, skipped = subjects(Request(models=(net,), device="cpu"))
-    assert len(found) == 1
+    nets, skipped = subjects(Request(models=(net,), device="cpu"))
+    assert len(nets) == 1
     assert skipped == ["OpenVINO can't run it"]
 
 
 @needs_onnxruntime
-def test_a_runtime_named_that_is_missing_is_an_error(tmp_path, monkeypatch):
+def test_a_missing_runtime_given_by_name_is_an_error(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "openvino", None)
@@ -257,17 +257,17 @@ def test_a_runtime_named_that_is_missing_is_an_error(tmp_path, monkeypatch):
 
 
 @needs_onnxruntime
-def test_files_of_one_name_are_told_apart(net, tmp_path):
+def test_files_with_the_same_name_are_shown_with_their_paths(net, tmp_path):
     other = tmp_path / "other" / net.name
     other.parent.mkdir()
     random_artifact(replace(TINY, columns=1)).save(other)
-    found, _ = subjects(Request(models=(net, other), backend="onnxruntime", device="cpu"))
-    assert [subject.model for subject in found] == [str(net), str(other)]
+    nets, _ = subjects(Request(models=(net, other), backend="onnxruntime", device="cpu"))
+    assert [subject.model for subject in nets] == [str(net), str(other)]
 
 
 @needs_onnxruntime
 def test_turns_counts_the_calls_of_on_turn(net):
-    found, _ = subjects(Request(models=(net,), backend="onnxruntime", device="cpu"))
+    nets, _ = subjects(Request(models=(net,), backend="onnxruntime", device="cpu"))
     ticks = []
-    run(found, (1, 2), seconds=0.001, on_turn=lambda: ticks.append(1))
-    assert len(ticks) == turns(found, (1, 2)) == module.ROUNDS * 4
+    run(nets, (1, 2), seconds=0.001, on_turn=lambda: ticks.append(1))
+    assert len(ticks) == turns(nets, (1, 2)) == module.ROUNDS * 4

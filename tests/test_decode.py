@@ -1,6 +1,6 @@
-"""Images of every kind come out in the right colours, or are refused in one line; memory, stderr and time stay bounded.
+"""Images of every kind are decoded in the right colours or refused in one line, within limits of memory and time.
 
-The images are made here: with Pillow's encoders where it has one, byte by byte (`png`, `tiff`) where it hasn't.
+The images are made here: with Pillow's encoders if it has one, byte by byte (`png`, `tiff`) otherwise.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from alexnet_infer.errors import UnreadableInputError
 
 ROOT = Path(__file__).parents[1]
 COLOURS = np.array([[(230, 20, 30), (20, 200, 40), (240, 240, 240)], [(30, 40, 220), (10, 10, 10), (230, 220, 20)]])
-"""Two rows, three columns: no two fields alike, so that every turn and swap of channels shows."""
+"""Two rows, three columns: all fields differ, so that every rotation and swap of channels shows."""
 
 
 def fields(side: int = 32) -> np.ndarray:
@@ -56,7 +56,7 @@ def png(rows: bytes, width: int, height: int, depth: int, colour_type: int, *chu
 
 
 def png16(values: np.ndarray, colour_type: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """uint16 [height, width] or [height, width, channels] as a PNG of 16 bits a channel."""
+    """uint16 [height, width] or [height, width, channels] as a PNG of 16 bits per channel."""
     return png(values.astype(">u2").tobytes(), values.shape[1], values.shape[0], 16, colour_type, *chunks)
 
 
@@ -90,7 +90,7 @@ def refusal(source, **options) -> str:
 
 
 def child(code: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    """Runs Python code in a process of its own, warnings as Python shows them to a user."""
+    """Run Python code in a separate process, with warnings as Python shows them to a user."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
@@ -130,7 +130,7 @@ def test_colours_survive_every_kind_of_file(kind):
 
 
 def with_marker(jpeg: bytes, transform: int) -> bytes:
-    """A four-channel JPEG of Pillow's, its Adobe marker set to 0 (CMYK) or 2 (YCCK)."""
+    """A four-channel JPEG made by Pillow, with its Adobe marker set to 0 (CMYK) or 2 (YCCK)."""
     place = jpeg.index(b"Adobe") + 11
     return jpeg[:place] + bytes([transform]) + jpeg[place + 1 :]
 
@@ -152,7 +152,7 @@ def test_a_ycck_jpeg_is_the_same_photo_after_one_more_conversion(colour, black):
     r, g, b = (255 - c for c in colour)
     y = 0.299 * r + 0.587 * g + 0.114 * b
     stored = [y, 128 + (b - y) / 1.772, 128 + (r - y) / 1.402, 255 - black]
-    given = tuple(255 - round(min(max(v, 0), 255)) for v in stored)  # Pillow inverts all four as it writes
+    given = tuple(255 - round(min(max(v, 0), 255)) for v in stored)  # Pillow inverts all four when it writes
     data = with_marker(encoded(Image.new("CMYK", (16, 16), given), "JPEG", quality=100, subsampling=0), 2)
     expected = [c * (255 - black) / 255 for c in colour]
     np.testing.assert_allclose(rgb(data)[8, 8], expected, atol=4)
@@ -223,12 +223,12 @@ ALPHA = np.linspace(0, 255, 64 * 96).reshape(64, 96).astype(np.uint8)
 
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True, "exact": True}), ("TIFF", {})])
-def test_transparent_colours_are_laid_over_white(kind, options):
+def test_transparent_colours_are_blended_with_white(kind, options):
     array = rgb(encoded(np.dstack([fields(), ALPHA]), kind, **options))
     np.testing.assert_allclose(array, over_white(fields(), ALPHA), atol=1)
 
 
-def test_transparent_grey_is_laid_over_white():
+def test_transparent_grey_is_blended_with_white():
     grey = fields()[..., 1]
     expected = over_white(grey[..., None].repeat(3, 2), ALPHA)
     np.testing.assert_allclose(rgb(encoded(np.dstack([grey, ALPHA]), "PNG")), expected, atol=1)
@@ -236,7 +236,7 @@ def test_transparent_grey_is_laid_over_white():
     np.testing.assert_allclose(rgb(png16(wide, 4)), expected, atol=1)
 
 
-def test_a_palette_with_transparent_entries_is_laid_over_white():
+def test_a_palette_with_transparent_entries_is_blended_with_white():
     indices = np.arange(6, dtype=np.uint8).reshape(2, 3)
     palette = (b"PLTE", COLOURS.astype(np.uint8).tobytes())
     alpha = np.array([[0, 128, 255], [255, 64, 255]])
@@ -258,7 +258,7 @@ def test_a_transparent_key_colour_becomes_white_and_no_other_does():
     assert wide[0, :, 0].tolist() == [0x10, 255, 0x20]
 
 
-def test_a_transparent_gif_is_laid_over_white():
+def test_a_transparent_gif_is_blended_with_white():
     image = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3), "L").convert("P")
     image.putpalette(COLOURS.astype(np.uint8).tobytes())
     expected = COLOURS.copy()
@@ -270,7 +270,7 @@ def test_a_transparent_gif_is_laid_over_white():
 
 
 @pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True})])
-def test_the_first_of_several_frames_counts(kind, options):
+def test_the_first_of_several_frames_is_used(kind, options):
     frames = [Image.new("RGB", (12, 8), colour) for colour in ("red", "lime", "blue")]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 3
@@ -279,7 +279,7 @@ def test_the_first_of_several_frames_counts(kind, options):
 
 # EXIF
 
-# From the upright image to the stored one; in words, where EXIF 2.32 says that row 0 and column 0 lie in the scene.
+# From the upright image to the stored one. The comments say where EXIF 2.32 places row 0 and column 0 in the scene.
 STORED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],  # row 0 top, column 0 right
@@ -301,7 +301,7 @@ def exif(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize("kind", TURNABLE)
 @pytest.mark.parametrize("orientation", STORED)
-def test_every_exif_orientation_is_turned_upright(orientation, kind):
+def test_every_exif_orientation_is_rotated_upright(orientation, kind):
     stored = np.ascontiguousarray(STORED[orientation](fields()))
     array = rgb(encoded(stored, kind, exif=exif(orientation), **TURNABLE[kind]))
     assert array.shape == (64, 96, 3)
@@ -309,14 +309,14 @@ def test_every_exif_orientation_is_turned_upright(orientation, kind):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_the_exif_orientation_is_left_alone_where_the_caller_says_so(kind):
+def test_the_exif_orientation_is_ignored_if_the_caller_asks(kind):
     stored = np.ascontiguousarray(STORED[6](fields()))
     array = rgb(encoded(stored, kind, exif=exif(6), **TURNABLE[kind]), apply_exif=False)
     assert array.shape == (96, 64, 3)
     np.testing.assert_allclose(array[16::32, 16::32], STORED[6](COLOURS), atol=6)
 
 
-def test_transparent_and_palette_images_are_turned_too():
+def test_transparent_and_palette_images_are_rotated_as_well():
     stored = np.ascontiguousarray(STORED[6](fields()))
     rgba = np.dstack([stored, np.full(stored.shape[:2], 200, np.uint8)])
     expected = over_white(COLOURS, np.full((2, 3), 200))
@@ -335,12 +335,12 @@ def test_transparent_and_palette_images_are_turned_too():
     ],
     ids=["no TIFF", "ends early", "orientation 99"],
 )
-def test_a_damaged_exif_block_is_no_reason_to_refuse_a_photo(block, kind):
+def test_a_damaged_exif_block_is_ignored(block, kind):
     array = rgb(encoded(fields(), kind, exif=block, **TURNABLE[kind]))
     np.testing.assert_allclose(middles(array), COLOURS, atol=6)
 
 
-def test_a_damaged_colour_profile_is_passed_over():
+def test_a_damaged_colour_profile_is_ignored():
     for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
         array = rgb(encoded(fields(), kind, icc_profile=b"no profile" * 50))
         np.testing.assert_allclose(middles(array), COLOURS, atol=20 if kind in ("JPEG", "WEBP") else 0)
@@ -348,7 +348,7 @@ def test_a_damaged_colour_profile_is_passed_over():
     assert (rgb(cut) == fields()).all()
 
 
-# What the source may be
+# Kinds of sources
 
 
 def test_a_path_bytes_an_open_file_and_a_pillow_image_give_the_same(tmp_path):
@@ -360,19 +360,19 @@ def test_a_path_bytes_an_open_file_and_a_pillow_image_give_the_same(tmp_path):
             assert (rgb(source) == fields()).all()
 
 
-def test_the_users_own_pillow_image_stays_as_it_was():
+def test_a_pillow_image_of_the_caller_is_not_modified():
     image = Image.open(io.BytesIO(encoded(Image.fromarray(fields()).quantize(6), "PNG", exif=exif(6))))
     read_rgb(image, name="photo")
     assert (image.mode, image.size) == ("P", (96, 64))
     assert image.getexif()[274] == 6
 
 
-def test_an_image_in_memory_that_can_not_be_decoded_is_refused_too():
+def test_a_pillow_image_that_cannot_be_decoded_is_refused():
     with Image.open(io.BytesIO(encoded(photograph(), "JPEG")[:-300])) as image:
         assert "damaged" in refusal(image)
 
 
-def test_an_endless_stream_is_refused_without_reading_on(monkeypatch):
+def test_an_endless_stream_is_refused_at_the_limit(monkeypatch):
     monkeypatch.setattr(decode, "MAX_BYTES", 1000)
 
     class Endless(io.RawIOBase):
@@ -393,11 +393,11 @@ def test_an_endless_stream_is_refused_without_reading_on(monkeypatch):
 def test_a_file_that_is_too_large_is_refused_by_its_size(tmp_path):
     path = tmp_path / "large.png"
     with path.open("wb") as file:
-        file.truncate(decode.MAX_BYTES + 1)  # sparse: takes no room
+        file.truncate(decode.MAX_BYTES + 1)  # sparse: uses no disk space
     assert "too large" in refusal(path)
 
 
-# What is no image
+# Not an image
 
 
 @pytest.mark.parametrize(
@@ -412,13 +412,13 @@ def test_a_file_that_is_too_large_is_refused_by_its_size(tmp_path):
     ],
     ids=["empty", "zero", "text", "SVG", "HEIC", "start of a JPEG"],
 )
-def test_what_is_no_image_is_refused_with_what_was_expected(data, expected):
+def test_data_that_is_not_an_image_is_refused_with_the_formats_expected(data, expected):
     message = refusal(data)
     assert message.startswith(expected)
     assert "empty" in message or "expected JPEG, PNG" in message
 
 
-def test_postscript_is_not_opened_since_pillow_would_run_ghostscript_on_it():
+def test_postscript_is_not_opened_because_pillow_would_run_ghostscript_on_it():
     postscript = encoded(Image.new("RGB", (8, 8)), "EPS")
     assert Image.open(io.BytesIO(postscript)).format == "EPS"
     assert refusal(postscript).startswith("not an image")
@@ -434,12 +434,12 @@ def test_a_truncated_file_is_refused(kind, kept):
 
 
 @pytest.mark.parametrize("sample", [np.int32, np.float32])
-def test_pixels_without_a_fixed_range_are_refused_with_what_to_do(sample):
+def test_pixels_without_a_fixed_range_are_refused_with_the_fix(sample):
     values = np.array([[0, 1000], [70000, 255]], sample)
     assert "save it with 8 or 16 bits" in refusal(encoded(values, "TIFF"))
 
 
-def test_a_directory_a_missing_file_and_names_that_can_not_be_are_refused(tmp_path):
+def test_a_directory_a_missing_file_and_impossible_names_are_refused(tmp_path):
     assert refusal(tmp_path).startswith("a directory")
     assert "No such file" in refusal(tmp_path / "absent.jpg")
     assert "Not a directory" in refusal(Path(__file__) / "photo.jpg")
@@ -468,7 +468,7 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path):
             except Exception as error:
                 print(type(error).__name__, error)
     """
-    result = child(code, str(tmp_path / "fifo"), "/dev/zero", timeout=30)  # opening the FIFO would wait for ever
+    result = child(code, str(tmp_path / "fifo"), "/dev/zero", timeout=30)  # opening the FIFO would wait forever
     lines = result.stdout.splitlines()
     assert len(lines) == 2, result.stderr
     assert all(line.startswith("UnreadableInputError") and "a pipe or device, not a file" in line for line in lines)
@@ -511,7 +511,7 @@ def test_whatever_pillow_raises_becomes_one_line(error, monkeypatch):
     assert not message.endswith("()")
 
 
-def test_an_interruption_is_not_taken_for_a_bad_image(monkeypatch):
+def test_an_interruption_is_not_reported_as_a_bad_image(monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
@@ -578,14 +578,14 @@ READ = """
             print("read", *read_rgb(Path(name), name="photo", shrink_to=256).size)
         except Exception as error:
             print(type(error).__name__, error)
-    # Not ru_maxrss: across fork and exec that is at least what the parent had.
+    # Not ru_maxrss: after fork and exec it is at least the parent's.
     print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 proc_only = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak memory from")
 
 
 def read_in_child(*paths: Path) -> tuple[list[str], float]:
-    """What became of each file, and the peak resident memory of a process that does nothing else, in MB (10^6)."""
+    """The result for each file, and the peak resident memory of a process that does nothing else, in MB (10^6)."""
     result = child(READ, *map(str, paths))
     *lines, peak = result.stdout.splitlines()
     assert result.stderr == ""
@@ -629,7 +629,7 @@ def test_the_limit_itself_is_read_and_a_pixel_more_is_refused(monkeypatch):
 
 
 def photograph(width: int = 900, height: int = 600) -> Image.Image:
-    """Detail at every scale, as in a photo: noise of 2, 4, 8, ... cells across, the finer the fainter."""
+    """Detail at every scale, as in a photo: noise of 2, 4, 8, ... cells across, fainter where it is finer."""
     rng = np.random.default_rng(5)
     total = np.zeros((height, width, 3), np.float32)
     for octave in range(1, 9):
@@ -638,14 +638,14 @@ def photograph(width: int = 900, height: int = 600) -> Image.Image:
     return Image.fromarray(np.clip(127.5 + total / 2, 0, 255).astype(np.uint8))
 
 
-def test_an_image_within_the_limit_is_decoded_as_pillow_does_to_the_last_bit():
+def test_an_image_within_the_limit_is_decoded_exactly_as_pillow_does():
     data = encoded(photograph(), "JPEG", quality=90)
     plain = np.asarray(Image.open(io.BytesIO(data)))
     assert (rgb(data, shrink_to=64) == plain).all()
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_a_jpeg_beyond_the_limit_comes_out_smaller_and_gives_nearly_the_same_square(scale, monkeypatch):
+def test_a_jpeg_beyond_the_limit_is_decoded_smaller_and_gives_nearly_the_same_square(scale, monkeypatch):
     data = encoded(photograph(), "JPEG", quality=90)
     exact = Image.open(io.BytesIO(data)).resize((96, 64), Image.Resampling.BICUBIC)
     monkeypatch.setattr(decode, "MAX_PIXELS", 900 * 600 // scale**2)
@@ -656,7 +656,7 @@ def test_a_jpeg_beyond_the_limit_comes_out_smaller_and_gives_nearly_the_same_squ
     assert difference.max() < 8
 
 
-def test_a_large_mpo_comes_out_smaller_too_and_is_turned(monkeypatch):
+def test_a_large_mpo_is_decoded_smaller_and_rotated(monkeypatch):
     stored = Image.fromarray(np.ascontiguousarray(STORED[6](fields(100))))
     data = encoded(stored, "MPO", save_all=True, append_images=[stored], exif=exif(6), quality=95)
     assert Image.open(io.BytesIO(data)).format == "MPO"
@@ -666,7 +666,7 @@ def test_a_large_mpo_comes_out_smaller_too_and_is_turned(monkeypatch):
     np.testing.assert_allclose(middles(array), COLOURS, atol=6)
 
 
-def test_a_jpeg_beyond_the_limit_is_refused_where_it_would_come_out_too_small_or_save_no_memory(monkeypatch):
+def test_a_jpeg_beyond_the_limit_is_refused_if_it_would_be_too_small_or_save_no_memory(monkeypatch):
     image = photograph()
     data = encoded(image, "JPEG")
     monkeypatch.setattr(decode, "MAX_PIXELS", 900 * 600 // 4)
@@ -691,7 +691,7 @@ def one_component_in_the_first_scan(jpeg: bytes) -> bytes:
 
 
 def odd_metadata() -> bytes:
-    """A sound TIFF with a tag whose data lie behind the end of the file."""
+    """An intact TIFF with a tag whose data are beyond the end of the file."""
     tags = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 0, 277: 1, 278: 1, 279: 1}
     data = bytearray(tiff(b"\x63\0", {**tags, 65000: 1_000_000}))
     place = data.rindex(struct.pack("<H", 65000))
@@ -699,7 +699,7 @@ def odd_metadata() -> bytes:
     return bytes(data)
 
 
-def test_warnings_about_metadata_are_not_shown_and_never_turn_into_errors(capfd):
+def test_warnings_about_metadata_are_neither_shown_nor_raised(capfd):
     with pytest.warns(UserWarning, match="Truncated"):
         Image.open(io.BytesIO(odd_metadata())).load()
     with warnings.catch_warnings(record=True) as shown:
@@ -711,12 +711,12 @@ def test_warnings_about_metadata_are_not_shown_and_never_turn_into_errors(capfd)
     assert capfd.readouterr() == ("", "")
 
 
-def test_warnings_of_other_libraries_are_shown_as_ever():
+def test_warnings_of_other_libraries_are_shown_as_usual():
     with pytest.warns(UserWarning, match="not Pillow's"), decode._quiet:
         warnings.warn("not Pillow's", stacklevel=1)
 
 
-def test_pillow_is_quiet_until_the_last_thread_has_left_and_the_filters_are_then_as_they_were():
+def test_pillow_is_quiet_until_the_last_thread_has_left_and_the_filters_are_then_restored():
     before = list(warnings.filters)
     inside = threading.Barrier(3)
 
@@ -749,7 +749,7 @@ WITH_PILLOW_ALONE = """
 
 
 @proc_only
-def test_nothing_reaches_stderr_where_pillow_and_libtiff_by_themselves_would_print(tmp_path):
+def test_nothing_reaches_stderr_where_pillow_and_libtiff_alone_would_print(tmp_path):
     broken = bytearray(encoded(fields(), "TIFF", compression="tiff_adobe_deflate"))
     broken[20:40] = bytes(20)
     files = {
@@ -765,7 +765,7 @@ def test_nothing_reaches_stderr_where_pillow_and_libtiff_by_themselves_would_pri
         assert child(READ, str(path)).stderr == "", name
 
 
-# Hostile bytes
+# Malicious bytes
 
 
 @pytest.mark.parametrize(
@@ -786,7 +786,7 @@ def test_nothing_reaches_stderr_where_pillow_and_libtiff_by_themselves_would_pri
     ],
     ids=str,
 )
-def test_hostile_bytes_give_an_image_or_one_line_and_no_output(kind, options, capfd):
+def test_changed_bytes_give_an_image_or_one_line_and_no_output(kind, options, capfd):
     rng = np.random.default_rng(sum(map(ord, kind)))
     sound = encoded(fields(12), kind, **options)
     refused = 0
@@ -826,7 +826,7 @@ def test_hostile_bytes_give_an_image_or_one_line_and_no_output(kind, options, ca
         ("a\u2028b\x00c\x7f", r"a\u2028b\x00c\x7f"),
     ],
 )
-def test_names_are_printed_on_one_line_and_can_not_command_the_terminal(name, expected):
+def test_names_are_printed_on_one_line_and_cannot_control_the_terminal(name, expected):
     assert printable(name) == expected
     assert printable(name).isprintable()
     printable(name).encode()  # always UTF-8

@@ -1,4 +1,4 @@
-"""Messages stay one line, whatever they have to show."""
+"""Messages are one line, whatever values they show."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def test_an_ordinary_value_is_shown_as_python_writes_it(value):
     assert shown(value) == repr(value)
 
 
-def test_a_librarys_message_becomes_part_of_a_line():
+def test_the_message_of_a_library_is_shortened_to_one_line():
     assert one_line(OSError("Couldn't read: \x0f\n  page header\tfailed.\n")) == "Couldn't read: ? page header failed."
     assert len(one_line(ValueError("x" * 10_000))) == 300
 
 
-def test_every_error_of_ours_has_its_own_exit_code():
+def test_every_error_class_has_its_exit_code():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, AlexNetInferError)]
     codes = {kind.__name__: kind.exit_code for kind in kinds}
     assert codes == {
@@ -62,7 +62,7 @@ def test_every_error_of_ours_has_its_own_exit_code():
     }
 
 
-def test_a_near_name_is_offered_and_a_far_one_is_not():
+def test_a_similar_name_is_suggested_and_a_different_one_is_not():
     assert meant("cafe-net", ["owt", "caffenet"]) == " (did you mean caffenet?)"
     assert meant("x" * 300, ["owt", "caffenet"]) == ""
     assert meant("owt", []) == ""

@@ -1,4 +1,4 @@
-"""A file is written whole or not at all, and a lock has one holder."""
+"""A file is written completely or not at all, and a lock has one holder."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_file_has_the_permissions_that_any_new_file_has(tmp_path, umask):
     try:
         write_atomically(tmp_path / "new", b"data")
     finally:
-        assert os.umask(before) == umask  # writing leaves the process's own mask alone
+        assert os.umask(before) == umask  # writing does not change the mask of the process
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
@@ -74,7 +74,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(target):
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the system refuses to write beyond, as a full disk does
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the system refuses to write more, as a full disk does
     try:
         with pytest.raises(OSError, match="File too large"):
             write_atomically(target, bytes(100_000))
@@ -97,7 +97,7 @@ def test_a_missing_folder_is_an_os_error(tmp_path):
         write_atomically(tmp_path / "absent" / "new", b"data")
 
 
-def test_a_reader_sees_one_of_the_writers_files_whole(target):
+def test_a_reader_sees_a_complete_file_of_one_writer(target):
     contents = [bytes([letter]) * 200_000 for letter in range(4)]
     target.write_bytes(contents[0])
     stop = threading.Event()
@@ -161,7 +161,7 @@ def test_a_lock_is_held_until_its_process_ends(tmp_path, other, end):
     held.close()
 
 
-def test_a_lock_excludes_its_own_process_too_until_it_is_closed(tmp_path):
+def test_a_lock_excludes_its_own_process_until_it_is_closed(tmp_path):
     pytest.importorskip("fcntl")
     held, another = lock(tmp_path / "lock"), lock(tmp_path / "another")
     assert lock(tmp_path / "lock") is None
@@ -172,23 +172,23 @@ def test_a_lock_excludes_its_own_process_too_until_it_is_closed(tmp_path):
 
 
 @pytest.mark.parametrize("reason", [OSError(errno.ENOLCK, "No locks available"), OSError(errno.ENOSYS, "no such call")])
-def test_where_locks_do_not_exist_none_is_made(tmp_path, monkeypatch, reason):
+def test_where_locks_do_not_exist_files_are_returned_without_one(tmp_path, monkeypatch, reason):
     fcntl = pytest.importorskip("fcntl")
 
     def fail(*_: object) -> None:
         raise reason
 
     monkeypatch.setattr(fcntl, "flock", fail)
-    with lock(tmp_path / "lock") as one, lock(tmp_path / "lock") as two:
-        assert one is not None
-        assert two is not None
+    with lock(tmp_path / "lock") as first, lock(tmp_path / "lock") as second:
+        assert first is not None
+        assert second is not None
 
 
-def test_without_fcntl_none_is_made(tmp_path, monkeypatch):
+def test_without_fcntl_files_are_returned_without_a_lock(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    with lock(tmp_path / "lock") as one, lock(tmp_path / "lock") as two:
-        assert one is not None
-        assert two is not None
+    with lock(tmp_path / "lock") as first, lock(tmp_path / "lock") as second:
+        assert first is not None
+        assert second is not None
 
 
 def test_a_lock_file_that_can_not_be_opened_is_an_os_error(tmp_path):

@@ -144,6 +144,7 @@ TRAIN_MAY = {
     "metrics",
     "errors",
     "files",
+    "help",
     "__version__",
 }
 

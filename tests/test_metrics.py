@@ -1,4 +1,4 @@
-"""Top-k counts against hand-counted cases and a sort."""
+"""Top-k counts compared with hand-counted cases and a sort."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def test_counts_by_hand():
     ("label", "rank"),
     [(0, 2), (1, 1), (2, 3), (3, 4)],  # 0, 2 and 3 share a score: they come after 1, in the order of their index
 )
-def test_of_equal_scores_the_lower_index_ranks_higher(label, rank):
+def test_the_lower_index_ranks_first_among_equal_scores(label, rank):
     scores = np.array([[0.2, 0.4, 0.2, 0.2]])
     counts = [topk_correct(scores, np.array([label]), k) for k in (1, 2, 3, 4)]
     assert counts == [int(k >= rank) for k in (1, 2, 3, 4)]
 
 
-def test_a_net_that_always_says_the_same_gets_only_the_first_k_classes():
+def test_a_net_with_equal_scores_gets_only_the_first_k_classes_right():
     assert topk_correct(np.full((7, 7), 1 / 7), np.arange(7), 5) == 5
 
 
@@ -39,7 +39,7 @@ def test_agrees_with_a_stable_sort_on_scores_full_of_ties(k):
     assert 0 < by_sort < 200
 
 
-def test_parts_add_up_to_the_whole():
+def test_counts_of_parts_add_up_to_the_count_of_the_set():
     rng = np.random.default_rng(1)
     scores, labels = rng.random((50, 8)), rng.integers(0, 8, 50)
     whole = topk_correct(scores, labels, 5)
@@ -47,15 +47,15 @@ def test_parts_add_up_to_the_whole():
     assert type(whole) is int
 
 
-def test_no_images_are_no_correct_ones():
+def test_the_count_of_no_images_is_0():
     assert topk_correct(np.empty((0, 3)), np.empty(0, int), 1) == 0
 
 
-def test_infinite_scores_have_an_order():
+def test_infinite_scores_are_ranked():
     assert topk_correct(np.array([[-np.inf, 0.0, np.inf]]), np.array([2]), 1) == 1
 
 
-def test_nan_is_refused_and_named_wherever_it_stands():
+def test_nan_is_refused_and_its_image_is_named():
     scores = np.zeros((3, 4))
     scores[1, 3] = np.nan
     with pytest.raises(UsageError, match=r"image 1 .*NaN"):
@@ -63,7 +63,7 @@ def test_nan_is_refused_and_named_wherever_it_stands():
 
 
 @pytest.mark.parametrize("labels", [[3], [-1], [0.0], [0, 1]])
-def test_labels_that_name_no_class_are_refused(labels):
+def test_labels_out_of_range_are_refused(labels):
     with pytest.raises(UsageError, match="labels"):
         topk_correct(np.zeros((1, 3)), np.array(labels), 1)
 

@@ -1,4 +1,4 @@
-"""Which nets a command takes: those named, or those that come along."""
+"""Which nets a command uses: those named, or the bundled ones."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ import pytest
 from alexnet_infer import nets
 from alexnet_infer.artifact import embedded_model
 from alexnet_infer.errors import UsageError
-from alexnet_infer.nets import NotPulledError, UnknownNetError, choose_nets, find_net, nets_at_hand
-from alexnet_infer.published import cache
+from alexnet_infer.nets import (
+    NotPulledError,
+    UnknownNetError,
+    check_same_classes,
+    choose_nets,
+    find_net,
+    nets_at_hand,
+)
+from alexnet_infer.published import pull as module
 from alexnet_infer.published.registry import published
 from tests.datasets.mini import refused
 
@@ -19,7 +26,7 @@ NAMED = [Path("c.safetensors"), Path("a.safetensors"), Path("b.safetensors")]
 
 @pytest.fixture
 def beside(tmp_path, monkeypatch) -> list[Path]:
-    """Three nets that come along, of which "m" is the embedded one; and a file that is none."""
+    """Three bundled nets, of which "m" is the default, and a file that is not a net."""
     paths = [tmp_path / f"{name}.safetensors" for name in "mbz"]
     for path in [*paths, tmp_path / "card.md"]:
         path.touch()
@@ -27,46 +34,56 @@ def beside(tmp_path, monkeypatch) -> list[Path]:
     return paths
 
 
-def test_the_embedded_net_comes_first_then_the_others_by_name(beside):
+def test_the_default_net_is_first_then_the_others_by_name(beside):
     assert nets_at_hand() == beside
 
 
-def test_the_package_has_at_least_the_embedded_net():
+def test_the_package_has_at_least_the_default_net():
     assert nets_at_hand()[0] == embedded_model()
     assert choose_nets([], None) == [embedded_model()]
 
 
-def test_without_names_the_embedded_net_or_the_first_so_many(beside):
+def test_without_names_the_default_net_or_the_first_bundled_nets_are_chosen(beside):
     assert choose_nets([], None) == beside[:1]
     for count in (1, 2, 3):
         assert choose_nets([], count) == beside[:count]
 
 
-def test_all_that_are_named_are_taken_or_the_first_so_many(beside):
+def test_all_named_nets_or_the_first_of_them_are_chosen(beside):
     assert choose_nets(NAMED, None) == NAMED
     for count in (1, 2, 3):
         assert choose_nets(NAMED, count) == NAMED[:count]
 
 
-def test_too_few_nets_are_refused_with_those_that_are_there(beside):
+def test_too_few_nets_are_refused_with_their_names(beside):
     refused(
         lambda: choose_nets([], 9),
-        "--ensemble 9: only 3 nets are there (m.safetensors, b.safetensors, z.safetensors)",
-        "name the files of others",
+        "--ensemble 9: expected at most 3, the number of nets available (m.safetensors, b.safetensors, z.safetensors)",
+        "name more model files",
         error=UsageError,
     )
     refused(lambda: choose_nets(NAMED[:1], 2), "--ensemble 2", "(c.safetensors)", error=UsageError)
 
 
 @pytest.mark.parametrize("count", [0, -1])
-def test_an_ensemble_of_none_is_refused(count):
+def test_an_ensemble_without_nets_is_refused(count):
     refused(lambda: choose_nets(NAMED, count), f"--ensemble {count}: expected at least 1", error=UsageError)
 
 
 def test_a_net_named_twice_is_refused(beside):
     twice = [NAMED[0], NAMED[1], Path("./c.safetensors")]
     refused(lambda: choose_nets(twice, None), "c.safetensors: named twice", error=UsageError)
-    assert choose_nets(twice, 2) == NAMED[:2]  # the third isn't taken
+    assert choose_nets(twice, 2) == NAMED[:2]  # the third isn't used
+
+
+def test_nets_with_other_classes_or_another_order_are_refused_by_name():
+    check_same_classes([["a", "b"], ["a", "b"]], ["one", "two"])
+    for classes in (["a"], ["b", "a"], ["a", "c"]):
+        refused(
+            lambda classes=classes: check_same_classes([["a", "b"], classes], ["one", "two"]),
+            "two: has other classes than one",
+            error=UsageError,
+        )
 
 
 def test_a_net_is_found_by_its_name_or_by_its_file(beside, tmp_path, monkeypatch):
@@ -74,10 +91,10 @@ def test_a_net_is_found_by_its_name_or_by_its_file(beside, tmp_path, monkeypatch
     assert find_net(beside[2]) == beside[2]
     monkeypatch.chdir(tmp_path)
     Path("z").touch()
-    assert find_net("z") == Path("z")  # what lies there goes first
+    assert find_net("z") == Path("z")  # a file takes precedence
 
 
-def test_what_is_no_name_is_taken_for_a_file(beside):
+def test_anything_with_a_suffix_or_a_folder_is_a_path(beside):
     for name in ("gone.safetensors", "folder/caffenet", "x" * 300 + ".onnx"):
         assert find_net(name) == Path(name)
 
@@ -85,11 +102,11 @@ def test_what_is_no_name_is_taken_for_a_file(beside):
 @pytest.mark.parametrize(
     ("name", "meant"), [("caffe-net", "did you mean caffenet"), ("bb", "did you mean b"), ("x" * 300, "of a net;")]
 )
-def test_a_name_that_is_none_is_refused_with_what_may_have_been_meant(beside, name, meant):
+def test_an_unknown_name_is_refused_with_a_similar_one(beside, name, meant):
     refused(lambda: find_net(name), "neither a file nor the name of a net", meant, error=UnknownNetError)
 
 
-def test_a_folder_does_not_hide_a_net_of_its_name(beside, tmp_path, monkeypatch):
+def test_a_folder_does_not_hide_a_net_of_the_same_name(beside, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("b").mkdir()
     assert find_net("b") == beside[1]
@@ -102,8 +119,8 @@ def test_a_published_net_is_found_once_it_was_pulled(tmp_path, monkeypatch):
     folder = tmp_path / "alexnet-infer" / "models"
     folder.mkdir(parents=True)
     for name, suffix in (("caffenet", ".safetensors"), ("bvlc-alexnet-int8", ".onnx")):
-        monkeypatch.setattr(cache, "import_net", lambda request: request.out.touch() or request.out)
-        monkeypatch.setattr(cache, "verify", lambda wanted, path: None)
-        path = cache.pull(published(name), "some.file")
+        monkeypatch.setattr(module, "import_net", lambda request: request.out.touch() or request.out)
+        monkeypatch.setattr(module, "verify", lambda wanted, path: None)
+        path = module.pull(published(name), "some.file")
         assert (path.parent, path.suffix) == (folder, suffix)
         assert find_net(name) == path

@@ -1,6 +1,6 @@
-"""What the user names becomes the right photos in the right order, and one that can't be read says so when it is read.
+"""Inputs give the right photos in the right order, and a photo that can't be read raises its error when it is read.
 
-How images are decoded is tested in test_decode.py.
+How images are decoded is tested in test_decode.py, how URLs are fetched in test_web.py.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_infer import decode
+from alexnet_infer import decode, photos
 from alexnet_infer.errors import UnreadableInputError
 from alexnet_infer.photos import IMAGE_SUFFIXES, Photo, expand
-from alexnet_infer.preprocess import Preprocessing, central_square
+from alexnet_infer.preprocess import Preprocessing, Rescaling, central_square
+from tests.published.conftest import _alone  # noqa: F401 (no proxies)
+from tests.published.server import Server
 
 SIZE = 16
 PREPROCESSING = Preprocessing(size=SIZE, patch=SIZE, mean=np.zeros(3))
-not_as_root = pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything, so nothing can be closed to it"
-)
+not_as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -36,7 +36,7 @@ def gradient(width: int, height: int) -> Image.Image:
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch) -> Callable[..., Path]:
-    """Makes files in a new directory, which becomes the current one. An image where the suffix is an image's."""
+    """Make files in a new directory and change to it. Files with the suffix of an image hold an image."""
 
     def make(*names: str) -> Path:
         for name in names:
@@ -59,7 +59,7 @@ def names(*inputs: str) -> list[str]:
 
 
 def refusal(*inputs: str) -> str:
-    """The one line with which the one photo that `inputs` stand for is refused."""
+    """The one line with which the only photo of `inputs` is refused."""
     (photo,) = expand(inputs)
     with pytest.raises(UnreadableInputError) as caught:
         photo.square(PREPROCESSING)
@@ -72,7 +72,7 @@ def refusal(*inputs: str) -> str:
 # Files
 
 
-def test_files_come_in_the_order_given_as_often_as_given_whatever_their_suffix(tree):
+def test_files_keep_their_order_and_repetitions_whatever_their_suffix(tree):
     tree("b.jpg", "a.png", "notes.txt")
     assert names("b.jpg", "notes.txt", "a.png", "./b.jpg") == ["b.jpg", "notes.txt", "a.png", "./b.jpg"]
 
@@ -101,20 +101,20 @@ def test_a_file_whose_name_is_also_a_pattern_is_that_file(tree):
         ("nul\0.jpg", "null"),
         ("x" * 5000, "too long"),
         ("two\nlines.jpg", r"two\nlines.jpg: can't be read"),
-        ("\x1b[31mred.jpg", r"\x1b[31mred.jpg: no file"),
+        ("\x1b[31mred.jpg", r"\x1b[31mred.jpg: no such file"),
         ("caf\udce9.jpg", r"caf\udce9.jpg: can't be read"),
         ("\ud800.jpg", r"\ud800.jpg: "),
     ],
     ids=ascii,
 )
-def test_what_is_no_file_is_one_photo_that_says_so(tree, given, expected):
+def test_an_input_that_is_not_a_file_gives_one_photo_with_the_reason(tree, given, expected):
     tree("notes.txt")
     assert expected in refusal(given)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode here")
 @pytest.mark.parametrize("name", [b"caf\xe9.png", b"two\nlines.png", b"\x1b[31mred.png", "雪.png".encode()])
-def test_a_photo_of_any_name_is_read_and_its_name_can_be_printed(tree, name):
+def test_a_photo_with_any_name_is_read_and_its_name_can_be_printed(tree, name):
     folder = tree()
     gradient(8, 8).save(folder / os.fsdecode(name))
     for given in (os.fsdecode(name), ".", "*.png"):
@@ -143,7 +143,7 @@ def test_a_file_without_permission_is_refused(tree):
 # Directories
 
 
-def test_a_directory_stands_for_its_images_at_every_depth_sorted_and_nothing_hidden(tree):
+def test_a_directory_gives_its_images_at_every_depth_sorted_without_hidden_ones(tree):
     tree(
         *("trip/b.jpg", "trip/a/2.png", "trip/a/10.png", "trip/c/d/e/f.JPG", "trip/Z.png"),
         *("trip/notes.txt", "trip/.hidden.jpg", "trip/.cache/x.jpg", "trip/a/.x/y.jpg", "trip/noext", "other.jpg"),
@@ -154,7 +154,7 @@ def test_a_directory_stands_for_its_images_at_every_depth_sorted_and_nothing_hid
     assert names("trip/a", "other.jpg", "trip/a") == [*expected[1:3], "other.jpg", *expected[1:3]]
 
 
-def test_a_hidden_directory_that_is_named_itself_is_searched(tree):
+def test_a_hidden_directory_that_is_named_directly_is_searched(tree):
     tree(".cache/x.jpg")
     assert names(".cache") == [".cache/x.jpg"]
 
@@ -172,12 +172,12 @@ def test_a_directory_with_brackets_in_its_name_is_a_directory(tree):
     assert names("trip [2024]") == ["trip [2024]/a.jpg"]
 
 
-def test_a_directory_called_like_an_image_is_searched_and_not_read(tree):
+def test_a_directory_with_the_name_of_an_image_is_searched_and_not_read(tree):
     tree("photos/album.jpg/a.png")
     assert names("photos") == ["photos/album.jpg/a.png"]
 
 
-def test_links_that_lead_round_in_circles_end(tree):
+def test_links_in_a_circle_end(tree):
     folder = tree("trip/a.jpg")
     (folder / "trip" / "again").symlink_to(folder / "trip", target_is_directory=True)
     assert names("trip") == ["trip/a.jpg"]
@@ -191,7 +191,7 @@ def test_a_directory_without_images_is_refused_with_what_was_expected(tree):
 
 
 @not_as_root
-def test_a_directory_that_is_closed_is_refused_and_its_neighbours_are_read(tree):
+def test_a_directory_without_permission_is_refused_and_its_neighbours_are_read(tree):
     folder = tree("trip/a.jpg", "trip/closed/b.jpg")
     (folder / "trip/closed").chmod(0)
     try:
@@ -229,7 +229,7 @@ def test_a_fifo_among_the_images_is_refused(tree):
 # Patterns
 
 
-def test_a_pattern_stands_for_the_files_it_matches_sorted(tree):
+def test_a_pattern_gives_the_files_it_matches_sorted(tree):
     folder = tree("b.jpg", "a.jpg", "c.png", ".d.jpg", "sub/e.jpg", "sub/deep/f.jpg", "g.jpg/h.txt")
     assert names("*.jpg") == ["a.jpg", "b.jpg"]
     assert names("?.png", "[ab].jpg") == ["c.png", "a.jpg", "b.jpg"]
@@ -241,7 +241,7 @@ def test_a_pattern_stands_for_the_files_it_matches_sorted(tree):
 def test_a_pattern_that_matches_nothing_is_refused(tree):
     tree("a.jpg", "sub/b.jpg")
     for pattern in ("*.gif", "sub?", "absent/*.jpg", "[", "**/*.bmp", "*\0"):
-        assert "none matches it as a pattern" in refusal(pattern)
+        assert "no file matches it as a pattern" in refusal(pattern)
 
 
 def test_bad_inputs_do_not_stop_the_good_ones(tree):
@@ -290,9 +290,80 @@ def test_standard_input_can_be_read_once_and_must_be_an_image(monkeypatch):
 
 
 @pytest.mark.parametrize("stdin", [None, SimpleNamespace(isatty=lambda: True)], ids=["closed", "a terminal"])
-def test_without_anything_on_standard_input_nobody_waits(monkeypatch, stdin):
+def test_a_terminal_or_closed_standard_input_is_refused_without_waiting(monkeypatch, stdin):
     monkeypatch.setattr(sys, "stdin", stdin)
     assert "no image on standard input" in refusal("-")
+
+
+# URLs
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server(b"")
+    yield server
+    server.close()
+
+
+def test_a_url_is_fetched_when_the_photo_is_read_and_not_before(server):
+    image = gradient(40, 30)
+    server.content = encoded(image)
+    (photo,) = expand([server.url])
+    assert not server.requests
+    assert (photo.square(PREPROCESSING) == central_square(image, SIZE)).all()
+    assert len(server.requests) == 1
+
+
+def test_several_squares_need_one_request(server):
+    image = gradient(40, 30)
+    server.content = encoded(image)
+    rescalings = [Rescaling(size=SIZE), Rescaling(size=SIZE + 3, resample="nearest")]
+    squares = photos.named(server.url).squares(rescalings)
+    assert len(server.requests) == 1
+    for rescaling in rescalings:
+        assert (squares[rescaling] == central_square(image, rescaling.size, rescaling.resample)).all()
+
+
+def test_urls_keep_their_place_among_files_and_are_no_patterns(tree):
+    tree("a.jpg", "http:/example.org/b.jpg")
+    given = ["http://example.org/b.jpg?[x]*", "a.jpg", "HTTPS://example.org/", "*.jpg"]
+    assert names(*given) == [*given[:3], "a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "expected"),
+    [
+        (b"no", {"status": 404}, "can't be fetched (HTTP 404 Not Found)"),
+        (b"<html></html>", {"Content_Type": "text/html"}, "can't be fetched (a web page, text/html; expected"),
+        (b"", {"status": 302, "Location": "file:///etc/hostname"}, "can't be fetched (HTTP 302 Found - Redirection to"),
+        (b"just text", {}, "not an image"),
+        (b"", {}, "empty (0 bytes)"),
+        (b"x" * 1001, {}, "can't be fetched (longer than 1,000 bytes, the limit)"),
+    ],
+    ids=["404", "html", "file", "text", "empty", "large"],
+)
+def test_a_url_without_an_image_is_refused(server, monkeypatch, body, headers, expected):
+    monkeypatch.setattr(photos, "MAX_BYTES", 1000)
+    server.script = [server.says(body, **headers)]
+    assert refusal(server.url).startswith(f"{server.url}: {expected}")
+
+
+def test_urls_have_the_size_limit_of_files():
+    assert photos.MAX_BYTES == decode.MAX_BYTES
+
+
+def test_a_url_is_printed_without_its_password_and_harmless_to_a_terminal(server):
+    server.content = encoded(gradient(8, 8))
+    server.script = [server.says(b"", 401)]
+    url = server.url.replace("//", "//me:secret@") + "?a=1&b=\x1b[31m"
+    (photo,) = expand([url])
+    assert photo.name == url.replace("secret", "***")
+    assert "secret" not in repr(photo)
+    assert (
+        refusal(url)
+        == f"{server.url.replace('//', '//me:***@')}?a=1&b=\\x1b[31m: can't be fetched (HTTP 401 Unauthorized)"
+    )
+    assert photo.square(PREPROCESSING).shape == (SIZE, SIZE, 3)  # the password was sent
 
 
 # Squares
@@ -300,7 +371,7 @@ def test_without_anything_on_standard_input_nobody_waits(monkeypatch, stdin):
 
 @pytest.mark.parametrize("resample", ["bicubic", "nearest"])
 @pytest.mark.parametrize("shape", [(40, 30), (31, 57), (16, 16), (9, 7)])
-def test_a_square_is_that_of_the_decoded_image_with_the_nets_own_filter(tmp_path, shape, resample):
+def test_a_square_is_that_of_the_decoded_image_with_the_filter_of_the_net(tmp_path, shape, resample):
     image = gradient(*shape)
     image.save(tmp_path / "photo.png")
     preprocessing = Preprocessing(size=SIZE, patch=SIZE, mean=np.zeros(3), resample=resample)
@@ -309,7 +380,7 @@ def test_a_square_is_that_of_the_decoded_image_with_the_nets_own_filter(tmp_path
     assert (square == central_square(image, SIZE, resample)).all()
 
 
-def test_a_photo_is_turned_before_it_is_cropped(tmp_path):
+def test_a_photo_is_rotated_before_it_is_cropped(tmp_path):
     upright = gradient(60, 40)
     exif = Image.Exif()
     exif[274] = 8

@@ -1,7 +1,8 @@
-"""Averaging over views, batching and the Python API, with the NumPy reference as the net."""
+"""Averaging over views and nets, batching and the Python API, with the NumPy reference as the net."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from PIL import Image
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
 from alexnet_infer.photos import expand
-from alexnet_infer.predict import PHOTOS_PER_CALL, Net, load
+from alexnet_infer.predict import PHOTOS_PER_CALL, Ensemble, Net, load
 from alexnet_infer.preprocess import central_square, patches
-from tests.nets import random_artifact
+from tests.nets import TINY, random_artifact
+from tests.published.conftest import _alone  # noqa: F401 (no proxies)
+from tests.published.server import Server
 
 ARTIFACT = random_artifact()
 SIZE = ARTIFACT.manifest.preprocessing.size
@@ -62,7 +65,7 @@ def test_photos_in_a_batch_get_what_each_gets_alone(folder: Path):
         assert [label.probability for label in alone] == pytest.approx([label.probability for label in result.labels])
 
 
-def test_a_bad_photo_yields_its_error_in_its_place_and_the_others_are_labelled(folder: Path):
+def test_a_bad_photo_yields_its_error_in_its_place_and_the_others_get_labels(folder: Path):
     (folder / "05.png").write_bytes(b"not a photo")
     results = list(net().classify_all(expand([str(folder)])))
     assert [result.error is not None for result in results] == [i == 5 for i in range(len(results))]
@@ -94,7 +97,7 @@ def test_every_kind_of_source_gives_the_same_labels(tmp_path: Path):
 
 
 @pytest.mark.parametrize("top", [0, -1, 8])
-def test_a_top_that_the_net_cannot_give_is_refused(top):
+def test_a_top_beyond_the_number_of_classes_is_refused(top):
     with pytest.raises(UsageError, match=f"top={top}: expected 1 to 7"):
         net().classify(photo(0), top=top)
 
@@ -104,7 +107,84 @@ def test_an_unreadable_photo_raises_the_packages_own_error(tmp_path: Path):
         net().classify(tmp_path / "absent.jpg")
 
 
-def test_load_refuses_what_it_cannot_use(tmp_path: Path):
+def test_a_url_is_fetched_and_classified(tmp_path: Path):
+    photo(2).save(tmp_path / "photo.png")
+    server = Server((tmp_path / "photo.png").read_bytes())
+    try:
+        assert net().classify(server.url) == net().classify(tmp_path / "photo.png")
+        server.script = [server.says(b"", 404)]
+        with pytest.raises(UnreadableInputError, match=r"/net\.bin: can't be fetched \(HTTP 404 Not Found\)"):
+            net().classify(server.url)
+    finally:
+        server.close()
+
+
+# Ensembles.
+
+
+@pytest.fixture
+def members() -> list[Net]:
+    """Three nets that differ in their weights, and in size, filter, channel order or views."""
+    artifacts = [random_artifact(seed=seed, size=SIZE + 5 * (seed == 1)) for seed in range(3)]
+    bgr = dataclasses.replace(artifacts[2].manifest.preprocessing, channel_order="BGR", resample="nearest")
+    artifacts[2] = dataclasses.replace(
+        artifacts[2], manifest=dataclasses.replace(artifacts[2].manifest, preprocessing=bgr)
+    )
+    views = ("ten", "center", "ten")
+    return [Net(a.manifest, ReferenceBackend(a), v) for a, v in zip(artifacts, views, strict=True)]
+
+
+def test_an_ensemble_gives_the_mean_of_the_probabilities_of_its_nets(members, folder: Path):
+    ensemble = Ensemble(members)
+    results = list(ensemble.classify_all(expand([str(folder / "00.png"), str(folder / "01.png")]), top=7))
+    assert len(results) == 2
+    for result in results:
+        alone = [{label.wnid: label.probability for label in m.classify(result.photo.name, top=7)} for m in members]
+        mean = {wnid: sum(probabilities[wnid] for probabilities in alone) / 3 for wnid in alone[0]}
+        assert {label.wnid: label.probability for label in result.labels} == pytest.approx(mean, abs=1e-6)
+        assert [label.wnid for label in result.labels] == sorted(mean, key=mean.__getitem__, reverse=True)
+        assert ensemble.classify(result.photo.name, top=7) == list(result.labels)
+
+
+def test_an_ensemble_of_one_net_gives_its_labels(members):
+    assert Ensemble(members[1:2]).classify(photo(4)) == members[1].classify(photo(4))
+
+
+def test_an_ensemble_reads_and_decodes_a_photo_once(members, folder: Path, monkeypatch):
+    from alexnet_infer import decode
+
+    names, read_rgb = [], decode.read_rgb
+    monkeypatch.setattr(
+        decode, "read_rgb", lambda source, **given: names.append(given["name"]) or read_rgb(source, **given)
+    )
+    results = list(Ensemble(members).classify_all(expand([str(folder / "0[0-2].png")])))
+    assert sorted(names) == [result.photo.name for result in results]
+
+
+def test_a_photo_that_an_ensemble_cannot_read_yields_its_error(members, folder: Path):
+    (folder / "02.png").write_bytes(b"not a photo")
+    results = list(Ensemble(members).classify_all(expand([str(folder / "0[1-3].png")])))
+    assert [result.photo.name for result in results if result.error] == [str(folder / "02.png")]
+
+
+def test_nets_with_other_classes_and_an_empty_ensemble_are_refused(members):
+    six = random_artifact(dataclasses.replace(TINY, name="six", classes=6))
+    with pytest.raises(UsageError, match=r"random-six: has other classes than random-alexnet-64 \(6 and 7\)"):
+        Ensemble([*members, Net(six.manifest, ReferenceBackend(six))])
+    with pytest.raises(UsageError, match="expected at least 1"):
+        Ensemble([])
+
+
+def test_the_package_exports_the_api():
+    import alexnet_infer
+
+    assert (alexnet_infer.Ensemble, alexnet_infer.Net, alexnet_infer.load) == (Ensemble, Net, load)
+
+
+# Loading.
+
+
+def test_load_refuses_missing_files_and_invalid_values(tmp_path: Path):
     pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
     with pytest.raises(ModelFileError, match=r"absent\.safetensors: No such file"):
         load(tmp_path / "absent.safetensors")

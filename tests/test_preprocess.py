@@ -75,7 +75,7 @@ def test_offsets_of_the_papers_patches():
     assert patch_offsets(256, 227, "center") == [(14, 14)]
 
 
-def test_patches_are_float32_and_contiguous_as_a_runtime_wants_them():
+def test_patches_are_float32_and_contiguous_as_runtimes_expect():
     views = patches(coded(9), preprocessing())
     assert views.dtype == np.float32
     assert views.flags.c_contiguous
@@ -96,14 +96,14 @@ def test_a_mean_for_each_pixel_is_cropped_and_mirrored_with_the_patch():
     assert np.array_equal(patches(square, preprocessing(mean=shifted)), expected)
 
 
-def test_bgr_turns_the_channels_round_and_the_mean_is_in_that_order():
+def test_bgr_reverses_the_channels_and_the_mean_is_in_that_order():
     mean = np.array([1.0, 2.0, 3.0])  # of blue, green, red
     views = patches(coded(9), preprocessing(mean=mean, channel_order="BGR"))
     rgb = patches(coded(9), preprocessing())
     assert np.array_equal(views, rgb[:, ::-1] - mean[:, None, None].astype(np.float32))
 
 
-def test_a_mean_for_each_pixel_is_bgr_too_where_the_channels_are():
+def test_a_mean_for_each_pixel_is_in_the_channel_order_of_the_net():
     square = np.asarray(noise(9, 9))
     p = preprocessing(mean=square[:, :, ::-1], channel_order="BGR")
     assert not patches(square, p).any()
@@ -122,7 +122,7 @@ def test_black_and_white_span_the_range_that_the_manifest_names():
     assert patches(white, preprocessing(value_range="0-1")).max() == 1
 
 
-def test_the_square_itself_is_left_alone():
+def test_the_square_itself_is_not_modified():
     square = np.asarray(noise(9, 9)).copy()
     before = square.copy()
     patches(square, preprocessing(value_range="0-1", mean=np.full(3, 0.5)))
@@ -139,7 +139,7 @@ def test_a_square_of_another_size_or_type_is_a_bug_of_the_caller(square):
 
 
 def rescaled(image: Image.Image, sides: tuple[int, int], resample: str) -> Image.Image:
-    """The whole image by Pillow or, where the filter is OpenCV's, by that."""
+    """The complete image, rescaled by Pillow, or by OpenCV for its filter."""
     if resample == ALIASED:
         cv2 = pytest.importorskip("cv2")
         return Image.fromarray(cv2.resize(np.asarray(image), sides, interpolation=cv2.INTER_LINEAR))
@@ -147,7 +147,7 @@ def rescaled(image: Image.Image, sides: tuple[int, int], resample: str) -> Image
 
 
 def whole(image: Image.Image, size: int, resample: str) -> np.ndarray:
-    """Section 2 word by word: rescale everything, then crop the centre."""
+    """Section 2 taken literally: rescale everything, then crop the centre."""
     short = min(image.size)
     width, height = (max(size, round(side * size / short)) for side in image.size)
     if (width, height) != image.size:
@@ -197,7 +197,7 @@ SHAPES = [(100, 60), (60, 100), (500, 375), (31, 64), (64, 64), (20, 900), (1, 7
 
 @pytest.mark.parametrize("resample", RESAMPLES)
 @pytest.mark.parametrize(("width", "height"), SHAPES)
-def test_stretching_takes_the_whole_image_whatever_its_shape(width, height, resample):
+def test_stretching_uses_the_complete_image_whatever_its_shape(width, height, resample):
     image = noise(width, height)
     square = square_of(image, Rescaling(size=57, resample=resample, fit="stretch"))
     assert np.array_equal(square, np.asarray(rescaled(image, (57, 57), resample)))
@@ -205,7 +205,7 @@ def test_stretching_takes_the_whole_image_whatever_its_shape(width, height, resa
 
 @pytest.mark.parametrize(("width", "height"), SHAPES)
 def test_cropping_by_the_aliased_filter_is_opencvs_resize_and_then_a_crop(width, height):
-    """But for the weights, in 2048ths: where in the image a place lies is rounded in another order."""
+    """Except for rounding: positions in the image, and so weights in 2048ths, are rounded in another order."""
     assert largest_difference(noise(width, height), 57, ALIASED) <= 1
 
 
@@ -224,7 +224,7 @@ def test_cropping_is_the_central_square(width, height):
 
 @pytest.mark.parametrize("portrait", [False, True])
 @pytest.mark.parametrize(("long", "short", "size"), [(200, 100, 50), (250, 100, 50), (120, 100, 20)])
-def test_the_square_lies_in_the_middle_to_a_fraction_of_a_pixel(long, short, size, portrait):
+def test_the_square_is_in_the_middle_to_a_fraction_of_a_pixel(long, short, size, portrait):
     # A ramp keeps its values under any symmetric filter: pixel j of the square holds the ramp's value at its centre.
     ramp = np.broadcast_to(np.arange(long, dtype=np.uint8)[None, :, None], (short, long, 3))
     image = Image.fromarray(np.ascontiguousarray(ramp.swapaxes(0, 1) if portrait else ramp))
@@ -241,7 +241,7 @@ def test_a_single_pixel_fills_the_square(size):
     assert np.array_equal(central_square(image, size), np.broadcast_to(np.uint8([7, 80, 255]), (size, size, 3)))
 
 
-def test_bicubic_is_the_filter_where_none_is_named():
+def test_bicubic_is_the_default_filter():
     image = noise(100, 60)
     assert np.array_equal(central_square(image, 32), central_square(image, 32, "bicubic"))
     assert not np.array_equal(central_square(image, 32), central_square(image, 32, "bilinear"))
@@ -253,7 +253,7 @@ def test_a_long_strip_costs_no_more_than_the_square_that_is_kept(shape):
     strip = Image.new("RGB", shape, (1, 2, 3))
     started = time.process_time()
     square = central_square(strip, 256)
-    # Rescaled as a whole it would be 768,000 x 256: seconds, and 600 MB.
+    # The complete image would be rescaled to 768,000 x 256: seconds, and 600 MB.
     assert time.process_time() - started < 0.5
     assert np.array_equal(square, np.broadcast_to(np.uint8([1, 2, 3]), (256, 256, 3)))
 
@@ -266,7 +266,7 @@ def test_an_image_without_pixels_is_refused(shape):
         square_of(Image.new("RGB", shape), Rescaling(size=64, fit="stretch"))
 
 
-# The description that travels with a net.
+# The description in a model file.
 
 
 def through_json(p: Preprocessing) -> Preprocessing:
@@ -300,10 +300,10 @@ def test_json_restores_values_in_0_1():
     assert np.array_equal(p.mean, np.float32([0.485, 0.456, 0.406]))
 
 
-def test_the_mean_is_a_copy_that_nobody_can_change():
+def test_the_mean_is_a_read_only_copy():
     mean = np.zeros(3, np.float32)
     p = preprocessing(mean=mean)
-    mean[:] = 7  # the caller's array stays the caller's
+    mean[:] = 7  # does not change the copy
     assert not p.mean.any()
     with pytest.raises(ValueError, match="read-only"):
         p.mean[0] = 1
@@ -331,7 +331,7 @@ HUGE = pytest.param(10**5000, id="more digits than Python prints")
 
 
 @pytest.mark.parametrize("data", [None, [], "x", 3, {}, True, {"a\nb": 1}, {"x" * 10_000: 1}])
-def test_anything_else_than_the_fields_is_refused(data):
+def test_anything_but_the_expected_fields_is_refused(data):
     refused(data, "missing or unknown fields")
 
 
@@ -341,7 +341,7 @@ def test_an_unknown_field_is_refused():
 
 @pytest.mark.parametrize("value", [0, -1, 4097, 2**70, HUGE, 9.0, math.nan, True, "9", None, [9], {}])
 @pytest.mark.parametrize("field", ["size", "patch"])
-def test_sides_are_whole_numbers_within_reason(field, value):
+def test_sides_must_be_whole_numbers_from_1_to_4096(field, value):
     refused(preprocessing().to_json() | {field: value}, f"{field}=", "expected a whole number from 1 to 4096")
 
 
@@ -362,7 +362,7 @@ def test_a_patch_larger_than_the_square_is_refused():
         ("value_range", {}, "0-255 or 0-1"),
     ],
 )
-def test_choices_are_refused_with_what_there_is_to_choose_from(field, value, choices):
+def test_an_invalid_choice_is_refused_with_the_valid_ones(field, value, choices):
     refused(preprocessing().to_json() | {field: value}, f"{field}=", choices)
 
 
@@ -375,22 +375,22 @@ def test_choices_are_refused_with_what_there_is_to_choose_from(field, value, cho
     ],
     ids=repr,
 )  # fmt: skip
-def test_a_mean_that_is_no_mean_is_refused(mean):
+def test_an_invalid_mean_is_refused(mean):
     refused(preprocessing().to_json() | {"mean": mean}, "mean")
 
 
 @pytest.mark.parametrize("size", [0, -9, 9.0, "9", None, True, [9], 2**70])
-def test_a_mean_for_each_pixel_does_not_excuse_a_size_that_is_none(size):
+def test_an_invalid_size_is_refused_beside_a_mean_for_each_pixel(size):
     data = preprocessing(mean=np.zeros((9, 9, 3))).to_json()
     refused(data | {"size": size}, f"size={size!r}: expected a whole number")
 
 
-def test_a_mean_for_each_pixel_has_nothing_beside_its_values():
+def test_a_mean_for_each_pixel_with_another_field_is_refused():
     data = preprocessing(mean=np.zeros((9, 9, 3))).to_json()
     refused(data | {"mean": data["mean"] | {"shape": [9, 9, 3]}}, "mean=")
 
 
-def test_a_mean_with_a_longest_of_all_numbers_is_refused():
+def test_a_mean_with_a_number_of_thousands_of_digits_is_refused():
     refused(preprocessing().to_json() | {"mean": [10**5000, 1, 2]}, "mean")
 
 

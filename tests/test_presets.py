@@ -1,4 +1,4 @@
-"""The presets against figures from outside: the paper, torchvision, Caffe, and published counts."""
+"""The presets against independent figures: the paper, torchvision, Caffe, and published counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alexnet_infer.presets import PRESETS, Variant, preset, variant
 RELU_LRN_POOL = ["relu", "lrn 5", "maxpool 3/2"]
 
 PAPERS_TABLE = [
-    # layer, kernels or units, size / stride / pad, groups, what follows, output after all of it
+    # layer, kernels or units, size / stride / pad, groups, the operations after it, their output
     ("conv1", 96, (11, 4, 0), 1, RELU_LRN_POOL, (96, 27, 27)),
     ("conv2", 256, (5, 1, 2), 2, RELU_LRN_POOL, (256, 13, 13)),
     ("conv3", 384, (3, 1, 1), 1, ["relu"], (384, 13, 13)),
@@ -25,17 +25,17 @@ PAPERS_TABLE = [
     ("fc7", 4096, None, None, ["relu", "dropout 0.5"], (4096,)),
     ("fc8", 1000, None, None, [], (1000,)),
 ]
-"""Sections 3.1-3.5 and figure 2 of the paper, with 227 pixels for its 224."""
+"""Sections 3.1-3.5 and figure 2 of the paper, with 227 pixels in place of its 224."""
 
 
 def layers(net: Architecture) -> list[list[Step]]:
-    """The steps, each layer with weights together with what follows it."""
-    found: list[list[Step]] = []
+    """The steps in groups: each layer with weights and the operations that follow it."""
+    groups: list[list[Step]] = []
     for step in net.steps:
         if isinstance(step.operation, Conv | Dense):
-            found.append([])
-        found[-1].append(step)
-    return found
+            groups.append([])
+        groups[-1].append(step)
+    return groups
 
 
 def written(operation) -> str:
@@ -70,15 +70,15 @@ def of_kind(net: Architecture, kind: type) -> list:
 
 
 def map_sides(net: Architecture) -> list[int]:
-    """Sides of the square maps, in order, each once."""
+    """Side lengths of the square maps, in order, without repetitions."""
     sides = [step.output[1] for step in net.steps if len(step.output) == 3]
     return [side for side, before in zip(sides, [None, *sides], strict=False) if side != before]
 
 
 @pytest.mark.parametrize("expected", PAPERS_TABLE, ids=lambda expected: expected[0])
 def test_alexnet_is_the_papers_table_row_by_row(expected):
-    found = {steps[0].operation.name: row(steps) for steps in layers(preset("alexnet"))}
-    assert found[expected[0]] == expected
+    rows = {steps[0].operation.name: row(steps) for steps in layers(preset("alexnet"))}
+    assert rows[expected[0]] == expected
 
 
 def test_alexnet_has_the_papers_layers_and_no_others():
@@ -102,7 +102,7 @@ def test_published_numbers_of_parameters(name, parameters):
     assert preset(name).parameters == parameters
 
 
-def test_the_figure_of_many_tables_belongs_to_no_preset():
+def test_no_preset_has_the_parameter_count_that_many_tables_give():
     assert 62_416_616 not in {preset(name).parameters for name in PRESETS}
 
 
@@ -134,7 +134,7 @@ def test_published_multiply_adds_of_the_papers_net():
 
 
 def test_published_multiply_adds_of_torchvisions_net():
-    # torchvision.models.AlexNet_Weights.IMAGENET1K_V1.meta["_ops"]: 0.714 thousand million.
+    # torchvision.models.AlexNet_Weights.IMAGENET1K_V1.meta["_ops"]: 0.714 * 10^9.
     assert round(preset("owt").multiply_adds / 1e9, 3) == 0.714
 
 
@@ -144,16 +144,16 @@ def test_every_preset_has_the_papers_map_sizes(name):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_survives_json_and_is_called_by_its_name(name):
+def test_every_preset_is_restored_from_json_and_has_its_name(name):
     net = preset(name)
     assert net.name == name
     assert Architecture.from_json(json.loads(json.dumps(net.to_json(), allow_nan=False))) == net
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_has_a_summary_of_one_line(name):
+def test_every_preset_has_a_one_line_summary(name):
     assert PRESETS[name][1].isprintable()
-    assert PRESETS[name][1]
+    assert 0 < len(PRESETS[name][1]) < 70
 
 
 def test_lrn_has_the_papers_constants_in_the_papers_form():
@@ -163,7 +163,7 @@ def test_lrn_has_the_papers_constants_in_the_papers_form():
 
 
 @pytest.mark.parametrize("name", ["caffe", "caffenet"])
-def test_lrn_of_the_caffe_nets_is_their_prototxts_when_divided_by_the_size(name):
+def test_lrn_of_the_caffe_nets_has_the_constants_of_their_prototxt(name):
     # train_val.prototxt: lrn_param { local_size: 5 alpha: 0.0001 beta: 0.75 }, k = 1 by default
     norms = of_kind(preset(name), LRN)
     assert len(norms) == 2
@@ -186,7 +186,7 @@ def test_one_column_has_no_groups_anywhere():
     assert [s.output for s in net.steps] == [s.output for s in two.steps]
 
 
-def test_the_columns_of_conv_and_lrn_can_differ_as_in_caffes_net():
+def test_convolutions_and_lrn_can_have_different_columns_as_in_caffes_net():
     caffe = preset("caffe")
     assert [o.groups for o in of_kind(caffe, Conv)] == [1, 2, 1, 2, 2]
     assert [o.groups for o in of_kind(caffe, LRN)] == [1, 1]
@@ -199,11 +199,11 @@ def test_the_columns_of_conv_and_lrn_can_differ_as_in_caffes_net():
         ("caffenet", ["conv1", "act1", "pool1", "norm1", "conv2"]),
     ],
 )
-def test_caffenet_pools_before_it_normalises_and_the_other_after(name, order):
+def test_caffenet_pools_before_lrn_and_bvlc_alexnet_after(name, order):
     assert [o.name for o in preset(name).operations][:5] == order
 
 
-def test_the_sixth_convolution_lies_over_pool5_and_is_connected_to_both_columns():
+def test_the_sixth_convolution_follows_pool5_and_is_connected_to_both_columns():
     net = preset("alexnet-6conv")
     names = [o.name for o in net.operations]
     assert names[names.index("conv6") - 1] == "pool5"
@@ -238,7 +238,7 @@ def test_dropout_follows_the_papers_hidden_layers():
     assert names[-7:] == ["fc6", "act_fc6", "drop6", "fc7", "act_fc7", "drop7", "fc8"]
 
 
-# The switches that the paper measures.
+# The switches whose effect the paper measures.
 
 
 def test_tanh_replaces_every_relu_and_nothing_else():
@@ -250,17 +250,17 @@ def test_tanh_replaces_every_relu_and_nothing_else():
     )
 
 
-def test_batch_norm_stands_between_every_convolution_and_its_activation_instead_of_lrn():
+def test_batch_norm_replaces_lrn_and_comes_between_every_convolution_and_its_activation():
     net = Variant(normalization="batchnorm", sixth_conv=256).build()
     assert not of_kind(net, LRN)
     for conv in of_kind(net, Conv):
-        at = net.operations.index(conv)
-        assert [o.op for o in net.operations[at : at + 3]] == ["conv", "batchnorm", "activation"]
+        index = net.operations.index(conv)
+        assert [o.op for o in net.operations[index : index + 3]] == ["conv", "batchnorm", "activation"]
     kernels = 96 + 256 + 384 + 384 + 256 + 256
-    assert net.parameters == Variant(sixth_conv=256).build().parameters + 2 * kernels  # a scale and a shift a channel
+    assert net.parameters == Variant(sixth_conv=256).build().parameters + 2 * kernels  # a scale and a shift per channel
 
 
-def test_without_normalisation_only_lrn_is_gone():
+def test_without_normalisation_only_lrn_is_removed():
     with_lrn, without = Variant().build(), Variant(normalization="none").build()
     assert without.operations == tuple(o for o in with_lrn.operations if not isinstance(o, LRN))
     assert len(with_lrn.operations) - len(without.operations) == 2
@@ -286,24 +286,24 @@ def test_pooling_first_only_swaps_each_lrn_with_its_pool():
 @pytest.mark.parametrize(
     ("width", "expected"),
     [
-        (0.125, [16, 32, 48, 48, 32, 32]),  # 12 is no multiple of 16
+        (0.125, [16, 32, 48, 48, 32, 32]),  # 12 is not a multiple of 16
         (0.5, [48, 128, 192, 192, 128, 128]),
         (2.0, [192, 512, 768, 768, 512, 512]),
     ],
 )
-def test_width_scales_every_kernel_count_and_leaves_the_rest(width, expected):
+def test_width_scales_every_kernel_count_and_nothing_else(width, expected):
     net = Variant(width=width, sixth_conv=256).build()
     assert [o.kernels for o in of_kind(net, Conv)] == expected
     assert [o.units for o in of_kind(net, Dense)] == [4096, 4096, 1000]
 
 
-def test_kernel_counts_are_taken_as_written_when_nothing_is_scaled():
+def test_kernel_counts_are_unchanged_without_scaling():
     net = Variant(kernels=(6, 10, 4, 2, 8), columns=2).build()
     assert [o.kernels for o in of_kind(net, Conv)] == [6, 10, 4, 2, 8]
 
 
 @pytest.mark.parametrize("width", [0.01, 0.05, 0.3, 0.77])
-def test_any_width_leaves_kernels_that_two_columns_can_share(width):
+def test_any_width_gives_kernel_counts_that_two_columns_can_share(width):
     assert all(o.kernels % 2 == 0 for o in of_kind(Variant(width=width).build(), Conv))
 
 
@@ -336,7 +336,7 @@ def test_any_width_leaves_kernels_that_two_columns_can_share(width):
     ],
     ids=str,
 )
-def test_switches_that_describe_no_net_are_refused_by_name_and_value(fields, message):
+def test_values_that_describe_no_net_are_refused_by_name_and_value(fields, message):
     with pytest.raises(SpecError, match=message) as caught:
         Variant(**fields).build()
     assert str(caught.value).isprintable()
@@ -349,6 +349,6 @@ def test_an_unknown_preset_is_a_usage_error_that_lists_the_known_ones():
     assert caught.value.exit_code == 2
 
 
-def test_variants_are_values_that_can_be_varied():
+def test_a_variant_can_be_changed_without_changing_the_preset():
     assert replace(variant("alexnet-64"), classes=200, hidden=1024, width=0.5).build().classes == 200
     assert variant("alexnet-64").classes == 1000

@@ -1,7 +1,7 @@
-"""Training-time views (section 4.1 of the paper), made on the device from uint8 squares.
+"""Training views (section 4.1 of the paper), cut on the device from uint8 squares.
 
-Every random number of an epoch is drawn at its start from (seed, epoch) alone, one row an image of the set. So a draw
-belongs to an image, whatever the batch size, the number of processes or the point at which a run was resumed.
+All random numbers of an epoch are drawn at its start from (seed, epoch) alone, one row per image of the set. So an
+image's numbers do not depend on the batch size, the number of processes or the step at which a run was resumed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 class ColorPCA:
     """Principal components of the RGB values of a training set's pixels, for the colour noise.
 
-    `axes` float32 [3, 3] holds a unit eigenvector of the covariance in each column; `scale` float32 [3] holds the
-    factor of each. The paper multiplies by the eigenvalue lambda of pixels in 0-1, which in grey levels is
+    `axes` float32 [3, 3] has a unit eigenvector of the covariance in each column. `scale` float32 [3] has the factor of
+    each: the paper multiplies by the eigenvalue lambda of pixels in 0-1, which in grey levels is
     255 * lambda = lambda_255 / 255.
     """
 
@@ -27,28 +27,29 @@ class ColorPCA:
 
     @classmethod
     def from_covariance(cls, covariance: np.ndarray) -> ColorPCA:
-        """From the 3 x 3 covariance of pixel values in 0-255."""
+        """Return the components of the 3 x 3 covariance of pixel values in 0-255."""
         values, vectors = np.linalg.eigh(covariance)
         return cls(vectors.astype(np.float32), (values.clip(0) / 255).astype(np.float32))
 
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """Order and random draws of one epoch."""
+    """Order and random numbers of one epoch, for a set of N images."""
 
     order: Tensor
     """int64 [N]: a permutation of the set."""
     corner: Tensor
-    """float32 [N, 2] in 0..1: where the patch lies between the first and the last possible row and column."""
+    """float32 [N, 2] in 0..1: position of the patch between the first and the last possible row and column."""
     mirror: Tensor
-    """bool [N]."""
+    """bool [N]: whether to mirror the patch."""
     color: Tensor
-    """float32 [N, 3]: the coefficients a ~ N(0, 1), before `color_sigma`."""
+    """float32 [N, 3]: coefficients of the colour noise, N(0, 1), not yet multiplied by `color_sigma`."""
     key: Tensor
-    """int64 [N]: the numbers from which the dropout masks follow (`train.dropout`)."""
+    """int64 [N]: the numbers that decide the dropout masks (`train.dropout`)."""
 
     @classmethod
     def draw(cls, count: int, seed: int, epoch: int) -> EpochPlan:
+        """Draw the plan of an epoch for a set of `count` images."""
         rng = np.random.default_rng((seed, epoch))
         return cls(
             order=torch.from_numpy(rng.permutation(count)),
@@ -59,14 +60,14 @@ class EpochPlan:
         )
 
     def to(self, device: torch.device) -> EpochPlan:
-        """The plan in the memory of `device`, so that a step copies nothing of it."""
+        """Return the plan on `device`, so that the steps need not copy any of it."""
         return EpochPlan(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 class Augment:
-    """uint8 squares [., S, S, 3] -> patches [B, 3, patch, patch] (channels-last), mean subtracted, in 0-255.
+    """uint8 squares [M, S, S, 3] -> patches [B, 3, patch, patch], channels-last, in grey levels, mean subtracted.
 
-    `dtype` is that of the patches. On a GPU one kernel does all of it (`train.augment_triton`).
+    `dtype` is the type of the patches. On a GPU one kernel computes them (`train.augment_triton`).
     """
 
     def __init__(
@@ -83,10 +84,10 @@ class Augment:
         self.patch, self.dtype = patch, dtype
 
     def training(self, squares: Tensor, plan: EpochPlan, rows: Tensor, index: Tensor | None = None) -> Tensor:
-        """Random patches, mirrors and colour noise, as `plan` says of the images at `rows` of the set (int64 [B]).
+        """Return patches of the images at `rows` of the set (int64 [B]), cut, mirrored and coloured by `plan`.
 
-        `index` int64 [B] says where these images are among `squares`; None: they are the squares, in order. All
-        tensors, the plan's too, are on one device.
+        `index`: int64 [B], the positions of these images in `squares`; None if `squares` are these images, in order.
+        All tensors, including the plan's, must be on one device.
         """
         index = torch.arange(len(rows), device=rows.device) if index is None else index
         last = squares.shape[1] - self.patch

@@ -1,4 +1,4 @@
-"""The state of a run on disk: safetensors, so that loading one can't run code."""
+"""Checkpoints: the state of a run on disk. They are safetensors files, so that loading one can't run code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from alexnet_infer.files import replacing, write_atomically
 
 @dataclass
 class RunState:
-    """Where a run stands, beside its weights. All randomness follows from the seed and these numbers."""
+    """The progress of a run, without its weights. All randomness is a function of the seed and these numbers."""
 
     epoch: int = 0
     """Epochs completed."""
@@ -31,20 +31,20 @@ class RunState:
     top5: list[float] = field(default_factory=list)
     """Top-5 validation error (0..1) after each epoch."""
     seconds: float = 0.0
-    """Time spent in training so far."""
+    """Time spent in training so far, without validation and checkpoints."""
 
     @property
     def best_epoch(self) -> int:
-        """Epochs completed when the top-1 validation error was lowest, the first of equals; 0 before the first."""
+        """Epoch (from 1) with the lowest top-1 validation error, the first if several are equal; 0 before the first."""
         return self.errors.index(min(self.errors)) + 1 if self.errors else 0
 
 
 def save(path: Path, config: dict, state: RunState, tensors: dict[str, Tensor], net: dict | None = None) -> None:
-    """Writes a checkpoint in one piece: a reader sees the old one or the new one.
+    """Write a checkpoint atomically: a reader sees either the old file or the new one.
 
-    `net`: what `alexnet-infer import` needs to make a model file of it: preprocessing and classes, as in a manifest.
+    `net`: what `alexnet-infer import` needs to make a model file from it: preprocessing and classes, as in a manifest.
 
-    Raises UsageError when it can't be written; the old one is then still whole.
+    Raises UsageError if it can't be written; the old checkpoint is then unchanged.
     """
     metadata = {"config": json.dumps(config), "state": json.dumps(vars(state))}
     if net is not None:
@@ -54,16 +54,16 @@ def save(path: Path, config: dict, state: RunState, tensors: dict[str, Tensor], 
         with replacing(path) as temporary:
             temporary.touch()
             mode = temporary.stat().st_mode
-            # Leaves the interpreter to other threads while it writes, which `save` and a file's `write` do not.
+            # Unlike `save` and a file's `write`, this releases the interpreter lock while it writes.
             safetensors.torch.save_file(contiguous, temporary, metadata)
-            temporary.chmod(mode)  # safetensors makes a file that only its owner may read
+            temporary.chmod(mode)  # safetensors creates a file that only its owner can read
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
         raise UsageError(f"{path}: can't be written ({reason}); free some space, or change --out") from None
 
 
 class Snapshot:
-    """Tensors as they are now, whatever happens to them later. On a GPU the copies are queued, and nothing waits."""
+    """A copy of tensors as they are now. On a GPU the copies are queued, and the host does not wait for them."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self._copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
@@ -73,7 +73,7 @@ class Snapshot:
             self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def on_host(self) -> dict[str, Tensor]:
-        """The copies in host memory; from a GPU by a stream of their own, beside the computation."""
+        """Return the copies in host memory. A GPU transfers them on a separate stream while it computes."""
         if self._stream is None:
             return self._copies
         with torch.cuda.stream(self._stream):
@@ -81,29 +81,30 @@ class Snapshot:
 
 
 class Writer:
-    """Runs what writes checkpoints in a thread of its own, one after the other, while training goes on."""
+    """Runs functions that write checkpoints in one thread, one after the other, while training continues."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._last: Future[None] | None = None
 
     def submit(self, write: Callable[[], None]) -> None:
-        """Runs `write` after the one before it has ended, for which this waits. Raises what that one raised."""
+        """Wait for the previous function, then start `write`. Raises what the previous function raised."""
         self.wait()
         self._last = self._thread.submit(write)
 
     def wait(self) -> None:
-        """Until nothing is being written. Raises what the last `write` raised, once."""
+        """Wait until nothing is being written. Raises what the last function raised, once."""
         last, self._last = self._last, None
         if last is not None:
             last.result()
 
 
 def load(path: Path, config: dict, shapes: dict[str, tuple[int, ...]]) -> tuple[RunState, dict[str, Tensor]]:
-    """Reads a checkpoint of a run with this configuration, whose tensors have exactly these names and shapes.
+    """Read a checkpoint of a run with this configuration, whose tensors have exactly these names and shapes.
 
-    Raises ModelFileError when the file is damaged or comes from a run with other settings, naming the first of them.
-    A key of `config` that the file does not have, because an earlier version wrote it, is not compared.
+    Raises ModelFileError if the file is damaged, or if it comes from a run with other settings. The message names the
+    first difference. Settings that the file does not have, at any depth, are not compared: an earlier version did not
+    record them.
     """
     saved, state = _metadata(path)
     _refuse_other(path, saved, config)
@@ -112,26 +113,28 @@ def load(path: Path, config: dict, shapes: dict[str, tuple[int, ...]]) -> tuple[
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from None
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if wrong := sorted(dict(found.items() ^ shapes.items())):
-        raise ModelFileError(f"{path}: missing, unknown or wrongly shaped: {', '.join(wrong)}; remove it to start anew")
+    saved_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if names := sorted(dict(saved_shapes.items() ^ shapes.items())):
+        raise ModelFileError(
+            f"{path}: missing, unknown or wrongly shaped tensors: {', '.join(names)}; remove it to start over"
+        )
     return state, tensors
 
 
 def check(path: Path, config: dict) -> None:
-    """Whether the checkpoint at `path` can be of a run with this part of its configuration; reads no weights.
+    """Compare the checkpoint at `path` with a part of a run's configuration, without reading weights.
 
-    Raises ModelFileError as `load` does. A run asks this before it decodes its images.
+    Raises ModelFileError as `load` does. A run calls this before it decodes its images.
     """
     saved, _ = _metadata(path)
     _refuse_other(path, {key: value for key, value in saved.items() if key in config}, config)
 
 
 def keep(path: Path, kept: Path) -> None:
-    """Makes `kept` the checkpoint that now stands at `path`, in one piece.
+    """Make `kept` the checkpoint that is now at `path`, atomically.
 
-    A second name for the same file costs neither time nor space: `save` replaces the name, never the file. Raises
-    UsageError when it can't be written.
+    `kept` becomes a hard link, which takes neither time nor space: `save` later replaces `path` but not the file
+    itself. Without hard links the file is copied. Raises UsageError if `kept` can't be written.
     """
     temporary = kept.with_name(f".{kept.name}.tmp")
     try:
@@ -142,7 +145,7 @@ def keep(path: Path, kept: Path) -> None:
             write_atomically(kept, path.read_bytes())
         else:
             temporary.replace(kept)
-            temporary.unlink(missing_ok=True)  # rename does nothing where both names are the same file already
+            temporary.unlink(missing_ok=True)  # rename does nothing if both are links to the same file
     except OSError as error:
         raise UsageError(
             f"{kept}: can't be written ({error.strerror or error}); free some space, or change --out"
@@ -160,22 +163,21 @@ def _metadata(path: Path) -> tuple[dict, RunState]:
 
 
 def _damaged(path: Path, error: Exception) -> ModelFileError:
-    return ModelFileError(f"{path}: not a checkpoint of this trainer ({one_line(error)}); remove it to start anew")
+    return ModelFileError(f"{path}: not a checkpoint of this trainer ({one_line(error)}); remove it to start over")
 
 
 def _refuse_other(path: Path, saved: dict, config: dict) -> None:
-    now = json.loads(json.dumps(config))
-    if difference := _difference(saved, {key: value for key, value in now.items() if key in saved}):
-        raise ModelFileError(
-            f"{path}: comes from a run with another {difference}; choose another --out, or remove the file"
-        )
+    if difference := _difference(saved, json.loads(json.dumps(config))):
+        raise ModelFileError(f"{path}: from a run with another {difference}; choose another --out, or remove the file")
 
 
 def _difference(saved: Any, now: Any, where: str = "") -> str:
-    """The first place where two JSON values differ, as "recipe.epochs (22, now 10)"; empty where they are equal."""
+    """Return the first difference of two JSON values, such as "recipe.epochs (22, now 10)"; "" if there is none.
+
+    Keys that `saved` lacks are not compared.
+    """
     if isinstance(saved, dict) and isinstance(now, dict):
-        keys = [*saved, *sorted(now.keys() - saved.keys())]
-        parts = [(saved.get(key), now.get(key), f"{where}.{key}".lstrip(".")) for key in keys]
+        parts = [(value, now.get(key), f"{where}.{key}".lstrip(".")) for key, value in saved.items()]
     elif isinstance(saved, list) and isinstance(now, list) and len(saved) == len(now):
         labels = [item.get("name", i) if isinstance(item, dict) else i for i, item in enumerate(saved)]
         parts = [(a, b, f"{where}.{label}") for a, b, label in zip(saved, now, labels, strict=True)]

@@ -1,4 +1,4 @@
-"""The trainer's command line: parse, turn into a `Job`, exit codes. Nothing else knows that there is one."""
+"""The trainer's command line: parse the options, build a `Job`, and set the exit code."""
 
 from __future__ import annotations
 
@@ -11,30 +11,65 @@ from typing import Annotated, Any, Literal
 import typer
 
 from alexnet_infer.errors import AlexNetInferError, UnreadableInputError, UsageError
+from alexnet_infer.help import WHAT, Command, Group, argument, option
 from alexnet_infer.presets import PRESETS, variant
 from train.job import Job
 from train.recipe import RECIPES
 from train.requirements import import_failure
 
-EXIT_CODES = (
-    "Exit codes: 0 done; 1 diverged; 2 usage, or a file that can't be written; 3 unreadable data; 4 a checkpoint that "
-    "is damaged or of another run; 5 backend or device missing; 130 interrupted."
-)
+RUN, NET, MACHINE = "Run", "Net", "Machine"
+RECIPE = "\t".join(["Recipe", *RECIPES])
+"""Titles of the panels in the help page."""
+
+EPILOG = """
+Examples:
+  python -m train --preset alexnet-64 --recipe fast --data DATA --out runs/a
+  torchrun --nproc-per-node 2 -m train --columns --data packed
+
+Exit codes: 0 success; 1 diverged; 2 wrong usage, unwritable file; 3 unreadable
+data; 4 invalid checkpoint; 5 package or device missing; 130 interrupted.
+"""
+
+PREPARE_EXAMPLES = """
+Examples:
+  python -m train prepare ILSVRC2012 --out packed
+  python -m train prepare photos --out packed-64 --image-size 64 --check
+"""
+
+PLOT_EXAMPLES = """
+Examples:
+  python -m train plot runs/alexnet
+  python -m train plot runs/first runs/second --out both.png
+"""
 
 app = typer.Typer(
     name="python -m train",
-    epilog=EXIT_CODES,
+    cls=Group,
+    epilog=EPILOG,
     subcommand_metavar="[prepare|plot]",
-    add_completion=False,
+    add_completion=False,  # a shell completes names of programs, and `python -m train` has none
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_NET, _RECIPE, _MACHINE = "The net", "The recipe, where it should differ", "Machine"
+
+def _recipe(field: str, help: str, metavar: str | None = None) -> Any:
+    """An option that changes a field of the recipe. The help page shows the value of each recipe."""
+    values = "\t".join(_shown(getattr(recipe, field)) for recipe in RECIPES.values())
+    return option(RECIPE, help, default=values, metavar=metavar)
 
 
-def _option(panel: str, text: str, **settings: Any) -> Any:
-    return typer.Option(help=text, rich_help_panel=panel, show_default=False, **settings)
+def _net(field: str, help: str, metavar: str) -> Any:
+    """An option that changes a field of the preset. The help page shows alexnet's value and the presets that differ."""
+    values = {name: _shown(getattr(preset, field)) for name, (preset, _) in PRESETS.items()}
+    usual = values["alexnet"]
+    differ = [f"{name}: {value}" for name, value in values.items() if value != usual]
+    return option(NET, help, default="; ".join([usual, *differ]), metavar=metavar)
+
+
+def _shown(value: object) -> str:
+    return "all" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @app.callback(invoke_without_command=True)
@@ -42,113 +77,85 @@ def train(
     context: typer.Context,
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="Data set: a packed set (made by prepare); or ILSVRC as it comes; or Parquet shards train-*.parquet "
-            "and validation-*.parquet with classes.tsv; or folders train/ and val/ with one folder for each class.",
-            show_default=False,
-        ),
+        option(RUN, "Packed set, ILSVRC, Parquet shards or folders.", metavar="PATH", default=False),
     ] = None,
-    preset: Annotated[str, typer.Option(help=f"The net: {', '.join(PRESETS)}.")] = "alexnet",
-    recipe: Annotated[str, typer.Option(help="paper: as published; fast: one cycle from He initialisation.")] = "paper",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for checkpoint and result.", show_default="runs/PRESET")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the trained net.", show_default="the preset's")] = None,
+    preset: Annotated[str, option(RUN, f"{', '.join(PRESETS)}.", metavar="NAME")] = "alexnet",
+    recipe: Annotated[str, option(RUN, f"{' or '.join(RECIPES)}; see Recipe.", metavar="NAME")] = "paper",
+    out: Annotated[Path | None, option(RUN, "Folder of the run.", metavar="DIR", default="runs/PRESET")] = None,
+    name: Annotated[str | None, option(RUN, "Name of the trained net.", metavar="NAME", default="the preset's")] = None,
     image_size: Annotated[
         int | None,
-        typer.Option(
-            help="S: images are rescaled and cropped to squares of this side.",
-            show_default="a packed set's; else the next multiple of 32 above the patch: 256 for alexnet",
+        option(
+            RUN,
+            "S: side of the squares.",
+            metavar="S",
+            default="that of a packed set, or the next multiple of 32 above the patch",
         ),
     ] = None,
     init_from: Annotated[
         Path | None,
-        typer.Option(
-            help="Start from this trained net's weights; its last layer is replaced if its classes are others.",
-            show_default=False,
+        option(
+            RUN, "Start from this net; its last layer is replaced if the classes differ.", metavar="FILE", default=False
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn at random.")] = 0,
-    width: Annotated[float | None, _option(_NET, "Factor on every kernel count.")] = None,
-    hidden: Annotated[int | None, _option(_NET, "Units of fc6 and fc7.")] = None,
-    dropout: Annotated[float | None, _option(_NET, "Rate of dropout on fc6 and fc7.")] = None,
-    net_columns: Annotated[int | None, _option(_NET, "The net's columns: 2 as in the paper, or 1.")] = None,
-    activation: Annotated[Literal["relu", "tanh"] | None, _option(_NET, "Activation function.")] = None,
-    normalization: Annotated[
-        Literal["lrn", "batchnorm", "none"] | None, _option(_NET, "Normalisation after conv1 and conv2.")
-    ] = None,
-    pool_size: Annotated[int | None, _option(_NET, "Side of the pooling windows: 3 overlaps, 2 does not.")] = None,
-    epochs: Annotated[int | None, _option(_RECIPE, "Cycles through the training set (plateau: at most).")] = None,
-    batch: Annotated[int | None, _option(_RECIPE, "Images a step.")] = None,
-    lr: Annotated[float | None, _option(_RECIPE, "First (plateau) or highest (onecycle) learning rate.")] = None,
-    schedule: Annotated[Literal["plateau", "onecycle"] | None, _option(_RECIPE, "Learning-rate schedule.")] = None,
-    warmup: Annotated[float | None, _option(_RECIPE, "onecycle: share of the run in which the rate rises.")] = None,
-    patience: Annotated[int | None, _option(_RECIPE, "plateau: epochs to wait for a lower error.")] = None,
-    momentum: Annotated[float | None, _option(_RECIPE, "Momentum.")] = None,
-    weight_decay: Annotated[float | None, _option(_RECIPE, "Weight decay.")] = None,
-    init: Annotated[Literal["paper", "he"] | None, _option(_RECIPE, "Initial weights.")] = None,
-    label_smoothing: Annotated[float | None, _option(_RECIPE, "Share of the target spread over all classes.")] = None,
-    color_sigma: Annotated[
-        float | None, _option(_RECIPE, "Standard deviation of the colour noise; 0 for none.")
-    ] = None,
-    unit: Annotated[float | None, _option(_RECIPE, "Grey levels that count as 1 inside the net in training.")] = None,
-    mean: Annotated[
-        Literal["pixel", "channel"] | None,
-        _option(_RECIPE, "The mean that is subtracted: at each pixel, or a channel's."),
-    ] = None,
-    validation_views: Annotated[
-        Literal["ten", "center"] | None, _option(_RECIPE, "Views for the error after each epoch.")
-    ] = None,
-    steps_per_epoch: Annotated[int | None, _option(_RECIPE, "End an epoch after so many steps.")] = None,
-    result: Annotated[
-        Literal["last", "best"],
-        typer.Option(help="Weights for the result: the last, or those of the epoch with the lowest validation error."),
-    ] = "last",
+    seed: Annotated[int, option(RUN, "Seed of all random numbers.", metavar="N")] = 0,
+    result: Annotated[Literal["last", "best"], option(RUN, "Weights: last, or best epoch's.")] = "last",
     max_hours: Annotated[
-        float | None,
-        typer.Option(help="Stop after so long, with a checkpoint and a result.", show_default="never"),
+        float | None, option(RUN, "Stop, with a result, after HOURS.", metavar="HOURS", default="never")
     ] = None,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write TensorBoard events to OUT/tensorboard as well.")
+        bool, option(RUN, "Also write TensorBoard events (OUT/tensorboard).", "--tensorboard")
     ] = False,
+    width: Annotated[float | None, _net("width", "Factor on every kernel count.", "X")] = None,
+    hidden: Annotated[int | None, _net("hidden", "Units of fc6 and fc7.", "N")] = None,
+    net_columns: Annotated[int | None, _net("columns", "1 or 2.", "N")] = None,
+    activation: Annotated[Literal["relu", "tanh"] | None, _net("activation", "relu or tanh.", "NAME")] = None,
+    normalization: Annotated[
+        Literal["lrn", "batchnorm", "none"] | None,
+        _net("normalization", "lrn, batchnorm or none.", "NAME"),
+    ] = None,
+    pool_size: Annotated[int | None, _net("pool_size", "3 (overlapping) or 2.", "N")] = None,
+    epochs: Annotated[int | None, _recipe("epochs", "Epochs (plateau: at most).", "N")] = None,
+    batch: Annotated[int | None, _recipe("batch", "Images per step.", "N")] = None,
+    lr: Annotated[float | None, _recipe("lr", "First or highest learning rate.", "RATE")] = None,
+    schedule: Annotated[
+        Literal["plateau", "onecycle"] | None, _recipe("schedule", "Learning-rate schedule.", "NAME")
+    ] = None,
+    warmup: Annotated[float | None, _recipe("warmup", "onecycle: share of warm-up.", "X")] = None,
+    patience: Annotated[int | None, _recipe("patience", "plateau: epochs to wait.", "N")] = None,
+    momentum: Annotated[float | None, _recipe("momentum", "Momentum.", "X")] = None,
+    weight_decay: Annotated[float | None, _recipe("weight_decay", "Weight decay.", "X")] = None,
+    dropout: Annotated[float | None, _recipe("dropout", "Dropout rate of fc6 and fc7.", "RATE")] = None,
+    init: Annotated[Literal["paper", "he"] | None, _recipe("init", "Initial weights.")] = None,
+    label_smoothing: Annotated[float | None, _recipe("label_smoothing", "Share spread over all classes.", "X")] = None,
+    color_sigma: Annotated[float | None, _recipe("color_sigma", "Std. deviation of colour noise.", "X")] = None,
+    unit: Annotated[float | None, _recipe("unit", "Grey levels per unit in the net.", "X")] = None,
+    mean: Annotated[
+        Literal["pixel", "channel"] | None, _recipe("mean", "Mean per pixel or per channel.", "PER")
+    ] = None,
+    validation_views: Annotated[
+        Literal["ten", "center"] | None, _recipe("validation_views", "Views for validation.", "VIEW")
+    ] = None,
+    steps_per_epoch: Annotated[int | None, _recipe("steps_per_epoch", "Steps per epoch.", "N")] = None,
     columns: Annotated[
-        bool,
-        typer.Option(
-            "--columns",
-            help="Put the net's two columns on two processes: torchrun --nproc-per-node 2 -m train --columns ... "
-            "Without it, every process that torchrun starts holds the whole net and takes its share of each batch.",
-            rich_help_panel=_MACHINE,
-        ),
+        bool, option(MACHINE, "One column per torchrun process, not the whole net.", "--columns")
     ] = False,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option(help="auto: a CUDA GPU where there is one, else the CPU.", rich_help_panel=_MACHINE),
-    ] = "auto",
-    accumulate: Annotated[
-        int, typer.Option(help="Work on a batch in so many parts, to save memory.", rich_help_panel=_MACHINE)
-    ] = 1,
+    device: Annotated[Literal["auto", "cpu", "cuda"], option(MACHINE, "auto: CUDA if available, else CPU.")] = "auto",
+    accumulate: Annotated[int, option(MACHINE, "Parts per batch, to save memory.", metavar="N")] = 1,
     compile: Annotated[
-        bool | None,
-        typer.Option(
-            "--compile/--no-compile",
-            help="Use torch.compile; for a GPU only, on a CPU it gains nothing.",
-            rich_help_panel=_MACHINE,
-            show_default="on a GPU, where there is a compiler",
-        ),
+        bool | None, option(MACHINE, "Use torch.compile.", "--compile/--no-compile", default="on GPUs, if possible")
     ] = None,
 ) -> None:
-    """Train an AlexNet, from images to a model file with its measured errors.
-
-    The same command again goes on from the last checkpoint; when the run is finished it writes the result again.
+    """Train an AlexNet and write a model file with its measured errors. The same command
+    continues from the last checkpoint.
     """
     if context.invoked_subcommand:
         return
     if data is None:
-        raise UsageError("--data is missing: expected a folder with a labelled image set")
+        raise UsageError("--data is missing: expected a labelled image set, or a set packed by prepare")
     changed_net = _given(
         width=width,
         hidden=hidden,
-        dropout=dropout,
         columns=net_columns,
         activation=activation,
         normalization=normalization,
@@ -164,6 +171,7 @@ def train(
         momentum=momentum,
         weight_decay=weight_decay,
         init=init,
+        dropout=dropout,
         label_smoothing=label_smoothing,
         color_sigma=color_sigma,
         unit=unit,
@@ -173,9 +181,8 @@ def train(
     )
     if recipe not in RECIPES:
         raise UsageError(f"--recipe {recipe}: expected {' or '.join(RECIPES)}")
-    net = replace(variant(preset), **changed_net)
     job = Job(
-        variant=net,
+        variant=replace(variant(preset), **changed_net),
         recipe=replace(RECIPES[recipe], **changed_recipe),
         data=data,
         out=out or Path("runs") / preset,
@@ -194,22 +201,30 @@ def train(
     _run(job)
 
 
-@app.command()
+@app.command(cls=Command, epilog=PREPARE_EXAMPLES)
 def prepare(
-    source: Annotated[Path, typer.Argument(help="Data set with both splits: ILSVRC as it comes, or any labelled set.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the packed set.", show_default=False)],
-    image_size: Annotated[int, typer.Option(help="S: images are rescaled and cropped to squares of this side.")] = 256,
+    source: Annotated[
+        Path,
+        argument(
+            "PATH",
+            "Data set with both splits: ILSVRC, Parquet (train-*.parquet, validation-*.parquet, classes.tsv) or "
+            "folders (train/ and val/ with one folder per class).",
+        ),
+    ],
+    out: Annotated[Path, option(WHAT, "Folder for the packed set.", "-o", "--out", metavar="DIR", default=False)],
     validation: Annotated[
-        Path | None,
-        typer.Option(help="Where the validation split is, if it is elsewhere.", show_default=False),
+        Path | None, option(WHAT, "The validation split.", metavar="PATH", default="in the data set")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads that decode.", show_default="one a core")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Then read everything again and compare the hashes.")] = False,
+    image_size: Annotated[
+        int, option("How", "S: images are rescaled and cropped to S x S squares.", metavar="S")
+    ] = 256,
+    workers: Annotated[int | None, option("How", "Decoding threads.", metavar="N", default="one per core")] = None,
+    check: Annotated[bool, option("Verify", "Read everything again afterwards and compare hashes.", "--check")] = False,
 ) -> None:
-    """Decode a data set once, to squares of uint8 that training maps into memory.
+    """Decode a data set once, for training.
 
-    The same command again goes on where it was stopped. Exit code 1: done, but some images could not be read; they are
-    listed.
+    The squares are stored as uint8, and training maps them into memory. The same command continues where it stopped.
+    Exits with 1 if some images could not be read; they are listed.
     """
     from train.display import Display
     from train.packed import open_packed
@@ -219,8 +234,8 @@ def prepare(
     job = Preparation(source=source, validation=validation, out=out, size=image_size, workers=workers)
     display = Display()
     try:
-        done = make(job, display)
-        for split, images in done.unreadable.items():
+        preparation = make(job, display)
+        for split, images in preparation.unreadable.items():
             for image in images:
                 print(f"{split}: {image.name}: {image.reason}", file=sys.stderr)
         if check:
@@ -228,19 +243,25 @@ def prepare(
             with display.counting("checking", packed.bytes, "bytes") as advance:
                 packed.verify(advance)
     except KeyboardInterrupt:
-        _leave("interrupted: the same command goes on from here", 130)
-    print(done.summary)
-    if any(done.unreadable.values()):
+        _leave("interrupted: the same command resumes from here", 130)
+    print(preparation.summary)
+    if any(preparation.unreadable.values()):
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command, epilog=PLOT_EXAMPLES)
 def plot(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or their log.jsonl.", metavar="RUN...")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The picture.")] = Path("curves.png"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON; draw nothing.")] = False,
+    runs: Annotated[
+        list[Path],
+        argument("RUN...", "Folders of runs, or their log.jsonl."),
+    ],
+    out: Annotated[Path, option("Output", "Image file to write.", "-o", "--out", metavar="FILE")] = Path("curves.png"),
+    as_json: Annotated[bool, option("Output", "Print the figures as JSON; draw nothing.", "--json")] = False,
 ) -> None:
-    """Draw the curves of one or more runs: loss, errors, learning rate, speed."""
+    """Plot the curves of one or more runs.
+
+    The curves are loss, errors, learning rate and speed.
+    """
     from train.plot import curves, distinct_names
     from train.plot import plot as draw
 
@@ -259,23 +280,26 @@ def _run(job: Job) -> None:
     try:
         from train.display import Display
         from train.launch import launch
-    except Exception as error:  # a broken installation raises what it likes
+    except Exception as error:  # a broken installation can raise any error
         raise import_failure(error) from None
     try:
-        finished = launch(job, Display())
-        if finished is not None:
-            print(finished.summary)
-    except KeyboardInterrupt:  # while data was read or the result measured
-        _leave("interrupted: the same command starts this again", 130)
+        result = launch(job, Display())
+        if result is not None:
+            print(result.summary)
+    except KeyboardInterrupt:  # while reading data or measuring the result
+        _leave("interrupted: the same command starts again", 130)
 
 
 def main() -> None:
-    """`python -m train`. Every error that a user can cause becomes one line on stderr and its exit code."""
+    """Run `python -m train`.
+
+    An error that a user can cause is one line on stderr and an exit code.
+    """
     try:
         app(prog_name="python -m train")
     except AlexNetInferError as error:
         _leave(f"error: {error}" if error.exit_code != 130 else str(error), error.exit_code)
-    except ImportError as error:  # of what is imported where it is used
+    except ImportError as error:  # from an import inside a function
         failure = import_failure(error)
         _leave(f"error: {failure}", failure.exit_code)
     except OSError as error:

@@ -1,9 +1,9 @@
 """Two columns on two processes (section 3.2 of the paper): each holds half of the kernels of every layer.
 
-`split_into_columns` cuts the weights of an ordinary `AlexNet` in place and puts an exchange before the layers that look
-at both columns; nothing else about the net changes. Those layers are conv3, a sixth convolution and the fully-connected
-ones; a last exchange makes the logits whole. An exchange is an all-gather over channels, whose backward pass is the
-matching reduce-scatter, so that gradients need no other traffic between columns.
+`split_into_columns` cuts the weights of an `AlexNet` in place and adds an exchange before the layers that are connected
+to both columns: conv3, the sixth convolution and the fully-connected layers. A last exchange completes the logits.
+Nothing else about the net changes. An exchange is an all-gather over channels. Its backward pass is the matching
+reduce-scatter, so gradients need no other traffic between columns.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from train.model import AlexNet
 
 
 def split_into_columns(model: AlexNet, group: ProcessGroup) -> None:
-    """Keeps this rank's column of `model`, which must hold the same weights on every rank of `group`.
+    """Keep only this rank's column of `model`, which must have the same weights on every rank of `group`.
 
-    Afterwards the model still takes whole images and gives whole logits, on every rank the same. Its backward pass adds
-    up what the ranks pass in, so each must scale its loss by 1 / ranks. Raises UsageError when the net has a layer that
-    can't be split.
+    The model still takes patches of all channels and returns all logits, the same on every rank. Its backward pass sums
+    the gradients of all ranks, so each rank must scale its loss by 1 / ranks. Raises UsageError if the net has a layer
+    that can't be split.
     """
     rank, ranks = group.rank(), group.size()
     gather = partial(_gather, all_gather=_all_gather(), group=group)
-    split = False  # whether the activations at this point are this column's only
+    split = False  # whether the activations at this point are only this column's
     for step, module in zip(model.architecture.steps, model.children(), strict=True):
         operation = step.operation
         _check(operation, ranks, split)
-        if _sees_both(operation) and split:
+        if _uses_both(operation) and split:
             module.register_forward_pre_hook(lambda _, inputs: (gather(inputs[0]), *inputs[1:]))
         match operation:
             case Conv() | Dense():
@@ -52,20 +52,20 @@ def split_into_columns(model: AlexNet, group: ProcessGroup) -> None:
 
 
 def exchanged_values(architecture: Architecture) -> int:
-    """Activations of one image that leave each column in a forward pass; the backward pass sends as many back.
+    """Return how many activations of one image each column sends in a forward pass; the backward pass sends as many.
 
-    Half of every map or vector that a layer sees whole, and half of the logits. A training step of B images with b
-    bytes a value moves 2 * B * b * exchanged_values(architecture) bytes out of each of two ranks.
+    They are half of the input of every layer that is connected to both columns, and half of the logits. A training step
+    of B images with b bytes per value sends 2 * B * b * exchanged_values(architecture) bytes from each of two ranks.
     """
     values, split = architecture.classes // 2, False
     for step in architecture.steps:
-        if _sees_both(step.operation) and split:
+        if _uses_both(step.operation) and split:
             values += math.prod(step.input) // 2
         split = split or isinstance(step.operation, Conv)
     return values
 
 
-def _sees_both(operation: Operation) -> bool:
+def _uses_both(operation: Operation) -> bool:
     return isinstance(operation, Dense) or (isinstance(operation, Conv) and operation.groups == 1)
 
 
@@ -79,12 +79,12 @@ def _check(operation: Operation, ranks: int, split: bool) -> None:
         raise UsageError(f"--columns: {operation.name} has {groups} groups: expected {ranks}, the number of columns")
     size = operation.kernels if isinstance(operation, Conv) else operation.units if isinstance(operation, Dense) else 0
     if size % ranks:
-        raise UsageError(f"--columns: the {size} outputs of {operation.name} can't be shared by {ranks} columns evenly")
+        raise UsageError(f"--columns: the {size} outputs of {operation.name} don't split evenly into {ranks} columns")
 
 
 @torch.no_grad()
 def _keep_part(module: nn.Module, rank: int, ranks: int) -> None:
-    """Cuts every tensor of a layer along its first axis: kernels, units or channels."""
+    """Cut every tensor of a layer along its first axis: kernels, units or channels."""
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.ndim:
             part = tensor.chunk(ranks)[rank].clone(memory_format=torch.contiguous_format)
@@ -96,13 +96,13 @@ def _keep_part(module: nn.Module, rank: int, ranks: int) -> None:
 
 
 def _gather(x: Tensor, all_gather: Callable[..., Tensor], group: ProcessGroup) -> Tensor:
-    """The whole activations [N, ranks * C, ...] of which `x` [N, C, ...] is this column's part."""
+    """Return the activations of all columns [N, ranks * C, ...]; `x` [N, C, ...] is this column's part."""
     parts = all_gather(x.contiguous(), gather_dim=0, group=group)
     return torch.cat(_ContiguousGradient.apply(parts).chunk(group.size()), dim=1)
 
 
 class _ContiguousGradient(torch.autograd.Function):
-    """The identity, with a contiguous gradient: the reduce-scatter behind it takes no other in PyTorch 2.11."""
+    """The identity with a contiguous gradient: the reduce-scatter in PyTorch 2.11 accepts no other."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -114,9 +114,9 @@ class _ContiguousGradient(torch.autograd.Function):
 
 
 def _all_gather() -> Callable[..., Tensor]:
-    """PyTorch's all-gather with a gradient, by its new name where there is one: the old name warns there.
+    """Return PyTorch's differentiable all-gather, by its new name if it has one, because the old name then warns.
 
-    Its module is private, so it is imported here, and only runs with columns depend on it.
+    The module is private, so it is imported here: only runs with columns depend on it.
     """
     from torch.distributed import _functional_collectives as collectives
 

@@ -1,4 +1,4 @@
-"""Training images as a trainer reads them: uint8 squares [S, S, 3], decoded into memory or mapped from a packed set."""
+"""Images for training: uint8 squares [S, S, 3], decoded into memory or mapped from a packed set."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from train.packed import RESAMPLE, PackedSet
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of all images of a split: `mean` float32 [S, S, 3] at each pixel, in 0-255; the RGB values' `covariance`
-    float64 [3, 3] over all pixels."""
+    """Statistics of all images of a split, of RGB values in 0-255.
+
+    `mean` float32 [S, S, 3] is the mean at each pixel, `covariance` float64 [3, 3] the covariance over all pixels.
+    """
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -40,23 +42,25 @@ class Statistics:
 
 @dataclass(frozen=True)
 class PackedImages:
-    """A split's images in `shards`, each uint8 [n, S, S, 3] RGB, and `labels` int64 [N] in the same order."""
+    """The images of a split: `shards`, each uint8 [n, S, S, 3] RGB, and `labels` int64 [N], in the same order."""
 
     shards: tuple[Tensor, ...]
     labels: Tensor
     mapped: bool = False
-    """Whether the shards lie on disk, and come to memory page by page."""
+    """Whether the shards are memory maps of files, read page by page."""
     unreadable: int = 0
-    """Images that the split has besides, and that nobody could decode. They count as wrong in an error."""
+    """Further images of the split, which could not be decoded. They count as wrong in an error."""
     known: Statistics | None = None
+    """The statistics, if they are known; None to compute them from the pixels."""
     digest: str = ""
-    """Of a packed set, which knows it; empty where the pixels have to be read for it."""
+    """A hash of the packed set; empty for other data, whose pixels are then hashed."""
 
     @classmethod
     def decode(cls, examples: LabelledImages, size: int, on_image: Callable[[], None] = lambda: None) -> PackedImages:
-        """Decodes the whole set on all cores, to squares of `size`; `on_image` is called after each.
+        """Decode the whole set on all cores to squares of side `size`. `on_image` is called after each image.
 
-        Raises UnreadableInputError naming the first image that can't be read, or when there are none or too many.
+        Raises UnreadableInputError if an image can't be read, which the message names, if there are no images, or if
+        they don't fit into memory.
         """
         count = len(examples)
         if not count:
@@ -72,7 +76,7 @@ class PackedImages:
         rescaling = Rescaling(size=size, resample=RESAMPLE)
 
         def square(example: Example) -> np.ndarray:
-            # ILSVRC's labels were made without regard to EXIF orientation.
+            # The labels of ILSVRC ignore EXIF orientation.
             return read_square(example.data, name=example.name, rescaling=rescaling, apply_exif=False)
 
         with ThreadPoolExecutor() as pool:
@@ -84,7 +88,7 @@ class PackedImages:
 
     @classmethod
     def mapped_from(cls, packed: PackedSet, split: Split) -> PackedImages:
-        """A split of a packed set. Nothing is read but the labels."""
+        """Return a split of a packed set. Reads only the labels."""
         shards = tuple(_tensor(shard) for shard in packed.shards(split))
         statistics = Statistics(packed.mean, packed.covariance) if split == "train" else None
         unreadable = len(packed.unreadable(split))
@@ -96,16 +100,17 @@ class PackedImages:
 
     @property
     def size(self) -> int:
-        """S: side of the squares in pixels."""
+        """S: side of the squares, in pixels."""
         return self.shards[0].shape[1]
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an image: (S, S, 3)."""
+        """Shape of an image: (S, S, 3)."""
         return self.size, self.size, 3
 
     @property
     def bytes(self) -> int:
+        """Size of all squares."""
         return sum(shard.numel() for shard in self.shards)
 
     @property
@@ -113,7 +118,7 @@ class PackedImages:
         return self.shards[0].device
 
     def to(self, device: torch.device) -> PackedImages:
-        """A copy in the memory of `device`, as one shard, unless it is there already."""
+        """Return a copy on `device`, in one shard; or these images, if they are there already."""
         if device == self.device:
             return self
         images = torch.empty((len(self), self.size, self.size, 3), dtype=torch.uint8, device=device)
@@ -122,7 +127,7 @@ class PackedImages:
         return replace(self, shards=(images,), labels=self.labels.to(device), mapped=False)
 
     def squares(self, rows: Tensor) -> Tensor:
-        """The images at `rows` (int64 [B], on any device): uint8 [B, S, S, 3] where the shards are."""
+        """Return copies of the images at `rows` (int64 [B], any device): uint8 [B, S, S, 3] on the shards' device."""
         if len(self.shards) == 1:
             return self.shards[0][rows.to(self.device)]
         out = torch.empty((len(rows), *self.shape), dtype=torch.uint8)
@@ -130,21 +135,21 @@ class PackedImages:
         return out
 
     def read(self, rows: Tensor, out: Tensor) -> None:
-        """Copies the images at `rows` (int64 [B]) to `out` uint8 [B, S, S, 3]; all of them in host memory."""
+        """Copy the images at `rows` (int64 [B]) to `out` (uint8 [B, S, S, 3]). All tensors must be in host memory."""
         ends = np.cumsum([len(shard) for shard in self.shards])
         numbers = np.searchsorted(ends, rows.numpy(), side="right")
-        # One by one: a batch meets about as many shards as it has images, and a copy is cheaper than an indexing.
+        # One by one: a batch touches about as many shards as it has images, and a copy is cheaper than indexing.
         for place, (row, number) in enumerate(zip(rows.tolist(), numbers.tolist(), strict=True)):
             out[place] = self.shards[number][row - ends[number]]
 
     @property
     def identity(self) -> dict[str, int | str]:
-        """What tells one set from another: number of images, and hashes of labels and pixels in their order."""
+        """Identifies the set: the number of images, and hashes of the labels and the pixels in their order."""
         labels = hashlib.sha256(self.labels.cpu().numpy().tobytes()).hexdigest()[:16]
         return {"images": len(self) + self.unreadable, "labels": labels, "pixels": self.digest or _digest(self.shards)}
 
     def statistics(self) -> Statistics:
-        """Read from the packed set, where there is one; else computed from all pixels."""
+        """Return the known statistics, such as a packed set's, or compute them from all pixels."""
         if self.known is not None:
             return self.known
         total, products = 0, np.zeros((3, 3))
@@ -168,14 +173,14 @@ def _digest(shards: tuple[Tensor, ...]) -> str:
 
 
 def _tensor(shard: np.memmap) -> Tensor:
-    # torch warns of memory that can't be written to; nothing here writes to a shard.
+    # torch warns about read-only memory; nothing here writes to a shard.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(shard)
 
 
 def _chunks(examples: LabelledImages, size: int) -> Iterator[tuple[int, list[Example]]]:
-    """The examples in lists of `size`, each with the position of its first."""
+    """Yield the examples in lists of at most `size`, each with the position of its first example."""
     chunk: list[Example] = []
     start = 0
     for example in examples:

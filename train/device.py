@@ -1,4 +1,4 @@
-"""What this machine offers for training: device, precision, compiler."""
+"""The device, the precision and the compiler for training on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 
 def pick_device(choice: DeviceChoice) -> torch.device:
-    """The device to train on; "auto" is a CUDA GPU where there is one. Raises BackendError for a GPU that isn't."""
+    """Return the device to train on; "auto" is a CUDA GPU if available. Raises BackendError if "cuda" is not."""
     available = torch.cuda.is_available()
     if choice == "cuda" and not available:
         raise BackendError(
@@ -32,10 +32,10 @@ def pick_device(choice: DeviceChoice) -> torch.device:
 
 
 def working_precision(device: torch.device) -> torch.dtype:
-    """Precision of convolutions and matrix products in training; weights, momentum and loss stay float32.
+    """Return the precision of convolutions and matrix products; weights, momentum and loss are always float32.
 
-    bfloat16 where the chip multiplies it natively: GPUs from Ampere on, CPUs with AVX512-BF16 or AMX. Elsewhere it is
-    emulated, which is slower than float32 (on a CPU several times), so float32 it is.
+    bfloat16 if the chip supports it natively (GPUs from Ampere on, CPUs with AVX512-BF16 or AMX), else float32.
+    Emulated bfloat16 is slower than float32, on a CPU several times.
     """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -46,20 +46,20 @@ def working_precision(device: torch.device) -> torch.dtype:
 
 
 def can_compile() -> bool:
-    """Whether what `torch.compile` needs for a GPU is installed: Triton and a C compiler."""
+    """Whether Triton and a C compiler are installed, which `torch.compile` needs for a GPU."""
     compilers = (os.environ.get("CC", ""), "gcc", "clang")
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
 
 
 def resolve_compile(choice: bool | None, device: torch.device) -> bool:
-    """Whether to compile; None means where it gains something and can be done. Raises BackendError when it was asked
-    for and can't be.
+    """Return whether to compile. None means yes if it is possible and faster.
 
-    On a CPU it gains nothing: LRN is our own operator there, and the compiler's max pooling is slower than PyTorch's.
+    Raises BackendError if `choice` is true and compiling is not possible. It is never done on a CPU, where it gains
+    nothing: LRN is a custom operator, and the compiler's max pooling is slower than PyTorch's.
     """
     if device.type != "cuda":
         if choice:
-            raise BackendError("--compile: for a CUDA GPU only, and this run is on the CPU; leave it out")
+            raise BackendError("--compile: needs a CUDA GPU, but this run is on the CPU; leave the option out")
         return False
     if choice and not can_compile():
         raise BackendError("--compile: PyTorch needs Triton and a C compiler (gcc); install them, or use --no-compile")
@@ -67,26 +67,28 @@ def resolve_compile(choice: bool | None, device: torch.device) -> bool:
 
 
 def prepare_process(device: torch.device) -> None:
-    """Settings of this process that make training on `device` faster and change no result beyond rounding."""
+    """Configure this process to train faster on `device`. Results change by rounding only."""
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # times its algorithms once: all steps have the same shapes
+        torch.backends.cudnn.benchmark = True  # cuDNN times its algorithms once, as all steps have the same shapes
     else:
         keep_memory()
 
 
 def exact_float32(device: torch.device) -> AbstractContextManager:
-    """In which convolutions on a GPU do not round float32 to TF32, 10 bits, as they do by default. cuDNN chooses its
-    algorithms by rule in it, not by timing."""
+    """Return a context in which convolutions on a GPU do not round float32 to TF32 (10 bits), as they do by default.
+
+    In the context, cuDNN does not time its algorithms to choose one.
+    """
     if device.type != "cuda":
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def keep_memory() -> None:
-    """Lets this process keep the memory that a training step frees, so that the next step finds it mapped.
+    """Keep the memory that a training step frees mapped, so that the next step can use it.
 
-    glibc returns large blocks to the system at once, and mapping and zeroing them anew took a fifth of a step on a CPU.
-    Does nothing where there is no glibc.
+    glibc returns large blocks to the system at once, and mapping and zeroing them again took a fifth of a step on a
+    CPU. Does nothing without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:

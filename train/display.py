@@ -1,4 +1,4 @@
-"""What a person sees of a run: live bars on a terminal, a line an epoch elsewhere. All of it goes to stderr."""
+"""Progress of a run on stderr: live bars on a terminal, one line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
-if TYPE_CHECKING:  # so that it shows the progress of prepare, too, which needs no torch
+if TYPE_CHECKING:  # prepare uses this module without torch
     from train.checkpoint import RunState
     from train.step import StepReport
 
 
 class Smoothed:
-    """Mean in which a value's weight falls by e every `steps` values; exact for a constant from the first one on."""
+    """A mean in which the weight of a value falls by a factor of e every `steps` values.
+
+    The mean of equal values is their value, from the first one on.
+    """
 
     def __init__(self, steps: int) -> None:
         self.decay, self.total, self.weight = 1 - 1 / steps, 0.0, 0.0
@@ -31,8 +35,11 @@ class Smoothed:
 
 
 class TrainingView:
-    """Follows a run: `on_step` and `on_epoch` are what `Trainer.run` calls. `show` gets the progress text (and the
-    number of steps done) after each step, `line` one line after each epoch."""
+    """Describes a run's progress. `on_step` and `on_epoch` are callbacks for `Trainer.run`.
+
+    `show` is called after each step with the progress as text and the number of steps done, `line` after each epoch
+    with one line of text.
+    """
 
     def __init__(
         self,
@@ -45,15 +52,14 @@ class TrainingView:
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.show, self.line, self.clock = show, line, clock
         self.loss, self.rate = Smoothed(50), Smoothed(50)
-        self.seconds = Smoothed(
-            1000
-        )  # between steps, validation and checkpoints included: many, so that these even out
+        # Seconds between steps, including validation and checkpoints, which a mean over many steps evens out.
+        self.seconds = Smoothed(1000)
         self.last_time: float | None = None
         self.lr = 0.0
 
     def on_step(self, report: StepReport) -> None:
         now = self.clock()
-        if self.last_time is not None:  # the first step compiles and warms up: no measure of the others
+        if self.last_time is not None:  # the first step is slower: it compiles and warms up
             self.seconds.add(now - self.last_time)
             self.rate.add(report.images_per_second)
         self.last_time, self.lr = now, report.lr
@@ -72,29 +78,30 @@ class TrainingView:
 
 
 class Display:
-    """Bars and lines on a console."""
+    """Shows bars and lines on a console, by default on stderr. From 80 columns on, no text is cut."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
 
     def note(self, text: str) -> None:
-        """One line that stays."""
+        """Print one line of text."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def counting(self, what: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-        """A bar for `total` images, or other units; yields the function to call with the number of them just done."""
+    def counting(self, description: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+        """Show a bar for `total` images or other units. Yields a function to call with the number just done."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         started = time.monotonic()
         with self._progress(*columns) as progress:
-            task = progress.add_task(what, total=total)
+            task = progress.add_task(description, total=total)
             yield lambda count: progress.advance(task, count)
-        self.note(f"{what}: {total} {unit} in {time.monotonic() - started:.0f} s")
+        self.note(f"{description}: {total} {unit} in {time.monotonic() - started:.0f} s")
 
     @contextmanager
     def training(self, epochs: int, steps_per_epoch: int, done: int) -> Iterator[TrainingView]:
-        """A bar for a whole run, of which `done` steps lie behind."""
-        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
+        """Show a bar for a run of which `done` steps are done."""
+        text = TextColumn("{task.description}", table_column=Column())  # Column() wraps long text instead of cutting it
+        columns = (BarColumn(bar_width=10), TaskProgressColumn(), text)
         with self._progress(*columns) as progress:
             task = progress.add_task("starting", total=epochs * steps_per_epoch, completed=done)
 

@@ -1,4 +1,4 @@
-"""Errors of a net under training: the evaluation protocol (docs/evaluation.md) on the trainer's own images."""
+"""Errors of a net in training: the evaluation protocol (docs/evaluation.md) on the trainer's images."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from alexnet_infer.preprocess import Views, patch_offsets
 from train.feed import Feed
 
 PATCHES_PER_CALL = {"cpu": 160, "cuda": 2560}
-"""The first maps of 160 patches take 190 MB in the full-width net."""
+"""Patches in a forward pass. The first maps of 160 patches take 190 MB in the full-width net."""
 
 CENTER = 4
 """Position of the unmirrored central patch among the ten (`alexnet_infer.preprocess.patches`)."""
 
 
 def view_patches(squares: Tensor, mean: Tensor, patch: int, views: Views = "ten") -> Tensor:
-    """`alexnet_infer.preprocess.patches` for a batch: uint8 [B, S, S, 3] -> float32 [B, views, 3, patch, patch].
+    """Return the views of a batch: uint8 [B, S, S, 3] -> float32 [B, views, 3, patch, patch].
 
-    The same views in the same order and the same values, bit for bit.
+    Order and values of the views are those of `alexnet_infer.preprocess.patches`, bit for bit.
     """
     images = (squares.float() - mean).permute(0, 3, 1, 2)
     cut = [images[:, :, y : y + patch, x : x + patch] for y, x in patch_offsets(squares.shape[1], patch, views)]
@@ -33,7 +33,7 @@ def view_patches(squares: Tensor, mean: Tensor, patch: int, views: Views = "ten"
 
 
 class DivergedError(AlexNetInferError):
-    """What should be a number stopped being one."""
+    """The loss, the gradient or the net's output is not finite."""
 
 
 @torch.no_grad()
@@ -46,24 +46,26 @@ def count_correct(
     views: Views,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> dict[Views, tuple[int, int]]:
-    """How many of the images at `rows` have their label first, and among the first five.
+    """Return, by view, how many of the images at `rows` have their label first, and among the first five.
 
-    With `views` "ten", for the mean of ten probability vectors and, since it costs nothing, for the central view alone;
-    with "center" for that only. Ties go to the lower class index. `on_images` is called with the number of images done
-    since the last call. Raises DivergedError when the net's output is NaN, which has no order.
+    With `views` "ten", the counts are for the mean of the ten probability vectors and, as it costs nothing, for the
+    central view; with "center" for the central view only. Ties go to the lower class index. `on_images` is called with
+    the number of images counted since the last call. Puts `model` into evaluation mode.
+
+    Raises DivergedError if a probability is NaN.
     """
     model.eval()
-    asked: tuple[Views, ...] = ("center", "ten") if views == "ten" else ("center",)
-    correct = np.zeros((len(asked), 2), int)
+    counted: tuple[Views, ...] = ("center", "ten") if views == "ten" else ("center",)
+    correct = np.zeros((len(counted), 2), int)
     parts = rows.split(PATCHES_PER_CALL[feed.device.type] // (10 if views == "ten" else 1))
     for part, squares in zip(parts, feed.batches(parts), strict=True):
         patches = view_patches(squares, mean, patch, views)
         logits = model(patches.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         probabilities = logits.float().softmax(1).unflatten(0, patches.shape[:2])
         if probabilities.isnan().any():
-            raise DivergedError("the net's output is no number: the run diverged; try a smaller --lr")
+            raise DivergedError("the net's output is not finite: the run diverged; try a smaller --lr")
         scores = (probabilities[:, CENTER], probabilities.mean(1)) if views == "ten" else (probabilities[:, 0],)
         labels = feed.labels[part.to(feed.device)].cpu().numpy()
         correct += [[topk_correct(view.cpu().numpy(), labels, k) for k in (1, 5)] for view in scores]
         on_images(len(part))
-    return {view: (int(top1), int(top5)) for view, (top1, top5) in zip(asked, correct, strict=True)}
+    return {view: (int(top1), int(top5)) for view, (top1, top5) in zip(counted, correct, strict=True)}

@@ -1,4 +1,4 @@
-"""Squares on their way to the device: from its own memory where the set fits, else loaded ahead by threads."""
+"""Squares for the device: from its own memory if the set fits, else loaded ahead by threads."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from torch import Tensor
 from train.data import PackedImages
 
 AHEAD = 2
-"""Batches that are loaded while one is worked on."""
+"""Batches that are loaded while the net works on another."""
 
 READERS = 8
-"""Threads that read a batch for a GPU, at most: one reads 14,000 squares of 256 pixels a second from the page cache."""
+"""Maximum number of threads that read a batch for a GPU. One thread reads 14,000 squares of 256 x 256 pixels per second
+from the page cache."""
 
 SHARE = 0.4
-"""Of a GPU's free memory, for each of the two sets; the net needs the rest."""
+"""Share of a GPU's free memory that each of the two sets may take; the net needs the rest."""
 
 
 class Feed:
-    """A set's squares for a device. On a GPU the set is copied there once if it fits; on a CPU a decoded set is used
-    where it is. Otherwise threads read the coming batches from the memory map, and on a GPU copy them over beside the
-    computation.
+    """The squares of a set, batch by batch, on a device.
 
-    `share`: of a GPU's free memory, what the set may take to be kept there. `readers`: threads that share the reading
-    of a batch; None for one on a CPU, which has other work, and up to `READERS` for a GPU.
+    A GPU gets a copy of the whole set if it fits. A CPU uses a decoded set in place. Otherwise threads read the next
+    batches from the shards and, for a GPU, copy them to it while it computes.
+
+    `share`: the set is kept on a GPU if it takes less than this share of the GPU's free memory. `readers`: the number
+    of threads that read a batch together; None for one on a CPU, which has other work, and up to `READERS` for a GPU.
     """
 
     def __init__(
@@ -48,17 +50,20 @@ class Feed:
 
     @property
     def home(self) -> torch.device:
-        """The device on which `rows` are best given."""
+        """The device on which `rows` should be given."""
         return self.device if self.resident else torch.device("cpu")
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Tensor]:
-        """For each `rows` (int64 [B], positions in the set) its squares, uint8 [B, S, S, 3] on the device."""
+        """Yield, for each `rows` (int64 [B], positions in the set), its squares: uint8 [B, S, S, 3] on the device."""
         for squares, index in self.sources(rows):
             yield squares if index is None else squares[index]
 
     def sources(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """As `batches`, but without the copy of squares that are on the device already: (squares uint8 [M, S, S, 3],
-        index int64 [B] of the batch's squares among them; None where they are the batch, in order)."""
+        """Yield each batch as (squares, index), without copying squares that are already on the device.
+
+        `squares` is uint8 [M, S, S, 3]; `index` is int64 [B], the positions of the batch in `squares`, or None if
+        `squares` are the batch, in order.
+        """
         if self.resident:
             (squares,) = self.images.shards
             yield from ((squares, batch.to(self.device)) for batch in rows)
@@ -95,16 +100,16 @@ class Feed:
 
     def _arrived(self, squares: Tensor, ready: torch.cuda.Event | None) -> Tensor:
         if ready is not None:
-            here = torch.cuda.current_stream(self.device)
-            here.wait_event(ready)
-            squares.record_stream(here)  # so that its memory is not given away while this stream reads it
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_event(ready)
+            squares.record_stream(stream)  # keeps its memory from being reused while this stream reads it
         return squares
 
 
 class Staging:
-    """Pinned host memory, from which a GPU copies by itself, and the stream of those copies. For one thread.
+    """Pinned host memory, from which a GPU copies without the CPU, and the stream of these copies. Not thread-safe.
 
-    A few buffers are used in turn: pinning memory takes longer than filling it.
+    A few buffers are used in turn, because pinning memory takes longer than filling it.
     """
 
     def __init__(self, device: torch.device, shape: tuple[int, ...]) -> None:
@@ -115,7 +120,7 @@ class Staging:
         self._turn = 0
 
     def buffer(self, count: int) -> Tensor:
-        """Memory for `count` images of `shape`, to be filled and given to `copy`; waits until its last copy is done."""
+        """Return memory for `count` images, to fill and to pass to `copy`. Waits until its previous copy is done."""
         self._turn = (self._turn + 1) % len(self._buffers)
         self._copied[self._turn].synchronize()
         if len(self._buffers[self._turn]) < count:
@@ -123,8 +128,8 @@ class Staging:
         return self._buffers[self._turn][:count]
 
     def copy(self, host: Tensor) -> tuple[Tensor, torch.cuda.Event]:
-        """The images on the GPU, once the event has come."""
+        """Start copying the images of the last `buffer` to the GPU. The copy is complete once the event occurred."""
         with torch.cuda.stream(self._stream):
-            there = host.to(self._device, non_blocking=True)
+            on_device = host.to(self._device, non_blocking=True)
             self._copied[self._turn].record(self._stream)
-            return there, self._copied[self._turn]
+            return on_device, self._copied[self._turn]

@@ -1,4 +1,4 @@
-"""From a trained net to the file that users get, measured as it is stored."""
+"""Write a trained net to its model file, with errors measured on the weights as they are stored."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from train.model import AlexNet
 
 
 def stored(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The weights as a reader of the file gets them: rounded to float16, as float32.
+    """Return the weights as a reader of the file gets them: rounded to float16, in float32.
 
-    Raises SpecError when one is not finite or too large for float16.
+    Raises SpecError if a weight is not finite or too large for float16.
     """
     with np.errstate(over="ignore"):
         rounded = {name: tensor.astype(np.float16).astype(np.float32) for name, tensor in tensors.items()}
     for name, tensor in rounded.items():
         if not np.isfinite(tensor).all():
-            raise SpecError(f"{name} has weights that float16 can't hold: the net can't be stored")
+            raise SpecError(f"{name} has weights that float16 can't represent: the net can't be stored")
     return rounded
 
 
@@ -43,11 +43,14 @@ def measure(
     data: str,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> tuple[MeasuredError, MeasuredError]:
-    """Errors of the artifact on `images`, central view and ten views, in float32; an unreadable image is wrong."""
+    """Return the artifact's errors on `images` with the central view and with ten views, in float32.
+
+    Unreadable images count as wrong. `on_images` is called with the number of images measured since the last call.
+    """
     device, preprocessing = images.device, artifact.manifest.preprocessing
     model = AlexNet(artifact.manifest.architecture)
     state = {name: torch.from_numpy(tensor) for name, tensor in artifact.tensors.items()}
-    model.load_state_dict(state, strict=False)  # batch norm counts its batches; an artifact doesn't
+    model.load_state_dict(state, strict=False)  # an artifact lacks batch norm's count of batches
     model.to(device, memory_format=torch.channels_last)
     mean = torch.from_numpy(np.array(preprocessing.mean)).to(device)
     rows = torch.arange(len(images))
@@ -65,14 +68,14 @@ def measure(
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A trained net as it lies in its file."""
+    """A trained net and its file."""
 
     path: Path
     artifact: Artifact
 
     @property
     def summary(self) -> str:
-        """One line for people."""
+        """One line of text: file, size and errors."""
         center, ten = self.artifact.manifest.provenance.errors
         return (
             f"{self.path} ({self.path.stat().st_size / 1e6:.1f} MB): on {ten.images} images of {ten.data}, ten views: "
@@ -92,13 +95,13 @@ def finish(
     trained_epochs: float,
     result: Literal["last", "best"] = "last",
 ) -> Finished:
-    """Measures `model`, the trainer's net in one piece, and writes it to `path`; its name is the file's stem.
+    """Measure `model`, the trainer's undivided net, and write it to `path`, with a summary as JSON beside it.
 
-    A summary goes beside it as JSON.
+    The stem of `path` is the net's name. `data` is the name of the data set. `result` records which of the run's nets
+    this is, and `trained_epochs` how long it was trained. `on_images` is called with the number of images measured
+    since the last call.
 
-    `data` is the name of the data set; `result` says which of the run's nets this is, `trained_epochs` how far it was
-    trained; `on_images` is called with the number of images measured since the last call.
-    Raises UsageError when a weight doesn't fit float16 or the files can't be written.
+    Raises SpecError if float16 can't represent a weight, and UsageError if the files can't be written.
     """
     architecture = trainer.model.architecture
     manifest = Manifest(
@@ -128,7 +131,7 @@ def _provenance(trainer: Trainer, data: str, extent: dict[str, Any]) -> Provenan
     recipe = dataclasses.asdict(trainer.recipe) | extent
     if trainer.initial.origin:
         recipe["init_from"] = trainer.initial.origin
-    ended = datetime.fromtimestamp(trainer.saved.last.stat().st_mtime, UTC)  # so that finishing again changes nothing
+    ended = datetime.fromtimestamp(trainer.saved.last.stat().st_mtime, UTC)  # the same if finished again
     return Provenance(
         data=f"{data}, {len(trainer.train)} training images",
         recipe=recipe,

@@ -1,8 +1,7 @@
-"""A whole run: data, training, result."""
+"""One run from start to end: data, training, result."""
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 import signal
@@ -35,17 +34,17 @@ from train.transfer import Initial, initial_weights
 
 
 class InterruptedRunError(AlexNetInferError):
-    """Ctrl-C, after which everything needed to go on was saved."""
+    """The run was stopped by Ctrl-C and can be resumed from its checkpoint."""
 
     exit_code = 130
 
 
 def launch(job: Job, display: Display) -> Finished | None:
-    """Trains what `job` says, going on from its checkpoint where there is one, and writes the result.
+    """Train the net of `job`, resuming from its checkpoint if there is one, and write the result.
 
-    Of several processes only the first shows progress and returns the result; the others return None.
+    If several processes share the run, only the first shows progress and returns the result. The others return None.
 
-    Raises the errors of `alexnet_infer.errors`, and InterruptedRunError after Ctrl-C.
+    Raises an error of `alexnet_infer.errors` if the run fails, and InterruptedRunError after Ctrl-C.
     """
     until = math.inf if job.max_hours is None else time.monotonic() + 3600 * job.max_hours
     device = pick_device(job.device)
@@ -55,10 +54,10 @@ def launch(job: Job, display: Display) -> Finished | None:
         display = Display(Console(file=io.StringIO()))
     compile = resolve_compile(job.compile, device)
     source = open_source(job.data, job.size, job.variant.patch, default_size(job.variant.patch))
-    architecture = dataclasses.replace(job.variant, classes=len(source.classes)).build()
+    architecture = job.architecture(len(source.classes))
     initial = initial_weights(job.init_from, architecture, source.classes) if job.init_from else Initial()
     with _own_folder(job, ranks.first):
-        if (job.out / LAST).exists():  # before minutes go into decoding
+        if (job.out / LAST).exists():  # refuse another run before decoding takes minutes
             checkpoint.check(job.out / LAST, run_settings(architecture, job.recipe, job.seed, initial))
         settings = {"device": device, "ranks": ranks, "initial": initial, "compile": compile}
         return _run(job, architecture, source, display, until, settings)
@@ -95,7 +94,7 @@ def _run(
             )
     except torch.OutOfMemoryError:
         raise UsageError(
-            f"--batch {job.recipe.batch}: the GPU's memory is full; work on it in parts with --accumulate, or use a "
+            f"--batch {job.recipe.batch}: the GPU is out of memory; split each batch with --accumulate, or use a "
             "smaller batch"
         ) from None
 
@@ -106,11 +105,14 @@ def _data_name(job: Job) -> str:
 
 @contextmanager
 def _own_folder(job: Job, first: bool) -> Iterator[None]:
-    """Makes the run's folder, and on the first process keeps other runs out of it. Finds out before hours of work."""
+    """Create the run's folder and, on the first process, lock it against other runs.
+
+    Raises UsageError if that fails, before hours of training are spent.
+    """
     try:
         job.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--out {job.out}: can't be made ({error.strerror}); choose another folder") from None
+        raise UsageError(f"--out {job.out}: can't be created ({error.strerror}); choose another folder") from None
     if not first:
         yield
         return
@@ -119,13 +121,13 @@ def _own_folder(job: Job, first: bool) -> Iterator[None]:
     except OSError as error:
         raise UsageError(f"--out {job.out}: can't be written ({error.strerror}); choose another folder") from None
     if held is None:
-        raise UsageError(f"--out {job.out}: another run is at work on it; wait for it, or choose another folder")
+        raise UsageError(f"--out {job.out}: another run is using it; wait for it to end, or choose another folder")
     with held:
         yield
 
 
 def _log(job: Job, trainer: Trainer) -> RunLog | None:
-    """The run's log, begun where the run goes on; on the first process only."""
+    """Start the run's log at the run's current step. Returns None on all processes but the first."""
     if not trainer.ranks.first:
         return None
     tensorboard = job.out / "tensorboard" if job.tensorboard else None
@@ -140,8 +142,9 @@ def _train(trainer: Trainer, log: RunLog | None, display: Display, until: float)
     where = f"{trainer.device.type}, {str(trainer.precision).removeprefix('torch.')}"
     if trainer.ranks.count > 1:
         where += f", {trainer.ranks.data_ranks} x {trainer.ranks.columns} processes (data x columns)"
-    begin = f"epoch {state.epoch + 1}, step {state.step + 1}" if state.epoch or state.step else "the start"
-    display.note(f"{trainer.model.architecture.parameters} parameters on {where}; from {begin}")
+    resumed = state.epoch or state.step
+    begin = f"resuming at epoch {state.epoch + 1}, step {state.step + 1}" if resumed else "starting"
+    display.note(f"{trainer.model.architecture.parameters:,} parameters on {where}; {begin}")
     done = state.epoch * steps + state.step
     reason = "failed"
     try:
@@ -150,20 +153,20 @@ def _train(trainer: Trainer, log: RunLog | None, display: Display, until: float)
         reason = "finished" if trainer.finished else "time limit"
         if reason == "time limit":
             display.note(
-                f"--max-hours: stopped after {state.epoch} epochs and {state.step} steps; the same command goes on "
-                "from there"
+                f"--max-hours: stopped after {state.epoch} epochs and {state.step} steps; the same command resumes "
+                "the run"
             )
     except DivergedError:
         reason = "diverged"
         raise
     except KeyboardInterrupt:
         reason = "interrupted"
-        if trainer.ranks.count > 1:  # the others may stand elsewhere, and saving takes them all
-            raise InterruptedRunError("interrupted: the same command goes on from the last checkpoint") from None
+        if trainer.ranks.count > 1:  # saving needs all ranks, and the others may be at another step
+            raise InterruptedRunError("interrupted: the same command resumes from the last checkpoint") from None
         trainer.save(log.on_step if log else lambda report: None)
         raise InterruptedRunError(
             f"interrupted after {state.epoch} epochs and {state.step} steps: saved to {trainer.saved.last}; "
-            "the same command goes on from there"
+            "the same command resumes the run"
         ) from None
     finally:
         if log:
@@ -171,7 +174,7 @@ def _train(trainer: Trainer, log: RunLog | None, display: Display, until: float)
 
 
 def _watched(view: TrainingView, log: RunLog | None, check: Callable[[], None]) -> dict[str, Callable]:
-    """What `Trainer.run` calls between its steps: the display, the log and the check for Ctrl-C."""
+    """Return the callbacks for `Trainer.run`. They update the display and the log, and check for Ctrl-C."""
 
     def on_step(report: StepReport) -> None:
         view.on_step(report)
@@ -179,7 +182,7 @@ def _watched(view: TrainingView, log: RunLog | None, check: Callable[[], None]) 
             log.on_step(report)
         check()
 
-    def on_save(state: RunState) -> None:  # before it: what the log lacks now, a run that resumes from there never adds
+    def on_save(state: RunState) -> None:  # first complete the log: a resumed run does not log these steps again
         if log and state.step == 0:
             log.on_epoch(state)
         elif log:
@@ -194,8 +197,11 @@ def _watched(view: TrainingView, log: RunLog | None, check: Callable[[], None]) 
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], None]]:
-    """Makes Ctrl-C wait for a point where the state is whole: yields a function that raises KeyboardInterrupt when it
-    was pressed. A second Ctrl-C ends the program where it stands, and the last checkpoint counts."""
+    """Delay Ctrl-C until the state is consistent.
+
+    Yields a function that raises KeyboardInterrupt if Ctrl-C was pressed. A second Ctrl-C ends the program at once; the
+    run then resumes from the last checkpoint.
+    """
     pressed = False
 
     def handler(number: int, frame: object) -> None:
@@ -208,7 +214,7 @@ def _interruptible() -> Iterator[Callable[[], None]]:
             raise KeyboardInterrupt
 
     previous = signal.getsignal(signal.SIGINT)
-    if previous is signal.SIG_IGN:  # started in the background: not meant to hear it
+    if previous is signal.SIG_IGN:  # started in the background, where Ctrl-C is not meant for it
         yield check
         return
     signal.signal(signal.SIGINT, handler)

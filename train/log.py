@@ -1,4 +1,4 @@
-"""What a run leaves to be read later: `log.jsonl` in its folder, a record a line, and TensorBoard's events."""
+"""The log of a run: `log.jsonl` in its folder, with one JSON record per line, and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -30,24 +30,28 @@ _FIELDS = {
 
 
 class RunLog:
-    """Writes a run's log; `on_step` and `on_epoch` are what `Trainer.run` calls.
+    """Writes the log of a run. `on_step` and `on_epoch` are callbacks for `Trainer.run`.
 
     Every record has an `event`:
 
-    - start: where the run begins or goes on (`epoch`, `step`), `steps_per_epoch`, `time`, `config`, `software`.
-    - step: a window of `steps` steps, of which the last is `step` (from 1) of the epoch after `epoch` completed ones.
-      `loss` and `grad_norm` are means over it, `grad_norm_max` the largest, `images_per_second` all its images by all
-      its time, `lr` that of the last step. Windows end at each multiple of `every`, at `flush` and with the epoch.
-    - epoch: after `epoch` completed ones, `top1_error` and `top5_error` (0..1), `seconds` spent in training.
-    - end: where the run stopped (`epoch`, `step`), `time`, `reason`.
+    - start: the position at which the run starts or resumes (`epoch`, `step`), `steps_per_epoch`, `time`, `config`,
+      `software`.
+    - step: a window of `steps` steps. The last of them is step `step` (from 1) of the epoch after `epoch` completed
+      epochs. `loss` and `grad_norm` are means over the window, `grad_norm_max` is the largest norm, and `lr` is that
+      of the last step. `images_per_second` is the number of images divided by the time, without the first step that
+      this object logs. A window ends at each multiple of `every`, at `flush` and at the end of an epoch.
+    - epoch: after `epoch` completed epochs: `top1_error` and `top5_error` (0..1), `seconds` spent in training.
+    - end: the position at which the run stopped (`epoch`, `step`), `time`, `reason`.
 
-    A figure that is no number (NaN, infinite, or not measured) is null. Whatever is written is whole lines, and on its
-    way to the disk when the call returns. Before `start` and after `close` nothing is written.
+    A figure that is not finite or not measured is null. Each call writes whole lines and passes them to the operating
+    system before it returns. Nothing is written before `start` or after `close`.
 
-    Call `flush` before each checkpoint: a run that goes on from there then has lost no step of its log.
+    Call `flush` before each checkpoint, so that the log of a run that resumes from it lacks no step.
 
-    Raises UsageError when a log can't be written (after that nothing more is), and BackendError when `tensorboard`, a
-    folder for the same figures as events, is given without the package.
+    `tensorboard`: folder for the same figures as TensorBoard events; None for none.
+
+    Raises UsageError if the log can't be written, after which nothing more is written, and BackendError if
+    `tensorboard` is given but its package is not installed.
     """
 
     def __init__(self, folder: Path, steps_per_epoch: int, *, every: int = 20, tensorboard: Path | None = None) -> None:
@@ -61,10 +65,10 @@ class RunLog:
         self._warm = False
 
     def start(self, at: tuple[int, int], config: dict[str, Any], software: dict[str, Any]) -> None:
-        """Opens the log of a run that stands `at` (epochs completed, steps completed in the next one).
+        """Open the log of a run that is `at` (epochs completed, steps completed in the next one).
 
-        What an earlier attempt logged beyond that is dropped, because those steps are run again. Raises
-        UnreadableInputError when there is a log that can't be read.
+        Removes the records of later steps, which the run repeats. Raises UnreadableInputError if there is a log that
+        can't be read.
         """
         self._at = at
         try:
@@ -81,8 +85,8 @@ class RunLog:
                 raise self._events.unwritable(error) from None
         self._started = True
         epoch, step = at
-        where = {"epoch": epoch, "step": step, "steps_per_epoch": self.steps_per_epoch}
-        self._write({"event": "start", "time": _now(), **where, "config": config, "software": software})
+        counts = {"epoch": epoch, "step": step, "steps_per_epoch": self.steps_per_epoch}
+        self._write({"event": "start", "time": _now(), **counts, "config": config, "software": software})
 
     def on_step(self, report: StepReport) -> None:
         self._at = (report.epoch, report.step)
@@ -98,12 +102,12 @@ class RunLog:
         self._draw("validation", errors)
 
     def flush(self) -> None:
-        """Ends the window here, where it has any steps."""
+        """End the current window; does nothing if it has no steps."""
         if not self._window:
             return
         window, self._window = self._window, []
         norms = [report.grad_norm for report in window]
-        # The first step warms up and may compile: no measure of the others.
+        # The first step is slower: it warms up and may compile.
         timed = window if self._warm else window[1:]
         self._warm = True
         epoch, step = self._at
@@ -118,12 +122,12 @@ class RunLog:
         self._draw("train", {name: figures[name] for name in figures if name != "grad_norm_max"})
 
     def close(self, reason: str) -> None:
-        """Ends the log: "finished", "interrupted", "time limit", "diverged" or what else the reason was."""
+        """End the log. `reason`: "finished", "interrupted", "time limit", "diverged" or "failed"."""
         self.flush()
         epoch, step = self._at
         self._write({"event": "end", "time": _now(), "epoch": epoch, "step": step, "reason": reason})
         if self._started and self._events:
-            self._events.close()  # has nothing left to write
+            self._events.close()  # writes nothing more
         self._started = False
 
     def _global_step(self, epoch: int, step: int) -> int:
@@ -136,7 +140,7 @@ class RunLog:
             with self.path.open("ab") as file:
                 file.write(_line(record))
         except OSError as error:
-            self._started = False  # half a line may stand there now: readers and the next `start` know to drop it
+            self._started = False  # may leave half a line, which readers and the next `start` drop
             raise _unwritable(self.path, error, "--out") from None
 
     def _draw(self, group: str, figures: dict[str, float | None]) -> None:
@@ -149,8 +153,10 @@ class RunLog:
 
 
 class _Events:
-    """The same figures for TensorBoard, at the number of steps since the run's start; those that are null are left
-    out. The methods raise OSError."""
+    """The figures of the log as TensorBoard events. Figures that would be null are left out.
+
+    An event's step is the number of steps since the start of the run. The methods raise OSError.
+    """
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -162,7 +168,7 @@ class _Events:
         self.folder, self._make, self._writer = folder, SummaryWriter, None
 
     def open(self, after: int) -> None:
-        """Events that an earlier attempt left beyond step `after` are hidden."""
+        """Open the events; hides those of steps later than `after`, which an earlier attempt left."""
         self._writer = self._make(self.folder, purge_step=after + 1)
 
     def add(self, group: str, figures: dict[str, float | None], step: int) -> None:
@@ -179,18 +185,18 @@ class _Events:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The records of a run, given its folder or its log, in the order they were written.
+    """Return the records of a run in the order in which they were written. `run` is its folder or its log.
 
-    The last line may be torn, as a killed process leaves it; it is left out. Raises UnreadableInputError when there is
-    no log or any other line is not a record that `RunLog` writes, naming its number (from 1). Events of other names
-    are passed on unchecked.
+    An incomplete last line, which a killed process can leave, is skipped. Raises UnreadableInputError if there is no
+    log, or if another line is not a record that `RunLog` writes; the message has its number (from 1). In events with
+    other names, only `epoch` and `step` are checked.
     """
     path = run / LOG_NAME if run.is_dir() else run
     try:
         *lines, last = path.read_bytes().split(b"\n")
     except FileNotFoundError:
-        what = f"has no {LOG_NAME}" if run.is_dir() else "not found"
-        raise UnreadableInputError(f"{run}: {what}; expected a folder that python -m train has written") from None
+        problem = f"has no {LOG_NAME}" if run.is_dir() else "not found"
+        raise UnreadableInputError(f"{run}: {problem}; expected a folder that python -m train has written") from None
     except OSError as error:
         raise UnreadableInputError(f"{path}: can't be read ({error.strerror or error})") from None
     with suppress(ValueError, RecursionError):
@@ -201,13 +207,13 @@ def read_log(run: Path) -> list[dict[str, Any]]:
             records.append(_checked(_parsed(line)))
         except (ValueError, RecursionError) as error:
             raise UnreadableInputError(
-                f"{path}: line {number} is no record of a run ({one_line(error)}); remove that line"
+                f"{path}: line {number} is not a record of a run ({one_line(error)}); remove that line"
             ) from None
     return records
 
 
 def position(record: dict[str, Any]) -> tuple[int, int]:
-    """(epochs completed, steps completed in the next one) when `record` was written; records are in this order."""
+    """Return (epochs completed, steps completed in the next one) at `record`. A log is in this order."""
     return record.get("epoch", 0), record.get("step", 0)
 
 
@@ -219,16 +225,16 @@ def _parsed(line: bytes) -> Any:
 
 
 def _checked(record: Any) -> dict[str, Any]:
-    """`record`, when its event has the fields that it should have. Raises ValueError for others."""
+    """Return `record`. Raises ValueError if it lacks a field of its event or a value is out of range."""
     if not isinstance(record, dict) or not isinstance(record.get("event"), str):
-        raise ValueError("expected an object with the name of an event")
+        raise ValueError("expected an object with an event name")
     for name in _FIELDS.get(record["event"], [name for name in ("epoch", "step") if name in record]):
         value, least = record.get(name), int(name in ("steps", "steps_per_epoch"))
         if name in _COUNTS:
-            fine = type(value) is int and least <= value < 2**53
+            valid = type(value) is int and least <= value < 2**53
         else:
-            fine = name in record and (value is None or (type(value) in (int, float) and abs(value) < 1e300))
-        if not fine:
+            valid = name in record and (value is None or (type(value) in (int, float) and abs(value) < 1e300))
+        if not valid:
             raise ValueError(f"{name} is {shown(value)}")
     return record
 
@@ -250,7 +256,7 @@ def _mean(values: list[float]) -> float | None:
 
 
 def _mean_rate(rates: list[float]) -> float | None:
-    """Of equal batches at these rates: all images by all time."""
+    """Return the rate of equal batches that had these rates: the number of images divided by the time."""
     if not rates or not all(0 < rate < math.inf for rate in rates):
         return None
     return statistics.harmonic_mean(rates)

@@ -1,4 +1,4 @@
-"""The training loop, from a packed set to weights; `train.ranks` says what of it each of several processes does."""
+"""The training loop, from a packed set to weights. `train.ranks` describes how several processes share the work."""
 
 from __future__ import annotations
 
@@ -37,17 +37,18 @@ from train.transfer import Initial
 OnStep, OnState = Callable[[StepReport], None], Callable[[RunState], None]
 
 BEHIND = {"cpu": 0, "cuda": 1}
-"""Steps that are queued when the values of an earlier one are read: a GPU always has the next step's work."""
+"""How many later steps are queued when a step's values are read. With one, a GPU never waits for the host."""
 
 
 class Trainer:
-    """Trains `architecture` by `recipe`; a checkpoint in `out` makes a killed run go on where it stood.
+    """Trains `architecture`, with the dropout rate of `recipe`, by `recipe`. Resumes from the checkpoint in `out`.
 
-    The same seed, recipe and data give the same weights, bit for bit on one CPU, also when the run was interrupted:
-    every draw, dropout's included, follows from (seed, epoch, image). An epoch has
-    len(train) // batch steps unless the recipe wants fewer; the images left over are others in every epoch.
+    The same seed, recipe and data give the same weights, bit for bit on one CPU, even if the run was interrupted:
+    every random number, including dropout's, is a function of the seed, the epoch and the image. An epoch has
+    len(train) // batch steps unless the recipe sets fewer. Each epoch leaves out different images.
 
-    Raises UsageError when the set is smaller than a batch, ModelFileError when the checkpoint is not of this run.
+    Raises UsageError if the settings do not fit the data or the ranks, and ModelFileError if the checkpoint is damaged
+    or from another run.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Trainer:
         accumulate: int = 1,
         checkpoint_minutes: float = 5.0,
     ) -> None:
+        architecture = recipe.apply_to(architecture)
         self.recipe, self.seed, self.out, self.accumulate = recipe, seed, out, accumulate
         self.classes = tuple(classes)
         self.device = device or torch.device("cpu")
@@ -76,12 +78,12 @@ class Trainer:
         self.steps_per_epoch = _steps_per_epoch(recipe, len(train), self.ranks, accumulate)
         if self.ranks.data_ranks * accumulate > 1 and any(isinstance(o, BatchNorm) for o in architecture.operations):
             raise UsageError(
-                "--normalization batchnorm: every part of a batch would take its own statistics; expected "
-                "--accumulate 1 and no ranks that share a batch"
+                "--normalization batchnorm: each part of a batch would have its own statistics; expected --accumulate "
+                "1 and ranks that do not split a batch"
             )
         statistics = train.statistics()
         self.mean = statistics.mean if recipe.mean == "pixel" else statistics.channel_mean
-        # A GPU's kernel rounds to what the first layer takes; on a CPU the layer does.
+        # The GPU's kernel rounds to the first layer's input type; on a CPU the layer rounds its input itself.
         patches = self.precision if self.device.type == "cuda" else torch.float32
         color = statistics.pca, architecture.patch, recipe.color_sigma
         self.augment = Augment(self.mean, *color, self.device, patches)
@@ -91,7 +93,7 @@ class Trainer:
         self.model = AlexNet(architecture, recipe.unit)
         initialise(self.model, recipe.init)
         self.model.take(self.initial.tensors)
-        self.initial = Initial(origin=self.initial.origin)  # the weights are not needed any more
+        self.initial = Initial(origin=self.initial.origin)  # the weights are no longer needed
         if self.ranks.column_group is not None:
             split_into_columns(self.model, self.ranks.column_group)
         self.model.to(self.device, memory_format=torch.channels_last)
@@ -121,18 +123,18 @@ class Trainer:
         )
         self._queued: deque[QueuedStep] = deque()
         self._read_at = 0.0
-        """When the last step's values were read; of `time.monotonic`."""
+        """Time of `time.monotonic` at which the last step's values were read."""
 
     @property
     def trained_epochs(self) -> float:
-        """Epochs so far, the current one in part."""
+        """Epochs completed, including the completed fraction of the current one."""
         return self.state.epoch + self.state.step / self.steps_per_epoch
 
     def save(self, on_step: OnStep = lambda report: None) -> None:
-        """Writes the checkpoint that a later run, on any number of ranks, resumes from. All ranks must call it.
+        """Write a checkpoint, from which a run on any number of ranks can resume. All ranks must call this.
 
-        `on_step` gets the reports of the steps that are in it and that `run` has not reported. Raises UsageError when
-        it can't be written, DivergedError when what it would hold is no number.
+        `on_step` is called for the steps in the checkpoint that `run` has not reported yet. Raises UsageError if the
+        file can't be written, and DivergedError if one of those steps has a loss or gradient that is not finite.
         """
         self._report(on_step)
         self.saved.start(self.state)
@@ -140,7 +142,7 @@ class Trainer:
         self.ranks.wait()
 
     def _net(self) -> dict[str, Any] | None:
-        """What a model file says of the net beside its architecture."""
+        """Return a model file's entries beside the architecture; None if the classes are not known."""
         if not self.classes:
             return None
         classes = [[c.wnid, c.name] for c in self.classes]
@@ -148,15 +150,16 @@ class Trainer:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How images are prepared for the net."""
+        """The preprocessing of images for the net."""
         return Preprocessing(size=self.train.images.size, patch=self.augment.patch, mean=self.mean, resample=RESAMPLE)
 
     def result(self, which: Literal["last", "best"]) -> tuple[AlexNet, float]:
-        """The net in one piece, after the last step or at the end of the best epoch, and the epochs that it was trained
-        for. Before the first epoch ends, the best is the last. All ranks must call it; what it gives to others than the
-        first is of no use.
+        """Return the undivided net and the number of epochs that it was trained for.
 
-        Raises ModelFileError when the best checkpoint is damaged or of another run.
+        "last" is the net after the last step, "best" the net after the epoch with the lowest top-1 validation error.
+        Until the first epoch ends, both are the last. All ranks must call this; only the first rank's net is valid.
+
+        Raises ModelFileError if the best checkpoint is missing, damaged or from another run.
         """
         if which == "last" or not self.state.best_epoch:
             return self.saved.whole_model(), self.trained_epochs
@@ -164,7 +167,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether the recipe has come to its end."""
+        """Whether the recipe's epochs, or the waits of its `plateau` schedule, are used up."""
         waited_enough = self.recipe.schedule == "plateau" and plateau(self.recipe, self.state.errors)[1]
         return self.state.epoch >= self.recipe.epochs or waited_enough
 
@@ -175,13 +178,16 @@ class Trainer:
         on_save: OnState = lambda state: None,
         until: float = math.inf,
     ) -> RunState:
-        """Trains to the end of the recipe, or through the first step that begins at `until` (of `time.monotonic`); on a
-        GPU, through the next one or the end of the epoch.
+        """Train to the end of the recipe, or until the time limit. Returns the state of the run.
 
-        The callbacks run between two steps, `on_save` before a checkpoint is taken and `on_epoch` after that of an
-        epoch; when one raises, `save` may be called and loses nothing. On a GPU a step is reported while the next one
-        runs. Checkpoints are written in another thread, and are complete when this returns. Raises DivergedError when
-        the loss or the net's output stops being a number; the last checkpoint stays as it was.
+        The limit, `until`, is a time of `time.monotonic`. The run stops after the first step that begins at or after
+        it; on a GPU, after one step more or at the end of the epoch.
+
+        The callbacks run between steps: `on_save` before each checkpoint, `on_epoch` after an epoch's checkpoint. If
+        one of them raises, `save` can still save every step. On a GPU, a step is reported while the next one runs.
+        Checkpoints are written by another thread and are complete when this method returns.
+
+        Raises DivergedError if the loss, the gradient or the net's output is not finite; the last checkpoint is kept.
         """
         try:
             self._run(on_step, on_epoch, on_save, until)
@@ -219,11 +225,11 @@ class Trainer:
                 return
 
     def _batches(self, plan: EpochPlan) -> Iterator[Batch]:
-        """What is left of the epoch, a step at a time."""
-        batch, left = self.recipe.batch, range(self.state.step, self.steps_per_epoch)
+        """Yield the batches of the epoch's remaining steps."""
+        batch, steps = self.recipe.batch, range(self.state.step, self.steps_per_epoch)
 
         def shares(order: Tensor) -> Iterator[Tensor]:
-            return (self.ranks.share(order[step * batch : (step + 1) * batch]) for step in left)
+            return (self.ranks.share(order[step * batch : (step + 1) * batch]) for step in steps)
 
         sources = self.train.sources(shares(plan.order.to(self.train.home)))
         for rows, (squares, index) in zip(shares(plan.order), sources, strict=True):
@@ -241,50 +247,55 @@ class Trainer:
         self.state.epoch, self.state.step = self.state.epoch + 1, 0
 
     def _queue(self, batch: Batch, plan: EpochPlan, *, due: bool, over: bool) -> None:
-        """Puts a step's work on the device. What all processes do next, save or stop, is the first one's wish, which
-        travels with the step's values."""
+        """Queue a step on the device.
+
+        The first process decides for all whether to save or stop next. Its decision is summed with the step's values.
+        """
         lr = self._lr()
         values = self.training_step(batch, plan, lr)
-        wishes = [torch.full((1,), float(wish and self.ranks.first), device=self.device) for wish in (due, over)]
-        agreed = self.ranks.sum_all(torch.cat([values, *wishes]))
+        flags = [torch.full((1,), float(flag and self.ranks.first), device=self.device) for flag in (due, over)]
+        sums = self.ranks.sum_all(torch.cat([values, *flags]))
         self.state.step += 1
-        self._queued.append(QueuedStep(self.state.epoch, self.state.step, lr, agreed))
+        self._queued.append(QueuedStep(self.state.epoch, self.state.step, lr, sums))
 
     def _report(self, on_step: OnStep, behind: int = 0) -> tuple[bool, bool]:
-        """Reads and reports the queued steps but the last `behind`. Returns whether it is time to save, and to stop."""
+        """Read and report all queued steps but the last `behind`. Returns whether it is time to save, and to stop."""
         due = over = False
         while len(self._queued) > behind:
             step = self._queued.popleft()
-            loss_sum, square_sum, *wishes = step.read()
+            loss_sum, square_sum, *flags = step.read()
             loss, norm = loss_sum / self.ranks.count, math.sqrt(square_sum / self.ranks.data_ranks)
-            # A gradient that is no number has spoilt the weights, whatever the loss was before.
-            for what, value in (("loss", loss), ("the gradient's norm", norm)):
+            # A gradient that is not finite has spoiled the weights, even if the loss was finite.
+            for name, value in (("the loss", loss), ("the norm of the gradient", norm)):
                 if not math.isfinite(value):
                     raise DivergedError(
-                        f"{what} is {value} in epoch {step.epoch + 1}, step {step.step}: the run diverged; "
-                        f"try a smaller --lr than {self.recipe.lr:g} (the last checkpoint is untouched)"
+                        f"{name} is {value} in epoch {step.epoch + 1}, step {step.step}: the run diverged; "
+                        f"try a smaller --lr than {self.recipe.lr:g} (the last checkpoint is unchanged)"
                     )
-            due, over = due or bool(wishes[0]), over or bool(wishes[1])
-            started, self._read_at = self._read_at, time.monotonic()  # the wait for the images belongs to the step
+            due, over = due or bool(flags[0]), over or bool(flags[1])
+            started, self._read_at = self._read_at, time.monotonic()  # includes the wait for the images
             self.state.seconds += self._read_at - started
             speed = self.recipe.batch / max(self._read_at - started, 1e-6)
             on_step(StepReport(step.epoch, step.step, loss, step.lr, speed, norm))
         return due, over
 
     def validation_error(self) -> tuple[float, float]:
-        """Top-1 and top-5 error (0..1) on the recipe's `validation_views`, each image on one process, once."""
+        """Return the top-1 and top-5 validation error (0..1) on the recipe's `validation_views`.
+
+        Each process counts its share of the images. Unreadable images count as wrong.
+        """
         rows = torch.arange(len(self.validation))[self.ranks.data_rank :: self.ranks.data_ranks]
         views, mean, patch = self.recipe.validation_views, self.augment.mean, self.augment.patch
-        # Another shape and mode would be compiled for minutes, to save seconds.
+        # Compiling this shape and mode would take minutes and save seconds.
         with self.training_step.autocast(), torch.compiler.set_stance("force_eager"):
             correct = count_correct(self.model, self.validation, rows, mean, patch, views)[views]
-        right = self.ranks.sum(torch.tensor(correct, device=self.device)).tolist()
+        top1, top5 = self.ranks.sum(torch.tensor(correct, device=self.device)).tolist()
         images = len(self.validation) + self.validation.images.unreadable
-        return (images - right[0]) / images, (images - right[1]) / images
+        return (images - top1) / images, (images - top5) / images
 
 
 def run_settings(architecture: Architecture, recipe: Recipe, seed: int, initial: Initial) -> dict[str, Any]:
-    """What of a run's configuration is known before its images are read, as its checkpoint keeps it."""
+    """Return the part of a run's configuration, as in its checkpoint, that is known before its images are read."""
     return {
         "architecture": architecture.to_json(),
         "recipe": dataclasses.asdict(recipe),
@@ -297,13 +308,13 @@ def run_settings(architecture: Architecture, recipe: Recipe, seed: int, initial:
 def _steps_per_epoch(recipe: Recipe, images: int, ranks: Ranks, accumulate: int) -> int:
     shares = ranks.data_ranks * accumulate
     if recipe.batch % shares:
-        parts = f"{ranks.data_ranks} ranks that share a batch" + (f" x {accumulate} parts" if accumulate > 1 else "")
+        parts = f"{ranks.data_ranks} ranks that split a batch" + (f" x {accumulate} parts" if accumulate > 1 else "")
         raise UsageError(f"--batch {recipe.batch}: expected a multiple of {shares} ({parts})")
     if images < recipe.batch:
-        raise UsageError(f"--batch {recipe.batch}: the training set has only {images} images; expected no more")
+        raise UsageError(f"--batch {recipe.batch}: expected at most {images}, the number of training images")
     steps = images // recipe.batch
     if (recipe.steps_per_epoch or 0) > steps:
         raise UsageError(
-            f"--steps-per-epoch {recipe.steps_per_epoch}: the training set has {steps} batches; expected no more"
+            f"--steps-per-epoch {recipe.steps_per_epoch}: expected at most {steps}, the number of training batches"
         )
     return recipe.steps_per_epoch or steps

@@ -1,12 +1,13 @@
-"""LRN for training: a torch operator with its backward, for CPUs and for CUDA GPUs.
+"""LRN for training: a differentiable torch operator for CPUs and CUDA GPUs.
 
-With d = k + alpha * S(x^2), S the sum over a window of channels inside a column, the layer is y = x * d^-beta and
+The layer is y = x * d^-beta with d = k + alpha * S(x^2), where S is the sum over a window of channels in one column.
+With g = dL/dy, its gradient is
 
     dL/dx = g * d^-beta - 2 alpha beta x * S(g * x * d^(-beta-1))
 
-On a CPU, S is a product with a banded matrix of zeros and ones; train/lrn_triton.py has the kernels for GPUs. Nothing
-but x is kept for the backward pass: d is cheaper to compute again than to load. `torch.nn.LocalResponseNorm` has no
-columns, pads and copies, and calls `pow`; see benchmarks/lrn_training.py.
+On a CPU, S is a product with a banded matrix of zeros and ones. The kernels for GPUs are in train/lrn_triton.py. The
+backward pass keeps only x, because computing d again is cheaper than loading it. `torch.nn.LocalResponseNorm` has no
+columns, pads and copies its input, and calls `pow`; see benchmarks/lrn_training.py.
 """
 
 from __future__ import annotations
@@ -17,16 +18,22 @@ from torch import Tensor
 from alexnet_infer.architecture import LRN
 
 ROWS = 1024
-"""Pixels that the CPU works on at once, so that what it computes on the way stays in the second-level cache."""
+"""Pixels that a CPU processes at a time, so that intermediate values stay in the second-level cache."""
 
 
 def lrn(x: Tensor, spec: LRN) -> Tensor:
-    """LRN of x [N, C, H, W] (float32, float64, bfloat16 or float16), summed in float32 at least. Differentiable."""
+    """Return the LRN of x [N, C, H, W] (float32, float64, bfloat16 or float16), channels-last, in x's type.
+
+    Computed in float32, or in float64 for float64 on a CPU. Differentiable.
+    """
     return _lrn(x, spec.size, spec.alpha, spec.beta, spec.k, spec.groups)
 
 
 def band_matrix(channels: int, size: int, groups: int) -> Tensor:
-    """[channels, channels]: 1 where channel j is in channel i's window, in the same column; else 0."""
+    """Return float32 [channels, channels]: entry i, j is 1 if channel j is in the window of channel i, else 0.
+
+    A window does not reach into another column.
+    """
     index = torch.arange(channels)
     near = (index[:, None] - index).abs() <= size // 2
     column = index // (channels // groups)
@@ -65,7 +72,7 @@ def _lrn_backward(grad: Tensor, x: Tensor, size: int, alpha: float, beta: float,
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[N, C, H, W] as pixels [N * H * W, C]; a view when x is channels-last."""
+    """Return [N, C, H, W] as pixels [N * H * W, C]; a view if x is channels-last."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
@@ -75,7 +82,7 @@ def _maps(rows: Tensor, like: Tensor) -> Tensor:
 
 
 def _power(d: Tensor, beta: float) -> Tensor:
-    """d^-beta for d > 0; beta = 0.75 by square roots, which are many times cheaper than `pow`."""
+    """Return d^-beta for d > 0. For beta = 0.75 it uses square roots, which are many times cheaper than `pow`."""
     if beta == 0.75:
         root = d.rsqrt()
         return root.sqrt().mul_(root)

@@ -1,9 +1,10 @@
-"""LRN on CUDA: one kernel forward, one backward, for channels-last maps; train/lrn.py has the formulas.
+"""LRN on CUDA for channels-last maps: a kernel for the forward pass and one for the backward pass.
 
-In memory such a map is one run of channels, pixel after pixel. Each thread computes one *vector* of adjacent channels:
-16 bytes, or less where a column is not a multiple of that, so that a vector is in one column. The rest of its windows
-is in the vectors before and after, which neighbouring threads compute. Loading those too hits the first-level cache:
-every value is read from memory once and written once (2 tensors forward, 3 backward), without shared memory.
+train/lrn.py has the formulas. In memory, a channels-last map is a sequence of channels, pixel after pixel. Each thread
+computes one *vector* of adjacent channels: 16 bytes, or less if a column is not a multiple of that, so that no vector
+spans two columns. The rest of its windows is in the vectors before and after it, which neighbouring threads compute.
+These loads hit the first-level cache. So every value is read from memory once and written once (2 tensors forward, 3
+backward), without shared memory.
 
 In bfloat16 the kernels execute 17 instructions per value forward and 36 backward, in float32 19 and 43. An H200 can
 execute 27 and 41, in float32 55 and 82, in the time that its memory needs for the same value.
@@ -19,14 +20,14 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 128
-"""Threads in a program; each has one vector."""
+"""Threads per program; each computes one vector."""
 BYTES = 16
-"""The most that a thread loads or stores at once."""
+"""Maximum size of one load or store of a thread."""
 
 
 @triton.jit
 def _split(x):
-    """x [BLOCK, WIDTH] as a tuple of WIDTH tensors [BLOCK]."""
+    """Return x [BLOCK, WIDTH] as a tuple of WIDTH tensors [BLOCK]."""
     if x.shape[1] == 1:
         channels = (tl.reshape(x, [x.shape[0]]),)
     else:
@@ -37,7 +38,7 @@ def _split(x):
 
 @triton.jit
 def _join(channels):
-    """The inverse of `_split`."""
+    """Inverse of `_split`."""
     if len(channels) == 1:
         x = tl.reshape(channels[0], [channels[0].shape[0], 1])
     else:
@@ -48,9 +49,11 @@ def _join(channels):
 
 @triton.jit
 def _load(x_ptr, vectors, SIDE: tl.constexpr, COLUMN: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """The channels of a program's vectors, each with SIDE vectors before and after it: a tuple of
-    (2 * SIDE + 1) * WIDTH float32 tensors [BLOCK], in the order of the channels. What is outside of the vector's column
-    of COLUMN vectors is 0."""
+    """Load a program's vectors, each with the SIDE vectors before and after it.
+
+    Returns a tuple of (2 * SIDE + 1) * WIDTH float32 tensors [BLOCK], in the order of the channels. Channels outside of
+    the vector's column, which has COLUMN vectors, are 0.
+    """
     program, thread = tl.program_id(0), tl.arange(0, BLOCK)
     vector = program.to(tl.int64) * BLOCK + thread
     place = (program % COLUMN * BLOCK + thread) % COLUMN  # vector % COLUMN without a 64-bit division
@@ -64,7 +67,7 @@ def _load(x_ptr, vectors, SIDE: tl.constexpr, COLUMN: tl.constexpr, WIDTH: tl.co
 
 @triton.jit
 def _store(y_ptr, channels, vectors, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Writes a tuple of WIDTH tensors [BLOCK], already in the type of y."""
+    """Store a tuple of WIDTH tensors [BLOCK], which must have the type of y."""
     vector = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     at = vector[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     tl.store(y_ptr + at, _join(channels), mask=(vector < vectors)[:, None])
@@ -72,7 +75,7 @@ def _store(y_ptr, channels, vectors, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _powers(x, i: tl.constexpr, alpha, beta, k, REACH: tl.constexpr, ROOTS: tl.constexpr):
-    """(d^-beta, 1 / d) for channel i of the tuple x. ROOTS: beta is 0.75, for which two roots suffice."""
+    """Return (d^-beta, 1 / d) for channel i of the tuple x. ROOTS: beta is 0.75, so two square roots suffice."""
     total = x[i - REACH] * x[i - REACH]
     for j in tl.static_range(i - REACH + 1, i + REACH + 1):
         total += x[j] * x[j]
@@ -108,7 +111,7 @@ def _backward(
     first: tl.constexpr = side * WIDTH
     x = _load(x_ptr, vectors, side, COLUMN, WIDTH, BLOCK)
     grad = _load(grad_ptr, vectors, side, COLUMN, WIDTH, BLOCK)
-    # g d^-beta and g x d^(-beta-1) of the vector's channels, and of those that share a window with them.
+    # g d^-beta and g x d^(-beta-1) for the vector's channels and for those that share a window with them.
     scaled, inner = (), ()
     for i in tl.static_range(first - REACH, first + WIDTH + REACH):
         power, inverse = _powers(x, i, alpha, beta, k, REACH, ROOTS)
@@ -125,12 +128,12 @@ def _backward(
 
 
 def forward(x: Tensor, size: int, alpha: float, beta: float, k: float, groups: int) -> Tensor:
-    """y of x [N, C, H, W] (float32, bfloat16 or float16; computed in float32), channels-last, in x's type."""
+    """Return y for x [N, C, H, W] (float32, bfloat16 or float16): channels-last, in x's type, computed in float32."""
     return _launch(_forward, [x], size, alpha, beta, k, groups)
 
 
 def backward(grad: Tensor, x: Tensor, size: int, alpha: float, beta: float, k: float, groups: int) -> Tensor:
-    """dL/dx from dL/dy and x, both [N, C, H, W]; channels-last, in x's type."""
+    """Return dL/dx for `grad` = dL/dy and x, both [N, C, H, W]: channels-last, in x's type, computed in float32."""
     return _launch(_backward, [grad, x], size, alpha, beta, k, groups)
 
 
@@ -141,7 +144,7 @@ def _launch(kernel, inputs: list[Tensor], size: int, alpha: float, beta: float, 
     column = x.shape[1] // groups
     width = math.gcd(column, BYTES // x.element_size())
     vectors = x.numel() // width
-    with torch.cuda.device_of(x):  # Triton launches on the current device, whatever the tensors are on
+    with torch.cuda.device_of(x):  # Triton launches on the current device, not on the tensors' device
         kernel[(triton.cdiv(vectors, BLOCK),)](
             *inputs, out, vectors, alpha, beta, k,
             REACH=size // 2,

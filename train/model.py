@@ -1,4 +1,4 @@
-"""The torch module of an architecture: the same operations, walked in the same order."""
+"""The torch module of an architecture: the same operations in the same order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from train.lrn import lrn
 
 
 class LocalResponseNorm(nn.Module):
-    """LRN of the paper, column by column; see `alexnet_infer.architecture.LRN` for the formula."""
+    """The paper's LRN, applied to each column separately; see `alexnet_infer.architecture.LRN` for the formula."""
 
     def __init__(self, spec: LRN) -> None:
         super().__init__()
@@ -39,24 +39,25 @@ class LocalResponseNorm(nn.Module):
 class AlexNet(nn.Module):
     """Patches float [N, channels, patch, patch], mean subtracted, in grey levels -> logits [N, classes].
 
-    `state_dict()` has the names and shapes of `architecture.tensors`.
+    `state_dict()` has the names and shapes of `architecture.tensors`, and `num_batches_tracked` of each batch norm.
 
     `unit`: the grey levels that count as 1 inside the net. The paper's LRN constants suit activations in the tens
-    and hundreds, and such activations suit no learning rate above a few hundredths. A net of ReLU, LRN and max pooling
-    in which every activation is divided by `unit` is the same net with alpha * unit^2, so it can train with activations
-    near 1 and be converted back exactly (`artifact_tensors`): the biases times `unit`, the last weights divided by it.
+    and hundreds, but with such activations no learning rate above a few hundredths works. Dividing every activation of
+    a net of ReLU, LRN and max pooling by `unit` gives the same net with alpha * unit^2. So the net can train with
+    activations near 1, and `artifact_tensors` converts it back exactly: it multiplies the biases by `unit` and divides
+    the last weights by it. Raises UsageError if `unit` is not 1 and the net has tanh or batch norm.
     """
 
     def __init__(self, architecture: Architecture, unit: float = 1.0) -> None:
         super().__init__()
         if unit != 1 and not architecture.scales:
-            raise UsageError(f"--unit {unit:g}: a net with tanh or batch norm does not scale; expected 1")
+            raise UsageError(f"--unit {unit:g}: a net with tanh or batch norm can't be scaled; expected 1")
         self.architecture, self.unit = architecture, unit
         for position, step in enumerate(architecture.steps):
             self.add_module(step.operation.name, _module(step, position, unit))
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
-        """`keys` int64 [N]: the numbers from which each image's dropout masks follow; needed in training only."""
+        """Return the logits. `keys`: int64 [N], the numbers that decide each image's dropout masks; training only."""
         if self.unit != 1:
             x = x / self.unit
         for module in self.children():
@@ -65,19 +66,19 @@ class AlexNet(nn.Module):
 
     @torch.no_grad()
     def artifact_tensors(self) -> dict[str, np.ndarray]:
-        """The weights as float32 arrays for activations in grey levels: those of the same net with `unit` = 1."""
+        """Return the weights of the same net with `unit` = 1, for activations in grey levels, as float32 arrays."""
         tensors = {name: tensor.float().cpu() * self._levels(name) for name, tensor in self.state_dict().items()}
         return {name: np.array(tensors[name].numpy(), order="C") for name in self.architecture.tensors}
 
     @torch.no_grad()
     def take(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Inverse of `artifact_tensors`; may be given some of the tensors only."""
+        """Load weights as `artifact_tensors` returns them; tensors that are not given keep their values."""
         own = self.state_dict()
         for name, tensor in tensors.items():
             own[name].copy_(torch.from_numpy(np.array(tensor)) / self._levels(name))
 
     def _levels(self, name: str) -> float:
-        """What a tensor is multiplied by to get from units to grey levels."""
+        """Return the factor that converts a tensor from units to grey levels."""
         layer, _, part = name.partition(".")
         last = layer == self.architecture.operations[-1].name
         return 1 / self.unit if last and part == "weight" else self.unit if not last and part == "bias" else 1.0
@@ -108,10 +109,11 @@ def _module(step: Step, position: int, unit: float) -> nn.Module:
 
 @torch.no_grad()
 def initialise(model: AlexNet, scheme: str) -> None:
-    """Initial weights in place, from torch's global generator.
+    """Set the initial weights in place, with torch's global generator.
 
-    "paper" (section 5): N(0, 0.01); biases 1 in conv2, conv4, conv5 and the hidden fully-connected layers, else 0.
-    "he" (He et al. 2015): N(0, 2 / fan-in), the last layer N(0, 0.01), biases 0.
+    "paper" (section 5): N(0, 0.01); biases 1 in conv2, conv4, conv5, conv6 and the hidden fully-connected layers, 0 in
+    the others. The paper gives no bias for conv6.
+    "he" (He et al. 2015): variance 2 / fan-in; the last layer has the standard deviation 0.01; biases 0.
     """
     layers = [(name, m) for name, m in model.named_children() if isinstance(m, nn.Conv2d | nn.Linear)]
     for name, layer in layers:

@@ -12,9 +12,9 @@ from train.recipe import Recipe
 
 
 class PaperSGD:
-    """Section 5: v <- momentum v - weight_decay lr w - lr grad; w <- w + v.
+    """The update rule of section 5: v <- momentum v - weight_decay lr w - lr grad; w <- w + v.
 
-    `torch.optim.SGD` keeps the learning rate out of v, which differs whenever the rate changes.
+    `torch.optim.SGD` applies the learning rate outside of v, which gives other weights once the rate changes.
     """
 
     def __init__(self, parameters: list[Tensor], momentum: float, weight_decay: float) -> None:
@@ -24,7 +24,7 @@ class PaperSGD:
         self._in_one_pass: Callable[..., None] | None = None
 
     def compile(self) -> None:
-        """Makes `step` read and write each tensor once, by `torch.compile`."""
+        """Compile `step` with `torch.compile`, so that it reads and writes each tensor once."""
         self._in_one_pass = torch.compile(_in_one_pass, dynamic=False)
 
     @property
@@ -34,7 +34,7 @@ class PaperSGD:
     @torch.no_grad()
     def step(self, lr: float) -> None:
         if self._in_one_pass is not None:
-            rate = torch.full((), lr, device=self.parameters[0].device)  # as a number it would be compiled in
+            rate = torch.full((), lr, device=self.parameters[0].device)  # a number would be compiled as a constant
             self._in_one_pass(self.parameters, self.velocity, self.gradients, rate, self.momentum, self.weight_decay)
             return
         torch._foreach_mul_(self.velocity, self.momentum)
@@ -61,21 +61,21 @@ def _in_one_pass(
 
 
 def onecycle(recipe: Recipe, progress: float) -> float:
-    """Learning rate at `progress` (0..1) of the run: linear warm-up to `recipe.lr`, then half a cosine down to 0."""
+    """Return the learning rate at `progress` (0..1) of the run: a linear rise to `recipe.lr`, then a cosine to 0."""
     if progress < recipe.warmup:
         return recipe.lr * progress / recipe.warmup
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (progress - recipe.warmup) / (1 - recipe.warmup)))
 
 
 def plateau(recipe: Recipe, errors: list[float]) -> tuple[float, bool]:
-    """The paper's rule, from the validation errors of all epochs so far: (learning rate, whether training is over).
+    """Apply the paper's rule to the validation errors of all epochs so far: (learning rate, whether training is over).
 
-    The rate is divided by 10 after `patience` epochs without a new lowest error, three times; after a fourth such wait
-    nothing is to be gained.
+    The rate is divided by 10 after `patience` epochs without a new lowest error, at most three times. Training is over
+    when the error does not improve for `patience` epochs more.
     """
-    best, since, drops = math.inf, 0, 0
+    best, waited, drops = math.inf, 0, 0
     for error in errors:
-        best, since = (error, 0) if error < best else (best, since + 1)
-        if since >= recipe.patience:
-            since, drops = 0, drops + 1
+        best, waited = (error, 0) if error < best else (best, waited + 1)
+        if waited >= recipe.patience:
+            waited, drops = 0, drops + 1
     return recipe.lr / 10 ** min(drops, 3), drops > 3

@@ -1,15 +1,16 @@
-"""The trainer's packed set: images decoded and squared once (`train.prepare`), then read through memory maps.
+"""The trainer's packed set: images decoded to squares once (`train.prepare`), then read through memory maps.
 
-A folder with
+It is a folder with these files:
 
-    manifest.json         what is here, with every file's SHA-256; written last, so without it there is no set yet
+    manifest.json         description of the set with the SHA-256 of every file; written last, so a set is complete if
+                          it has one
     train-00000.bin, ...  uint8 [n, S, S, 3], RGB, C order, no header; likewise validation-00000.bin, ...
     train-labels.npy      int32 [N], positions in the manifest's classes; likewise validation-labels.npy
-    mean.npy              float32 [S, S, 3] in 0-255: at each pixel, the mean over the training split (section 2)
+    mean.npy              float32 [S, S, 3] in 0-255: the mean over the training split at each pixel (section 2)
 
-In both splits an image that can't be read or decoded is left out and listed in the manifest with the reason; the
-trainer counts those of the validation split as wrong. The manifest's first field is its format, which tells it from any
-other program's manifest.json, and of each split it has the source's `LabelledImages.listing`.
+Images that can't be read or decoded are left out of both splits and listed in the manifest with the reason. The trainer
+counts those of the validation split as wrong. The first field of the manifest is its format, which distinguishes it
+from the manifest.json of other programs. For each split it has the source's `LabelledImages.listing`.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ FORMAT, VERSION = "alexnet-infer packed set", 2
 RESAMPLE = "bicubic"
 MANIFEST, MEAN = "manifest.json", "mean.npy"
 SPLITS: tuple[Split, ...] = ("train", "validation")
-AGAIN = "remove the folder and make it again with python -m train prepare"
+AGAIN = "remove the folder and create it again with python -m train prepare"
 
 _MAX_MANIFEST = 2**26
 _MAX_IMAGES = 10**8
-"""Six times the largest labelled set there is; it bounds what a manifest can make the reader allocate."""
+"""Limits how much memory a manifest can make the reader allocate. The whole ImageNet has 14 million images."""
 
 
 class PackedSetError(AlexNetInferError):
-    """A packed set that is damaged, incomplete, contradicts itself, or is of another version."""
+    """A packed set is damaged, incomplete or inconsistent, or has another version."""
 
     exit_code = 4
 
@@ -57,15 +58,17 @@ def labels_name(split: Split) -> str:
 
 
 def is_packed(root: Path) -> bool:
-    """Whether `root` holds a finished packed set, sound or not; `open_packed` tells which."""
-    return is_ours(root / MANIFEST)
+    """Whether `root` has the manifest of a packed set. `open_packed` checks whether the set is valid."""
+    return has_format(root / MANIFEST)
 
 
-def is_ours(path: Path) -> bool:
-    """Whether this program wrote the JSON at `path`, by its format; a damaged file still counts when the format stands
-    at its beginning. Of whatever else lies there, at most 64 MB are read."""
+def has_format(path: Path) -> bool:
+    """Whether the file at `path` is JSON in the format of alexnet-infer's packed sets.
+
+    A damaged file counts if the format is near its beginning. Reads at most 64 MB.
+    """
     try:
-        if not path.is_file():  # reading a pipe would wait for ever
+        if not path.is_file():  # reading a pipe would block
             return False
         with path.open("rb") as file:
             text = file.read(_MAX_MANIFEST)
@@ -87,7 +90,7 @@ class PackedFile:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that was left out. Both texts are printable."""
+    """An image that was left out. Both strings are printable."""
 
     name: str
     reason: str
@@ -95,7 +98,7 @@ class Unreadable:
 
 @dataclass(frozen=True, eq=False)
 class PackedSplit:
-    """`labels` int64 [N], read-only. A shard without images stays unread."""
+    """One split. `labels` is int64 [N], read-only. `shards` may include empty files, which are not read."""
 
     listing: str
     shards: tuple[PackedFile, ...]
@@ -105,37 +108,38 @@ class PackedSplit:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PackedSet:
-    """An open packed set. Its pixels are on disk until they are used."""
+    """An open packed set. Its pixels stay on disk until they are used."""
 
     root: Path
     size: int
     """S, in pixels."""
     classes: tuple[ClassName, ...]
-    """Sorted by WordNet id; labels are positions in it."""
+    """Sorted by WordNet id; labels are positions in this tuple."""
     mean: np.ndarray
-    """float32 [S, S, 3] RGB in 0-255, of the training split. Read-only."""
+    """Mean of the training split, float32 [S, S, 3], RGB in 0-255. Read-only."""
     covariance: np.ndarray
-    """float64 [3, 3] of the RGB values (0-255) of all pixels of the training split. Read-only."""
+    """Covariance of the RGB values (0-255) of all pixels of the training split, float64 [3, 3]. Read-only."""
     digest: str
-    """Hex SHA-256 of the manifest, which holds those of all files: it identifies the set."""
+    """SHA-256 of the manifest in hexadecimal. It identifies the set, as the manifest has the hashes of all files."""
     files: tuple[PackedFile, ...]
-    """All but the manifest."""
+    """All files but the manifest."""
     splits: Mapping[Split, PackedSplit]
 
     @property
     def bytes(self) -> int:
-        """Of all `files`: what `verify` reads."""
+        """Total size of `files`, which `verify` reads."""
         return sum(file.bytes for file in self.files)
 
     def images(self, split: Split) -> int:
+        """Number of images in the set, without unreadable ones."""
         return len(self.splits[split].labels)
 
     def labels(self, split: Split) -> np.ndarray:
-        """int64 [N], read-only."""
+        """The labels, int64 [N], read-only."""
         return self.splits[split].labels
 
     def unreadable(self, split: Split) -> tuple[Unreadable, ...]:
-        """The images that the source has and the set lacks."""
+        """The images of the source that are not in the set."""
         return self.splits[split].unreadable
 
     def listing(self, split: Split) -> str:
@@ -143,9 +147,9 @@ class PackedSet:
         return self.splits[split].listing
 
     def shards(self, split: Split) -> list[np.memmap]:
-        """The split's images in the labels' order: read-only memory maps, uint8 [n, S, S, 3] with n of at least 1.
+        """Return the split's images in the order of the labels: read-only memory maps, uint8 [n, S, S, 3], n >= 1.
 
-        Raises PackedSetError when a file can't be mapped any more.
+        Raises PackedSetError if a file can't be mapped, because it has changed since the set was opened.
         """
         maps = []
         for file in self.splits[split].shards:
@@ -156,9 +160,9 @@ class PackedSet:
         return maps
 
     def verify(self, on_bytes: Callable[[int], None] = lambda count: None) -> None:
-        """Reads every file and compares its SHA-256; `on_bytes` gets the number of bytes just read.
+        """Read every file and check its SHA-256. `on_bytes` is called with the number of bytes just read.
 
-        Raises PackedSetError naming the first that differs.
+        Raises PackedSetError with the name of the first file that differs.
         """
         for file in self.files:
             digest, path = hashlib.sha256(), self.root / file.name
@@ -166,19 +170,19 @@ class PackedSet:
                 while block := stream.read(2**20):
                     digest.update(block)
                     on_bytes(len(block))
-            _Found(f"{path}: SHA-256", digest.hexdigest()).equal(file.sha256)
+            _Value(f"{path}: SHA-256", digest.hexdigest()).equal(file.sha256)
 
 
 def open_packed(root: Path) -> PackedSet:
-    """Opens a packed set after checking that manifest, sizes of all files, labels and mean agree.
+    """Open a packed set. Checks the manifest, the sizes of all files, and the labels and the mean with their hashes.
 
-    Raises PackedSetError. The pixels aren't read: `PackedSet.verify` does that.
+    Raises PackedSetError if one of them is wrong. The pixels are not read; `PackedSet.verify` reads them.
     """
     path = root / MANIFEST
-    if not is_ours(path):  # then nobody may be told to remove the folder
+    if not has_format(path):  # the message must not advise removing a folder of something else
         raise PackedSetError(f"{path}: expected the manifest of a packed set; make one with python -m train prepare")
     text = _manifest_bytes(path)
-    manifest = _checked_version(_Found(f"{path}: manifest", _parsed(path, text)))
+    manifest = _checked_version(_Value(f"{path}: manifest", _parsed(path, text)))
     size = manifest["size"].whole(1, 4096)
     manifest["resample"].equal(RESAMPLE)
     classes = _classes(manifest["classes"])
@@ -203,10 +207,10 @@ def open_packed(root: Path) -> PackedSet:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A value from a manifest, which anyone may have written, and where it stands.
+class _Value:
+    """An untrusted value, such as one from a manifest, and its place for messages.
 
-    Every method returns the value as what its name says, or raises PackedSetError.
+    A method returns the value as the type in its name, or raises PackedSetError if it is not of that type.
     """
 
     where: str
@@ -215,17 +219,17 @@ class _Found:
     def refuse(self, expected: str) -> PackedSetError:
         return PackedSetError(f"{self.where}: found {shown(self.value)}, expected {expected}; {AGAIN}")
 
-    def fields(self, *names: str) -> dict[str, _Found]:
+    def fields(self, *names: str) -> dict[str, _Value]:
         if not isinstance(self.value, dict):
             raise self.refuse("an object")
-        if wrong := sorted(self.value.keys() ^ set(names)):
-            raise PackedSetError(f"{self.where}: missing or unknown fields: {shown(wrong)}; {AGAIN}")
-        return {name: _Found(f"{self.where}.{name}", self.value[name]) for name in names}
+        if differing := sorted(self.value.keys() ^ set(names)):
+            raise PackedSetError(f"{self.where}: missing or unknown fields: {shown(differing)}; {AGAIN}")
+        return {name: _Value(f"{self.where}.{name}", self.value[name]) for name in names}
 
-    def items(self) -> list[_Found]:
+    def items(self) -> list[_Value]:
         if not isinstance(self.value, list):
             raise self.refuse("a list")
-        return [_Found(f"{self.where}[{i}]", value) for i, value in enumerate(self.value)]
+        return [_Value(f"{self.where}[{i}]", value) for i, value in enumerate(self.value)]
 
     def whole(self, low: int, high: int) -> int:
         if type(self.value) is not int or not low <= self.value <= high:
@@ -247,7 +251,7 @@ class _Found:
             raise self.refuse(shown(expected))
 
     def matrix(self, shape: tuple[int, ...]) -> np.ndarray:
-        """float64 of `shape`, no value beyond 255 squared, which bounds whatever 8-bit pixels give."""
+        """Return float64 of `shape`. Refuses values beyond 255 squared, which no statistics of 8-bit pixels have."""
         if len(shape) > 1:
             rows = [item.matrix(shape[1:]) for item in self.items()]
         else:
@@ -260,7 +264,7 @@ class _Found:
 
 
 def _manifest_bytes(path: Path) -> bytes:
-    _Found(f"{path}: size in bytes", _size(path)).whole(0, _MAX_MANIFEST)
+    _Value(f"{path}: size in bytes", _size(path)).whole(0, _MAX_MANIFEST)
     with _reading(path):
         return path.read_bytes()
 
@@ -274,46 +278,47 @@ def _parsed(path: Path, text: bytes) -> Any:
     try:
         return json.loads(text, object_pairs_hook=distinct)
     except (ValueError, RecursionError) as error:
-        raise PackedSetError(f"{path}: found no sound JSON ({one_line(error)}), expected a manifest; {AGAIN}") from None
+        raise PackedSetError(f"{path}: found invalid JSON ({one_line(error)}), expected a manifest; {AGAIN}") from None
 
 
-def _checked_version(manifest: _Found) -> dict[str, _Found]:
-    """The manifest's fields; the version comes first, since another one may have other fields."""
-    _Found(f"{manifest.where}.version", manifest.value.get("version")).equal(VERSION)
+def _checked_version(manifest: _Value) -> dict[str, _Value]:
+    """Return the manifest's fields. Checks the version first, because another version may have other fields."""
+    _Value(f"{manifest.where}.version", manifest.value.get("version")).equal(VERSION)
     statistics = ("mean", "covariance", "eigenvalues", "eigenvectors")
     return manifest.fields("format", "version", "size", "resample", "classes", "splits", *statistics, "software")
 
 
-def _classes(found: _Found) -> tuple[ClassName, ...]:
+def _classes(value: _Value) -> tuple[ClassName, ...]:
     classes = []
-    for item in found.items():
+    for item in value.items():
         fields = item.fields("wnid", "name")
         try:
             classes.append(ClassName(wnid=fields["wnid"].text(), name=fields["name"].text()))
         except SpecError as error:
             raise PackedSetError(f"{item.where}: {error}; {AGAIN}") from None
     if not classes or any(a.wnid >= b.wnid for a, b in pairwise(classes)):
-        raise found.refuse("distinct WordNet ids in sorted order")
+        raise value.refuse("distinct WordNet ids in sorted order")
     return tuple(classes)
 
 
-def _split(root: Path, name: Split, found: _Found, size: int, classes: int) -> tuple[PackedSplit, list[PackedFile]]:
-    fields = found.fields("listing", "images", "shards", "labels", "unreadable")
+def _split(root: Path, name: Split, value: _Value, size: int, classes: int) -> tuple[PackedSplit, list[PackedFile]]:
+    fields = value.fields("listing", "images", "shards", "labels", "unreadable")
     listing = fields["listing"].sha256()
     images = fields["images"].whole(1, _MAX_IMAGES)
     shards, total = [], 0
     for number, item in enumerate(fields["shards"].items()):
         shard = item.fields("file", "images", "sha256")
-        shard["file"].equal(shard_name(name, number))  # so no other path is ever opened
+        shard["file"].equal(shard_name(name, number))  # so that no other path is opened
         count = shard["images"].whole(0, images)
         shards.append(_file(root, shard, count * size * size * 3))
         total += count
-    _Found(f"{found.where}.shards: images in all", total).equal(images)
+    _Value(f"{value.where}.shards: total of images", total).equal(images)
     labels_file = _array_file(root, fields["labels"], labels_name(name), "<i4", (images,))
     labels = _array(root, labels_file, "<i4", (images,)).astype(np.int64)
-    if len(wrong := np.flatnonzero((labels < 0) | (labels >= classes))):
-        where = f"{root / labels_file.name}: label of image {wrong[0]}"
-        raise _Found(where, int(labels[wrong[0]])).refuse(f"0 to {classes - 1}")
+    if len(out_of_range := np.flatnonzero((labels < 0) | (labels >= classes))):
+        image = out_of_range[0]
+        where = f"{root / labels_file.name}: label of image {image}"
+        raise _Value(where, int(labels[image])).refuse(f"0 to {classes - 1}")
     unreadable = []
     for item in fields["unreadable"].items():
         entry = item.fields("name", "reason")
@@ -321,29 +326,29 @@ def _split(root: Path, name: Split, found: _Found, size: int, classes: int) -> t
     return PackedSplit(listing, tuple(shards), _read_only(labels), tuple(unreadable)), [*shards, labels_file]
 
 
-def _array_file(root: Path, found: _Found, name: str, dtype: str, shape: tuple[int, ...]) -> PackedFile:
-    fields = found.fields("file", "sha256")
+def _array_file(root: Path, value: _Value, name: str, dtype: str, shape: tuple[int, ...]) -> PackedFile:
+    fields = value.fields("file", "sha256")
     fields["file"].equal(name)
     header = len(_npy_header(dtype, shape))
     return _file(root, fields, header + int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize)
 
 
-def _file(root: Path, fields: dict[str, _Found], expected: int) -> PackedFile:
+def _file(root: Path, fields: dict[str, _Value], expected: int) -> PackedFile:
     name = fields["file"].text()
-    _Found(f"{root / name}: size in bytes", _size(root / name)).equal(expected)
+    _Value(f"{root / name}: size in bytes", _size(root / name)).equal(expected)
     return PackedFile(name, expected, fields["sha256"].sha256())
 
 
 def _array(root: Path, file: PackedFile, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A small array, read whole. Only the header that NumPy writes for it is taken, so none has to be interpreted."""
+    """Read an array into memory. The header must be the one that NumPy writes for it, so no header is interpreted."""
     path = root / file.name
     with _reading(path):
         data = path.read_bytes()
-    _Found(f"{path}: SHA-256", hashlib.sha256(data).hexdigest()).equal(file.sha256)
+    _Value(f"{path}: SHA-256", hashlib.sha256(data).hexdigest()).equal(file.sha256)
     header = _npy_header(dtype, shape)
     if len(data) != file.bytes or not data.startswith(header):
-        found = f"another header ({shown(data[: len(header)])})"
-        raise PackedSetError(f"{path}: found {found}, expected that of {dtype} {list(shape)}; {AGAIN}")
+        other = shown(data[: len(header)])
+        raise PackedSetError(f"{path}: found header {other}, expected that of {dtype} {list(shape)}; {AGAIN}")
     return np.frombuffer(data, dtype, offset=len(header)).reshape(shape)
 
 
@@ -365,7 +370,7 @@ def _size(path: Path) -> int:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:  # ValueError: a file that became too short for its map
+    except (OSError, ValueError) as error:  # ValueError: the file is now too short for its map
         reason = getattr(error, "strerror", None) or one_line(error)
         raise PackedSetError(f"{path}: found {reason}, expected a readable file; {AGAIN}") from None
 

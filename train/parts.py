@@ -1,4 +1,4 @@
-"""Squares decoded from encoded images, with sums over them that merge exactly: what a packed set is made of."""
+"""The parts of a packed set: squares decoded from images, and sums over them that merge exactly."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from train.packed import RESAMPLE, Unreadable
 
 @dataclass(eq=False)
 class Sums:
-    """Over a number of squares, in whole numbers: in whatever parts they are added, the totals are the same."""
+    """Sums over squares, in integers, so that the totals do not depend on how the squares are divided into parts."""
 
     pixels: np.ndarray
-    """Unsigned [S, S, 3]: at each pixel, the sum over the squares."""
+    """Unsigned integers [S, S, 3]: the sum over the squares at each pixel."""
     products: np.ndarray
-    """uint64 [3, 3]: for each two of R, G and B, the sum of their products over all pixels of all squares."""
+    """uint64 [3, 3]: the sum of the product of each two of R, G and B over all pixels of all squares."""
     images: int = 0
 
     @classmethod
-    def none(cls, size: int) -> Sums:
+    def empty(cls, size: int) -> Sums:
+        """The sums over no squares."""
         return cls(np.zeros((size, size, 3), np.uint64), np.zeros((3, 3), np.uint64))
 
     @classmethod
     def of(cls, squares: np.ndarray) -> Sums:
-        """Of uint8 [n, S, S, 3], few enough for 16 bits a pixel."""
+        """The sums over uint8 [n, S, S, 3], n <= 257, so that 16 bits per pixel suffice."""
         assert len(squares) <= 257, len(squares)
         return cls(squares.sum(axis=0, dtype=np.uint16), _products(squares.reshape(-1, 3)), len(squares))
 
@@ -46,12 +47,12 @@ class Sums:
 
     @property
     def mean(self) -> np.ndarray:
-        """float32 [S, S, 3]."""
+        """The mean at each pixel, float32 [S, S, 3]."""
         return (self.pixels / self.images).astype(np.float32)
 
     @property
     def covariance(self) -> np.ndarray:
-        """float64 [3, 3] of the RGB values of all pixels, each entry rounded once from whole numbers of any length."""
+        """The covariance of the RGB values of all pixels, float64 [3, 3]. Each entry is rounded once."""
         count = self.images * self.pixels[..., 0].size
         sums = [int(v) for v in self.pixels.sum(axis=(0, 1))]
         products = self.products.tolist()
@@ -59,7 +60,10 @@ class Sums:
 
 
 def _products(pixels: np.ndarray) -> np.ndarray:
-    """`Sums.products` of uint8 [n, 3]. Uint16 holds a product, uint32 a block's sum; wider types take twice as long."""
+    """Return `Sums.products` of uint8 [n, 3].
+
+    uint16 suffices for a product and uint32 for the sum of a block; wider types take twice as long.
+    """
     block = 2**14
     total = np.zeros((3, 3), np.uint64)
     for start in range(0, len(pixels), block):
@@ -72,21 +76,22 @@ def _products(pixels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What is known of some images, in their order: of a few decoded together, or of a whole shard."""
+    """Labels, failures and sums of consecutive images: a few that are decoded together, or those of a shard."""
 
     labels: list[int]
-    """Of the images that could be read and decoded."""
+    """Labels of the images that could be read and decoded."""
     unreadable: list[Unreadable]
-    """The others."""
+    """The other images."""
     sums: Sums
 
     @classmethod
-    def none(cls, size: int) -> Part:
-        return cls([], [], Sums.none(size))
+    def empty(cls, size: int) -> Part:
+        """A part without images."""
+        return cls([], [], Sums.empty(size))
 
     @property
     def seen(self) -> int:
-        """Images, readable or not."""
+        """Number of images, readable or not."""
         return len(self.labels) + len(self.unreadable)
 
     def add(self, other: Part) -> None:
@@ -96,8 +101,11 @@ class Part:
 
 
 def decode(examples: list[Example], size: int, root: Path) -> tuple[np.ndarray, Part]:
-    """The squares of those that can be decoded, uint8 [n, S, S, 3], and what there is to know of all. Images are named
-    by their path below `root` where they have one."""
+    """Decode examples to squares of side `size`.
+
+    Returns the squares of those that can be decoded, uint8 [n, S, S, 3], and the part of all of them. An image that is
+    a file is named by its path relative to `root`.
+    """
     rescaling = Rescaling(size=size, resample=RESAMPLE)
     squares = np.empty((len(examples), size, size, 3), np.uint8)
     labels, unreadable = [], []
@@ -107,7 +115,7 @@ def decode(examples: list[Example], size: int, root: Path) -> tuple[np.ndarray, 
             unreadable.append(Unreadable(name, example.error))
             continue
         try:
-            # ILSVRC's labels were made without regard to EXIF orientation.
+            # The labels of ILSVRC ignore EXIF orientation.
             square = read_square(example.data, name=name, rescaling=rescaling, apply_exif=False)
         except UnreadableInputError as error:
             unreadable.append(Unreadable(name, str(error).removeprefix(f"{name}: ")))
@@ -119,7 +127,7 @@ def decode(examples: list[Example], size: int, root: Path) -> tuple[np.ndarray, 
 
 
 def save(path: Path, part: Part, sha256: str) -> None:
-    """Keeps a shard's part and the hash of its file, in one piece. Raises OSError."""
+    """Write a shard's part and the hash of its file, atomically. Raises OSError."""
     unreadable = [[item.name, item.reason] for item in part.unreadable]
     text = json.dumps({"labels": part.labels, "unreadable": unreadable, "sha256": sha256})
     data = io.BytesIO()
@@ -128,7 +136,7 @@ def save(path: Path, part: Part, sha256: str) -> None:
 
 
 def load(path: Path) -> tuple[Part, str] | None:
-    """What `save` kept; None where there is nothing, or nothing whole."""
+    """Return what `save` wrote; None if the file is missing or damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             fields = json.loads(arrays["json"].tobytes())

@@ -1,4 +1,4 @@
-"""Curves of one run or several, from their logs: as a picture and as the table behind it. Starts without torch."""
+"""Curves of one or more runs, from their logs, as a picture or as data. Does not need torch."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 1800, 1200
-"""Of the picture, in pixels."""
+"""Size of the picture in pixels."""
 
 _DPI = 150
 _SMOOTH = 0.5
-"""Epochs whose mean is the smoothed loss: in epochs, so that runs whose epochs have other lengths can be compared."""
+"""The smoothed loss is the mean over this many epochs. In epochs, so that runs with epochs of different lengths can be
+compared."""
 
 _RATE_SPAN = 1e5
-"""Largest by smallest learning rate that is drawn: a cycle's last steps come so near to 0 that they'd hide the rest."""
+"""Ratio of the largest to the smallest learning rate that is drawn. Without a limit, the last steps of a cycle, which
+are close to 0, would compress the rest."""
 
 _STYLE = {
     "axes.grid": True,
@@ -41,21 +43,21 @@ _STYLE = {
 
 
 def curves(run: Path) -> dict[str, Any]:
-    """What a run, given its folder or its log, has logged so far, as plain lists for JSON.
+    """Return what a run has logged so far, as lists for JSON. `run` is its folder or its log.
 
-    `train` has, for each window of steps, its end as `epoch` (2.5: in the middle of the third), `loss`,
-    `loss_smoothed` (mean over half an epoch around it), `lr`, `images_per_second`, `grad_norm` (mean) and
-    `grad_norm_max`; `validation`, for each epoch, `epoch`, `top1_error` and `top5_error` (0..1) and `seconds` spent in
-    training. A figure that was no number is None.
+    `train` has, for each window of steps: its end as `epoch` (2.5 is the middle of the third), `loss`, `loss_smoothed`
+    (the mean over half an epoch around it), `lr`, `images_per_second`, `grad_norm` (mean) and `grad_norm_max`.
+    `validation` has, for each epoch: `epoch`, `top1_error` and `top5_error` (0..1), and `seconds` spent in training. A
+    figure that was not finite or not measured is None.
 
-    Raises UnreadableInputError when there is no log, it can't be read, or it has no figures yet.
+    Raises UnreadableInputError if there is no log, if it can't be read, or if it has no figures yet.
     """
     records = sorted(read_log(run), key=position)
     starts, steps, epochs = ([r for r in records if r["event"] == event] for event in ("start", "step", "epoch"))
     if not steps and not epochs:
-        raise UnreadableInputError(f"{run}: nothing was logged yet; expected a run of some steps at least")
+        raise UnreadableInputError(f"{run}: nothing was logged yet; expected a run with at least one logged step")
     if not starts:
-        raise UnreadableInputError(f"{run}: the log has no start; expected one as python -m train has written it")
+        raise UnreadableInputError(f"{run}: the log has no start event; expected a log that python -m train wrote")
     per_epoch = starts[-1]["steps_per_epoch"]
     train = {"epoch": [r["epoch"] + r["step"] / per_epoch for r in steps], "loss": [r["loss"] for r in steps]}
     train["loss_smoothed"] = _smoothed(train["epoch"], train["loss"], [r["steps"] for r in steps])
@@ -66,17 +68,16 @@ def curves(run: Path) -> dict[str, Any]:
 
 
 def plot(runs: Sequence[Path], out: Path) -> None:
-    """Draws the curves of `runs`, each a folder or a log, into one PNG of WIDTH x HEIGHT. A run named twice is drawn
-    once.
+    """Draw the curves of `runs`, each a folder or a log, into one PNG of WIDTH x HEIGHT.
 
-    Raises UnreadableInputError as `curves` does, UsageError when `out` is no name of a PNG or can't be written, and
-    BackendError when matplotlib is missing.
+    A run that is given twice is drawn once. Raises UnreadableInputError as `curves` does, UsageError if `out` does not
+    end in .png or can't be written, and BackendError if matplotlib is missing.
     """
     if out.suffix.lower() != ".png":
-        raise UsageError(f"{out}: expected the name of a picture, ending in .png")
+        raise UsageError(f"{out}: expected a file name that ends in .png")
     runs = list({_folder(run): run for run in runs}.values())
     if not runs:
-        raise UsageError("no run to draw: expected one folder of a run at least")
+        raise UsageError("no run to draw: expected the folder of at least one run")
     picture = _picture(dict(zip(distinct_names(runs), [curves(run) for run in runs], strict=True)))
     try:
         write_atomically(out, picture)
@@ -85,25 +86,28 @@ def plot(runs: Sequence[Path], out: Path) -> None:
 
 
 def distinct_names(runs: Sequence[Path]) -> list[str]:
-    """For each run the name of its folder, with as many of the folders above as tell it from the others."""
+    """Return a name for each run: its folder, with as many parent folders as make it unique."""
     folders = [_folder(run).parts for run in runs]
 
     def name(parts: tuple[str, ...]) -> str:
         ends = range(1, len(parts) + 1)
-        enough = next((n for n in ends if [f[-n:] for f in folders].count(parts[-n:]) == 1), len(parts))
-        return Path(*parts[-enough:]).as_posix()
+        length = next((n for n in ends if [f[-n:] for f in folders].count(parts[-n:]) == 1), len(parts))
+        return Path(*parts[-length:]).as_posix()
 
     return [name(parts) for parts in folders]
 
 
 def _folder(run: Path) -> Path:
-    """What a run is called by: its folder, or its log where that has another name than usual."""
-    whole = Path(os.path.abspath(run))  # noqa: PTH100 (a link keeps the name that the user gave it)
-    return whole.parent if whole.name == LOG_NAME and not run.is_dir() else whole
+    """Return the absolute path that names a run: its folder, or its log if the log has another name than usual."""
+    path = Path(os.path.abspath(run))  # noqa: PTH100 (`resolve` would replace the name of a link)
+    return path.parent if path.name == LOG_NAME and not run.is_dir() else path
 
 
 def _smoothed(at: list[float], values: list[float | None], weights: list[int]) -> list[float | None]:
-    """Weighted mean of the values within half of `_SMOOTH` to both sides of each position in `at`, which rise."""
+    """Return, for each position in `at`, the weighted mean of the values within half of `_SMOOTH` of it.
+
+    The positions must be in ascending order. None where there is no value.
+    """
     known = [(x, v, w) for x, v, w in zip(at, values, weights, strict=True) if v is not None]
     xs, vs, ws = np.array(known, float).reshape(-1, 3).T
     first = np.searchsorted(xs, np.array(at) - _SMOOTH / 2, "left")
@@ -112,7 +116,7 @@ def _smoothed(at: list[float], values: list[float | None], weights: list[int]) -
 
 
 def _picture(tables: dict[str, dict[str, Any]]) -> bytes:
-    """PNG of the tables of `curves` by name."""
+    """Return the PNG of tables from `curves`; the keys are the names of the runs."""
     try:
         import matplotlib
         from matplotlib import style
@@ -124,7 +128,7 @@ def _picture(tables: dict[str, dict[str, Any]]) -> bytes:
     colors = few if len(tables) <= len(few) else matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(tables)))
     png = io.BytesIO()
     with style.context(["default", _STYLE]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a run's name in letters that the font lacks
+        warnings.filterwarnings("ignore", "Glyph")  # a run's name may have characters that the font lacks
         figure = Figure(figsize=(WIDTH / _DPI, HEIGHT / _DPI), dpi=_DPI, layout="constrained")
         panels = figure.subplot_mosaic([["loss"] * 3 + ["error"] * 3, ["lr"] * 2 + ["norm"] * 2 + ["rate"] * 2])
         for table, color in zip(tables.values(), colors, strict=False):
@@ -139,7 +143,7 @@ def _picture(tables: dict[str, dict[str, Any]]) -> bytes:
 def _draw(panels: dict[str, Axes], table: dict[str, Any], color: Any) -> None:
     def line(panel: str, x: list[float], y: list[float | None], percent: bool = False, **look: Any) -> None:
         values = np.array(y, float) * (100 if percent else 1)
-        marker = "." if len(x) <= 40 else None  # a single point has no line
+        marker = "." if len(x) <= 40 else None  # without markers, a single point would not be visible
         panels[panel].plot(x, values, **({"color": color, "marker": marker} | look))
 
     train, validation = table["train"], table["validation"]
@@ -201,5 +205,5 @@ def _name(figure: Figure, names: list[str], colors: Any) -> None:
     handles = [Line2D([], [], color=color) for _, color in zip(names, colors, strict=False)]
     columns = max(1, min(len(names), 150 // (max(map(len, names)) + 8)))
     legend = figure.legend(handles, ["run"] * len(names), loc="outside upper center", ncols=columns)
-    for text, name in zip(legend.get_texts(), names, strict=True):  # set here, _ hides a name and $ starts a formula
+    for text, name in zip(legend.get_texts(), names, strict=True):  # labels would treat _ and $ specially
         text.set(text=visible(name), parse_math=False)

@@ -1,9 +1,10 @@
-"""Makes a packed set (`train.packed`) from a labelled data set: every image decoded and squared once, as the paper did.
+"""Create a packed set (`train.packed`) from a labelled data set, by decoding every image to a square once.
 
-A shard stands for a fixed range of the source's images, and its file holds those that could be decoded. It is written
-under `.parts` (`train.workfolder`), synced, renamed into place, and only then described by a file of its own there:
-labels, hash and exact sums (`train.parts`). So whatever ends a run, the next one skips the shards that are described
-and makes the others. As all sums are whole numbers, its files are those of an undisturbed run, byte for byte.
+A shard is for a fixed range of the source's images; its file has those that could be decoded. It is written to `.parts`
+(`train.workfolder`), synced and renamed into place. Only then is its description written to `.parts`: labels, hash and
+exact sums (`train.parts`). So if a run ends early, for whatever reason, the next one skips the shards that have a
+description and makes the others. As all sums are integers, the files of the finished set are the same, byte for byte,
+as those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -46,31 +47,31 @@ from train.parts import Part, decode, load, save
 from train.workfolder import PARTS, claimed, clean_up
 
 _CHUNK_BYTES, _CHUNK_IMAGES = 2**20, 32
-"""What a thread decodes at a time: enough that handing it over costs nothing, little enough for any memory."""
+"""Limits of what a thread decodes at a time: enough to make the overhead negligible, but little memory."""
 
 
 class Progress(Protocol):
-    """What shows how far it is: `train.display.Display`."""
+    """Shows the progress of a task, as `train.display.Display` does."""
 
-    def counting(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]: ...
+    def counting(self, description: str, total: int) -> AbstractContextManager[Callable[[int], None]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """What to pack, and where to. Raises UsageError on values out of range."""
+    """What to pack, and where to write it. Raises UsageError on values out of range."""
 
     source: Path
-    """A data set as `LabelledImages` takes it."""
+    """A data set that `LabelledImages` reads."""
     validation: Path | None = None
-    """Another source for the validation split; None where `source` has it."""
+    """Another source for the validation split; None if it is in `source`."""
     out: Path
-    """The packed set's folder: new, empty, or of a run that did not end."""
+    """Folder of the packed set: new, empty, or from an earlier run of the same job."""
     size: int
-    """S: side of the squares, in pixels."""
+    """S: side of the squares in pixels."""
     workers: int | None = None
-    """Threads that decode; None for one a core."""
+    """Number of threads that decode; None for one per core."""
     shard_bytes: int = 2**30
-    """The most that a shard takes; one image at least."""
+    """Maximum size of a shard, which has at least one image."""
 
     def __post_init__(self) -> None:
         for option, value, high in (
@@ -83,11 +84,12 @@ class Preparation:
 
     @property
     def threads(self) -> int:
+        """Number of threads that decode."""
         return self.workers or os.cpu_count() or 1
 
     @property
     def per_shard(self) -> int:
-        """Images of the source that a shard stands for."""
+        """Number of images of the source per shard."""
         return max(1, self.shard_bytes // (3 * self.size**2))
 
 
@@ -102,11 +104,11 @@ class Prepared:
     """The images that were left out."""
     bytes: int
     already: bool
-    """It was there before, complete, and nothing was done."""
+    """Whether the set was complete before, so that nothing was written."""
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """One line of text: folder, images and size."""
         counts = " + ".join(f"{count} {split}" for split, count in self.images.items())
         text = f"{self.path}: {counts} images of {self.size} x {self.size}, {self.bytes / 1e9:.3g} GB"
         if left_out := sum(map(len, self.unreadable.values())):
@@ -115,16 +117,20 @@ class Prepared:
 
 
 def prepare(job: Preparation, display: Progress) -> Prepared:
-    """Makes the packed set, or goes on where an earlier run of the same job ended. Ctrl-C or a full disk leave what is
-    done in place.
+    """Create the packed set, or continue an earlier run of the same job.
 
-    Images that can't be read or decoded are left out of both splits and listed in the manifest; what leaves labels in
-    doubt is an error. Those of the validation split count as wrong when the trainer measures an error on it
-    (`train.data.PackedImages.unreadable`).
+    If the run is interrupted or the disk is full, finished shards are kept.
 
-    Raises UsageError when the folder holds something else, also a set of another source, or can't be written;
-    UnreadableInputError when a source can't be read, no image of a split can be decoded, or the splits differ in their
-    classes; PackedSetError when the folder holds a packed set that is damaged.
+    Images that can't be read or decoded are left out of both splits and listed in the manifest. Those of the validation
+    split count as wrong when the trainer measures an error (`train.data.PackedImages.unreadable`). A missing or invalid
+    label is an error.
+
+    Raises:
+
+    - UsageError if the folder contains something else, such as the set of another source, or can't be written;
+    - UnreadableInputError if a source can't be read, if no image of a split can be decoded, or if the splits have
+      different classes;
+    - PackedSetError if the folder contains a damaged packed set.
     """
     sources: dict[Split, LabelledImages] = {
         "train": LabelledImages(job.source, "train"),
@@ -163,26 +169,26 @@ def _writing(job: Preparation) -> Iterator[None]:
     except OSError as error:
         where = f" ({shown(error.filename)})" if error.filename else ""
         raise UsageError(
-            f"--out {job.out}: {error.strerror or error}{where}; what is done stays, and the same command goes on from "
-            "there once this is mended"
+            f"--out {job.out}: {error.strerror or error}{where}; finished shards are kept: solve the problem, then "
+            "repeat the same command to continue"
         ) from None
 
 
 def _settings(job: Preparation, sources: Mapping[Split, LabelledImages]) -> dict[str, Any]:
-    """What all parts of a set must have in common."""
+    """Return the settings that all parts of a set must have in common, by their names for messages."""
     return {
         "version": VERSION,
         "image size": job.size,
         **{f"number of {split} images": len(examples) for split, examples in sources.items()},
         "list of classes": [[c.wnid, c.name] for c in sources["train"].classes],
-        **{f"listing (names, sizes, labels) of {split} images": one.listing for split, one in sources.items()},
+        **{f"listing (names, sizes, labels) of {split} images": images.listing for split, images in sources.items()},
         "number of images a shard": job.per_shard,
         "Pillow": PIL.__version__,  # another version may decode or rescale to other values
     }
 
 
 class _Maker:
-    """Makes the files of a set, split by split. What may be half written is below `.parts`."""
+    """Makes the files of a set, split by split. Incomplete files are in `.parts`."""
 
     def __init__(self, job: Preparation, pool: ThreadPoolExecutor) -> None:
         self.job, self.pool = job, pool
@@ -192,8 +198,8 @@ class _Maker:
         self.completing: Future[None] | None = None
 
     def pack(self, split: Split, examples: LabelledImages, advance: Callable[[int], None]) -> None:
-        """Makes those of a split's shards that aren't there."""
-        total = self.totals[split] = Part.none(self.size)
+        """Make the shards of a split that are not finished yet."""
+        total = self.totals[split] = Part.empty(self.size)
         shards = self.shards[split] = []
         step, count, stream = self.job.per_shard, len(examples), None
         for number, start in enumerate(range(0, count, step)):
@@ -215,16 +221,16 @@ class _Maker:
             raise UnreadableInputError(f"{examples.root}: no image of the {split} split can be read ({first})")
 
     def _finished(self, name: str, length: int) -> tuple[Part, str] | None:
-        """A shard that an earlier run completed."""
-        found, shard = load(self.parts / f"{name}.npz"), self.out / name
-        if found is None or found[0].seen != length or not shard.is_file():
+        """Return the part and the hash of a shard that an earlier run finished; None if there is none."""
+        described, shard = load(self.parts / f"{name}.npz"), self.out / name
+        if described is None or described[0].seen != length or not shard.is_file():
             return None
-        return found if shard.stat().st_size == len(found[0].labels) * 3 * self.size**2 else None
+        return described if shard.stat().st_size == len(described[0].labels) * 3 * self.size**2 else None
 
     def _make(
         self, name: str, examples: Iterator[Example], root: Path, advance: Callable[[int], None]
     ) -> tuple[Part, str]:
-        total, digest, temporary = Part.none(self.size), hashlib.sha256(), self.parts / name
+        total, digest, temporary = Part.empty(self.size), hashlib.sha256(), self.parts / name
         with _removed_on_failure(temporary):
             with temporary.open("wb") as file:
                 for squares, part in self._decoded(examples, root):
@@ -237,7 +243,7 @@ class _Maker:
         return total, digest.hexdigest()
 
     def _complete(self, name: str, part: Part, sha256: str) -> None:
-        """Syncing takes seconds, in which the next shard is decoded."""
+        """Sync, rename and describe a shard. Runs in the pool, because syncing takes seconds."""
         temporary = self.parts / name
         with _removed_on_failure(temporary):
             with temporary.open("rb+") as file:
@@ -246,12 +252,12 @@ class _Maker:
         save(self.parts / f"{name}.npz", part, sha256)
 
     def _wait(self) -> None:
-        """Until the last shard is complete. Raises what went wrong with it."""
+        """Wait until the last shard is complete. Raises the error that it failed with."""
         if self.completing:
             self.completing.result()
 
     def _decoded(self, examples: Iterator[Example], root: Path) -> Iterator[tuple[np.ndarray, Part]]:
-        """The examples in chunks, in order; a few chunks for each thread are in memory."""
+        """Decode the examples in chunks, in order. At most a few chunks per thread are in memory."""
         length = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // (3 * self.size**2)))
         waiting: deque[Future[tuple[np.ndarray, Part]]] = deque()
         while chunk := list(islice(examples, length)):
@@ -262,14 +268,14 @@ class _Maker:
             yield waiting.popleft().result()
 
     def finish(self, sources: Mapping[Split, LabelledImages]) -> None:
-        """Writes labels, mean and, when all else is in place, the manifest."""
+        """Write the labels, the mean and, last of all, the manifest."""
         self._wait()
         sums = self.totals["train"].sums
         covariance = sums.covariance
         values, vectors = np.linalg.eigh(covariance)
         largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
         manifest = {
-            "format": FORMAT,  # first, so that even the beginning of a damaged file is known as ours
+            "format": FORMAT,  # first, so that the start of a damaged file is enough to recognize it
             "version": VERSION,
             "size": self.size,
             "resample": RESAMPLE,
@@ -278,7 +284,7 @@ class _Maker:
             "mean": self._array(MEAN, sums.mean.astype("<f4")),
             "covariance": covariance.tolist(),
             "eigenvalues": values.clip(0).tolist(),
-            "eigenvectors": (vectors * np.sign(largest)).tolist(),  # an axis has two directions: one is settled on
+            "eigenvectors": (vectors * np.sign(largest)).tolist(),  # of an axis's two directions, always the same one
             "software": {
                 "alexnet-infer": __version__,
                 "numpy": np.__version__,
@@ -304,7 +310,7 @@ class _Maker:
         return {"file": name, "sha256": hashlib.sha256(data.getvalue()).hexdigest()}
 
     def _publish(self, name: str, data: bytes) -> None:
-        """Through `.parts`, so that a run that is killed leaves no other file beside the set's."""
+        """Write a file by way of `.parts`, so that a killed run leaves no stray file in the folder."""
         write_atomically(self.parts / name, data)
         (self.parts / name).replace(self.out / name)
 
@@ -325,14 +331,14 @@ def _result(job: Preparation, sources: Mapping[Split, LabelledImages], already: 
     same = packed.size == job.size and packed.classes == sources["train"].classes
     if not same or any(len(sources[s]) != images[s] + len(unreadable[s]) for s in SPLITS):
         raise UsageError(
-            f"--out {job.out}: holds another packed set ({packed.size} x {packed.size}, {images['train']} + "
+            f"--out {job.out}: contains another packed set ({packed.size} x {packed.size}, {images['train']} + "
             f"{images['validation']} images, {len(packed.classes)} classes); choose another folder, or remove this one"
         )
     for split in SPLITS:
         if packed.listing(split) != sources[split].listing:
             raise UsageError(
-                f"--out {job.out}: holds a packed set of another source than {sources[split].root} (other names, sizes "
-                f"or labels of {split} images); choose another folder, or remove this one"
+                f"--out {job.out}: contains a packed set of another source than {sources[split].root} (other names, "
+                f"sizes or labels of {split} images); choose another folder, or remove this one"
             )
     total = packed.bytes + (job.out / MANIFEST).stat().st_size
     return Prepared(path=job.out, size=job.size, images=images, unreadable=unreadable, bytes=total, already=already)

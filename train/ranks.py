@@ -1,4 +1,4 @@
-"""The processes of one run, as `torchrun` starts them: a grid of data ranks x columns."""
+"""The processes of a run that `torchrun` starts: a grid of data ranks x columns."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from torch import Tensor
 from alexnet_infer.errors import UsageError
 
 TIMEOUT = timedelta(minutes=10)
-"""How long an exchange waits for a rank that doesn't answer, before the run ends.
+"""How long an exchange waits for a rank that does not respond before the run ends.
 
-Longer than a cold `torch.compile` takes: a rank that finds the result in its cache waits for one that doesn't.
+It is longer than `torch.compile` takes without a cache, because ranks with a cache wait for a rank without one.
 """
 
 PATIENCE = timedelta(hours=2)
-"""The same where ranks are known to be at different work. A rank that dies there is noticed by torchrun."""
+"""The same while ranks do different work. torchrun notices if a rank dies during that time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process's place in the grid.
+    """This process's position in the grid.
 
-    Ranks of one `column_group` share the net, and see the same images; ranks of one `data_group` hold the same column,
-    and share the images. A run of one process has neither group."""
+    The ranks of a `column_group` hold one column each and process the same images. The ranks of a `data_group` hold the
+    same column and split the images. A run with one process has neither group.
+    """
 
     data_rank: int = 0
     data_ranks: int = 1
@@ -37,36 +38,36 @@ class Ranks:
     data_group: dist.ProcessGroup | None = None
     column_group: dist.ProcessGroup | None = None
     patient_group: dist.ProcessGroup | None = None
-    """All ranks, for what may take one of them much longer than the others: reading images, writing a checkpoint."""
+    """All ranks, for waits while one of them reads images or writes a checkpoint."""
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and talks to people."""
+        """Whether this is the process that writes files and shows progress."""
         return self.data_rank == 0 and self.column == 0
 
     @property
     def count(self) -> int:
-        """Processes in all."""
+        """Total number of processes."""
         return self.data_ranks * self.columns
 
     def share(self, rows: Tensor) -> Tensor:
-        """The part of a batch (a multiple of `data_ranks` rows) that this process works on."""
+        """Return this process's part of a batch, whose length must be a multiple of `data_ranks`."""
         return rows.chunk(self.data_ranks)[self.data_rank]
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over the data ranks."""
+        """Return the sum over the data ranks. Changes `values`."""
         if self.data_group is not None:
             dist.all_reduce(values, group=self.data_group)
         return values
 
     def sum_all(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum over all processes. Changes `values`."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
 
     def whole(self, part: Tensor) -> Tensor:
-        """A tensor of which each column holds an equal part of the first axis (a scalar is held by all)."""
+        """Return the tensor of which each column has an equal part along the first axis. Scalars are not divided."""
         if self.column_group is None or part.ndim == 0:
             return part
         parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(self.columns)]
@@ -82,34 +83,34 @@ class Ranks:
         return bool(self.sum_all(torch.tensor(float(flag), device=device)))
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have called this."""
         if self.count > 1:
             dist.barrier(group=self.patient_group)
 
-    def check_same(self, what: dict[str, Any]) -> None:
-        """Raises UsageError, on all processes, when they were started with different settings or data."""
+    def check_same(self, config: dict[str, Any]) -> None:
+        """Raise UsageError on all processes if their settings or data differ."""
         if self.count == 1:
             return
-        everybodys: list[dict[str, Any]] = [{}] * self.count
-        dist.all_gather_object(everybodys, what, group=self.patient_group)
-        for rank, theirs in enumerate(everybodys):
-            for key in what:
-                if theirs.get(key) != everybodys[0].get(key):
+        configs: list[dict[str, Any]] = [{}] * self.count
+        dist.all_gather_object(configs, config, group=self.patient_group)
+        for rank, rank_config in enumerate(configs):
+            for key in config:
+                if rank_config.get(key) != configs[0].get(key):
                     raise UsageError(
-                        f"rank {rank} has another {key} than rank 0: start all with the same command and data"
+                        f"rank {rank} has another {key} than rank 0: start all ranks with the same command and data"
                     )
 
 
 def join(device: torch.device, columns: int, timeout: timedelta = TIMEOUT) -> Ranks:
-    """Joins the processes that `torchrun` started; `Ranks()` in a process that was started alone.
+    """Join the processes that `torchrun` started. Returns `Ranks()` in a process that was started alone.
 
-    Consecutive ranks are the columns of one net. Raises UsageError when the processes can't form a grid with `columns`
-    columns.
+    Consecutive ranks hold the columns of one net. Raises UsageError if the number of processes is not a multiple of
+    `columns`.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count % columns:
         raise UsageError(
-            f"--columns: {count} processes can't be grouped in pairs; start the run with "
+            f"--columns: {count} processes can't be grouped by {columns}; start the run with "
             f"torchrun --nproc-per-node {columns} -m train ..."
         )
     if count == 1:
@@ -131,9 +132,9 @@ def join(device: torch.device, columns: int, timeout: timedelta = TIMEOUT) -> Ra
 
 
 def _group(members: Tensor, timeout: timedelta) -> dist.ProcessGroup | None:
-    """This process's group, of those whose ranks are the rows of `members`; None for a group of one.
+    """Return this process's group; the rows of `members` are the ranks of the groups. None for a group of one.
 
-    All processes must call it. `DeviceMesh` would give its groups PyTorch's own timeout.
+    All processes must call this. `DeviceMesh` is no alternative, because its groups have PyTorch's default timeout.
     """
     if members.shape[1] == 1:
         return None

@@ -1,4 +1,4 @@
-"""What the trainer imports, and one line for a user where it is missing or broken."""
+"""One-line messages for packages of the trainer that are missing or broken."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from importlib.metadata import PackageNotFoundError, version
 from alexnet_infer.errors import BackendError, one_line
 
 TORCH = "torch>=2.9,<2.15"
-"""The supported releases of PyTorch, as pyproject.toml has them."""
+"""The supported releases of PyTorch, as in pyproject.toml."""
 
 RELEASES = "2.9 to 2.14"
-"""The same in words."""
+"""The same for messages."""
 
 
 def import_failure(error: Exception) -> BackendError:
-    """The error to report where an import raised `error`.
+    """Return the error to report if an import of the trainer raised `error`.
 
-    It may be a missing package, a shared library that can't be loaded, or a name that the installed PyTorch lacks.
+    The cause can be a missing package, a shared library that can't be loaded, or a name that PyTorch does not have.
     """
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing and "." not in missing:
@@ -25,13 +25,13 @@ def import_failure(error: Exception) -> BackendError:
         return BackendError(f'the trainer needs {package}, which is not installed: pip install "alexnet-infer[train]"')
     return BackendError(
         f"the trainer can't be imported ({one_line(error)}): found PyTorch {installed_torch() or '(none)'}, expected a "
-        f'working one of {RELEASES}; pip install --force-reinstall "{TORCH}"'
+        f'working PyTorch {RELEASES}; pip install --force-reinstall "{TORCH}"'
     )
 
 
 def installed_torch() -> str | None:
-    """PyTorch's version, also of one that can't be imported; None where there is none."""
+    """Return the version of the installed PyTorch, even if it can't be imported; None without PyTorch."""
     try:
         return version("torch")
-    except PackageNotFoundError:  # a build that was put on the path by hand
+    except PackageNotFoundError:  # a build on the path that was not installed as a package
         return getattr(sys.modules.get("torch"), "__version__", None)

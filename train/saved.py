@@ -1,4 +1,4 @@
-"""A run's checkpoints: taken while it trains, loaded when it goes on, and turned into nets at its end."""
+"""The checkpoints of a run: written while it trains, read when it resumes, and converted to nets at its end."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 
 
 class SavedRun:
-    """The last checkpoint in the folder `out`, and the one after the epoch with the lowest top-1 validation error, the
-    first of equals. A run must have the same `config` as a checkpoint to go on from it; `net` is as in
-    `checkpoint.save`.
+    """The checkpoints of a run in the folder `out`: the last one and the best one.
 
-    All ranks must call each method. Files are written and read by the first one, but for `restore`.
+    The best one is from the end of the epoch with the lowest top-1 validation error, the first if several are equal. A
+    run can resume only from a checkpoint with the same `config`. `net` is as in `checkpoint.save`.
+
+    All ranks must call each method. Only the first rank writes and reads files, except that all read in `restore`.
     """
 
     def __init__(
@@ -42,15 +43,15 @@ class SavedRun:
         self._writer = Writer()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights, statistics and momentum that this rank holds, by their names in a checkpoint. Not copied."""
+        """Return this rank's weights, statistics and momentum by their names in a checkpoint, without copying them."""
         names = [name for name, _ in self.model.named_parameters()]
         velocity = {f"velocity.{name}": v for name, v in zip(names, self.optimizer.velocity, strict=True)}
         return {f"model.{name}": t for name, t in self.model.state_dict().items()} | velocity
 
     def restore(self, device: torch.device) -> RunState:
-        """Takes over the last checkpoint, where there is one, and returns where it stands.
+        """Load the last checkpoint and return its state, or a new state if there is no checkpoint.
 
-        Raises ModelFileError when it is damaged or of another run.
+        Raises ModelFileError if it is damaged or from another run.
         """
         if not self.ranks.any(self.last.exists(), device):
             return RunState()
@@ -59,18 +60,20 @@ class SavedRun:
             for name, tensor in self.tensors().items():
                 tensor.copy_(self.ranks.part(saved[name]))
         if self.ranks.first:
-            self._keep_best(state)  # the run may have ended between the two files
+            self._keep_best(state)  # the run may have ended between writing the two files
         return state
 
     def start(self, state: RunState) -> None:
-        """Takes a checkpoint as of now, which is then written while training goes on. Waits for the one before it, and
-        raises UsageError when that could not be written."""
+        """Take a checkpoint of the current state, which is written while training continues.
+
+        Waits for the previous one. Raises UsageError if that could not be written.
+        """
         whole = {name: self.ranks.whole(tensor) for name, tensor in self.tensors().items()}
         if self.ranks.first:
             self._writer.submit(partial(self._write, Snapshot(whole), copy.deepcopy(state)))
 
     def finish(self) -> None:
-        """Until everything is written. Raises UsageError when it could not be."""
+        """Wait until everything is written. Raises UsageError if it could not be written."""
         self._writer.wait()
 
     def _write(self, snapshot: Snapshot, state: RunState) -> None:
@@ -85,22 +88,22 @@ class SavedRun:
         return {name: tuple(self.ranks.whole(tensor).shape) for name, tensor in self.tensors().items()}
 
     def whole_model(self) -> AlexNet:
-        """The net as it is now, in one piece, on this device."""
+        """Return the undivided net in its current state, on this device."""
         return self._model_from({name: self.ranks.whole(tensor) for name, tensor in self.model.state_dict().items()})
 
     def best_model(self) -> AlexNet:
-        """The net of the best checkpoint; on other ranks than the first, of no use.
+        """Return the undivided net of the best checkpoint. Only the first rank's is valid.
 
-        Raises ModelFileError when it is missing, damaged or of another run.
+        Raises ModelFileError if the checkpoint is missing, damaged or from another run.
         """
         shapes = self._whole_shapes()
         if not self.ranks.first:
             return self.model
         if not self.best.exists():
-            raise ModelFileError(f"{self.best}: is missing; take the last net, with --result last")
+            raise ModelFileError(f"{self.best}: not found; use the last net with --result last")
         _, saved = checkpoint.load(self.best, self.config, shapes)
-        own = "model."
-        return self._model_from({n.removeprefix(own): t for n, t in saved.items() if n.startswith(own)})
+        prefix = "model."
+        return self._model_from({n.removeprefix(prefix): t for n, t in saved.items() if n.startswith(prefix)})
 
     def _model_from(self, tensors: dict[str, Tensor]) -> AlexNet:
         model = AlexNet(self.model.architecture, self.model.unit)

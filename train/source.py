@@ -1,4 +1,4 @@
-"""Where a run's images come from: a packed set, mapped as it lies, or a labelled image set, decoded into memory."""
+"""The images of a run: from a packed set, mapped into memory, or from a labelled image set, decoded into memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ from train.packed import PackedSet, is_packed, open_packed
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Both splits of a data set, before any image was read."""
+    """Both splits of a data set, before images are read."""
 
     classes: Sequence[ClassName]
     size: int
-    """S: side of the squares in pixels."""
+    """S: side of the squares, in pixels."""
     splits: PackedSet | tuple[LabelledImages, LabelledImages]
 
     def load(self, display: Display) -> tuple[PackedImages, PackedImages]:
-        """(training, validation) images. Raises UnreadableInputError when one can't be read or a split is empty."""
+        """Return the training and the validation images.
+
+        Raises UnreadableInputError if an image can't be decoded or a split is empty, and PackedSetError if a file of a
+        packed set can't be mapped.
+        """
         if isinstance(self.splits, PackedSet):
             if missing := len(self.splits.unreadable("validation")):
                 display.note(f"{missing} validation images could not be read when the set was packed: counted as wrong")
@@ -38,31 +42,32 @@ class Source:
 
 
 def open_source(root: Path, size: int | None, patch: int, default: int) -> Source:
-    """The data set at `root`, as squares of `size`; None takes that of a packed set, or `default`.
+    """Open the data set at `root` for squares of side `size`; None for the size of a packed set, or else `default`.
 
-    Raises PackedSetError or UnreadableInputError when it can't be used, UsageError when a packed set has squares of
-    another size, or too small for the net's patches.
+    Raises PackedSetError or UnreadableInputError if the data set is invalid, and UsageError if the squares of a packed
+    set have another size or are smaller than the net's patches.
     """
     if is_packed(root):
         packed = open_packed(root)
         if size not in (None, packed.size):
             raise UsageError(
-                f"--image-size {size}: {root} was packed at {packed.size}; leave the option out, or pack it again"
+                f"--image-size {size}: {root} was packed with squares of {packed.size}; leave the option out, or pack "
+                "the set again"
             )
         if packed.size < patch:
             raise UsageError(
-                f"--data {root}: packed at {packed.size}, and the net's patches take {patch}; pack it again with "
-                f"--image-size {default}"
+                f"--data {root}: packed with squares of {packed.size}, smaller than the net's patches ({patch}); pack "
+                f"the set again with --image-size {default}"
             )
         return Source(classes=packed.classes, size=packed.size, splits=packed)
     splits = LabelledImages(root, "train"), LabelledImages(root, "validation")
     train, validation = splits
     if train.classes != validation.classes:
-        raise UnreadableInputError(_other_classes(train, validation))
+        raise UnreadableInputError(_differing_classes(train, validation))
     return Source(classes=train.classes, size=size or default, splits=splits)
 
 
-def _other_classes(train: LabelledImages, validation: LabelledImages) -> str:
+def _differing_classes(train: LabelledImages, validation: LabelledImages) -> str:
     differing = sorted({c.wnid for c in train.classes} ^ {c.wnid for c in validation.classes})
     return (
         f"{train.root}: the train and validation splits must have the same classes, but {len(differing)} are in one "

@@ -1,4 +1,4 @@
-"""One training step: patches, loss, gradient, update; and what it tells the host."""
+"""One training step: patches, loss, gradient, update; and its report to the host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from train.ranks import Ranks
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's images of one step. All tensors are on the device."""
+    """This process's images for one step. All tensors are on the device."""
 
     rows: Tensor
     """int64 [B]: positions in the training set."""
@@ -26,13 +26,13 @@ class Batch:
     squares: Tensor
     """uint8 [M, S, S, 3]."""
     index: Tensor | None = None
-    """int64 [B]: where the images are among `squares`; None: they are the squares, in order."""
+    """int64 [B]: positions of the images in `squares`; None if `squares` are the images, in order."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def parts(self, count: int) -> list[Batch]:
-        """The batch in `count` parts of equal size, which must divide it."""
+        """Split the batch into `count` equal parts; `count` must divide its length."""
         rows, labels = self.rows.chunk(count), self.labels.chunk(count)
         if self.index is None:
             return [*map(Batch, rows, labels, self.squares.chunk(count))]
@@ -40,9 +40,9 @@ class Batch:
 
 
 class TrainingStep:
-    """Updates `model`, in place, by one batch at a time.
+    """Updates `model` in place, by one batch per call.
 
-    Nothing here waits for the device: a step's work is queued, and its results stay there.
+    A call queues the work on the device and does not wait for it; the results stay on the device.
     """
 
     def __init__(
@@ -64,8 +64,11 @@ class TrainingStep:
             self.replica = DistributedDataParallel(model, process_group=self.ranks.data_group)
 
     def __call__(self, batch: Batch, plan: EpochPlan, lr: float) -> Tensor:
-        """One update. Returns float32 [2], on the device: the mean loss over this process's images, and the squared
-        Euclidean norm of the gradient of the weights that it holds."""
+        """Run one step. Returns float32 [2] on the device.
+
+        The values are the mean loss over this process's images and the squared Euclidean norm of the gradient of this
+        process's weights.
+        """
         self.model.train()
         self.optimizer.zero_grad()
         total = torch.zeros((), device=batch.rows.device)
@@ -73,7 +76,7 @@ class TrainingStep:
         for i, part in enumerate(parts, start=1):
             with nullcontext() if i == len(parts) else self._without_exchange():
                 loss = self._loss(part, plan) * (len(part) / len(batch))
-                # Every column passes the whole loss back, and the exchanges add them up.
+                # Every column propagates the whole loss back, and the exchanges sum the gradients.
                 (loss / self.ranks.columns).backward()
             total += loss.detach()
         norm = torch.stack(torch._foreach_norm(self.optimizer.gradients)).norm()
@@ -87,24 +90,24 @@ class TrainingStep:
         return F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
 
     def autocast(self) -> AbstractContextManager:
-        """In which layers compute in the working precision."""
+        """Return a context in which layers compute in the working precision."""
         if self.precision == torch.float32:
             return nullcontext()
         return torch.autocast(self.augment.mean.device.type, self.precision)
 
     def _without_exchange(self) -> AbstractContextManager:
-        """For all parts of a batch but the last, whose gradients stay with this process until then."""
+        """Return a context for all parts of a batch but the last: gradients are accumulated, not yet exchanged."""
         return self.replica.no_sync() if isinstance(self.replica, DistributedDataParallel) else nullcontext()
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a display is told of each step."""
+    """The figures of one step, for the display and the log."""
 
     epoch: int
-    """Epochs completed before this step's."""
+    """Epochs completed before this step."""
     step: int
-    """Steps completed in this epoch."""
+    """Steps completed in this epoch, including this one."""
     loss: float
     lr: float
     images_per_second: float
@@ -113,7 +116,7 @@ class StepReport:
 
 
 class QueuedStep:
-    """A step whose work is queued, and its values on their way to the host."""
+    """A step that is queued on the device, with its values in transfer to the host."""
 
     def __init__(self, epoch: int, step: int, lr: float, values: Tensor) -> None:
         self.epoch, self.step, self.lr = epoch, step, lr
@@ -125,7 +128,7 @@ class QueuedStep:
             self._copied.record()
 
     def read(self) -> list[float]:
-        """The values, once the device has computed them; waits until then."""
+        """Return the values. Waits until the device has computed them."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._values.tolist()

@@ -1,7 +1,7 @@
-"""The folder in which a packed set comes to be: for one job and one process at a time, and empty when it is begun.
+"""The folder in which a packed set is created. It belongs to one job, and to one process at a time.
 
-What may be half written lies in `.parts`, beside a record of the job that was begun there. Only a folder with such a
-record, or an empty one, is written to; only a `.parts` with such a record is ever removed.
+Incomplete files are in its subfolder `.parts`, together with a record of the job. Nothing is written to a folder with
+other files unless it has such a record; hidden files do not count. `.parts` is removed only if it has such a record.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.files import lock, write_atomically
-from train.packed import FORMAT, is_ours
+from train.packed import FORMAT, has_format
 
 PARTS = ".parts"
 _RECORD, _LOCK = "job.json", "lock"
@@ -23,22 +23,23 @@ _RECORD, _LOCK = "job.json", "lock"
 
 @contextmanager
 def claimed(out: Path, settings: Mapping[str, Any], total: int) -> Iterator[None]:
-    """The folder, made or found to be of a job with the same settings (name -> value, as JSON has them), for this
-    process alone. `total` is what the finished set takes, in bytes.
+    """Create the folder, or reopen that of a job with the same settings, and lock it against other processes.
 
-    Raises UsageError when it holds something else or can't be made, another process is at work on it, or the disk is
-    too full; OSError when it can't be read or written.
+    `settings`: the job's settings as JSON values, by name. `total`: size of the finished set in bytes.
+
+    Raises UsageError if the folder contains something else or can't be created, if another process is using it, or if
+    the disk has too little space; OSError if it can't be read or written.
     """
     record = out / PARTS / _RECORD
-    if not is_ours(record) and _holds_something(out):
-        raise UsageError(f"--out {out}: is not empty; choose a new folder")
+    if not has_format(record) and _holds_something(out):
+        raise UsageError(f"--out {out}: the folder is not empty; choose a new folder")
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--out {out}: can't be made ({error.strerror}); choose another folder") from None
+        raise UsageError(f"--out {out}: can't be created ({error.strerror}); choose another folder") from None
     file = lock(out / PARTS / _LOCK)
     if file is None:
-        raise UsageError(f"--out {out}: another process is at work on it; wait for it")
+        raise UsageError(f"--out {out}: another process is using it; wait for it to end")
     with file:
         if record.exists():
             _check_same(out, record, settings)
@@ -48,23 +49,25 @@ def claimed(out: Path, settings: Mapping[str, Any], total: int) -> Iterator[None
 
 
 def clean_up(out: Path) -> None:
-    """Removes `.parts` of a finished set, unless it isn't ours or another process is at work on it. The record goes
-    last: until then the rest is known as ours, and the next run removes it."""
+    """Remove `.parts` of a finished set, unless it has no record of a job or another process is using it.
+
+    The record is removed last: if this is interrupted, the next run can still remove the rest.
+    """
     parts = out / PARTS
     with suppress(OSError):
-        if not is_ours(parts / _RECORD) or (file := lock(parts / _LOCK)) is None:
+        if not has_format(parts / _RECORD) or (file := lock(parts / _LOCK)) is None:
             return
         with file:
             for path in list(parts.iterdir()):
                 if path.name not in (_RECORD, _LOCK):
                     path.unlink()
             (parts / _RECORD).unlink()
-        (parts / _LOCK).unlink()  # after closing it, without which Windows removes no file
+        (parts / _LOCK).unlink()  # Windows can't remove an open file
         parts.rmdir()
 
 
 def _holds_something(out: Path) -> bool:
-    """Besides hidden files, and what a run leaves that is killed before it has a record."""
+    """Whether the folder has files that are not hidden, or files in `.parts` that no run without a record leaves."""
     if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
         return True
     parts = out / PARTS
@@ -75,17 +78,17 @@ def _holds_something(out: Path) -> bool:
 
 def _check_same(out: Path, record: Path, settings: Mapping[str, Any]) -> None:
     try:
-        begun = json.loads(record.read_bytes())
+        recorded = json.loads(record.read_bytes())
         different = [
-            f"{key} ({shown(begun[key])}, now {shown(settings[key])})"
+            f"{key} ({shown(recorded[key])}, now {shown(settings[key])})"
             for key in settings
-            if begun[key] != settings[key]
+            if recorded[key] != settings[key]
         ]
     except (ValueError, KeyError, TypeError):
-        different = ["version of this program"]
+        different = ["version of alexnet-infer"]
     if different:
         raise UsageError(
-            f"--out {out}: was begun with another {different[0]}; choose another folder, or remove this one"
+            f"--out {out}: was started with another {different[0]}; choose another folder, or remove this one"
         )
 
 

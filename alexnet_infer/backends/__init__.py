@@ -1,7 +1,7 @@
-"""What runs a net: one small class each, behind one protocol.
+"""Backends run a net: one small class per runtime, behind one protocol.
 
-A backend takes patches and gives probabilities; which views are averaged, and over which nets, is `predict`'s business,
-unless an exported file does it itself: then its backend takes whole squares.
+A backend takes patches and returns probabilities. `predict` averages them over views and nets, unless the net cuts and
+averages its views itself; the backend then takes squares.
 """
 
 from __future__ import annotations
@@ -16,50 +16,60 @@ from alexnet_infer.errors import ModelFileError
 
 Device = Literal["auto", "cpu", "cuda"]
 Runtime = Literal["auto", "onnxruntime", "openvino"]
-"""What runs our own model files and ONNX files; engines run in what built them."""
+"""The runtime for model files and exported ONNX files. An engine runs only in the TensorRT version that built it."""
 
 
 class Backend(Protocol):
     """A net ready to run."""
 
     description: str
-    """What really runs, for people: runtime, version and device, and the precision where it isn't float32."""
+    """What runs the net, for display: runtime, version and device, and the precision if it isn't float32."""
 
     takes_squares: bool
-    """Whether `infer` takes uint8 squares [N, S, S, 3] RGB and averages its views itself."""
+    """Whether `infer` takes uint8 squares [N, S, S, 3] RGB, and cuts and averages the views itself."""
 
     def infer(self, inputs: np.ndarray) -> np.ndarray:
-        """Patches float32 [N, 3, patch, patch], mean subtracted, or squares -> probabilities float32 [N, classes]."""
+        """Return class probabilities, float32 [N, classes].
+
+        `inputs` are squares if `takes_squares`, else patches, float32 [N, 3, patch, patch] with the mean subtracted.
+        """
         ...
 
 
-def checked(found: np.ndarray, inputs: np.ndarray, classes: int, path: Path) -> np.ndarray:
-    """`found`, what an exported file made of `inputs`, if it can be their probabilities. What a graph declares as its
-    output is a claim: runtimes give what comes out. Raises ModelFileError."""
-    if found.shape != (len(inputs), classes):
+def checked(outputs: np.ndarray, inputs: np.ndarray, classes: int, path: Path) -> np.ndarray:
+    """Return `outputs`, which the exported file at `path` computed from `inputs`, if they can be probabilities.
+
+    The output shape that a graph declares is only a claim, which runtimes don't enforce. Raises ModelFileError if the
+    shape is not [N, classes] or a value is not a probability.
+    """
+    if outputs.shape != (len(inputs), classes):
         raise ModelFileError(
-            f"{path}: gives {list(found.shape)} for {len(inputs)} inputs: expected {[len(inputs), classes]}, "
-            "by its own manifest"
+            f"{path}: returns {list(outputs.shape)} for {len(inputs)} inputs: expected {[len(inputs), classes]}, "
+            "as its manifest says; export it again"
         )
-    if not ((found >= 0) & (found < 1.001)).all():  # NaN is neither; rounding may take a mean a little above 1
+    # NaN fails both comparisons. Rounding can raise a mean slightly above 1.
+    if not ((outputs >= 0) & (outputs < 1.001)).all():
         raise ModelFileError(
-            f"{path}: what it gives are no probabilities: the file is broken, or its precision too low for this net; "
-            "export it as fp32"
+            f"{path}: returns values that are not probabilities: the file is damaged, or its precision is too low for "
+            "this net; export it as fp32"
         )
-    return found
+    return outputs
 
 
 def infer_in_calls(
     call: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, size: int, *, powers_of_two: bool = False
 ) -> np.ndarray:
-    """What `call` gives for `inputs`, `size` at a time. The last call is filled up with zeros, so that all calls take
-    `size` inputs and round alike. With `powers_of_two`, inputs that fit into one call are filled up to the next of
-    them instead: few numbers of inputs occur, with less padding."""
+    """Call `call` with `size` inputs at a time and return its results for all `inputs`.
+
+    The last call is padded with zeros, so that all calls have `size` inputs and round in the same way. With
+    `powers_of_two`, inputs that fit into a single call are padded only to the next power of two: this limits the
+    number of different batch sizes with less padding.
+    """
     single = powers_of_two and len(inputs) <= size
-    rows = []
+    outputs = []
     for begin in range(0, max(len(inputs), 1), size):
         part = inputs[begin : begin + size]
-        wanted = min(size, 1 << max(len(part) - 1, 0).bit_length()) if single else size
-        missing = np.zeros((wanted - len(part), *part.shape[1:]), part.dtype)
-        rows.append(call(np.concatenate([part, missing]) if len(missing) else part)[: len(part)])
-    return np.concatenate(rows)
+        padded = min(size, 1 << max(len(part) - 1, 0).bit_length()) if single else size
+        padding = np.zeros((padded - len(part), *part.shape[1:]), part.dtype)
+        outputs.append(call(np.concatenate([part, padding]) if len(padding) else part)[: len(part)])
+    return np.concatenate(outputs)

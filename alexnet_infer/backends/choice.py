@@ -1,4 +1,4 @@
-"""Which runtime is faster for a net on this CPU: timed once, and remembered in the user's cache."""
+"""The choice of the faster runtime for a net on this CPU: measured once, then stored in the user's cache."""
 
 from __future__ import annotations
 
@@ -26,23 +26,27 @@ from alexnet_infer.files import user_cache, write_atomically
 CpuRuntime = Literal["onnxruntime", "openvino"]
 
 PATCHES = 10
-"""One photo by the paper's protocol."""
+"""The patches of one photo with the paper's ten views."""
 
 SMALL = 50_000_000
-"""Multiply-adds of a patch below which nothing is asked: either runtime takes a few milliseconds."""
+"""Multiply-adds per patch below which nothing is timed: either runtime takes only a few milliseconds."""
 
 ROUNDS = 5
 LEAD = 0.95
-"""OpenVINO must take at most this share of ONNX Runtime's time: it takes longer to start."""
+"""OpenVINO is chosen if it takes at most this share of ONNX Runtime's time, since it takes longer to start."""
 
 
 def choose_cpu_backend(net: Artifact | OnnxFile) -> CpuRuntime:
-    """The faster runtime for ten patches of this net on this machine.
+    """Return the faster runtime for ten patches of this net on this machine.
 
-    Nothing is timed, nor OpenVINO imported, where only one of them is installed, where the net is small or in float16,
-    which OpenVINO would compute in float32 without a word; or where the same question was answered before: for this
-    architecture or file, these versions, and this CPU. Where the cache can't be read or written it is asked again. A
-    runtime that is installed and doesn't start, or can't run the net, is not chosen; nor is that remembered.
+    Nothing is timed and OpenVINO is not imported if
+
+    - only one of the two runtimes is installed,
+    - the net is small, or is an exported file in float16, which OpenVINO would silently compute in float32,
+    - the cache has the answer for this architecture or exported file, these versions and this CPU.
+
+    If the cache can't be read or written, the runtimes are timed each time. A runtime that doesn't start or can't run
+    the net is not chosen, and that result is not stored.
     """
     if not _installed("openvino"):
         return "onnxruntime"
@@ -70,7 +74,7 @@ def choose_cpu_backend(net: Artifact | OnnxFile) -> CpuRuntime:
 
 
 def start(net: Artifact | OnnxFile) -> dict[CpuRuntime, Backend]:
-    """The net in each runtime that starts, and takes it: an exported file may be for one of them only."""
+    """Open the net in each runtime that starts and can run it: an exported file may run in only one of them."""
     from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
     from alexnet_infer.backends.openvino import OpenVinoBackend
 
@@ -83,8 +87,10 @@ def start(net: Artifact | OnnxFile) -> dict[CpuRuntime, Backend]:
 
 
 def medians(backends: Mapping[CpuRuntime, Backend], manifest: Manifest) -> dict[CpuRuntime, float]:
-    """Median seconds of `ROUNDS` calls of each backend with the same ten patches, or one square where the file cuts its
-    views. A call before them doesn't count."""
+    """Return the median seconds of `ROUNDS` calls of each backend, after one call that is not timed.
+
+    All calls take the same ten patches, or one square if the net cuts its views itself.
+    """
     size, patch = manifest.preprocessing.size, manifest.preprocessing.patch
     rng = np.random.default_rng(0)
     if any(backend.takes_squares for backend in backends.values()):
@@ -104,12 +110,12 @@ def medians(backends: Mapping[CpuRuntime, Backend], manifest: Manifest) -> dict[
 def _installed(runtime: CpuRuntime) -> bool:
     try:
         return importlib.util.find_spec(runtime) is not None
-    except ValueError:  # what is in sys.modules under that name has no spec
+    except ValueError:  # sys.modules has an entry of that name without a spec
         return False
 
 
 def _question(net: Artifact | OnnxFile) -> dict[str, object]:
-    """All that the answer depends on. What is in an exported file, only all of it tells."""
+    """Everything that the answer depends on. For an exported file, that includes its whole content."""
     if isinstance(net, Artifact):
         content = json.dumps(net.manifest.architecture.to_json(), sort_keys=True).encode()
     else:
@@ -123,7 +129,7 @@ def _question(net: Artifact | OnnxFile) -> dict[str, object]:
 
 
 def _version(runtime: CpuRuntime) -> str:
-    """Of the installed package, without importing it."""
+    """The version of the installed package, without importing it."""
     for package in (runtime, f"{runtime}-gpu"):
         with suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(package)
@@ -131,7 +137,7 @@ def _version(runtime: CpuRuntime) -> str:
 
 
 def _cpu() -> str:
-    """The CPU's name, as far as the system tells it."""
+    """The CPU's model name, or its architecture if the system gives no name."""
     with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if line.startswith("model name"):
@@ -140,7 +146,7 @@ def _cpu() -> str:
 
 
 def _remembered(path: Path, question: Mapping[str, object]) -> CpuRuntime | None:
-    """The answer in the cache file, or None where there is none to be trusted."""
+    """The answer in the cache file, or None if the file is missing, damaged or answers another question."""
     try:
         answer = json.loads(path.read_bytes())
         chosen = answer["chosen"]

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX engines, on the GPU that they were built for."""
+"""TensorRT and TensorRT-RTX engines, on a GPU that they were built for."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ from alexnet_infer.export.onnx_graph import INPUT, OUTPUT
 from alexnet_infer.export.onnx_model import SQUARES_INPUT
 
 SHAPES_KEPT = 4
-"""Batch sizes whose execution contexts and CUDA graphs are kept: the full batch, and remainders."""
+"""Number of batch sizes whose execution contexts and CUDA graphs are kept: the full batch and some remainders."""
 
 
 class EngineBackend:
     """An engine file in the runtime that built it.
 
-    An engine is code: one that this user's cache has not built is refused, unless `trust` says that it is known. All is
-    checked before any of it runs. Raises ModelFileError when the file is damaged, has no description, or is not
-    trusted; BackendError when the runtime or the GPU is missing, or another than it was built for.
+    An engine is code. It is refused unless this user's cache records that it was built here, or `trust` is true. Its
+    hash, trust, version and GPU are checked before it is loaded.
+
+    Raises ModelFileError if the file is damaged, has no description or is not trusted, and BackendError if the runtime
+    or GPU is missing or is not the one that the engine was built for.
     """
 
     def __init__(self, path: Path, *, trust: bool = False) -> None:
@@ -38,8 +40,8 @@ class EngineBackend:
         description, info = built.description, built.description.info
         if not trust and not engine_cache.is_ours(description):
             raise ModelFileError(
-                f"{path}: not built by you on this machine, or changed since, and an engine is code that runs as you: "
-                "build your own with alexnet-infer export, or say --trust-engine if you know where it comes from"
+                f"{path}: not built by you on this machine, or changed since; an engine is code that runs with your "
+                "rights: build your own with alexnet-infer export, or add --trust-engine if you trust its source"
             )
         library = load_library(description.runtime.flavor)
         check_version(path, description.runtime, library.version)
@@ -54,17 +56,18 @@ class EngineBackend:
         self._classes = len(manifest.classes)
         self._lock = threading.Lock()
         facts = {"engine": description.sha256, "version": library.version, "gpu": gpu.name, "driver": gpu.driver}
-        ends = self._shape, self._dtype, self._classes
+        signature = self._shape, self._dtype, self._classes
         try:
-            self._net = _Net(library, built.plan, info.batch, *ends, kernels=engine_cache.key(facts))
+            self._net = _Net(library, built.plan, info.batch, *signature, kernels=engine_cache.key(facts))
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from None
 
     def infer(self, inputs: np.ndarray) -> np.ndarray:
-        """Patches float32 [N, 3, patch, patch], mean subtracted, or squares uint8 [N, S, S, 3] for an engine that cuts
-        its views itself -> class probabilities float32 [N, classes]. Threads take turns.
+        """Return class probabilities, float32 [N, classes].
 
-        Raises BackendError when the GPU fails.
+        `inputs` are patches, float32 [N, 3, patch, patch] with the mean subtracted, or squares, uint8 [N, S, S, 3], for
+        an engine that cuts its views itself. Calls from several threads run one after the other. Raises BackendError if
+        the GPU fails.
         """
         assert (inputs.dtype, inputs.shape[1:]) == (self._dtype, self._shape), (inputs.dtype, inputs.shape)
         results = np.empty((len(inputs), self._classes), np.float32)
@@ -77,40 +80,44 @@ class EngineBackend:
 
 
 def calls(count: int, batch: Batch) -> list[tuple[int, int]]:
-    """How `count` images are split: (images, batch size) of each call, where the batch may be filled up.
+    """Split `count` images into calls: a list of (number of images, batch size).
 
-    Full batches first, so that few sizes occur; only the last call can have fewer images than its batch has places.
+    Full batches come first, so that few sizes occur. Only the last call can have fewer images than its batch size; the
+    rest of the batch is padding.
     """
     full, rest = divmod(count, batch.max)
     return [(batch.max, batch.max)] * full + ([(rest, max(rest, batch.min))] if rest else [])
 
 
 def check_version(path: Path, runtime: EngineRuntime, version: str) -> None:
-    """Raises BackendError unless `version` built the engine: no other may run it."""
+    """Raise BackendError unless the runtime has the version that built the engine, the only one that can run it."""
     if version != runtime.version:
         package = "tensorrt-rtx" if runtime.flavor == "rtx" else "tensorrt"
         raise BackendError(
-            f"{path}: built by {runtime.title}, and this is {version}: "
+            f"{path}: built by {runtime.title}, but {version} is installed: "
             f"export it again, or pip install {package}=={runtime.version}"
         )
 
 
 def check_gpu(path: Path, runtime: EngineRuntime, gpu: Gpu) -> None:
-    """Raises BackendError unless the engine was built for `gpu`."""
+    """Raise BackendError unless the engine was built for `gpu`."""
     if gpu.capability not in runtime.compute_capabilities:
         raise BackendError(
-            f"{path}: built for compute capability {', '.join(runtime.compute_capabilities)}, and this {gpu.name} has "
-            f"{gpu.capability}: export it again, for this one"
+            f"{path}: built for compute capability {', '.join(runtime.compute_capabilities)}, but this {gpu.name} has "
+            f"{gpu.capability}: export it again for this GPU"
         )
     if runtime.gpu is not None and runtime.gpu != gpu.name:
-        raise BackendError(f"{path}: built for {runtime.gpu}, and this is {gpu.name}: export it again, on this one")
+        raise BackendError(f"{path}: built for {runtime.gpu}, but this GPU is {gpu.name}: export it again on this GPU")
 
 
-def check_ends(
+def check_signature(
     library: Library, engine: Any, source: str, dtype: np.dtype, shape: tuple[int, ...], classes: int
 ) -> None:
-    """Raises ModelFileError unless the engine takes and gives what its description says: memory is made for that, and a
-    GPU writes beyond it without a word. The hash binds them, unless the description was written by someone else."""
+    """Raise ModelFileError unless the engine's inputs and outputs are those in its description.
+
+    Buffers are allocated from the description, and a GPU silently writes past the end of a buffer. The description's
+    hash binds it to the engine, but someone else may have written both.
+    """
     trt = library.module
     kind = trt.DataType.UINT8 if dtype == np.uint8 else trt.DataType.FLOAT
     expected = {
@@ -118,17 +125,19 @@ def check_ends(
         OUTPUT: (trt.TensorIOMode.OUTPUT, trt.DataType.FLOAT, (classes,)),
     }
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    found = {
+    actual = {
         name: (engine.get_tensor_mode(name), engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))[1:])
         for name in names
     }
-    if found != expected:
-        raise ModelFileError("takes or gives something else than its description says: export it again")
+    if actual != expected:
+        raise ModelFileError("its inputs or outputs differ from its description: export it again")
 
 
 class _Net:
-    """A deserialised engine with its memory: device buffers for a full batch, and pinned host memory, from which and to
-    which the GPU copies by itself."""
+    """A deserialised engine with its memory: device buffers for a full batch, and pinned host memory for the copies.
+
+    The GPU copies from and to pinned memory without the CPU.
+    """
 
     def __init__(
         self,
@@ -145,32 +154,34 @@ class _Net:
         self._library, self._shape, self._is_rtx = library, shape, library.flavor == "rtx"
         self._input = SQUARES_INPUT if dtype == np.uint8 else INPUT
         self._runtime, self._engine = deserialize(library, plan)
-        check_ends(library, self._engine, self._input, dtype, shape, classes)
+        check_signature(library, self._engine, self._input, dtype, shape, classes)
         self._bytes = prod(shape) * dtype.itemsize, classes * 4
-        taken, given = (batch.max * size for size in self._bytes)
+        input_bytes, output_bytes = (batch.max * size for size in self._bytes)
         try:
             self._device = Device(0)
             self._stream = self._device.create_stream()
             pinned = LegacyPinnedMemoryResource()
-            self._host_in, self._host_out = pinned.allocate(taken), pinned.allocate(given)
-            self._in = self._device.allocate(taken, stream=self._stream)
-            self._out = self._device.allocate(given, stream=self._stream)
-            # Contexts run one after the other, on one stream, and so can share what they compute in.
+            self._host_in, self._host_out = pinned.allocate(input_bytes), pinned.allocate(output_bytes)
+            self._in = self._device.allocate(input_bytes, stream=self._stream)
+            self._out = self._device.allocate(output_bytes, stream=self._stream)
+            # Contexts run one after the other on one stream, so they can share their working memory.
             self._scratch_bytes = self._engine.device_memory_size_v2
             self._scratch = self._device.allocate(max(self._scratch_bytes, 256), stream=self._stream)
             self._stream.sync()
-        except Exception as error:  # CUDA's errors have no public class
-            raise BackendError(f"{library.title}: {one_line(error)}; a smaller --batch takes less memory") from None
+        except Exception as error:  # CUDA's errors have no public base class
+            raise BackendError(
+                f"{library.title}: {one_line(error)}; export the engine with a smaller --batch to use less memory"
+            ) from None
         self._inputs = host_array(self._host_in, dtype, (batch.max, *shape))
         self._outputs = host_array(self._host_out, np.dtype(np.float32), (batch.max, classes))
         self._strategy = self._context_strategy(kernels)
         self._shapes: OrderedDict[int, _Shape] = OrderedDict()
 
     def __call__(self, inputs: np.ndarray, size: int) -> np.ndarray:
-        """The probabilities of `inputs`, computed in a batch of `size`; valid until the next call."""
+        """Return the probabilities of `inputs`, computed in a batch of `size`; valid until the next call."""
         from cuda.core import Device
 
-        Device(0).set_current()  # the current device is each thread's own
+        Device(0).set_current()  # CUDA keeps the current device per thread
         count = len(inputs)
         self._inputs[:count] = inputs
         self._inputs[count:size] = 0
@@ -193,19 +204,19 @@ class _Net:
             (part(self._host_in, size * self._bytes[0]), part(self._in, size * self._bytes[0])),
             (part(self._out, size * self._bytes[1]), part(self._host_out, size * self._bytes[1])),
         ]
-        done = (
+        succeeded = (
             context.set_input_shape(self._input, (size, *self._shape)),
             context.set_tensor_address(self._input, int(self._in.handle)),
             context.set_tensor_address(OUTPUT, int(self._out.handle)),
         )
-        if not all(done):
+        if not all(succeeded):
             raise BackendError(f"{self._library.title}: {self._library.complaint(f'no batch of {size}')}")
         return _Shape(self._library, context, copies, capture=not self._is_rtx)
 
     def _context(self) -> Any:
-        """An execution context that computes in the shared scratch memory.
+        """Create an execution context that uses the shared scratch memory.
 
-        A CUDA graph is of one context with one shape, so each shape has a context of its own.
+        A CUDA graph belongs to one context with one shape, so each shape has its own context.
         """
         self._library.errors.clear()
         context = self._engine.create_execution_context(self._strategy)
@@ -215,31 +226,31 @@ class _Net:
         return context
 
     def _context_strategy(self, kernels: str) -> Any:
-        """How execution contexts are made: with memory that this class allocates.
+        """Return how execution contexts are created: with memory that this class allocates.
 
-        RTX compiles kernels for a new shape while it already runs, and captures its graph itself when they are ready.
-        They are kept in the engine cache under the name `kernels`.
+        RTX compiles kernels for a new shape in the background while it already runs, and captures its graph itself when
+        they are ready. They are stored in the engine cache under the name `kernels`.
         """
         trt = self._library.module
-        own = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        user_managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if not self._is_rtx:
-            return own
+            return user_managed
         config = self._engine.create_runtime_config()
-        config.set_execution_context_allocation_strategy(own)
+        config.set_execution_context_allocation_strategy(user_managed)
         config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         compiled = config.create_runtime_cache()
         known = engine_cache.read_kernels(kernels)
         if known:
-            compiled.deserialize(known)  # does nothing with kernels of another version or GPU
-        config.set_runtime_cache(compiled)  # what is compiled for one context serves the others
-        # RTX goes on compiling after a launch, so only the end is late enough: of this object or of the process.
+            compiled.deserialize(known)  # ignores kernels of another version or GPU
+        config.set_runtime_cache(compiled)  # all contexts share the compiled kernels
+        # RTX continues to compile after a launch, so the kernels are saved when this object or the process ends.
         weakref.finalize(self, keep_kernels, compiled, kernels, known)
         return config
 
 
 def keep_kernels(compiled: Any, name: str, known: bytes) -> None:
-    """Writes RTX's compiled kernels to the engine cache, unless they are the ones that were read from it."""
-    with suppress(Exception):  # to compile them again next time is no failure
+    """Write RTX's compiled kernels to the engine cache, unless they are the ones that were read from it."""
+    with suppress(Exception):  # the next process can compile them again
         content = bytes(compiled.serialize())
         if content != known:
             engine_cache.write_kernels(name, content)
@@ -248,8 +259,8 @@ def keep_kernels(compiled: Any, name: str, known: bytes) -> None:
 class _Shape:
     """One batch size: an execution context, the copies before and after it, and their CUDA graph.
 
-    The first launch is a plain one: TensorRT settles what depends on the shape then, which can't be captured. The
-    second captures, so that a size which occurs once costs no graph.
+    The first launch captures nothing, because TensorRT then does work that depends on the shape and can't be captured.
+    The second launch captures the graph, so a size that occurs only once costs no capture.
     """
 
     def __init__(self, library: Library, context: Any, copies: list[tuple[Any, Any]], *, capture: bool) -> None:
@@ -258,7 +269,7 @@ class _Shape:
         self._graph: Any = None
 
     def launch(self, stream: Any) -> None:
-        """Puts the work on the stream and doesn't wait for it."""
+        """Put the work on the stream without waiting for it."""
         if self._capture and self._launches == 1:
             self._graph = self._captured(stream)
         self._launches += 1
@@ -268,7 +279,7 @@ class _Shape:
             self._graph.launch(stream)
 
     def _captured(self, stream: Any) -> Any:
-        """The work as a CUDA graph, or None where it can't be captured: then it goes on as it did."""
+        """Capture the work as a CUDA graph. Returns None if that fails; the work is then launched without a graph."""
         builder = stream.create_graph_builder()
         try:
             builder.begin_building()
@@ -277,7 +288,7 @@ class _Shape:
         except Exception:
             return None
         finally:
-            with suppress(Exception):  # ends what was begun, of which there may be nothing left to end
+            with suppress(Exception):  # the capture may have ended already
                 builder.close()
 
     def _enqueue(self, stream: Any) -> None:
@@ -290,12 +301,12 @@ class _Shape:
 
 
 def host_array(buffer: Any, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """The host memory of a cuda.core Buffer as an array, which is valid as long as the buffer is."""
+    """Return the host memory of a cuda.core Buffer as an array, valid as long as the buffer."""
     return np.frombuffer((ctypes.c_uint8 * buffer.size).from_address(int(buffer.handle)), dtype).reshape(shape)
 
 
 def part(buffer: Any, size: int) -> Any:
-    """The first `size` bytes of a cuda.core Buffer."""
+    """Return the first `size` bytes of a cuda.core Buffer as a Buffer."""
     from cuda.core import Buffer
 
     return Buffer.from_handle(int(buffer.handle), size, owner=buffer)

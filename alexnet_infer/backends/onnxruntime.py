@@ -24,32 +24,33 @@ if TYPE_CHECKING:
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 ERROR, FATAL = 3, 4
-"""What ONNX Runtime logs, at least. Its warnings are for those who develop it."""
+"""ONNX Runtime's log severities. Its warnings are meant for its developers, so they are not logged."""
 
 CUDA_OPTIONS = {
-    "use_tf32": "0",  # which would round float32 to 10 bits
+    "use_tf32": "0",  # TF32 would round float32 to 10 bits
     # Timing all algorithms of every convolution takes 0.3 to 1.3 s for each new number of images.
     "cudnn_conv_algo_search": "HEURISTIC",
 }
 GPU_SQUARES = 64
-"""Squares that go through a GPU at once: ten views of each keep it busy, and take 2 GB in the full-size net."""
+"""Squares per call on a GPU. Ten views of each keep it busy and take 2 GB with the full-size net."""
 
 PREPACK_BYTES = 64_000_000
-"""Below this, ONNX Runtime is told not to lay the weights out anew. That makes the full-size net 13 % faster, but the
-embedded one not at all, and takes 40 ms, a sixth of the time that the first photo takes."""
+"""Bytes of weights below which ONNX Runtime does not rearrange them. Rearranging makes the full-size net 13 % faster.
+The default net gains nothing, and it costs 40 ms, a sixth of the time until the first photo is classified."""
 
 
 class OnnxRuntimeBackend:
-    """A net of our own model file, or an exported ONNX file, in an ONNX Runtime session.
+    """A net from a model file, or an exported ONNX file, in an ONNX Runtime session.
 
-    "auto" takes a CUDA GPU where one works and the CPU otherwise; a device asked for by name is used or refused. A GPU
-    doesn't round float32 to TF32. On a CPU a float16 file is rounded as its operations say (see half.py), which takes
-    longer than float32.
+    With `device="auto"` it runs on a CUDA GPU if one works, otherwise on the CPU. A named device is used or refused.
+    On a GPU, float32 is not rounded to TF32. On a CPU, a float16 file is rounded as its operations prescribe (see
+    export/half.py), which is slower than float32.
 
-    On a GPU, a net of our own model file takes squares and averages `views` of them itself, unless these are "none":
-    197 KB per image of 256 pixels then go to the GPU, and not 6.2 MB of patches. On a CPU it takes patches.
+    On a GPU, a net from a model file takes squares, and cuts and averages `views` itself, unless `views` is "none".
+    For squares of 256 pixels, 197 KB per image are then copied to the GPU instead of 6.2 MB of patches. On a CPU it
+    takes patches.
 
-    Raises BackendError when ONNX Runtime or the device is missing, ModelFileError when ONNX Runtime can't run the file.
+    Raises BackendError if ONNX Runtime or the device is missing, and ModelFileError if ONNX Runtime can't run the file.
     """
 
     def __init__(self, net: Artifact | OnnxFile, device: Device = "auto", views: FileViews = "none") -> None:
@@ -76,11 +77,13 @@ class OnnxRuntimeBackend:
         self.description = f"ONNX Runtime {ort.__version__}, {self._session.get_providers()[0]}{precision}{graph}"
 
     def infer(self, inputs: np.ndarray) -> np.ndarray:
-        """Patches float32 [N, 3, patch, patch], mean subtracted, or squares uint8 [N, S, S, 3] for a net or file that
-        cuts its views itself -> class probabilities float32 [N, classes].
+        """Return class probabilities, float32 [N, classes].
 
-        Raises ModelFileError when an exported file can't be run after all, or gives something else; BackendError when
-        the GPU fails, or its memory is full.
+        `inputs` are patches, float32 [N, 3, patch, patch] with the mean subtracted, or squares, uint8 [N, S, S, 3], if
+        `takes_squares`.
+
+        Raises ModelFileError if an exported file fails when it runs or returns anything but probabilities, and
+        BackendError if the GPU fails or its memory is full.
         """
         if self._size is not None:
             return infer_in_calls(self._call, inputs, self._size)
@@ -90,21 +93,21 @@ class OnnxRuntimeBackend:
 
     def _call(self, inputs: np.ndarray) -> np.ndarray:
         try:
-            found = self._session.run([OUTPUT], {self._input: inputs})[0]
-        except Exception as error:  # ONNX Runtime's errors have no base of their own
+            probabilities = self._session.run([OUTPUT], {self._input: inputs})[0]
+        except Exception as error:  # ONNX Runtime's errors have no common base class
             if self._on_gpu and (self._path is None or _is_of_the_gpu(error)):
                 raise _gpu_error(error) from None
             if self._path is None:
                 raise
             raise ModelFileError(f"{self._path}: ONNX Runtime can't run it ({one_line(error)})") from None
-        return found if self._path is None else checked(found, inputs, self._classes, self._path)
+        return probabilities if self._path is None else checked(probabilities, inputs, self._classes, self._path)
 
 
 def import_runtime() -> ModuleType:
-    """ONNX Runtime, and with it what builds a graph for it. Raises BackendError when it is missing.
+    """Import ONNX Runtime and onnx, which builds its graphs. Raises BackendError if one of them is missing.
 
-    From 1.29 on its Linux builds report to Microsoft, and keep a number for this user, from the import on; a variable
-    is all that stops it. Whoever has set it decides.
+    On import, ONNX Runtime's Linux builds from 1.29 on send telemetry to Microsoft and store an identifier for this
+    user. Only an environment variable disables that. It is set here unless the user has set it.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
@@ -119,22 +122,24 @@ def import_runtime() -> ModuleType:
 
 
 def _gpu_session(ort: ModuleType, net: Artifact | OnnxFile, views: FileViews, *, required: bool) -> Any:
-    """A session on the first CUDA GPU. If CUDA doesn't start: BackendError if it is required, else None. ModelFileError
-    if it is required, and a CPU can't run the file either.
+    """Return a session on the first CUDA GPU, or None if CUDA doesn't start and is not `required`.
 
-    ONNX Runtime's Python code would print the cause to standard output, where programs read results, and its library
-    would log it to standard error.
+    If CUDA is required, raises BackendError if it doesn't start, and ModelFileError if the CPU can't run the file
+    either.
+
+    ONNX Runtime's Python code prints the cause of a failure to standard output, and its library logs it to standard
+    error. Both are suppressed, since programs read results from standard output.
     """
     ort.set_default_logger_severity(FATAL)
     reason = "it gives no reason"
     try:
         with redirect_stdout(io.StringIO()):
             if hasattr(ort, "preload_dlls"):
-                ort.preload_dlls()  # the CUDA libraries that come as wheels are not on the loader's path
+                ort.preload_dlls()  # CUDA libraries from wheels are not on the loader's path
             session = _session(ort, net, [(CUDA, CUDA_OPTIONS), CPU], views)
         if session.get_providers()[0] == CUDA:
             return session
-    except Exception as error:  # ONNX Runtime's errors have no base of their own
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         if required and _memory_is_full(error):
             raise _gpu_error(error) from None
         reason = one_line(error)
@@ -142,17 +147,17 @@ def _gpu_session(ort: ModuleType, net: Artifact | OnnxFile, views: FileViews, *,
         ort.set_default_logger_severity(ERROR)
     if not required:
         return None
-    _cpu_session(ort, net)  # raises ModelFileError if the file is the cause, and not the GPU
+    _cpu_session(ort, net)  # raises ModelFileError if the file, not the GPU, is the cause
     raise BackendError(
-        f"--device cuda: ONNX Runtime could not start CUDA ({reason}); check the driver with nvidia-smi, and that CUDA "
-        f"and cuDNN are those that ONNX Runtime {ort.__version__} needs"
+        f"--device cuda: ONNX Runtime could not start CUDA ({reason}); check the driver with nvidia-smi, and that the "
+        f"versions of CUDA and cuDNN are those that ONNX Runtime {ort.__version__} needs"
     )
 
 
 def _cpu_session(ort: ModuleType, net: Artifact | OnnxFile) -> Any:
     try:
         return _session(ort, net, [CPU])
-    except Exception as error:  # ONNX Runtime's errors have no base of their own
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         if isinstance(net, Artifact):
             raise
         raise ModelFileError(f"{net.path}: ONNX Runtime can't run it ({one_line(error)})") from None
@@ -175,13 +180,13 @@ def _session(ort: ModuleType, net: Artifact | OnnxFile, providers: list[Any], vi
             from alexnet_infer.export.half import rounded
 
             model = rounded(net.content)
-    # Its own way to the CPU when a GPU fails prints to standard output.
+    # ONNX Runtime's own fallback to the CPU prints to standard output.
     return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
 
 def _graph(artifact: Artifact, on_gpu: bool, views: FileViews, weights: dict[str, np.ndarray]) -> ModelProto:
     if not on_gpu:
-        return build_onnx(artifact, "conv", weights)  # the CPU's LRN kernel is the slowest part of the net
+        return build_onnx(artifact, "conv", weights)  # on a CPU, the LRN node is the slowest part of the net
     if views == "none":
         return build_onnx(artifact, "op", weights)
     from alexnet_infer.export.onnx_model import build_on_squares
@@ -191,18 +196,18 @@ def _graph(artifact: Artifact, on_gpu: bool, views: FileViews, weights: dict[str
 
 def _memory_is_full(error: Exception) -> bool:
     text = str(error).lower()
-    return any(words in text for words in ("out of memory", "failed to allocate memory", "alloc_failed"))
+    return any(phrase in text for phrase in ("out of memory", "failed to allocate memory", "alloc_failed"))
 
 
 def _is_of_the_gpu(error: Exception) -> bool:
-    """Whether the GPU failed, and not the file. ONNX Runtime names the library: "CUDNN_FE failure 11: ..."."""
+    """Whether the GPU failed and not the file. ONNX Runtime names the library, as in "CUDNN_FE failure 11: ..."."""
     return _memory_is_full(error) or re.search(r"\b(CUDA|CUDNN|CUDNN_FE|CUBLAS) failure\b", str(error)) is not None
 
 
 def _gpu_error(error: Exception) -> BackendError:
     if _memory_is_full(error):
         return BackendError(
-            f"the GPU's memory is full ({one_line(error)}): take a smaller --batch, end what else uses the GPU, or use "
-            "--device cpu"
+            f"the GPU's memory is full ({one_line(error)}): use a smaller --batch or --device cpu, or stop other "
+            "programs that use the GPU"
         )
     return BackendError(f"ONNX Runtime failed on the GPU ({one_line(error)}): see nvidia-smi, or use --device cpu")

@@ -1,4 +1,4 @@
-"""From a model file to the backend that runs it: our own model files, exported ONNX files, and engines."""
+"""From a file to the backend that runs it: model files, exported ONNX files, and engines."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ EXPORTED_SUFFIXES = (".onnx", *ENGINE_SUFFIXES)
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A model file that is ready to run."""
+    """A model file, exported ONNX file or engine that is ready to run."""
 
     manifest: Manifest
     backend: Backend
     views: Views | None
-    """The views that the file cuts and averages itself, if it does."""
+    """The views that an exported file cuts and averages itself; None if it takes patches."""
 
 
 def describe(path: Path) -> tuple[Manifest, ExportInfo | None]:
-    """What the file `path` says of itself; the second is of exported files only. Raises ModelFileError."""
+    """Return the manifest of the file `path`, and for exported files its export info. Raises ModelFileError."""
     if path.suffix in ENGINE_SUFFIXES:
         from alexnet_infer.export.engines.files import read_description
 
@@ -54,12 +54,13 @@ def open_model(
     trust_engine: bool = False,
     views: FileViews = "none",
 ) -> Opened:
-    """Opens the net in the file `path`; what kind of file it is follows from its name.
+    """Open the net in the file `path`, whose suffix says what kind of file it is.
 
-    `views` are what the net of a model file may average itself, where its backend can cut them: it then takes squares.
+    `views` applies to model files only: the views that the backend may cut and average itself. A backend that can do
+    so, on a GPU, then takes squares.
 
-    Raises ModelFileError when the file can't be used, BackendError when a runtime or device is missing or can't run
-    this kind of file, UsageError for other values of `device` and `runtime`.
+    Raises ModelFileError if the file can't be used, BackendError if a runtime or device is missing or can't run this
+    kind of file, and UsageError if `device` or `runtime` is unknown.
     """
     if device not in get_args(Device):
         raise UsageError(f"device={device!r}: expected auto, cpu or cuda")
@@ -77,7 +78,7 @@ def _open_engine(path: Path, device: Device, runtime: Runtime, trust_engine: boo
 
     for option, value in (("--device", device), ("--backend", runtime)):
         if value in ("cpu", "onnxruntime", "openvino"):
-            raise BackendError(f"{option} {value}: {path} is an engine, which runs in TensorRT on a GPU; leave it out")
+            raise BackendError(f"{option} {value}: {path} is an engine, which runs in TensorRT on a GPU; omit {option}")
     backend = EngineBackend(path, trust=trust_engine)
     views = backend.info.views
     return Opened(manifest=backend.manifest, backend=backend, views=None if views == "none" else views)
@@ -86,7 +87,7 @@ def _open_engine(path: Path, device: Device, runtime: Runtime, trust_engine: boo
 def _open_artifact(path: Path, device: Device, runtime: Runtime, views: FileViews) -> Opened:
     from alexnet_infer.backends.onnxruntime import import_runtime
 
-    with ThreadPoolExecutor(1) as background:  # weights are read and converted while the runtime is imported
+    with ThreadPoolExecutor(1) as background:  # reads and converts the weights while the runtime is imported
         reading = background.submit(load_artifact, path)
         if runtime == "onnxruntime" or (runtime == "auto" and not find_spec("openvino")):
             import_runtime()
@@ -108,7 +109,7 @@ def _on_runtime(net: Artifact | OnnxFile, device: Device, runtime: Runtime, view
         runtime = _faster(net, device)
     if runtime == "openvino":
         if device == "cuda":
-            raise BackendError("--backend openvino --device cuda: OpenVINO runs on CPUs here; leave one of them out")
+            raise BackendError("--backend openvino --device cuda: OpenVINO runs on the CPU only; omit one of the two")
         from alexnet_infer.backends.openvino import OpenVinoBackend
 
         return OpenVinoBackend(net)
@@ -118,7 +119,7 @@ def _on_runtime(net: Artifact | OnnxFile, device: Device, runtime: Runtime, view
 
 
 def _faster(net: Artifact | OnnxFile, device: Device) -> Runtime:
-    """The faster runtime on a CPU; a GPU that may be used is ONNX Runtime's."""
+    """The faster runtime on the CPU, or ONNX Runtime if it may use a GPU."""
     if device == "cuda" or not find_spec("openvino"):
         return "onnxruntime"
     from alexnet_infer.backends.choice import choose_cpu_backend

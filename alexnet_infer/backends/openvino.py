@@ -19,14 +19,14 @@ from alexnet_infer.export.onnx_file import OnnxFile
 from alexnet_infer.export.onnx_graph import build_onnx
 
 MAX_BYTES = 2**31 - 2**26
-"""Of the weights of a model file: the message in which OpenVINO gets them ends at 2 GB."""
+"""Most bytes of weights in a model file. OpenVINO gets them in one protobuf message, which is limited to 2 GB."""
 
 
 class OpenVinoBackend:
-    """A net of our own model file, or an exported ONNX file, compiled by OpenVINO for this CPU.
+    """A net from a model file, or an exported ONNX file, compiled by OpenVINO for this CPU.
 
-    Leaves no file. Raises BackendError when OpenVINO is missing or can't run a net, ModelFileError when it can't run an
-    exported file.
+    No files are written. Raises BackendError if OpenVINO is missing or can't run a net from a model file, and
+    ModelFileError if it can't run an exported file.
     """
 
     def __init__(self, net: Artifact | OnnxFile) -> None:
@@ -39,33 +39,36 @@ class OpenVinoBackend:
         self.takes_squares = info is not None and info.takes_squares
         self._size = info.batch.max if info is not None and info.batch.fixed else None
         precision = f", {info.precision}" if info is not None and info.precision != "fp32" else ""
-        if precision == ", fp16":  # its weights are; an overflow between operations doesn't show
+        if precision == ", fp16":  # only the weights are float16, so overflow between operations doesn't show
             precision = ", fp16 computed in float32"
         self.description = f"OpenVINO {version(ov)}, CPU{precision}"
 
     def infer(self, inputs: np.ndarray) -> np.ndarray:
-        """Patches float32 [N, 3, patch, patch], mean subtracted, or squares uint8 [N, S, S, 3] for a file that cuts its
-        views itself -> class probabilities float32 [N, classes]. Threads take turns. Raises ModelFileError when an
-        exported file can't be run after all, or gives something else."""
+        """Return class probabilities, float32 [N, classes].
+
+        `inputs` are patches, float32 [N, 3, patch, patch] with the mean subtracted, or squares, uint8 [N, S, S, 3], for
+        an exported file that cuts its views itself. Calls from several threads run one after the other. Raises
+        ModelFileError if an exported file fails when it runs or returns anything but probabilities.
+        """
         with self._lock:
             return self._call(inputs) if self._size is None else infer_in_calls(self._call, inputs, self._size)
 
     def _call(self, inputs: np.ndarray) -> np.ndarray:
         try:
-            found = self._request.infer({0: inputs}, share_inputs=True)[0]
+            probabilities = self._request.infer({0: inputs}, share_inputs=True)[0]
         except RuntimeError as error:
             if self._path is None:
                 raise
             raise ModelFileError(f"{self._path}: OpenVINO can't run it ({one_line(error)})") from None
-        return found if self._path is None else checked(found, inputs, self._classes, self._path)
+        return probabilities if self._path is None else checked(probabilities, inputs, self._classes, self._path)
 
 
 def import_runtime() -> ModuleType:
-    """OpenVINO, and what builds a graph for it. Raises BackendError when one is missing.
+    """Import OpenVINO and onnx, which builds its graphs. Raises BackendError if one of them is missing.
 
-    Importing OpenVINO imports its converter of other formats, which reports that to Intel over the network and keeps a
-    number for this user in the home folder. It is optional there, and left out here; that saves half the time, too. A
-    program that wants `openvino.convert_model` imports OpenVINO itself first.
+    `import openvino` also imports OpenVINO's converter for other formats, which sends telemetry to Intel and stores an
+    identifier for this user in the home folder. The converter is optional and is not imported here, which also halves
+    the import time. A program that needs `openvino.convert_model` must import OpenVINO before it calls this.
     """
     converter = "openvino.tools.ovc"
     unwanted = converter not in sys.modules
@@ -83,23 +86,26 @@ def import_runtime() -> ModuleType:
 
 
 def version(ov: ModuleType) -> str:
-    """As in the package's name: "2026.4.1", without the build that follows."""
+    """OpenVINO's version without the build number, as in "2026.4.1"."""
     return str(ov.__version__).split("-")[0]
 
 
 def _request_of_artifact(ov: ModuleType, artifact: Artifact) -> Any:
-    """OpenVINO knows no weights that lie elsewhere in memory, so they go into the model. Its LRN kernel is fast."""
+    """Compile a model file's net. The weights are copied into the model, since OpenVINO can't use external arrays.
+
+    LRN is ONNX's node, for which OpenVINO has a fast kernel.
+    """
     size = sum(tensor.nbytes for tensor in artifact.tensors.values())
     if size > MAX_BYTES:
         raise BackendError(
             f"{artifact.manifest.name} has {size / 1e9:.1f} GB of weights: OpenVINO takes at most "
-            f"{MAX_BYTES / 1e9:.1f} GB from a model file; choose --backend onnxruntime, or export it to ONNX first"
+            f"{MAX_BYTES / 1e9:.1f} GB from a model file; use --backend onnxruntime, or export the net to ONNX first"
         )
     try:
         return _request(ov, build_onnx(artifact, "op").SerializeToString())
     except RuntimeError as error:
         raise BackendError(
-            f"OpenVINO can't run {artifact.manifest.name} ({one_line(error)}): choose --backend onnxruntime"
+            f"OpenVINO can't run {artifact.manifest.name} ({one_line(error)}): use --backend onnxruntime"
         ) from None
 
 
@@ -108,13 +114,13 @@ def _request_of_file(ov: ModuleType, file: OnnxFile) -> Any:
         if file.data:
             return _request(ov, str(file.path))
         return _request(ov, _without_functions(file.content) if file.info.lrn == "plugin" else file.content)
-    except Exception as error:  # of OpenVINO and of ONNX, which have no base of their own
+    except Exception as error:  # the errors of OpenVINO and ONNX have no common base class
         raise ModelFileError(f"{file.path}: OpenVINO can't run it ({one_line(error)})") from None
 
 
 def _request(ov: ModuleType, model: bytes | str) -> Any:
     core = ov.Core()
-    # By default, float32 is computed in bfloat16, with three digits, on CPUs that can.
+    # By default, float32 is computed in bfloat16, with three digits of precision, on CPUs that support it.
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     with _own_signal_stack():
         return core.compile_model(core.read_model(model), "CPU", options).create_infer_request()
@@ -128,10 +134,10 @@ class _SignalStack(ctypes.Structure):
 
 @contextmanager
 def _own_signal_stack() -> Iterator[None]:
-    """Gives this thread its alternate stack for signal handlers back.
+    """Restore this thread's alternate signal stack on exit.
 
-    For types of 16 bits OpenVINO sets one of its own, which doesn't outlive the net: Ctrl-C would then end the process
-    with a segmentation fault.
+    For 16-bit types, OpenVINO installs its own stack and frees it with the net. Ctrl-C would then end the process with
+    a segmentation fault.
     """
     if sys.platform != "linux":
         yield
@@ -145,7 +151,7 @@ def _own_signal_stack() -> Iterator[None]:
 
 
 def _without_functions(model: bytes) -> bytes:
-    """The model with the definitions that it brings along written out where they are used: OpenVINO knows none."""
+    """Return the model with its local functions inlined, since OpenVINO doesn't support local functions."""
     import onnx
     from onnx.inliner import inline_local_functions
 

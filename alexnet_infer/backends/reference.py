@@ -1,4 +1,4 @@
-"""A forward pass in plain NumPy and float64: slow, short, and independent of every runtime. The oracle of the tests."""
+"""A forward pass in plain NumPy and float64: slow, short and independent of every runtime. The tests' oracle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alexnet_infer.artifact import Artifact
 
 
 class ReferenceBackend:
-    """Walks the operations of the artifact's architecture, each written as its definition says."""
+    """Runs the operations of a net's architecture in order, each written as it is defined."""
 
     description = "NumPy float64 reference"
     takes_squares = False
@@ -19,11 +19,11 @@ class ReferenceBackend:
         self.artifact = artifact
 
     def infer(self, patches_nchw: np.ndarray) -> np.ndarray:
-        """Patches [N, 3, patch, patch] -> probabilities float64 [N, classes]."""
+        """Return probabilities float64 [N, classes] for patches [N, 3, patch, patch]."""
         return softmax(self.logits(patches_nchw))
 
     def logits(self, patches_nchw: np.ndarray) -> np.ndarray:
-        """Patches [N, 3, patch, patch] -> logits float64 [N, classes]."""
+        """Return logits float64 [N, classes] for patches [N, 3, patch, patch]."""
         x = patches_nchw.astype(np.float64)
         for step in self.artifact.manifest.architecture.steps:
             o = step.operation
@@ -43,7 +43,7 @@ class ReferenceBackend:
                 case MaxPool():
                     x = max_pool(x, o)
                 case Dropout():
-                    pass  # its scaling was done in training
+                    pass  # training scaled the kept units up
         return x
 
 
@@ -59,7 +59,7 @@ def conv(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, spec: Conv) -> np.
 
 
 def lrn(x: np.ndarray, spec: LRN) -> np.ndarray:
-    """The paper's formula, channel by channel, each column alone."""
+    """The paper's formula, channel by channel, for x [N, C, H, W]. Each column is normalised separately."""
     width = x.shape[1] // spec.groups
     out = np.empty_like(x)
     for i in range(x.shape[1]):
@@ -70,7 +70,7 @@ def lrn(x: np.ndarray, spec: LRN) -> np.ndarray:
 
 
 def max_pool(x: np.ndarray, spec: MaxPool) -> np.ndarray:
-    """Max pooling of x [N, C, H, W]; what hangs over the edge never wins."""
+    """Max pooling of x [N, C, H, W]. Positions past the edge are never the maximum."""
     rows, columns = spec.overhang(x.shape[2]), spec.overhang(x.shape[3])
     x = np.pad(x, ((0, 0), (0, 0), (0, rows), (0, columns)), constant_values=-np.inf)
     windows = sliding_window_view(x, (spec.size, spec.size), (2, 3))[:, :, :: spec.stride, :: spec.stride]

@@ -1,1 +1,1 @@
-"""How fast nets run on this machine: timings, the limit that the machine sets, and what is run."""
+"""How fast nets run on this machine: what is measured, how calls are timed, and the machine's limit."""

@@ -1,5 +1,8 @@
-"""The time below which a CPU can't run a net in float32: its matrix products at the best rate, or its weights read
-once. In int8 a CPU multiplies faster, and may go below."""
+"""A lower limit ("floor") for the time a CPU takes to run a net in float32.
+
+It is the larger of two times: the net's multiply-adds at the rate of a large matrix product, and one read of its
+weights from memory. In int8 a CPU multiplies faster and may take less time.
+"""
 
 from __future__ import annotations
 
@@ -11,34 +14,36 @@ import numpy as np
 from alexnet_infer.benchmark.timing import Run, Timing
 
 SQUARE = 1536
-"""Rows of the square matrices whose product gives the rate of arithmetic."""
+"""Rows of the square matrices whose product measures the arithmetic rate."""
 
 TALL = 8192
-"""Rows of the square matrix that is read to measure the memory: 256 MB, more than nearly every cache holds."""
+"""Rows of the square matrix that is read to measure the memory rate: 268 MB, larger than nearly all caches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What this CPU was measured to do with all cores."""
+    """The measured rates of this CPU with all cores."""
 
     flops: float
-    """Float32 operations a second."""
+    """Float32 operations per second; a multiply-add is two."""
     bandwidth: float
-    """Bytes a second that are read from memory."""
+    """Bytes read from memory per second."""
 
     @classmethod
     def of(cls, product: Timing, reading: Timing) -> Machine:
-        """From the times of the two `probes`. Medians, as of the nets: on a busy machine all are slower alike."""
+        """Return the rates from the times of the two `probes`: medians, as for nets, since load slows all of them."""
         return cls(flops=2 * SQUARE**3 / product.p50, bandwidth=4 * TALL**2 / reading.p50)
 
     def floor(self, multiply_adds: int, weight_bytes: int) -> float:
-        """Seconds that a call with so many float32 multiply-adds and bytes of weights takes at least."""
+        """Return the least seconds that a call with these float32 multiply-adds and bytes of weights takes."""
         return max(2 * multiply_adds / self.flops, weight_bytes / self.bandwidth)
 
 
 def probes() -> Sequence[Run]:
-    """What is timed for `Machine.of`: a matrix product, and a matrix times a vector, which reads the matrix once. Both
-    run in NumPy's BLAS, on all cores. They hold 280 MB."""
+    """Return the two calls to time for `Machine.of`: a matrix product, and a matrix-vector product.
+
+    The matrix-vector product reads its matrix once. Both run in NumPy's BLAS on all cores. They hold 290 MB.
+    """
     rng = np.random.default_rng(0)
     square = rng.standard_normal((SQUARE, SQUARE), np.float32)
     product = np.empty_like(square)

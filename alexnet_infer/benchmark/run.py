@@ -1,4 +1,4 @@
-"""What `alexnet-infer benchmark` measures: every model file, in every runtime that runs it, at every batch size."""
+"""The measurements of `alexnet-infer benchmark`: each model file in each runtime, at each batch size."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from alexnet_infer.export.info import Precision
 from alexnet_infer.predict import LARGEST_BATCH, Net, load
 
 MeasuredViews = Literal["none", "center", "ten"]
-"""What counts as one: a patch that goes through the net, or an image of which so many views are cut and averaged."""
+"""What one unit of a batch is: a patch ("none"), or an image whose center view or ten views are cut and averaged."""
 
 ROUNDS = 5
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
-"""Of a weight in a file of each precision."""
+"""Bytes per weight in a file of each precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to measure. Raises UsageError on values that make no sense."""
+    """What to measure. Raises UsageError if a value is out of range."""
 
     models: tuple[Path, ...] = ()
-    """Without any, the embedded net."""
+    """The files to measure. If empty, the default bundled net."""
     batches: tuple[int, ...] = (1, 8, 64)
     backend: Runtime | Literal["all"] = "all"
-    """"all": each model in all that is installed and runs it."""
+    """"all": each model in every installed runtime that can run it."""
     views: MeasuredViews | None = None
-    """Without, the views that a file cuts itself, or else the central one."""
+    """By default, the views that a file cuts itself; for other files, the center view."""
     device: Device = "auto"
     seconds: float = 2.0
-    """Measured for each row."""
+    """Measured time for each row."""
     trust_engine: bool = False
 
     def __post_init__(self) -> None:
@@ -57,16 +57,16 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A net in a runtime, and what its rows say of it."""
+    """A net in a runtime, and the facts that its rows show."""
 
     model: str
-    """The file's name, or its path where another has the same name."""
+    """The file's name, or its path if another file has the same name."""
     net: Net
     precision: Precision
     views: MeasuredViews
     multiply_adds: int | None
-    """For one image or patch, with all its views. None where they aren't known, or a GPU runs them: no floor is
-    measured for that."""
+    """Multiply-adds for one image, with all its views, or one patch. None if unknown (a file with several nets), or if
+    the net runs on a GPU, for which no floor is measured."""
     weight_bytes: int
 
     @property
@@ -74,7 +74,7 @@ class Subject:
         return "patches" if self.views == "none" else "images"
 
     def run(self, batch: int) -> Run:
-        """A call with `batch` images or patches of noise. From images on, that includes cutting the views."""
+        """Return a call that runs `batch` images or patches of noise. For images, it includes cutting the views."""
         rng = np.random.default_rng(batch)
         preprocessing, backend = self.net.manifest.preprocessing, self.net.backend
         if self.views == "none":
@@ -93,11 +93,11 @@ class Row:
     batch: int
     timing: Timing
     floor: float | None
-    """Seconds that the machine takes at least, where it computes in float32."""
+    """Least seconds that this CPU takes in float32; None if no floor is known."""
 
     @property
     def per_second(self) -> float:
-        """Images, or patches, a second."""
+        """Images or patches per second."""
         return self.batch / self.timing.mean
 
     def to_json(self, first: Row) -> dict[str, Any]:
@@ -120,13 +120,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What was measured."""
+    """The results of a benchmark."""
 
     rows: tuple[Row, ...]
     machine: Machine | None
-    """None where nothing ran on the CPU."""
+    """None if no subject has a floor."""
     skipped: tuple[str, ...] = field(default=())
-    """Why a model was left out in a runtime, a line each."""
+    """One line for each model and runtime that was left out, with the reason."""
 
     def to_json(self) -> dict[str, Any]:
         machine = self.machine and {"gflops": self.machine.flops / 1e9, "gb_per_second": self.machine.bandwidth / 1e9}
@@ -135,7 +135,7 @@ class Benchmark:
 
 
 def parse_batches(text: str) -> tuple[int, ...]:
-    """Batch sizes as in "1,8,64", each once, in their order. Raises UsageError."""
+    """Parse batch sizes such as "1,8,64". Returns each size once, in order. Raises UsageError if `text` is invalid."""
     parts = text.split(",")
     if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
         raise UsageError(f"--batch {shown(text)}: expected sizes from 1 to {LARGEST_BATCH}, as in 1,8,64")
@@ -143,12 +143,14 @@ def parse_batches(text: str) -> tuple[int, ...]:
 
 
 def subjects(request: Request) -> tuple[list[Subject], list[str]]:
-    """The nets to measure, and with `backend` "all" a line for each that could not be run in one of the runtimes.
+    """Open the nets to measure.
 
-    Raises what `load` raises where a model runs in none, UsageError where it doesn't take patches and should.
+    Returns them with one line for each model that could not be run in one of the runtimes, if `backend` is "all".
+    Raises the error of `load` if a model runs in no runtime, and UsageError if patches are requested from a file that
+    takes images.
     """
     paths = request.models or (embedded_model(),)
-    found, skipped = [], []
+    nets, skipped = [], []
     for path in paths:
         opened, errors = [], []
         for runtime in _runtimes(request, path):
@@ -160,9 +162,9 @@ def subjects(request: Request) -> tuple[list[Subject], list[str]]:
                 errors.append(error)
         if not opened:
             raise errors[0]
-        found += opened
+        nets += opened
         skipped += map(str, errors)
-    return found, skipped
+    return nets, skipped
 
 
 def run(
@@ -172,7 +174,7 @@ def run(
     seconds: float = 2.0,
     on_turn: Callable[[], None] = lambda: None,
 ) -> Benchmark:
-    """Measures all, interleaved, with the machine's own rates among them. `on_turn` is called `turns` times."""
+    """Measure all subjects and this machine's rates, interleaved. `on_turn` is called `turns` times."""
     pairs = [(subject, batch) for subject in subjects for batch in batches]
     rates = probes() if any(subject.multiply_adds for subject in subjects) else []
     runs = [subject.run(batch) for subject, batch in pairs]
@@ -192,7 +194,7 @@ def run(
 
 
 def turns(subjects: Sequence[Subject], batches: Sequence[int]) -> int:
-    """How often `run` calls `on_turn`."""
+    """Return how many times `run` calls `on_turn`."""
     rates = 2 if any(subject.multiply_adds for subject in subjects) else 0
     return ROUNDS * (len(subjects) * len(batches) + rates)
 
@@ -210,10 +212,10 @@ def _runtimes(request: Request, path: Path) -> Iterator[Runtime]:
 
 def _open(path: Path, runtime: Runtime, request: Request, name: str) -> Subject:
     manifest, info = describe(path)
-    cuts = info is not None and info.takes_squares
-    views = request.views or (info.views if info is not None and cuts else "center")
-    if cuts and views == "none":
-        raise UsageError(f"{path}: takes images and cuts its views itself; measure it with --views {info.views}")
+    takes_images = info is not None and info.takes_squares
+    views = request.views or (info.views if info is not None and takes_images else "center")
+    if takes_images and views == "none":
+        raise UsageError(f"{path}: takes images and cuts its views itself; use --views {info.views}")
     device, trust = request.device, request.trust_engine
     if views == "none":
         opened = open_model(path, device=device, runtime=runtime, trust_engine=trust)
@@ -229,12 +231,12 @@ def _open(path: Path, runtime: Runtime, request: Request, name: str) -> Subject:
         net=net,
         precision=precision,
         views=views,
-        # Of several nets in a file only the first is described.
+        # A file with several nets describes only the first one.
         multiply_adds=None if on_gpu or nets > 1 else architecture.multiply_adds * (10 if views == "ten" else 1),
         weight_bytes=architecture.parameters * BYTES[precision],
     )
 
 
 def _name(path: Path, paths: Sequence[Path]) -> str:
-    alone = sum(other.name == path.name for other in paths) == 1
-    return visible(path.name if alone else str(path))
+    is_unique = [each.name for each in paths].count(path.name) == 1
+    return visible(path.name if is_unique else str(path))

@@ -1,4 +1,4 @@
-"""Times of calls: interleaved, so that whatever else the machine does hits all alike, and as percentiles."""
+"""Interleaved timing of calls, so that other load on the machine affects all of them equally; percentiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """How long each of several calls took, in seconds. Raises ValueError when there is none."""
+    """The durations of one or more calls, in seconds. Raises ValueError if there are none."""
 
     seconds: tuple[float, ...]
 
@@ -38,7 +38,7 @@ class Timing:
         return self.percentile(99)
 
     def percentile(self, percent: float) -> float:
-        """In seconds; between two calls' times it is interpolated linearly."""
+        """Return a percentile in seconds, with linear interpolation between the two nearest durations."""
         return float(np.percentile(self.seconds, percent))
 
 
@@ -51,26 +51,26 @@ def interleave(
     clock: Callable[[], float] = time.perf_counter,
     on_turn: Callable[[], None] = lambda: None,
 ) -> list[Timing]:
-    """Times calls of each of `runs`, which return when their work is done; one Timing for each, in their order.
+    """Time calls of each of `runs`, which must return only when their work is done. Returns a Timing for each.
 
-    First each is called `warmup` times. Then, for so many `rounds`, each has a turn of `seconds / rounds`, but at least
-    one call. A turn begins with a call that doesn't count: it fetches the weights, which what ran before drove out of
-    the cache. Who classifies many photos has a net that stays there. `on_turn` is called after each turn.
+    Each is first called `warmup` times. Then, in each of `rounds` rounds, each has a turn of `seconds / rounds`
+    seconds, with at least one timed call. A turn starts with a call that is not timed and brings the weights back into
+    the cache, since a net that classifies many photos stays there. `on_turn` is called after each turn.
     """
     for run in runs:
         for _ in range(warmup):
             run()
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
-        for run, found in zip(runs, times, strict=True):
+        for run, durations in zip(runs, times, strict=True):
             run()
-            found += _turn(run, seconds / rounds, clock)
+            durations += _turn(run, seconds / rounds, clock)
             on_turn()
-    return [Timing(seconds=tuple(found)) for found in times]
+    return [Timing(seconds=tuple(durations)) for durations in times]
 
 
 def _turn(run: Run, seconds: float, clock: Callable[[], float]) -> list[float]:
-    """The times of as many calls as begin within `seconds`, and of one at least."""
+    """Call `run` until the calls have taken `seconds` together, at least once. Returns their durations."""
     times: list[float] = []
     while sum(times) < seconds or not times:
         begin = clock()
@@ -87,5 +87,5 @@ def measure(
     warmup: int = 2,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Timing:
-    """Times calls of `run` alone; see `interleave`."""
+    """Time calls of `run` alone; see `interleave`."""
     return interleave([run], seconds=seconds, rounds=rounds, warmup=warmup, clock=clock)[0]

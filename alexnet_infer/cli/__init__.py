@@ -1,4 +1,4 @@
-"""The command line: parse, dispatch, exit codes. The work is done in `alexnet_infer.commands`."""
+"""The command line of `alexnet-infer`: options and exit codes. `alexnet_infer.commands` does the work."""
 
 from __future__ import annotations
 
@@ -13,20 +13,58 @@ import typer
 
 from alexnet_infer import __version__
 from alexnet_infer.cli.evaluation import data_sets, evaluation
-from alexnet_infer.cli.exporting import benchmark, compare, export
-from alexnet_infer.cli.options import Backend, TrustEngine, net
-from alexnet_infer.cli.published import import_, models, pull
+from alexnet_infer.cli.exporting import (
+    BENCHMARK_EXAMPLES,
+    COMPARE_EXAMPLES,
+    EXPORT_EXAMPLES,
+    benchmark,
+    compare,
+    export,
+)
+from alexnet_infer.cli.options import HOW, OUTPUT, AsJson, Backend, Device, TrustEngine, net
+from alexnet_infer.cli.published import IMPORT_EXAMPLES, MODELS_EXAMPLES, PULL_EXAMPLES, import_, models, pull
 from alexnet_infer.errors import AlexNetInferError, one_line
+from alexnet_infer.help import WHAT, Command, Group, argument, option
 
-EXIT_CODES = """Exit codes: 0 done; 1 done, but some inputs failed; 2 usage; 3 unreadable input; 4 bad model file;
-5 backend or device missing; 130 interrupted."""
+EPILOG = """
+Examples:
+  alexnet-infer classify photo.jpg
+  alexnet-infer eval --data ILSVRC2012 --model bvlc-alexnet
+
+`alexnet-infer COMMAND --help` shows the options and examples of a command.
+
+Exit codes: 0 success; 1 some inputs failed, or a check failed; 2 wrong usage;
+3 unreadable input; 4 invalid model file; 5 runtime or device not available;
+130 interrupted.
+"""
+
+CLASSIFY_EXAMPLES = """
+Examples:
+  alexnet-infer classify photo.jpg https://example.org/photo.jpg
+  alexnet-infer classify holiday/ 'scans/*.png' --model bvlc-alexnet --json
+"""
+
+INFO_EXAMPLES = """
+Examples:
+  alexnet-infer info alexnet
+  alexnet-infer info runs/first/alexnet-64.safetensors --json
+"""
+
+FILTERS_EXAMPLES = """
+Examples:
+  alexnet-infer filters
+  alexnet-infer filters bvlc-alexnet -o bvlc.png
+"""
+
+USE, NETS, CHECK = "Commands", "Nets", "Compare, measure, check"
+"""Panels of commands."""
 
 app = typer.Typer(
     name="alexnet-infer",
-    help="AlexNet (2012) made usable and measurable today.",
-    epilog=EXIT_CODES,
+    cls=Group,
+    help="Classify images with AlexNet (2012), measure its error by the paper's protocol, and export it.",
+    epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -40,43 +78,44 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
 
 
-@app.command()
+@app.command(cls=Command, epilog=CLASSIFY_EXAMPLES, rich_help_panel=USE)
 def classify(
-    photos: Annotated[list[str], typer.Argument(help="Photos: files, folders, patterns, or - for standard input.")],
+    photos: Annotated[
+        list[str], argument("PHOTO...", "Files, folders, patterns, http(s) URLs, or - for standard input.")
+    ],
     model: Annotated[
         Path | None,
-        typer.Option(
-            parser=net,
-            metavar="<net>",
-            help="A trained net, .onnx or .engine, or the name of a published net; the embedded net if not given.",
+        option(
+            WHAT, "Net's name, model file, .onnx or .engine.", parser=net, metavar="NET", default="best bundled net"
         ),
     ] = None,
-    top: Annotated[
-        int | None, typer.Option(min=1, help="Labels to show for each photo.", show_default="5, or all that there are")
-    ] = None,
+    ensemble: Annotated[int | None, option(WHAT, "Average N bundled nets.", min=1, metavar="N", default="1")] = None,
     views: Annotated[
         Literal["ten", "center"] | None,
-        typer.Option(
-            help="Average the paper's ten patches, or use the central one: ten times faster.",
-            show_default="what the file does itself, else ten",
+        option(
+            HOW,
+            "Average the paper's ten views, or use the center only (10 times faster).",
+            default="the file's, or ten",
         ),
     ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a CUDA GPU where one works, else the CPU.")
-    ] = "auto",
+    device: Device = "auto",
     backend: Backend = "auto",
     trust_engine: TrustEngine = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, one line a photo.")] = False,
+    top: Annotated[
+        int | None, option(OUTPUT, "Labels per photo.", min=1, metavar="N", default="5, or all if fewer")
+    ] = None,
+    as_json: Annotated[bool, option(OUTPUT, "Print one JSON object per line, one line per photo.", "--json")] = False,
 ) -> None:
-    """Name what photos show.
+    """Label photos with the classes that a net knows.
 
-    A photo that can't be read gets one line on standard error; the others go on. Exit code 1 if some failed, 3 if all.
+    A photo that cannot be read is reported on standard error, and the others continue. Exits with 1 if some photos
+    failed, 3 if all failed.
     """
     from alexnet_infer.commands.classify import run
 
@@ -84,6 +123,7 @@ def classify(
         run(
             photos,
             model=model,
+            ensemble=ensemble,
             top=top,
             views=views,
             device=device,
@@ -94,55 +134,60 @@ def classify(
     )
 
 
-app.add_typer(evaluation, name="eval")
-app.command()(export)
-app.command()(compare)
-app.command()(benchmark)
-app.command()(models)
-app.command()(pull)
-app.command("import")(import_)
+app.add_typer(evaluation, name="eval", rich_help_panel=USE)
+app.command(cls=Command, epilog=EXPORT_EXAMPLES, rich_help_panel=USE)(export)
+app.command(cls=Command, epilog=COMPARE_EXAMPLES, rich_help_panel=CHECK)(compare)
+app.command(cls=Command, epilog=BENCHMARK_EXAMPLES, rich_help_panel=CHECK)(benchmark)
+app.command(cls=Command, epilog=MODELS_EXAMPLES, rich_help_panel=NETS)(models)
+app.command(cls=Command, epilog=PULL_EXAMPLES, rich_help_panel=NETS)(pull)
+app.command("import", cls=Command, epilog=IMPORT_EXAMPLES, rich_help_panel=NETS)(import_)
 
 
-@app.command()
+@app.command(cls=Command, epilog=INFO_EXAMPLES, rich_help_panel=NETS)
 def info(
     net: Annotated[
-        str, typer.Argument(help="A preset's name, a model file, .onnx or .engine; the embedded net if not given.")
+        str, argument("[NET]", "Preset, net's name, model file, .onnx or .engine.", default="best bundled net")
     ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show a net's layers, parameters and multiply-adds, and where a trained net comes from."""
+    """Show a net's layers, parameters and multiply-adds.
+
+    For a trained net, also show its classes, preprocessing, training and errors.
+    """
     from alexnet_infer.commands.info import run
 
     run(net, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=Command, epilog=FILTERS_EXAMPLES, rich_help_panel=NETS)
 def filters(
     model: Annotated[
-        Path | None,
-        typer.Argument(parser=net, metavar="[NET]", help="A trained net; the embedded one if not given."),
+        Path | None, argument("[NET]", "Net's name or model file.", parser=net, default="best bundled net")
     ] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The picture to write, a PNG.")] = Path("kernels.png"),
+    out: Annotated[Path, option(OUTPUT, "PNG file to write.", "-o", "--out", metavar="FILE")] = Path("kernels.png"),
 ) -> None:
-    """Draw a net's first kernels, as in the paper's figure 3."""
+    """Draw the first layer's kernels, like the paper's Figure 3."""
     from alexnet_infer.commands.filters import run
 
     run(model, out)
 
 
-app.add_typer(data_sets, name="data", help="Labelled image sets.")
+app.add_typer(data_sets, name="data", help="Check labelled image sets.", rich_help_panel=CHECK)
 
 
 def main() -> None:
-    """The `alexnet-infer` program. Every error that a user can cause becomes one line on stderr and its exit code."""
-    # Imports make a hundred thousand objects and no garbage: looking for it, then and at the end, costs a sixth of the
-    # time to a first label.
+    """Run the `alexnet-infer` program.
+
+    An error that a user can cause is one line on stderr and an exit code.
+    """
+    # Imports create a hundred thousand objects and no garbage. Searching them for garbage, during the imports and at
+    # exit, takes a sixth of the time to the first label.
     gc.set_threshold(100_000)
     _prepare_streams()
     try:
         code = app(prog_name="alexnet-infer", standalone_mode=False)
         sys.stdout.flush()
-        if code == 130:  # typer makes this of Ctrl-C, and says nothing
+        if code == 130:  # typer returns this for Ctrl-C, and prints nothing
             _report("interrupted", code)
     except AlexNetInferError as error:
         code = _report(str(error), error.exit_code)
@@ -151,9 +196,9 @@ def main() -> None:
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = _report("interrupted", 130)
-    except BrokenPipeError:  # the reader (head, say) has had enough
+    except BrokenPipeError:  # the reader, for example head, has exited
         code = 1
-    except OSError as error:  # a full disk under stdout, say
+    except OSError as error:  # for example, stdout is a file on a full disk
         code = _report(one_line(error), 2)
     _flush()
     gc.freeze()
@@ -161,18 +206,18 @@ def main() -> None:
 
 
 def _prepare_streams() -> None:
-    """Streams that were closed become empty ones, and what a stream's encoding lacks is written as an escape."""
+    """Replace closed streams by the null device, and escape characters that a stream cannot encode."""
     for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             mode = "r" if name == "stdin" else "w"
-            setattr(sys, name, Path(os.devnull).open(mode, errors="backslashreplace"))  # noqa: SIM115 (for good)
+            setattr(sys, name, Path(os.devnull).open(mode, errors="backslashreplace"))  # noqa: SIM115 (stays open)
         elif isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _flush() -> None:
-    """Python would complain when it flushes, at its end, what stdout doesn't take."""
+    """Flush stdout. If that fails, discard the rest: Python would report an error when it flushes again at exit."""
     try:
         sys.stdout.flush()
     except OSError:

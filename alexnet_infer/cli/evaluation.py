@@ -7,19 +7,56 @@ from typing import Annotated, Literal
 
 import typer
 
-from alexnet_infer.cli.options import Backend, TrustEngine, net
+from alexnet_infer.cli.options import OUTPUT, RUNTIME, Backend, Device, Layout, Split, TrustEngine, net
 from alexnet_infer.errors import UsageError
+from alexnet_infer.help import WHAT, Command, Group, argument, option
 
-evaluation = typer.Typer(invoke_without_command=True, subcommand_metavar="[merge]", no_args_is_help=False)
+MACHINES, CHECKS = "Several machines (the result is the same)", "Checks"
 
-_Json = Annotated[bool, typer.Option("--json", help="The whole result as one JSON object.")]
-_Csv = Annotated[bool, typer.Option("--csv", help="The table as CSV.")]
-_Markdown = Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")]
+EVAL_EXAMPLES = """
+Examples:
+  alexnet-infer eval --data ILSVRC2012 --model bvlc-alexnet --views center
+  alexnet-infer eval --data tiny-imagenet --ensemble 5 --fail-if "top1>50"
+"""
+
+MERGE_EXAMPLES = """
+Examples:
+  alexnet-infer eval merge cache-1 cache-2
+  alexnet-infer eval merge shards/* --references all --markdown
+"""
+
+CHECK_EXAMPLES = """
+Examples:
+  alexnet-infer data check ILSVRC2012
+  alexnet-infer data check photos --format folders --split train --quick-test
+"""
+
+evaluation = typer.Typer(
+    cls=Group, invoke_without_command=True, subcommand_metavar="[merge]", no_args_is_help=False, epilog=EVAL_EXAMPLES
+)
+
+_References = Annotated[
+    Literal["near", "all"],
+    option(OUTPUT, "Published results: near (at most 3 comparable ones) or all.", metavar="WHICH"),
+]
+_Json = Annotated[bool, option(OUTPUT, "Print the result as one JSON object.", "--json")]
+_Csv = Annotated[bool, option(OUTPUT, "Print the table as CSV.", "--csv")]
+_Markdown = Annotated[bool, option(OUTPUT, "Print the table as Markdown.", "--markdown")]
 _Save = Annotated[
-    Path | None, typer.Option("--save-predictions", help="Write a row an image to this .csv or .parquet file.")
+    Path | None,
+    option(
+        OUTPUT, "Write one row per image to a .csv or .parquet.", "--save-predictions", metavar="FILE", default=False
+    ),
 ]
 _FailIf = Annotated[
-    list[str] | None, typer.Option("--fail-if", help='Exit code 1 when this holds, as in "top5>18.2" (per cent).')
+    list[str] | None,
+    option(
+        OUTPUT,
+        'Exit with 1 if true, as in "top5>18.2" (percent). Repeatable.',
+        "--fail-if",
+        metavar="CONDITION",
+        default=False,
+    ),
 ]
 
 
@@ -27,71 +64,76 @@ _FailIf = Annotated[
 def evaluate(
     context: typer.Context,
     data: Annotated[
-        Path | None, typer.Option(help="Labelled image set: ILSVRC as you have it, or folders.", show_default=False)
-    ] = None,
-    ensemble: Annotated[
-        int | None, typer.Option(help="Average so many nets: the first of --models, or of those that come along.")
+        Path | None,
+        option(WHAT, "Labelled image set: a folder or an archive.", metavar="PATH", default="$ALEXNET_INFER_DATA"),
     ] = None,
     models: Annotated[
         list[Path] | None,
-        typer.Option(
+        option(
+            WHAT,
+            "Net's name or file; repeat to average nets.",
             "--model",
             "--models",
             parser=net,
-            metavar="<net>",
-            help="Trained nets, or names of published ones, to be averaged; repeat the option.",
-            show_default=False,
+            metavar="NET",
+            default="best bundled net",
         ),
+    ] = None,
+    ensemble: Annotated[
+        int | None,
+        option(WHAT, "Average the first N of --model, or N bundled nets.", metavar="N", default="all of --model, or 1"),
     ] = None,
     views: Annotated[
         Literal["ten", "center"] | None,
-        typer.Option(
-            help="The paper's ten patches, or the central one.", show_default="what a file does itself, else ten"
-        ),
+        option(WHAT, "Views to average.", default="the file's, or ten"),
     ] = None,
-    layout: Annotated[
-        str | None, typer.Option("--format", help="Layout of the data: tar, flat, folders, kaggle, parquet, caffe.")
+    layout: Layout = None,
+    split: Split = "validation",
+    limit: Annotated[
+        int | None, option(WHAT, "Use a stratified sample of N images.", metavar="N", default="all")
     ] = None,
-    split: Annotated[Literal["validation", "train"], typer.Option(help="Which images of the set.")] = "validation",
-    limit: Annotated[int | None, typer.Option(help="Only a stratified sample of so many images.")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the nets run.")] = "auto",
+    device: Device = "auto",
     backend: Backend = "auto",
-    trust_engine: TrustEngine = False,
-    batch: Annotated[int, typer.Option(help="Images that go through a net at once.")] = 16,
+    batch: Annotated[int, option(RUNTIME, "Images per call of a net.", metavar="N")] = 16,
     workers: Annotated[
-        int | None, typer.Option(help="Threads that decode; with Ray, cores a worker.", show_default="one a core")
+        int | None,
+        option(RUNTIME, "Decoding threads; with Ray, cores per worker.", metavar="N", default="all CPU cores"),
     ] = None,
+    trust_engine: TrustEngine = False,
+    profile: Annotated[bool, option(RUNTIME, "Show the time spent in each stage.", "--profile")] = False,
     cache: Annotated[
-        Path | None,
-        typer.Option(help="Folder for predictions; none is computed twice."),
+        Path | None, option(RUNTIME, "Folder for predictions.", metavar="DIR", default="the user's cache")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Compute again what the cache has.")] = False,
+    fresh: Annotated[bool, option(RUNTIME, "Compute cached predictions again.", "--fresh")] = False,
     shard: Annotated[
-        str | None, typer.Option(help="I/N: only part I of N, for one of N machines; eval merge joins them.")
+        str | None,
+        option(MACHINES, "Part I of N only; `eval merge` joins them.", metavar="I/N", default="1/1"),
     ] = None,
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="ray: on a Ray cluster, with the same result.")
-    ] = "local",
+    engine: Annotated[Literal["local", "ray"], option(MACHINES, "local, or ray for a Ray cluster.")] = "local",
     address: Annotated[
-        str | None, typer.Option(help="The Ray cluster's address.", show_default="one that Ray finds, or this machine")
+        str | None,
+        option(MACHINES, "Ray cluster.", metavar="ADDRESS", default="a running one, or local"),
     ] = None,
+    references: _References = "near",
     as_json: _Json = False,
     csv: _Csv = False,
     markdown: _Markdown = False,
-    report: Annotated[Path | None, typer.Option(help="Write a web page with all figures to this folder.")] = None,
+    report: Annotated[
+        Path | None, option(OUTPUT, "Write a web page with all results to this folder.", metavar="DIR", default=False)
+    ] = None,
     save_predictions: _Save = None,
     fail_if: _FailIf = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Show the time spent in each stage.")] = False,
 ) -> None:
-    """Measure top-1 and top-5 error by the paper's protocol: ten views, and several nets, averaged.
+    """Measure top-1 and top-5 error by the paper's protocol.
 
-    A run that was stopped goes on where it was. Exit code 1 when images could not be read (they count as wrong) or a
+    An interrupted run continues where it stopped. Exits with 1 if an image cannot be read (it counts as wrong) or if a
     condition of --fail-if holds.
     """
     if context.invoked_subcommand:
-        for option in context.command.params:
-            if context.get_parameter_source(option.name).name != "DEFAULT":
-                raise UsageError(f"{option.opts[0]}: does nothing before {context.invoked_subcommand}; give it after")
+        for parameter in context.command.params:
+            if context.get_parameter_source(parameter.name).name != "DEFAULT":
+                command = context.invoked_subcommand
+                raise UsageError(f"{parameter.opts[0]}: has no effect before {command}; put it after {command}")
         return
     from alexnet_infer.commands.evaluate import make_output, make_request, run
 
@@ -115,53 +157,48 @@ def evaluate(
         address=address,
     )
     output = make_output(as_json, csv, markdown, save_predictions, fail_if or [], report=report, profile=profile)
-    raise typer.Exit(run(request, output))
+    raise typer.Exit(run(request, output, references=references))
 
 
-@evaluation.command()
+@evaluation.command(cls=Command, epilog=MERGE_EXAMPLES)
 def merge(
-    caches: Annotated[list[Path], typer.Argument(help="The --cache folders of all shards.", metavar="CACHE...")],
+    caches: Annotated[list[Path], argument("CACHE...", "The --cache folders of all shards.")],
+    references: _References = "near",
     as_json: _Json = False,
     csv: _Csv = False,
     markdown: _Markdown = False,
     save_predictions: _Save = None,
     fail_if: _FailIf = None,
 ) -> None:
-    """Join the shards that several machines computed, to the result of a single one."""
+    """Join the shards of several machines into one result."""
     from alexnet_infer.commands.evaluate import make_output
     from alexnet_infer.commands.evaluate import merge as join
 
-    raise typer.Exit(join(caches, make_output(as_json, csv, markdown, save_predictions, fail_if or [])))
+    output = make_output(as_json, csv, markdown, save_predictions, fail_if or [])
+    raise typer.Exit(join(caches, output, references=references))
 
 
-data_sets = typer.Typer(no_args_is_help=True)
+data_sets = typer.Typer(cls=Group, no_args_is_help=True, epilog=CHECK_EXAMPLES)
 
 
-@data_sets.command()
+@data_sets.command(cls=Command, epilog=CHECK_EXAMPLES)
 def check(
-    root: Annotated[Path, typer.Argument(metavar="DIR", help="Labelled image set: a folder, or ILSVRC's archive.")],
-    layout: Annotated[
-        str | None, typer.Option("--format", help="Its layout: tar, flat, folders, kaggle, parquet, caffe.")
-    ] = None,
-    split: Annotated[Literal["validation", "train"], typer.Option(help="Which images of the set.")] = "validation",
+    root: Annotated[Path, argument("PATH", "Labelled image set: a folder or an archive.")],
+    layout: Layout = None,
+    split: Split = "validation",
     hashing: Annotated[
-        bool, typer.Option("--hash/--no-hash", help="Compare the official archives' MD5, which reads them once more.")
+        bool, option(CHECKS, "Compare MD5 of official archives; reads them twice.", "--hash/--no-hash")
     ] = True,
     model: Annotated[
         Path | None,
-        typer.Option(
-            parser=net,
-            metavar="<net>",
-            help="Run a sample through this net, to see permuted labels.",
-            show_default=False,
-        ),
+        option(CHECKS, "Find permuted labels with this net, on a sample.", parser=net, metavar="NET", default=False),
     ] = None,
-    quick_test: Annotated[bool, typer.Option("--quick-test", help="The same with the embedded net.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="All findings as one JSON object.")] = False,
+    quick_test: Annotated[bool, option(CHECKS, "The same with the bundled net.", "--quick-test")] = False,
+    as_json: Annotated[bool, option(OUTPUT, "Print all findings as one JSON object.", "--json")] = False,
 ) -> None:
-    """Find what would spoil an evaluation: missing, unreadable or doubled images, wrong or permuted labels.
+    """Find problems in a data set: missing, unreadable or duplicate images, wrong or permuted labels.
 
-    Exit code 0 when nothing is worse than a warning, 1 when errors were found, 3 when no image can be read.
+    Exits with 0 if there are only warnings, 1 if there are errors, 3 if no image can be read.
     """
     from alexnet_infer.commands.data import run
 

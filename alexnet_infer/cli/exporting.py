@@ -1,4 +1,4 @@
-"""`alexnet-infer export` and `alexnet-infer compare`: files for other runtimes, and whether they are the same net."""
+"""`alexnet-infer export`, `benchmark` and `compare`: files for other runtimes, their speed, and their agreement."""
 
 from __future__ import annotations
 
@@ -7,92 +7,121 @@ from typing import Annotated, Literal
 
 import typer
 
-from alexnet_infer.cli.options import Backend, TrustEngine, net
+from alexnet_infer.cli.options import HOW, OUTPUT, RUNTIME, AsJson, Backend, Device, Layout, Split, TrustEngine, net
+from alexnet_infer.help import WHAT, argument, option
+
+INT8, TENSORRT, VERIFY = "With --precision int8", "With --trt", "Verify"
+
+EXPORT_EXAMPLES = """
+Examples:
+  alexnet-infer export --views ten
+  alexnet-infer export bvlc-alexnet --trt --precision fp16 --batch 1,8,64
+"""
+
+BENCHMARK_EXAMPLES = """
+Examples:
+  alexnet-infer benchmark --batch 1,16
+  alexnet-infer benchmark alexnet-64 net.onnx --seconds 5 --plot speed.png
+"""
+
+COMPARE_EXAMPLES = """
+Examples:
+  alexnet-infer compare bvlc-alexnet bvlc-alexnet-int8 holiday/
+  alexnet-infer compare net.safetensors net.engine --data ILSVRC2012 --limit 500
+"""
+
+_Tolerance = Annotated[
+    float | None,
+    option(
+        VERIFY,
+        "Largest probability difference allowed.",
+        metavar="X",
+        default="1e-5; fp16: 0.01; int8: 0.15",
+    ),
+]
 
 
 def export(
     model: Annotated[
         list[Path] | None,
-        typer.Argument(
-            parser=net,
-            metavar="[NET]...",
-            help="Trained nets, or names of published ones; the embedded one if not given.",
-            show_default=False,
-        ),
-    ] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX file: the default without --trt.")] = False,
-    trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT engine.")] = False,
-    flavor: Annotated[
-        Literal["tensorrt", "rtx"] | None,
-        typer.Option(help="Of the engine; rtx needs no GPU to build.", show_default="tensorrt"),
+        argument("[NET]...", "Names or files of nets.", parser=net, default="best bundled net"),
     ] = None,
     ensemble: Annotated[
-        int | None, typer.Option(help="So many nets and their mean in one file.", show_default=False)
+        int | None,
+        option(WHAT, "Average N nets in one file.", metavar="N", default="all given"),
     ] = None,
-    precision: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="Of weights and activations.")] = "fp32",
+    onnx: Annotated[bool, option(WHAT, "Write an ONNX file. [default: on without --trt]", "--onnx")] = False,
+    trt: Annotated[bool, option(WHAT, "Build a TensorRT engine.", "--trt")] = False,
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"], option(HOW, "Number format: fp32, fp16 or int8.", metavar="TYPE")
+    ] = "fp32",
     views: Annotated[
         Literal["none", "center", "ten"],
-        typer.Option(help="Views that the file cuts out of uint8 images itself; none: it takes patches."),
+        option(HOW, "Views that the file cuts from an image; none: it takes patches."),
     ] = "none",
     batch: Annotated[
-        str, typer.Option(metavar="MIN,OPT,MAX", help="Images (patches, without views) a call; one number: always so.")
+        str, option(HOW, "Images (or patches) per call; one number: fixed.", metavar="MIN,OPT,MAX")
     ] = "1,8,64",
     lrn: Annotated[
         Literal["op", "conv", "plugin"] | None,
-        typer.Option(
-            help="ONNX's node, a convolution (fastest in ONNX Runtime on a CPU), or our TensorRT plugin.",
-            show_default="conv; with --trt op",
+        option(
+            HOW,
+            "op: ONNX operator; conv: convolution, the fastest in ONNX Runtime on a CPU; plugin: TensorRT plugin.",
+            default="conv; with --trt: op",
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="The folder to write to.", show_default="named after the net")
-    ] = None,
     calibrate: Annotated[
-        Path | None, typer.Option(help="Images to measure int8's ranges on: a labelled set, or a folder of photos.")
+        Path | None,
+        option(INT8, "Calibration images: labelled set or photos.", metavar="PATH", default=False),
     ] = None,
-    calibration_images: Annotated[int | None, typer.Option(help="So many of them.", show_default="100")] = None,
+    calibration_images: Annotated[int | None, option(INT8, "Images to use.", metavar="N", default="100")] = None,
     calibration_method: Annotated[
         Literal["percentile", "entropy", "minmax"] | None,
-        typer.Option(help="Where ranges are cut off.", show_default="entropy"),
+        option(INT8, "entropy, percentile or minmax.", metavar="NAME", default="entropy"),
     ] = None,
     keep_float: Annotated[
-        list[str] | None, typer.Option(help="A layer that int8 leaves in float; repeat the option.", show_default=False)
+        list[str] | None, option(INT8, "Layer to keep in float; repeatable.", metavar="LAYER", default=False)
     ] = None,
     int8_for: Annotated[
         Literal["cpu", "tensorrt"] | None,
-        typer.Option(help="Which runtimes int8 is for.", show_default="cpu; with --trt tensorrt"),
+        option(INT8, "Target runtime.", default="cpu; with --trt: tensorrt"),
+    ] = None,
+    flavor: Annotated[
+        Literal["tensorrt", "rtx"] | None,
+        option(TENSORRT, "rtx: TensorRT-RTX, which builds without a GPU.", default="tensorrt"),
     ] = None,
     workspace: Annotated[
-        str | None, typer.Option(help="GPU memory for a layer, as in 2GiB.", show_default="all")
+        str | None, option(TENSORRT, "GPU memory per layer, as in 2GiB.", metavar="SIZE", default="all")
     ] = None,
     optimization_level: Annotated[
-        int | None, typer.Option(help="0 builds fast, 5 runs fast.", show_default="TensorRT's own, 3")
+        int | None, option(TENSORRT, "0 (fast build) to 5 (fast engine).", metavar="N", default="TensorRT's: 3")
     ] = None,
     compute_capability: Annotated[
-        str | None, typer.Option(help="GPUs that an rtx engine is for, as in 8.6,8.9,12.0.", show_default="all")
-    ] = None,
-    triton: Annotated[
-        Path | None, typer.Option(help="Put the file into this model repository of Triton Inference Server, too.")
+        str | None,
+        option(TENSORRT, "GPUs that an rtx engine supports.", metavar="X,Y", default="8.0,8.6,8.9,12.0,12.1"),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare what was written with the nets, on real images.")
+        bool, option(VERIFY, "Compare files with their nets on real images.", "--verify/--no-verify")
     ] = True,
     data: Annotated[
-        Path | None, typer.Option(help="Compare on this labelled set.", show_default="the example photos")
+        Path | None, option(VERIFY, "Labelled set to compare on.", metavar="PATH", default="example photos")
     ] = None,
     photo: Annotated[
-        list[str] | None, typer.Option(help="Compare on these photos; repeat the option.", show_default=False)
+        list[str] | None, option(VERIFY, "Photo to compare on; repeatable.", metavar="PATH", default=False)
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Compare on so many images of the set.", show_default="all")] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(help="Largest probability difference allowed.", show_default="1e-5, fp16 0.01, int8 0.15"),
+    limit: Annotated[int | None, option(VERIFY, "Compare on N images of the set.", metavar="N", default="all")] = None,
+    tolerance: _Tolerance = None,
+    out: Annotated[
+        Path | None, option(OUTPUT, "Folder to write to.", "-o", "--out", metavar="DIR", default="named after the net")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    triton: Annotated[
+        Path | None, option(OUTPUT, "Also add it to this Triton model repository.", metavar="DIR", default=False)
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Write a net as ONNX or as a TensorRT engine, and show that it gives the same answers.
+    """Export nets to ONNX or TensorRT, and verify the outputs.
 
-    Exit code 1 when a file differs from its nets by more than the tolerance.
+    Exits with 1 if a file differs from its nets by more than the tolerance.
     """
     from alexnet_infer.commands.export import make_request, make_verification, run
 
@@ -123,28 +152,29 @@ def export(
 def benchmark(
     models: Annotated[
         list[Path] | None,
-        typer.Argument(
-            parser=net,
-            metavar="[NET]...",
-            help="Trained nets, .onnx, .engine, or names of published nets; the embedded net if not given.",
-            show_default=False,
-        ),
+        argument("[NET]...", "Names of nets, model files, .onnx or .engine.", parser=net, default="best bundled net"),
     ] = None,
-    batch: Annotated[str, typer.Option(metavar="N,N,...", help="Images (or patches) a call.")] = "1,8,64",
-    backend: Annotated[
-        Literal["all", "auto", "onnxruntime", "openvino"], typer.Option(help="all: every one that is installed.")
-    ] = "all",
+    batch: Annotated[str, option(HOW, "Batch sizes: images (or patches) per call.", metavar="N,N,...")] = "1,8,64",
     views: Annotated[
         Literal["none", "center", "ten"] | None,
-        typer.Option(help="none: patches, without cutting them.", show_default="a file's own, else center"),
+        option(HOW, "none: patches only.", default="the file's, or center"),
     ] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the nets run.")] = "auto",
-    seconds: Annotated[float, typer.Option(help="Measured for each row.")] = 2.0,
-    plot: Annotated[Path | None, typer.Option(help="Draw the throughput to this PNG.")] = None,
+    seconds: Annotated[float, option(HOW, "Measuring time per row.", metavar="SECONDS")] = 2.0,
+    device: Device = "auto",
+    backend: Annotated[
+        Literal["all", "auto", "onnxruntime", "openvino"],
+        option(RUNTIME, "all (every one installed), auto, onnxruntime or openvino.", metavar="NAME"),
+    ] = "all",
     trust_engine: TrustEngine = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    plot: Annotated[
+        Path | None, option(OUTPUT, "Draw the throughput to this PNG.", metavar="FILE", default=False)
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure latency and throughput of nets here, against the first row and against this machine's limit."""
+    """Measure latency and throughput.
+
+    Each row is compared with the first row and with the limit of this machine.
+    """
     from alexnet_infer.benchmark.run import Request, parse_batches
     from alexnet_infer.commands.benchmark import run
 
@@ -161,30 +191,32 @@ def benchmark(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(parser=net, metavar="A", help="The reference: a trained net, .onnx or .engine.")],
-    b: Annotated[Path, typer.Argument(parser=net, metavar="B", help="What is compared with it.")],
+    a: Annotated[Path, argument("A", "Reference: net's name, model file, .onnx or .engine.", parser=net)],
+    b: Annotated[Path, argument("B", "Net to compare with it.", parser=net)],
     photos: Annotated[
-        list[str] | None, typer.Argument(help="Photos: files, folders, patterns.", show_default="example photos")
+        list[str] | None, argument("[PHOTO]...", "Files, folders or patterns.", default="example photos")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="A labelled set instead.", show_default=False)] = None,
-    limit: Annotated[int | None, typer.Option(help="Only a stratified sample of so many of its images.")] = None,
-    split: Annotated[Literal["validation", "train"], typer.Option(help="Which images of the set.")] = "validation",
-    layout: Annotated[str | None, typer.Option("--format", help="Layout of the set.", show_default=False)] = None,
+    data: Annotated[
+        Path | None, option(WHAT, "Use this labelled set instead of photos.", metavar="PATH", default=False)
+    ] = None,
+    layout: Layout = None,
+    split: Split = "validation",
+    limit: Annotated[
+        int | None, option(WHAT, "Use a stratified sample of N images.", metavar="N", default="all")
+    ] = None,
     views: Annotated[
-        Literal["ten", "center"] | None, typer.Option(help="Views.", show_default="a file's own, else ten")
+        Literal["ten", "center"] | None,
+        option(HOW, "Views to average.", default="the file's, or ten"),
     ] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(help="Largest probability difference allowed.", show_default="1e-5, fp16 0.01, int8 0.15"),
-    ] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the nets run.")] = "auto",
+    tolerance: _Tolerance = None,
+    device: Device = "auto",
     backend: Backend = "auto",
     trust_engine: TrustEngine = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show whether two model files give the same answers, on real images.
+    """Compare the outputs of two nets on real images.
 
-    Exit code 1 when a probability differs by more than the tolerance.
+    Exits with 1 if a probability differs by more than the tolerance or an image cannot be read.
     """
     from alexnet_infer.commands.compare import run
 

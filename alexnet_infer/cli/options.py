@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options and panel titles that several commands share."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from alexnet_infer.help import WHAT, option
 from alexnet_infer.nets import NotPulledError, find_net
+
+HOW, RUNTIME, OUTPUT = "How", "Runtime", "Output"
+"""Titles of the panels in help pages."""
 
 
 def net(model: str) -> Path:
-    """The file of a net that is given by its file name or by its own; a published net that is not on this machine may
-    be pulled at once, where there is somebody to ask."""
+    """Return the file of a net, given as a path or by its name.
+
+    For a published net that is not on this machine, offer to download it if the terminal is interactive.
+    """
     try:
         return find_net(model)
     except NotPulledError as error:
@@ -28,7 +34,7 @@ def net(model: str) -> Path:
 
 
 def _agreed(question: str) -> bool:
-    """Asks on stderr: typer's own prompt puts a space on stdout, and that may be a file of JSON."""
+    """Ask on stderr: typer's own prompt writes a space to stdout, which may be a file of JSON."""
     typer.echo(f"{question} [y/N]: ", nl=False, err=True)
     answer = sys.stdin.readline()
     if not answer:
@@ -36,9 +42,21 @@ def _agreed(question: str) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
+Device = Annotated[Literal["auto", "cpu", "cuda"], option(RUNTIME, "auto: CUDA if it works, else CPU.")]
 Backend = Annotated[
-    Literal["auto", "onnxruntime", "openvino"], typer.Option(help="auto: the faster one of those that are installed.")
+    Literal["auto", "onnxruntime", "openvino"],
+    option(RUNTIME, "auto (the faster one), onnxruntime or openvino.", metavar="NAME"),
 ]
-TrustEngine = Annotated[
-    bool, typer.Option("--trust-engine", help="Run an engine that was not built here, though engines are code.")
+TrustEngine = Annotated[bool, option(RUNTIME, "Run an engine built elsewhere. An engine is code.", "--trust-engine")]
+Split = Annotated[Literal["validation", "train"], option(WHAT, "Split: validation or train.", metavar="NAME")]
+Layout = Annotated[
+    str | None,
+    option(
+        WHAT,
+        "tar, flat, folders, kaggle, parquet or caffe.",
+        "--format",
+        metavar="NAME",
+        default="detected",
+    ),
 ]
+AsJson = Annotated[bool, option(OUTPUT, "Print one JSON object.", "--json")]

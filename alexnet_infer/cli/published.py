@@ -1,4 +1,4 @@
-"""`alexnet-infer models`, `pull` and `import`: other people's nets."""
+"""`alexnet-infer models`, `pull` and `import`: nets trained elsewhere."""
 
 from __future__ import annotations
 
@@ -7,30 +7,52 @@ from typing import Annotated
 
 import typer
 
+from alexnet_infer.cli.options import HOW, OUTPUT, AsJson
+from alexnet_infer.help import WHAT, argument, option
+
+MODELS_EXAMPLES = """
+Examples:
+  alexnet-infer models
+  alexnet-infer models --json
+"""
+
+PULL_EXAMPLES = """
+Examples:
+  alexnet-infer pull bvlc-alexnet
+  alexnet-infer pull torchvision-alexnet --from alexnet-owt-7be5be79.pth
+"""
+
+IMPORT_EXAMPLES = """
+Examples:
+  alexnet-infer import my.caffemodel --as caffe
+  alexnet-infer import flowers.pth --as owt --classes classes.tsv
+"""
+
 
 def models(
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object, with protocols, sources and licences.")
+        bool, option(OUTPUT, "Print one JSON object, with protocols, sources and licences.", "--json")
     ] = False,
 ) -> None:
-    """List the nets that come along, those that were pulled, and those that can be."""
+    """List bundled, downloaded and available nets."""
     from alexnet_infer.commands.models import run
 
     run(as_json=as_json)
 
 
 def pull(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Published nets, by the names of `models`.")],
+    names: Annotated[list[str], argument("NAME...", "Published nets, as `alexnet-infer models` lists them.")],
     source: Annotated[
-        str | None, typer.Option("--from", metavar="FILE|URL", help="A copy or a mirror; it is verified like the rest.")
+        str | None,
+        option(HOW, "Copy or mirror; verified as well.", "--from", metavar="FILE|URL", default="the publisher"),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Fetch and convert a net that is here already.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a net.")] = False,
+    force: Annotated[bool, option(HOW, "Fetch and convert again.", "--force")] = False,
+    as_json: Annotated[bool, option(OUTPUT, "Print one JSON object per net.", "--json")] = False,
 ) -> None:
-    """Fetch published nets, verify them, and turn them into model files of ours, for use offline from then on.
+    """Download published nets, and convert them to model files.
 
-    A download that was cut short goes on where it was. Exit code 3 when a net can't be fetched, 4 when what is there is
-    another file, 1 when some of several failed.
+    Each download is verified. An interrupted download continues where it stopped. Exits with 3 if a net cannot be
+    fetched, 4 if a file is not the expected one, 1 if some of several nets failed.
     """
     from alexnet_infer.commands.pull import run
 
@@ -39,39 +61,52 @@ def pull(
 
 def import_(
     source: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="An .onnx, .caffemodel, .pth or .pt file, or our trainer's checkpoint."),
+        Path, argument("FILE", "An .onnx, .caffemodel, .pth or .pt file, or a checkpoint of `python -m train`.")
     ],
     preset: Annotated[
-        str | None, typer.Option("--as", metavar="PRESET", help="Which net it is: caffe, caffenet, owt, alexnet, ...")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="The file to write.", show_default="the name, .safetensors")
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="What the net is called from now on.", show_default="the file's name")
+        str | None,
+        option(
+            WHAT,
+            "Architecture: caffe, caffenet, owt, alexnet or another preset.",
+            "--as",
+            metavar="PRESET",
+            default="the checkpoint's; otherwise required",
+        ),
     ] = None,
     preprocessing: Annotated[
         str | None,
-        typer.Option(
+        option(
+            HOW,
+            "How its images are prepared: caffe, caffe-zoo, torchvision or a JSON file.",
             metavar="NAME|FILE",
-            help="How its images were prepared: caffe, caffe-zoo, torchvision, or a JSON file.",
-            show_default="that of the preset's published nets",
+            default="that of the preset's published nets",
         ),
     ] = None,
-    patch: Annotated[
-        int | None, typer.Option(help="Side of its patches, where file and preset differ.", show_default="the file's")
-    ] = None,
+    patch: Annotated[int | None, option(HOW, "Side of its patches.", metavar="PIXELS", default="the file's")] = None,
     classes: Annotated[
         Path | None,
-        typer.Option(help="WordNet id and name of each output, a line each.", show_default="ILSVRC-2012's 1,000"),
+        option(HOW, "One line per output: WordNet id and name.", metavar="FILE", default="ILSVRC-2012's 1,000 classes"),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="What it was trained on, for its manifest.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    data: Annotated[
+        str | None, option(HOW, "Its training data, for the manifest.", metavar="TEXT", default=False)
+    ] = None,
+    name: Annotated[str | None, option(OUTPUT, "Name of the net.", metavar="NAME", default="the file's name")] = None,
+    out: Annotated[
+        Path | None,
+        option(
+            OUTPUT,
+            "File to write; .onnx for a quantized .onnx.",
+            "-o",
+            "--out",
+            metavar="FILE",
+            default="NAME.safetensors",
+        ),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Turn somebody else's trained AlexNet into a model file of ours.
+    """Convert an AlexNet from another program to a model file.
 
-    Exit code 4 when the file is damaged or is another net than PRESET.
+    Exits with 4 if the file is damaged or contains a net other than PRESET.
     """
     from alexnet_infer.commands.import_net import run
 

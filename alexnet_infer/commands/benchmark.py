@@ -1,4 +1,4 @@
-"""`alexnet-infer benchmark`: how fast nets run here, as a table, as JSON, and as a picture."""
+"""`alexnet-infer benchmark`: how fast nets run on this machine, as a table, JSON or a plot."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from alexnet_infer.progress import counting
 
 
 def run(request: Request, *, as_json: bool = False, plot: Path | None = None) -> None:
-    """Measures, prints a table or one JSON object, and draws the picture `plot`. A model that one of several runtimes
-    can't run is named on stderr.
+    """Measure, print a table or one JSON object, and write a plot to the PNG file `plot`.
 
-    Raises, before anything is measured, UsageError when `plot` is no name for a PNG, BackendError when matplotlib is
-    missing, and the errors of `subjects`; after the results, UsageError when `plot` can't be written.
+    A model that one of several runtimes can't run is reported on stderr.
+
+    Before it measures, raises UsageError if `plot` is not a valid name for a PNG file, BackendError if matplotlib is
+    missing, and the errors of `subjects`. After printing the results, raises UsageError if `plot` can't be written.
     """
     if plot is not None:
         _check_plot(plot)
@@ -40,16 +41,18 @@ def run(request: Request, *, as_json: bool = False, plot: Path | None = None) ->
         try:
             write_atomically(plot, picture(result))
         except OSError as error:
-            raise UsageError(f"{plot}: can't be written ({error.strerror or error}); choose another file") from None
+            raise UsageError(
+                f"--plot {plot}: can't be written ({error.strerror or error}); choose another file"
+            ) from None
 
 
 def _check_plot(plot: Path) -> None:
     if plot.suffix.lower() != ".png":
-        raise UsageError(f"--plot {plot}: expected the name of a picture, ending in .png")
+        raise UsageError(f"--plot {plot}: expected a file name ending in .png")
     if not plot.parent.is_dir():
-        raise UsageError(f"--plot {plot}: there is no folder {plot.parent}; make it first")
+        raise UsageError(f"--plot {plot}: the folder {plot.parent} does not exist; create it first")
     if plot.is_dir():
-        raise UsageError(f"--plot {plot}: is a folder; expected a file's name")
+        raise UsageError(f"--plot {plot}: is a folder; expected a file name")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -57,26 +60,29 @@ def _check_plot(plot: Path) -> None:
 
 
 def _print_table(result: Benchmark) -> None:
-    """A line that names the net and what runs it, then its rows: that fits a narrow terminal, too."""
+    """Print a line with the net and its runtime, then the net's rows, so that the table fits a narrow terminal."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console()
-    columns = ("batch", "p50 ms", "p90 ms", "p99 ms", f"{result.rows[0].subject.unit}/s", "ratio", "x floor")
-    console.print(Text(_line(columns), style="dim"), soft_wrap=True)
+    first = result.rows[0]
+    header = ["batch", "p50 ms", "p90 ms", "p99 ms", f"{first.subject.unit}/s", "ratio", "x floor"]
+    columns = zip(header, *(_cells(row, first) for row in result.rows), strict=True)
+    widths = [max(10, *(len(cell) + 2 for cell in column)) for column in columns]
+    console.print(Text(_line(header, widths), style="dim"), soft_wrap=True)
     for rows in _by_subject(result.rows):
         console.print(Text(_title(rows[0].subject)), soft_wrap=True)
         for row in rows:
-            console.print(Text(_line(_cells(row, result.rows[0]))), soft_wrap=True)
+            console.print(Text(_line(_cells(row, first), widths)), soft_wrap=True)
     console.print(Text(_footer(result), style="dim"))
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "".join(f"{cell:>10}" for cell in cells)
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
 
 
 def _title(subject: Subject) -> str:
-    """What was measured; the precision, where it isn't float32, is part of the backend's description."""
+    """The net, runtime and views. The runtime's description includes the precision if it isn't float32."""
     return f"{subject.model}, {subject.net.backend.description}, views {subject.views}"
 
 
@@ -93,22 +99,24 @@ def _cells(row: Row, first: Row) -> list[str]:
 
 def _footer(result: Benchmark) -> str:
     unit = result.rows[0].subject.unit
-    first = "with their views cut" if unit == "images" else "cut and centred beforehand"
+    detail = "including cutting the views" if unit == "images" else "with the mean already subtracted"
     lines = [
-        f"batch: {unit}, {first}; ms: a call, on the clock of the CPU, until the answer is in its memory; "
-        f"ratio: {unit}/s to the first row's"
+        f"batch: {unit} per call, {detail}.",
+        "ms: time per call, until the results are in the CPU's memory.",
+        f"ratio: {unit}/s relative to the first row.",
     ]
     if (machine := result.machine) is not None:
         lines.append(
-            f"floor: the larger of multiply-adds at {machine.flops / 1e9:.0f} GFLOP/s, measured in a float32 matrix "
-            f"product, and bytes of weights at {machine.bandwidth / 1e9:.1f} GB/s, measured reading a matrix; "
-            "int8, which multiplies faster, may go below"
+            "x floor: p50 relative to the least possible time in float32, which is the larger of two times: the "
+            f"multiply-adds at {machine.flops / 1e9:.0f} GFLOP/s (measured with a matrix product), and reading the "
+            f"weights at {machine.bandwidth / 1e9:.1f} GB/s (measured by reading a matrix). int8 multiplies faster, so "
+            "its value can be below 1."
         )
     return "\n".join(lines)
 
 
 def picture(result: Benchmark) -> bytes:
-    """A PNG: images (or patches) a second by batch size, a line for each net in a runtime, and its floor dashed."""
+    """Return a PNG: images or patches per second by batch size, one line per net and runtime, with dashed floors."""
     import numpy as np
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -117,7 +125,7 @@ def picture(result: Benchmark) -> bytes:
 
     png = io.BytesIO()
     with style.context("default"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a file's name in letters that the font lacks
+        warnings.filterwarnings("ignore", "Glyph")  # the font may lack a letter of a file name
         figure = Figure(figsize=(9, 6), dpi=150, layout="constrained")
         axes = figure.subplots()
         for number, rows in enumerate(_by_subject(result.rows)):
@@ -133,8 +141,8 @@ def picture(result: Benchmark) -> bytes:
         axes.set_xticks([], minor=True)
         axes.set_yscale("log")
         axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
-        axes.set_xlabel("batch")
-        axes.set_title(f"{result.rows[0].subject.unit} a second (dashed: the machine's limit in float32)", loc="left")
+        axes.set_xlabel("batch size")
+        axes.set_title(f"{result.rows[0].subject.unit} per second (dashed: the machine's limit in float32)", loc="left")
         axes.grid(color="0.9")
         figure.legend(loc="outside lower left", frameon=False, fontsize="small")
         FigureCanvasAgg(figure).print_png(png)
@@ -142,8 +150,8 @@ def picture(result: Benchmark) -> bytes:
 
 
 def _by_subject(rows: tuple[Row, ...]) -> list[list[Row]]:
-    """The rows of each net in a runtime, by batch size."""
-    found: dict[int, list[Row]] = {}
+    """The rows of each subject, in the order of their batch sizes."""
+    groups: dict[int, list[Row]] = {}
     for row in rows:
-        found.setdefault(id(row.subject), []).append(row)
-    return [sorted(group, key=lambda row: row.batch) for group in found.values()]
+        groups.setdefault(id(row.subject), []).append(row)
+    return [sorted(group, key=lambda row: row.batch) for group in groups.values()]

@@ -1,30 +1,37 @@
-"""`alexnet-infer classify`: photos in, labels out."""
+"""`alexnet-infer classify`: print labels for photos."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
 from alexnet_infer.backends import Device, Runtime
 from alexnet_infer.backends.opening import ENGINE_SUFFIXES
+from alexnet_infer.errors import UsageError
+from alexnet_infer.nets import choose_nets, nets_at_hand
 from alexnet_infer.photos import expand
-from alexnet_infer.predict import Net, Result, load
+from alexnet_infer.predict import Ensemble, Net, Result, load
 from alexnet_infer.preprocess import Views
 
 BAR_WIDTH = 24
 
 FEW = 32
-"""Photos below which the runtime that starts fastest is taken: OpenVINO takes 0.2 s longer to start."""
+"""Below this number of photos, the runtime that starts faster is used: OpenVINO takes 0.2 s longer to start."""
+
+LARGER_NET = "bvlc-alexnet"
+"""The published net that is suggested after the labels of a bundled net."""
 
 
 def run(
     photos: Sequence[str],
     *,
     model: Path | None,
+    ensemble: int | None,
     top: int | None,
     views: Views | None,
     device: Device,
@@ -32,13 +39,19 @@ def run(
     trust_engine: bool,
     as_json: bool,
 ) -> int:
-    """Prints the labels of `photos`; returns the exit code: 0, 1 when some could not be read, 3 when none could."""
+    """Print the labels of `photos` by one net, or by the mean of `ensemble` bundled nets.
+
+    Returns the exit code: 0, or 1 if some photos can't be read, or 3 if none can.
+    """
+    if model is not None and ensemble is not None and ensemble > 1:
+        raise UsageError(f"--ensemble {ensemble}: averages bundled nets, and --model {model} is one net; leave one out")
+    paths = choose_nets([model] if model is not None else [], ensemble)
     entries = list(expand(photos))
-    is_engine = model is not None and model.suffix in ENGINE_SUFFIXES
-    if runtime == "auto" and len(entries) < FEW and not is_engine and find_spec("onnxruntime"):
+    if runtime == "auto" and len(entries) < FEW and paths[0].suffix not in ENGINE_SUFFIXES and find_spec("onnxruntime"):
         runtime = "onnxruntime"
-    net = load(model, device=device, views=views, backend=runtime, trust_engine=trust_engine)
-    results = net.classify_all(entries, top or min(5, len(net.manifest.classes)))
+    nets = [load(path, device=device, views=views, backend=runtime, trust_engine=trust_engine) for path in paths]
+    net = nets[0] if len(nets) == 1 else Ensemble(nets)
+    results = net.classify_all(entries, top or min(5, len(net.classes)))
     if len(entries) > 1:
         results = _with_progress(results, len(entries))
     failed = 0
@@ -50,24 +63,35 @@ def run(
             print(json.dumps(_json_row(result, net)), flush=True)
         elif result.error is None:
             (_print_table if len(entries) == 1 else _print_line)(result, net)
+    if not as_json and failed < len(entries) and paths[0] in nets_at_hand():
+        _suggest_larger_net(net)
     return 0 if not failed else 3 if failed == len(entries) else 1
 
 
-def _json_row(result: Result, net: Net) -> dict:
+def _names(net: Net | Ensemble) -> list[str]:
+    return [member.manifest.name for member in net.nets]
+
+
+def _backend(net: Net | Ensemble) -> str:
+    return ", ".join(dict.fromkeys(member.backend.description for member in net.nets))
+
+
+def _json_row(result: Result, net: Net | Ensemble) -> dict:
     row: dict = {"photo": result.photo.name}
     if result.error is not None:
         return row | {"error": result.error}
-    labels = [asdict(label) for label in result.labels]
-    return row | {"labels": labels, "net": net.manifest.name, "views": net.views, "backend": net.backend.description}
+    names = _names(net)
+    row |= {"labels": [asdict(label) for label in result.labels]}
+    row |= {"net": names[0]} if len(names) == 1 else {"net": f"mean of {len(names)} nets", "nets": names}
+    return row | {"views": net.nets[0].views, "backend": _backend(net)}
 
 
-def _print_line(result: Result, net: Net) -> None:
-    classes = net.manifest.classes
-    guesses = ", ".join(f"{classes[label.index].short} {label.probability:.1%}" for label in result.labels)
+def _print_line(result: Result, net: Net | Ensemble) -> None:
+    guesses = ", ".join(f"{net.classes[label.index].short} {label.probability:.1%}" for label in result.labels)
     print(f"{result.photo.printable_name}: {guesses}", flush=True)
 
 
-def _print_table(result: Result, net: Net) -> None:
+def _print_table(result: Result, net: Net | Ensemble) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -77,16 +101,33 @@ def _print_table(result: Result, net: Net) -> None:
         table.add_column(heading, style=style, justify="right" if heading == "probability" else "left")
     for label in result.labels:
         bar = "█" * round(label.probability * BAR_WIDTH) or "▏"
-        name = net.manifest.classes[label.index].short
+        name = net.classes[label.index].short
         table.add_row(Text(name), Text(label.wnid), bar.ljust(BAR_WIDTH), f"{label.probability:.1%}")
-    views = "ten views averaged" if net.views == "ten" else "central view"
+    names = _names(net)
+    views = "ten views averaged" if net.nets[0].views == "ten" else "central view"  # the same for bundled nets
+    title = names[0] if len(names) == 1 else f"mean of {len(names)} nets ({', '.join(names)})"
     console = Console()
     console.print(table)
-    console.print(Text(f"{net.manifest.name}, {views}, {net.backend.description}", style="dim"), soft_wrap=True)
+    console.print(Text(f"{title}, {views}, {_backend(net)}", style="dim"), soft_wrap=True)
+
+
+def _suggest_larger_net(net: Net | Ensemble) -> None:
+    """Print one line on stderr about a net that knows more classes, unless it has been pulled."""
+    with suppress(Exception):  # the labels are printed: a damaged registry or cache must not make the command fail
+        from alexnet_infer.presets import variant
+        from alexnet_infer.published.cache import cached
+        from alexnet_infer.published.registry import registry
+
+        larger = registry()[LARGER_NET]
+        classes = variant(larger.preset).classes
+        if cached(larger) is None and classes > len(net.classes):
+            subject = "This net knows" if len(net.nets) == 1 else "These nets know"
+            advice = f"For a net that knows {classes:,}: alexnet-infer pull {larger.name}"
+            print(f"{subject} {len(net.classes):,} classes. {advice}", file=sys.stderr)
 
 
 def _with_progress(results: Iterator[Result], total: int) -> Iterator[Result]:
-    """A progress bar with ETA on stderr, when that is a terminal."""
+    """A progress bar with the time left, on stderr if it is a terminal."""
     if not sys.stderr.isatty():
         yield from results
         return

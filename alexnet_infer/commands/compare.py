@@ -1,4 +1,4 @@
-"""`alexnet-infer compare` and `export --verify`: whether two model files give the same answers."""
+"""`alexnet-infer compare` and `export --verify`: compare the probabilities of two model files."""
 
 from __future__ import annotations
 
@@ -37,11 +37,10 @@ def run(
     trust_engine: bool = False,
     as_json: bool = False,
 ) -> int:
-    """Compares the net in `b` with that in `a` and prints what was found; returns the exit code of `report`.
+    """Compare the net in `b` with that in `a`, and print the agreement. Returns the exit code of `report`.
 
-    Without `views`, those that one of the files cuts itself, or else ten. Without a `tolerance`, that of the coarser
-    precision (`agreement.TOLERANCES`). Raises the errors of `load`, `choose_images`
-    and `agreement.compare`.
+    `views` are by default those that one of the files cuts itself, or else ten. `tolerance` is by default that of the
+    coarser precision (`agreement.TOLERANCES`). Raises the errors of `load`, `choose_images` and `agreement.compare`.
     """
     if tolerance is not None:
         check_tolerance(tolerance)
@@ -50,16 +49,16 @@ def run(
     cut = [
         net.backend.takes_squares and path.suffix in EXPORTED_SUFFIXES for path, net in zip((a, b), nets, strict=True)
     ]
-    if any(cut) and not all(cut):  # a file cuts its views itself: the other net takes the same
-        other, shared = cut.index(False), nets[cut.index(True)].views
-        if nets[other].views != shared:
-            nets[other] = _load((a, b)[other], shared, device, runtime, trust_engine)
+    if any(cut) and not all(cut):  # one file cuts its views itself, so the other net must use the same views
+        adapting, shared = cut.index(False), nets[cut.index(True)].views
+        if nets[adapting].views != shared:
+            nets[adapting] = _load((a, b)[adapting], shared, device, runtime, trust_engine)
     allowed = default_tolerance(*nets) if tolerance is None else tolerance
     return report(verify(*nets, images, limit=limit), allowed, as_json=as_json)
 
 
 def _load(path: Path, views: Views | None, device: Device, runtime: Runtime, trust_engine: bool) -> Net:
-    if path.suffix in ENGINE_SUFFIXES:  # runs in TensorRT, whatever the other runs in
+    if path.suffix in ENGINE_SUFFIXES:  # an engine runs only in TensorRT; device and runtime are for the other net
         return load(path, views=views, trust_engine=trust_engine)
     return load(path, device=device, views=views, backend=runtime)
 
@@ -72,9 +71,9 @@ def choose_images(
     split: Literal["validation", "train"] = "validation",
     layout: str | None = None,
 ) -> list[Photo] | LabelledImages:
-    """The labelled set `data`, or the photos that the user named, or else those that come along.
+    """Return the labelled set `data`, or the photos that the user named, or else the bundled photos.
 
-    Raises UsageError when options contradict each other, and the errors of `open_images`.
+    Raises UsageError if options contradict each other, and the errors of `open_images`.
     """
     if data is not None and photos:
         raise UsageError(f"--data {data} and {printable(photos[0])}: expected a labelled set or photos, not both")
@@ -83,34 +82,36 @@ def choose_images(
     other_split = split if split != "validation" else None
     for option, value in (("--limit", limit), ("--format", layout), ("--split", other_split)):
         if value is not None:
-            raise UsageError(f"{option} {value}: is about a labelled set; name one with --data")
+            raise UsageError(f"{option} {value}: needs a labelled set; name it with --data")
     return list(expand(photos or [str(path) for path in example_photos()]))
 
 
 def example_photos() -> list[Path]:
-    """The photos that come along: in the installed package, or in `examples/` of a checkout.
+    """Return the bundled photos: in the installed package, or in `examples/` of a checkout.
 
-    Raises UsageError when they are missing.
+    Raises UsageError if they are missing.
     """
     package = Path(__file__).parents[1]
     for folder in (package / "examples", package.parent / "examples"):
-        if found := sorted(folder.glob("*.jpg")):
-            return found
-    raise UsageError("the example photos are missing: name photos of your own, or a labelled set with --data")
+        if photos := sorted(folder.glob("*.jpg")):
+            return photos
+    raise UsageError("the bundled example photos are missing: name other photos, or a labelled set with --data")
 
 
 def verify(
     reference: Net, candidate: Net, images: Sequence[Photo] | LabelledImages, *, limit: int | None = None
 ) -> Agreement:
-    """`agreement.compare`, with a progress bar."""
+    """Run `agreement.compare` with a progress bar."""
     total = limit or len(images) * (1 if isinstance(images, LabelledImages) else 5)
     with counting("comparing", total) as advance:
         return compare(reference, candidate, images, limit=limit, on_images=advance)
 
 
 def report(agreement: Agreement, tolerance: float, *, as_json: bool = False, silent: bool = False) -> int:
-    """Prints a table, or one JSON object, or with `silent` neither, and on stderr what is wrong. Returns the exit code:
-    0, or 1 when a probability differs by more than `tolerance` or an image could not be read."""
+    """Print a table, or one JSON object, or nothing with `silent`. Errors are printed on stderr.
+
+    Returns the exit code: 0, or 1 if a probability differs by more than `tolerance` or an image can't be read.
+    """
     within = agreement.within(tolerance)
     if silent:
         pass
@@ -143,21 +144,21 @@ def _print_table(agreement: Agreement, tolerance: float) -> None:
     table.add_column(justify="left")
     table.add_column(justify="right", style="bold")
     table.add_column(justify="left", style="dim", overflow="fold")
-    for what, value, note in _rows(agreement, tolerance):
-        table.add_row(Text(what), Text(value), Text(note))
+    for name, value, note in _rows(agreement, tolerance):
+        table.add_row(Text(name), Text(value), Text(note))
     console.print(table)
 
 
 def _rows(agreement: Agreement, tolerance: float) -> list[tuple[str, str, str]]:
-    """(What, value, note) of each line."""
+    """Return the name, the value and a note for each line."""
     unreadable = len(agreement.unreadable)
-    near = f"{agreement.near_ties:,} of them near ties (the reference's lead is {NEAR_TIE:g} at most)"
+    near = f"{agreement.near_ties:,} of them near ties (the reference leads by at most {NEAR_TIE:g})"
     rows = [
         ("images", f"{agreement.compared:,}", f"{unreadable:,} more can't be read" if unreadable else ""),
         (
             "largest probability difference",
             f"{agreement.largest:.2g}",
-            f"{'within' if agreement.within(tolerance) else 'past'} {tolerance:g}; in {agreement.largest_image}",
+            f"{'within' if agreement.within(tolerance) else 'above'} {tolerance:g}; in {agreement.largest_image}",
         ),
         ("mean probability difference", f"{agreement.mean:.2g}", f"over {agreement.classes:,} classes"),
         ("top-1 flips", f"{agreement.flips:,}", near if agreement.flips else ""),

@@ -1,4 +1,4 @@
-"""`alexnet-infer data check`: what is wrong with a labelled image set, before hours are spent on it."""
+"""`alexnet-infer data check`: find the defects of a labelled image set before a long evaluation."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from alexnet_infer.predict import Net, load
 from alexnet_infer.progress import counting
 
 CLASSES, IMAGES = 40, 20
-"""Classes that are tried, and images of each: 20 show which guess dominates, and a net reads all in seconds."""
+"""Number of classes in the sample, and of images per class. 20 images show which guess dominates, and a net classifies
+the whole sample in seconds."""
 
 JUDGED = 5
-"""Fewer images of a class don't show it."""
+"""Minimum number of images of a class for a verdict on it."""
 
 DOMINANT = 0.3
-"""Share of a class's images from which on a guess dominates it. Nets of the 2010s are right more often than that, and
-guesses that have nothing to do with the class reach it almost never."""
+"""Minimum share of a class's images for a guess to dominate the class. Nets of the 2010s are right more often, and
+guesses that are unrelated to the class almost never reach it."""
 
 
 def run(
@@ -43,10 +44,12 @@ def run(
     model: Path | None = None,
     quick_test: bool = False,
 ) -> int:
-    """Checks the set and prints what was found; returns the report's exit code. With `model`, or `quick_test` for the
-    embedded net, a sample goes through that net, too.
+    """Check the set, print the findings and return the report's exit code.
 
-    Raises the errors of `check` and, before anything is read, those of `load`.
+    With `model`, or with `quick_test` for the embedded net, the labels of a sample are also compared with a net's
+    guesses.
+
+    Raises the errors of `check` and, before any image is read, those of `load`.
     """
     net = load(model, views="center") if model is not None or quick_test else None
     report = check(root, split, layout, hashing=hashing)
@@ -66,14 +69,15 @@ def _print(report: Report) -> None:
 
     styles = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
     table = Table(title=Text(f"{printable(str(report.root))}, {report.split}"), title_justify="left", box=None)
-    for heading in ("", "finding", "detail, and what to do"):
+    for heading in ("", "finding", "detail and advice"):
         table.add_column(heading)
-    for one in report.findings:
-        count = f"{one.count:,} " if one.count is not None and one.examples else ""
-        table.add_row(Text(one.level, styles[one.level]), Text(count + one.title), Text("\n".join(_lines(one))))
+    for finding in report.findings:
+        count = f"{finding.count:,} " if finding.count is not None and finding.examples else ""
+        level = Text(finding.level, styles[finding.level])
+        table.add_row(level, Text(count + finding.title), Text("\n".join(_lines(finding))))
     console = Console()
     console.print(table)
-    levels = Counter(one.level for one in report.findings)
+    levels = Counter(finding.level for finding in report.findings)
     worst = ", ".join(f"{levels[level]} {level}{'s' * (levels[level] != 1)}" for level in ("error", "warning"))
     console.print(f"\n{report.readable:,} of {report.images:,} images can be read; {worst}", highlight=False)
 
@@ -83,16 +87,17 @@ def _lines(finding: Finding) -> Iterator[str]:
         yield finding.detail
     yield from finding.examples[:3]
     if (more := (finding.count or 0) - 3) > 0 and finding.examples:
-        yield f"and {more:,} more (--json lists {'them' if len(finding.examples) == finding.count else 'the first'})"
+        listed = "them" if len(finding.examples) == finding.count else f"the first {len(finding.examples):,}"
+        yield f"and {more:,} more (--json lists {listed})"
     if finding.advice:
         yield finding.advice
 
 
-# With a net.
+# Comparison with a net's guesses.
 
 
 def try_net(data: LabelledImages, net: Net) -> Finding:
-    """What a net's guesses on a sample of the images say about their labels."""
+    """Compare the labels of a sample of the images with a net's guesses."""
     try:
         to_net = np.array(map_classes(data.classes, net.manifest.classes))
     except UsageError as error:
@@ -102,7 +107,7 @@ def try_net(data: LabelledImages, net: Net) -> Finding:
 
 
 def _sample(labels: np.ndarray, to_net: np.ndarray) -> list[int]:
-    """Ascending positions of images of classes that the net knows, classes and images spread evenly over the set."""
+    """Ascending positions of a sample: evenly spaced images of evenly spaced classes that the net knows."""
     known = [label for label in np.unique(labels) if to_net[label] >= 0]
     chosen: list[int] = []
     for label in _spread(known, CLASSES):
@@ -116,13 +121,13 @@ def _spread(items: Sequence[int], count: int) -> list[int]:
 
 
 def _guesses(data: LabelledImages, positions: Sequence[int], net: Net) -> tuple[np.ndarray, np.ndarray]:
-    """Labels, and the net's first guesses among its own classes, int [N], of those images that can be read."""
+    """Labels, and the net's top guesses as indices of its classes, both int [N], of the images that can be read."""
     rescaling = net.manifest.preprocessing.rescaling
 
     def square(example: Example) -> np.ndarray | None:
         try:
             return read_square(example.data, name=example.name, rescaling=rescaling, apply_exif=False)
-        except UnreadableInputError:  # a finding already
+        except UnreadableInputError:  # already reported as a finding
             return None
 
     labels, guesses, walk = [], [], data.at(positions, "yield")
@@ -144,23 +149,24 @@ def judge(
     classes: Sequence[ClassName],
     net_classes: Sequence[ClassName],
 ) -> Finding:
-    """Whether labels int [N] fit a net's guesses int [N], `to_net` being the net's class of each label.
+    """Judge whether labels, int [N], fit a net's guesses, int [N]. `to_net` maps each label to the net's class.
 
-    Labels are permuted when accuracy is near chance, and yet most classes are dominated by a guess of their own: the
-    net knows the images, but by other names. Near it without that, images and labels have nothing in common. Where only
-    some classes are taken for another, and almost never for themselves, those may be swapped.
+    Labels look permuted if accuracy is near chance although most classes are dominated by a wrong guess, mostly a
+    different one for each: the net recognises the images, but under other labels. If accuracy is near chance and they
+    are not, images and labels are unrelated or the net is useless. If only some classes are dominated by a wrong guess
+    and almost never recognised, they may be swapped.
     """
     if len(labels) < IMAGES:
         return Finding(level="note", title="the net was not tried", detail=f"{len(labels)} images are too few")
     accuracy, chance = float((guesses == to_net[labels]).mean()), _chance(to_net[labels], guesses, len(net_classes))
-    facts = f"{accuracy:.1%} of {len(labels)} images are guessed right; chance is {chance:.1%}"
+    facts = f"{accuracy:.1%} of {len(labels)} images are classified correctly; chance is {chance:.1%}"
     judged = [int(label) for label in np.unique(labels) if (labels == label).sum() >= JUDGED]
-    taken = {label: one for label in judged if (one := _taken(guesses[labels == label], to_net[label]))}
-    pairs = {label: one.guess for label, one in taken.items() if one.right <= one.images / 10}
+    confusions = {label: c for label in judged if (c := _confusion(guesses[labels == label], to_net[label]))}
+    pairs = {label: c.guess for label, c in confusions.items() if c.right <= c.images / 10}
     examples = {
-        label: f"{classes[label].wnid} {classes[label].short}: {one.count} of {one.images} are taken for "
-        f"{net_classes[one.guess].wnid} {net_classes[one.guess].short}"
-        for label, one in taken.items()
+        label: f"{classes[label].wnid} {classes[label].short}: {c.count} of {c.images} are classified as "
+        f"{net_classes[c.guess].wnid} {net_classes[c.guess].short}"
+        for label, c in confusions.items()
     }
     if accuracy >= min(3 * chance, (1 + chance) / 2):
         if not pairs:
@@ -169,34 +175,34 @@ def judge(
         swapped = any(back.get(guess) == to_net[label] for label, guess in pairs.items())
         return Finding(
             level="error" if swapped else "warning",
-            title="classes look swapped" if swapped else "classes look like another",
+            title="classes look swapped" if swapped else "classes look like other classes",
             detail=facts,
-            advice="Look at some of their images: either these are hard for the net, or their labels are wrong.",
+            advice="Look at some of their images. Either they are hard for the net, or their labels are wrong.",
             count=len(pairs),
             examples=tuple(examples[label] for label in pairs),
         )
-    if 2 * len(taken) > len(judged) and 2 * len({one.guess for one in taken.values()}) > len(taken):
+    if 2 * len(confusions) > len(judged) and 2 * len({c.guess for c in confusions.values()}) > len(confusions):
         return Finding(
             level="error",
-            title="labels look permuted: classes that are mostly taken for one other each",
-            detail=f"{facts}; {len(taken)} of {len(judged)} classes",
+            title="classes with labels that look permuted",
+            detail=f"{facts}; {len(confusions)} of {len(judged)} classes are mostly classified as another class",
             advice=f"Labels are positions of WordNet ids in sorted order, not the devkit's numbers. {PERMUTED}.",
-            count=len(taken),
+            count=len(confusions),
             examples=tuple(examples.values()),
         )
-    advice = "Either the net is of no use on such images, or labels and images have nothing to do with each other."
+    advice = "Either the net doesn't recognise such images, or their labels are unrelated to them."
     return Finding(level="warning", title="labels don't fit the net's guesses", detail=facts, advice=advice)
 
 
 def _chance(wanted: np.ndarray, guesses: np.ndarray, classes: int) -> float:
-    """The share that would be right if labels had nothing to do with guesses, each as frequent as it is."""
-    shares = [np.bincount(one, minlength=classes) / len(one) for one in (wanted, guesses)]
+    """The accuracy if guesses were unrelated to labels, from how often each occurs; at least 1 / `classes`."""
+    shares = [np.bincount(values, minlength=classes) / len(values) for values in (wanted, guesses)]
     return max(1 / classes, float(shares[0] @ shares[1]))
 
 
 @dataclass(frozen=True)
-class _Taken:
-    """A class of which a net mostly makes another."""
+class _Confusion:
+    """A wrong guess that dominates a class."""
 
     guess: int
     count: int
@@ -204,9 +210,9 @@ class _Taken:
     images: int
 
 
-def _taken(guesses: np.ndarray, own: int) -> _Taken | None:
-    """`guesses` about the images of one class; None when none dominates, or its own does."""
+def _confusion(guesses: np.ndarray, own: int) -> _Confusion | None:
+    """The wrong guess that dominates a class, from the `guesses` on its images; None if no guess or its `own` does."""
     guess, count = Counter(guesses.tolist()).most_common(1)[0]
     if guess == own or count < DOMINANT * len(guesses):
         return None
-    return _Taken(guess, count, int((guesses == own).sum()), len(guesses))
+    return _Confusion(guess, count, int((guesses == own).sum()), len(guesses))

@@ -1,4 +1,4 @@
-"""`alexnet-infer eval`: a labelled image set in, error figures out."""
+"""`alexnet-infer eval` and `eval merge`: the errors of nets on a labelled image set."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from alexnet_infer.artifact import load_artifact
 from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.errors import UnreadableInputError, UsageError, shown
+from alexnet_infer.evaluation import tables
 from alexnet_infer.evaluation.assemble import Shards, assemble, collect
 from alexnet_infer.evaluation.export import check_table, save_table
 from alexnet_infer.evaluation.pipeline import STAGES, Clock
@@ -25,11 +26,13 @@ from alexnet_infer.nets import choose_nets
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """In which forms the result is given, and what makes the exit code 1. Raises UsageError and BackendError for what
-    could not be written in the end."""
+    """The forms in which the result is given, and the conditions for exit code 1.
 
-    form: str = "table"
-    """table, json, csv or markdown, on stdout."""
+    Raises UsageError if a file can't be written under its name, and BackendError if a package for it is missing.
+    """
+
+    form: Literal["table", "json", "csv", "markdown"] = "table"
+    """The form on stdout."""
     save_predictions: Path | None = None
     report: Path | None = None
     fail_if: tuple[Condition, ...] = ()
@@ -55,10 +58,10 @@ def make_request(
     cache: Path | None,
     **given: Any,
 ) -> Request:
-    """From what the command line says; raises UsageError."""
+    """Build the request from the command line's options. Raises UsageError if they are invalid or contradictory."""
     number, of = _shard(shard)
     if of > 1 and cache is None:
-        raise UsageError("--shard: needs a --cache of its own, which eval merge then joins with the others")
+        raise UsageError("--shard: expected --cache too, with a separate folder for each shard; eval merge joins them")
     return Request(
         models=tuple(choose_nets(models, ensemble)),
         data=data_folder(data),
@@ -72,16 +75,17 @@ def make_request(
 def _shard(text: str | None) -> tuple[int, int]:
     if text is None:
         return 1, 1
-    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text, re.ASCII)
-    if not found:
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text, re.ASCII)
+    if not match:
         raise UsageError(f"--shard {shown(text)}: expected I/N with I from 1 to N, as in 2/8")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def make_output(
     as_json: bool, csv: bool, markdown: bool, save_predictions: Path | None, fail_if: Sequence[str], **given: Any
 ) -> Output:
-    """From what the command line says; raises UsageError and BackendError."""
+    """Build the output from the command line's options. Raises the errors of `Output` and `parse_condition`, and
+    UsageError if several forms are asked for."""
     forms = [name for name, wanted in (("json", as_json), ("csv", csv), ("markdown", markdown)) if wanted]
     if len(forms) > 1:
         raise UsageError(f"--{forms[0]} and --{forms[1]}: expected one of them")
@@ -89,37 +93,47 @@ def make_output(
     return Output(form=(forms or ["table"])[0], save_predictions=save_predictions, fail_if=conditions, **given)
 
 
-def run(request: Request, output: Output) -> int:
-    """Evaluates and prints; returns the exit code: 0, or 1 when images could not be read or a condition holds.
+def run(request: Request, output: Output, *, references: tables.References = "near") -> int:
+    """Evaluate, and print and write the result.
 
-    A shard has no result yet: raises UsageError when one is asked for.
+    `references` selects the published rows of the table, the CSV and the Markdown (`tables.rows`). JSON and the report
+    do not depend on it: JSON has no published rows, the report has all.
+
+    Returns the exit code of `finish`. A shard prints no result. Raises UsageError if the request is for a shard and
+    `output` or `references` asks for a result, and the errors of `compute`.
     """
-    if request.shards > 1 and output != Output(profile=output.profile):
-        raise UsageError("--shard: makes no result yet; give its options (--json, ...) to alexnet-infer eval merge")
+    if request.shards > 1 and (output != Output(profile=output.profile) or references != "near"):
+        raise UsageError(
+            "--shard: computes a part and has no result; give the result's options (--json, ...) to alexnet-infer "
+            "eval merge"
+        )
     clock = Clock()
     computed = compute(request, clock)
     if output.profile:
         _print_profile(clock)
     if request.shards > 1:
-        done = computed.predictions[0]
+        about = computed.predictions[0].about
         print(
-            f"shard {request.shard + 1}/{request.shards}: images {done.about.begin + 1} to {done.about.end} are in "
-            f"{request.cache}; when all are there: alexnet-infer eval merge {request.cache} ...",
+            f"shard {request.shard + 1}/{request.shards}: images {about.begin + 1} to {about.end} are in "
+            f"{request.cache}; when all shards are done: alexnet-infer eval merge {request.cache} ...",
             file=sys.stderr,
         )
         return 0
-    shards = [[one] for one in computed.predictions]
+    shards = [[predictions] for predictions in computed.predictions]
     result = assemble(shards)
-    code = finish(result, shards, output)
+    code = finish(result, shards, output, references=references)
     if output.report is not None:
         _write_report(result, shards, computed, output.report)
     return code
 
 
-def merge(caches: Sequence[Path], output: Output) -> int:
-    """Joins the shards that several machines left in `caches`; returns the exit code as `run` does."""
+def merge(caches: Sequence[Path], output: Output, *, references: tables.References = "near") -> int:
+    """Join the shards in `caches`, and print and write the result. `references` and the exit code are as in `run`.
+
+    Raises the errors of `collect`.
+    """
     shards = collect(caches)
-    return finish(assemble(shards), shards, output)
+    return finish(assemble(shards), shards, output, references=references)
 
 
 def _write_report(result: Evaluation, shards: Sequence[Shards], computed: Computed, folder: Path) -> None:
@@ -128,16 +142,23 @@ def _write_report(result: Evaluation, shards: Sequence[Shards], computed: Comput
 
     preprocessing = computed.nets[0].manifest.preprocessing
     examples = choose_examples(shards, computed.data, computed.positions, preprocessing)
-    # Of exported files, whose weights no longer lie open, no kernels are drawn.
-    open_nets = [path for path in computed.models if path.suffix not in EXPORTED_SUFFIXES]
-    page = write_report(result, examples, [ReportedNet.of(load_artifact(path)) for path in open_nets], folder)
+    # The weights of an exported file can't be read. The page shows the kernels of all nets or of none.
+    exported = any(path.suffix in EXPORTED_SUFFIXES for path in computed.models)
+    nets = [] if exported else [ReportedNet.of(load_artifact(path)) for path in computed.models]
+    page = write_report(result, examples, nets, folder)
     print(f"report: {page}", file=sys.stderr)
 
 
-def finish(result: Evaluation, nets: Sequence[Shards], output: Output) -> int:
-    """Prints the result and writes what was asked for; returns the exit code."""
-    _print(result, output.form)
-    sys.stdout.flush()  # whatever becomes of the rest
+def finish(
+    result: Evaluation, nets: Sequence[Shards], output: Output, *, references: tables.References = "near"
+) -> int:
+    """Print the result, and write the table of predictions if there is a file for it.
+
+    Returns the exit code: 0, or 1 if images can't be read or a condition holds, or UnreadableInputError's if no image
+    can be read.
+    """
+    _print(result, output.form, references)
+    sys.stdout.flush()  # the result is printed even if a later step fails
     unreadable = result.data.unreadable
     name_unreadable(unreadable)
     if output.save_predictions is not None:
@@ -150,25 +171,27 @@ def finish(result: Evaluation, nets: Sequence[Shards], output: Output) -> int:
     return 1 if failed or unreadable else 0
 
 
-def _print(result: Evaluation, form: str) -> None:
-    if form == "json":
-        print(json.dumps(result.to_json(), indent=1))
-        return
-    from alexnet_infer.evaluation import tables
+def _print(result: Evaluation, form: str, references: tables.References) -> None:
+    match form:
+        case "json":
+            print(json.dumps(result.to_json(), indent=1))
+        case "csv":
+            print(tables.csv(result, references), end="")
+        case "markdown":
+            print(tables.markdown(result, references), end="")
+        case "table":
+            from rich.console import Console
 
-    if form == "table":
-        from rich.console import Console
+            from alexnet_infer.evaluation.terminal import render
 
-        tables.render(result, Console())
-    else:
-        print({"csv": tables.csv, "markdown": tables.markdown}[form](result), end="")
+            render(result, Console(), references)
 
 
 def _print_profile(clock: Clock) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="time in each stage, over all threads", title_justify="left", box=None, pad_edge=False)
+    table = Table(title="time per stage, summed over all threads", title_justify="left", box=None, pad_edge=False)
     for heading in ("stage", "seconds", "share"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
     total = sum(clock.seconds.values()) or 1.0
@@ -176,8 +199,12 @@ def _print_profile(clock: Clock) -> None:
         table.add_row(stage, f"{clock.seconds[stage]:.2f}", f"{clock.seconds[stage] / total:.1%}")
     console = Console(stderr=True)
     console.print(table)
-    if found := clock.bottleneck():
-        stage, share = found
-        decoding, cutting = f"decoding on {clock.workers} threads", "cutting patches"
-        what = {"read": "reading", "decode": decoding, "patches": cutting, "net": "the net"}[stage]
-        console.print(f"bound by {what}, which was busy {share:.0%} of the time", highlight=False)
+    if bottleneck := clock.bottleneck():
+        stage, share = bottleneck
+        names = {
+            "read": "reading",
+            "decode": f"decoding on {clock.workers} threads",
+            "patches": "cutting patches",
+            "net": "the net",
+        }
+        console.print(f"bound by {names[stage]}, which was busy {share:.0%} of the time", highlight=False)

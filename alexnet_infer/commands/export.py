@@ -1,4 +1,4 @@
-"""`alexnet-infer export`: trained nets in, files for other runtimes out, shown to be the same nets."""
+"""`alexnet-infer export`: export nets for other runtimes, and compare the files with the nets."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from alexnet_infer.predict import Net, load
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """On what the files are compared with the nets, and how far they may differ."""
+    """The images on which exported files are compared with their nets, and the allowed difference."""
 
     images: Sequence[Photo] | LabelledImages
     limit: int | None = None
     tolerance: float | None = None
-    """The largest probability difference; None for that of the precision."""
+    """The largest allowed probability difference. None for the default of the precision."""
 
 
 def make_request(
@@ -55,7 +55,7 @@ def make_request(
     int8_for: Flavor | None,
     **given: Any,
 ) -> ExportRequest:
-    """From what the command line says; raises UsageError."""
+    """Return the request for these command-line options. Raises UsageError if they are invalid."""
     engine_options = {
         "--flavor": flavor,
         "--workspace": workspace,
@@ -73,7 +73,7 @@ def make_request(
     else:
         for option, value in engine_options.items():
             if value is not None:
-                raise UsageError(f"{option} {value}: is about engines; add --trt")
+                raise UsageError(f"{option} {value}: applies to engines only; add --trt")
     calibration = None
     if calibrate is not None:
         chosen = {"images": images, "method": method}
@@ -83,13 +83,13 @@ def make_request(
             **{name: value for name, value in chosen.items() if value is not None},
         )
     elif images is not None or method is not None or keep_float:
-        raise UsageError("--calibration-images, --calibration-method and --keep-float: need --calibrate")
+        raise UsageError("--calibration-images, --calibration-method and --keep-float: require --calibrate")
     return ExportRequest(
         models=tuple(choose_nets(models, ensemble)),
         onnx=onnx or not trt,
         engine=engine,
         batch=Batch.parse(batch),
-        # ONNX Runtime is fastest with the convolution on CPUs; TensorRT has a layer.
+        # The convolution is the fastest form in ONNX Runtime on a CPU. TensorRT has an LRN layer.
         lrn=lrn or ("op" if trt else "conv"),
         calibration=calibration,
         flavor=int8_for,
@@ -98,55 +98,64 @@ def make_request(
 
 
 def make_verification(
-    wanted: bool, data: Path | None, photos: Sequence[str], limit: int | None, tolerance: float | None
+    enabled: bool, data: Path | None, photos: Sequence[str], limit: int | None, tolerance: float | None
 ) -> Verification | None:
-    """From what the command line says; raises UsageError, and the errors of the images."""
-    if not wanted:
+    """Return the verification for these command-line options, or None if it is disabled.
+
+    Raises UsageError if the options are invalid, UnreadableInputError if no photo exists, and the errors of
+    `choose_images`.
+    """
+    if not enabled:
         if data is not None or photos or limit is not None or tolerance is not None:
-            raise UsageError("--no-verify: compares nothing; leave out --data, --photo, --limit and --tolerance")
+            raise UsageError("--no-verify: makes no comparison; leave out --data, --photo, --limit and --tolerance")
         return None
     if tolerance is not None:
         check_tolerance(tolerance)
     images = choose_images(data=data, photos=photos, limit=limit)
-    if photos and not any(one.path is not None and os.path.exists(one.path) for one in images):  # noqa: PTH110
+    if photos and not any(photo.path is not None and os.path.exists(photo.path) for photo in images):  # noqa: PTH110
         raise UnreadableInputError(
-            f"--photo {printable(photos[0])}: no photo there; expected files, folders or patterns"
+            f"--photo {printable(photos[0])}: no photo found; expected files, folders or patterns"
         )
-    if limit is not None and not 1 <= limit <= len(images):  # before anything is exported
-        raise UsageError(f"--limit {limit}: expected 1 to {len(images)}, the images of the set")
+    if limit is not None and not 1 <= limit <= len(images):  # checked before anything is exported
+        raise UsageError(f"--limit {limit}: expected 1 to {len(images)}, the number of images")
     return Verification(images=images, limit=limit, tolerance=tolerance)
 
 
 def run(request: ExportRequest, verification: Verification | None, triton: Path | None, *, as_json: bool) -> int:
-    """Exports and prints what was written; returns the exit code: 0, or 1 when a file differs too much from its nets.
+    """Export, verify and print what was written. Returns the exit code.
 
-    A file that differs stays, so that one can look at it; it goes into no Triton repository. Raises UsageError where
-    that is no place for the file, and the errors of `export` and `compare`.
+    The exit code is 1 if a file differs from its nets by more than the tolerance or an image can't be read, otherwise
+    0. A file that fails the verification is kept for inspection, but is not added to the Triton repository. Raises
+    UsageError if Triton can't serve the file, and the errors of `export`, `compare` and `write_repository`.
     """
     if triton is not None and request.engine is not None and request.engine.flavor == "rtx":
-        raise UsageError("--triton: Triton runs no TensorRT-RTX engines; use --onnx, or --trt without --flavor rtx")
+        raise UsageError("--triton: Triton can't run TensorRT-RTX engines; use --onnx, or --trt without --flavor rtx")
     if triton is not None and request.engine is not None and request.batch.min > 1 and not request.batch.fixed:
-        raise UsageError("--triton: sends single images, too; expected --batch 1,OPT,MAX or one number")
+        batch = request.batch
+        raise UsageError(
+            f"--triton with --batch {batch.min},{batch.opt},{batch.max}: Triton also sends single images; expected "
+            f"1,{batch.opt},{batch.max}, or one number"
+        )
     exported = export(request)
     if not as_json:
         for path in (*exported.files, exported.folder / "README.md"):
             print(f"{path}  {_size(path)}")
         sys.stdout.flush()
-    found, code = {}, 0
+    verified, code = {}, 0
     if verification is not None:
         for path in (exported.onnx, exported.engine):
             if path is not None:
-                result, own = _verify(path, request, exported, verification, as_json=as_json)
-                found[str(path)], code = result, max(code, own)
+                verified[str(path)], file_code = _verify(path, request, exported, verification, as_json=as_json)
+                code = max(code, file_code)
     served = None
     if triton is not None and code:
-        print(f"--triton {triton}: nothing was put there, since the file differs too much", file=sys.stderr)
+        print(f"--triton {triton}: nothing was written, because the verification failed", file=sys.stderr)
     elif triton is not None:
         served = write_repository(triton, _served(exported))
         if not as_json:
             print(f"{served}  for Triton")
     if as_json:
-        print(json.dumps(_json(exported, found, served), indent=1))
+        print(json.dumps(_json(exported, verified, served), indent=1))
     return code
 
 
@@ -158,15 +167,18 @@ def _size(path: Path) -> str:
 def _verify(
     path: Path, request: ExportRequest, exported: Exported, verification: Verification, *, as_json: bool
 ) -> tuple[dict[str, Any] | None, int]:
-    """What a comparison found, and its exit code. An engine that can't run here is said to be unverified: that it was
-    built for elsewhere is no failure."""
+    """Compare a file with its nets. Returns the result as JSON data, and the exit code.
+
+    An engine that can't run here is reported as unverified. That is not a failure, since it may have been built for
+    another machine: the result is None and the exit code 0.
+    """
     try:
         candidate = load(path)
     except BackendError as error:
         if path.suffix == ".onnx":
             raise
-        how = _elsewhere(path, request, exported)
-        print(f"{path}: not verified, since it can't run here ({error}); {how}", file=sys.stderr)
+        fix = _elsewhere(path, request, exported)
+        print(f"{path}: not verified, because it can't run here ({error}); {fix}", file=sys.stderr)
         return None, 0
     reference = reference_net(request, candidate)
     agreement = verify(reference, candidate, verification.images, limit=verification.limit)
@@ -180,15 +192,16 @@ def _verify(
 
 
 def _elsewhere(engine: Path, request: ExportRequest, exported: Exported) -> str:
-    """How an engine is verified where it can run. Of several nets, their mean is only in the ONNX file."""
+    """Return how to verify an engine on a machine that can run it. Only an ONNX file holds the mean of several nets."""
     reference = request.models[0] if len(request.models) == 1 else exported.onnx
     if reference is None:
-        return "add --onnx for a file of the same nets to compare it with where it can"
-    return f"where it can: {shlex.join(['alexnet-infer', 'compare', str(reference), str(engine)])}"
+        return "add --onnx to write a file of the same nets that it can be compared with"
+    command = shlex.join(["alexnet-infer", "compare", str(reference), str(engine)])
+    return f"verify it on a machine that can run it: {command}"
 
 
 def reference_net(request: ExportRequest, candidate: Net) -> Net:
-    """The nets that were exported, in float32 on the CPU, with the views of `candidate`."""
+    """Return the exported nets, or their mean, in float32 on the CPU with the views of `candidate`."""
     nets = [load(path, device="cpu", views=candidate.views, backend="onnxruntime") for path in request.models]
     return nets[0] if len(nets) == 1 else Ensemble(nets)
 
@@ -205,7 +218,7 @@ def _served(exported: Exported) -> ServedModel:
     )
 
 
-def _json(exported: Exported, found: dict[str, Any], served: Path | None) -> dict[str, Any]:
+def _json(exported: Exported, verified: dict[str, Any], served: Path | None) -> dict[str, Any]:
     runtime = exported.built.description.runtime if exported.built is not None else None
     return {
         "net": exported.manifest.name,
@@ -213,6 +226,6 @@ def _json(exported: Exported, found: dict[str, Any], served: Path | None) -> dic
         "files": [{"path": str(path), "bytes": path.stat().st_size} for path in exported.files],
         "export": json.loads(exported.info.to_json()),
         "runtime": asdict(runtime) if runtime is not None else None,
-        "verified": found,
+        "verified": verified,
         "triton": str(served) if served is not None else None,
     }

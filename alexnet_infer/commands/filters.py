@@ -1,4 +1,4 @@
-"""`alexnet-infer filters`: a net's first kernels as a picture."""
+"""`alexnet-infer filters`: the kernels of a net's first layer as an image."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from alexnet_infer.files import write_atomically
 
 
 def run(model: Path | None, out: Path) -> None:
-    """Writes the PNG and prints its path.
+    """Write the PNG and print its path.
 
-    Raises UsageError when `out` is no name of a PNG or can't be written, or when the net doesn't begin with kernels;
-    ModelFileError when it can't be read.
+    Raises UsageError if `out` does not end in .png or can't be written, or if the net's first layer is not
+    a convolution over three colours. Raises ModelFileError if the net can't be read.
     """
     if out.suffix.lower() != ".png":
-        raise UsageError(f"{out}: expected the name of a picture, ending in .png")
+        raise UsageError(f"{out}: expected a file name ending in .png")
     if model is not None and model.suffix in EXPORTED_SUFFIXES:
-        raise UsageError(f"{model}: was exported, and its weights no longer lie open; expected the trained net")
+        raise UsageError(f"{model}: an exported file, whose weights can't be read; expected the model file")
     picture = Kernels.of(load_artifact(model or embedded_model())).png()
     try:
         write_atomically(out, picture)

@@ -1,4 +1,4 @@
-"""`alexnet-infer import`: a file of somebody else's into a model file of ours."""
+"""`alexnet-infer import`: convert another tool's file to an alexnet-infer model file."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def run(
     data: str | None,
     as_json: bool,
 ) -> None:
-    """Writes the model file and prints its path.
+    """Write the model file and print its path.
 
-    Raises what `import_net` raises, and UsageError when the file can't be written, is the source itself, or is there
-    already and isn't named by `out`.
+    Raises what `import_net` raises. Raises UsageError if the model file can't be written, is the source itself, or
+    already exists and isn't named by `out`.
     """
     for option, text in (("--name", name), ("--data", data)):
         if text is not None and not (text.strip() and text.isprintable()):
             raise UsageError(f"{option} {shown(text)}: expected printable text")
-    called = name or visible(out.stem if out else source.stem)
-    target = out or Path(f"{Path(called).name}.safetensors")
+    net_name = name or visible(out.stem if out else source.stem)
+    target = out or Path(f"{Path(net_name).name}.safetensors")
     _check_target(target, source, named=out is not None)
     request = ImportRequest(
         source=source,
         out=target,
-        name=called,
+        name=net_name,
         format="onnx-quantized" if {source.suffix.lower(), target.suffix} == {".onnx"} else None,
         preset=preset,
         patch=patch,
@@ -62,15 +62,15 @@ def _check_target(target: Path, source: Path, *, named: bool) -> None:
     if not is_file(target):
         return
     if is_file(source) and target.samefile(source):
-        raise UsageError(f"{target}: is the file that is imported; write to another one, with -o")
+        raise UsageError(f"{target}: is the file to import; write to another file, with -o")
     if not named:
-        raise UsageError(f"{target}: is there already; to replace it, name it with -o")
+        raise UsageError(f"{target}: already exists; to replace it, name it with -o")
 
 
 def _classes(path: Path) -> tuple[ClassName, ...]:
     if path.name not in TABLES:
-        raise UsageError(f"--classes {path}: expected a file called {', '.join(TABLES)}; each has a form of its own")
+        raise UsageError(f"--classes {path}: expected a file called {', '.join(TABLES)}; each has its own format")
     names = read_table(path)
     if not names:
-        raise UnreadableInputError(f"--classes {path}: no such file, or nothing in it")
+        raise UnreadableInputError(f"--classes {path}: no such file")
     return tuple(class_name(path, wnid, words) for wnid, words in names.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, Dropout, MaxPool, Operation
 from alexnet_infer.artifact import Manifest, Provenance, embedded_model
@@ -14,9 +15,16 @@ from alexnet_infer.nets import UnknownNetError, find_net
 from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.presets import PRESETS, preset
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 
 def run(net: str, *, as_json: bool) -> None:
-    """Prints a preset, or the net in a model file. Raises UsageError when `net` is neither."""
+    """Print the layers of a preset, or those of the net in a file and its origin.
+
+    `net` is a preset, a net's name or a path; empty for the default bundled net. Raises UsageError if `net` is none of
+    these, and ModelFileError if the file can't be read.
+    """
     manifest, exported = (None, None) if net in PRESETS else _described(net)
     architecture = preset(net) if manifest is None else manifest.architecture
     if as_json:
@@ -24,11 +32,11 @@ def run(net: str, *, as_json: bool) -> None:
     else:
         _print(architecture, manifest, exported)
         if manifest is None and (trained := _trained_net(net)):
-            print(f"\nThis is the preset. A trained net is called {net}, too: alexnet-infer info {trained}")
+            print(f"\nThis is the preset. For the trained net of that name:\nalexnet-infer info {trained}")
 
 
 def _trained_net(name: str) -> Path | None:
-    """The file of a net of this name that is on this machine."""
+    """Return the file of the trained net of this name, or None if no such net is on this machine."""
     try:
         path = find_net(name)
     except ModelFileError:
@@ -73,51 +81,52 @@ def _json(architecture: Architecture, manifest: Manifest | None, exported: Expor
     }
 
 
-def _window(o: Operation) -> str:
-    match o:
-        case Conv():
-            return f"{o.size} / {o.stride} / {o.pad}"
-        case MaxPool():
-            return f"{o.size} / {o.stride}"
-    return ""
-
-
 def _print(architecture: Architecture, manifest: Manifest | None, exported: ExportInfo | None) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
     patch = architecture.patch
-    table = Table(title=Text(f"{architecture.name}: {patch} x {patch} x {architecture.channels} patches"), box=None)
-    table.title_justify = "left"
-    table.add_column("layer")
-    table.add_column("operation")
-    for heading in ("size / stride / pad", "groups", "output", "parameters", "multiply-adds"):
-        table.add_column(heading, justify="right")
+    title = Text(f"{architecture.name}: {patch} x {patch} x {architecture.channels} patches")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    table.add_column("operation")  # wraps in a narrow terminal, so that no figure is cut
+    for heading in ("output", "parameters", "multiply-adds"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for step in architecture.steps:
         o = step.operation
-        output = " x ".join(map(str, (*step.output[1:], step.output[0])))
+        output = "x".join(map(str, (*step.output[1:], step.output[0])))
         counts = [f"{n:,}" if n else "" for n in (step.parameters, step.multiply_adds)]
-        groups = getattr(o, "groups", 1)
         style = "bold" if isinstance(o, Conv | Dense) else "dim"
-        table.add_row(o.name, _describe(o), _window(o), str(groups) if groups > 1 else "", output, *counts, style=style)
+        table.add_row(Text(o.name), _describe(o), output, *counts, style=style)
     table.add_section()
-    table.add_row("total", "", "", "", "", f"{architecture.parameters:,}", f"{architecture.multiply_adds:,}")
+    table.add_row("total", "", "", f"{architecture.parameters:,}", f"{architecture.multiply_adds:,}")
+    console = Console()
     console.print(table)
     if manifest is not None:
-        _print_provenance(console, manifest, exported)
+        console.print()
+        console.print(_provenance(manifest, exported))
 
 
 def _describe(o: Operation) -> str:
     match o:
-        case Activation():
-            return o.kind
+        case Conv():
+            parts = [f"conv {o.size}x{o.size}"]
+            parts += [f"stride {o.stride}"] if o.stride > 1 else []
+            parts += [f"pad {o.pad}"] if o.pad else []
+        case MaxPool():
+            parts = [f"maxpool {o.size}x{o.size}", f"stride {o.stride}"]
         case LRN():
-            return f"lrn k={o.k:g} n={o.size} alpha={o.alpha:g} beta={o.beta:g}"
+            parts = [f"lrn k={o.k:g} n={o.size} alpha={o.alpha:g} beta={o.beta:g}"]
+        case Activation():
+            parts = [o.kind]
         case Dropout():
-            return f"dropout {o.rate:g}"
-    return o.op
+            parts = [f"dropout {o.rate:g}"]
+        case _:
+            parts = [o.op]
+    groups = getattr(o, "groups", 1)
+    parts += [f"{groups} groups"] if groups > 1 else []
+    return ", ".join(parts)
 
 
 def _rescaling(rescaling: Rescaling) -> str:
@@ -133,26 +142,39 @@ def _trained(origin: Provenance) -> str:
     return f"{when}on {origin.data}{seed}"
 
 
-def _print_provenance(console, manifest: Manifest, exported: ExportInfo | None) -> None:
+def _provenance(manifest: Manifest, exported: ExportInfo | None) -> Table:
+    """A table of two columns, whose second column wraps between words."""
+    from rich.table import Table
+    from rich.text import Text
+
     origin, preprocessing = manifest.provenance, manifest.preprocessing
-    lines = [
-        f"name           {manifest.name}",
-        f"classes        {len(manifest.classes)}",
-        f"preprocessing  {_rescaling(preprocessing.rescaling)}, "
-        f"{preprocessing.patch} x {preprocessing.patch} patches, {preprocessing.channel_order} "
-        f"{preprocessing.value_range} minus the training mean",
-        f"trained        {_trained(origin)}, recipe {origin.recipe.get('name', '?')}, {origin.software}",
+    rows = [
+        ("name", manifest.name),
+        ("classes", str(len(manifest.classes))),
+        (
+            "preprocessing",
+            f"{_rescaling(preprocessing.rescaling)}, {preprocessing.patch} x {preprocessing.patch} patches, "
+            f"{preprocessing.channel_order} {preprocessing.value_range} minus the training mean",
+        ),
+        ("trained", f"{_trained(origin)}, recipe {origin.recipe.get('name', '?')}, {origin.software}"),
     ]
     for error in origin.errors:
-        lines.append(
-            f"error          top-1 {error.top1 / error.images:.2%}, top-5 {error.top5 / error.images:.2%} "
-            f"({error.views}, {error.images:,} images, {error.data})"
-        )
+        views = {"ten": "ten views", "center": "center view"}[error.views]
+        rates = f"top-1 {error.top1 / error.images:.2%}, top-5 {error.top5 / error.images:.2%}"
+        rows.append(("error", f"{rates} ({views}, {error.images:,} images, {error.data})"))
     if exported is not None:
         batch, kind = exported.batch, f" for {exported.flavor}" if exported.flavor else ""
         takes = f"squares, {exported.views} view(s)" if exported.takes_squares else "patches"
-        lines.append(
-            f"exported       {exported.precision}{kind}, {len(exported.members)} net(s), takes {takes}, "
-            f"LRN as {exported.lrn}, batch {batch.min} to {batch.max}, best {batch.opt}"
+        rows.append(
+            (
+                "exported",
+                f"{exported.precision}{kind}, {len(exported.members)} net(s), takes {takes}, LRN as {exported.lrn}, "
+                f"batch {batch.min} to {batch.max}, best {batch.opt}",
+            )
         )
-    console.print("\n" + "\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for heading, text in rows:
+        table.add_row(heading, Text(text))
+    return table

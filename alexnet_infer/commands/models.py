@@ -1,4 +1,4 @@
-"""`alexnet-infer models`: the nets that come along, those that were pulled, and those that can be."""
+"""`alexnet-infer models`: bundled, pulled and published nets."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from alexnet_infer.nets import nets_at_hand
 from alexnet_infer.published.cache import cache_folder, cached
 from alexnet_infer.published.registry import Published, registry
 
+SUMMARY_WIDTH = 72
+"""A narrower terminal has no room for the summaries. Names and figures are never cut."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Listed:
     name: str
     where: str
-    """embedded, pulled or published."""
+    """"embedded", "pulled" or "published"."""
     summary: str
     size: int
-    """Of the file that is here, or of what is to be fetched; in bytes."""
+    """Bytes of the file on this machine, or of the download."""
     path: Path | None
     top1: float | None
-    """Error in per cent."""
+    """Error in percent, like `top5`; None if unknown."""
     top5: float | None
     protocol: str
     licence: str
@@ -31,7 +34,7 @@ class _Listed:
 
 
 def run(*, as_json: bool) -> None:
-    """Prints a table, or one JSON object."""
+    """Print a table, or one JSON object."""
     nets = [*(_embedded(path) for path in nets_at_hand()), *(_published(net) for net in registry().values())]
     if as_json:
         print(json.dumps({"cache": str(cache_folder()), "models": [_json(net) for net in nets]}))
@@ -82,26 +85,21 @@ def _print(nets: list[_Listed]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None)
-    longest = max(len(net.name) for net in nets)  # in a narrow window the last column gives way
-    for heading, justify, width in (
-        ("net", "left", longest),
-        ("where", "left", 9),
-        ("MB", "right", 3),
-        ("top-1/-5 error", "right", 14),
-    ):
-        table.add_column(heading, justify=justify, min_width=width, no_wrap=True)
-    table.add_column("what it is", no_wrap=True)
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for heading, justify in (("net", "left"), ("where", "left"), ("MB", "right"), ("top-1/-5 error", "right")):
+        table.add_column(heading, justify=justify, no_wrap=True)
+    if console.width >= SUMMARY_WIDTH:
+        table.add_column("what it is", overflow="fold")
     for net in nets:
         error = f"{net.top1:.1f} / {net.top5:.1f}%" if net.top1 is not None else ""
         style = "dim" if net.where == "published" else "bold"
-        table.add_row(net.name, net.where, f"{net.size / 1e6:.0f}", error, Text(net.summary), style=style)
-    console = Console()
+        where = "bundled" if net.where == "embedded" else net.where
+        cells = [net.name, where, f"{net.size / 1e6:.0f}", error, Text(net.summary)]
+        table.add_row(*cells[: len(table.columns)], style=style)
     console.print(table)
-    console.print(
-        f"\nErrors of published nets are their publishers' (docs/published.md), one view; --json has all of it.\n"
-        f"alexnet-infer pull NAME fetches one into {cache_folder()}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+    print(
+        "\nErrors of published nets: the publishers' figures, one view (docs/published.md).\n"
+        "`alexnet-infer models --json` adds protocols, sources and licences.\n"
+        f"`alexnet-infer pull NAME` downloads a net to {cache_folder()}"
     )

@@ -1,4 +1,4 @@
-"""Labelled image sets: encoded images with their class, in every layout in which people have ILSVRC."""
+"""Labelled image sets: encoded images with their classes, in every common layout of ILSVRC."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from alexnet_infer.errors import UnreadableInputError, UsageError, shown
 __all__ = ["LAYOUTS", "Example", "LabelledImages", "OnError", "Split", "map_classes", "open_images"]
 
 LAYOUTS: dict[str, type[Source]] = {source.layout: source for source in (Tar, Flat, Folders, Kaggle, Parquet, Caffe)}
-"""In the order in which messages list them."""
+"""The layouts by name, in the order in which messages list them."""
 
 
 class LabelledImages:
-    """One split of a data set in `root`, a folder or an archive, in the layout of that name or the one that is found
-    there. Iterating yields `Example`s in the set's own order; `classes` are in order of WordNet ids, and a label is a
-    position among them, whatever numbers the files hold.
+    """One split of the data set in `root`, a folder or an archive.
 
-    Raises UnreadableInputError when the split isn't there, when a part is missing or damaged, and, while iterating,
-    when an example can't be read or has no label or one out of range. Nothing is left out silently. Raises UsageError
-    when the folder fits several layouts or the layout doesn't exist, and BackendError when a package is missing that
-    reads it: pyarrow for Parquet, scipy for the devkit.
+    `layout` is a key of LAYOUTS; None detects it. Iteration yields `Example`s in the set's own order. `classes` are in
+    order of WordNet ids. A label is a position among them, whatever numbers the files contain.
+
+    Raises UnreadableInputError if the split is missing, or if a part of it is missing or damaged. Iteration raises it
+    if an example can't be read, has no label or has a label out of range; no example is left out silently. Raises
+    UsageError if the folder fits several layouts, or if the layout doesn't exist or has no such split. Raises
+    BackendError if a package that reads the layout is not installed: pyarrow for Parquet, SciPy for the devkit.
     """
 
     def __init__(self, root: Path, split: Split, layout: str | None = None) -> None:
@@ -48,30 +49,33 @@ class LabelledImages:
         return self.examples()
 
     def examples(self, start: int = 0, on_error: OnError = "raise") -> Iterator[Example]:
-        """The examples from position `start` on (0 to the length), without reading the images before it.
+        """Return an iterator over the examples from position `start` (0 to the length) on.
 
-        With `on_error="yield"` an image that can't be read is yielded, too, with its `error` and no data. What leaves
-        labels in doubt is still raised.
+        Images before `start` are not read, except those in the same row group of a Parquet file. With
+        `on_error="yield"`, an image that can't be read is yielded with its `error` and empty `data`. An error that
+        leaves the labels in doubt is still raised. Raises UsageError if `start` is out of range.
         """
         if not 0 <= start <= len(self):
             raise UsageError(f"start={shown(start)}: expected 0 to {len(self)}, the number of images")
         return self._source.examples(start, on_error)
 
     def at(self, positions: Iterable[int], on_error: OnError = "raise") -> Iterator[Example]:
-        """The examples at `positions`, which ascend; otherwise as `examples`."""
+        """Return an iterator over the examples at `positions`, which must ascend. Errors are as in `examples`."""
         return self._source.at(positions, on_error)
 
     @cached_property
     def labels(self) -> list[int]:
-        """Every example's label, without reading images."""
+        """Every example's label, in the set's order. No image is read."""
         return list(self._source.labels())
 
     @cached_property
     def listing(self) -> str:
-        """SHA-256 in hexadecimal of classes and of all images' names, sizes and labels in their order: which data this
-        is, wherever it lies, known without reading the images. Archive, flat folder, Kaggle's and Caffe's layout agree;
-        Parquet has no sizes but the shards'."""
-        digest = hashlib.sha256(json.dumps([one.wnid for one in self.classes]).encode())
+        """SHA-256, in hexadecimal, of the classes' WordNet ids and of every image's name, size and label, in order.
+
+        It identifies the data independently of its location, and no image is read. The layouts tar, flat, kaggle and
+        caffe give the same value for the same validation images. In Parquet, only the sizes of the shards are known.
+        """
+        digest = hashlib.sha256(json.dumps([c.wnid for c in self.classes]).encode())
         try:
             for parts in self._source.contents():
                 digest.update(json.dumps(parts).encode() + b"\n")
@@ -81,32 +85,32 @@ class LabelledImages:
 
 
 def open_images(root: Path, split: Split = "validation", layout: str | None = None) -> LabelledImages:
-    """The labelled images in `root`: see LabelledImages, whose errors it raises."""
+    """Return the labelled images in `root`. Arguments and errors are those of LabelledImages."""
     return LabelledImages(root, split, layout)
 
 
 def _choose(root: Path, split: Split, layout: str | None) -> type[Source]:
-    """The layout called so, or the only one that `root` looks like."""
+    """The layout named `layout`, or the only one that `root` looks like."""
     if layout is not None:
         if layout not in LAYOUTS:
             raise UsageError(f"--format {shown(layout)}: expected one of {', '.join(LAYOUTS)}")
         if split not in LAYOUTS[layout].accepts:
-            having = ", ".join(name for name, source in LAYOUTS.items() if split in source.accepts)
-            raise UsageError(f"--format {layout}: has no {split} split; expected one of {having}")
+            suitable = ", ".join(name for name, source in LAYOUTS.items() if split in source.accepts)
+            raise UsageError(f"--format {layout}: has no {split} split; expected one of {suitable}")
         return LAYOUTS[layout]
     if not root.exists():
         raise UnreadableInputError(f"{root}: no such file or folder")
     sources = [source for source in LAYOUTS.values() if split in source.accepts]
-    found = [source for source in sources if source.detect(root, split)]
-    if len(found) > 1:
-        names = [source.layout for source in found]
+    matching = [source for source in sources if source.detect(root, split)]
+    if len(matching) > 1:
+        names = [source.layout for source in matching]
         raise UsageError(
-            f"{root}: has the {split} split in several layouts ({', '.join(names)}); choose one, as in "
-            f"--format {names[0]}, or name a folder with one"
+            f"{root}: has the {split} split in several layouts ({', '.join(names)}); choose one, such as "
+            f"--format {names[0]}, or give a folder with only one"
         )
-    if not found and find_folder(root, split):  # a folder of no classes: this one says what is wrong with it
+    if not matching and find_folder(root, split):  # a split folder without classes: Folders raises the precise error
         return Folders
-    if not found:
+    if not matching:
         accepted = "; ".join(source.accepts[split] for source in sources)
         raise UnreadableInputError(f"{root}: no {split} split here; expected one of: {accepted}")
-    return found[0]
+    return matching[0]

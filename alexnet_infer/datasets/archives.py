@@ -1,4 +1,4 @@
-"""ILSVRC2012's own archives, never unpacked: all that is made of them is an index of the images' places."""
+"""Layout `tar`: ILSVRC2012's own archives, read in place through an index of the images' positions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ _CLASS_ARCHIVE = re.compile(r"(n[0-9]{8})\.tar")
 
 
 class Tar(Listed):
-    """`ILSVRC2012_img_val.tar` with the devkit beside it, or `ILSVRC2012_img_train.tar`, a tar of one tar a class; root
-    is their folder or the archive itself. For training also a folder of the inner tars.
+    """`ILSVRC2012_img_val.tar` with the devkit beside it, or `ILSVRC2012_img_train.tar`, a tar with one tar per class.
 
-    The index takes one small read an image: headers are reached by seeking over the images.
+    `root` is the folder that contains them, or the archive itself. For training, the inner tars may also be files in
+    `root` or its subfolder `train` or `ILSVRC2012_img_train`.
+
+    Building the index takes one small read per image, since headers are reached by seeking past the images.
     """
 
     layout = "tar"
@@ -54,7 +56,7 @@ class Tar(Listed):
 
     def _set_training(self, where: Path, images: dict[str, dict[str, Place]], folder: Path) -> None:
         if not any(images.values()):
-            raise UnreadableInputError(f"{where}: no images in it; expected n*.tar, one for each class")
+            raise UnreadableInputError(f"{where}: no images in it; expected n*.tar, one per class")
         names = _names(folder)
         wnids = sorted(images)
         self.classes = tuple(class_name(where, wnid, names.get(wnid, wnid)) for wnid in wnids)
@@ -66,48 +68,48 @@ class Tar(Listed):
 
 
 def _class_archives(root: Path) -> list[Path]:
-    """The first folder's that has any; sorted."""
+    """The class archives in the first folder that has any, sorted."""
     folders = (root, root / "train", root / "ILSVRC2012_img_train")
-    found = ([path for path in folder.glob("n*.tar") if _CLASS_ARCHIVE.fullmatch(path.name)] for folder in folders)
-    return sorted(next(filter(None, found), []))
+    archives = ([path for path in folder.glob("n*.tar") if _CLASS_ARCHIVE.fullmatch(path.name)] for folder in folders)
+    return sorted(next(filter(None, archives), []))
 
 
 def _names(folder: Path) -> dict[str, str]:
-    """WordNet id -> name from whatever gives them; nothing has to."""
+    """WordNet id -> name, from a table of classes or else from the devkit; empty if there is neither."""
     names = find_table(folder)[1]
     if not names and (devkit := find_devkit(folder)):
-        names = {one.wnid: one.name for one in Devkit(devkit).classes}
+        names = {c.wnid: c.name for c in Devkit(devkit).classes}
     return names
 
 
 def _index_class_archives(paths: list[Path]) -> dict[str, dict[str, Place]]:
-    """WordNet id -> its images by name."""
-    found = {}
+    """WordNet id -> the class's images by file name."""
+    index = {}
     for path in paths:
         if not path.is_file():
-            raise UnreadableInputError(f"{path}: gone, or not a file")
+            raise UnreadableInputError(f"{path}: missing, or not a regular file")
         with path.open("rb") as file:
-            found[path.stem] = _images(file, path)
-    return found
+            index[path.stem] = _images(file, path)
+    return index
 
 
 def _index_training(path: Path) -> dict[str, dict[str, Place]]:
-    """WordNet id -> its images by name."""
-    found: dict[str, dict[str, Place]] = {}
+    """WordNet id -> the class's images by file name."""
+    index: dict[str, dict[str, Place]] = {}
     with path.open("rb") as file:
         for archive, member, name in _members(file, str(path)):
             if not (match := _CLASS_ARCHIVE.fullmatch(name)):
                 continue
-            _check_member(path, member, match[1] in found)
+            _check_member(path, member, match[1] in index)
             with archive.extractfile(member) as inner:
-                found[match[1]] = _images(inner, path, member)
-    return found
+                index[match[1]] = _images(inner, path, member)
+    return index
 
 
 def _images(file: IO[bytes], path: Path, outer: tarfile.TarInfo | None = None) -> dict[str, Place]:
-    """The images of an archive that lies in `path`, as a whole or as a member of another, by their last name.
+    """The images in the archive `path`, or in its member `outer`, by file name.
 
-    Raises UnreadableInputError when one stands there twice or as a link, and when the archive isn't complete.
+    Raises UnreadableInputError if an image occurs twice or isn't a regular file, or if the archive is incomplete.
     """
     where, begin = (f"{path}: {printable(outer.name)}", outer.offset_data) if outer else (str(path), 0)
     images: dict[str, Place] = {}
@@ -118,27 +120,30 @@ def _images(file: IO[bytes], path: Path, outer: tarfile.TarInfo | None = None) -
     return images
 
 
-def _check_member(where: Path | str, member: tarfile.TarInfo, twice: bool) -> None:
-    if twice:
-        raise UnreadableInputError(f"{where}: {shown(member.name)} is in it twice; expected every name once")
+def _check_member(where: Path | str, member: tarfile.TarInfo, repeated: bool) -> None:
+    if repeated:
+        raise UnreadableInputError(f"{where}: {shown(member.name)} occurs twice; expected each name once")
     if not member.isreg() or member.issparse():
-        raise UnreadableInputError(f"{where}: {shown(member.name)} is a link or special; expected a plain file")
+        raise UnreadableInputError(f"{where}: {shown(member.name)} is a link or special file; expected a regular file")
 
 
 def _members(file: IO[bytes], where: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str]]:
-    """What an archive holds, each with its last name. Unlike tarfile's own reader it takes no end but the marked one:
-    a damaged header would pass for it, and the rest of the images would be left out silently."""
+    """Yield each member of an archive as (archive, member, file name).
+
+    Unlike tarfile, this requires the end-of-archive marker. tarfile takes a damaged header for the end and silently
+    leaves out the remaining images.
+    """
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             last = -1
             for member in archive:
-                if member.size < 0 or member.offset <= last:  # some of tarfile's versions would go round for ever
+                if member.size < 0 or member.offset <= last:  # some versions of tarfile would loop forever
                     raise tarfile.ReadError(f"bad size at byte {member.offset}")
                 last = member.offset
                 yield archive, member, member.name.rsplit("/", 1)[-1]
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError(f"no mark of its end at byte {archive.offset}")
+                raise tarfile.ReadError(f"no end-of-archive marker at byte {archive.offset}")
     except (OSError, tarfile.TarError, ValueError, RecursionError, MemoryError) as error:
         reason = one_line(error) or type(error).__name__
-        raise UnreadableInputError(f"{where}: damaged, cut short or no tar archive ({reason})") from None
+        raise UnreadableInputError(f"{where}: damaged, cut short or not a tar archive ({reason})") from None

@@ -1,4 +1,4 @@
-"""What every layout gives: classes, and examples from any position on."""
+"""The interface that all layouts implement: classes, and examples from any position on."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ OnError = Literal["raise", "yield"]
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One encoded image and its label (position in the set's classes)."""
+    """One encoded image and its label, a position in the set's classes."""
 
     name: str
     data: bytes
     label: int
     error: str | None = None
-    """Why the image can't be read; `data` is then empty."""
+    """The reason why the image can't be read, or None. With an error, `data` is empty."""
 
 
 class Source(ABC):
     """One split of a data set in one layout.
 
-    The constructor reads what is needed to know every label, but no image. It raises UnreadableInputError when the
-    split isn't there, or a part of it is missing, damaged or contradicts another.
+    The constructor reads what is needed to know the classes and the number of examples, but no image. It raises
+    UnreadableInputError if the split is missing, or if a part of it is missing, damaged or contradicts another part.
     """
 
     layout: ClassVar[str]
-    """Its name, as people give it."""
+    """The layout's name, as users give it."""
     accepts: ClassVar[Mapping[Split, str]]
-    """What it looks like, for messages. A split that isn't here doesn't exist in this layout."""
+    """Split -> what the layout looks like, for messages. A split without an entry doesn't exist in this layout."""
 
     classes: tuple[ClassName, ...]
     """In order of WordNet ids."""
@@ -58,23 +58,26 @@ class Source(ABC):
 
     @abstractmethod
     def examples(self, start: int, on_error: OnError) -> Iterator[Example]:
-        """The examples from position `start` on. One that can't be read raises UnreadableInputError, or is yielded with
-        its `error`; one whose label can't be known always raises."""
+        """Yield the examples from position `start` on.
+
+        An image that can't be read raises UnreadableInputError or, with `on_error="yield"`, is yielded with its
+        `error`. An unknown label always raises UnreadableInputError.
+        """
 
     @abstractmethod
     def at(self, positions: Iterable[int], on_error: OnError) -> Iterator[Example]:
-        """The examples at `positions`, which ascend."""
+        """Yield the examples at `positions`, which must ascend."""
 
     @abstractmethod
     def labels(self) -> Iterator[int]:
-        """Every example's label, without reading images."""
+        """Yield every example's label, without reading images."""
 
     @abstractmethod
     def contents(self) -> Iterator[Sequence[str | int | None]]:
-        """What identifies the examples, in their order, and can be had without reading images: name, size, label."""
+        """Yield (name, size, label) of the examples, in order, without reading images. None is an unknown value."""
 
     def absent(self, root: Path, split: Split) -> UnreadableInputError:
-        """That `root`, which was said to be in this layout, isn't."""
+        """Return the error for a `root` that isn't in this layout."""
         return UnreadableInputError(
             f"{root}: no {split} split here in the layout {self.layout}; expected {self.accepts[split]}"
         )
@@ -82,16 +85,16 @@ class Source(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an encoded image lies: a whole file or, with an offset, `size` bytes of one."""
+    """The location of an encoded image: a whole file or, with an `offset`, `size` bytes of a file."""
 
     path: Path
     offset: int | None = None
     size: int | None = None
 
     def read(self) -> bytes:
-        """Raises OSError, whose `strerror` says what is wrong."""
-        if not self.path.is_file():  # reading a pipe would wait for ever
-            raise OSError(0, "gone, or not a file")
+        """Return the image's bytes. Raises OSError with the cause in `strerror`."""
+        if not self.path.is_file():  # reading a pipe would block forever
+            raise OSError(0, "missing, or not a regular file")
         if self.offset is None:
             return self.path.read_bytes()
         with self.path.open("rb") as file:
@@ -102,7 +105,7 @@ class Place:
         return data
 
     def bytes(self) -> int | None:
-        """The image's size; None when it can't be had."""
+        """The image's size in bytes, or None if it is unknown."""
         try:
             return self.path.stat().st_size if self.offset is None else self.size
         except OSError:
@@ -111,7 +114,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image of a list, not read yet."""
+    """One listed image, not read yet."""
 
     name: str
     label: int
@@ -119,7 +122,7 @@ class Entry:
 
 
 class Listed(Source):
-    """A set whose images are all known by place: `entries`, in the set's own order."""
+    """A set whose images have all been located: `entries`, in the set's own order."""
 
     entries: list[Entry]
 
@@ -151,26 +154,28 @@ class Listed(Source):
 
 
 def refuse(path: Path, error: Exception) -> NoReturn:
-    """Raises UnreadableInputError with the path and reason of another error."""
+    """Raise UnreadableInputError with the path and cause of `error`."""
     reason = getattr(error, "strerror", None) or one_line(error)
     raise UnreadableInputError(f"{getattr(error, 'filename', None) or path}: {reason}") from None
 
 
 def refuse_lines(path: Path, bad: Sequence[tuple[int, str]], expected: str) -> None:
-    """Raises UnreadableInputError when there are bad lines, given as (number, text), with the first and their count."""
+    """Raise UnreadableInputError if `bad`, (number, text) of each wrong line, isn't empty. It shows the first line."""
     if bad:
         number, text = bad[0]
-        more = f" ({len(bad)} lines are wrong, this is the first)" if len(bad) > 1 else ""
+        more = f" ({len(bad)} lines are wrong; this is the first)" if len(bad) > 1 else ""
         raise UnreadableInputError(f"{path}, line {number}: {shown(text)}: expected {expected}{more}")
 
 
 def read_file(path: Path) -> bytes:
-    """The whole of a file that belongs to a set. Raises FileNotFoundError when it isn't there, UnreadableInputError
-    when it can't be read."""
+    """Return the content of a file that belongs to a set.
+
+    Raises FileNotFoundError if it doesn't exist. Raises UnreadableInputError if it can't be read.
+    """
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise UnreadableInputError(f"{path}: not a file")
+            raise UnreadableInputError(f"{path}: not a regular file")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
@@ -179,34 +184,38 @@ def read_file(path: Path) -> bytes:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text, with any system's line ends. Raises what `read_file` raises."""
+    """Return the lines of a UTF-8 text file, without line ends of either kind (LF or CRLF).
+
+    Raises what `read_file` raises, and UnreadableInputError if the file isn't UTF-8.
+    """
     try:
         text = read_file(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         refuse(path, error)
-    # Not splitlines(): a name may hold what Unicode takes for a line break. A skipped line would shift the labels.
+    # Not splitlines(): a name may contain other characters that Unicode treats as line breaks, and an additional line
+    # would shift the labels.
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 def is_image(name: str) -> bool:
-    """By its name: hidden files are no images."""
+    """Whether the name has the suffix of an image. Hidden files are not images."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 def images_in(folder: Path) -> dict[str, Place]:
-    """The images directly in `folder`, by name. Raises OSError when it can't be listed."""
+    """The images directly in `folder`, by name. Raises OSError if the folder can't be listed."""
     return {path.name: Place(path) for path in folder.iterdir() if is_image(path.name)}
 
 
 def labelled(
     labels: Mapping[str, int], source: Path, images: Mapping[str, Place], folder: Path, *, all_images: bool = True
 ) -> list[Entry]:
-    """The images that the file `source` gives labels for, in order of their names.
+    """The images that the file `source` labels, sorted by name.
 
-    Raises UnreadableInputError when `folder` lacks one and, with `all_images`, when it has others.
+    Raises UnreadableInputError if `folder` lacks one of them or, with `all_images`, contains others.
     """
     counts = f"{source}: {len(labels)} labels for {len(images)} images in {folder}"
-    for missing, what in ((labels.keys() - images.keys(), "no image"), (images.keys() - labels.keys(), "no label")):
-        if missing and (all_images or what == "no image"):
-            raise UnreadableInputError(f"{counts}: {len(missing)} have {what}, the first is {printable(min(missing))}")
+    for names, lacking in ((labels.keys() - images.keys(), "no image"), (images.keys() - labels.keys(), "no label")):
+        if names and (all_images or lacking == "no image"):
+            raise UnreadableInputError(f"{counts}: {len(names)} have {lacking}, the first is {printable(min(names))}")
     return [Entry(printable(name), labels[name], images[name]) for name in sorted(labels)]

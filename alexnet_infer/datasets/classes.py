@@ -1,4 +1,4 @@
-"""The classes of a set: tables of WordNet ids and names, and which class of a net each one is."""
+"""The classes of a set: tables of WordNet ids and names, and the mapping to a net's classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alexnet_infer.datasets.base import read_lines
 from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError, shown
 
 TABLES = {"classes.tsv": "\t", "LOC_synset_mapping.txt": " ", "synset_words.txt": " ", "synsets.txt": ""}
-"""Files that give the classes, and what stands between WordNet id and name. The last gives ids alone."""
+"""Files that list the classes -> the separator between WordNet id and name. The last file lists only ids."""
 
 _EXPECTED = {"\t": "WordNet id, tab, class name", " ": "WordNet id, space, class name", "": "a WordNet id"}
 
@@ -22,7 +22,7 @@ def is_wordnet_id(text: str) -> bool:
 
 
 def class_name(where: Path, wnid: str, name: str) -> ClassName:
-    """Raises UnreadableInputError naming the file they come from unless both can be printed."""
+    """Return the class. Raises UnreadableInputError that names the file `where` unless id and name are printable."""
     try:
         return ClassName(wnid=wnid, name=name)
     except SpecError as error:
@@ -30,9 +30,9 @@ def class_name(where: Path, wnid: str, name: str) -> ClassName:
 
 
 def read_table(path: Path) -> dict[str, str]:
-    """WordNet id -> name, in the file's order; empty when there is no such file. The file is one of TABLES.
+    """Return WordNet id -> name in the file's order, or {} if the file doesn't exist. Its name must be in TABLES.
 
-    Raises UnreadableInputError on a line of another form and on an id that stands there twice.
+    Raises UnreadableInputError if a line has another form or an id occurs twice.
     """
     try:
         lines = read_lines(path)
@@ -46,13 +46,13 @@ def read_table(path: Path) -> dict[str, str]:
             expected = _EXPECTED[separator]
             raise UnreadableInputError(f"{path}, line {number}: {shown(line)}: expected {expected}")
         if wnid in names:
-            raise UnreadableInputError(f"{path}, line {number}: {shown(wnid)} stands here for the second time")
+            raise UnreadableInputError(f"{path}, line {number}: {shown(wnid)} occurs for the second time")
         names[wnid] = name
     return names
 
 
 def find_table(folder: Path) -> tuple[Path, dict[str, str]]:
-    """The first of TABLES that is in `folder`, and what it says; (path of a classes.tsv, {}) when there is none."""
+    """The first of TABLES that exists in `folder`, and its content; (path of a classes.tsv, {}) if none does."""
     for table in TABLES:
         if names := read_table(folder / table):
             return folder / table, names
@@ -65,35 +65,35 @@ def sorted_classes(where: Path, names: Mapping[str, str]) -> tuple[ClassName, ..
 
 
 def check_sorted(where: Path, names: Mapping[str, str]) -> None:
-    """Raises UnreadableInputError unless positions in the file are labels."""
+    """Raise UnreadableInputError unless the ids are in order, so that positions in the file are labels."""
     if any(a > b for a, b in pairwise(names)):
         raise UnreadableInputError(f"{where}: not in order of WordNet ids; labels are positions in that order")
 
 
 def map_classes(data_classes: Sequence[ClassName], net_classes: Sequence[ClassName]) -> tuple[int, ...]:
-    """For each label of a data set, the index of the net's class with the same WordNet id, or -1 when it has none.
+    """Return, for each label of a data set, the index of the net's class with the same WordNet id, or -1.
 
-    The net may have other classes, too. Raises UsageError when an id stands on one side twice, when no class is
-    shared, and when an id that both have is no WordNet id and their names differ: the same word for two things.
+    The net may have additional classes. Raises UsageError if an id occurs twice on one side or if no class is shared.
+    Also raises it if a shared id is not a WordNet id and the names differ, since the id may then mean two things.
     """
     for whose, classes in (("data set", data_classes), ("net", net_classes)):
         seen: set[str] = set()
-        for one in classes:
-            if one.wnid in seen:
-                raise UsageError(f"the {whose} has two classes {shown(one.wnid)}; expected each WordNet id once")
-            seen.add(one.wnid)
-    index = {one.wnid: i for i, one in enumerate(net_classes)}
-    mapped = tuple(index.get(one.wnid, -1) for one in data_classes)
-    for one, i in zip(data_classes, mapped, strict=True):
-        if i >= 0 and not is_wordnet_id(one.wnid) and one.name != net_classes[i].name:
+        for c in classes:
+            if c.wnid in seen:
+                raise UsageError(f"the {whose} has two classes {shown(c.wnid)}; expected each WordNet id once")
+            seen.add(c.wnid)
+    index = {c.wnid: i for i, c in enumerate(net_classes)}
+    mapped = tuple(index.get(c.wnid, -1) for c in data_classes)
+    for c, i in zip(data_classes, mapped, strict=True):
+        if i >= 0 and not is_wordnet_id(c.wnid) and c.name != net_classes[i].name:
             raise UsageError(
-                f"class {shown(one.wnid)} is {shown(one.name)} in the data set and {shown(net_classes[i].name)} in the "
-                "net; expected classes called by WordNet ids, such as n02123045"
+                f"class {shown(c.wnid)} is {shown(c.name)} in the data set and {shown(net_classes[i].name)} in the "
+                "net; expected classes identified by WordNet ids, such as n02123045"
             )
     if max(mapped, default=-1) < 0:
-        ours, theirs = (shown(c[0].wnid) if c else "none" for c in (data_classes, net_classes))
+        in_data, in_net = (shown(classes[0].wnid) if classes else "none" for classes in (data_classes, net_classes))
         raise UsageError(
-            f"the data set and the net share no class (the first is {ours} here and {theirs} there); expected classes "
-            "called by the same WordNet ids"
+            f"the data set and the net share no class (the data set's first is {in_data}, the net's {in_net}); "
+            "expected classes with the same WordNet ids"
         )
     return mapped

@@ -1,4 +1,4 @@
-"""ILSVRC2012's development kit: the classes in its own order, and the validation images' labels."""
+"""ILSVRC2012's development kit: the classes in the kit's own order, and the labels of the validation images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12", "devkit")
 _META = "data/meta.mat"
 _TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 _MAX_BYTES = 256 << 20
-"""Of the whole kit when it is unpacked in memory; the real one, packed, has 2.6 MB."""
+"""Limit for the kit when it is unpacked in memory. The published archive has 2.6 MB."""
 _MAX_SECONDS = 120
 
 
@@ -32,41 +32,43 @@ def find_devkit(folder: Path) -> Path | None:
 
 
 def open_devkit(folder: Path) -> Devkit:
-    """The one in `folder`. Raises UnreadableInputError when there is none, and what `Devkit` raises."""
+    """Open the devkit in `folder`. Raises UnreadableInputError if there is none, and what `Devkit` raises."""
     path = find_devkit(folder)
     if path is None:
         raise UnreadableInputError(
-            f"{folder}: no devkit here, which has the labels; expected {NAMES[0]}, or a folder {NAMES[1]} or {NAMES[2]}"
+            f"{folder}: no devkit here, so the labels are unknown; expected {NAMES[0]}, or a folder {NAMES[1]} or "
+            f"{NAMES[2]}"
         )
     return Devkit(path)
 
 
 class Devkit:
-    """What `meta.mat` and the ground truth say, from the kit as it is published or from its unpacked folder.
+    """The content of `meta.mat` and the ground truth, from the published archive or its unpacked folder.
 
-    `classes` are sorted by WordNet id, `labels` gives each validation image's position among them by the image's name.
-    The kit's own numbers, `ILSVRC2012_ID`, are another order and end here.
+    `classes` are sorted by WordNet id. `labels` maps the name of each validation image to its position among them. The
+    kit's own numbers, `ILSVRC2012_ID`, are in another order and are not exposed.
 
-    Raises UnreadableInputError when the kit is incomplete, damaged or contradicts itself, BackendError without scipy.
+    Raises UnreadableInputError if the kit is incomplete, damaged or contradicts itself. Raises BackendError if SciPy is
+    not installed.
     """
 
     classes: tuple[ClassName, ...]
     labels: dict[str, int]
     truth: Path
-    """Where the labels come from, for messages."""
+    """The path of the ground truth, for messages."""
 
     def __init__(self, path: Path) -> None:
         meta, truth = _read_folder(path) if path.is_dir() else _read_archive(path)
         lines = truth.decode("ascii", "replace").removesuffix("\n").split("\n")
         wnids, names = _synsets(path / _META, meta)
         self.classes = sorted_classes(path / _META, names)
-        positions = {one.wnid: i for i, one in enumerate(self.classes)}
+        positions = {c.wnid: i for i, c in enumerate(self.classes)}
         self.truth = path / _TRUTH
         self.labels = _labels(self.truth, lines, [positions[wnid] for wnid in wnids])
 
 
 def _labels(where: Path, lines: list[str], order: list[int]) -> dict[str, int]:
-    """`order` is the label of each ILSVRC2012_ID, which count from 1."""
+    """Image name -> label. `order[i - 1]` is the label for ILSVRC2012_ID i: the ids count from 1."""
     labels: dict[str, int] = {}
     bad: list[tuple[int, str]] = []
     for number, line in enumerate(lines, start=1):
@@ -80,20 +82,20 @@ def _labels(where: Path, lines: list[str], order: list[int]) -> dict[str, int]:
 
 
 def _read_folder(path: Path) -> tuple[bytes, bytes]:
-    """meta.mat and the ground truth."""
+    """Return the content of meta.mat and of the ground truth."""
     try:
         return read_file(path / _META), read_file(path / _TRUTH)
     except FileNotFoundError as error:
-        raise UnreadableInputError(f"{error}: not found; expected the devkit's folder as it is published") from None
+        raise UnreadableInputError(f"{error}: not found; expected the devkit's folder as published") from None
 
 
 def _read_archive(path: Path) -> tuple[bytes, bytes]:
     try:
         with gzip.open(path) as file:
-            whole = file.read(_MAX_BYTES + 1)
-        if len(whole) > _MAX_BYTES:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
             raise UnreadableInputError(f"{path}: more than {_MAX_BYTES} bytes when unpacked; expected the devkit")
-        with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as archive:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
             return _member(path, archive, _META), _member(path, archive, _TRUTH)
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
         raise UnreadableInputError(f"{path}: can't be read as the devkit's archive ({one_line(error)})") from None
@@ -104,13 +106,15 @@ def _member(path: Path, archive: tarfile.TarFile, name: str) -> bytes:
     member = next((m for m in archive if m.name.removeprefix("./") == wanted), None)
     file = archive.extractfile(member) if member is not None and member.isreg() else None
     if file is None:
-        raise UnreadableInputError(f"{path}: has no file {wanted}; expected the devkit as it is published")
+        raise UnreadableInputError(f"{path}: has no file {wanted}; expected the devkit as published")
     return file.read()
 
 
 def _synsets(where: Path, data: bytes) -> tuple[list[str], dict[str, str]]:
-    """WordNet ids in order of ILSVRC2012_ID, and WordNet id -> names, of the synsets that are classes: those without
-    children. The others are their ancestors."""
+    """WordNet ids in order of ILSVRC2012_ID, and WordNet id -> name, of the synsets that are classes.
+
+    The classes are the synsets without children. The others are their ancestors.
+    """
     try:
         rows = sorted((number, wnid, words) for number, wnid, words, children in _read_meta(data) if not children)
     except ValueError as error:
@@ -140,12 +144,12 @@ json.dump(rows, sys.stdout)
 """
 
 
-@lru_cache(maxsize=2)  # the training and the validation set open the same kit
+@lru_cache(maxsize=2)  # the training set and the validation set use the same kit
 def _read_meta(data: bytes) -> list[tuple[int, str, str, int]]:
-    """ILSVRC2012_ID, WNID, words and num_children of every synset in a meta.mat. Raises ValueError with the reason when
-    it can't be read.
+    """ILSVRC2012_ID, WNID, words and num_children of every synset in the content of a meta.mat.
 
-    A process of its own reads it, since a damaged one can crash SciPy's reader (1.17), and Python with it.
+    A separate process reads it, since a damaged file can crash SciPy's reader (1.17) and Python with it. Raises
+    ValueError with the cause if it can't be read. Raises BackendError if SciPy is not installed.
     """
     try:
         import scipy  # noqa: F401

@@ -1,4 +1,4 @@
-"""A folder for each class."""
+"""Layout `folders`: one folder per class."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _FOLDERS = {"train": ("train",), "validation": ("validation", "val")}
 
 
 class Folders(Listed):
-    """A folder `train`, or `validation` or `val`, with one folder a WordNet id, as torchvision keeps ILSVRC. Without
-    them `root` itself may hold the classes for validation. A table of classes in `root` may give their names.
+    """A folder `train`, or `validation` or `val`, with one folder per WordNet id, as torchvision stores ILSVRC.
 
-    A class is a folder that is there: an empty one keeps its place among the labels.
+    Without a folder for the validation split, `root` itself may contain its classes. A table of classes in `root` may
+    give their names. Every folder that isn't hidden is a class: an empty one keeps its position among the labels.
     """
 
     layout = "folders"
     accepts: ClassVar = {
-        "train": "a folder train/ with one folder for each class",
-        "validation": "a folder validation/ or val/ with one folder for each class",
+        "train": "a folder train/ with one folder per class",
+        "validation": "a folder validation/ or val/ with one folder per class",
     }
 
     @classmethod
@@ -40,13 +40,11 @@ class Folders(Listed):
         self.classes = tuple(class_name(path, path.name, names.get(path.name, path.name)) for path in folders)
         self.entries = entries(folders)
         if not self.entries:
-            raise UnreadableInputError(
-                f"{folder}: no images here; expected one folder for each class with images in it"
-            )
+            raise UnreadableInputError(f"{folder}: no images here; expected one folder of images per class")
 
 
 def find_folder(root: Path, split: Split) -> Path | None:
-    """The folder that holds the split's classes, if they are kept so."""
+    """The folder that contains the split's class folders, or None."""
     folder = next((root / name for name in _FOLDERS[split] if (root / name).is_dir()), None)
     if folder is None and split == "validation" and root.is_dir():
         return root if any(is_wordnet_id(path.name) for path in class_folders(root)) else None
@@ -54,24 +52,24 @@ def find_folder(root: Path, split: Split) -> Path | None:
 
 
 def class_folders(folder: Path) -> list[Path]:
-    """In order of WordNet ids. Hidden ones are no classes."""
+    """The class folders in order of WordNet ids. Hidden folders are not classes."""
     try:
-        with os.scandir(folder) as found:  # which knows what is a folder without asking about 50,000 images
-            names = [entry.name for entry in found if entry.is_dir() and not entry.name.startswith(".")]
+        with os.scandir(folder) as listing:  # tells folders from 50,000 images without a system call for each
+            names = [entry.name for entry in listing if entry.is_dir() and not entry.name.startswith(".")]
     except OSError as error:
         refuse(folder, error)
     return [folder / name for name in sorted(names)]
 
 
 def entries(folders: list[Path]) -> list[Entry]:
-    """Every image below each folder, whose position is the label, sorted in it."""
+    """The images below each folder, sorted within it. The label is the folder's position."""
     return [
         Entry(str(path), label, Place(path)) for label, folder in enumerate(folders) for path in _image_files(folder)
     ]
 
 
 def _image_files(folder: Path) -> list[Path]:
-    """Every image below `folder`, by its name's ending, sorted. What can't be listed is an error, not left out."""
+    """The images below `folder`, sorted. Raises UnreadableInputError if a folder can't be listed."""
 
     def fail(error: OSError) -> NoReturn:
         refuse(folder, error)

@@ -1,4 +1,4 @@
-"""The 1,000 classes of ILSVRC-2012, in the order of labels: by WordNet id."""
+"""The 1,000 classes of ILSVRC-2012 in label order, which is the order of WordNet ids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TABLE = Path(__file__).with_name("ilsvrc2012.tsv")
 
 @functools.cache
 def ilsvrc_classes() -> tuple[ClassName, ...]:
-    """The classes in sorted order of their WordNet ids, with the words of their WordNet synsets.
+    """Return the classes sorted by WordNet id. Their names are the words of their WordNet synsets.
 
     A name alone does not identify a class: two are called "crane", a bird and a machine, and two "maillot".
     """

@@ -1,4 +1,4 @@
-"""Images in one flat folder, with a list that gives their labels: the devkit's, Kaggle's or Caffe's."""
+"""Layouts `flat`, `kaggle` and `caffe`: a flat folder of images, and a list with their labels."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ _FOLDERS = ("", "val", "validation", "ILSVRC2012_img_val")
 
 
 class Flat(Listed):
-    """The validation archive unpacked, in `root` or a folder `val` or `ILSVRC2012_img_val` of it, and the devkit."""
+    """The unpacked validation archive and the devkit.
+
+    The images are in `root` or its subfolder `val`, `validation` or `ILSVRC2012_img_val`. The devkit is in `root`.
+    """
 
     layout = "flat"
     accepts: ClassVar = {"validation": f"a folder of ILSVRC2012_val_*.JPEG with {NAMES[0]}"}
 
     @classmethod
     def detect(cls, root: Path, split: Split) -> bool:
-        unlabelled = find_devkit(root) is None and (root / Caffe.LIST).is_file()  # then Caffe's list is meant
-        return not unlabelled and cls._folder(root) is not None
+        is_caffe = find_devkit(root) is None and (root / Caffe.LIST).is_file()  # the labels come from Caffe's list
+        return not is_caffe and cls._folder(root) is not None
 
     def __init__(self, root: Path, split: Split) -> None:
         folder = self._folder(root)
@@ -44,8 +47,11 @@ class Flat(Listed):
 
 
 class Kaggle(Listed):
-    """Kaggle's archive unpacked: `ILSVRC/Data/CLS-LOC` with `LOC_synset_mapping.txt` and, for validation,
-    `LOC_val_solution.csv` in `root` or a folder on the way down."""
+    """Kaggle's unpacked archive: images in `ILSVRC/Data/CLS-LOC`, the classes in `LOC_synset_mapping.txt` and the
+    validation labels in `LOC_val_solution.csv`.
+
+    The two files are in `root` or in a folder on the path to `CLS-LOC`. Training images are in one folder per class.
+    """
 
     layout = "kaggle"
     accepts: ClassVar = {
@@ -63,7 +69,7 @@ class Kaggle(Listed):
             raise self.absent(root, split)
         mapping = self._find(root, "LOC_synset_mapping.txt")
         self.classes = sorted_classes(mapping, read_table(mapping))
-        positions = {one.wnid: i for i, one in enumerate(self.classes)}
+        positions = {c.wnid: i for i, c in enumerate(self.classes)}
         if split == "validation":
             solution = self._find(root, "LOC_val_solution.csv")
             labels = _read_solution(solution, positions)
@@ -74,7 +80,7 @@ class Kaggle(Listed):
             differing = folders.keys() ^ positions.keys()
             raise UnreadableInputError(
                 f"{folder}: its folders and {mapping.name} differ in {len(differing)} classes, the first is "
-                f"{shown(min(differing))}; expected one folder for each"
+                f"{shown(min(differing))}; expected one folder per class"
             )
         self.entries = entries([folders[wnid] for wnid in positions])
 
@@ -92,10 +98,10 @@ class Kaggle(Listed):
 
 
 def _read_solution(path: Path, positions: dict[str, int]) -> dict[str, int]:
-    """Image's file name -> label, from lines of ImageId and, for each box, WordNet id and four corners."""
+    """Image file name -> label. A row has an ImageId and, for each box, a WordNet id and four coordinates."""
     labels: dict[str, int] = {}
     bad: list[tuple[int, str]] = []
-    twice: list[tuple[int, str]] = []
+    repeated: list[tuple[int, str]] = []
     rows = csv.reader(read_lines(path))
     try:
         header = next(rows, [])
@@ -107,21 +113,22 @@ def _read_solution(path: Path, positions: dict[str, int]) -> dict[str, int]:
             if len(wnids) != 1 or not wnids <= positions.keys():
                 bad.append((rows.line_num, ",".join(row)))
             elif name in labels:
-                twice.append((rows.line_num, row[0]))
+                repeated.append((rows.line_num, row[0]))
             else:
                 labels[name] = positions[wnids.pop()]
     except csv.Error as error:
         raise UnreadableInputError(f"{path}, line {rows.line_num}: {one_line(error)}") from None
     refuse_lines(path, bad, "an ImageId and boxes of one class of LOC_synset_mapping.txt")
-    refuse_lines(path, twice, "each ImageId once")
+    refuse_lines(path, repeated, "each ImageId once")
     return labels
 
 
 class Caffe(Listed):
-    """Caffe's `val.txt` in `root`, lines of image name and position in order of WordNet ids, which are in a
-    `synset_words.txt` or `synsets.txt`; the images in `root` or a folder `val` or `ILSVRC2012_img_val` of it.
+    """Caffe's `val.txt` in `root`: one line per image, with its file name and its label.
 
-    The list is the set: images that aren't on it don't count.
+    A label is a position in a table of classes in `root`: `synset_words.txt`, `synsets.txt` or another of TABLES, in
+    order of WordNet ids. The images are in `root` or its subfolder `val`, `validation` or `ILSVRC2012_img_val`. Images
+    that aren't in `val.txt` don't belong to the set.
     """
 
     LIST = "val.txt"
@@ -139,7 +146,7 @@ class Caffe(Listed):
         table, names = find_table(root)
         if not names:
             raise UnreadableInputError(
-                f"{root / 'synset_words.txt'}: not found; expected the WordNet ids, which {self.LIST} only numbers"
+                f"{root / 'synset_words.txt'}: not found; expected the WordNet ids of the classes in {self.LIST}"
             )
         check_sorted(table, names)
         self.classes = tuple(class_name(table, wnid, name) for wnid, name in names.items())
@@ -152,16 +159,16 @@ class Caffe(Listed):
 def _read_list(path: Path, classes: int) -> dict[str, int]:
     labels: dict[str, int] = {}
     bad: list[tuple[int, str]] = []
-    twice: list[tuple[int, str]] = []
+    repeated: list[tuple[int, str]] = []
     for number, line in enumerate(read_lines(path), start=1):
         name, _, label = line.strip().rpartition(" ")
         name = name.strip()
         if not name or not re.fullmatch(r"[0-9]{1,9}", label) or int(label) >= classes:
             bad.append((number, line))
         elif name in labels:
-            twice.append((number, name))
+            repeated.append((number, name))
         else:
             labels[name] = int(label)
     refuse_lines(path, bad, f"an image's name, a space and a label from 0 to {classes - 1}")
-    refuse_lines(path, twice, "each image once")
+    refuse_lines(path, repeated, "each image once")
     return labels

@@ -1,4 +1,4 @@
-"""Parquet shards as Hugging Face keeps them."""
+"""Layout `parquet`: Parquet shards as Hugging Face stores them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from alexnet_infer.errors import BackendError, UnreadableInputError, one_line, s
 
 
 class Parquet(Source):
-    """Shards called `<split>-*.parquet`, in `root` or a folder `data` of it, with the columns `image{bytes, path}` and
-    `label`: position in a table of classes beside them or in `root`, or else in the names that the shards carry, when
-    those are WordNet ids (Hugging Face's ILSVRC carries English names, which name two classes alike).
+    """Shards `<split>-*.parquet` in `root` or `root/data`, with the columns `image{bytes, path}` and `label`.
 
-    `examples` starts with the row group that has the position. Raises BackendError without pyarrow.
+    A label is a position in a table of classes in `root` or beside the shards. Without a table, it is a position in the
+    class names stored in the shards, which must then be WordNet ids. (Hugging Face's ILSVRC stores English names, which
+    are not unique.)
+
+    `examples` starts reading at the row group that contains the position. Raises BackendError if pyarrow is not
+    installed.
     """
 
     layout = "parquet"
@@ -66,7 +69,7 @@ class Parquet(Source):
 
     def at(self, positions: Iterable[int], on_error: OnError) -> Iterator[Example]:
         positions = list(positions)
-        first = positions[0] if positions else 0  # nothing before it is read; what lies between comes in row groups
+        first = positions[0] if positions else 0  # reading starts at its row group and goes on to the last position
         walk, here = self.examples(first, on_error), first - 1
         for position in positions:
             yield from islice(walk, position - here - 1, position - here)
@@ -112,7 +115,7 @@ class Parquet(Source):
         return Example(name=_name(where, image), data=data, label=position, error=error)
 
     def _label(self, where: str, label: int | None) -> int:
-        """The position of a row's class in order of WordNet ids."""
+        """The class of a row in order of WordNet ids. Raises UnreadableInputError if `label` is out of range."""
         if label is None or not 0 <= label < len(self._labels):
             raise UnreadableInputError(f"{where}: label {label}: expected 0 to {len(self._labels) - 1}")
         return self._labels[label]
@@ -133,35 +136,34 @@ def _count_rows(shard: Path) -> int:
 
 
 def _carried_classes(shard: Path) -> list[str]:
-    """The class names in the shard's own description of its columns, in order of its labels; none unless they are
-    WordNet ids."""
+    """The class names in the shard's metadata, in label order; [] unless they are distinct WordNet ids."""
     with _open(shard) as file:
-        described = (file.schema_arrow.metadata or {}).get(b"huggingface", b"null")
+        metadata = (file.schema_arrow.metadata or {}).get(b"huggingface", b"null")
     try:
-        names = json.loads(described)["info"]["features"]["label"]["names"]
+        names = json.loads(metadata)["info"]["features"]["label"]["names"]
         if all(map(is_wordnet_id, names)) and len(set(names)) == len(names):
             return list(names)
-    except (ValueError, TypeError, KeyError, RecursionError):  # no description, or another form of it
+    except (ValueError, TypeError, KeyError, RecursionError):  # no metadata, or in another form
         pass
     return []
 
 
 def _check_complete(shards: list[Path]) -> None:
-    """Shards called `...-00001-of-00004.parquet` must all be there: a part of a set gives another error."""
-    numbers = [re.search(r"-(\d+)-of-(\d+)\.parquet$", shard.name) for shard in shards]
-    found = {(int(number[1]), int(number[2])) for number in numbers if number}
-    for total in {total for _, total in found}:
-        missing = next((i for i in range(total) if (i, total) not in found), None)
+    """Raise UnreadableInputError if numbered shards, `...-00001-of-00004.parquet`, are missing."""
+    matches = [re.search(r"-(\d+)-of-(\d+)\.parquet$", shard.name) for shard in shards]
+    present = {(int(match[1]), int(match[2])) for match in matches if match}
+    for total in {total for _, total in present}:
+        missing = next((i for i in range(total) if (i, total) not in present), None)
         if missing is not None:
             split = shards[0].name.split("-")[0]
             raise UnreadableInputError(
-                f"{shards[0].parent}: {split} shard {missing} of {total} is missing (they count from 0)"
+                f"{shards[0].parent}: {split} shard {missing} of {total} is missing (the first is 0)"
             )
 
 
 @contextmanager
 def _open(shard: Path) -> Iterator[Any]:
-    """A `pyarrow.parquet.ParquetFile` with the columns that this module reads."""
+    """Open a shard as a `pyarrow.parquet.ParquetFile`, and check that it has the columns that this module reads."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -169,12 +171,12 @@ def _open(shard: Path) -> Iterator[Any]:
         raise BackendError("Parquet data needs pyarrow: pip install pyarrow") from None
     try:
         if not shard.is_file():
-            raise ValueError("gone, or not a file")
+            raise ValueError("missing, or not a regular file")
         with parquet.ParquetFile(shard) as file:
             if not _has_columns(file.schema_arrow):
-                found = shown([f"{field.name} {field.type}" for field in file.schema_arrow])
+                columns = shown([f"{field.name} {field.type}" for field in file.schema_arrow])
                 raise UnreadableInputError(
-                    f"{shard}: has columns {found}: expected image (struct of bytes and path) and label (whole number)"
+                    f"{shard}: has columns {columns}: expected image (struct of bytes, path) and label (whole number)"
                 )
             yield file
     except (OSError, ValueError, pyarrow.ArrowException) as error:

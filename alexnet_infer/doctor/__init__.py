@@ -1,1 +1,1 @@
-"""`alexnet-infer data check`: what is wrong with a labelled image set."""
+"""`alexnet-infer data check`: find the defects of a labelled image set."""

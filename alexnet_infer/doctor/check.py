@@ -1,4 +1,4 @@
-"""The doctor for labelled image sets: whatever would spoil an evaluation, found before one is run."""
+"""Check a labelled image set for everything that would spoil an evaluation, before one is run."""
 
 from __future__ import annotations
 
@@ -31,32 +31,34 @@ from alexnet_infer.evaluation.paper import identify
 from alexnet_infer.progress import counting
 
 IMAGES: dict[Split, int] = {"validation": 50_000, "train": 1_281_167}
-"""In ILSVRC-2012."""
+"""The number of images in each split of ILSVRC-2012."""
 
 
 def check(root: Path, split: Split = "validation", layout: str | None = None, *, hashing: bool = True) -> Report:
-    """Looks at the labelled images in `root`: the arguments are those of `open_images`. Every image is read and decoded
-    once, on all cores; `hashing` is for the official archives, which are then read once more.
+    """Check the labelled images in `root` and report all findings. The arguments are those of `open_images`.
 
-    A set that is there but contradicts itself becomes a finding; its images are still looked at. Raises
-    UnreadableInputError when there is none, and the UsageError and BackendError of `open_images`.
+    Every image is read and decoded once, on all cores. With `hashing`, the official archives are read once more for
+    their MD5.
+
+    A set that is incomplete or inconsistent is reported as a finding, and its images are still checked. Raises
+    UnreadableInputError if there is no set, and the UsageError and BackendError of `open_images`.
     """
     data, classes, problems, known = None, (), [], None
     try:
         data = open_images(root, split, layout)
         classes, layout = data.classes, data.layout
-        known = identify([one.wnid for one in classes])
-        data.labels  # noqa: B018 (read once, and kept)
+        known = identify([c.wnid for c in classes])
+        data.labels  # noqa: B018 (a cached property: this reads the labels)
     except UnreadableInputError as error:
         if data is None and not (layout := _detected(root, split, layout)):
             raise
         problems.append(str(error))
     if data is not None:
-        places, total = data.examples(on_error="yield"), len(data)
+        examples, total = data.examples(on_error="yield"), len(data)
     else:
-        loose = unlabelled(root, split)
-        places, total = map(read, loose), len(loose)
-    seen = look_at_all(until_refused(places, problems), total)
+        images = unlabelled(root, split)
+        examples, total = map(read, images), len(images)
+    seen = look_at_all(until_refused(examples, problems), total)
     sound = data if not problems else None
     folder = root if root.is_dir() else root.parent
     findings = [_refusal(layout, problem) for problem in dict.fromkeys(problems)]
@@ -80,7 +82,7 @@ def check(root: Path, split: Split = "validation", layout: str | None = None, *,
 
 
 def _detected(root: Path, split: Split, layout: str | None) -> str | None:
-    """The layout that `root` looks like, though it couldn't be opened."""
+    """The layout that `root` looks like, if any, even though it couldn't be opened."""
     with suppress(OSError):
         for name, source in LAYOUTS.items():
             if layout in (None, name) and split in source.accepts and source.detect(root, split):
@@ -89,27 +91,29 @@ def _detected(root: Path, split: Split, layout: str | None) -> str | None:
 
 
 def _refusal(layout: str, problem: str) -> Finding:
-    advice = "Mend this first: without it no evaluation starts, and labels were not checked."
+    advice = "Fix this first. Until then no evaluation can run, and the labels can't be checked."
     if layout in ("tar", "flat") and "ground_truth" in problem:
-        advice += f" The official ground truth has 50,000 lines from 1 to 1000 and begins {', '.join(map(str, IDS))}."
-    return Finding(level="error", title="the set contradicts itself", detail=printable(problem), advice=advice)
+        first = ", ".join(map(str, IDS))
+        advice += f" The official ground truth has 50,000 numbers from 1 to 1000 and begins with {first}."
+    title = "the set is incomplete or inconsistent"
+    return Finding(level="error", title=title, detail=printable(problem), advice=advice)
 
 
-# The whole.
+# The set as a whole.
 
 
 def _contents(data: LabelledImages, split: Split, known: str | None) -> Iterator[Finding]:
-    expected = f"{ILSVRC} has {IMAGES[split]:,} of 1,000"
-    have = f"{len(data):,} images of {len(data.classes):,} classes"
+    expected = f"{ILSVRC} has {IMAGES[split]:,} in 1,000"
+    have = f"{len(data):,} images in {len(data.classes):,} classes"
     yield Finding(level="ok", title=f"layout {data.layout}", detail=have, count=len(data))
     if known != ILSVRC:
         whose = f"the classes are those of {known}; " if known else ""
-        advice = "Errors on it can't be compared with those that are published for ILSVRC."
-        yield Finding(level="note", title=f"another set than {ILSVRC}", detail=f"{whose}{expected}", advice=advice)
+        advice = "Its error rates can't be compared with those published for ILSVRC."
+        yield Finding(level="note", title=f"a set other than {ILSVRC}", detail=f"{whose}{expected}", advice=advice)
     elif len(data) != IMAGES[split]:
-        less = "images are missing" if len(data) < IMAGES[split] else "more images than there are"
-        advice = "Errors on it can't be compared with those on the whole set."
-        yield Finding(level="warning", title=f"{ILSVRC}: {less}", detail=f"{have}; {expected}", advice=advice)
+        problem = "images are missing" if len(data) < IMAGES[split] else "too many images"
+        advice = "Its error rates can't be compared with those on the complete set."
+        yield Finding(level="warning", title=f"{ILSVRC}: {problem}", detail=f"{have}; {expected}", advice=advice)
 
 
 def _sizes(data: LabelledImages, split: Split, known: str | None) -> Iterator[Finding]:
@@ -121,24 +125,24 @@ def _sizes(data: LabelledImages, split: Split, known: str | None) -> Iterator[Fi
         off = np.flatnonzero(counts != 50)
         yield Finding(
             level="error" if complete else "warning",
-            title="images a class",
+            title="classes without exactly 50 images",
             detail=f"{detail}; {ILSVRC} has 50 in each",
-            advice=f"The labels are not the official ones: take the devkit's. {PERMUTED}." if complete else "",
+            advice=f"The labels are not the official ones. Use the devkit's. {PERMUTED}." if complete else "",
             count=len(off),
-            examples=_called(data.classes, off, counts),
+            examples=_class_examples(data.classes, off, counts),
         )
     else:
-        yield Finding(level="ok", title="images a class", detail=detail)
+        yield Finding(level="ok", title="images per class", detail=detail)
     if low == 0:
         empty = np.flatnonzero(counts == 0)
-        advice = "Such a class keeps its place among the labels; if it should have images, they are missing."
-        examples = _called(data.classes, empty, counts)
+        advice = "An empty class keeps its position among the labels. If it should have images, they are missing."
+        examples = _class_examples(data.classes, empty, counts)
         yield Finding(
             level="warning", title="classes without images", advice=advice, count=len(empty), examples=examples
         )
 
 
-def _called(classes: Sequence[ClassName], labels: np.ndarray, counts: np.ndarray) -> tuple[str, ...]:
+def _class_examples(classes: Sequence[ClassName], labels: np.ndarray, counts: np.ndarray) -> tuple[str, ...]:
     return tuple(f"{classes[i].wnid} {classes[i].short}: {counts[i]:,} images" for i in labels[:LISTED])
 
 
@@ -146,21 +150,21 @@ _NUMBERED = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
 
 
 def _missing(names: Sequence[str], known: str | None) -> Iterator[Finding]:
-    """Gaps in the numbers by which the validation images are called."""
-    found = [_NUMBERED.fullmatch(Path(name).name) for name in names]
-    if not all(found):
+    """Gaps in the numbers in the validation images' names."""
+    matches = [_NUMBERED.fullmatch(Path(name).name) for name in names]
+    if not all(matches):
         return
-    numbers = {int(one[1]) for one in found}
+    numbers = {int(match[1]) for match in matches}
     last = IMAGES["validation"] if known == ILSVRC else max(numbers)
-    if gone := last - sum(1 <= i <= last for i in numbers):
-        absent = (f"ILSVRC2012_val_{i:08}.JPEG" for i in range(1, last + 1) if i not in numbers)
+    if count := last - sum(1 <= i <= last for i in numbers):
+        missing = (f"ILSVRC2012_val_{i:08}.JPEG" for i in range(1, last + 1) if i not in numbers)
         yield Finding(
             level="error" if known == ILSVRC else "warning",
             title="missing images",
-            detail=f"their numbers leave gaps up to {last:,}",
-            advice="Unpack the archive again; missing images must count as wrong.",
-            count=gone,
-            examples=tuple(islice(absent, LISTED)),
+            detail=f"there are gaps in the image numbers 1 to {last:,}",
+            advice="Unpack the archive again. Missing images must be counted as wrong.",
+            count=count,
+            examples=tuple(islice(missing, LISTED)),
         )
 
 
@@ -168,7 +172,7 @@ def _missing(names: Sequence[str], known: str | None) -> Iterator[Finding]:
 
 
 def _archives(folder: Path, split: Split, hashing: bool, known: str | None) -> Iterator[Finding]:
-    """`known` is the set's name, "refused" for one that can't be opened, None for any other."""
+    """`known` is the set's name, "refused" if the set can't be opened, or None for an unknown set."""
     for name, (size, md5) in {**ARCHIVES[split], NAMES[0]: DEVKIT}.items():
         path = folder / name
         try:
@@ -179,23 +183,23 @@ def _archives(folder: Path, split: Split, hashing: bool, known: str | None) -> I
 
 
 def _archive(path: Path, size: int | None, md5: str, hashing: bool, known: str | None) -> Finding:
-    other = "note" if known not in (ILSVRC, "refused") else None
-    actual, advice = path.stat().st_size, "Get it again from https://image-net.org."
+    foreign = "note" if known not in (ILSVRC, "refused") else None  # a set other than ILSVRC has archives of its own
+    actual, advice = path.stat().st_size, "Download it again from https://image-net.org."
     if size is not None and actual != size:
         detail = f"{actual:,} bytes; the official one has {size:,}"
         return Finding(
-            level=other or ("error" if known == "refused" else "warning"),
+            level=foreign or ("error" if known == "refused" else "warning"),
             title=f"{path.name} is not the official archive",
             detail=detail,
-            advice="" if other else advice,
+            advice="" if foreign else advice,
         )
     same_size = f"{actual:,} bytes" + (" as published" if size else "")
     if not hashing:
         return Finding(level="note", title=path.name, detail=f"{same_size}; its MD5 was not computed (--no-hash)")
-    if (found := _md5(path)) != md5:
-        detail = f"{same_size}, MD5 {found}; the official one has {md5}"
+    if (digest := _md5(path)) != md5:
+        detail = f"{same_size}, MD5 {digest}; the official one has {md5}"
         title = f"{path.name} is not the official archive"
-        return Finding(level=other or "error", title=title, detail=detail, advice="" if other else advice)
+        return Finding(level=foreign or "error", title=title, detail=detail, advice="" if foreign else advice)
     return Finding(level="ok", title=path.name, detail=f"{same_size}, MD5 as published")
 
 

@@ -1,4 +1,4 @@
-"""Every image of a set, read and decoded once: what is odd about it, and which are there twice."""
+"""Read and decode every image of a set once, to find unreadable, odd and duplicate images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from alexnet_infer.errors import UnreadableInputError
 from alexnet_infer.progress import counting
 
 AHEAD = 16
-"""Images a core that are read before they are decoded."""
+"""Number of images per core that are read ahead of decoding."""
 
 _FORMATS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jfif", ".mpo"), "JPEG"),
@@ -36,14 +36,14 @@ _FORMATS = {
 }
 
 _TRAITS = {
-    "format": ("in another format than their names say", "Read by content, so this does no harm here."),
-    "cmyk": ("in CMYK", "Converted without a colour profile; ILSVRC's training set has 22."),
-    "grey": ("in shades of grey", "Read with three equal channels."),
-    "small": ("with a side below 64 pixels", "They are enlarged, and blurred by it."),
-    "huge": (f"of more than {MAX_PIXELS:,} pixels", "Shrunk while they are decoded, which needs plain JPEG."),
-    "turned": ("with an EXIF orientation", "Not applied, as the labels of ILSVRC assume."),
+    "format": ("in a different format than their names say", "Harmless here: the format is taken from the content."),
+    "cmyk": ("in CMYK", "Converted without a colour profile. ILSVRC's training set has 22 of them."),
+    "grey": ("in greyscale", "Read with three equal channels."),
+    "small": ("with a side below 64 pixels", "They are enlarged, which blurs them."),
+    "huge": (f"of more than {MAX_PIXELS:,} pixels", "Decoded at a smaller size, which needs single-scan JPEG."),
+    "turned": ("with an EXIF orientation", "The orientation is not applied, as ILSVRC's labels assume."),
 }
-"""What may be odd about an image that decodes: in words, and what becomes of it."""
+"""Odd properties of an image that decodes: key -> (words that follow "images" in a title, advice)."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,17 @@ class _Look:
     digest: bytes
     error: str | None = None
     traits: tuple[tuple[str, str], ...] = ()
-    """(key of _TRAITS, detail)."""
+    """Pairs (key of _TRAITS, detail)."""
 
 
 @dataclass
 class Seen:
-    """What is known of all images. For 1.28 million: 20 MB of digests and, where no list has them, 100 MB of names."""
+    """The results for all images. For 1.28 million, digests take 20 MB and names 100 MB, unless a list shares them."""
 
     names: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     digests: bytearray = field(default_factory=bytearray)
-    """16 bytes an image; where it can't be read, its position."""
+    """16 bytes per image. For an unreadable image, they are its position."""
     unreadable: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     odd: dict[str, list[str]] = field(default_factory=lambda: {key: [] for key in _TRAITS})
@@ -79,22 +79,22 @@ class Seen:
 
 
 def look_at_all(examples: Iterable[Example], total: int) -> Seen:
-    """Decodes on all cores; few images at a time are in memory."""
-    seen, coming, cores = Seen(), deque(), os.cpu_count() or 1
+    """Decode all images, on all cores and with only a few in memory at a time."""
+    seen, pending, cores = Seen(), deque(), os.cpu_count() or 1
     with warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool, counting("checking", total) as advance:
         warnings.filterwarnings("ignore", module=r"PIL\.")
 
         def finish() -> None:
-            name, label, look = coming.popleft()
+            name, label, look = pending.popleft()
             seen.add(name, label, look.result())
             advance(1)
 
         try:
             for example in examples:
-                coming.append((example.name, example.label, pool.submit(_look, example)))
-                if len(coming) > AHEAD * cores:
+                pending.append((example.name, example.label, pool.submit(_look, example)))
+                if len(pending) > AHEAD * cores:
                     finish()
-            while coming:
+            while pending:
                 finish()
         finally:
             pool.shutdown(cancel_futures=True)
@@ -109,7 +109,7 @@ def _look(example: Example) -> _Look:
     except UnreadableInputError as error:
         return _Look(b"", str(error))
     traits: list[tuple[str, str]] = []
-    # On odd metadata Pillow raises nearly every exception there is; the pixels are sound.
+    # Pillow can raise almost any exception on odd metadata, although the pixels are sound.
     with suppress(Exception), Image.open(BytesIO(example.data), formats=FORMATS) as image:
         traits.extend(_traits_of(example.name, image))
     return _Look(hashlib.blake2b(example.data, digest_size=16).digest(), None, tuple(traits))
@@ -133,6 +133,7 @@ def _traits_of(name: str, image: Image.Image) -> Iterator[tuple[str, str]]:
 
 
 def until_refused(examples: Iterator[Example], problems: list[str]) -> Iterator[Example]:
+    """Yield `examples` until UnreadableInputError is raised, and append its message to `problems`."""
     try:
         yield from examples
     except UnreadableInputError as error:
@@ -140,6 +141,7 @@ def until_refused(examples: Iterator[Example], problems: list[str]) -> Iterator[
 
 
 def read(image: tuple[str, Place]) -> Example:
+    """Return the example for a name and place. Its label is -1."""
     name, place = image
     try:
         return Example(name=name, data=place.read(), label=-1)
@@ -148,24 +150,24 @@ def read(image: tuple[str, Place]) -> Example:
 
 
 def unlabelled(root: Path, split: Split) -> list[tuple[str, Place]]:
-    """The images of a set whose labels can't be known, as far as they can be found."""
+    """The images of a set whose labels are unknown, as far as they can be found."""
     archive = root if root.is_file() else root / next(iter(ARCHIVES[split]))
     if archive.is_file():
         return list(_members(archive))
     others = {"validation": {"train", "test"}, "train": {"validation", "val", "test"}}[split]
-    found = []
+    images = []
     for parent, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if name not in others)
-        found += [(str(path := Path(parent) / name), Place(path)) for name in sorted(names) if is_image(name)]
-    return found
+        images += [(str(path := Path(parent) / name), Place(path)) for name in sorted(names) if is_image(name)]
+    return images
 
 
 def _members(path: Path) -> Iterator[tuple[str, Place]]:
-    """The images of an archive up to where it is damaged."""
+    """The images of an archive, up to the point where it is damaged."""
     with suppress(OSError, tarfile.TarError, ValueError), tarfile.open(path, "r:") as archive:
         last = -1
         for member in archive:
-            if member.size < 0 or member.offset <= last:  # some of tarfile's versions would go round for ever
+            if member.size < 0 or member.offset <= last:  # some versions of tarfile would loop forever
                 return
             last = member.offset
             if member.isreg() and is_image(member.name.rsplit("/", 1)[-1]):
@@ -178,37 +180,37 @@ def unreadable_images(seen: Seen) -> Finding:
     return Finding(
         level="error",
         title="unreadable images",
-        advice="Copy or unpack them again. In an evaluation each counts as wrong.",
+        advice="Copy or unpack them again. Each counts as wrong in an evaluation.",
         count=len(seen.unreadable),
         examples=tuple(seen.unreadable[:LISTED]),
     )
 
 
 def odd_images(seen: Seen) -> Iterator[Finding]:
-    for key, (what, advice) in _TRAITS.items():
+    for key, (words, advice) in _TRAITS.items():
         if count := seen.counts[key]:
             examples = tuple(seen.odd[key])
-            yield Finding(level="note", title=f"images {what}", advice=advice, count=count, examples=examples)
+            yield Finding(level="note", title=f"images {words}", advice=advice, count=count, examples=examples)
 
 
 def duplicates(seen: Seen, classes: Sequence[ClassName]) -> Iterator[Finding]:
     """Images with the same bytes as an earlier one."""
     digests = np.frombuffer(bytes(seen.digests), "S16")
     order = np.argsort(digests, kind="stable")
-    again = np.flatnonzero(digests[order[1:]] == digests[order[:-1]])
-    pairs = sorted((int(order[i + 1]), int(order[i])) for i in again)
-    alike = [pair for pair in pairs if seen.labels[pair[0]] == seen.labels[pair[1]]]
-    torn = [pair for pair in pairs if seen.labels[pair[0]] != seen.labels[pair[1]]]
+    repeats = np.flatnonzero(digests[order[1:]] == digests[order[:-1]])
+    pairs = sorted((int(order[i + 1]), int(order[i])) for i in repeats)
+    consistent = [pair for pair in pairs if seen.labels[pair[0]] == seen.labels[pair[1]]]
+    conflicting = [pair for pair in pairs if seen.labels[pair[0]] != seen.labels[pair[1]]]
 
-    def called(position: int) -> str:
+    def describe(position: int) -> str:
         return f"{printable(seen.names[position])} ({classes[seen.labels[position]].wnid})"
 
-    for level, title, advice, found in (
-        ("warning", "images that are there twice, in one class", "One of each counts double; remove it.", alike),
-        ("error", "images that are there twice, in different classes", "One of the two labels is wrong.", torn),
+    for level, title, advice, group in (
+        ("warning", "duplicate images in one class", "The image counts twice; remove one copy.", consistent),
+        ("error", "duplicate images in different classes", "One of the two labels is wrong.", conflicting),
     ):
-        if found:
-            examples = tuple(f"{called(first)} = {called(second)}" for second, first in found[:LISTED])
-            yield Finding(level=level, title=title, advice=advice, count=len(found), examples=examples)
+        if group:
+            examples = tuple(f"{describe(first)} = {describe(second)}" for second, first in group[:LISTED])
+            yield Finding(level=level, title=title, advice=advice, count=len(group), examples=examples)
     if not pairs:
-        yield Finding(level="ok", title="no image is there twice")
+        yield Finding(level="ok", title="no duplicate images")

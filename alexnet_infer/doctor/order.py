@@ -1,4 +1,4 @@
-"""Whether labels are in order of WordNet ids, and not in the devkit's or any other."""
+"""Check that labels are in order of WordNet ids, and not in the devkit's or any other order."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from alexnet_infer.errors import BackendError, UnreadableInputError
 from alexnet_infer.evaluation.paper import identify
 
 IDS = (490, 361, 171, 822, 297)
-"""ILSVRC2012_ID of its first validation images, as in the devkit's ground truth."""
+"""The ILSVRC2012_IDs of ILSVRC's first validation images, as in the devkit's ground truth."""
 LABELS = (65, 970, 230, 809, 516)
-"""Their labels, which count from 0 in order of WordNet ids."""
+"""Their labels: positions from 0 in order of WordNet ids."""
 
 
 def against_official(seen: Seen, known: str | None) -> Iterator[Finding]:
-    """ILSVRC's first validation images against their labels, which are known without the devkit."""
+    """Compare the labels of ILSVRC's first validation images with the official ones. The devkit is not needed."""
     first = {f"ILSVRC2012_val_{i:08}.JPEG": i for i in range(1, len(LABELS) + 1)}
     given = {Path(name).name: label for name, label in zip(seen.names, seen.labels, strict=True)}
     labels = tuple(given.get(name) for name in first)
     if known != ILSVRC or None in labels:
         return
-    shown, expected = (", ".join(map(str, one)) for one in (labels, LABELS))
+    shown, expected = (", ".join(map(str, values)) for values in (labels, LABELS))
     if labels == LABELS:
         yield Finding(level="ok", title="labels are in order of WordNet ids", detail=f"the first are {shown}")
     elif labels == tuple(i - 1 for i in IDS):
         yield _devkits_order(f"the first are {shown}; expected {expected}")
     else:
         detail = f"the first are {shown}; expected {expected}"
-        advice = f"Take the labels from the devkit. {PERMUTED}."
+        advice = f"Use the labels in the devkit. {PERMUTED}."
         yield Finding(level="error", title="not the official labels", detail=detail, advice=advice)
 
 
@@ -46,7 +46,7 @@ def _devkits_order(detail: str) -> Finding:
 
 
 def against_devkit(folder: Path, seen: Seen, classes: Sequence[ClassName]) -> Iterator[Finding]:
-    """The set's labels against those of the devkit beside it, if there is one."""
+    """Compare the set's labels with those of the devkit beside it, if there is one."""
     path = find_devkit(folder)
     if path is None:
         return
@@ -56,54 +56,56 @@ def against_devkit(folder: Path, seen: Seen, classes: Sequence[ClassName]) -> It
     except (UnreadableInputError, BackendError) as error:
         yield Finding(level="note", title="labels were not compared with the devkit", detail=printable(str(error)))
         return
-    official = identify([one.wnid for one in kit.classes]) == ILSVRC
+    official = identify([c.wnid for c in kit.classes]) == ILSVRC
     true = np.array(list(kit.labels.values()))
     if official and ids[: len(LABELS)].tolist() == [label + 1 for label in LABELS]:
         detail = (
-            f"it begins {', '.join(map(str, ids[: len(LABELS)]))}; the official one begins {', '.join(map(str, IDS))}"
+            f"it begins with {', '.join(map(str, ids[: len(LABELS)]))}; the official one begins with "
+            f"{', '.join(map(str, IDS))}"
         )
-        advice = f"It holds labels, not ILSVRC2012_IDs: take the devkit as published. {PERMUTED}."
+        advice = f"It contains labels instead of ILSVRC2012_IDs. Use the devkit as published. {PERMUTED}."
         yield Finding(level="error", title="the ground truth is already mapped", detail=detail, advice=advice)
     if len({*true.tolist()}) > 1 and (ids - 1 == true).all():
-        advice = f"The official one's does not: take the devkit as published. {PERMUTED}." if official else ""
+        advice = f"The official devkit is not. Use the devkit as published. {PERMUTED}." if official else ""
         level = "error" if official else "note"
-        yield Finding(level=level, title="the devkit's order is that of WordNet ids", advice=advice)
-    if [one.wnid for one in kit.classes] != [one.wnid for one in classes]:
-        yield Finding(level="note", title="the devkit beside the set has other classes", detail=f"{len(kit.classes)}")
+        yield Finding(level=level, title="the devkit is in order of WordNet ids", advice=advice)
+    if [c.wnid for c in kit.classes] != [c.wnid for c in classes]:
+        detail = f"{len(kit.classes):,} classes"
+        yield Finding(level="note", title="the devkit beside the set has different classes", detail=detail)
         return
-    place = {name: i for i, name in enumerate(kit.labels)}
+    row = {name: i for i, name in enumerate(kit.labels)}
     names = [Path(name).name for name in seen.names]
-    common = [i for i, name in enumerate(names) if name in place]
+    common = [i for i, name in enumerate(names) if name in row]
     if common:
-        given, rows = np.array(seen.labels)[common], np.array([place[names[i]] for i in common])
+        given, rows = np.array(seen.labels)[common], np.array([row[names[i]] for i in common])
         yield _compare(given, true[rows], ids[rows], [seen.names[i] for i in common])
 
 
 def _compare(given: np.ndarray, true: np.ndarray, ids: np.ndarray, names: Sequence[str]) -> Finding:
-    """Labels as given, as the devkit has them, and its ILSVRC2012_IDs, of the images called so."""
+    """Compare the set's labels with the devkit's `true` labels and ILSVRC2012_IDs, for the same images."""
     wrong = np.flatnonzero(given != true)
     if not len(wrong):
-        return Finding(level="ok", title="labels are the devkit's", count=len(given))
+        return Finding(level="ok", title="labels match the devkit", count=len(given))
     if (given == ids - 1).mean() >= 0.95:
-        return _devkits_order(f"{len(wrong):,} of {len(given):,} labels are wrong, for they are ILSVRC2012_ID - 1")
+        return _devkits_order(f"{len(wrong):,} of {len(given):,} labels are wrong: they are ILSVRC2012_ID - 1")
     pairs = {*zip(given.tolist(), true.tolist(), strict=True)}
     permuted = len(pairs) == len({*given.tolist()}) == len({*true.tolist()})
-    detail = f"of {len(given):,}" + ("; each class has another's label throughout" if permuted else "")
+    detail = f"of {len(given):,}" + ("; the classes are consistently renumbered" if permuted else "")
     return Finding(
         level="error",
         title="labels are permuted" if permuted else "labels differ from the devkit's",
         detail=detail,
         advice=f"Labels are positions of WordNet ids in sorted order. {PERMUTED}.",
         count=len(wrong),
-        examples=tuple(printable(f"{names[i]}: {given[i]}, in the devkit {true[i]}") for i in wrong[:LISTED]),
+        examples=tuple(printable(f"{names[i]}: label {given[i]}, in the devkit {true[i]}") for i in wrong[:LISTED]),
     )
 
 
 def _ids(path: Path, kit: Devkit) -> list[int]:
-    """The ILSVRC2012_IDs of the ground truth in a devkit that has been read, and so is whole."""
+    """The ILSVRC2012_IDs in the ground truth of a devkit that has already been read, and so is complete."""
     if path.is_dir():
         return [int(line) for line in kit.truth.read_text().split()]
     with tarfile.open(path) as archive:
         name = f"{NAMES[1]}/{kit.truth.relative_to(path).as_posix()}"
-        member = next(one for one in archive if one.name.removeprefix("./") == name)
+        member = next(m for m in archive if m.name.removeprefix("./") == name)
         return [int(line) for line in archive.extractfile(member).read().split()]

@@ -1,1 +1,1 @@
-"""The paper's test protocol on a labelled image set: predictions, their figures, and the figures' margins."""
+"""The paper's test protocol on a labelled image set: predictions, errors, and the uncertainty of the errors."""

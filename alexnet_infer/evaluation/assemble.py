@@ -1,4 +1,4 @@
-"""From predictions on disk to a result. What one machine computed and what several did comes out the same."""
+"""Predictions on disk to a result. Shards from several machines give the same result as one machine."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ from alexnet_infer.evaluation.run import check_same_classes
 from alexnet_infer.evaluation.statistics import Tally
 
 Shards = Sequence[Predictions]
-"""The predictions of one net, by consecutive parts of the images."""
+"""The predictions of one net, in consecutive parts of the images."""
 
 
 def collect(folders: Sequence[Path]) -> list[Shards]:
-    """The predictions in `folders` (caches), each net's shards in order, the nets in order of name.
+    """Read the predictions in `folders`, which are caches. Nets are in the order of their names.
 
-    Raises PredictionsError when there are none, when they are of different evaluations, or when a part is missing.
+    Raises PredictionsError if a folder has no predictions, if they belong to different evaluations, or if a part is
+    missing or present twice. Raises UsageError if the nets have different classes.
     """
     nets: dict[str, dict[tuple[int, int], Predictions]] = defaultdict(dict)
     for folder in folders:
-        found = sorted(about.parent for about in folder.glob(f"*/{ABOUT}"))
-        if not found:
-            raise PredictionsError(f"{folder}: no predictions here; expected the --cache of alexnet-infer eval --shard")
-        for one in map(Predictions.open, found):
-            nets[one.about.subject][one.about.begin, one.about.end] = one
+        paths = sorted(about.parent for about in folder.glob(f"*/{ABOUT}"))
+        if not paths:
+            raise PredictionsError(
+                f"{folder}: no predictions; expected the --cache folder of alexnet-infer eval --shard"
+            )
+        for part in map(Predictions.open, paths):
+            nets[part.about.subject][part.about.begin, part.about.end] = part
     ordered = [[parts[key] for key in sorted(parts)] for parts in nets.values()]
     ordered.sort(key=lambda shards: (shards[0].about.net["name"], shards[0].about.net["sha256"]))
     _check_different(ordered)
@@ -43,8 +46,8 @@ def collect(folders: Sequence[Path]) -> list[Shards]:
         about = shards[0].about
         if (about.data, about.views, about.batch) != (first.data, first.views, first.batch):
             raise PredictionsError(
-                f"{shards[0].folder}: of other data, views or batch than {ordered[0][0].folder}; give each evaluation "
-                "a --cache of its own"
+                f"{shards[0].folder}: other data, views or batch than {ordered[0][0].folder}; use a separate --cache "
+                "for each evaluation"
             )
         _check_whole(shards)
         if _ranges(shards) != _ranges(ordered[0]):
@@ -57,42 +60,47 @@ def collect(folders: Sequence[Path]) -> list[Shards]:
 
 
 def _check_different(nets: Sequence[Shards]) -> None:
-    """Raises PredictionsError when one net ran in two ways: those would be parts of one, or two of an ensemble."""
+    """Raise PredictionsError if the same net ran on two backends. It would count as two nets, or mix results."""
     ran: dict[str, str] = {}
     for about in (shards[0].about for shards in nets):
         backend = ran.setdefault(about.net["sha256"], about.net["backend"])
         if backend != about.net["backend"]:
             raise PredictionsError(
-                f"{about.net['name']}: some predictions are by {shown(backend)}, some by "
-                f"{shown(about.net['backend'])}; expected the same on all machines"
+                f"{about.net['name']}: some predictions are from {shown(backend)}, some from "
+                f"{shown(about.net['backend'])}; expected the same backend on all machines"
             )
 
 
 def _check_whole(shards: Shards) -> None:
     about, end = shards[0].about, 0
-    for one in shards:
-        if one.about.begin != end:
+    for part in shards:
+        if part.about.begin != end:
             raise PredictionsError(
-                f"{about.net['name']}: images {min(end, one.about.begin)} to {max(end, one.about.begin) - 1} are "
-                "missing, or there twice; run the missing shard, and keep shards of another --shard I/N apart"
+                f"{about.net['name']}: images {min(end, part.about.begin)} to {max(end, part.about.begin) - 1} are "
+                "missing or present twice; run the missing shard, and do not mix shards of different --shard I/N"
             )
-        end = one.about.end
+        end = part.about.end
     if end != _count(shards):
-        raise PredictionsError(f"{about.net['name']}: images from {end} on are missing of {_count(shards)}")
+        raise PredictionsError(
+            f"{about.net['name']}: images {end} to {_count(shards) - 1} are missing; run the missing shard"
+        )
 
 
 def _ranges(shards: Shards) -> list[tuple[int, int]]:
-    return [(one.about.begin, one.about.end) for one in shards]
+    return [(part.about.begin, part.about.end) for part in shards]
 
 
 def _count(shards: Shards) -> int:
-    """Images of the whole evaluation."""
+    """The number of images of all shards."""
     data = shards[0].about.data
     return data["images"] if data["sample"] is None else data["sample"]
 
 
 def assemble(nets: Sequence[Shards]) -> Evaluation:
-    """The result of complete predictions of the same images, and of their mean where there are several nets."""
+    """Compute the result of complete predictions of the same images. Several nets are also averaged.
+
+    Raises PredictionsError if the predictions are damaged or for different images.
+    """
     about = nets[0][0].about
     classes = [ClassName(wnid=wnid, name=name) for wnid, name in about.data["classes"]]
     outputs = outputs_of(about.net)
@@ -110,9 +118,9 @@ def assemble(nets: Sequence[Shards]) -> Evaluation:
             scored.append((mean, mean_of(probabilities)))
         for tally, values in scored:
             _add(tally, rows, values, labels, to_net)
-    # A folder says nothing about the set, only how it is kept; but it is needed where several have an 0001.jpg.
-    short = len(names) == len(listing)
-    unreadable = [Unreadable(image=_last(row.name) if short else row.name, reason=row.error or "") for row in unread]
+    # Folders depend on the layout of the set, so they are left out. They stay if several images have the same name.
+    unique = len(names) == len(listing)
+    unreadable = [Unreadable(image=_last(row.name) if unique else row.name, reason=row.error or "") for row in unread]
     facts = [{**shards[0].about.net, "name": name} for shards, name in zip(nets, display_names(nets), strict=True)]
     return evaluation(
         data=Data(
@@ -121,7 +129,7 @@ def assemble(nets: Sequence[Shards]) -> Evaluation:
             images=len(listing),
             classes=len(classes),
             sample=None if about.data["sample"] is None else Sample(images=len(listing), of=about.data["images"]),
-            unreadable=tuple(sorted(unreadable, key=lambda one: one.image)),
+            unreadable=tuple(sorted(unreadable, key=lambda image: image.image)),
         ),
         protocol=Protocol(
             views=about.views, nets=len(nets), deviations=_deviations(nets, to_net, classes, len(listing))
@@ -137,19 +145,22 @@ def assemble(nets: Sequence[Shards]) -> Evaluation:
 
 
 def together(nets: Sequence[Shards]) -> Iterator[tuple[list[Row], list[np.ndarray]]]:
-    """The images in order, some at a time, with every net's probabilities float32 [B, classes] of them."""
-    walks = [(chunk for one in shards for chunk in one.chunks()) for shards in nets]
+    """Yield the images in order, B at a time, with each net's probabilities float32 [B, classes].
+
+    Raises PredictionsError if the predictions are damaged or for different images.
+    """
+    walks = [(chunk for part in shards for chunk in part.chunks()) for shards in nets]
     for chunks in zip(*walks, strict=True):
         if any(rows != chunks[0][0] for rows, _ in chunks):
             raise PredictionsError(
-                f"{nets[0][0].folder}: not of the same images as the other nets' predictions, or some could be read "
-                "only once; remove it, and run the evaluation again"
+                f"{nets[0][0].folder}: other images than in the other nets' predictions, or images that could be read "
+                "in one run only; remove the folder and run the evaluation again"
             )
         yield chunks[0][0], [values for _, values in chunks]
 
 
 def display_names(nets: Sequence[Shards]) -> list[str]:
-    """What the nets are called: their names and, where several have the same, the first digits of the SHA-256."""
+    """Return the names of the nets. Names that several nets have are followed by the first digits of the SHA-256."""
     facts = [shards[0].about.net for shards in nets]
     count = Counter(net["name"] for net in facts)
     return [net["name"] if count[net["name"]] == 1 else f"{net['name']} {net['sha256'][:8]}" for net in facts]
@@ -160,12 +171,12 @@ def _last(name: str) -> str:
 
 
 def mean_of(probabilities: Sequence[np.ndarray]) -> np.ndarray:
-    """The equal-weight mean of several nets' probabilities [B, classes], as float32."""
+    """Return the equal-weight mean of the nets' probabilities, each [B, classes], as float32."""
     return np.mean(probabilities, axis=0, dtype=np.float64).astype(np.float32)
 
 
 def outputs_of(net: Mapping[str, Any]) -> list[ClassName]:
-    """The classes of a net, as predictions say them (`About.net`)."""
+    """Return the classes of a net from its entry in the predictions (`About.net`)."""
     return [ClassName(wnid=wnid, name=name) for wnid, name in zip(net["wnids"], net["names"], strict=True)]
 
 
@@ -182,15 +193,15 @@ def _deviations(
         for shards, name in zip(nets, display_names(nets), strict=True)
     ]
     sample_of = None if about.data["sample"] is None else about.data["images"]
-    wnids = [one.wnid for one in classes]
+    wnids = [named.wnid for named in classes]
     return deviations(wnids=wnids, images=images, views=about.views, nets=tested, sample_of=sample_of)
 
 
 def _add(tally: Tally, rows: Sequence[Row], values: np.ndarray, labels: np.ndarray, to_net: np.ndarray) -> None:
-    """Adds images in their order; those that couldn't be read stand between runs of the others."""
-    bad = [i for i, row in enumerate(rows) if row.error is not None]
+    """Add images to the tally in their order: each run of readable images at once, the others one by one."""
+    unreadable = [i for i, row in enumerate(rows) if row.error is not None]
     begin = 0
-    for end in (*bad, len(rows)):
+    for end in (*unreadable, len(rows)):
         if end > begin:
             tally.add(values[begin:end], labels[begin:end], to_net[labels[begin:end]])
         if end < len(rows):

@@ -1,4 +1,4 @@
-"""Images that a report shows: the most confident mistakes, and a random sample."""
+"""The images in a report: the most confident mistakes and a random sample."""
 
 from __future__ import annotations
 
@@ -14,37 +14,40 @@ from alexnet_infer.evaluation.assemble import Shards, mean_of, outputs_of, toget
 from alexnet_infer.preprocess import Preprocessing
 
 SHOWN = 24
-"""Of each kind."""
+"""The largest number of images of each kind."""
 
 GUESSES = 5
+"""Guesses per image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One image with what the net, or the ensemble, made of it."""
+    """One image with the guesses of the ensemble or of the only net."""
 
     name: str
     square: np.ndarray
-    """uint8 [S, S, 3] RGB, as the net's patches are cut from."""
+    """uint8 [S, S, 3] RGB, from which the net's patches are cut."""
     label: ClassName
     guesses: tuple[tuple[ClassName, float], ...]
-    """The five likeliest classes with their probabilities, likeliest first."""
+    """The five most likely classes with their probabilities, the most likely first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """`mistakes`: wrong at first guess, the most confident first. `sample`: drawn at random, always the same ones."""
+    """The images of a report."""
 
     mistakes: tuple[Shown, ...]
+    """Images whose first guess is wrong, the most confident first."""
     sample: tuple[Shown, ...]
+    """Images drawn at random, in the set's order."""
 
 
 def choose_examples(
     nets: Sequence[Shards], data: LabelledImages, positions: Sequence[int], preprocessing: Preprocessing, seed: int = 0
 ) -> Examples:
-    """Chooses from complete predictions for the images at `positions` of `data`, and reads those again.
+    """Choose images from complete predictions for the images at `positions` of `data`, and read them again.
 
-    An image that can't be read is not shown. Raises the errors of `data.at`.
+    Unreadable images are not chosen. The same `seed` gives the same sample. Raises the errors of `data.at`.
     """
     about = nets[0][0].about
     outputs = outputs_of(about.net)
@@ -73,7 +76,7 @@ def _read(
     positions: Sequence[int],
     preprocessing: Preprocessing,
 ) -> dict[int, Shown]:
-    """The images at these places among `positions`, by place."""
+    """Read the images at `places`, which are indices of `positions`. The result has the places as keys."""
     images = dict(zip(places, data.at([positions[place] for place in places]), strict=True))
     shown, begin = {}, 0
     for rows, probabilities in together(nets):

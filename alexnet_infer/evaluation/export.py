@@ -1,4 +1,4 @@
-"""Predictions image by image, as a table: `eval --save-predictions`."""
+"""The predictions for each image as a table: `eval --save-predictions`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from alexnet_infer.evaluation.assemble import Shards, display_names, mean_of, to
 from alexnet_infer.files import write_atomically
 
 TOP = 5
+"""Guesses per image."""
 
 
 def check_table(path: Path) -> None:
-    """Raises UsageError for another ending than .csv and .parquet and for a folder that isn't there, BackendError when
-    a package is missing."""
+    """Raise UsageError if `path` does not end in .csv or .parquet, is a folder, or is in a folder that does not exist.
+
+    Raises BackendError if a package is missing.
+    """
     if path.suffix not in (".csv", ".parquet"):
-        raise UsageError(f"--save-predictions {path}: expected a name that ends in .csv or .parquet")
+        raise UsageError(f"--save-predictions {path}: expected a file name that ends in .csv or .parquet")
     if not path.parent.is_dir():
-        raise UsageError(f"--save-predictions {path}: no such folder; make {path.parent} first")
+        raise UsageError(f"--save-predictions {path}: no such folder; create {path.parent} first")
     if path.is_dir():
-        raise UsageError(f"--save-predictions {path}: is a folder; expected a file's name")
+        raise UsageError(f"--save-predictions {path}: is a folder; expected a file name")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
@@ -34,10 +37,12 @@ def check_table(path: Path) -> None:
 
 
 def save_table(nets: Sequence[Shards], path: Path) -> None:
-    """Writes a row an image: its name, label and error, the headline's five best guesses with their probabilities, and
-    each net's first guess. Classes are WordNet ids; an unreadable image has no guesses.
+    """Write one row per image.
 
-    Raises UsageError when the file can't be written.
+    A row has the image's name, label and error, the five best guesses of the ensemble or of the only net with their
+    probabilities, and the first guess of each net. Classes are WordNet ids. An unreadable image has no guesses.
+
+    Raises UsageError if the file can't be written.
     """
     rows = _rows(nets)
     data = _parquet(rows) if path.suffix == ".parquet" else _csv(rows)
@@ -82,9 +87,9 @@ def _parquet(rows: Iterator[dict[str, Any]]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
-    found = list(rows)
+    table = list(rows)
     numbers = {f"p_{k + 1}" for k in range(TOP)}
-    kinds = [(name, pyarrow.float64() if name in numbers else pyarrow.string()) for name in found[0]]
+    kinds = [(name, pyarrow.float64() if name in numbers else pyarrow.string()) for name in table[0]]
     sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.Table.from_pylist(found, pyarrow.schema(kinds)), sink)
+    parquet.write_table(pyarrow.Table.from_pylist(table, pyarrow.schema(kinds)), sink)
     return sink.getvalue().to_pybytes()

@@ -1,4 +1,4 @@
-"""A net's first kernels as a picture: the paper's figure 3."""
+"""The kernels of a net's first layer as a picture, as in the paper's figure 3."""
 
 from __future__ import annotations
 
@@ -13,26 +13,30 @@ from alexnet_infer.artifact import Artifact
 from alexnet_infer.errors import UsageError
 
 ROW = 16
-"""Kernels side by side at most: the paper's 48 of a column are three rows of 16."""
+"""The largest number of kernels in a row. The 48 kernels of a column in the paper are three rows of 16."""
 
 TILE = 33
-"""Side of a kernel in the picture, about, in pixels: the paper's 11 x 11 three times as large."""
+"""The approximate side of a kernel in the picture in pixels: three times the paper's 11 x 11."""
 
 GAP = 1
-"""Pixels between kernels and around them, black."""
+"""Black pixels between kernels and around them."""
+
+COLUMN_GAP = 12
+"""Black pixels between the net's columns."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Kernels:
-    """The kernels of a net's first layer: `weights` float32 [K, 3, h, w] in RGB order, and in how many columns (the
-    paper's GPUs) the net goes on from there."""
+    """The kernels of a net's first layer."""
 
     weights: np.ndarray
+    """float32 [K, 3, h, w] in RGB order."""
     columns: int
+    """The number of columns (GPUs in the paper) into which the kernels are divided."""
 
     @classmethod
     def of(cls, artifact: Artifact) -> Kernels:
-        """From a net. Raises UsageError when it doesn't begin with kernels over three colours."""
+        """Read the kernels of a net. Raises UsageError if its first layer is not a convolution over three colours."""
         manifest = artifact.manifest
         operations = manifest.architecture.operations
         first = operations[0]
@@ -42,27 +46,28 @@ class Kernels:
         if manifest.preprocessing.channel_order == "BGR":
             weights = weights[:, ::-1]
         columns = max(o.groups for o in operations if isinstance(o, Conv))
-        # A copy: a view would keep all the net's weights in memory.
+        # Copy, since a view would keep all of the net's weights in memory.
         return cls(weights=weights.copy(), columns=1 if first.kernels % columns else columns)
 
     def image(self) -> np.ndarray:
-        """The picture, uint8 [H, W, 3]; see `kernel_image`."""
+        """Draw the picture, uint8 [H, W, 3]. See `kernel_image`."""
         return kernel_image(self.weights, self.columns, scale=max(1, round(TILE / max(self.weights.shape[2:]))))
 
     def png(self) -> bytes:
-        """The same, as a PNG file."""
+        """Return the picture as a PNG file."""
         file = io.BytesIO()
         Image.fromarray(self.image()).save(file, "PNG", optimize=True)
         return file.getvalue()
 
 
 def kernel_image(weights: np.ndarray, columns: int, scale: int) -> np.ndarray:
-    """Kernels [K, 3, h, w] in RGB order as tiles: uint8 [H, W, 3].
+    """Draw kernels [K, 3, h, w] in RGB order as tiles: uint8 [H, W, 3].
 
-    The first column's kernels stand above the second's, each column's in rows of equal length, ROW at most. A weight
-    of 0 is grey (128) in every kernel, and each kernel has its own scale, on which its largest weight, of either sign
-    and any colour, is black or white: so kernels can't be compared in strength. A pixel of a kernel becomes `scale` x
-    `scale` pixels, and GAP pixels stay black between tiles and around them. K is a multiple of `columns`.
+    The kernels of the first column are above those of the second. Each column has rows of equal length, at most ROW. A
+    weight of 0 is grey (128) in every kernel. Each kernel has its own scale, on which its weight of largest magnitude
+    in any colour is 0 or 255, so the strengths of kernels can't be compared. Each weight becomes `scale` x `scale`
+    pixels. GAP black pixels are between and around the tiles, COLUMN_GAP between the columns. K must be a multiple of
+    `columns`.
     """
     count, _, height, width = weights.shape
     assert count % columns == 0, (count, columns)
@@ -73,10 +78,12 @@ def kernel_image(weights: np.ndarray, columns: int, scale: int) -> np.ndarray:
     rows = -(-in_column // ROW)
     across = -(-in_column // rows)
     down, right = height * scale + GAP, width * scale + GAP
-    picture = np.zeros((columns * rows * down + GAP, across * right + GAP, 3), np.uint8)
+    column_height = rows * down - GAP
+    whole_height = columns * (column_height + COLUMN_GAP) - COLUMN_GAP
+    picture = np.zeros((whole_height + 2 * GAP, across * right + GAP, 3), np.uint8)
     for i, tile in enumerate(tiles):
         column, place = divmod(i, in_column)
         row, x = divmod(place, across)
-        y, x = (column * rows + row) * down + GAP, x * right + GAP
+        y, x = column * (column_height + COLUMN_GAP) + row * down + GAP, x * right + GAP
         picture[y : y + height * scale, x : x + width * scale] = tile
     return picture

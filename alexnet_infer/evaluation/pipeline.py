@@ -1,8 +1,9 @@
-"""From a labelled image set to predictions: read, decode and resize once for all nets, cut the views, run the nets.
+"""A labelled image set to predictions: read, decode and resize once for all nets, cut the views, run the nets.
 
-Reading and decoding run on all cores ahead of the nets, a few batches at most, so that memory doesn't grow with the
-set. Every call of a net takes the same number of patches, filled up with zeros: a runtime may round a product of
-matrices differently when there are more or fewer rows, and an image's probabilities must not depend on its neighbours.
+Images are read and decoded on all cores, at most a few batches ahead of the nets, so memory does not grow with the set.
+Every call of a net has the same number of patches. Short batches are padded with zeros, since a runtime may round a
+matrix product differently for another number of rows, and the probabilities of an image must not depend on its
+neighbours.
 """
 
 from __future__ import annotations
@@ -27,25 +28,27 @@ from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Rescaling, square_of
 
 AHEAD = 3
-"""Batches that are read and decoded before they are needed."""
+"""Batches that are read and decoded in advance."""
 
 STAGES = ("read", "decode", "resize", "patches", "net")
 
 
 @dataclass
 class Clock:
-    """Seconds spent in each stage, over all threads."""
+    """The time spent in each stage."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Seconds in each of STAGES, added over all threads."""
     wall: float = 0.0
     """Seconds from beginning to end."""
     workers: int = 1
-    """Threads that decode and resize. One thread does each of the other stages."""
+    """Threads that decode and resize. Each of the other stages has one thread."""
 
     def bottleneck(self) -> tuple[str, float] | None:
-        """The stage that the others wait for, and the share of the time in which it was busy; None if nothing ran.
+        """Return the stage that the others wait for and the share of the time in which it was busy, from 0 to 1.
 
-        Decoding and resizing are one stage here, in the same threads. On a CPU they also take cores from the net.
+        Decoding and resizing count as one stage, "decode", since they run in the same threads. On a CPU they also take
+        cores from the net. Returns None if nothing ran.
         """
         if not self.wall:
             return None
@@ -56,6 +59,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Add the time spent in a `with` block to `stage`."""
         started = time.perf_counter()
         try:
             yield
@@ -65,10 +69,11 @@ class Clock:
 
 @dataclass(frozen=True)
 class Decoded:
-    """One image: its squares, or why there are none."""
+    """One decoded image."""
 
     row: Row
     squares: dict[Rescaling, np.ndarray]
+    """Its square for each rescaling. Empty if it can't be read."""
 
 
 def predict(
@@ -80,10 +85,10 @@ def predict(
     clock: Clock | None = None,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Completes the predictions of `nets` for the images at `positions` of `data`.
+    """Complete the predictions of `nets` for the images at `positions` of `data`.
 
-    `workers`: threads that decode, one a core if not given. `on_images` is called with the number of images done since
-    the last call. An image that can't be read has zeros for probabilities and its reason beside its name.
+    `workers` is the number of threads that decode, by default one per core. `on_images` is called with the number of
+    images done since the last call. The probabilities of an unreadable image are zeros, and its row has the reason.
     """
     clock = clock or Clock()
     clock.workers = workers or os.cpu_count() or 1
@@ -91,7 +96,7 @@ def predict(
     start = min(predictions.done for _, predictions in nets)
     on_images(start)
     batches = _decoded(data, positions, start, batch, {_square(net) for net, _ in nets}, clock.workers, clock)
-    # Nets of one recipe share the mean, and so the patches.
+    # Nets with the same preprocessing share the patches.
     recipes = [(json.dumps(net.manifest.preprocessing.to_json()), net.backend.takes_squares) for net, _ in nets]
     with ThreadPoolExecutor(1) as runner:  # one batch runs while the next one is cut
         running: Future[int] | None = None
@@ -109,8 +114,10 @@ def predict(
 def _inputs(
     decoded: list[Decoded], nets: Sequence[tuple[Net, tuple[str, bool]]], batch: int, clock: Clock
 ) -> list[np.ndarray | None]:
-    """What each net takes for the images that could be read, filled up to the batch; None where there are none. Nets
-    with the same second element take the same."""
+    """Return the input of each net for the readable images, padded to the batch, or None if no image is readable.
+
+    Nets with the same second element have the same input.
+    """
     readable = [image for image in decoded if image.squares]
     if not readable:
         return [None] * len(nets)
@@ -129,7 +136,7 @@ def _run(
     batch: int,
     clock: Clock,
 ) -> int:
-    """Runs the nets on a batch and appends what they give; returns the number of its images."""
+    """Run the nets on a batch and append their probabilities. Returns the number of images in the batch."""
     rows, readable = [image.row for image in decoded], [i for i, image in enumerate(decoded) if image.squares]
     for (net, predictions), values in zip(nets, inputs, strict=True):
         probabilities = np.zeros((len(rows), len(net.manifest.classes)), np.float32)
@@ -146,7 +153,7 @@ def _square(net: Net) -> Rescaling:
 
 
 def _filled(inputs: Sequence[np.ndarray], batch: int) -> np.ndarray:
-    """What a net takes for each image (V patches, or one square), as one array of batch * V that ends in zeros."""
+    """Concatenate each image's input (V patches, or one square) and pad the result with zeros to batch * V."""
     missing = np.zeros_like(inputs[0])
     return np.concatenate([*inputs, *[missing] * (batch - len(inputs))])
 
@@ -160,19 +167,19 @@ def _decoded(
     workers: int,
     clock: Clock,
 ) -> Iterator[tuple[int, list[Decoded]]]:
-    """(Place of the first among `positions`, images) of each batch from place `start` on."""
+    """Yield (index of the first image in `positions`, images) of each batch, beginning at index `start`."""
     folder = f"{data.root}{os.sep}"
     with ThreadPoolExecutor(workers) as pool:
-        coming: deque[tuple[int, list[Future[Decoded]]]] = deque()
+        ahead: deque[tuple[int, list[Future[Decoded]]]] = deque()
         try:
             begin, walk = start, _timed(data.at(positions[start:], "yield"), clock)
             while examples := list(islice(walk, batch)):
-                coming.append((begin, [pool.submit(_decode, example, folder, kinds, clock) for example in examples]))
+                ahead.append((begin, [pool.submit(_decode, example, folder, kinds, clock) for example in examples]))
                 begin += len(examples)
-                if len(coming) > AHEAD:
-                    yield _finished(*coming.popleft())
-            while coming:
-                yield _finished(*coming.popleft())
+                if len(ahead) > AHEAD:
+                    yield _finished(*ahead.popleft())
+            while ahead:
+                yield _finished(*ahead.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -191,12 +198,12 @@ def _finished(begin: int, images: list[Future[Decoded]]) -> tuple[int, list[Deco
 
 
 def _decode(example: Example, folder: str, kinds: set[Rescaling], clock: Clock) -> Decoded:
-    name = printable(example.name.removeprefix(folder).replace(os.sep, "/"))  # the same wherever the set lies
+    name = printable(example.name.removeprefix(folder).replace(os.sep, "/"))  # independent of the set's location
     try:
         if example.error is not None:
             raise UnreadableInputError(example.error)
         with clock("decode"):
-            # Labels were made without regard to EXIF orientation. The largest S decides how far a JPEG may shrink.
+            # ILSVRC's labels ignore EXIF orientation. The largest S limits how far a JPEG may shrink while decoding.
             largest = max(kind.size for kind in kinds)
             image = read_rgb(example.data, name=name, shrink_to=largest, apply_exif=False)
         with clock("resize"):

@@ -1,12 +1,12 @@
-"""Predictions on disk: for each net, image by image, the probabilities averaged over the views.
+"""Predictions on disk: the probabilities of each image for each net, averaged over the views.
 
-A run of `eval` appends to them, so that one that was killed goes on, and one with other nets, or with the same in
-another ensemble, has nothing to compute that is there already. What predictions depend on (weights and preprocessing,
-images, views, runtime) is part of their key; another value of any of them is another folder.
+`eval` appends to them. An interrupted run continues where it stopped, and a run with other nets, or with the same nets
+in another ensemble, computes only what is missing. Everything that predictions depend on (weights, preprocessing,
+images, views, runtime) is part of their key, and each key has its own folder.
 
-    CACHE/KEY/about.json     what these are of (`About`)
-              images.jsonl   a line an image: name, label (position in the data's classes), error or null
-              rows.f32       float32 [images, classes of the net], little-endian; zeros where there is an error
+    CACHE/KEY/about.json     the description of the predictions (`About`)
+              images.jsonl   one line per image: name, label (position in the data's classes), error or null
+              rows.f32       float32 [images, classes of the net], little-endian; zeros for images with an error
 """
 
 from __future__ import annotations
@@ -31,93 +31,98 @@ FORMAT = 1
 ABOUT, IMAGES, ROWS = "about.json", "images.jsonl", "rows.f32"
 
 CHUNK = 1024
-"""Images that are read at once: 4 MB of rows for 1,000 classes."""
+"""Images that are read at once. Their rows take 4 MB for 1,000 classes."""
 
 
 class PredictionsError(AlexNetInferError):
-    """Predictions that are damaged, incomplete or don't belong together."""
+    """Predictions that are damaged, incomplete or of different evaluations."""
 
     exit_code = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What predictions are of. Everything here is in the key."""
+    """The description of predictions. Every field is part of the key."""
 
     net: Mapping[str, Any]
     """name, sha256 of the file, backend, parameters, wnids and names of the outputs, departures from the paper."""
     data: Mapping[str, Any]
-    """name, layout, split, listing, classes as [wnid, name], images of the whole set, sample size or null."""
+    """name, layout, split, listing, classes as [wnid, name], images of the full set, sample size or null."""
     views: str
     batch: int
-    """Images that go through the net at once; another number may change a probability's last digit."""
+    """Images per call of the net. Another number may change the last digit of a probability."""
     software: str
-    """Versions of what decodes and cuts; another may give other values."""
+    """Versions of the packages that decode images and cut patches. Other versions may give other values."""
     begin: int
     end: int
-    """The images are those at positions `begin` to `end` - 1 of the set, or of its sample."""
+    """The images are at positions `begin` to `end` - 1 of the set or of its sample."""
 
     @property
     def key(self) -> str:
+        """The name of the predictions' folder."""
         return hashlib.sha256(self._text().encode()).hexdigest()[:32]
 
     @property
     def subject(self) -> str:
-        """The key without the range: shards of one run have the same."""
+        """The key without the range. The shards of a run have the same subject."""
         return dataclasses.replace(self, begin=0, end=0).key
 
     def _text(self) -> str:
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, sort_keys=True)
 
     def save(self, folder: Path) -> None:
+        """Write the description into `folder`. Raises OSError."""
         write_atomically(folder / ABOUT, self._text().encode())
 
     @classmethod
     def load(cls, folder: Path) -> About:
-        """Raises PredictionsError."""
+        """Read the description in `folder`. Raises PredictionsError if it is missing or damaged."""
         try:
             fields = json.loads((folder / ABOUT).read_bytes())
-            found = fields.pop("format")
-            if found != FORMAT:
-                raise PredictionsError(f"{folder}: predictions of format {shown(found)}: this version reads {FORMAT}")
+            version = fields.pop("format")
+            if version != FORMAT:
+                raise PredictionsError(f"{folder}: predictions of format {shown(version)}; this version reads {FORMAT}")
             about = cls(**fields)
             if about.key != folder.name:
-                raise ValueError("its name is not the key of what it says")
+                raise ValueError("the folder's name is not the key of its description")
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise PredictionsError(f"{folder}: no predictions of this program ({one_line(error)})") from None
+            raise PredictionsError(f"{folder}: no predictions of alexnet-infer ({one_line(error)})") from None
         return about
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a set, as far as predictions know it."""
+    """One image of a set."""
 
     name: str
-    """Printable; a path is relative to the set's folder."""
+    """A printable path, relative to the set's folder."""
     label: int
     """Position in the data's classes."""
     error: str | None
-    """Why it can't be read, without its name."""
+    """Why the image can't be read, without its name, or None if it can."""
 
 
 class Predictions:
-    """The predictions of one net for a range of images, in `cache`. Made empty where there are none.
+    """The predictions of one net for a range of images, in a folder of `cache`.
 
-    Raises UsageError when the cache can't be written, PredictionsError when what is there is damaged.
+    If there are none, they are created empty. If a killed run left some, they continue after its last complete batch.
+    Until `close`, no other process can open incomplete predictions for writing.
+
+    Raises UsageError if the cache can't be written, or if another process is writing to these predictions.
     """
 
     def __init__(self, cache: Path, about: About) -> None:
         self.about, self.folder, self._lock = about, cache / about.key, None
         self._row_bytes = 4 * len(about.net["wnids"])
-        whole = self._size(ROWS) == len(self) * self._row_bytes and self._count() == len(self)
-        if whole and (self.folder / ABOUT).exists():  # nobody writes to these any more
+        finished = self._size(ROWS) == len(self) * self._row_bytes and self._count() == len(self)
+        if finished and (self.folder / ABOUT).exists():  # no process writes to these any more
             self.done = len(self)
             return
         with _writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.folder / "lock")
             if self._lock is None:
-                raise UsageError(f"{self.folder}: another eval is at work here; wait for it, or choose another --cache")
+                raise UsageError(f"{self.folder}: another eval is using it; wait for it, or choose another --cache")
             try:
                 if not (self.folder / ABOUT).exists():
                     about.save(self.folder)
@@ -128,14 +133,14 @@ class Predictions:
 
     @staticmethod
     def forget(cache: Path, about: About) -> None:
-        """Removes what is there, so that it is computed again."""
+        """Remove these predictions, so that they are computed again. Raises UsageError if they can't be removed."""
         with _writing(cache / about.key):
             for name in (ABOUT, IMAGES, ROWS):
                 (cache / about.key / name).unlink(missing_ok=True)
 
     @classmethod
     def open(cls, folder: Path) -> Predictions:
-        """Those in `folder`, which must be complete. Raises PredictionsError."""
+        """Open the predictions in `folder` for reading. Raises PredictionsError if they are damaged or incomplete."""
         about = About.load(folder)
         self = cls.__new__(cls)
         self.about, self.folder, self._lock = about, folder, None
@@ -143,7 +148,7 @@ class Predictions:
         self.done = self._count()
         if not self.complete:
             raise PredictionsError(
-                f"{folder}: has {self.done} of {len(self)} images; run that part of the evaluation to its end"
+                f"{folder}: has {self.done} of {len(self)} images; complete that part of the evaluation first"
             )
         return self
 
@@ -151,7 +156,7 @@ class Predictions:
         return self.about.end - self.about.begin
 
     def close(self) -> None:
-        """Lets other processes write here."""
+        """Allow other processes to write to these predictions."""
         if self._lock is not None:
             self._lock.close()
 
@@ -160,7 +165,10 @@ class Predictions:
         return self.done == len(self)
 
     def append(self, rows: Sequence[Row], probabilities: np.ndarray) -> None:
-        """The next images; `probabilities` float32 [len(rows), classes]. Raises UsageError when the disk is full."""
+        """Append the next images and their `probabilities`, float32 [len(rows), classes].
+
+        Raises UsageError if they can't be written, for example to a full disk.
+        """
         lines = "".join(json.dumps([row.name, row.label, row.error]) + "\n" for row in rows)
         with _writing(self.folder):
             for name, data in ((IMAGES, lines.encode()), (ROWS, probabilities.astype("<f4").tobytes())):
@@ -169,7 +177,10 @@ class Predictions:
         self.done += len(rows)
 
     def chunks(self) -> Iterator[tuple[list[Row], np.ndarray]]:
-        """All images in order: rows, and probabilities float32 [chunk, classes]. Raises PredictionsError."""
+        """Yield all images in order, at most CHUNK at a time: rows, and probabilities float32 [images, classes].
+
+        Raises PredictionsError if the files are damaged.
+        """
         try:
             with (self.folder / IMAGES).open("rb") as images, (self.folder / ROWS).open("rb") as rows:
                 for begin in range(0, len(self), CHUNK):
@@ -177,9 +188,9 @@ class Predictions:
                     listed = [self._row(images.readline()) for _ in range(count)]
                     values = np.frombuffer(rows.read(count * self._row_bytes), "<f4")
                     values = values.reshape(count, len(self.about.net["wnids"]))
-                    if not ((values >= 0) & (values < 1.001)).all():  # as `Tally.add` wants them
-                        raise ValueError("these are no probabilities")
-                    if (values.any(1) != [row.error is None for row in listed]).any():  # as after a loss of power
+                    if not ((values >= 0) & (values < 1.001)).all():  # the range that `Tally.add` accepts
+                        raise ValueError("values are not probabilities")
+                    if (values.any(1) != [row.error is None for row in listed]).any():  # possible after a power loss
                         raise ValueError("probabilities are missing")
                     yield listed, values
         except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -191,17 +202,17 @@ class Predictions:
         if not (type(row.name) is str and type(row.label) is int and isinstance(row.error, str | None)):
             raise TypeError(f"expected name, label and error: {shown(row)}")
         if row.label not in labels or not (row.name + (row.error or "")).isprintable():
-            raise ValueError(f"no image of this set: {shown(row)}")
+            raise ValueError(f"not an image of this set: {shown(row)}")
         return row
 
     def _count(self) -> int:
-        """Images that are there whole."""
+        """The number of images that are complete in both files."""
         rows = self._size(ROWS) // self._row_bytes
         images = sum(1 for line in self._lines() if line.endswith(b"\n"))
         return min(rows, images, len(self))
 
     def _mend(self) -> int:
-        """Cuts off what a killed run left in part, back to the last whole batch; returns the number of images left."""
+        """Truncate the files of a killed run after the last complete batch. Returns the number of images left."""
         done = self._count()
         if done < len(self):
             done -= done % self.about.batch

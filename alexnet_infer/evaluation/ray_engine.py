@@ -1,10 +1,10 @@
-"""The same evaluation on a Ray cluster: workers compute parts of the images, and this process keeps what they send.
+"""An evaluation on a Ray cluster: workers compute parts of the images, and this process stores their predictions.
 
-Parts are whole batches of the single machine's, and what comes back is appended in their order to the same predictions
-on disk. So a run can be stopped, resumed with or without Ray, ensembled anew and merged, and its result is the single
-machine's to the last digit. Ray Data does the scheduling, and repeats the part of a worker that dies.
+Parts consist of the same batches as on a single machine, and their predictions are appended in order to the same files.
+So a run can be stopped, resumed with or without Ray, merged and reused in other ensembles, and its result equals that
+of a single machine to the last digit. Ray Data schedules the parts and repeats the part of a worker that dies.
 
-Nodes must have this version of the package and see the data under the same path. The nets are sent to them.
+Nodes must have this version of the package and the data under the same path. The nets are sent to them.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from alexnet_infer.evaluation.predictions import About, Predictions, Row
 from alexnet_infer.predict import Net, load
 
 PART = 8
-"""Batches in a part: enough to keep a worker's cores busy, and few enough to lose when a run is stopped."""
+"""Batches per part: enough to keep the cores of a worker busy, and few enough that a stopped run loses little."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What all parts have in common."""
+    """The settings that all parts share."""
 
     root: Path
     split: Split
     layout: str
     device: Device
     threads: int
-    """Threads that decode in each worker."""
+    """Decoding threads per worker."""
     abouts: tuple[About, ...]
     models: tuple[tuple[str, Any], ...]
-    """(Suffix, where Ray has the bytes) of the nets' files."""
+    """The suffix of each net's file, and Ray's reference to its bytes."""
     version: str = __version__
     cores: int = os.cpu_count() or 1
-    """Of the machine that must get the same probabilities."""
+    """CPU cores of the machine that started the evaluation. On a CPU, nodes must have the same number."""
 
 
 def predict_on_ray(
@@ -65,16 +65,18 @@ def predict_on_ray(
     clock: Clock | None = None,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Does what `pipeline.predict` does, on a cluster. `nets`: each net's file and its predictions.
+    """Complete predictions like `pipeline.predict`, on a cluster. `nets` has each net's file and its predictions.
 
-    `address`: the cluster's; without it the one that Ray finds ($RAY_ADDRESS, or one that runs here), or else one on
-    this machine for the time being. `workers`: cores of each worker; by default those of this machine, or a GPU's share
-    of its node. Raises BackendError when Ray, the cluster or room on it is missing or a node differs from this machine,
-    and the errors of `open_images` and `load` that nodes have.
+    `address` is the cluster's address. By default it is the one that Ray finds ($RAY_ADDRESS, or a cluster that runs on
+    this machine), or else a temporary cluster on this machine. `workers` is the number of cores per worker, by default
+    those of this machine, or the share of a node's cores per GPU.
+
+    Raises BackendError if Ray is not installed, if the cluster can't be reached or has too few resources, or if a node
+    differs from this machine. Raises the errors of `open_images` and `load` on the nodes.
     """
     ray = _import_ray()
-    predictions = [one for _, one in nets]
-    clock, done = clock or Clock(), min(one.done for one in predictions)
+    predictions = [part for _, part in nets]
+    clock, done = clock or Clock(), min(part.done for part in predictions)
     on_images(done)
     with _cluster(ray, address):
         gpus = int("CUDA" in predictions[0].about.net["backend"])
@@ -85,7 +87,7 @@ def predict_on_ray(
             layout=data.layout,
             device="cuda" if gpus else "cpu",
             threads=cpus,
-            abouts=tuple(one.about for one in predictions),
+            abouts=tuple(part.about for part in predictions),
             models=tuple((path.suffix, ray.put(path.read_bytes())) for path, _ in nets),
         )
         settings = ray.data.DataContext.get_current()
@@ -94,75 +96,79 @@ def predict_on_ray(
         parts = _parts(positions, predictions)
         pool = ray.data.ActorPoolStrategy(size=min(most, len(parts)))
         todo = ray.data.from_items(parts, override_num_blocks=len(parts))
-        found = todo.flat_map(Worker, fn_constructor_args=(work,), compute=pool, num_cpus=cpus, num_gpus=gpus)
-        for row in found.iter_rows():
+        batches = todo.flat_map(Worker, fn_constructor_args=(work,), compute=pool, num_cpus=cpus, num_gpus=gpus)
+        for row in batches.iter_rows():
             _take(row, predictions, clock)
-            done, before = min(one.done for one in predictions), done
+            done, before = min(part.done for part in predictions), done
             on_images(done - before)
 
 
 def _parts(positions: Sequence[int], predictions: Sequence[Predictions]) -> list[dict[str, Any]]:
-    """Of each part: its first image's place, where its images are, and how many of them each net is done with."""
+    """Divide the images that are not done by all nets into parts.
+
+    A part has the index of its first image in `positions`, the positions of its images, and for each net the number of
+    these images that are done.
+    """
     size = PART * predictions[0].about.batch
     parts = []
-    for begin in range(min(one.done for one in predictions), len(positions), size):
+    for begin in range(min(net.done for net in predictions), len(positions), size):
         own = list(positions[begin : begin + size])
-        done = [min(max(one.done - begin, 0), len(own)) for one in predictions]
+        done = [min(max(net.done - begin, 0), len(own)) for net in predictions]
         parts.append({"begin": begin, "positions": own, "done": done})
     return parts
 
 
 def _take(row: Mapping[str, Any], predictions: Sequence[Predictions], clock: Clock) -> None:
-    """Keeps what a worker sent, or raises the error it had."""
+    """Store a batch from a worker, or raise the worker's error."""
     if row["error"]:
         kind, message = json.loads(row["error"])
         raise getattr(errors, kind, AlexNetInferError)(message)
     rows, own = [Row(*values) for values in json.loads(row["images"])], predictions[row["net"]]
-    assert row["begin"] == own.done, "parts must come in their order"
+    assert row["begin"] == own.done, "expected parts in order"
     own.append(rows, np.frombuffer(row["probabilities"], "<f4").reshape(len(rows), -1))
     for stage, seconds in json.loads(row["seconds"]).items():
         clock.seconds[stage] += seconds
 
 
 _NOTHING = {"net": 0, "begin": 0, "images": "[]", "probabilities": b"", "seconds": "{}", "error": ""}
-"""A batch as workers send it, of one net: Ray wants the same fields in all."""
+"""An empty batch of one net, in the form in which workers send it. Ray needs the same fields in all batches."""
 
 
 class Worker:
-    """Computes parts in a process of its own, anywhere in the cluster."""
+    """Computes parts in a separate process on a node of the cluster."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
 
     def __call__(self, part: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Batches as `_take` takes them. Our errors are sent as such: Ray would wrap them in its own."""
-        found: list[dict[str, Any]] = []
+        """Return the batches of a part for `_take`. An AlexNetInferError is sent as data: Ray would wrap it."""
+        batches: list[dict[str, Any]] = []
         clock = Clock()
         try:
-            sent = [_Sent(about, i, part, found) for i, about in enumerate(self._work.abouts)]
+            sent = [_Sent(about, i, part, batches) for i, about in enumerate(self._work.abouts)]
             pairs = list(zip(self._nets, sent, strict=True))
             predict(self._data, part["positions"], pairs, workers=self._work.threads, clock=clock)
         except AlexNetInferError as error:
             message = f"{error} (on the Ray node {socket.gethostname()})"
             return [_NOTHING | {"error": json.dumps([type(error).__name__, message])}]
-        found[-1]["seconds"] = json.dumps(clock.seconds)
-        return found
+        batches[-1]["seconds"] = json.dumps(clock.seconds)
+        return batches
 
     @cached_property
     def _data(self) -> LabelledImages:
-        """The data as this node sees it. Raises UnreadableInputError when it isn't what the others see."""
+        """The data on this node. Raises UnreadableInputError if its images differ from those on the first machine."""
         data = open_images(self._work.root, self._work.split, self._work.layout)
         if data.listing != self._work.abouts[0].data["listing"]:
-            raise UnreadableInputError(f"{data.root}: other images than where the evaluation began; copy them anew")
+            raise UnreadableInputError(f"{data.root}: other images than where the evaluation started; copy them again")
         return data
 
     @cached_property
     def _nets(self) -> list[Net]:
-        """Raises BackendError when this node would get other probabilities."""
+        """The nets on this node. Raises BackendError if this node might compute other probabilities."""
         import ray
 
         self._expect("alexnet-infer", __version__, self._work.version)
-        if self._work.device == "cpu":  # with other numbers of threads ONNX Runtime adds in another order
+        if self._work.device == "cpu":  # ONNX Runtime's order of summation depends on the number of threads
             self._expect("CPU cores:", os.cpu_count() or 1, self._work.cores)
         nets = []
         with tempfile.TemporaryDirectory() as folder:
@@ -175,34 +181,35 @@ class Worker:
         return nets
 
     @staticmethod
-    def _expect(what: str, found: object, expected: object) -> None:
-        if found != expected:
+    def _expect(name: str, actual: object, expected: object) -> None:
+        if actual != expected:
             raise BackendError(
-                f"{what} {found}, but {expected} where the evaluation was started, and probabilities would differ; "
-                "use machines and installations that are alike"
+                f"{name} {actual}, but {expected} where the evaluation was started, and probabilities might differ; "
+                "use the same hardware and software on all machines"
             )
 
 
 class _Sent(Predictions):
-    """Predictions of a part that are sent instead of written."""
+    """Predictions of a part that are sent instead of written to disk."""
 
-    def __init__(self, about: About, net: int, part: Mapping[str, Any], found: list[dict[str, Any]]) -> None:
-        self.about, self._net, self._begin, self._found = about, net, part["begin"], found
+    def __init__(self, about: About, net: int, part: Mapping[str, Any], batches: list[dict[str, Any]]) -> None:
+        self.about, self._net, self._begin, self._batches = about, net, part["begin"], batches
         self.done = part["done"][net]
 
     def append(self, rows: Sequence[Row], probabilities: np.ndarray) -> None:
-        sent = {
+        """Add a batch to those that are sent."""
+        batch = {
             "net": self._net,
             "begin": self._begin + self.done,
             "images": json.dumps([[row.name, row.label, row.error] for row in rows]),
             "probabilities": probabilities.astype("<f4").tobytes(),
         }
-        self._found.append(_NOTHING | sent)
+        self._batches.append(_NOTHING | batch)
         self.done += len(rows)
 
 
 def _import_ray() -> ModuleType:
-    # Only where the user has said nothing else: no reports to Ray's makers, no log lines between ours.
+    # Unless the user has set these, send no usage statistics and print no log lines.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
@@ -215,7 +222,7 @@ def _import_ray() -> ModuleType:
 
 @contextmanager
 def _cluster(ray: ModuleType, address: str | None) -> Iterator[None]:
-    """Connects, unless this process is connected, and turns what Ray says into BackendError."""
+    """Connect to the cluster, unless this process is connected, and turn Ray's errors into BackendError."""
     import logging
 
     own = not ray.is_initialized()
@@ -226,21 +233,21 @@ def _cluster(ray: ModuleType, address: str | None) -> Iterator[None]:
             ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         logging.getLogger("ray.data").setLevel(logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
-        raise BackendError(f"{where}: no Ray cluster to work on ({one_line(error)}); see ray status") from None
+        raise BackendError(f"{where}: can't connect to a Ray cluster ({one_line(error)}); see ray status") from None
     try:
-        with redirect_stdout(sys.stderr):  # Ray prints there, too, what becomes of workers
+        with redirect_stdout(sys.stderr):  # Ray also prints messages about workers to stdout
             yield
-    except ray.exceptions.RayTaskError:  # a bug of ours
+    except ray.exceptions.RayTaskError:  # a bug in alexnet-infer
         raise
     except ray.exceptions.RayError as error:
-        raise BackendError(f"{where}: the cluster failed ({one_line(error)}); start again to go on") from None
+        raise BackendError(f"{where}: the cluster failed ({one_line(error)}); run eval again to continue") from None
     finally:
         if own:
             ray.shutdown()
 
 
 def _knock(address: str | None) -> None:
-    """Raises OSError or ValueError when nobody listens there; Ray would wait for ever."""
+    """Raise OSError or ValueError if nothing listens at `address`. Ray would wait forever."""
     if address and address not in ("auto", "local"):
         url = urlsplit(address if "://" in address else f"//{address}")
         if not url.hostname or not url.port:
@@ -249,7 +256,10 @@ def _knock(address: str | None) -> None:
 
 
 def _room(nodes: Sequence[Mapping[str, float]], cpus: int | None, gpus: int) -> tuple[int, int]:
-    """(Cores of each worker, how many workers the nodes have room for). Raises BackendError when there is none."""
+    """Return the number of cores per worker and the number of workers that fit on the nodes.
+
+    Raises BackendError if no worker fits.
+    """
     if gpus:
         nodes = [node for node in nodes if node.get("GPU", 0) >= 1]
         shares = [int(node.get("CPU", 0) // int(node["GPU"])) for node in nodes]
@@ -257,6 +267,6 @@ def _room(nodes: Sequence[Mapping[str, float]], cpus: int | None, gpus: int) -> 
     cpus = cpus or os.cpu_count() or 1
     room = sum(int(min(node.get("CPU", 0) // cpus, *([node["GPU"]] if gpus else []), 10**6)) for node in nodes)
     if not room:
-        what = f"a GPU and {cpus} CPUs" if gpus else f"{cpus} CPUs"
-        raise BackendError(f"--engine ray: no node has {what}, which each worker takes; choose fewer with --workers")
+        needs = f"a GPU and {cpus} CPUs" if gpus else f"{cpus} CPUs"
+        raise BackendError(f"--engine ray: no node has {needs}, which each worker needs; choose fewer with --workers")
     return cpus, room

@@ -1,6 +1,7 @@
-"""An evaluation as a web page to read, print and pass on: `eval --report`.
+"""An evaluation as a web page to read, print and share: `eval --report`.
 
-One file that needs nothing else: no script, no network. The same inputs give the same bytes, so no time stands in it.
+The page is one file without scripts and loads nothing from the network. It contains no time, so equal inputs give equal
+bytes.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from alexnet_infer.decode import printable
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.evaluation.examples import Examples
 from alexnet_infer.evaluation.kernels import Kernels
-from alexnet_infer.evaluation.result import ClassResult, Evaluation
-from alexnet_infer.evaluation.tables import STARRED, Row, rows
+from alexnet_infer.evaluation.result import SIGNIFICANCE, ClassResult, Evaluation
+from alexnet_infer.evaluation.tables import STARRED, Row, rows, verdict
 from alexnet_infer.files import write_atomically
 
 if TYPE_CHECKING:
@@ -33,19 +34,20 @@ if TYPE_CHECKING:
 PAGE = "index.html"
 
 _THUMBNAIL = 256
-"""Side of an image on the page in pixels, at most."""
+"""The largest side of an image on the page, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReportedNet:
-    """What the page tells of a net beyond its errors. `kernels` is None where a net doesn't begin with any."""
+    """What the page shows about a net besides its errors."""
 
     manifest: Manifest
     kernels: Kernels | None
+    """The first layer's kernels, or None if the first layer is not a convolution over three colours."""
 
     @classmethod
     def of(cls, artifact: Artifact) -> ReportedNet:
-        """From a net, of which only the first kernels are kept."""
+        """Take the manifest and the first layer's kernels of a net, but not its other weights."""
         try:
             kernels = Kernels.of(artifact)
         except UsageError:
@@ -54,7 +56,7 @@ class ReportedNet:
 
 
 def check_report() -> None:
-    """Raises BackendError when a package is missing that `write_report` needs."""
+    """Raise BackendError if a package that `write_report` needs is missing."""
     try:
         import jinja2  # noqa: F401
     except ImportError:
@@ -62,11 +64,12 @@ def check_report() -> None:
 
 
 def write_report(result: Evaluation, examples: Examples, nets: Sequence[ReportedNet], out: Path) -> Path:
-    """Writes the page `out`/index.html, making the folder, and returns its path.
+    """Write the page `out`/index.html and return its path. The folder is created if necessary.
 
-    `nets` are the result's, in its order. Where their files aren't at hand (several machines' predictions are joined,
-    say) give none: the page then has no kernels and says nothing of training. Raises BackendError without jinja2,
-    UsageError when the page can't be written.
+    `nets` are the nets of the result in its order. If their files are not available, `nets` is empty, and the page has
+    no kernels and no information about training. All published errors are on the page.
+
+    Raises BackendError if jinja2 is missing, and UsageError if the page can't be written.
     """
     assert len(nets) in (0, len(result.nets)), (len(nets), len(result.nets))
     page = _page(result, examples, nets).encode()
@@ -82,18 +85,20 @@ def _page(result: Evaluation, examples: Examples, nets: Sequence[ReportedNet]) -
     check_report()
     template = resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8")
     ranked = _ranked(result.classes)
-    present = [one for one in ranked if one.images]
+    present = [counts for counts in ranked if counts.images]
     return (
         _environment()
         .from_string(template)
         .render(
             result=result,
             subject=f"The mean of {len(result.nets)} nets" if result.ensemble else result.nets[0].name,
-            published=_by_source([row for row in rows(result) if row.images is None]),
+            published=_by_source([row for row in rows(result, "all") if row.images is None]),
+            verdict=verdict(result.against_best) if result.against_best else "",
+            significance=SIGNIFICANCE,
             starred=STARRED,
             ranked=ranked,
             present=len(present),
-            tops={k: _tops([getattr(one, k) / one.images for one in present]) for k in ("top1", "top5")},
+            tops={k: _tops([getattr(counts, k) / counts.images for counts in present]) for k in ("top1", "top5")},
             names=_names(result, nets),
             examples=examples,
             nets=nets,
@@ -111,7 +116,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        # Names may hold what no page can show, or what turns the text around it.
+        # Names may have characters that can't be displayed or that reverse the surrounding text.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters.update(
@@ -132,42 +137,42 @@ def _percent(fraction: float | None, digits: int = 2) -> str:
 
 
 def _points(fraction: float) -> str:
-    """A difference in points of per cent, always with its sign."""
+    """Format a difference in percentage points, with its sign unless it rounds to 0."""
     size = f"{100 * abs(fraction):.2f}"
     return size if float(size) == 0 else ("\N{MINUS SIGN}" if fraction < 0 else "+") + size
 
 
 def _chance(p: float) -> str:
-    """A p-value, as a power of ten where it is small."""
+    """Format a p-value. Small values are powers of ten."""
     from markupsafe import Markup
 
     if p >= 0.001:
         return f"{p:.3f}"
-    if p < 1e-300:  # near the smallest float digits get lost
+    if p < 1e-300:  # floats near the smallest one lose digits
         return Markup("&lt;&nbsp;10<sup>&minus;300</sup>")
     digits, power = f"{p:.1e}".split("e-")
     return Markup("{}&nbsp;&times;&nbsp;10<sup>&minus;{}</sup>").format(digits, int(power))
 
 
 def _breaks(path: str) -> str:
-    """A path that may be broken after its slashes."""
+    """Format a path that may be broken after its slashes."""
     from markupsafe import Markup
 
     return Markup("/<wbr>").join(map(printable, path.split("/")))
 
 
 def _ranked(classes: Iterable[ClassResult]) -> list[ClassResult]:
-    """The worst class first; those without images last."""
+    """Sort classes by their errors, the worst first. Classes without images are last."""
 
-    def key(one: ClassResult) -> tuple:
-        errors = (-one.top1 / one.images, -one.top5 / one.images) if one.images else (1, 1)
-        return *errors, one.wnid
+    def key(counts: ClassResult) -> tuple:
+        errors = (-counts.top1 / counts.images, -counts.top5 / counts.images) if counts.images else (1, 1)
+        return *errors, counts.wnid
 
     return sorted(classes, key=key)
 
 
 def _tops(heights: Iterable[float]) -> str:
-    """An SVG path around bars of width 1 without gaps, heights 0..1 as 0..100, standing on y = 100."""
+    """Return the SVG path of adjacent bars of width 1 on y = 100. A height from 0 to 1 is 0 to 100 units."""
     return "M0 100" + "".join(f"V{100 - 100 * height:.2f}h1" for height in heights) + "V100z"
 
 
@@ -176,9 +181,9 @@ def _by_source(published: Iterable[Row]) -> list[list[Row]]:
 
 
 def _names(result: Evaluation, nets: Iterable[ReportedNet]) -> dict[str, str]:
-    """The first name of every class of the nets and of the data, by WordNet id."""
-    every = [*(one for net in nets for one in net.manifest.classes), *result.classes]
-    return {one.wnid: one.name.split(",")[0].strip() for one in every}
+    """Return the first name of each class of the nets and of the data, by WordNet id."""
+    classes = [*(named for net in nets for named in net.manifest.classes), *result.classes]
+    return {named.wnid: named.name.split(",")[0].strip() for named in classes}
 
 
 def _picture(kernels: Kernels) -> dict[str, Any]:

@@ -1,5 +1,7 @@
-"""The result of an evaluation, the same for people, JSON and conditions. No times in it: a run that was stopped and
-resumed gives the same bytes."""
+"""The result of an evaluation, from which the tables, the JSON, the report and `--fail-if` are made.
+
+It contains no times, so an interrupted and resumed run gives the same bytes as an uninterrupted one.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,15 @@ from alexnet_infer.evaluation.statistics import Calibration, Tally, pairing, wil
 from alexnet_infer.preprocess import Views
 
 CONFUSIONS = 20
-"""Pairs that a result lists at most."""
+"""The largest number of confused pairs in a result."""
+
+SIGNIFICANCE = 0.05
+"""The level of a paired comparison's verdict. It matches the 95 % interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """That only `images` of the set's `of` were taken."""
+    """A sample: `images` of the set's `of` images were evaluated."""
 
     images: int
     of: int
@@ -33,7 +38,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """An image that counts as wrong because it can't be read."""
+    """An image that can't be read and therefore counts as wrong."""
 
     image: str
     reason: str
@@ -41,12 +46,14 @@ class Unreadable:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Which images. `listing`, the SHA-256 of all images' file names and WordNet ids in sorted order, is the same for
-    every layout in which the same set is kept; `images` counts those evaluated."""
+    """The image set."""
 
     name: str
     listing: str
+    """SHA-256 of the evaluated images' file names and WordNet ids in sorted order. It does not depend on the layout of
+    the set."""
     images: int
+    """Images evaluated, unreadable ones included."""
     classes: int
     sample: Sample | None = None
     unreadable: tuple[Unreadable, ...] = ()
@@ -54,16 +61,17 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How: the views of an image, the number of nets, and a sentence on each departure from the paper."""
+    """The test protocol: views per image and number of nets."""
 
     views: Views
     nets: int
     deviations: tuple[str, ...] = ()
+    """Differences from the paper's protocol, one sentence each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorRate:
-    """`wrong` images, their share of all, and its 95 % Wilson interval, as fractions."""
+    """The number of wrong images, their share of all images, and its 95 % Wilson interval, as fractions."""
 
     wrong: int
     error: float
@@ -72,7 +80,7 @@ class ErrorRate:
 
     @classmethod
     def of(cls, wrong: np.ndarray) -> ErrorRate:
-        """From bool [images]."""
+        """Count the wrong images. `wrong` is bool [images]."""
         count, images = int(wrong.sum()), len(wrong)
         low, high = wilson(count, images)
         return cls(wrong=count, error=count / images, low=low, high=high)
@@ -80,36 +88,49 @@ class ErrorRate:
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """The ensemble's error minus a net's on the same images, with its 95 % bootstrap interval; the images that only one
-    of them got wrong, and McNemar's exact p-value that the errors are equal."""
+    """The ensemble and one of its nets on the same images."""
 
     difference: float
+    """The ensemble's error minus the net's, as a fraction."""
     low: float
     high: float
+    """Ends of the difference's 95 % paired bootstrap interval."""
     ensemble_only_wrong: int
     net_only_wrong: int
     p: float
+    """Exact two-sided p-value of McNemar's test for equal errors."""
 
     @classmethod
     def of(cls, ensemble: np.ndarray, net: np.ndarray) -> Paired:
-        """From bool [images] each: which are wrong."""
-        found = pairing(ensemble, net)
+        """Compare two arrays bool [images], which mark the wrong images."""
+        pair = pairing(ensemble, net)
         return cls(
-            difference=found.difference,
-            low=found.low,
-            high=found.high,
-            ensemble_only_wrong=found.first_only,
-            net_only_wrong=found.second_only,
-            p=found.p,
+            difference=pair.difference,
+            low=pair.low,
+            high=pair.high,
+            ensemble_only_wrong=pair.first_only,
+            net_only_wrong=pair.second_only,
+            p=pair.p,
         )
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "undecided"]:
+        """Whether the ensemble is significantly better or worse than the net.
+
+        A difference is significant if p is below SIGNIFICANCE and the interval excludes 0.
+        """
+        if self.p < SIGNIFICANCE and self.high < 0:
+            return "better"
+        return "worse" if self.p < SIGNIFICANCE and self.low > 0 else "undecided"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetFacts:
-    """Which net: SHA-256 of its file, and what ran it."""
+    """A net and the backend that ran it."""
 
     name: str
     sha256: str
+    """SHA-256 of the model file."""
     backend: str
     parameters: int
 
@@ -124,7 +145,7 @@ class NetResult(NetFacts):
 
 @dataclass(frozen=True, kw_only=True)
 class Against:
-    """The ensemble compared with one of its nets."""
+    """The ensemble compared with the net of this name."""
 
     net: str
     top1: Paired
@@ -138,11 +159,12 @@ class EnsembleResult:
     top1: ErrorRate
     top5: ErrorRate
     against: tuple[Against, ...]
+    """Comparisons with each net, in the order of `Evaluation.nets`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassResult:
-    """A class of the data: its images, and how many are wrong."""
+    """A class of the data: its number of images, and how many of them are wrong in the top 1 and in the top 5."""
 
     wnid: str
     name: str
@@ -153,7 +175,7 @@ class ClassResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """`images` of the `of` images of the class `label` were taken for `guess` (WordNet ids)."""
+    """`images` of the `of` images of class `label` were classified as `guess` (WordNet ids)."""
 
     label: str
     guess: str
@@ -163,11 +185,13 @@ class Confusion:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All that an evaluation says. Calibration, classes and confusions are the headline's: the ensemble's, or the only
-    net's."""
+    """All results of an evaluation.
+
+    Calibration, classes and confusions are those of the headline: the ensemble, or the only net.
+    """
 
     alexnet_infer: str
-    """Version of this package."""
+    """The version of this package."""
     data: Data
     protocol: Protocol
     nets: tuple[NetResult, ...]
@@ -178,11 +202,22 @@ class Evaluation:
 
     @property
     def errors(self) -> EnsembleResult | NetResult:
-        """The headline: `top1` and `top5` of the ensemble, or of the only net."""
+        """The headline's `top1` and `top5`: the ensemble's, or the only net's."""
         return self.ensemble or self.nets[0]
 
+    @property
+    def against_best(self) -> Against | None:
+        """The ensemble compared with its best net, or None if there is only one net.
+
+        The best net has the lowest top-1 error. Ties are resolved by the top-5 error, then by the order of the nets.
+        """
+        if self.ensemble is None:
+            return None
+        best = min(range(len(self.nets)), key=lambda i: (self.nets[i].top1.wrong, self.nets[i].top5.wrong))
+        return self.ensemble.against[best]
+
     def to_json(self) -> dict[str, Any]:
-        """The result as JSON can say it; the order of keys is part of the format."""
+        """Return the result as objects that `json.dumps` accepts. The order of the keys is part of the format."""
         return _plain(self)
 
 
@@ -201,12 +236,12 @@ def evaluation(
     nets: Sequence[tuple[NetFacts, Tally]],
     ensemble: Tally | None,
 ) -> Evaluation:
-    """The result of tallies of the same images in the same order.
+    """Build the result from tallies of the same images in the same order.
 
-    `classes` are the data's, `guesses` the classes that the headline's guesses are indices of: the ensemble's, or the
-    only net's. `ensemble` is None for one net.
+    `classes` are the data's classes. `guesses` are the nets' classes, in the order of their outputs. `ensemble` is the
+    tally of the nets' mean, or None if there is only one net.
     """
-    assert (ensemble is None) == (len(nets) == 1), "an ensemble has several nets"
+    assert (ensemble is None) == (len(nets) == 1), "expected the mean's tally if and only if there are several nets"
     assert protocol.nets == len(nets)
     headline = nets[0][1] if ensemble is None else ensemble
     for tally in (headline, *(tally for _, tally in nets)):
@@ -239,8 +274,8 @@ def _ensemble(ensemble: Tally, nets: Sequence[tuple[NetFacts, Tally]]) -> Ensemb
 def _classes(tally: Tally, classes: Sequence[ClassName]) -> tuple[ClassResult, ...]:
     counts = zip(*(tally.per_class(k).tolist() for k in (None, 1, 5)), strict=True)
     return tuple(
-        ClassResult(wnid=one.wnid, name=one.name, images=images, top1=top1, top5=top5)
-        for one, (images, top1, top5) in zip(classes, counts, strict=True)
+        ClassResult(wnid=named.wnid, name=named.name, images=images, top1=top1, top5=top5)
+        for named, (images, top1, top5) in zip(classes, counts, strict=True)
     )
 
 
@@ -258,7 +293,7 @@ _COMPARATORS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": ope
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """A condition on the headline's error, as in `--fail-if "top5>18.2"`. `value` is in per cent."""
+    """A condition on the headline's error, such as `--fail-if "top5>18.2"`. `value` is in per cent."""
 
     metric: Literal["top1", "top5"]
     comparator: Literal[">", ">=", "<", "<="]
@@ -268,17 +303,17 @@ class Condition:
         return f"{self.metric} {self.comparator} {float(self.value):g} %"
 
     def holds(self, result: Evaluation) -> bool:
-        """Compared as fractions of whole numbers: 182 wrong of 1,000 is 18.2 %, not a rounding error more."""
+        """Return whether the condition holds. The comparison is exact: 182 wrong of 1,000 is not above 18.2 %."""
         error = Fraction(100 * getattr(result.errors, self.metric).wrong, result.data.images)
         return _COMPARATORS[self.comparator](error, self.value)
 
 
 def parse_condition(text: str) -> Condition:
-    """From text such as "top5>18.2". Raises UsageError on any other."""
-    found = re.fullmatch(r"\s*(top[15])\s*([<>]=?)\s*([0-9]{1,3}(?:\.[0-9]{1,9})?)\s*%?\s*", text, re.ASCII)
-    if not found or Fraction(found[3]) > 100:
+    """Parse a condition such as "top5>18.2". Raises UsageError if the text is not a condition."""
+    match = re.fullmatch(r"\s*(top[15])\s*([<>]=?)\s*([0-9]{1,3}(?:\.[0-9]{1,9})?)\s*%?\s*", text, re.ASCII)
+    if not match or Fraction(match[3]) > 100:
         raise UsageError(
             f"--fail-if {shown(text)}: expected top1 or top5, a comparison (> >= < <=) and per cent from 0 to 100, "
             'as in "top5>18.2"'
         )
-    return Condition(metric=found[1], comparator=found[2], value=Fraction(found[3]))
+    return Condition(metric=match[1], comparator=match[2], value=Fraction(match[3]))

@@ -1,4 +1,4 @@
-"""One evaluation, from what was asked for to its predictions on disk."""
+"""One evaluation, from the request to the predictions on disk."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ from alexnet_infer.progress import counting
 DATA_VARIABLE = "ALEXNET_INFER_DATA"
 
 BATCH = 16
-"""Images that go through a net at once: 160 patches keep two cores, or a GPU, busy."""
+"""Images per call of a net. With ten views they are 160 patches, which keep two cores or a GPU busy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to evaluate, on what, and how. Raises UsageError on values out of range."""
+    """The nets, the data and the protocol of an evaluation. Raises UsageError if a value is out of range."""
 
     models: tuple[Path, ...]
     data: Path
     layout: str | None = None
     split: Literal["validation", "train"] = "validation"
     views: Views | None = None
-    """None for those that a file cuts itself, or else the paper's ten."""
+    """None for the views that an exported file cuts itself, or for the paper's ten views if it cuts none."""
     device: Device = "auto"
     runtime: Runtime = "auto"
     trust_engine: bool = False
     batch: int = BATCH
     workers: int | None = None
     limit: int | None = None
-    """Evaluate a sample of so many images, the classes' shares kept; None for all."""
+    """The number of images of a stratified sample, or None for all images."""
     shard: int = 0
-    """This machine's part: from 0 to `shards` - 1."""
+    """The part that this machine computes, from 0 to `shards` - 1."""
     shards: int = 1
     cache: Path
     engine: Literal["local", "ray"] = "local"
-    """ray: a cluster's machines compute the predictions, with the same result."""
+    """With "ray", the machines of a cluster compute the predictions. The result is the same."""
     fresh: bool = False
-    """Compute again what the cache has."""
+    """Recompute predictions that the cache has."""
     address: str | None = None
-    """The Ray cluster's; None for the one that Ray finds."""
+    """The address of the Ray cluster, or None for the one that Ray finds."""
 
     def __post_init__(self) -> None:
         for option, value in (("--workers", self.workers), ("--limit", self.limit)):
@@ -70,34 +70,37 @@ class Request:
         if not 0 <= self.shard < self.shards:
             raise UsageError(f"--shard {self.shard + 1}/{self.shards}: expected I/N with I from 1 to N")
         if self.address is not None and self.engine != "ray":
-            raise UsageError(f"--address {shown(self.address)}: is a Ray cluster's; add --engine ray")
+            raise UsageError(f"--address {shown(self.address)}: needs --engine ray")
         if self.engine == "ray":
             for path in self.models:
                 if path.suffix in ENGINE_SUFFIXES:
-                    raise UsageError(f"{path}: an engine runs where it was built; leave --engine ray out")
+                    raise UsageError(
+                        f"{path}: an engine runs only on the machine that built it; leave out --engine ray"
+                    )
 
 
 def data_folder(given: Path | None) -> Path:
-    """The data set that was named, or else that of $ALEXNET_INFER_DATA. Raises UsageError when neither is there."""
-    found = given or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
-    if found is None:
+    """Return the path `given`, or else that of $ALEXNET_INFER_DATA. Raises UsageError if both are missing."""
+    path = given or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
+    if path is None:
         raise UsageError(
             f"--data is missing, and ${DATA_VARIABLE} is not set: expected a labelled image set. For ILSVRC-2012, get "
             "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from https://image-net.org and name their folder"
         )
-    return found
+    return path
 
 
 def stratified(labels: Sequence[int], count: int) -> list[int]:
-    """Ascending positions of `count` examples in which every class has its share of the set, rounded up or down.
+    """Return `count` positions in ascending order, in which each class has its share of the set, rounded up or down.
 
-    Within a class they are spread evenly over its examples, so the same set gives the same sample.
+    Within a class, the positions are spread evenly over its examples. Nothing is random: the same labels give the same
+    sample.
     """
     places: dict[int, list[int]] = defaultdict(list)
     for position, label in enumerate(labels):
         places[label].append(position)
-    # Largest remainders: the whole numbers nearest to the shares that add up to `count`. Equal remainders are served
-    # evenly over the classes: the lowest WordNet ids are all animals.
+    # Largest remainders: of all integers that add up to `count`, these are nearest to the shares. Classes with equal
+    # remainders are chosen evenly, since the lowest WordNet ids are all animals.
     numbers = {label: count * len(own) // len(labels) for label, own in places.items()}
     classes: dict[int, list[int]] = defaultdict(list)
     for label in sorted(places):
@@ -114,33 +117,33 @@ def stratified(labels: Sequence[int], count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Computed:
-    """Complete predictions, in order of the nets' names, with what they were made of."""
+    """Complete predictions with their data and nets. The nets are in the order of their names."""
 
     data: LabelledImages
     positions: Sequence[int]
-    """Of the images in `data`."""
+    """The positions of the images in `data`."""
     models: list[Path]
     nets: list[Net]
     predictions: list[Predictions]
 
 
 def compute(request: Request, clock: Clock | None = None) -> Computed:
-    """Computes what the cache lacks.
+    """Compute the predictions that the cache does not have.
 
-    Raises the errors of `open_images`, `load` and `Predictions`, and UsageError when the nets can't be averaged.
+    Raises the errors of `open_images`, `load` and `Predictions`, and UsageError if the nets can't be averaged.
     """
     data = open_images(request.data, request.split, request.layout)
     loaded = [(path, _load(path, request), sha256(path)) for path in request.models]
-    loaded.sort(key=lambda one: (one[1].manifest.name, one[2]))
+    loaded.sort(key=lambda entry: (entry[1].manifest.name, entry[2]))
     models, nets, digests = (list(column) for column in zip(*loaded, strict=True))
     _check_different(models, [_members(path, digest, request) for path, digest in zip(models, digests, strict=True)])
     for path, net in zip(models, nets, strict=True):
         if net.views != nets[0].views:
             raise UsageError(
-                f"{path}: averages views={net.views}, {models[0]} views={nets[0].views}; expected the same of all"
+                f"{path}: averages views={net.views}, {models[0]} views={nets[0].views}; expected the same views"
             )
     check_same_classes([[c.wnid for c in net.manifest.classes] for net in nets], list(map(str, models)))
-    map_classes(data.classes, nets[0].manifest.classes)  # refuses what can't be mapped before anything is computed
+    map_classes(data.classes, nets[0].manifest.classes)  # raises before anything is computed
     positions = _positions(data, request)
     begin, end = _range(len(positions), request)
     shared = {
@@ -157,7 +160,7 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
             for about in abouts:
                 Predictions.forget(request.cache, about)
         predictions = [locks.enter_context(closing(Predictions(request.cache, about))) for about in abouts]
-        if not all(one.complete for one in predictions):
+        if not all(part.complete for part in predictions):
             with counting("evaluating", end - begin) as advance:
                 own, common = positions[begin:end], {"workers": request.workers, "clock": clock, "on_images": advance}
                 if request.engine == "ray":
@@ -179,25 +182,27 @@ def _load(path: Path, request: Request) -> Net:
 
 
 def _members(path: Path, digest: str, request: Request) -> list[str]:
-    """SHA-256 of the nets in the file `path`: of what it was exported from, or its own. Raises UsageError for a file
-    that can't be sent to a cluster, or of several nets beside others."""
+    """Return the SHA-256 of the nets in the file `path`: those it was exported from, or else its own.
+
+    Raises UsageError if the file holds several nets and is not the only one, or if it can't be sent to a cluster.
+    """
     if path.suffix not in EXPORTED_SUFFIXES:
         return [digest]
     _, info = describe(path)
     if info is None:
         return [digest]
     if len(info.members) > 1 and len(request.models) > 1:
-        raise UsageError(f"{path}: holds {len(info.members)} nets and would count as one; name the nets themselves")
+        raise UsageError(f"{path}: holds {len(info.members)} nets and would count as one net; name the nets' own files")
     if request.engine == "ray" and path.suffix == ".onnx":
         from alexnet_infer.export.onnx_file import read_model
 
         if read_model(path).data:
-            raise UsageError(f"{path}: has its weights in another file, and one is sent; leave --engine ray out")
+            raise UsageError(f"{path}: has its weights in a second file, which is not sent; leave out --engine ray")
     return [member.sha256 for member in info.members]
 
 
 def _check_different(models: Sequence[Path], members: Sequence[Sequence[str]]) -> None:
-    """Raises UsageError when two files hold the same net: a net's mean with itself is no ensemble."""
+    """Raise UsageError if two files hold the same net. The mean of a net with itself is not an ensemble."""
     first: dict[str, Path] = {}
     for path, digests in zip(models, members, strict=True):
         for digest in digests:
@@ -207,12 +212,12 @@ def _check_different(models: Sequence[Path], members: Sequence[Sequence[str]]) -
 
 
 def check_same_classes(wnids: Sequence[Sequence[str]], names: Sequence[str]) -> None:
-    """Raises UsageError unless all nets of an ensemble have the same outputs."""
+    """Raise UsageError unless all nets have the same classes in the same order. `names` are the nets' names."""
     for own, name in zip(wnids, names, strict=True):
         if list(own) != list(wnids[0]):
             raise UsageError(
                 f"{name}: has other classes than {names[0]} ({len(own)} and {len(wnids[0])}); only nets with the same "
-                "classes can be averaged"
+                "classes in the same order can be averaged"
             )
 
 
@@ -220,16 +225,16 @@ def _positions(data: LabelledImages, request: Request) -> Sequence[int]:
     if request.limit is None:
         return range(len(data))
     if request.limit > len(data):
-        raise UsageError(f"--limit {request.limit}: the set has {len(data)} images; expected no more")
+        raise UsageError(f"--limit {request.limit}: the set has {len(data)} images; expected at most that many")
     return stratified(data.labels, request.limit)
 
 
 def _range(count: int, request: Request) -> tuple[int, int]:
-    """This shard's part of `count` images: whole batches, so that every batch is that of a single machine."""
+    """Return the range of this shard among `count` images. A shard has whole batches, the same as on one machine."""
     batches = -(-count // request.batch)
     begin, end = (request.batch * (batches * (request.shard + i) // request.shards) for i in (0, 1))
     if begin >= min(end, count):
-        raise UsageError(f"--shard {request.shard + 1}/{request.shards}: no images are left for it; use fewer shards")
+        raise UsageError(f"--shard {request.shard + 1}/{request.shards}: has no images; use fewer shards")
     return begin, min(end, count)
 
 

@@ -1,1 +1,1 @@
-"""From a trained net to files that other programs run."""
+"""Export trained nets to files for other runtimes."""

@@ -1,4 +1,4 @@
-"""The images on which int8's ranges are measured."""
+"""The images on which int8 ranges are measured."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from alexnet_infer.photos import expand
 from alexnet_infer.preprocess import patches
 
 CALIBRATION_BATCH = 8
-"""Images that go through the net at once while ranges are measured: their activations are kept until counted."""
+"""Images per yielded batch, so that few are in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """On which images int8's ranges are measured, and how. Raises UsageError on values out of range."""
+    """On which images int8 ranges are measured, and how. Raises UsageError on values out of range."""
 
     source: Path
-    """A labelled set, of which the training split is taken where it has one, or a folder of photos."""
+    """A labelled set, whose training split is preferred to its validation split, or a folder of photos."""
     images: int = 100
     method: Method = "entropy"
     keep_float: tuple[str, ...] = ()
@@ -37,23 +37,23 @@ class Calibration:
 
 
 def calibration_inputs(source: Path, count: int, manifest: Manifest, info: ExportInfo) -> Iterator[np.ndarray]:
-    """What the file takes as its input, a few images at a time: up to `count` images of a labelled set or of a folder
-    of photos; the ten views of each where it takes patches.
+    """Yield inputs of the exported file from up to `count` images of `source`, CALIBRATION_BATCH images at a time.
 
-    Photos that can't be read are left out. Raises UnreadableInputError when `source` has no image that can be read.
+    `source` is a labelled set or a folder of photos. If the file takes patches, each image gives its ten views. Images
+    that can't be read are skipped. Raises UnreadableInputError if no image of `source` can be read.
     """
     preprocessing, batch = manifest.preprocessing, []
-    done = 0
+    count_read = 0
     for square in _squares(source, count, manifest):
         batch.append(square[None] if info.takes_squares else patches(square, preprocessing))
-        done += 1
+        count_read += 1
         if len(batch) == CALIBRATION_BATCH:
             yield np.concatenate(batch)
             batch = []
     if batch:
         yield np.concatenate(batch)
-    if not done:
-        raise UnreadableInputError(f"--calibrate {source}: no image that can be read; expected a hundred or more")
+    if not count_read:
+        raise UnreadableInputError(f"--calibrate {source}: no image can be read; expected a hundred images or more")
 
 
 def _squares(source: Path, count: int, manifest: Manifest) -> Iterator[np.ndarray]:
@@ -65,7 +65,7 @@ def _squares(source: Path, count: int, manifest: Manifest) -> Iterator[np.ndarra
 
 
 def _encoded(source: Path, count: int) -> Iterator[tuple[bytes | Path, str, bool]]:
-    """(Encoded image, name, whether its orientation counts): of a labelled set a sample with all classes in it."""
+    """Yield (encoded image, name, whether to apply its EXIF orientation) of images spread evenly over the source."""
     for split in ("train", "validation"):
         try:
             data = open_images(source, split)
@@ -76,12 +76,12 @@ def _encoded(source: Path, count: int) -> Iterator[tuple[bytes | Path, str, bool
                 yield example.data, example.name, False
         return
     if not source.is_dir():
-        raise UnreadableInputError(f"--calibrate {source}: expected a labelled set, or a folder of photos")
+        raise UnreadableInputError(f"--calibrate {source}: expected a labelled set or a folder of photos")
     photos = [photo for photo in expand([str(source)]) if photo.path is not None]
-    for place in _spread(len(photos), count):
-        yield photos[place].path, photos[place].name, True
+    for position in _spread(len(photos), count):
+        yield photos[position].path, photos[position].name, True
 
 
 def _spread(total: int, count: int) -> list[int]:
-    """Positions of `count` of `total`, or of all, from the first to the last."""
+    """Return `count` of `total` positions, or all of them, evenly spaced from the first to the last."""
     return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()

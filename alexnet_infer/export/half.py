@@ -1,7 +1,7 @@
-"""A float16 model as a CPU can show it: computed in float32, every value between two operations rounded to float16.
+"""Emulate a float16 model on a CPU: compute in float32, and round every value between two operations to float16.
 
-CPU runtimes have no float16 arithmetic. ONNX Runtime puts casts around each operation and then leaves out those between
-two of them, so that what it computes is float32 throughout: neither a rounding error nor an overflow would show.
+CPU runtimes have no float16 arithmetic. ONNX Runtime puts casts around each operation and then removes those between
+two operations, so that it computes in float32 throughout. Neither rounding errors nor overflows would show.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import numpy as np
 
 
 def rounded(model: bytes) -> bytes:
-    """`model` with its float16 operations in float32, each output cast to float16 and back: what a GPU computes that
-    adds up in float32, but for the order of the sums. Casts that a model asks for are never left out."""
+    """Return `model` with its float16 operations in float32, and each of their outputs cast to float16 and back.
+
+    A GPU that accumulates in float32 computes the same, except for the order of the sums. ONNX Runtime does not remove
+    casts that are written in the model.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -40,7 +43,7 @@ def rounded(model: bytes) -> bytes:
 
 
 def _types(model) -> dict[str, int]:
-    """Element type of every value between two operations."""
+    """Return the element type of every value between two operations."""
     from onnx import shape_inference
 
     inferred = shape_inference.infer_shapes(model, strict_mode=True)

@@ -1,8 +1,8 @@
-"""What an exported file says of itself: which nets are in it, what it takes, and how it computes.
+"""The description in an exported file: which nets it contains, what its input is, and how it computes.
 
-The manifest of the (first) net travels under the metadata key "alexnet_infer", as in our own model files (of several
-nets with the names of all, and without an error that was measured of one); this travels beside it, under
-"alexnet_infer_export". Engines, which have no room for metadata, have both in a file beside them.
+An ONNX file has two metadata entries. "alexnet_infer" is the manifest, as in a model file. With several nets it is the
+first net's, with the names of all nets and without measured errors. "alexnet_infer_export" is the `ExportInfo`. Engines
+have no room for metadata, so a file beside them holds both.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ EXPORT_KEY = "alexnet_infer_export"
 FORMAT = 1
 
 FileViews = Literal["none", "center", "ten"]
-"""Views that a file cuts and averages itself. With "none" it takes patches, mean subtracted; else whole squares."""
+"""Views that a file cuts out of squares and averages. With "none", the input is patches with the mean subtracted."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 
 LRNForm = Literal["op", "conv", "plugin"]
-"""How LRN is written. "op": ONNX's `LRN` node. "conv": a 1x1 convolution and square roots, which makes the whole net
-almost twice as fast in ONNX Runtime on a CPU (benchmarks/lrn_form.py). "plugin": a node `alexnet_infer::GroupedLRN`,
-which TensorRT runs with our plugin, and others by the definition that comes along in the file.
+"""How LRN is written. All forms are equal up to float32 rounding.
 
-The same to float32 rounding."""
+"op": ONNX's `LRN` node. "conv": a 1x1 convolution and square roots, which makes the net almost twice as fast in ONNX
+Runtime on a CPU (benchmarks/lrn_form.py). "plugin": an `alexnet_infer::GroupedLRN` node. TensorRT runs it with
+alexnet-infer's plugin, other runtimes run the definition in the file."""
 
 Flavor = Literal["cpu", "tensorrt"]
-"""Of int8: unsigned activations and int32 biases, as CPU runtimes want them, or signed ones and float biases, which are
-all that TensorRT takes."""
+"""The form of int8. "cpu": unsigned activations and int32 biases, for CPU runtimes. "tensorrt": signed activations and
+float biases, the only form that TensorRT accepts."""
 
 MAX_BATCH = 65536
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """How many images one call takes (patches, in a file without views): `min` to `max`, fastest with `opt`.
+    """The number of images per call (patches, in a file without views): `min` to `max`, fastest with `opt`.
 
     Raises UsageError unless 1 <= min <= opt <= max.
     """
@@ -58,12 +58,12 @@ class Batch:
 
     @property
     def fixed(self) -> bool:
-        """Whether only one number of images will do."""
+        """Whether every call takes the same number of images."""
         return self.min == self.max
 
     @classmethod
     def parse(cls, text: str) -> Batch:
-        """ "MIN,OPT,MAX", or one number for a batch that is always the same. Raises UsageError."""
+        """Parse "MIN,OPT,MAX", or one number for a fixed batch. Raises UsageError."""
         if not re.fullmatch(r"\d{1,9}(,\d{1,9},\d{1,9})?", text):
             raise UsageError(f"--batch {shown(text)}: expected MIN,OPT,MAX as in 1,8,64, or one number")
         numbers = [int(part) for part in text.split(",")]
@@ -72,7 +72,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A net in the file: its name, and the SHA-256 of the model file that it was exported from."""
+    """A net in the file: its name and the SHA-256 of the model file that it was exported from."""
 
     name: str
     sha256: str
@@ -80,7 +80,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportInfo:
-    """What an exported file takes and how it computes. Raises SpecError on values that make no sense."""
+    """What an exported file takes and how it computes. Raises SpecError on invalid values."""
 
     members: tuple[Member, ...]
     """The nets whose probabilities are averaged, with equal weights."""
@@ -89,41 +89,41 @@ class ExportInfo:
     lrn: LRNForm = "op"
     batch: Batch = Batch()
     flavor: Flavor | None = None
-    """Of int8 only."""
+    """Set for int8, otherwise None."""
 
     def __post_init__(self) -> None:
         for name, kind in (("views", FileViews), ("precision", Precision), ("lrn", LRNForm)):
             if getattr(self, name) not in get_args(kind):
                 raise SpecError(f"{name}={shown(getattr(self, name))}: expected {' or '.join(get_args(kind))}")
         if self.flavor not in (get_args(Flavor) if self.precision == "int8" else (None,)):
-            raise SpecError(f"flavor={shown(self.flavor)}: expected cpu or tensorrt with int8, and none otherwise")
+            raise SpecError(f"flavor={shown(self.flavor)}: expected cpu or tensorrt with int8, otherwise no flavor")
         if not self.members:
             raise SpecError("members=[]: expected at least one net")
 
     @property
     def takes_squares(self) -> bool:
-        """Whether the file takes uint8 squares [N, S, S, 3] and not float32 patches [N, 3, patch, patch]."""
+        """Whether the input is uint8 squares [N, S, S, 3] rather than float32 patches [N, 3, patch, patch]."""
         return self.views != "none"
 
     def to_json(self) -> str:
-        """Canonical JSON; `from_json` restores it exactly."""
+        """Return canonical JSON. `from_json` restores it exactly."""
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ExportInfo:
-        """Inverse of `to_json`. Raises SpecError on anything missing, surplus or out of range."""
+        """Inverse of `to_json`. Raises SpecError if a field is missing, unknown or out of range."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError):
-            raise SpecError("what the file says of its export is not JSON") from None
+            raise SpecError("the export description is not JSON") from None
         expected = {"format", *(field.name for field in dataclasses.fields(cls))}
         if not isinstance(data, dict) or data.keys() != expected or data.pop("format") != FORMAT:
-            raise SpecError(f"what the file says of its export: expected format {FORMAT} with {sorted(expected)}")
+            raise SpecError(f"the export description: expected format {FORMAT} with the fields {sorted(expected)}")
         try:
             members = tuple(Member(**member) for member in data.pop("members"))
             batch = Batch(**data.pop("batch"))
         except (TypeError, UsageError) as error:
-            raise SpecError(f"what the file says of its export: {shown(str(error))}") from None
+            raise SpecError(f"the export description: {shown(str(error))}") from None
         _check_text(members)
         return cls(members=members, batch=batch, **data)
 

@@ -1,4 +1,4 @@
-"""Exported ONNX files on disk: written so that no reader sees half of one, read without trusting them."""
+"""Exported ONNX files on disk: written atomically, and read without trusting them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 MAX_EMBEDDED = 2**31 - 2**26
-"""Weights of more bytes go to a file beside the model: a protobuf message ends at 2 GB."""
+"""From this size on, in bytes, a model's weights go to a file beside it. A protobuf message is limited to 2 GB."""
 
 ALIGNMENT = 4096
-"""Where a tensor may begin in that file, so that runtimes can map it."""
+"""Tensors in that file begin at multiples of this many bytes, so that runtimes can memory-map them."""
 
 
 def save_model(
     path: Path, model: onnx.ModelProto, outside: dict[str, np.ndarray], *, max_embedded: int = MAX_EMBEDDED
 ) -> list[Path]:
-    """Writes a model and the weights that were kept `outside` of it; returns the files that were written.
+    """Write a model with the weights that were kept `outside` of it, and return the files that were written.
 
-    The weights go into the model where it then stays below `max_embedded` bytes, and otherwise into one file beside
-    it, named after its content: a reader finds the old model with the old weights or the new with the new. `model` is
-    changed. Raises OSError when a file can't be written.
+    If the model with its weights has less than `max_embedded` bytes, they go into the model. Otherwise they go into one
+    file beside it that is named after its content, so that a reader finds the old model with the old weights or the new
+    model with the new weights. `model` is changed. Raises OSError if a file can't be written.
     """
     external = [tensor for tensor in model.graph.initializer if tensor.name in outside and tensor.external_data]
     inside = sum(outside[tensor.name].nbytes for tensor in external) + model.ByteSize() < max_embedded
@@ -60,7 +60,7 @@ def save_model(
 
 
 def embed(model: onnx.ModelProto, outside: dict[str, np.ndarray]) -> None:
-    """Puts the weights that were kept `outside` into the model."""
+    """Put the weights that were kept `outside` into the model."""
     for tensor in model.graph.initializer:
         if tensor.name in outside and tensor.external_data:
             del tensor.external_data[:]
@@ -81,21 +81,21 @@ def _little_endian(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxFile:
-    """An exported file that was read and found to be what it says. Weights beside it have not been read."""
+    """An exported file that was read and checked against its metadata. Weights beside it have not been read."""
 
     path: Path
     manifest: Manifest
     info: ExportInfo
     content: bytes
     data: tuple[Path, ...]
-    """Files beside it in which weights lie."""
+    """Files beside the model that hold weights."""
 
 
 def read_model(path: Path) -> OnnxFile:
-    """Reads an ONNX file that `alexnet-infer export` wrote.
+    """Read an ONNX file that `alexnet-infer export` wrote.
 
-    Raises ModelFileError when it is damaged, has no manifest of ours, contradicts it, or wants weights from anywhere
-    but a plain file in its own directory.
+    Raises ModelFileError if the file is damaged, has no alexnet-infer manifest, contradicts its manifest, or refers to
+    weights outside of a regular file in its own directory.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -104,7 +104,7 @@ def read_model(path: Path) -> OnnxFile:
         if not stat.S_ISREG(path.stat().st_mode):
             raise SpecError("is not a regular file: expected a model file")
         if path.stat().st_size >= 2**31:
-            raise SpecError(f"has {path.stat().st_size} bytes: expected an ONNX file, which ends at 2 GB")
+            raise SpecError(f"has {path.stat().st_size} bytes: expected an ONNX file, which has less than 2 GB")
         content = path.read_bytes()
         model = onnx.load_model_from_string(content)
         properties = {p.key: p.value for p in model.metadata_props}
@@ -124,67 +124,69 @@ def read_model(path: Path) -> OnnxFile:
 
 
 def _check_ends(model: onnx.ModelProto, manifest: Manifest, info: ExportInfo) -> None:
-    """Whether the graph takes and gives what the metadata say."""
+    """Raise SpecError unless the graph's input and output match the metadata."""
     from onnx import TensorProto
 
     kind, last = (TensorProto.UINT8, 3) if info.takes_squares else (TensorProto.FLOAT, manifest.preprocessing.patch)
     side = manifest.preprocessing.size if info.takes_squares else manifest.preprocessing.patch
-    wanted = [side, side, 3] if info.takes_squares else [3, side, last]
-    for what, values, element, shape in (
-        ("input", model.graph.input, kind, wanted),
+    image = [side, side, 3] if info.takes_squares else [3, side, last]
+    for end, values, element, shape in (
+        ("input", model.graph.input, kind, image),
         ("output", model.graph.output, TensorProto.FLOAT, [len(manifest.classes)]),
     ):
         if len(values) != 1:
-            raise SpecError(f"has {len(values)} {what}s: expected one")
+            raise SpecError(f"has {len(values)} {end}s: expected one")
         tensor = values[0].type.tensor_type
-        found = [dimension.dim_value for dimension in tensor.shape.dim]
+        dimensions = [dimension.dim_value for dimension in tensor.shape.dim]
         batch = info.batch.max if info.batch.fixed else 0
-        if tensor.elem_type != element or found != [batch, *shape]:
+        if tensor.elem_type != element or dimensions != [batch, *shape]:
             raise SpecError(
-                f"its {what} has type {tensor.elem_type} and shape {shown(found)}: "
-                f"expected {TensorProto.DataType.Name(element)} {[batch or 'N', *shape]}, by its own manifest"
+                f"its {end} has type {tensor.elem_type} and shape {shown(dimensions)}: "
+                f"expected {TensorProto.DataType.Name(element)} {[batch or 'N', *shape]}, as in its manifest"
             )
 
 
 def _check_external(model: onnx.ModelProto, folder: Path) -> tuple[Path, ...]:
-    """The files that hold weights. A path that leaves the directory, or a link, could read any file of the user's."""
+    """Return the files that hold weights. A path out of the directory or a link could read any of the user's files."""
     from onnx import TensorProto
 
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for tensor in tensors_in(model):
         if tensor.data_location == TensorProto.EXTERNAL:
-            place, _, _ = external_place(tensor, folder)
-            found[place.name] = place
-    return tuple(found.values())
+            path, _, _ = external_place(tensor, folder)
+            files[path.name] = path
+    return tuple(files.values())
 
 
 def external_place(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, int]:
-    """The file in `folder`, the offset and the number of bytes of a tensor that lies outside of its message.
+    """Return (file in `folder`, offset, number of bytes) of a tensor whose values are stored beside the model.
 
-    Raises SpecError when that is anything but a part of a plain file directly in `folder`.
+    Raises SpecError unless that is a part of a regular file directly in `folder`.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     if not location or PurePosixPath(location).name != location or "\\" in location or not location.isprintable():
-        raise SpecError(f"{shown(tensor.name)} lies in {shown(location)}: expected a file beside the model")
-    place = folder / location
-    status = os.lstat(place) if os.path.lexists(place) else None
+        raise SpecError(f"{shown(tensor.name)} is stored in {shown(location)}: expected a file beside the model")
+    path = folder / location
+    status = os.lstat(path) if os.path.lexists(path) else None
     if status is None:
         raise SpecError(f"its weights are missing: expected {location} beside it")
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        raise SpecError(f"{location} is a link, or no regular file: expected the weights themselves")
+        raise SpecError(f"{location} is a link or not a regular file: expected the weights themselves")
     try:
         begin, length = int(entries.get("offset", "0")), int(entries["length"])
     except (KeyError, ValueError):
         raise SpecError(f"{shown(tensor.name)}: expected an offset and a length in {location}") from None
     if begin < 0 or length < 0 or begin + length > status.st_size:
-        raise SpecError(f"{location} has {status.st_size} bytes: {shown(tensor.name)} lies beyond its end")
-    return place, begin, length
+        raise SpecError(f"{location} has {status.st_size} bytes: {shown(tensor.name)} is outside of it")
+    return path, begin, length
 
 
 def tensors_in(message: Message) -> Iterator[onnx.TensorProto]:
-    """Every tensor in a message, wherever it is: a list of places would miss one (a sparse constant, a function's
-    default)."""
+    """Yield every tensor in a message, at any depth.
+
+    A list of fields to search could miss one, such as a sparse constant or a function's default.
+    """
     from google.protobuf.message import Message
     from onnx import TensorProto
 

@@ -1,4 +1,4 @@
-"""The ONNX graph of a net, built operation by operation from its spec and weights (not traced)."""
+"""Build the ONNX graph of a net operation by operation from its spec and weights (not traced)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 OPSET = 17
 IR_VERSION = 8
 PLUGIN_DOMAIN, PLUGIN = "alexnet_infer", "GroupedLRN"
-"""Not called LRN: parsers that don't know the node look at its type alone, and would take it for ONNX's own, which
-divides alpha by the size and knows no groups, without a word."""
+"""Not called LRN: a parser that doesn't know the node looks only at its type. It would silently run ONNX's LRN, which
+divides alpha by the size and has no groups."""
 
 INPUT = "patches"
 OUTPUT = "probabilities"
@@ -28,14 +28,13 @@ OUTPUT = "probabilities"
 def build_onnx(
     artifact: Artifact, lrn: LRNForm = "op", outside: dict[str, np.ndarray] | None = None
 ) -> onnx.ModelProto:
-    """The net as an ONNX model: float32 `patches` [N, 3, patch, patch] -> float32 `probabilities` [N, classes].
+    """Return the net as an ONNX model: float32 `patches` [N, 3, patch, patch] -> float32 `probabilities` [N, classes].
 
-    N is free. The manifest travels in the model's metadata under "alexnet_infer". With `outside`, weights are put there
-    and not into the model, which declares them as external data: for a runtime that takes them from memory, where
-    copying hundreds of megabytes into a message and out of it would take longer than running the net.
+    N is free. The manifest is in the model's metadata under "alexnet_infer". With `outside`, the weights are put into
+    that dictionary, and the model declares them as external data. A runtime can then take them from memory. Copying
+    hundreds of megabytes into a protobuf message and out of it would take longer than running the net.
 
-    This is what a backend runs that starts from our own model file. For a file to give away, see `build_model` in
-    onnx_model.py.
+    Backends run this model when they load a model file. To export a file, use `build_model` in onnx_model.py.
     """
     from onnx import TensorProto
 
@@ -52,10 +51,10 @@ def build_onnx(
 
 
 def band_weights(spec: LRN, channels: int) -> np.ndarray:
-    """LRN's window sum as the weights of a grouped 1x1 convolution: float32 [C, C / groups, 1, 1].
+    """Return LRN's window sum as the weights of a grouped 1x1 convolution: float32 [C, C / groups, 1, 1].
 
-    `alpha` where channel j lies in channel i's window, 0 elsewhere. Columns are the convolution's groups, so no window
-    reaches across.
+    A weight is `alpha` if channel j is in channel i's window, otherwise 0. Each column is a group of the convolution,
+    so no window extends into another column.
     """
     width = channels // spec.groups
     index = np.arange(width)
@@ -64,9 +63,9 @@ def band_weights(spec: LRN, channels: int) -> np.ndarray:
 
 
 class Graph:
-    """Nodes and initialisers as they are added. Values are called after the operation that makes them.
+    """The nodes and initializers of a graph under construction. Values are named after the operation that makes them.
 
-    With `outside`, tensors of a kilobyte and more are put there, by name, and declared as external data.
+    With `outside`, tensors of 1024 bytes and more are put into that dictionary by name and declared as external data.
     """
 
     def __init__(self, outside: dict[str, np.ndarray] | None = None) -> None:
@@ -81,7 +80,7 @@ class Graph:
         target: tuple[str, int, list[int | str]],
         metadata: dict[str, str],
     ) -> onnx.ModelProto:
-        """The model; `source` and `target` are the input's and the output's (name, element type, shape)."""
+        """Return the model. `source` and `target` are the (name, element type, shape) of the input and the output."""
         from onnx import helper
 
         plugin = any(node.domain == PLUGIN_DOMAIN for node in self.nodes)
@@ -105,23 +104,24 @@ class Graph:
         return model
 
     def node(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        """Appends a node, called as its only output; returns that name."""
+        """Append a node with one output and return the name of the output, which is also the node's name."""
         from onnx import helper
 
         self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
 
     def cast(self, x: str, to: type[np.generic], output: str) -> str:
-        """Appends a Cast of `x` to a NumPy type."""
+        """Append a Cast of `x` to a NumPy type and return the name of its output."""
         from onnx import helper
 
         return self.node("Cast", [x], output, to=helper.np_dtype_to_tensor_dtype(np.dtype(to)))
 
     def constant(self, name: str, value: np.ndarray) -> str:
-        """Adds an initialiser; returns its name."""
+        """Add an initializer and return its name."""
         from onnx import TensorProto, helper, numpy_helper
 
-        if self.outside is None or value.nbytes < 1024:  # runtimes read small ones (shapes, say) while they optimise
+        # Small tensors, such as shapes, stay inside: runtimes read them while they optimise.
+        if self.outside is None or value.nbytes < 1024:
             self.initializers.append(numpy_helper.from_array(value, name))
             return name
         tensor = TensorProto(
@@ -136,11 +136,11 @@ class Graph:
         return name
 
     def net(self, artifact: Artifact, patches: str, lrn: LRNForm, *, half: bool = False, prefix: str = "") -> str:
-        """Appends a whole net that reads float32 `patches`; returns the name of its probabilities, float32.
+        """Append a net that reads float32 `patches`, and return the name of its float32 probabilities.
 
-        `half`: weights and activations in float16, but LRN's sum, batch norm and the softmax in float32: a square
-        overflows float16 from 256 on. `prefix` keeps several nets' names apart. Raises SpecError when a weight is too
-        large for float16.
+        With `half`, weights and activations are float16. LRN's sum, batch norm and the softmax stay in float32, because
+        squares of values from 256 on overflow float16. `prefix` keeps the names of several nets distinct. Raises
+        SpecError if a weight is too large for float16.
         """
         value = self.cast(patches, np.float16, f"{prefix}half") if half else patches
         for step in artifact.manifest.architecture.steps:
@@ -150,13 +150,13 @@ class Graph:
         return self.node("Softmax", [value], f"{prefix}softmax", axis=1)
 
     def output(self, value: str) -> None:
-        """Makes `value`, the output of the last node, the model's output."""
+        """Make `value`, which must be the output of the last node, the model's output."""
         assert self.nodes[-1].output[0] == value, value
         self.nodes[-1].output[0] = self.nodes[-1].name = OUTPUT
 
 
 class _Operation:
-    """One operation of a net, and the nodes that it becomes."""
+    """One operation of a net, translated to ONNX nodes."""
 
     def __init__(self, graph: Graph, artifact: Artifact, step: Step, lrn: LRNForm, half: bool, prefix: str) -> None:
         self.graph, self.artifact, self.step, self.lrn, self.half, self.prefix = (
@@ -165,7 +165,7 @@ class _Operation:
         self.name = f"{prefix}{step.operation.name}"
 
     def add(self, x: str) -> str:
-        """Appends the operation, which reads the value `x`; returns the name of what it computes."""
+        """Append the operation on the value `x` and return the name of its output."""
         o, g, name = self.step.operation, self.graph, self.name
         match o:
             case Conv():
@@ -200,7 +200,7 @@ class _Operation:
         return [self.graph.constant(f"{self.prefix}{name}", value) for name, value in values.items()]
 
     def _in_float(self, x: str, add: Callable[[str, str], str]) -> str:
-        """What `add(x, name)` appends, in float32 whatever the net's precision."""
+        """Append what `add(x, name)` appends, in float32 at every precision, and return the name of the output."""
         if not self.half:
             return add(x, self.name)
         wide = self.graph.cast(x, np.float32, f"{self.name}.wide")
@@ -210,7 +210,7 @@ class _Operation:
         return self.graph.node("BatchNormalization", [x, *self._tensors()], name, epsilon=self.step.operation.eps)
 
     def _lrn_node(self, x: str, name: str) -> str:
-        """ONNX's LRN divides alpha by the size and knows no groups: columns are folded into the batch axis."""
+        """ONNX's LRN divides alpha by the size and has no groups, so columns are folded into the batch axis."""
         o, g = self.step.operation, self.graph
         constants = {"size": o.size, "alpha": o.alpha_per_size, "beta": o.beta, "bias": o.k}
         if o.groups == 1:
@@ -223,7 +223,7 @@ class _Operation:
         return g.node("Reshape", [normalised, g.constant(f"{name}.joined", joined)], name)
 
     def _lrn_conv(self, x: str, name: str) -> str:
-        """d = k + alpha * window sum of squares is one 1x1 convolution; d^0.75 is two square roots."""
+        """d = k + alpha * window sum of squares is one 1x1 convolution. d^0.75 is computed with two square roots."""
         o, g, channels = self.step.operation, self.graph, self.step.input[0]
         weights = g.constant(f"{name}.band", band_weights(o, channels))
         bias = g.constant(f"{name}.k", np.full(channels, o.k, np.float32))
@@ -238,17 +238,17 @@ class _Operation:
         return g.node("Div", [x, power], name)
 
     def _lrn_plugin(self, o: LRN, x: str) -> str:
-        """A node of our own. TensorRT's parser takes it for the plugin of that name and namespace."""
+        """Append a GroupedLRN node. TensorRT's parser replaces it by the plugin of that name and namespace."""
         constants = {"size": o.size, "alpha": o.alpha, "beta": o.beta, "k": o.k, "groups": o.groups}
         plugin = {"plugin_version": "1", "plugin_namespace": PLUGIN_DOMAIN}
         return self.graph.node(PLUGIN, [x], self.name, domain=PLUGIN_DOMAIN, **constants, **plugin)
 
 
 def lrn_function() -> onnx.FunctionProto:
-    """What `alexnet_infer::GroupedLRN` means, in ONNX's own operators, so that every runtime can run a file with it.
+    """Return the definition of `alexnet_infer::GroupedLRN` in ONNX operators, so that every runtime can run the node.
 
-    ONNX's LRN divides alpha by the size, and no arithmetic is to be had with attributes; so x goes in multiplied by the
-    square root of the size, and what comes out is divided by it.
+    ONNX's LRN divides alpha by the size, and a function can't compute a new value for an attribute. So x is multiplied
+    by the square root of the size before LRN, and the result is divided by it.
     """
     from onnx import AttributeProto, TensorProto, helper
 

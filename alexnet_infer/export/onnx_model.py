@@ -1,6 +1,6 @@
-"""The ONNX model that is given away: views, one or more nets, and their mean, in one graph.
+"""Build the ONNX model of an exported file: views, one or more nets, and their mean, in one graph.
 
-The graph of a net itself is built in onnx_graph.py; int8 is made of the float32 model in quantize.py.
+onnx_graph.py builds the graph of a single net. quantize.py turns the float32 model into int8.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ SQUARES_INPUT = "images"
 def build_model(
     artifacts: Sequence[Artifact], info: ExportInfo, outside: dict[str, np.ndarray] | None = None
 ) -> onnx.ModelProto:
-    """The mean of `artifacts` as one model, in float32 or float16 (an int8 one starts from float32).
+    """Return the mean of `artifacts` as one model, in float32 or float16. For int8 the model is float32.
 
-    Without views, float32 `patches` [N, 3, patch, patch], mean subtracted. With them, uint8 `images` [N, S, S, 3] RGB:
-    everything from `patches` in preprocess.py on is in the graph, in the same order. Out: float32 `probabilities`
-    [N, classes], averaged over the views and then over the nets. N is a number where `info.batch` is fixed. `outside`
-    is as in `build_onnx`.
+    Without views, the input is float32 `patches` [N, 3, patch, patch] with the mean subtracted. With views, it is uint8
+    `images` [N, S, S, 3] in RGB, and the graph contains all steps of `preprocess.patches` in the same order. The output
+    is float32 `probabilities` [N, classes], averaged over the views and then over the nets. If `info.batch` is fixed, N
+    is a number, otherwise it is free. For `outside`, see `build_onnx`.
 
-    Raises UsageError when the nets can't share an input or their classes differ, SpecError when a weight doesn't fit
+    Raises UsageError if the nets can't share an input or their classes differ, SpecError if a weight doesn't fit
     float16.
     """
     check_together(artifacts, info.views)
     manifest = replace(artifacts[0].manifest, name=" + ".join(member.name for member in info.members))
-    if len(artifacts) > 1:  # what was measured of the first net is not true of the mean
+    if len(artifacts) > 1:  # the errors of the first net are not those of the mean
         manifest = replace(manifest, provenance=replace(manifest.provenance, errors=()))
     metadata = {METADATA_KEY: manifest.to_json(), EXPORT_KEY: info.to_json()}
     batch = info.batch.max if info.batch.fixed else "N"
@@ -49,8 +49,10 @@ def build_model(
 def build_on_squares(
     artifact: Artifact, views: FileViews, lrn: LRNForm, outside: dict[str, np.ndarray] | None = None
 ) -> onnx.ModelProto:
-    """One net in float32 that cuts its views ("ten" or "center") and averages them, as `build_model` writes it, but
-    without what a file says of itself: for a session in this process."""
+    """Return the float32 model of one net that cuts its views ("ten" or "center") and averages them.
+
+    This is `build_model` without metadata, for a session in this process.
+    """
     return _build([artifact], views, lrn, "N", artifact.manifest.name, {}, outside)
 
 
@@ -81,7 +83,7 @@ def _build(
         preprocessing = artifact.manifest.preprocessing
         value = INPUT
         if on_squares:
-            recipe = str(preprocessing.to_json())  # nets of one recipe share the mean, and so the patches
+            recipe = str(preprocessing.to_json())  # nets with the same preprocessing share their patches
             value = cut.get(recipe) or add_views(graph, preprocessing, views, prefix)
             cut[recipe] = value
         scores = graph.net(artifact, value, lrn, half=half, prefix=prefix)
@@ -98,9 +100,9 @@ def _build(
 
 
 def add_views(graph: Graph, preprocessing: Preprocessing, views: FileViews, prefix: str = "") -> str:
-    """Appends what cuts patches out of the uint8 squares `images` [N, S, S, 3], as `preprocess.patches` does.
+    """Append nodes that cut patches out of the uint8 squares `images` [N, S, S, 3], as `preprocess.patches` does.
 
-    Returns the name of float32 [V * N, 3, patch, patch]: all images' first view, then all images' second, and so on.
+    Returns the name of float32 [V * N, 3, patch, patch]: the first view of all images, then the second view, and so on.
     """
     value = graph.cast(SQUARES_INPUT, np.float32, f"{prefix}pixels")
     if preprocessing.value_range == "0-1":
@@ -114,8 +116,8 @@ def add_views(graph: Graph, preprocessing: Preprocessing, views: FileViews, pref
     side = preprocessing.patch
     axes = graph.constant(f"{prefix}rows_and_columns", np.array([2, 3], np.int64))
     cut = []
-    for place, (row, column) in enumerate(patch_offsets(preprocessing.size, side, views), 1):
-        name = f"{prefix}patch{place}"
+    for number, (row, column) in enumerate(patch_offsets(preprocessing.size, side, views), 1):
+        name = f"{prefix}patch{number}"
         begin = graph.constant(f"{name}.begin", np.array([row, column], np.int64))
         end = graph.constant(f"{name}.end", np.array([row + side, column + side], np.int64))
         cut.append(graph.node("Slice", [value, begin, end, axes], name))
@@ -123,22 +125,22 @@ def add_views(graph: Graph, preprocessing: Preprocessing, views: FileViews, pref
         return cut[0]
     unmirrored = graph.node("Concat", cut, f"{prefix}five", axis=0)
     backwards = [
-        graph.constant(f"{prefix}mirror.{part}", np.array([number], np.int64))
-        for part, number in (("begin", -1), ("end", -side - 1), ("axis", 3), ("step", -1))
+        graph.constant(f"{prefix}mirror.{part}", np.array([index], np.int64))
+        for part, index in (("begin", -1), ("end", -side - 1), ("axis", 3), ("step", -1))
     ]
     mirrored = graph.node("Slice", [unmirrored, *backwards], f"{prefix}mirrored")
     return graph.node("Concat", [unmirrored, mirrored], f"{prefix}ten", axis=0)
 
 
 def check_together(artifacts: Sequence[Artifact], views: FileViews) -> None:
-    """Refuses nets that can't be averaged in one file. Raises UsageError, naming both and what differs."""
+    """Raise UsageError, with the names and the difference, if nets can't be averaged in one file."""
     first = artifacts[0].manifest
-    for other in (artifact.manifest for artifact in artifacts[1:]):
-        both = f"{first.name} and {other.name}"
-        if [c.wnid for c in other.classes] != [c.wnid for c in first.classes]:
-            raise UsageError(f"{both} have other classes: expected the same, to be averaged")
-        ours, theirs = first.preprocessing.to_json(), other.preprocessing.to_json()
-        shared = ours.keys() if views == "none" else ("size", "resample")  # the rest is in the graph, for each net
-        if different := [key for key in shared if ours[key] != theirs[key]]:
-            fix = "; --views center or ten takes nets with another mean" if different == ["mean"] else ""
-            raise UsageError(f"{both} take other inputs (they differ in {shown(different)}): expected the same{fix}")
+    for manifest in (artifact.manifest for artifact in artifacts[1:]):
+        names = f"{first.name} and {manifest.name}"
+        if [c.wnid for c in manifest.classes] != [c.wnid for c in first.classes]:
+            raise UsageError(f"{names} have different classes: nets in one file need the same classes")
+        recipes = first.preprocessing.to_json(), manifest.preprocessing.to_json()
+        shared = recipes[0].keys() if views == "none" else ("size", "resample")  # the rest is in the graph, per net
+        if different := [key for key in shared if recipes[0][key] != recipes[1][key]]:
+            fix = "; --views center or ten allows different means" if different == ["mean"] else ""
+            raise UsageError(f"{names} differ in {shown(different)}: nets in one file need the same input{fix}")

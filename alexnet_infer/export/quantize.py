@@ -1,8 +1,8 @@
-"""A net's graph with 8-bit convolutions and fully-connected layers: explicit QuantizeLinear and DequantizeLinear.
+"""Quantize a net's convolutions and fully-connected layers to 8 bits, with QuantizeLinear and DequantizeLinear nodes.
 
-The scale of an activation comes from images that are run through the float net; those of weights, one for each output
-channel, from the weights. ONNX Runtime's quantizer places the nodes. What is not named to it stays in float: LRN with
-its own convolution, the cutting of views, the softmax.
+The scale of an activation is measured by running images through the float net. Weights have one scale per output
+channel, computed from the weights. ONNX Runtime's quantizer inserts the nodes. All other operations stay in float: LRN
+with its convolution, the views and the softmax.
 """
 
 from __future__ import annotations
@@ -20,32 +20,34 @@ if TYPE_CHECKING:
     import onnx
 
 Method = Literal["entropy", "percentile", "minmax"]
-"""Where a range of activations is cut off: where the clipped and rounded histogram is nearest to the whole, by
-Kullback-Leibler divergence; at a share of the values; or nowhere."""
+"""Where the range of an activation is clipped. "entropy": where the clipped and rounded histogram is nearest to the
+complete one, by Kullback-Leibler divergence. "percentile": at PERCENTILE of the magnitudes. "minmax": nowhere."""
 
 PERCENTILE = 99.999
-"""With 99.99, rounding moves the embedded net's probabilities 1.5 to 2 times as far; with 99.9, 5 to 7.5 times."""
+"""With 99.99, quantization changed a bundled net's probabilities 1.5 to 2 times as much, with 99.9, 5 to 7.5 times."""
 
 BINS, LEVELS = 2048, 128
-"""Of the histogram of magnitudes, and those that entropy rounds it to (Migacz, 8-bit inference with TensorRT, 2017)."""
+"""Bins of the histogram of magnitudes, and the levels that "entropy" rounds it to (Migacz, 8-bit inference with
+TensorRT, 2017)."""
 
 MAX_BYTES = 2**31 - 2**26
-"""Of a float model: the quantizer takes it with its weights inside, and a protobuf message ends at 2 GB."""
+"""Largest float model. The quantizer needs the weights inside the model, and a protobuf message is limited to 2 GB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizationOptions:
-    """How to quantize. Raises UsageError on values that don't exist.
+    """How to quantize. Raises UsageError on unknown values.
 
-    `flavor` "cpu": activations unsigned with a zero point, before and after a layer; weights of 7 bits, int32 biases.
-    "tensorrt": activations signed and symmetric, before a layer only; weights of 8 bits, float biases.
+    With the flavor "cpu", activations are unsigned with a zero point and quantized before and after a layer. Weights
+    have 7 bits, biases are int32. With "tensorrt", activations are signed and symmetric and quantized only before a
+    layer. Weights have 8 bits, biases are float.
     """
 
     method: Method = "entropy"
     flavor: Flavor = "cpu"
     keep_float: tuple[str, ...] = ()
-    """Layers that stay in float, by name ("conv1"). In a file of several nets that is the layer of each of them, and
-    "net1.conv1" that of one. None need to: the embedded net's error is the same without."""
+    """Names of layers that stay in float. With several nets, "conv1" is that layer of every net and "net1.conv1" that
+    of the first. No layer has to: a bundled net's error was the same with all layers quantized."""
 
     def __post_init__(self) -> None:
         for name, kind in (("method", Method), ("flavor", Flavor)):
@@ -54,11 +56,12 @@ class QuantizationOptions:
 
 
 def quantize(model: onnx.ModelProto, batches: Iterable[np.ndarray], options: QuantizationOptions) -> onnx.ModelProto:
-    """A float32 model of ours (any views, any form of LRN, one net or several) in 8 bits; `model` stays as it is.
+    """Return an 8-bit copy of a float32 model from `build_model` or `build_onnx`, with any views, LRN form and nets.
 
-    `batches` are what the model takes as its input, any number of images each; they are run one image at a time. Names
-    of input and output and the metadata are kept. `model` may have MAX_BYTES. Raises UsageError when there is no batch
-    or when `keep_float` names no layer, SpecError when an activation overflows, BackendError without ONNX Runtime.
+    `batches` are inputs of the model with any number of images each. They are run one image at a time. The names of the
+    input and the output and the metadata are kept. `model` may have up to MAX_BYTES. Raises UsageError if there is no
+    image or `keep_float` names an unknown layer, SpecError if an activation overflows, BackendError without ONNX
+    Runtime.
     """
     from onnx import shape_inference
 
@@ -66,13 +69,13 @@ def quantize(model: onnx.ModelProto, batches: Iterable[np.ndarray], options: Qua
 
     import_runtime()
     chosen = _chosen(model, options)
-    typed = shape_inference.infer_shapes(model, strict_mode=True)  # a copy, with the types that the quantizer asks for
+    typed = shape_inference.infer_shapes(model, strict_mode=True)  # a copy, with the types that the quantizer needs
     ranges = _ranges(typed, _activations(typed, chosen), batches, options.method)
     return _with_quantizers(typed, chosen, ranges, options.flavor)
 
 
 def layers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """The convolutions and fully-connected layers, by the name that their weights have; LRN's convolution has none."""
+    """Return the convolutions and fully-connected layers by the name of their weights, without LRN's convolution."""
     return {
         node.input[1].removesuffix(".weight"): node
         for node in model.graph.node
@@ -81,22 +84,22 @@ def layers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
 
 
 def _chosen(model: onnx.ModelProto, options: QuantizationOptions) -> set[str]:
-    """Names of the nodes to quantize."""
-    found = layers(model)
+    """Return the names of the nodes to quantize."""
+    layer_nodes = layers(model)
     kept = set()
     for wanted in options.keep_float:
-        matching = {name for name in found if name == wanted or name.endswith(f".{wanted}")}
+        matching = {name for name in layer_nodes if name == wanted or name.endswith(f".{wanted}")}
         if not matching:
-            raise UsageError(f"--keep-float {shown(wanted)}: no such layer; expected some of {', '.join(found)}")
+            raise UsageError(f"--keep-float {shown(wanted)}: no such layer; expected some of {', '.join(layer_nodes)}")
         kept |= matching
-    nodes = {node.name for name, node in found.items() if name not in kept}
-    if options.flavor == "cpu":  # what passes 8 bits on as they are; TensorRT finds out by itself
+    nodes = {node.name for name, node in layer_nodes.items() if name not in kept}
+    if options.flavor == "cpu":  # operations that pass 8 bits on unchanged; TensorRT finds them itself
         nodes |= {node.name for node in model.graph.node if node.op_type in ("Relu", "MaxPool", "Flatten")}
     return nodes
 
 
 def _activations(model: onnx.ModelProto, chosen: set[str]) -> list[str]:
-    """The values that the chosen nodes read and write."""
+    """Return the names of the activations that the chosen nodes read and write."""
     weights = {tensor.name for tensor in model.graph.initializer}
     ends = (name for node in model.graph.node if node.name in chosen for name in (*node.input, *node.output))
     return [name for name in dict.fromkeys(ends) if name not in weights]
@@ -105,24 +108,24 @@ def _activations(model: onnx.ModelProto, chosen: set[str]) -> list[str]:
 def _ranges(
     model: onnx.ModelProto, names: list[str], batches: Iterable[np.ndarray], method: Method
 ) -> dict[str, tuple[float, float]]:
-    """(lowest, highest) of each value over the batches, cut off by `method`."""
+    """Return the (lowest, highest) of each activation over the batches, clipped by `method`."""
     histograms = {name: Histogram() for name in names}
     session = _probe(model, names)
     (source,) = (node.name for node in session.get_inputs())
     images = (batch[i : i + 1] for batch in batches for i in range(len(batch)))
     image = None
-    for image in images:  # one by one: all activations of ten full-size patches are 60 MB
+    for image in images:  # one at a time: the activations of ten full-size patches take 60 MB
         for name, values in zip(names, session.run(names, {source: image}), strict=True):
             if not np.isfinite(values).all():
                 raise SpecError(f"{name} overflows on a calibration image: this net can't be quantized")
             histograms[name].add(values)
     if image is None:
-        raise UsageError("--calibrate: no images there; expected at least one, and better a hundred")
+        raise UsageError("--calibrate: no images; expected at least one, preferably a hundred")
     return {name: histogram.range(method) for name, histogram in histograms.items()}
 
 
 def _probe(model: onnx.ModelProto, names: list[str]):
-    """An ONNX Runtime session of `model` that gives the values `names`, for any number of images."""
+    """Return an ONNX Runtime session of `model` whose outputs are the activations `names`, for any number of images."""
     import onnx
     from onnxruntime import InferenceSession, SessionOptions
 
@@ -137,24 +140,24 @@ def _probe(model: onnx.ModelProto, names: list[str]):
 
 
 class Histogram:
-    """The values that an activation takes: their extremes, and how often which magnitude occurs.
+    """The extremes of an activation, and a histogram of its magnitudes.
 
-    ONNX Runtime's own collector counts the zeros that a ReLU leaves, whereupon its entropy method cuts far too much
-    off (the embedded net's error rises by 16 points), and it takes half a minute.
+    ONNX Runtime's own collector counts the zeros after a ReLU. Its entropy method then clips far too much (a bundled
+    net's error rose by 16 points), and it takes half a minute.
     """
 
     def __init__(self) -> None:
         self.low = self.high = self.top = 0.0
         self.counts = np.zeros(BINS, np.int64)
-        """Of magnitudes from 0 to `top`, without exact zeros."""
+        """Counts of magnitudes in BINS equal bins from 0 to `top`, without exact zeros."""
         self.zeros = 0
 
     def add(self, values: np.ndarray) -> None:
-        """Counts float32 `values` of any shape, all of them finite."""
+        """Count float32 `values` of any shape. All must be finite."""
         self.low, self.high = float(values.min(initial=self.low)), float(values.max(initial=self.high))
         reach = max(-self.low, self.high)
         self.top = self.top or reach
-        while self.top < reach:  # bins twice as wide
+        while self.top < reach:  # double the width of the bins
             self.top *= 2
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)])
         zeros = values.size - np.count_nonzero(values)
@@ -163,7 +166,7 @@ class Histogram:
         self.zeros += zeros
 
     def range(self, method: Method) -> tuple[float, float]:
-        """(lowest, highest) value that is not cut off; 0 lies between."""
+        """Return the (lowest, highest) value that is not clipped. 0 is always inside."""
         if method == "minmax":
             return self.low, self.high
         bins = self._entropy() if method == "entropy" else self._percentile()
@@ -175,15 +178,15 @@ class Histogram:
         return int(np.searchsorted(within, PERCENTILE / 100 * within[-1])) + 1
 
     def _entropy(self) -> int:
-        """How many of the lowest bins to keep: those whose rounding to LEVELS levels tells least from the whole."""
+        """Return how many of the lowest bins to keep so that rounding to LEVELS levels loses the least information."""
 
         def divergence(bins: int) -> float:
             kept = self.counts[:bins].astype(np.float64)
             level = np.arange(bins) * LEVELS // bins
             filled = kept > 0
-            share = np.bincount(level, kept) / np.maximum(np.bincount(level, filled), 1)  # among a level's filled bins
+            share = np.bincount(level, kept) / np.maximum(np.bincount(level, filled), 1)  # per filled bin of a level
             rounded = np.where(filled, share[level], 0)
-            kept[-1] += self.counts[bins:].sum()  # what is clipped
+            kept[-1] += self.counts[bins:].sum()  # clipped values
             p, q = kept[kept > 0] / max(kept.sum(), 1), rounded[kept > 0] / max(rounded.sum(), 1)
             return float((p * np.log(p / np.maximum(q, 1e-9))).sum())
 
@@ -193,7 +196,7 @@ class Histogram:
 def _with_quantizers(
     model: onnx.ModelProto, chosen: set[str], ranges: dict[str, tuple[float, float]], flavor: Flavor
 ) -> onnx.ModelProto:
-    """`model`, which is used up, with the pairs of nodes put in."""
+    """Return `model` with the pairs of nodes inserted. `model` itself is modified."""
     from onnx import helper
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
@@ -203,7 +206,7 @@ def _with_quantizers(
     tensorrt = flavor == "tensorrt"
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     producer = model.producer_name, model.producer_version
-    add_infer_metadata(model)  # without this, the quantizer infers shapes once more, by way of a file
+    add_infer_metadata(model)  # otherwise the quantizer infers shapes again, through a temporary file
     quantizer = QDQQuantizer(
         model,
         per_channel=True,
@@ -221,7 +224,7 @@ def _with_quantizers(
             "ActivationSymmetric": tensorrt,
             "WeightSymmetric": True,
             "QuantizeBias": not tensorrt,
-            # Logits stay in float; a convolution must write 8 bits for ONNX Runtime to take it for one in 8 bits.
+            # Logits stay in float. ONNX Runtime runs a convolution in 8 bits only if its output is quantized too.
             "OpTypesToExcludeOutputQuantization": ["Conv", "Gemm"] if tensorrt else ["Gemm"],
         },
     )

@@ -1,4 +1,4 @@
-"""The README beside an exported file: what it is, how to feed it and how to check it."""
+"""The README in an exported folder: what the files are, how to prepare an image, run them and check them."""
 
 from __future__ import annotations
 
@@ -10,53 +10,65 @@ from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.preprocess import ALIASED, FILTERS, Preprocessing
 
 SIGNATURE = "written by alexnet-infer from"
-"""By which a README of ours is known."""
+"""Marks a README as written by alexnet-infer, which may overwrite it."""
 
 _LRN = {
     "op": "ONNX's LRN node",
-    "conv": "a 1x1 convolution of the squares, and square roots",
-    "plugin": "a node alexnet_infer::GroupedLRN, defined in the file; alexnet-infer has a TensorRT plugin for it",
+    "conv": "a 1x1 convolution of the squares and elementwise operations",
+    "plugin": "an `alexnet_infer::GroupedLRN` node, which the ONNX model defines in ONNX operators and alexnet-infer's "
+    "TensorRT plugin implements",
 }
 
 
-def readme(manifest: Manifest, info: ExportInfo, onnx: Path | None, engine: Path | None, runtime: EngineRuntime | None):
-    """The text, as Markdown."""
+def readme(
+    manifest: Manifest, info: ExportInfo, onnx: Path | None, engine: Path | None, runtime: EngineRuntime | None
+) -> str:
+    """Return the README in Markdown. `onnx`, or `engine` and its `runtime`, are None if they were not exported."""
     names = ", ".join(f"`{path.name}`" for path in (onnx, engine) if path is not None)
     kind, shape, meaning = _input(manifest.preprocessing, info)
     batch = info.batch
     sizes = f"always {batch.max}" if batch.fixed else "any number"
     if engine is not None and not batch.fixed:
-        sizes = f"{batch.min} to {batch.max}, fastest with {batch.opt}" + (", any number in ONNX" if onnx else "")
+        sizes = f"{batch.min} to {batch.max}, fastest with {batch.opt}"
+        sizes += "; any number in the ONNX file" if onnx is not None else ""
     flavor = f" for {'TensorRT' if info.flavor == 'tensorrt' else 'CPU runtimes'}" if info.flavor else ""
     parts = [
         f"# {manifest.name}",
         f"{names}: {SIGNATURE} {_members(info)}. Precision {info.precision}{flavor}; LRN is {_LRN[info.lrn]}.",
         "| | name | type | shape | values |\n|---|---|---|---|---|\n"
         f"| input | `{'images' if info.takes_squares else 'patches'}` | {kind} | {shape} | {meaning} |\n"
-        f"| output | `probabilities` | float32 | [N, {len(manifest.classes)}] | of the classes, in the order of their "
-        f"WordNet ids{_averaged(info)} |",
-        f"N: {sizes}.",
+        f"| output | `probabilities` | float32 | [N, {len(manifest.classes)}] | one per class, sorted by WordNet id"
+        f"{_averaged(info)} |",
+        f"Batch size N: {sizes}.",
         "## Preparing an image",
         _preparation(manifest.preprocessing, info),
     ]
     if onnx is not None:
         parts += ["## Running it", f"```python\n{_example(manifest.preprocessing, info, onnx.name)}```"]
     if runtime is not None:
-        gpus = f"GPUs of compute capability {', '.join(runtime.compute_capabilities)}"
-        where = gpus if runtime.gpu is None else f"{runtime.gpu} ({gpus})"
+        capabilities = f"compute capability {', '.join(runtime.compute_capabilities)}"
+        gpus = f"GPUs of {capabilities}" if runtime.gpu is None else f"{runtime.gpu} ({capabilities})"
         parts.append(
-            f"`{engine.name}` runs in {runtime.title} and no other version, on {where}. Engines are code: run only "
-            "those that you have built."
+            f"`{engine.name}` runs only in {runtime.title} and on {gpus}. An engine is code: run only engines that you "
+            "built yourself."
         )
     path = (onnx or engine).name
     compared = f"alexnet-infer compare ORIGINAL.safetensors {path}\n" if len(info.members) == 1 else ""
     parts += [
         "## Checking it",
         f"```bash\nalexnet-infer classify photo.jpg --model {path}\n{compared}```",
-        "All of this is also in the file's metadata (`alexnet_infer` and `alexnet_infer_export`), as JSON"
-        + (f"; for the engine, in `{engine.name}.json`." if engine is not None else "."),
+        _metadata(onnx, engine),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _metadata(onnx: Path | None, engine: Path | None) -> str:
+    holders = []
+    if onnx is not None:
+        holders.append(f"the metadata of `{onnx.name}` (keys `alexnet_infer` and `alexnet_infer_export`)")
+    if engine is not None:
+        holders.append(f"`{engine.name}.json`")
+    return f"The same information is in {' and '.join(holders)}, as JSON."
 
 
 def _members(info: ExportInfo) -> str:
@@ -65,10 +77,10 @@ def _members(info: ExportInfo) -> str:
 
 
 def _averaged(info: ExportInfo) -> str:
-    over = ["ten views"] if info.views == "ten" else []
-    over += [f"{len(info.members)} nets"] if len(info.members) > 1 else []
-    patch = " for the central patch" if info.views == "center" else ""
-    return patch + (f", averaged over {' and '.join(over)}" if over else "")
+    averaged = ["ten views"] if info.views == "ten" else []
+    averaged += [f"{len(info.members)} nets"] if len(info.members) > 1 else []
+    patch = ", for the central patch" if info.views == "center" else ""
+    return patch + (f", averaged over {' and '.join(averaged)}" if averaged else "")
 
 
 def _input(preprocessing: Preprocessing, info: ExportInfo) -> tuple[str, str, str]:
@@ -81,29 +93,32 @@ def _input(preprocessing: Preprocessing, info: ExportInfo) -> tuple[str, str, st
 
 def _preparation(preprocessing: Preprocessing, info: ExportInfo) -> str:
     size, patch = preprocessing.size, preprocessing.patch
-    manner = "without antialiasing, as OpenCV does" if preprocessing.resample == ALIASED else "as Pillow does"
+    manner = "without antialiasing, as in OpenCV" if preprocessing.resample == ALIASED else "as in Pillow"
     kind = f"{preprocessing.resample}, {manner}"
     if preprocessing.fit == "stretch":
-        text = f"Rescale the image to {size} x {size} pixels, whatever its shape ({kind})."
+        text = f"Rescale the image to {size} x {size} pixels and ignore its aspect ratio ({kind})."
     else:
         text = (
-            f"Rescale the image so that its shorter side has {size} pixels ({kind}), and take the central {size} x "
+            f"Rescale the image so that its shorter side has {size} pixels ({kind}). Crop the central {size} x "
             f"{size} pixels."
         )
     if info.takes_squares:
-        return f"{text} The rest is in the file: patches of {patch} x {patch}, the training mean, the averaging."
-    mean = "the training mean of each pixel, which the metadata hold"
+        rest = f", cuts ten patches of {patch} x {patch} and averages their probabilities"
+        if info.views == "center":
+            rest = f" and cuts the central patch of {patch} x {patch}"
+        return f"{text} The file does the rest: it subtracts the training mean{rest}."
+    mean = "the training mean of each pixel, which is in the JSON named below"
     if preprocessing.mean.ndim == 1:
         mean = "the training mean (" + ", ".join(f"{value:.3f}" for value in preprocessing.mean) + ")"
     return (
-        f"{text} Subtract {mean}, from {preprocessing.channel_order} values of {preprocessing.value_range}, and cut "
-        f"out {patch} x {patch}: the central patch; or the four corners and the centre, with the mirror image of each, "
-        "whose probabilities are then averaged."
+        f"{text} Take {preprocessing.channel_order} values in the range {preprocessing.value_range} and subtract "
+        f"{mean}. Then cut out the central patch of {patch} x {patch}. Or cut out ten patches, which are the four "
+        "corners, the centre and their mirror images, and average the ten probability vectors."
     )
 
 
 def _square_lines(preprocessing: Preprocessing) -> list[str]:
-    """Python that makes `square` of `photo`, an RGB image."""
+    """Return lines of Python that turn the RGB image `photo` into `square`."""
     size = preprocessing.size
     if preprocessing.resample == ALIASED:
         resized = "Image.fromarray(cv2.resize(np.asarray(photo), sides, interpolation=cv2.INTER_LINEAR))"
@@ -152,7 +167,7 @@ def _example(preprocessing: Preprocessing, info: ExportInfo, name: str) -> str:
             ]
         lines.append(f"x = x[{corner}:{corner + patch}, {corner}:{corner + patch}].transpose(2, 0, 1)[None]")
     if info.batch.fixed and info.batch.max > 1:
-        lines.append(f"{feed} = np.repeat({source}, {info.batch.max}, 0)  # the file takes {info.batch.max} at a time")
+        lines.append(f"{feed} = np.repeat({source}, {info.batch.max}, 0)  # the file takes exactly {info.batch.max}")
         source = feed
     lines += [
         f'probabilities = session.run(None, {{"{feed}": {source}}})[0][0]',

@@ -1,4 +1,4 @@
-"""From trained nets to the files that were asked for: ONNX, an engine, and the README that says how to feed them."""
+"""The export job: write trained nets as an ONNX file, an engine or both, with a README that explains their use."""
 
 from __future__ import annotations
 
@@ -33,45 +33,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
-    """What to export, from what, and where to. Raises UsageError on values that don't go together."""
+    """What to export, from which nets, and to which folder. Raises UsageError if values contradict each other."""
 
     models: tuple[Path, ...]
     onnx: bool = True
     """Write the ONNX file."""
     engine: EngineOptions | None = None
-    """Build an engine with these."""
+    """Build an engine with these options. None for no engine."""
     precision: Precision = "fp32"
     views: FileViews = "none"
     lrn: LRNForm = "op"
     batch: Batch = field(default_factory=Batch)
     flavor: Flavor | None = None
-    """Of int8; None for that of the engine, or of CPUs where there is none."""
+    """The flavor of int8. None for "tensorrt" with an engine and "cpu" without."""
     calibration: Calibration | None = None
     out: Path | None = None
-    """The folder; None for one in the working directory, named after the net and its form."""
+    """The folder. None for one in the working directory that is named after the net and its form."""
 
     def __post_init__(self) -> None:
         for path in self.models:
             if path.suffix in EXPORTED_SUFFIXES:
-                raise UsageError(f"{path}: was exported itself; expected the trained net that it was made of")
+                raise UsageError(f"{path}: is an exported file; expected the trained net that it was made from")
         if not self.onnx and self.engine is None:
             raise UsageError("nothing to export: expected --onnx, --trt or both")
         if (self.precision == "int8") != (self.calibration is not None):
             raise UsageError(
-                "--precision int8: needs images to measure activations on; name a folder with --calibrate"
+                "--precision int8: needs images; name a labelled set or a folder of photos with --calibrate"
                 if self.calibration is None
-                else f"--calibrate {self.calibration.source}: is for --precision int8"
+                else f"--calibrate {self.calibration.source}: applies to --precision int8 only"
             )
         if self.flavor is not None and self.precision != "int8":
-            raise UsageError(f"--int8-for {self.flavor}: is for --precision int8")
+            raise UsageError(f"--int8-for {self.flavor}: applies to --precision int8 only")
         if self.engine is not None and self.flavor == "cpu":
-            raise UsageError("--int8-for cpu: TensorRT takes only signed activations; leave it out")
+            raise UsageError("--int8-for cpu: TensorRT accepts only signed activations; leave it out")
         if self.engine is not None and self.engine.flavor == "rtx" and self.lrn == "plugin":
-            raise UsageError("--lrn plugin: TensorRT-RTX takes no plugins; use --lrn op")
+            raise UsageError("--lrn plugin: TensorRT-RTX does not support plugins; use --lrn op")
 
     @property
     def int8_flavor(self) -> Flavor | None:
-        """The flavor of int8 that is made."""
+        """The flavor of int8 that is exported. None for another precision."""
         if self.precision != "int8":
             return None
         return self.flavor or ("cpu" if self.engine is None else "tensorrt")
@@ -79,30 +79,30 @@ class ExportRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written."""
+    """The files of an export, and what they contain."""
 
     manifest: Manifest
     info: ExportInfo
     folder: Path
     onnx: Path | None
     weights: tuple[Path, ...]
-    """The file beside the ONNX file in which its weights lie, if they do."""
+    """The file beside the ONNX file that holds its weights. Empty if they are in the ONNX file."""
     engine: Path | None
     built: Built | None
-    """The engine, and what is known of it."""
+    """The engine with its description. None for no engine."""
 
     @property
     def files(self) -> list[Path]:
-        """All that was written but the README."""
-        described = description_path(self.engine) if self.engine is not None else None
-        return [path for path in (self.onnx, *self.weights, self.engine, described) if path is not None]
+        """All files that were written, except the README."""
+        description = description_path(self.engine) if self.engine is not None else None
+        return [path for path in (self.onnx, *self.weights, self.engine, description) if path is not None]
 
 
 def export(request: ExportRequest) -> Exported:
-    """Makes and writes what was asked for; nothing is written before all of it could be made.
+    """Export the nets and return what was written. All models are built before the first file is written.
 
-    Raises ModelFileError for a net that can't be read, UsageError when the nets can't be in one file or the folder
-    can't be written, UnreadableInputError without an image to calibrate on, and the errors of `build_engine`.
+    Raises ModelFileError if a net can't be read, UsageError if the nets can't share a file or the folder can't be
+    written, UnreadableInputError if there is no image to calibrate on, and the errors of `build_engine` and `quantize`.
     """
     artifacts = [load_artifact(path) for path in request.models]
     info = _info(request, artifacts)
@@ -114,8 +114,8 @@ def _info(request: ExportRequest, artifacts: Sequence[Artifact]) -> ExportInfo:
     digests = [sha256(path) for path in request.models]
     for number, digest in enumerate(digests):
         if (first := digests.index(digest)) != number:
-            one, other = request.models[number], request.models[first]
-            raise UsageError(f"{one}: the same net as {other}; an ensemble needs different nets")
+            path, same = request.models[number], request.models[first]
+            raise UsageError(f"{path}: the same net as {same}; an ensemble needs different nets")
     return ExportInfo(
         members=tuple(
             Member(name=artifact.manifest.name, sha256=digest)
@@ -133,10 +133,11 @@ def _export(request: ExportRequest, artifacts: Sequence[Artifact], info: ExportI
     outside: dict[str, np.ndarray] = {}
     model = build_model(artifacts, info, outside)
     if request.calibration is not None:
-        if (size := _size(model, outside)) > MAX_BYTES:  # asked before: a message of more can't even tell its size
+        # Checked before `embed`, because a protobuf message above 2 GB can't report its size.
+        if (size := _size(model, outside)) > MAX_BYTES:
             raise UsageError(
                 f"--precision int8: the nets have {size / 1e9:.1f} GB of float weights; expected at most "
-                f"{MAX_BYTES / 1e9:.1f}, so fewer nets"
+                f"{MAX_BYTES / 1e9:.1f} GB; export fewer nets"
             )
         embed(model, outside)
         outside = {}
@@ -151,8 +152,8 @@ def _export(request: ExportRequest, artifacts: Sequence[Artifact], info: ExportI
     onnx_path, weights, engine_path = None, (), None
     with _writing(folder):
         if request.onnx:
-            onnx_path, *beside = save_model(folder / f"{stem}.onnx", model, outside)
-            weights = tuple(beside)
+            onnx_path, *weight_files = save_model(folder / f"{stem}.onnx", model, outside)
+            weights = tuple(weight_files)
         if built is not None:
             engine_path, _ = save_engine(folder / f"{stem}.engine", built)
         text = readme(manifest, info, onnx_path, engine_path, built and built.description.runtime)
@@ -163,13 +164,13 @@ def _export(request: ExportRequest, artifacts: Sequence[Artifact], info: ExportI
 
 
 def folder_name(info: ExportInfo) -> str:
-    """As in "alexnet-64-fp16-ten"; "alexnet-64-and-4-more-fp32" for several nets."""
+    """Return the default folder: "alexnet-64-fp16-ten", or "alexnet-64-and-4-more-fp32" for several nets."""
     views = "" if info.views == "none" else f"-{info.views}"
     return f"{file_stem(info)}-{info.precision}{views}"
 
 
 def file_stem(info: ExportInfo) -> str:
-    """The net's name, in letters that every system takes."""
+    """Return the name of the files without suffix: the net's name in characters that every file system allows."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", info.members[0].name).strip(".-")[:80] or "alexnet"
     return name if len(info.members) == 1 else f"{name}-and-{len(info.members) - 1}-more"
 
@@ -196,48 +197,53 @@ def _manifest_of(model: onnx.ModelProto) -> Manifest:
 
 
 def _size(model: onnx.ModelProto, outside: dict[str, np.ndarray]) -> int:
-    """Bytes of the model in one piece."""
+    """Return the size of the model including its weights, in bytes."""
     return model.ByteSize() + sum(values.nbytes for values in outside.values())
 
 
 def _content(model: onnx.ModelProto, outside: dict[str, np.ndarray]) -> bytes:
-    """The model in one piece, as engine builders take it."""
+    """Return the model including its weights as bytes, for the engine builder. Raises UsageError from 2 GiB on."""
     import onnx
 
     size = _size(model, outside)
     if size >= 2**31:
-        raise UsageError(f"--trt: the nets have {size / 1e9:.1f} GB of weights; expected less than 2, so fewer nets")
-    whole = onnx.ModelProto()
-    whole.CopyFrom(model)
-    embed(whole, outside)
-    return whole.SerializeToString()
+        raise UsageError(
+            f"--trt: the nets have {size / 1e9:.1f} GB of weights; expected less than 2.1 GB; export fewer nets"
+        )
+    complete = onnx.ModelProto()
+    complete.CopyFrom(model)
+    embed(complete, outside)
+    return complete.SerializeToString()
 
 
 @contextmanager
 def _folder(folder: Path) -> Iterator[Path]:
-    """`folder`, found to be writable before minutes are spent on what could then not be written. Of what had to be made
-    for it, nothing empty stays behind when those minutes end in an error."""
-    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    """Create `folder` and check that it can be written, before minutes are spent on the export.
+
+    If the export fails, the folders that were created are removed again, unless they contain files.
+    """
+    missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".{os.urandom(4).hex()}.tmp"
             probe.touch(exist_ok=False)
             probe.unlink()
-            _spare(folder / "README.md")
+            _check_readme(folder / "README.md")
         yield folder
     except BaseException:
-        with suppress(OSError):  # it isn't there, or not empty
-            for place in missing:
-                place.rmdir()
+        with suppress(OSError):  # the folder is missing or not empty
+            for path in missing:
+                path.rmdir()
         raise
 
 
-def _spare(place: Path) -> None:
-    """Refuses to write a README over one that isn't ours: with `--out .` that would be a project's own."""
-    if place.exists() and SIGNATURE.encode() not in place.read_bytes():
+def _check_readme(path: Path) -> None:
+    """Raise UsageError if `path` is a README that alexnet-infer did not write: with `--out .` it may be a project's."""
+    if path.exists() and SIGNATURE.encode() not in path.read_bytes():
         raise UsageError(
-            f"--out {place.parent}: has a {place.name} of its own, which would be overwritten; expected another folder"
+            f"--out {path.parent}: its {path.name} was not written by alexnet-infer and would be overwritten; "
+            "expected another folder"
         )
 
 

@@ -1,11 +1,11 @@
-"""A model repository for NVIDIA's Triton Inference Server, with an exported ONNX file or TensorRT engine in it.
+"""Write an exported ONNX file or TensorRT engine to a model repository for NVIDIA's Triton Inference Server.
 
-    DIR/<name>/config.pbtxt    what the model takes and gives, and how requests are batched
-    DIR/<name>/labels.txt      a class name a line, in the order of the outputs
-    DIR/<name>/README.md       how to serve it and how to ask it
+    DIR/<name>/config.pbtxt    the model's input and output, and how requests are batched
+    DIR/<name>/labels.txt      one class name per line, in the order of the outputs
+    DIR/<name>/README.md       how to serve the model and send requests
     DIR/<name>/1/model.onnx    versions: 1, 2, ...
 
-Triton reads folders whose names are numbers as versions, and no others, so that one that is being written is not seen.
+Triton reads only folders whose names are numbers, so it does not see a version while it is being written.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.files import write_atomically
 
 QUEUE_DELAY = 1000
-"""Microseconds that a request waits for others, so that they run together: less than the net takes on most devices."""
+"""Microseconds that a request waits for others, so that they run together. The net takes longer on most devices."""
 
 CONFIG, LABELS, README = "config.pbtxt", "labels.txt", "README.md"
 
 _FLOAT32 = (
-    "# On a GPU, float32 is float32: ONNX Runtime would round it to TF32, 10 bits. Needs Triton 24.07 or later.",
+    "# On a GPU, don't round float32 to TF32 (10 bits), as ONNX Runtime does by default. Needs Triton 24.07 or later.",
     "optimization { execution_accelerators { gpu_execution_accelerator [ {",
     '  name: "cuda" parameters { key: "use_tf32" value: "0" }',
     "} ] } }",
-    "# 1: no timing of all convolution algorithms for every new batch size.",
+    "# 1: don't time all convolution algorithms for every new batch size.",
     'parameters { key: "cudnn_conv_algo_search" value { string_value: "1" } }',
 )
-"""Triton's ONNX Runtime backend passes the options of the accelerator "cuda" to the CUDA provider as they are. It takes
-the search from the model's parameters, where its default is exhaustive."""
+"""Triton's ONNX Runtime backend passes the options of the accelerator "cuda" unchanged to the CUDA provider. It reads
+the algorithm search from the model's parameters, and searches exhaustively by default."""
 
 _SIGNATURE = "# alexnet-infer: "
-"""The config's first line: this, and what every version in the folder has in common, as JSON."""
+"""Start of the config's first line. The rest is `ServedModel.interface` as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """An exported file, ready to be served.
+    """An exported file to serve.
 
-    `weights` are the files beside an ONNX file in which its weights lie. `tensorrt` is the version of TensorRT that
-    built an engine, None for an ONNX file. Raises UsageError for an engine that can't take a single image, which
-    Triton would give it.
+    `weights` are the files beside an ONNX file that hold its weights. `tensorrt` is the version of TensorRT that built
+    an engine, or None for an ONNX file. Raises UsageError for an engine that doesn't accept a single image, because
+    Triton also sends single images.
     """
 
     path: Path
@@ -63,23 +63,23 @@ class ServedModel:
         batch = self.info.batch
         if self.tensorrt is not None and not batch.fixed and batch.min > 1:
             raise UsageError(
-                f"--triton with --batch {batch.min},{batch.opt},{batch.max}: Triton sends single images, too; expected "
+                f"--triton with --batch {batch.min},{batch.opt},{batch.max}: Triton also sends single images; expected "
                 f"1,{batch.opt},{batch.max}, or one number"
             )
 
     @property
     def backend(self) -> str:
-        """Triton's name of what runs it."""
+        """The name of the Triton backend that runs the file."""
         return "onnxruntime" if self.tensorrt is None else "tensorrt"
 
     @property
     def file_name(self) -> str:
-        """What Triton expects the file in a version to be called."""
+        """The file's name in a version's folder, as Triton expects it."""
         return "model.onnx" if self.tensorrt is None else "model.plan"
 
     @property
     def input(self) -> tuple[str, str, list[int]]:
-        """(Name, Triton's type, dimensions of one image)."""
+        """(Name, Triton's data type, dimensions of one image) of the input."""
         preprocessing = self.manifest.preprocessing
         if self.info.takes_squares:
             return "images", "TYPE_UINT8", [preprocessing.size, preprocessing.size, 3]
@@ -87,7 +87,7 @@ class ServedModel:
 
     @property
     def interface(self) -> dict[str, Any]:
-        """What clients and config rely on. All versions of a model share it."""
+        """What clients and the config rely on. All versions of a model have the same."""
         name, kind, dims = self.input
         batch = self.info.batch
         return {
@@ -102,85 +102,87 @@ class ServedModel:
 def write_repository(
     folder: Path, model: ServedModel, *, name: str | None = None, queue_delay: int = QUEUE_DELAY
 ) -> Path:
-    """Puts `model` into the repository `folder`, new or not; returns the folder of its version.
+    """Add `model` to the repository `folder`, and return the folder of its version. `folder` is created if needed.
 
-    `name` is the model's for clients; without, it is made of the net's. Where the model is there already, this becomes
-    its next version and the config, which its owner may have changed, stays as it is. `queue_delay` is in microseconds.
+    `name` is the model's name for clients. Without it, the name is derived from the net's. If the repository already
+    has a model of this name, `model` becomes its next version, and the config is kept, since its owner may have changed
+    it. `queue_delay` is in microseconds.
 
-    Raises UsageError when the name is none, when what is there takes, gives or runs something else or isn't ours, and
-    when the folder can't be written.
+    Raises UsageError for an invalid name or queue delay, for an existing model with another interface or other class
+    names or not written by alexnet-infer, and if the folder can't be written.
     """
     name = _safe_name(model.manifest.name) if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
         raise UsageError(f"--triton: model name {shown(name)}: expected letters, digits, _, - and .")
     if not 0 <= queue_delay <= 10_000_000:
         raise UsageError(f"--triton: queue delay {queue_delay}: expected microseconds from 0 to 10,000,000")
-    place = folder / name
-    labels = "".join(f"{one.name}\n" for one in model.manifest.classes)
+    target = folder / name
+    labels = "".join(f"{class_name.name}\n" for class_name in model.manifest.classes)
     try:
-        _check_same(place, model, labels)
-        place.mkdir(parents=True, exist_ok=True)
-        coming = _written(place, model)
+        _check_same(target, model, labels)
+        target.mkdir(parents=True, exist_ok=True)
+        temporary = _write_temporary(target, model)
         try:
-            if not (place / CONFIG).exists():
-                write_atomically(place / LABELS, labels.encode())
-                write_atomically(place / CONFIG, config(model, name, queue_delay).encode())
-            _check_same(place, model, labels)  # somebody else may have written it just now
-            version = _published(coming, place)
+            if not (target / CONFIG).exists():
+                write_atomically(target / LABELS, labels.encode())
+                write_atomically(target / CONFIG, config(model, name, queue_delay).encode())
+            _check_same(target, model, labels)  # another process may have written the config meanwhile
+            version = _publish(temporary, target)
         finally:
-            shutil.rmtree(coming, ignore_errors=True)
-        write_atomically(place / README, readme(model, name).encode())
+            shutil.rmtree(temporary, ignore_errors=True)
+        write_atomically(target / README, readme(model, name).encode())
     except OSError as error:
         raise UsageError(f"--triton {folder}: can't be written ({error.strerror or error})") from None
     return version
 
 
 def _safe_name(text: str) -> str:
-    """A net's name as that of a folder and in a URL."""
+    """Return a net's name in characters that are allowed in a folder's name and in a URL."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")[:100] or "alexnet"
 
 
-def _check_same(place: Path, model: ServedModel, labels: str) -> None:
-    """Raises UsageError unless `place` is free, or holds versions with the same interface and classes."""
-    if not (place / CONFIG).exists():
-        if versions(place):
-            raise UsageError(f"{place}: has versions but no {CONFIG}; expected a model of ours, or another folder")
-        return
-    first = (place / CONFIG).read_text(encoding="utf-8", errors="replace").partition("\n")[0]
-    try:
-        theirs = json.loads(first.removeprefix(_SIGNATURE)) if first.startswith(_SIGNATURE) else None
-    except (ValueError, RecursionError):
-        theirs = None
-    if not isinstance(theirs, dict):
-        raise UsageError(f"{place / CONFIG}: is not of alexnet-infer; give --triton another folder")
-    ours = model.interface
-    for key in ours:
-        if theirs.get(key) != ours[key]:
+def _check_same(target: Path, model: ServedModel, labels: str) -> None:
+    """Raise UsageError unless `target` has no model yet, or versions with the same interface and class names."""
+    if not (target / CONFIG).exists():
+        if versions(target):
             raise UsageError(
-                f"{place}: its versions have {key}={shown(theirs.get(key))}, this model has {shown(ours[key])}; "
+                f"{target}: has versions but no {CONFIG}; expected a model that alexnet-infer wrote, or another folder"
+            )
+        return
+    first_line = (target / CONFIG).read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    try:
+        existing = json.loads(first_line.removeprefix(_SIGNATURE)) if first_line.startswith(_SIGNATURE) else None
+    except (ValueError, RecursionError):
+        existing = None
+    if not isinstance(existing, dict):
+        raise UsageError(f"{target / CONFIG}: was not written by alexnet-infer; give --triton another folder")
+    for key, value in model.interface.items():
+        if existing.get(key) != value:
+            raise UsageError(
+                f"{target}: its versions have {key}={shown(existing.get(key))}, this model has {shown(value)}; "
                 "expected the same, or another folder"
             )
-    if not (place / LABELS).exists() or (place / LABELS).read_bytes() != labels.encode():
-        raise UsageError(f"{place / LABELS}: has other class names than this model; give --triton another folder")
+    if not (target / LABELS).exists() or (target / LABELS).read_bytes() != labels.encode():
+        raise UsageError(f"{target / LABELS}: this model has other class names; give --triton another folder")
 
 
-def versions(place: Path) -> list[int]:
-    """The versions in a model's folder, in order."""
-    names = [path.name for path in place.iterdir()] if place.is_dir() else []
+def versions(folder: Path) -> list[int]:
+    """Return the versions in a model's folder in ascending order."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,17}", name))
 
 
-def _written(place: Path, model: ServedModel) -> Path:
-    """The files of a version, complete, in a folder that Triton passes over."""
-    coming = place / f".{os.urandom(4).hex()}.tmp"
-    coming.mkdir()
+def _write_temporary(target: Path, model: ServedModel) -> Path:
+    """Write all files of a version to a temporary folder in `target`, which Triton ignores, and return that folder."""
+    temporary = target / f".{os.urandom(4).hex()}.tmp"
+    temporary.mkdir()
     try:
-        for source, target in ((model.path, model.file_name), *((path, path.name) for path in model.weights)):
-            _copy(source, coming / target)
+        for source, name in ((model.path, model.file_name), *((path, path.name) for path in model.weights)):
+            _copy(source, temporary / name)
     except BaseException:
-        shutil.rmtree(coming, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return coming
+    return temporary
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -190,22 +192,22 @@ def _copy(source: Path, target: Path) -> None:
         os.fsync(write.fileno())
 
 
-def _published(coming: Path, place: Path) -> Path:
-    """Renames a complete version to the next free number."""
+def _publish(temporary: Path, target: Path) -> Path:
+    """Rename a complete version to the next free number, and return its folder."""
     while True:
-        version = place / str(max(versions(place), default=0) + 1)
+        version = target / str(max(versions(target), default=0) + 1)
         try:
-            return coming.rename(version)
+            return temporary.rename(version)
         except OSError:
-            if not version.exists():  # nobody else took this number: something is wrong
+            if not version.exists():  # the number is still free, so this is another error
                 raise
 
 
 def config(model: ServedModel, name: str, queue_delay: int = QUEUE_DELAY) -> str:
-    """The model's configuration, a ModelConfig in protobuf's text format.
+    """Return the model's configuration, a ModelConfig in protobuf's text format.
 
-    With a `max_batch_size` Triton batches requests, and dimensions are those of one image. A file that takes only a
-    fixed number of images has none, and the number is its first dimension: requests come as they are.
+    With a `max_batch_size`, Triton batches requests, and the dimensions are those of one image. For a fixed batch,
+    `max_batch_size` is 0 and the batch is the first dimension. Triton then passes requests on without batching.
     """
     batch = model.info.batch
     source, kind, dims = model.input
@@ -213,7 +215,7 @@ def config(model: ServedModel, name: str, queue_delay: int = QUEUE_DELAY) -> str
     if batch.fixed:
         dims, outputs = [batch.max, *dims], [batch.max, *outputs]
     device = "KIND_AUTO" if model.tensorrt is None else "KIND_GPU"
-    accuracy = [] if model.tensorrt is not None else _FLOAT32
+    options = [] if model.tensorrt is not None else _FLOAT32
     lines = [
         _SIGNATURE + json.dumps(model.interface),
         f'name: "{name}"',
@@ -225,7 +227,7 @@ def config(model: ServedModel, name: str, queue_delay: int = QUEUE_DELAY) -> str
         "} ]",
         f"instance_group [ {{ count: 1 kind: {device} }} ]",
         "version_policy { latest { num_versions: 1 } }",
-        *accuracy,
+        *options,
     ]
     if not batch.fixed:
         preferred = f"preferred_batch_size: {_list([batch.opt])}"
@@ -238,20 +240,22 @@ def _list(numbers: Sequence[int]) -> str:
 
 
 def readme(model: ServedModel, name: str) -> str:
-    """How to serve the model and how to ask it, in Markdown."""
+    """Return a README in Markdown: how to serve the model and send requests."""
     batch = model.info.batch
     source, kind, dims = model.input
     element = kind.removeprefix("TYPE_")
-    what = "whole squares, RGB, 0 to 255" if model.info.takes_squares else "patches, mean subtracted"
+    values = "square images in RGB, 0 to 255" if model.info.takes_squares else "patches with the mean subtracted"
     return f"""# {name}
 
-Written by `alexnet-infer export --triton`. `{source}`: {element} [N, {", ".join(map(str, dims))}], {what}, N
-{"exactly" if batch.fixed else "up to"} {batch.max}. `probabilities`: FP32 [N, {len(model.manifest.classes)}], in the
-order of [{LABELS}]({LABELS}).
+Written by `alexnet-infer export --triton`.
+
+- Input `{source}`: {element} [N, {", ".join(map(str, dims))}], {values}.
+- Output `probabilities`: FP32 [N, {len(model.manifest.classes)}], in the order of [{LABELS}]({LABELS}).
+- Batch size N: {"always" if batch.fixed else "at most"} {batch.max}.
 
 ## Serve
 
-In the folder above this one:
+Run this in the parent folder:
 
 ```bash
 docker run --rm {"--gpus all " if model.tensorrt else ""}-p 8000:8000 -v "$PWD:/models:ro" \\
@@ -261,10 +265,10 @@ curl -f localhost:8000/v2/models/{name}/ready
 
 {_note(model)}
 
-Export again to the same folder for the next version; Triton takes it at its next start or, with
-`--model-control-mode=poll`, by itself.
+To add a version, export to the same folder again. Triton loads it at its next start, or automatically with
+`--model-control-mode=poll`.
 
-## Ask
+## Send a request
 
 ```python
 from pathlib import Path  # pip install alexnet-infer "tritonclient[http]"
@@ -275,7 +279,7 @@ import tritonclient.http as triton
 tensor = triton.InferInput("{source}", list(inputs.shape), "{element}")
 tensor.set_data_from_numpy(inputs)
 answer = triton.InferenceServerClient("localhost:8000").infer("{name}", [tensor])
-probabilities = answer.as_numpy("probabilities").mean(0)  # of the one photo
+probabilities = answer.as_numpy("probabilities").mean(0)  # all rows are of one photo
 labels = Path("{LABELS}").read_text(encoding="utf-8").splitlines()
 for i in np.argsort(-probabilities)[:5]:
     print(f"{{probabilities[i]:.1%}} {{labels[i]}}")
@@ -284,7 +288,7 @@ for i in np.argsort(-probabilities)[:5]:
 
 
 def _example(model: ServedModel) -> str:
-    """Python that makes `inputs`, of one photo, from a file."""
+    """Return Python that reads one photo and makes `inputs` from it."""
     preprocessing, batch = model.manifest.preprocessing, model.info.batch
     square = f'Path("photo.jpg"), name="photo", rescaling={preprocessing.rescaling}'
     if model.info.takes_squares:
@@ -294,21 +298,21 @@ from alexnet_infer.preprocess import Rescaling
 
 square = read_square({square})
 inputs = np.stack([square] * {repeat})"""
-    some = batch.max if batch.fixed or batch.max < 10 else 10
+    count = batch.max if batch.fixed or batch.max < 10 else 10
     return f"""from alexnet_infer import load
 from alexnet_infer.decode import read_square
 from alexnet_infer.preprocess import Rescaling, patches
 
 square = read_square({square})
-preprocessing = load("net.safetensors").manifest.preprocessing  # of the net that was exported
-inputs = np.resize(patches(square, preprocessing), ({some}, 3, {preprocessing.patch}, {preprocessing.patch}))"""
+preprocessing = load("net.safetensors").manifest.preprocessing  # the exported net
+inputs = np.resize(patches(square, preprocessing), ({count}, 3, {preprocessing.patch}, {preprocessing.patch}))"""
 
 
 def _note(model: ServedModel) -> str:
-    """Where the file runs."""
+    """Return where the file runs, in Markdown."""
     if model.tensorrt is None:
-        return "The server runs it on a GPU where it has one (`docker run --gpus all`), and else on the CPU."
-    plugin = " The LRN plugin's code is in the engine: nothing to load for it." if model.info.lrn == "plugin" else ""
-    return f"""The engine was built by TensorRT {model.tensorrt}, and runs in that version and on that kind of GPU only:
-take the tag that has it by https://docs.nvidia.com/deeplearning/frameworks/support-matrix, or look into an image with
-`docker run --rm IMAGE sh -c "ls /usr/lib/*/libnvinfer.so.*"`.{plugin}"""
+        return "The server runs the model on a GPU if it has one (`docker run --gpus all`), otherwise on the CPU."
+    plugin = " The LRN plugin's code is in the engine: no library to load." if model.info.lrn == "plugin" else ""
+    return f"""The engine was built by TensorRT {model.tensorrt}. It runs only in that version, on the kind of GPU that
+built it. Find the tag with this version at https://docs.nvidia.com/deeplearning/frameworks/support-matrix, or show the
+version in an image with `docker run --rm IMAGE sh -c "ls /usr/lib/*/libnvinfer.so.*"`.{plugin}"""

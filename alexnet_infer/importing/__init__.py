@@ -1,1 +1,1 @@
-"""Other people's trained nets: files of Caffe, ONNX and PyTorch -> our model file."""
+"""Import trained nets of other tools: convert Caffe, ONNX and PyTorch files to model files."""

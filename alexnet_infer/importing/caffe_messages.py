@@ -1,7 +1,7 @@
-"""The part of Caffe's message layout that is read, declared at run time: BVLC's `src/caffe/proto/caffe.proto`.
+"""The part of Caffe's message layout that is read, declared at run time from BVLC's `src/caffe/proto/caffe.proto`.
 
-protobuf passes over every other field of a file. Layers come in two layouts, of 2014 (V1, with numbered kinds) and of
-today; what describes a convolution, a pooling and so on is the same message in both.
+protobuf skips all other fields of a file. Layers come in two layouts: the one of 2014 (V1, with numbered types) and the
+current one. The messages that describe a convolution, a pooling and so on are the same in both.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import functools
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 SIDES = ("num", "channels", "height", "width")
-"""How old files write a shape."""
+"""The fields in which old files store a shape."""
 
 V1_KINDS = {
     1: "Accuracy", 4: "Convolution", 6: "Dropout", 8: "Flatten", 14: "InnerProduct", 15: "LRN", 17: "Pooling",
     18: "ReLU", 20: "Softmax", 21: "SoftmaxWithLoss", 22: "Split", 23: "TanH", 36: "Silence",
 }  # fmt: skip
-"""What today's layout writes for the numbers of the old one, where that matters here."""
+"""Number of a layer type in the V1 layout -> its current name, for the types that are read."""
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _WHOLE, _FLOAT, _BOOL, _BYTES = _FIELD.TYPE_INT64, _FIELD.TYPE_FLOAT, _FIELD.TYPE_BOOL, _FIELD.TYPE_BYTES
 
 _Field = tuple[int, int | str] | tuple[int, int | str, str]
-"""Number, type or message, and what Caffe takes where the field is absent; a default of "..." is a list."""
+"""Number, type or message, and Caffe's default if the field is absent. A default of "..." marks a repeated field."""
 
 _MESSAGES: dict[str, dict[str, _Field]] = {
     "ConvolutionParameter": {
@@ -63,8 +63,8 @@ _MESSAGES: dict[str, dict[str, _Field]] = {
     },
     "ReLUParameter": {"negative_slope": (1, _FLOAT)},
     "BlobShape": {"dim": (1, _WHOLE, "...")},
-    # Weights are declared as bytes, which a packed list of floats is on the wire: NumPy takes them as they lie, where
-    # protobuf would make a Python number of each.
+    # Weights are declared as bytes, which is how a packed list of floats is encoded. NumPy reads the bytes directly,
+    # whereas protobuf would create a Python number for each value.
     "BlobProto": {
         **{side: (number, _WHOLE) for number, side in enumerate(SIDES, start=1)},
         "data": (5, _BYTES, "..."),
@@ -99,7 +99,7 @@ _MESSAGES: dict[str, dict[str, _Field]] = {
 
 @functools.cache
 def net_parameter() -> type:
-    """The class of the message that a `.caffemodel` is."""
+    """Return the message class of a `.caffemodel` file."""
     file = descriptor_pb2.FileDescriptorProto(name="alexnet_infer/caffe.proto", package="caffe", syntax="proto2")
     for message, fields in _MESSAGES.items():
         declared = file.message_type.add(name=message)

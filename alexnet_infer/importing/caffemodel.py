@@ -1,4 +1,4 @@
-"""Caffe's `.caffemodel`: a protobuf message with the whole net, its weights and what it does with them."""
+"""Caffe's `.caffemodel`: a protobuf message with a net's layers, their settings and their weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, MaxPool, Operation
 from alexnet_infer.errors import SpecError, one_line, shown
-from alexnet_infer.importing.comparison import Found, check_operations
+from alexnet_infer.importing.comparison import FileOperation, check_operations
 from alexnet_infer.importing.roles import Layer, as_float32, by_role
 
 MAX_BYTES = 2**31 - 1
-"""Where a protobuf message ends."""
+"""Maximum size of a protobuf message."""
 
 MAX_LAYERS = 1000
 
@@ -26,7 +26,7 @@ _ENDS = ("Softmax", "SoftmaxWithLoss", "Accuracy")
 
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """A layer as the file has it, of the old layout or of today's."""
+    """A layer of the file, in the V1 or the current layout."""
 
     name: str
     kind: str
@@ -34,16 +34,16 @@ class _Layer:
 
 
 def read_caffemodel(path: Path, architecture: Architecture) -> dict[str, np.ndarray]:
-    """The tensors of `architecture` from a `.caffemodel`, as float32.
+    """Return the tensors of `architecture` from a `.caffemodel`, as float32.
 
-    What Caffe's solver writes lists all layers with their settings, and they must be the architecture's, in its order:
-    the tensors of AlexNet and CaffeNet have the same names and shapes. A file that lists layers with weights alone is
-    taken by their shapes.
+    A file written by Caffe's solver lists all layers with their settings. They must match the architecture's, in order:
+    the tensors alone don't tell AlexNet from CaffeNet, since their names and shapes are the same. If a file lists only
+    layers with weights, only the number of layers and the shapes are checked.
 
-    Raises SpecError on whatever isn't such a file or doesn't fit, OSError when it can't be read.
+    Raises SpecError if the file isn't a caffemodel or doesn't fit. Raises OSError if it can't be read.
     """
     if path.stat().st_size > MAX_BYTES:
-        raise SpecError(f"has {path.stat().st_size} bytes: expected a caffemodel, which ends at 2 GB")
+        raise SpecError(f"has {path.stat().st_size} bytes: expected a caffemodel, which has at most 2 GB")
     layers = _parsed(path.read_bytes())
     if any(not layer.message.blobs for layer in layers):
         check_operations(_operations(layers), architecture)
@@ -71,76 +71,79 @@ def _parsed(content: bytes) -> list[_Layer]:
     ]
 
 
-def _operations(layers: Sequence[_Layer]) -> list[Found]:
-    """What the net computes, from the layers that fetch images (they take nothing from others) to the softmax."""
-    found: list[Found] = []
-    ended = ""
+def _operations(layers: Sequence[_Layer]) -> list[FileOperation]:
+    """The operations from the input layers, which have neither inputs nor weights, to the softmax."""
+    operations: list[FileOperation] = []
+    last = ""
     for layer in layers:
         operation = _operation(layer)
         if operation is None:
-            fetches = not layer.message.bottom and not layer.message.blobs
+            is_input = not layer.message.bottom and not layer.message.blobs
             if layer.kind in _ENDS:
-                ended = layer.name
-            elif layer.kind not in _WITHOUT_EFFECT and not fetches:
-                raise SpecError(f"{shown(layer.name)}: {shown(layer.kind)} is no part of an AlexNet here")
-        elif ended:
-            raise SpecError(f"{shown(layer.name)} comes after {shown(ended)}: expected that at the end")
+                last = layer.name
+            elif layer.kind not in _WITHOUT_EFFECT and not is_input:
+                name, kind = shown(layer.name), shown(layer.kind)
+                raise SpecError(f"{name}: {kind} in this form is not supported: expected the layers of an AlexNet")
+        elif last:
+            raise SpecError(f"{shown(layer.name)} comes after {shown(last)}: expected {shown(last)} at the end")
         else:
-            found.append(Found(node=shown(layer.name), operation=operation))
-    return found
+            operations.append(FileOperation(node=shown(layer.name), operation=operation))
+    return operations
 
 
 def _operation(layer: _Layer) -> Operation | None:
-    """None for a layer that computes nothing of the net's, or nothing that is known here."""
+    """The operation of a layer, or None if the layer computes nothing at inference or is of an unknown kind."""
     name, message = shown(layer.name), layer.message
     match layer.kind:
         case "Convolution":
-            said = message.convolution_param
-            if _side(name, said.dilation, default=1) != 1:
-                raise SpecError(f"{name}: dilation={shown(list(said.dilation))}: expected none")
-            size, stride, pad = _window(name, said)
-            return Conv(name=name, kernels=said.num_output, size=size, stride=stride, pad=pad, groups=said.group)
+            settings = message.convolution_param
+            if _side(name, settings.dilation, default=1) != 1:
+                raise SpecError(f"{name}: dilation={shown(list(settings.dilation))}: expected none")
+            size, stride, pad = _window(name, settings)
+            kernels, groups = settings.num_output, settings.group
+            return Conv(name=name, kernels=kernels, size=size, stride=stride, pad=pad, groups=groups)
         case "InnerProduct":
             if message.inner_product_param.transpose:
-                raise SpecError(f"{name}: transpose=true: expected a row of weights for each output")
+                raise SpecError(f"{name}: transpose=true: expected one row of weights per output")
             return Dense(name=name, units=message.inner_product_param.num_output)
         case "ReLU" if message.relu_param.negative_slope == 0:
             return Activation(name=name, kind="relu")
         case "TanH":
             return Activation(name=name, kind="tanh")
         case "LRN":
-            said = message.lrn_param
-            if said.norm_region or said.local_size < 1:
+            settings = message.lrn_param
+            size = settings.local_size
+            if settings.norm_region or size < 1:
+                region = settings.norm_region
                 raise SpecError(
-                    f"{name}: norm_region={said.norm_region} local_size={said.local_size}: expected "
-                    "normalisation across channels"
+                    f"{name}: norm_region={region} local_size={size}: expected normalisation across channels"
                 )
-            return LRN(name=name, size=said.local_size, alpha=said.alpha / said.local_size, beta=said.beta, k=said.k)
+            return LRN(name=name, size=size, alpha=settings.alpha / size, beta=settings.beta, k=settings.k)
         case "Pooling":
-            said = message.pooling_param
-            size, stride, pad = _window(name, said)
-            if said.pool or said.global_pooling or pad:
+            settings = message.pooling_param
+            size, stride, pad = _window(name, settings)
+            if settings.pool or settings.global_pooling or pad:
                 raise SpecError(
-                    f"{name}: pool={said.pool} global_pooling={said.global_pooling} pad={pad}: expected "
+                    f"{name}: pool={settings.pool} global_pooling={settings.global_pooling} pad={pad}: expected "
                     "the maximum (0) over windows without padding"
                 )
             return MaxPool(name=name, size=size, stride=stride)
     return None
 
 
-def _window(name: str, said: Any) -> tuple[int, int, int]:
-    """Size, stride and padding. A side is given once, once a direction, or under two names."""
+def _window(name: str, settings: Any) -> tuple[int, int, int]:
+    """Size, stride and padding. Each may be given once, once per direction, or under two names."""
     sides = []
     for short, key, default in (("kernel", "kernel_size", 0), ("stride", "stride", 1), ("pad", "pad", 0)):
-        given = [getattr(said, f"{short}_{axis}") for axis in "hw" if said.HasField(f"{short}_{axis}")]
-        sides.append(_side(name, [*getattr(said, key), *given], default=default))
+        given = [getattr(settings, f"{short}_{axis}") for axis in "hw" if settings.HasField(f"{short}_{axis}")]
+        sides.append(_side(name, [*getattr(settings, key), *given], default=default))
     size, stride, pad = sides
     return size, stride, pad
 
 
 def _side(name: str, sides: Sequence[int], *, default: int) -> int:
     if len({*sides}) > 1:
-        raise SpecError(f"{name}: a window with sides {shown(list(sides))}: expected a square one")
+        raise SpecError(f"{name}: a window with sides {shown(list(sides))}: expected a square")
     return sides[0] if sides else default
 
 
@@ -156,7 +159,7 @@ def _weights(layer: _Layer) -> Layer:
 
 
 def _values(name: str, blob: Any, *, flat: bool) -> np.ndarray:
-    """A blob as float32. `flat`: the sides of 1 before a vector or matrix, which old files write, are left out."""
+    """A blob as float32. With `flat`, the leading sides of 1 that old files give a vector or matrix are removed."""
     from alexnet_infer.importing.caffe_messages import SIDES
 
     sides = list(blob.shape.dim) if blob.HasField("shape") else [getattr(blob, side) for side in SIDES]

@@ -1,4 +1,4 @@
-"""Our trainer's checkpoints (`last.safetensors`, `best.safetensors`): a run's state, of which the net is taken."""
+"""Checkpoints of alexnet-infer's trainer (`last.safetensors`, `best.safetensors`): the net in a run's state."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from alexnet_infer.importing.roles import as_float32, listed
 from alexnet_infer.preprocess import Preprocessing
 
 OWN = "model."
-"""What the names of the net's tensors begin with; those of the optimiser begin with another word."""
+"""Prefix of the names of the net's tensors. Those of the optimiser have another."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a checkpoint says of its net."""
+    """The net in a checkpoint."""
 
     architecture: Architecture
     tensors: dict[str, np.ndarray]
-    """float32, for activations in grey levels."""
+    """float32, converted for activations in grey levels."""
     preprocessing: Preprocessing | None
+    """None if the checkpoint is from a version that did not store it."""
     classes: tuple[ClassName, ...] | None
-    """In order of WordNet ids. Both are None in checkpoints of versions that did not keep them."""
+    """In order of WordNet ids. None if the checkpoint is from a version that did not store them."""
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The net in a checkpoint of our trainer.
+    """Return the net in a checkpoint of alexnet-infer's trainer.
 
-    Raises SpecError when it is no checkpoint of our trainer or is damaged, OSError when it can't be read.
+    Raises SpecError if the file isn't such a checkpoint or is damaged. Raises OSError if it can't be read.
     """
     try:
         with path.open("rb"), safe_open(path, "np") as file:
@@ -45,7 +46,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             unit = config["recipe"]["unit"]
             tensors = _tensors(file, architecture)
     except (SafetensorError, KeyError, TypeError) as error:
-        raise SpecError(f"damaged, or not a checkpoint of this project's trainer ({one_line(error)})") from None
+        raise SpecError(f"damaged, or not a checkpoint of alexnet-infer's trainer ({one_line(error)})") from None
     return Checkpoint(
         architecture=architecture,
         tensors=_in_grey_levels(tensors, architecture, unit),
@@ -55,15 +56,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _tensors(file: safe_open, architecture: Architecture) -> dict[str, np.ndarray]:
-    """All that the checkpoint holds of the net, as float32: no more and no less than the architecture's."""
+    """The net's tensors as float32. Raises SpecError unless they are exactly the architecture's."""
     own = {name.removeprefix(OWN) for name in file.keys() if name.startswith(OWN)}  # noqa: SIM118 (not a mapping)
-    for what, names in (
+    for problem, names in (
         ("missing", architecture.tensors.keys() - own),
         ("unknown", own - architecture.tensors.keys()),
     ):
         if names:
-            raise SpecError(f"{what} tensors: {listed(sorted(names))}")
-    for name, shape in architecture.tensors.items():  # before any is read
+            raise SpecError(f"{problem} tensors: {listed(sorted(names))}")
+    for name, shape in architecture.tensors.items():  # checked before any tensor is read
         part = file.get_slice(OWN + name)
         if part.get_dtype() not in ("F16", "F32", "F64") or tuple(part.get_shape()) != shape:
             raise SpecError(
@@ -74,9 +75,9 @@ def _tensors(file: safe_open, architecture: Architecture) -> dict[str, np.ndarra
 
 def _json(metadata: dict[str, str], key: str) -> dict[str, Any]:
     if METADATA_KEY in metadata:
-        raise SpecError("is a model file already, and need not be imported: expected a checkpoint of the trainer")
+        raise SpecError("is already a model file and needs no import: expected a checkpoint of the trainer")
     if key not in metadata:
-        raise SpecError("is no checkpoint of this project's trainer: it has no description of a run")
+        raise SpecError(f"is not a checkpoint of alexnet-infer's trainer: its metadata has no {key}")
     try:
         return dict(json.loads(metadata[key]))
     except (ValueError, TypeError, RecursionError) as error:
@@ -84,14 +85,18 @@ def _json(metadata: dict[str, str], key: str) -> dict[str, Any]:
 
 
 def _in_grey_levels(tensors: dict[str, np.ndarray], architecture: Architecture, unit: object) -> dict[str, np.ndarray]:
-    """The trainer divides all activations by `unit` and keeps LRN's constants for that: see docs/lrn.md."""
+    """Convert tensors that were trained in units of `unit` grey levels.
+
+    The trainer divides all activations by `unit` and adapts LRN to that: see docs/lrn.md. The architecture in the
+    checkpoint is in grey levels already.
+    """
     if type(unit) not in (int, float) or not 0 < unit < 1e6:  # type: ignore[operator]
         raise SpecError(f"recipe.unit={shown(unit)}: expected a number above 0")
     if unit != 1 and not architecture.scales:
         raise SpecError(f"recipe.unit={shown(unit)}: a net with tanh or batch norm does not scale; expected 1")
     last = architecture.operations[-1].name
     factor = np.float32(unit)  # type: ignore[arg-type]
-    with np.errstate(all="ignore"):  # what is beyond float32 is refused later, by name
+    with np.errstate(all="ignore"):  # values beyond float32 are refused later, by name
         return {
             name: t / factor if name == f"{last}.weight" else t * factor if _is_hidden_bias(name, last) else t
             for name, t in tensors.items()

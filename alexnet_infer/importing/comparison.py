@@ -1,4 +1,4 @@
-"""What a file says its net computes, against a preset: operations in order, with their constants."""
+"""Compare the operations that a file describes with a preset's: their order and their constants."""
 
 from __future__ import annotations
 
@@ -12,72 +12,73 @@ from alexnet_infer.presets import PRESETS, preset
 
 Kinds = type[Operation] | UnionType
 
-UNTOLD = ("name", "ceil")
-"""Fields that are not compared: `ceil` follows from the side of the patches."""
+IGNORED = ("name", "ceil")
+"""Fields that are not compared. `ceil` follows from the side of the patches."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """An operation as a file has it, and what the file calls it."""
+class FileOperation:
+    """An operation in a file, and the file's name for it."""
 
     node: str
     operation: Operation
 
 
 def check_operations(
-    found: Sequence[Found],
+    operations: Sequence[FileOperation],
     architecture: Architecture,
     *,
-    but: Kinds = Dropout,
-    untold: Sequence[str] = UNTOLD,
+    skipped: Kinds = Dropout,
+    ignored: Sequence[str] = IGNORED,
 ) -> None:
-    """Raises SpecError unless these are the architecture's operations, in its order, with its constants: says which is
-    not and, where it is another preset's net, whose.
+    """Raise SpecError unless these are the architecture's operations, in its order and with its constants.
 
-    Dropout does nothing here and is left out, and so is the kind `but`; `untold` are fields that the file doesn't say.
+    The message names the first difference and, if the operations are another preset's, that preset. Dropout does
+    nothing at inference and is not compared. Operations of the kinds `skipped` and fields in `ignored` are not compared
+    either.
     """
-    wrong = difference(found, architecture, but=but, untold=untold)
+    wrong = difference(operations, architecture, skipped=skipped, ignored=ignored)
     if not wrong:
         return
-    all_but_last = not difference(found[:-1], architecture, but=but, untold=untold, complete=False)
-    if all_but_last and len(found) == len(_wanted(architecture, but)):
-        raise SpecError(f"{wrong}; other classes than ILSVRC's are named with --classes")
-    maps = [one for one in found if not isinstance(one.operation, Dense)]  # the number of classes may be any
-    others = [
+    all_but_last = not difference(operations[:-1], architecture, skipped=skipped, ignored=ignored, complete=False)
+    if all_but_last and len(operations) == len(_wanted(architecture, skipped)):
+        raise SpecError(f"{wrong}; name classes other than ILSVRC's with --classes")
+    maps = [o for o in operations if not isinstance(o.operation, Dense)]  # the number of classes doesn't matter
+    matching = [
         name
         for name in PRESETS
-        if name != architecture.name and not difference(maps, preset(name), but=but | Dense, untold=untold)
+        if name != architecture.name and not difference(maps, preset(name), skipped=skipped | Dense, ignored=ignored)
     ]
-    fix = f"import it --as {' or '.join(others)}" if others else "no preset is such a net"
+    fix = f"import it with --as {' or '.join(matching)}" if matching else "no preset describes this net"
     raise SpecError(f"{wrong}; {fix}")
 
 
 def difference(
-    found: Sequence[Found],
+    operations: Sequence[FileOperation],
     architecture: Architecture,
     *,
-    but: Kinds = Dropout,
-    untold: Sequence[str] = UNTOLD,
+    skipped: Kinds = Dropout,
+    ignored: Sequence[str] = IGNORED,
     complete: bool = True,
 ) -> str:
-    """The first operation that isn't the architecture's, in words; "" when all are. `complete`: there are no more."""
-    wanted = _wanted(architecture, but)
-    for theirs, ours in zip(found, wanted, strict=False):
-        told, expected = _told(theirs.operation, untold), _told(ours, untold)
-        if told != expected:
-            return f"{theirs.node}: {told}: expected {expected}, {ours.name} of {architecture.name}"
-    if complete and len(found) != len(wanted):
-        return f"has {len(found)} operations: expected the {len(wanted)} of {architecture.name}"
+    """Describe the first operation that differs; "" if none does. Unless `complete`, more operations may follow."""
+    wanted = _wanted(architecture, skipped)
+    for actual, expected in zip(operations, wanted, strict=False):
+        text, expected_text = _describe(actual.operation, ignored), _describe(expected, ignored)
+        if text != expected_text:
+            return f"{actual.node}: {text}: expected {expected_text}, {expected.name} of {architecture.name}"
+    if complete and len(operations) != len(wanted):
+        return f"has {len(operations)} operations: expected the {len(wanted)} of {architecture.name}"
     return ""
 
 
-def _wanted(architecture: Architecture, but: Kinds) -> list[Operation]:
-    return [o for o in architecture.operations if not isinstance(o, Dropout | but)]
+def _wanted(architecture: Architecture, skipped: Kinds) -> list[Operation]:
+    return [o for o in architecture.operations if not isinstance(o, Dropout | skipped)]
 
 
-def _told(operation: Operation, untold: Sequence[str]) -> str:
-    """An operation in words; floats to five digits."""
-    values = [(f.name, getattr(operation, f.name)) for f in fields(operation) if f.name not in untold]
+def _describe(operation: Operation, ignored: Sequence[str]) -> str:
+    """An operation as text, with five digits for floats."""
+    values = [(f.name, getattr(operation, f.name)) for f in fields(operation) if f.name not in ignored]
     return " ".join(
         [operation.op, *(f"{name}={v:.5g}" if isinstance(v, float) else f"{name}={v}" for name, v in values)]
     )

@@ -1,4 +1,4 @@
-"""What others do between a decoded image and their nets: no file of theirs says it, so it is written down here."""
+"""Preprocessing conventions of other tools. Their files don't state them, so they are recorded here."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from alexnet_infer.preprocess import ALIASED, Preprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class Convention:
-    """Preprocessing as others state it: like `Preprocessing`, with a division by `std`, and no patch of its own.
+    """Preprocessing as other tools define it: like `Preprocessing`, with a division by `std` and without a patch size.
 
-    `mean` and `std` have a number for each channel, in `channel_order` and the unit of `value_range`.
+    `mean` and `std` have one number per channel, in `channel_order` and in the unit of `value_range`. Raises SpecError
+    on invalid values.
     """
 
     size: int
@@ -38,7 +39,7 @@ class Convention:
             raise SpecError(f"preprocessing: std={shown(self.std)}: expected three numbers above 0")
 
     def preprocessing(self, patch: int) -> Preprocessing:
-        """The same but for `std`. Raises SpecError on values that make no sense."""
+        """Return the same preprocessing without `std`, for patches of this side. Raises SpecError on invalid values."""
         if not _are_numbers(self.mean):
             raise SpecError(f"preprocessing: mean={shown(self.mean)}: expected three numbers")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("mean", "std")}
@@ -54,12 +55,12 @@ def _are_numbers(values: Any) -> bool:
 
 
 CONVENTIONS = {
-    # create_imagenet.sh with RESIZE=true, by OpenCV; models/bvlc_alexnet/train_val.prototxt. Caffe subtracted a mean
-    # for each pixel, from a file of its own; these are the means over its pixels, which its examples use instead.
+    # create_imagenet.sh with RESIZE=true, which uses OpenCV, and models/bvlc_alexnet/train_val.prototxt. Caffe
+    # subtracted a mean image from a separate file; these are the means over its pixels, which its examples use instead.
     "caffe": Convention(
         size=256, fit="stretch", resample=ALIASED, channel_order="BGR", value_range="0-255", mean=(104.0, 117.0, 123.0)
     ),
-    # With which the ONNX Model Zoo's README measured its files: the whole image is the patch.
+    # The convention with which the ONNX Model Zoo's README measured its files: the whole image is the patch.
     "caffe-zoo": Convention(
         size=224,
         fit="stretch",
@@ -81,23 +82,22 @@ CONVENTIONS = {
 }
 
 OF_PRESETS = {"caffe": "caffe", "caffenet": "caffe", "owt": "torchvision"}
-"""What the published nets of a preset were trained with."""
+"""Preset -> the convention with which its published nets were trained."""
 
 ZOO_PATCH = 224
 """Side of the patches in the ONNX Model Zoo's files of Caffe's nets."""
 
 
 def published_convention(preset: str | None, patch: int) -> str | None:
-    """The convention with which the published nets of a preset were measured on patches of this side; None where there
-    are none."""
+    """The convention with which a preset's published nets were measured on such patches, or None without such nets."""
     name = OF_PRESETS.get(preset or "")
     return "caffe-zoo" if name == "caffe" and patch == ZOO_PATCH else name
 
 
 def convention(name: str) -> Convention:
-    """The convention called `name`, or the one in the JSON file `name`, which has the fields of `Convention`.
+    """Return the convention called `name`, or the one in the JSON file `name`, which has the fields of `Convention`.
 
-    Raises UsageError when there is no such convention or file, ModelFileError when the file makes no sense.
+    Raises UsageError if there is no such convention or file. Raises ModelFileError if the file is invalid.
     """
     if name in CONVENTIONS:
         return CONVENTIONS[name]
@@ -106,14 +106,14 @@ def convention(name: str) -> Convention:
         fields = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UsageError(
-            f"--preprocessing {name}: expected {', '.join(CONVENTIONS)}, or a JSON file with the fields of "
+            f"--preprocessing {name}: expected {', '.join(CONVENTIONS)}, or a JSON file with the fields in "
             "docs/published.md"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path}: not a JSON file that can be read ({one_line(error)})") from None
+        raise ModelFileError(f"{path}: can't be read as JSON ({one_line(error)})") from None
     names = [f.name for f in dataclasses.fields(Convention)]
     if not isinstance(fields, dict) or not {*names} - {"std"} <= fields.keys() <= {*names}:
-        raise ModelFileError(f"{path}: expected an object with {', '.join(names[:-1])} and, where there is one, std")
+        raise ModelFileError(f"{path}: expected an object with {', '.join(names[:-1])} and optionally std")
     try:
         return Convention(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     except (SpecError, TypeError) as error:
@@ -123,23 +123,23 @@ def convention(name: str) -> Convention:
 def fold(
     tensors: Mapping[str, np.ndarray], architecture: Architecture, convention: Convention
 ) -> tuple[dict[str, np.ndarray], Preprocessing]:
-    """The same net for RGB values that are not divided by anything, and its preprocessing.
+    """Return the same net for RGB values without a division by `std`, and its preprocessing.
 
-    The first convolution sums over the channels, so their order is that of its weights: turning both is exact. It is
-    linear, so dividing its weights by `std` does what dividing the pixels did, up to float32's rounding; the zeros of
-    its padding stay zeros. Folded, the first kernels show the colours they respond to, and no runtime or export needs
-    to know of it.
+    The first convolution sums over the channels, so reversing the channels of its weights and of the image together is
+    exact. It is linear, so dividing its weights by `std` is the same as dividing the pixels, up to float32 rounding;
+    zero padding stays zero. After folding, the first kernels show the colours they respond to, and no runtime or export
+    needs to know about the convention.
 
-    Raises SpecError when the net doesn't begin with a convolution over all channels.
+    Raises SpecError if the net doesn't begin with a convolution over all three channels.
     """
     first = architecture.operations[0]
     if not isinstance(first, Conv) or first.groups != 1 or architecture.channels != 3:
         raise SpecError(
-            f"begins with {first.name} on {architecture.channels} channels: expected a convolution over all three, to "
-            "put --preprocessing into"
+            f"begins with {first.name} on {architecture.channels} channels: expected a convolution over all three, "
+            "into which --preprocessing is folded"
         )
     name = f"{first.name}.weight"
-    with np.errstate(all="ignore"):  # a weight that is no number is refused later, by name
+    with np.errstate(all="ignore"):  # weights that are not finite are refused later, by name
         kernels = tensors[name].astype(np.float64) / np.array(convention.std)[:, None, None]
     if convention.channel_order == "BGR":
         kernels = kernels[:, ::-1]

@@ -1,7 +1,7 @@
-"""Anybody's ONNX graph of an AlexNet -> our tensors: by walking it from input to output.
+"""Read the tensors of an AlexNet from any ONNX graph, by walking the graph from input to output.
 
-What a weight is follows from the node that takes it, not from its name. The Model Zoo's graphs (made by Caffe2, from
-IR 3 and opset 3 on) and PyTorch's exports of torchvision's net are what it was written for.
+The role of a weight follows from the node that uses it, not from its name. This was written for the Model Zoo's graphs
+(made by Caffe2, from IR 3 and opset 3 on) and for PyTorch's exports of torchvision's net.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from alexnet_infer.architecture import Activation, Architecture, Conv, Dense, MaxPool
 from alexnet_infer.errors import SpecError, one_line, shown
-from alexnet_infer.importing.comparison import Found, check_operations, difference
+from alexnet_infer.importing.comparison import FileOperation, check_operations, difference
 from alexnet_infer.importing.onnx_nodes import attributes, integers_of, is_float, lrn, pool, values_of, whole, window
 from alexnet_infer.importing.roles import Layer, by_role, listed
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     import onnx
 
 QUANTIZED = ("QLinearConv", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul")
-"""Operators by which a graph that can't become float weights is known."""
+"""Operators that identify a quantized graph, which can't be converted to float weights."""
 
 
 def read_graph(path: Path) -> onnx.ModelProto:
-    """The message in an ONNX file, without weights that lie beside it.
+    """Return the message in an ONNX file, without weights in other files.
 
-    Raises SpecError when it is damaged or none, OSError when it can't be read.
+    Raises SpecError if the file is damaged or not an ONNX file. Raises OSError if it can't be read.
     """
     import onnx
     from google.protobuf.message import DecodeError
 
     if path.stat().st_size >= 2**31:
-        raise SpecError(f"has {path.stat().st_size} bytes: expected an ONNX file, which ends at 2 GB")
+        raise SpecError(f"has {path.stat().st_size} bytes: expected an ONNX file, which has less than 2 GB")
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except DecodeError as error:
@@ -47,18 +47,18 @@ def read_graph(path: Path) -> onnx.ModelProto:
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
-    """Whether a graph computes in integers."""
+    """Whether a graph is quantized."""
     return any(node.op_type in QUANTIZED for node in model.graph.node)
 
 
 def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """The inputs of a graph without its weights, which old files declare as inputs, too."""
+    """The inputs of a graph without its weights, which old files also declare as inputs."""
     weights = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in weights]
 
 
 def patch_side(value: onnx.ValueInfoProto) -> int:
-    """Side of the patches that an input takes. Raises SpecError unless they are squares of three channels."""
+    """Return the side of the patches that an input takes. Raises SpecError unless they are squares with 3 channels."""
     sides = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
     if len(sides) != 4 or sides[1] != 3 or sides[2] != sides[3] or not 0 < sides[2] <= 4096:
         raise SpecError(f"takes {shown(sides)}: expected [N, 3, side, side]")
@@ -66,37 +66,35 @@ def patch_side(value: onnx.ValueInfoProto) -> int:
 
 
 def read_onnx(path: Path, architecture: Architecture) -> tuple[Architecture, dict[str, np.ndarray]]:
-    """The architecture that the graph computes, and its tensors as float32.
+    """Return the architecture that the graph computes, and its tensors as float32.
 
-    It is `architecture`, a preset, but for the side of the patches and the poolings whose last window hangs over the
-    edge, which follow from it; dropout is the preset's, since it does nothing here.
+    It is `architecture`, a preset, except for the side of the patches and for the poolings whose last window extends
+    over the edge, which depend on that side. Dropout is the preset's, since it does nothing at inference.
 
-    Raises SpecError on whatever isn't such a graph, saying which node is not the preset's and, where another preset is
-    meant, which one; OSError when the file can't be read.
+    Raises SpecError if the file isn't such a graph. The message names the first node that differs from the preset and,
+    if the graph fits another preset, that preset. Raises OSError if the file can't be read.
     """
     model = read_graph(path)
     if is_quantized(model):
-        raise SpecError(
-            "is quantized, and would be another net with float weights; write it to a name in .onnx, with -o"
-        )
+        raise SpecError("is quantized, and float weights would make it another net; write it to a .onnx file, with -o")
     walk = _Walk(model)
-    layers: list[_Found] = []
+    layers: list[_GraphOperation] = []
     try:
         layers.extend(walk.operations())
     except SpecError:
-        if wrong := difference(layers, architecture, complete=False):  # of which the error may be a consequence
+        if wrong := difference(layers, architecture, complete=False):  # the error may be a consequence of it
             raise SpecError(wrong) from None
         raise
     check_operations(layers, architecture)
-    graph = _with_geometry(architecture, walk.patch, [f.operation for f in layers if isinstance(f.operation, MaxPool)])
-    weights = [Layer(name=found.node, tensors=found.tensors(path.parent)) for found in layers if found.weights]
+    graph = _with_geometry(architecture, walk.patch, [o.operation for o in layers if isinstance(o.operation, MaxPool)])
+    weights = [Layer(name=layer.node, tensors=layer.tensors(path.parent)) for layer in layers if layer.weights]
     return graph, by_role(weights, graph)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found(Found):
+class _GraphOperation(FileOperation):
     weights: Mapping[str, onnx.TensorProto] = field(default_factory=dict)
-    """Not read before the whole graph is known to be the preset's: a small file can name one of them in many nodes."""
+    """Only read after the whole graph has been checked: a small file can use the same tensor in many nodes."""
     transposed: bool = False
 
     def tensors(self, folder: Path) -> dict[str, np.ndarray]:
@@ -105,9 +103,9 @@ class _Found(Found):
 
 
 class _Walk:
-    """A graph as a chain of operations: one input, one output, and between them one node after another.
+    """A graph that is a chain of operations: one input, one output, and one node after another between them.
 
-    Raises SpecError when it isn't such a chain.
+    Raises SpecError if the graph isn't such a chain.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -118,52 +116,53 @@ class _Walk:
             if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].HasField("t"):
                 self.constants.update(dict.fromkeys(node.output, node.attribute[0].t))
         self.nodes = [node for node in graph.node if node.op_type != "Constant"]
-        self.takers: dict[str, list[onnx.NodeProto]] = {}
+        self.consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
             for name in dict.fromkeys(node.input):
-                self.takers.setdefault(name, []).append(node)
-        surplus = [t.name for t in graph.initializer if t.dims and is_float(t) and t.name not in self.takers]
+                self.consumers.setdefault(name, []).append(node)
+        surplus = [t.name for t in graph.initializer if t.dims and is_float(t) and t.name not in self.consumers]
         if surplus:
-            raise SpecError(f"weights that no node takes: {listed(surplus)}")
+            raise SpecError(f"weights that no node uses: {listed(surplus)}")
         inputs = inputs_of(graph)
         if len(inputs) != 1 or len(graph.output) != 1:
             raise SpecError(f"has {len(inputs)} inputs and {len(graph.output)} outputs: expected one of each")
         self.input, self.output = inputs[0].name, graph.output[0].name
         self.patch = patch_side(inputs[0])
 
-    def operations(self) -> Iterator[_Found]:
-        """The operations from the input to the output; what does nothing at inference is left out."""
+    def operations(self) -> Iterator[_GraphOperation]:
+        """Yield the operations from the input to the output. Nodes that do nothing at inference are left out."""
         value, shape, seen = self.input, (3, self.patch, self.patch), 0
         while value != self.output:
-            node = self._taker(value)
+            node = self._consumer(value)
             seen += 1
             if seen > len(self.nodes):
-                raise SpecError("its nodes form a circle: expected a chain from the input to the output")
+                raise SpecError("its nodes form a cycle: expected a chain from the input to the output")
             value = node.output[0]
             if node.op_type == "MatMul":
-                adding = self._taker(value)
-                seen, value = seen + 1, adding.output[0]
-                found = self._matmul(node, adding)
+                add = self._consumer(value)
+                seen, value = seen + 1, add.output[0]
+                operation = self._matmul(node, add)
             else:
-                found = self._operation(node, shape, last=value == self.output)
-            if found is not None:
-                yield found
-                shape = found.operation.output(shape)
+                operation = self._operation(node, shape, last=value == self.output)
+            if operation is not None:
+                yield operation
+                shape = operation.operation.output(shape)
         if seen != len(self.nodes):
-            raise SpecError(f"has {len(self.nodes)} nodes, {seen} of them between its input and its output")
+            raise SpecError(f"has {len(self.nodes)} nodes, but {seen} between its input and output: expected one chain")
 
-    def _taker(self, value: str) -> onnx.NodeProto:
-        takers = self.takers.get(value, [])
-        if len(takers) != 1 or value not in takers[0].input[:2] or not takers[0].output:
+    def _consumer(self, value: str) -> onnx.NodeProto:
+        consumers = self.consumers.get(value, [])
+        if len(consumers) != 1 or value not in consumers[0].input[:2] or not consumers[0].output:
             raise SpecError(
-                f"{shown(value)} goes to {len(takers)} nodes: expected a chain from the input to the output"
+                f"{shown(value)} goes to {len(consumers)} nodes: expected a chain from the input to the output"
             )
-        if takers[0].domain not in ("", "ai.onnx"):
-            raise SpecError(f"{self._name(takers[0])}: is of {shown(takers[0].domain)}: expected ONNX's own operators")
-        return takers[0]
+        node = consumers[0]
+        if node.domain not in ("", "ai.onnx"):
+            raise SpecError(f"{self._name(node)}: has the domain {shown(node.domain)}: expected ONNX's own operators")
+        return node
 
-    def _operation(self, node: onnx.NodeProto, shape: tuple[int, ...], *, last: bool) -> _Found | None:
-        """None for what does nothing: a reshape before a fully-connected layer, dropout, the softmax at the end."""
+    def _operation(self, node: onnx.NodeProto, shape: tuple[int, ...], *, last: bool) -> _GraphOperation | None:
+        """The operation of a node, or None if it does nothing here: flattening, dropout, or the softmax at the end."""
         name, get = self._name(node), attributes(node)
         match node.op_type:
             case "Conv":
@@ -174,7 +173,7 @@ class _Walk:
                 size, stride, pad = window(name, {"kernel_shape": sides[2:], **get})
                 groups = whole(name, get, "group", 1)
                 operation = Conv(name="conv", kernels=sides[0], size=size, stride=stride, pad=pad, groups=groups)
-                return _Found(node=name, operation=operation, weights=weights)
+                return _GraphOperation(node=name, operation=operation, weights=weights)
             case "Gemm":
                 plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
                 rows = get.get("transB", 0)
@@ -182,11 +181,11 @@ class _Walk:
                     raise SpecError(f"{name}: expected a Gemm with alpha 1, beta 1, transA 0, and transB 0 or 1")
                 return self._dense(name, self._weights(node, 1), self._weights(node, 2), transposed=not rows)
             case "Relu" | "Tanh":
-                return _Found(node=name, operation=Activation(name="act", kind=node.op_type.lower()))
+                return _GraphOperation(node=name, operation=Activation(name="act", kind=node.op_type.lower()))
             case "LRN":
-                return _Found(node=name, operation=lrn(name, get))
+                return _GraphOperation(node=name, operation=lrn(name, get))
             case "MaxPool":
-                return _Found(node=name, operation=pool(name, get, shape))
+                return _GraphOperation(node=name, operation=pool(name, get, shape))
             case "Reshape" | "Flatten":
                 self._check_flattens(node, get, shape)
                 return None
@@ -196,24 +195,24 @@ class _Walk:
                 return None
             case "Softmax" if last and get.get("axis", -1 if self.opset >= 13 else 1) in (1, -1):
                 return None
-        raise SpecError(f"{name}: {shown(node.op_type)} is no part of an AlexNet here")
+        kind = shown(node.op_type)
+        raise SpecError(f"{name}: {kind} in this form is not supported: expected the layers of an AlexNet")
 
-    def _matmul(self, node: onnx.NodeProto, adding: onnx.NodeProto) -> _Found:
-        biases = [name for name in adding.input if name != node.output[0]]
-        if adding.op_type != "Add" or len(biases) != 1:
+    def _matmul(self, node: onnx.NodeProto, add: onnx.NodeProto) -> _GraphOperation:
+        biases = [name for name in add.input if name != node.output[0]]
+        if add.op_type != "Add" or len(biases) != 1:
             raise SpecError(f"{self._name(node)}: expected an Add of biases after a MatMul")
-        weights, added = self._weights(node, 1), self._constant(self._name(adding), biases[0])
-        return self._dense(self._name(node), weights, added, transposed=True)
+        added = self._constant(self._name(add), biases[0])
+        return self._dense(self._name(node), self._weights(node, 1), added, transposed=True)
 
     @staticmethod
-    def _dense(name: str, weights: onnx.TensorProto, biases: onnx.TensorProto, *, transposed: bool) -> _Found:
+    def _dense(name: str, weights: onnx.TensorProto, biases: onnx.TensorProto, *, transposed: bool) -> _GraphOperation:
         sides = list(weights.dims)
         if len(sides) != 2:
             raise SpecError(f"{name}: weights of shape {shown(sides)}: expected a matrix")
         operation = Dense(name="fc", units=sides[1] if transposed else sides[0])
-        return _Found(
-            node=name, operation=operation, weights={"weight": weights, "bias": biases}, transposed=transposed
-        )
+        parts = {"weight": weights, "bias": biases}
+        return _GraphOperation(node=name, operation=operation, weights=parts, transposed=transposed)
 
     def _check_flattens(self, node: onnx.NodeProto, get: Mapping[str, Any], shape: tuple[int, ...]) -> None:
         name = self._name(node)
@@ -223,7 +222,7 @@ class _Walk:
             sides = integers_of(self._constant(name, node.input[1])) if len(node.input) > 1 else get.get("shape")
             flattens = isinstance(sides, list) and len(sides) == 2 and sides[1] in (-1, math.prod(shape))
         if not flattens:
-            raise SpecError(f"{name}: expected it to flatten maps into one vector for each image")
+            raise SpecError(f"{name}: expected it to flatten maps into one vector per image")
 
     def _weights(self, node: onnx.NodeProto, place: int) -> onnx.TensorProto:
         if len(node.input) <= place:
@@ -233,7 +232,7 @@ class _Walk:
     def _constant(self, where: str, name: str) -> onnx.TensorProto:
         if name not in self.constants:
             raise SpecError(
-                f"{where}: {shown(name)} is not in the file: expected weights that don't have to be computed"
+                f"{where}: {shown(name)} is not in the file: expected weights that are stored, not computed"
             )
         return self.constants[name]
 
@@ -243,6 +242,7 @@ class _Walk:
 
 
 def _with_geometry(architecture: Architecture, patch: int, pools: list[MaxPool]) -> Architecture:
-    found = iter(pools)
-    operations = [replace(o, ceil=next(found).ceil) if isinstance(o, MaxPool) else o for o in architecture.operations]
+    """`architecture` on patches of this side, with the `ceil` of these poolings."""
+    ceils = iter([pool.ceil for pool in pools])
+    operations = [replace(o, ceil=next(ceils)) if isinstance(o, MaxPool) else o for o in architecture.operations]
     return replace(architecture, patch=patch, operations=tuple(operations))

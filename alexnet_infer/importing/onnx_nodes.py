@@ -1,4 +1,4 @@
-"""Parts of ONNX nodes, read without trusting them: attributes, windows, and the values of tensors."""
+"""Read parts of untrusted ONNX nodes: attributes, windows, and the values of tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def whole(name: str, get: Mapping[str, Any], key: str, default: int = 0) -> int:
-    """A node's attribute that counts something. Raises SpecError unless it is from 1 to 8192."""
+    """Return a node's integer attribute. Raises SpecError unless it is from 1 to 8192."""
     value = get.get(key, default)
     if type(value) is not int or not 1 <= value <= 8192:
         raise SpecError(f"{name}: {key}={shown(value)}: expected a whole number from 1 to 8192")
@@ -28,7 +28,7 @@ def whole(name: str, get: Mapping[str, Any], key: str, default: int = 0) -> int:
 
 
 def real(name: str, get: Mapping[str, Any], key: str, default: float) -> float:
-    """A node's attribute that is a number. Raises SpecError when it is none."""
+    """Return a node's float attribute. Raises SpecError unless it is a finite float."""
     value = get.get(key, default)
     if type(value) is not float or not math.isfinite(value):
         raise SpecError(f"{name}: {key}={shown(value)}: expected a number")
@@ -36,9 +36,9 @@ def real(name: str, get: Mapping[str, Any], key: str, default: float) -> float:
 
 
 def values_of(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
-    """A tensor's values as float32, from the message or from a file in `folder`.
+    """Return a tensor's values as float32, from the message or from a file in `folder`.
 
-    Raises SpecError when it has fewer or more bytes than its shape says, another type, or lies elsewhere.
+    Raises SpecError if its type is not a float type, if its size doesn't match its shape, or if its file is elsewhere.
     """
     from onnx import TensorProto, helper
 
@@ -58,7 +58,7 @@ def values_of(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
 
 
 def integers_of(tensor: onnx.TensorProto) -> list[int]:
-    """A short vector of whole numbers, from the message. Raises SpecError when the tensor is anything else."""
+    """Return the values of an int64 vector of at most 8, from the message. Raises SpecError for any other tensor."""
     from onnx import TensorProto
 
     if (
@@ -73,7 +73,7 @@ def integers_of(tensor: onnx.TensorProto) -> list[int]:
 
 
 def is_float(tensor: onnx.TensorProto) -> bool:
-    """Whether it is of a type that weights are read in."""
+    """Whether the tensor has a type in which weights can be read."""
     from onnx import TensorProto
 
     return tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
@@ -97,6 +97,7 @@ def _array(tensor: onnx.TensorProto) -> np.ndarray:
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Return a node's attributes by name. Raises SpecError if one can't be read."""
     import onnx
 
     try:
@@ -106,8 +107,11 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def window(name: str, get: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Size, stride and padding of a square window that is the same in both directions and on all sides."""
-    found = []
+    """Return size, stride and padding of a square window, with the same padding on all sides.
+
+    Raises SpecError for any other window, and for dilation.
+    """
+    values = []
     low = {"pads": 0}
     defaults = {"kernel_shape": [], "strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1]}
     for key, default in defaults.items():
@@ -120,45 +124,45 @@ def window(name: str, get: Mapping[str, Any]) -> tuple[int, int, int]:
             or not low.get(key, 1) <= sides[0] <= 4096
         ):
             raise SpecError(f"{name}: {key}={shown(sides)}: expected a square window, the same on all sides")
-        found.append(sides[0])
-    size, stride, pad, dilation = found
+        values.append(sides[0])
+    size, stride, pad, dilation = values
     _check_auto_pad(name, get)
     if dilation != 1 or get.get("storage_order", 0):
-        raise SpecError(f"{name}: expected no dilation, and rows first")
+        raise SpecError(f"{name}: expected no dilation, and storage_order 0")
     return size, stride, pad
 
 
 def _check_auto_pad(name: str, get: Mapping[str, Any]) -> None:
-    """VALID is no padding, whatever `pads` says beside it."""
-    how, pads = get.get("auto_pad", b"NOTSET"), get.get("pads", [0])
-    if how != b"NOTSET" and (how != b"VALID" or not isinstance(pads, list) or any(pads)):
-        raise SpecError(f"{name}: auto_pad={shown(how)}, pads={shown(pads)}: expected pads alone")
+    """Raise SpecError unless `pads` alone gives the padding. VALID is accepted with `pads` of 0."""
+    auto_pad, pads = get.get("auto_pad", b"NOTSET"), get.get("pads", [0])
+    if auto_pad != b"NOTSET" and (auto_pad != b"VALID" or not isinstance(pads, list) or any(pads)):
+        raise SpecError(f"{name}: auto_pad={shown(auto_pad)}, pads={shown(pads)}: expected pads alone")
 
 
 def lrn(name: str, get: Mapping[str, Any]) -> LRN:
-    """Local response normalisation, from ONNX's form of its constants into the paper's."""
+    """Return local response normalisation, with ONNX's constants converted to the paper's form."""
     size = whole(name, get, "size")
-    alpha, beta, k = (real(name, get, *one) for one in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    alpha, beta, k = (real(name, get, *entry) for entry in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
     return LRN(name="norm", size=size, alpha=alpha / size, beta=beta, k=k)
 
 
 def pool(name: str, get: Mapping[str, Any], shape: tuple[int, ...]) -> MaxPool:
-    """Max pooling; padding at the lower right that lets one more window hang over the edge is `ceil`."""
+    """Return max pooling. Padding at the lower right that adds one window, over the edge, becomes `ceil`."""
     pads = get.get("pads", [0, 0, 0, 0])
     _check_auto_pad(name, get)
     size, stride, _ = window(name, {**get, "pads": [0, 0, 0, 0]})
     plain = MaxPool(name="pool", size=size, stride=stride)
-    hanging = replace(plain, ceil=True)
+    with_ceil = replace(plain, ceil=True)
     if not isinstance(pads, list) or len(pads) != 4 or any(pads[:2]) or pads[2] != pads[3]:
-        raise SpecError(f"{name}: pads={shown(pads)}: expected none at the upper left, the same at the lower right")
-    beyond = pads[2]
-    if type(beyond) is not int:
+        raise SpecError(f"{name}: pads={shown(pads)}: expected 0 at the upper left, equal ones at the lower right")
+    padding = pads[2]
+    if type(padding) is not int:
         raise SpecError(f"{name}: pads={shown(pads)}: expected whole numbers")
-    if get.get("ceil_mode", 0) and not beyond:
-        beyond = hanging.overhang(shape[-1])
+    if get.get("ceil_mode", 0) and not padding:
+        padding = with_ceil.overhang(shape[-1])
     elif get.get("ceil_mode", 0):
-        beyond += -(shape[-1] + beyond - size) % stride
-    for found in (plain, hanging):
-        if 0 <= beyond < size and (shape[-1] + beyond - size) // stride + 1 == found.output(shape)[-1]:
-            return found
+        padding += -(shape[-1] + padding - size) % stride
+    for operation in (plain, with_ceil):
+        if 0 <= padding < size and (shape[-1] + padding - size) // stride + 1 == operation.output(shape)[-1]:
+            return operation
     raise SpecError(f"{name}: pads={shown(pads)}: expected padding that only the last window needs")

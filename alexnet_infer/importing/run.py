@@ -1,4 +1,4 @@
-"""One file of somebody else's in, one model file of ours out."""
+"""Convert one file of another tool to one model file."""
 
 from __future__ import annotations
 
@@ -34,78 +34,87 @@ SUFFIXES: dict[str, Format] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ImportRequest:
-    """What to import, and what no foreign file says of itself. Raises UsageError on values that make no sense."""
+    """What to import, and what the file itself doesn't state. Raises UsageError on invalid values."""
 
     source: Path
     out: Path
-    """The file to write: .onnx for a quantized graph, which stays what it is, and else .safetensors."""
+    """The file to write: `.onnx` for a quantized graph, which is kept as it is, otherwise `.safetensors`."""
     name: str
-    """What the net is called from now on."""
+    """The name of the net in the model file."""
     format: Format | None = None
-    """None: by the name's suffix."""
+    """The format of the file. None: from the suffix of its name."""
     preset: str | None = None
-    """Which net it is; a checkpoint of our trainer knows it itself."""
+    """The preset that describes the net. It may be None for a checkpoint, which contains its architecture."""
     patch: int | None = None
-    """Side of the patches, where the file's (the Model Zoo's 224) and the preset's (227) differ; None: the file's."""
+    """Side of the patches, for files whose side (the Model Zoo's 224) differs from the preset's (227).
+
+    None: the file's or, if the file doesn't state it, the preset's.
+    """
     convention: str | None = None
-    """Preprocessing: the name of a convention, or a JSON file; None for that of the preset's published nets on patches
-    of this side."""
+    """Preprocessing: the name of a convention, or of a JSON file.
+
+    None: the checkpoint's own, or the convention of the preset's published nets on patches of this side.
+    """
     classes: tuple[ClassName, ...] | None = None
-    """In the order of the file's outputs; None for the 1,000 of ILSVRC-2012 in sorted order of their WordNet ids."""
+    """The classes, in the order of the file's outputs.
+
+    None: the checkpoint's own, or the 1,000 of ILSVRC-2012, sorted by WordNet id.
+    """
     data: str | None = None
-    """What it was trained on, where that is known and nothing else is."""
+    """What the net was trained on. Ignored if `provenance` is given."""
     provenance: Provenance | None = None
-    """Where the net comes from, where all of it is known."""
+    """The complete origin of the net, if it is known."""
 
     def __post_init__(self) -> None:
         if self.format is not None and self.format not in get_args(Format):
             raise UsageError(f"format={shown(self.format)}: expected {', '.join(get_args(Format))}")
-        suffix = ".onnx" if self.found_format == "onnx-quantized" else ".safetensors"
+        suffix = ".onnx" if self.resolved_format == "onnx-quantized" else ".safetensors"
         if self.out.suffix != suffix:
             raise UsageError(f"{self.out}: expected a name that ends in {suffix}")
-        if self.preset is None and self.found_format != "checkpoint":
-            raise UsageError(f"{self.source}: which net is it? Name the preset with --as: {', '.join(OF_PRESETS)}, ...")
+        if self.preset is None and self.resolved_format != "checkpoint":
+            names = ", ".join(OF_PRESETS)
+            raise UsageError(f"{self.source}: its preset is unknown. Name the preset with --as: {names}, ...")
         if self.preset is not None:
             variant(self.preset)
 
     @property
-    def found_format(self) -> Format:
-        """`format`, or what the file's name says."""
+    def resolved_format(self) -> Format:
+        """`format`, or the format of the file's suffix. Raises UsageError if the suffix is unknown."""
         if self.format is not None:
             return self.format
         try:
             return SUFFIXES[self.source.suffix.lower()]
         except KeyError:
             raise UsageError(
-                f"{self.source}: what kind of file is it? Expected a name that ends in {', '.join(SUFFIXES)}"
+                f"{self.source}: its format is unknown. Expected a name that ends in {', '.join(SUFFIXES)}"
             ) from None
 
 
 def import_net(request: ImportRequest) -> Path:
-    """Reads the file, turns it into a model file of ours, writes that in one piece, and returns its path.
+    """Convert the file to a model file, write that atomically, and return its path.
 
-    Raises ModelFileError, naming the file and what is wrong, when it isn't what it is said to be; UsageError when the
-    request contradicts it; BackendError when a package that reads it is missing; OSError when `out` can't be written.
+    Raises ModelFileError, which names the file and the cause, if the file isn't what the request says. Raises
+    UsageError if the request contradicts the file. Raises BackendError if a package that reads the file is missing.
+    Raises OSError if `out` can't be written.
     """
     with _naming(request.source):
         if not stat.S_ISREG(request.source.stat().st_mode):
             raise SpecError("is not a regular file: expected a model file")
-    if request.found_format == "onnx-quantized":
+    if request.resolved_format == "onnx-quantized":
         return _adopt(request)
     with _naming(request.source):
-        found = _read(request)
-        preprocessing, classes = found.preprocessing, found.classes
-        tensors = found.tensors
+        net = _read(request)
+        preprocessing, classes = net.preprocessing, net.classes
+        tensors = net.tensors
         if preprocessing is None:
-            said = _convention(request, found.architecture)
-            tensors, preprocessing = fold(tensors, found.architecture, said)
+            tensors, preprocessing = fold(tensors, net.architecture, _convention(request, net.architecture))
         if classes is None or request.classes is not None:
-            classes, order = _classes(request, found.architecture.classes)
-            last = f"{found.architecture.operations[-1].name}."
+            classes, order = _classes(request, net.architecture.classes)
+            last = f"{net.architecture.operations[-1].name}."
             tensors = {name: t[order] if name.startswith(last) else t for name, t in tensors.items()}
         manifest = Manifest(
             name=request.name,
-            architecture=found.architecture,
+            architecture=net.architecture,
             preprocessing=preprocessing,
             classes=classes,
             provenance=request.provenance or _unknown_provenance(request),
@@ -116,8 +125,8 @@ def import_net(request: ImportRequest) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Source:
-    """What a file says of its net; the rest is for the request to say."""
+class _FileNet:
+    """The net as the file describes it. What is None must come from the request."""
 
     architecture: Architecture
     tensors: dict[str, np.ndarray]
@@ -127,7 +136,7 @@ class _Source:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """What is wrong with the file becomes a ModelFileError that begins with its name."""
+    """Turn errors about the file into a ModelFileError whose message begins with its path."""
     try:
         yield
     except SpecError as error:
@@ -143,33 +152,38 @@ def _preset(request: ImportRequest) -> Architecture:
 
 
 def _on_patches(request: ImportRequest, side: int) -> Architecture:
-    """The preset on patches of this side: its own, or other ones as in the Model Zoo's files, where only the last
-    pooling hangs over the edge."""
+    """The preset on patches of this side.
+
+    If the side differs from the preset's, only the window of the last pooling extends over the edge, as in the Model
+    Zoo's files.
+    """
     assert request.preset is not None
-    ours = _preset(request)
-    if side == ours.patch:
-        return ours
-    zoo = replace(variant(request.preset), patch=side, ceil_pools=(5,), classes=ours.classes).build()
-    if zoo.tensors != ours.tensors:
-        raise ModelFileError(f"{request.source}: takes patches of {side}: those of {request.preset} are {ours.patch}")
+    preset = _preset(request)
+    if side == preset.patch:
+        return preset
+    zoo = replace(variant(request.preset), patch=side, ceil_pools=(5,), classes=preset.classes).build()
+    if zoo.tensors != preset.tensors:
+        raise ModelFileError(
+            f"{request.source}: takes patches of {side}: expected {preset.patch}, as the preset {request.preset} does"
+        )
     return zoo
 
 
-def _read(request: ImportRequest) -> _Source:
-    match request.found_format:
+def _read(request: ImportRequest) -> _FileNet:
+    match request.resolved_format:
         case "checkpoint":
             from alexnet_infer.importing.checkpoint import read_checkpoint
 
-            found = read_checkpoint(request.source)
-            if request.preset not in (None, found.architecture.name):
-                raise SpecError(f"is of the preset {found.architecture.name}: expected {request.preset}, by --as")
-            _check_patch(request, [found.architecture])
-            keeps = request.convention is None  # what the request says goes first
-            return _Source(
-                architecture=found.architecture,
-                tensors=found.tensors,
-                preprocessing=found.preprocessing if keeps else None,
-                classes=found.classes,
+            checkpoint = read_checkpoint(request.source)
+            if request.preset not in (None, checkpoint.architecture.name):
+                raise SpecError(f"has the preset {checkpoint.architecture.name}: expected {request.preset}, from --as")
+            _check_patch(request, [checkpoint.architecture])
+            keeps = request.convention is None  # otherwise the request takes precedence
+            return _FileNet(
+                architecture=checkpoint.architecture,
+                tensors=checkpoint.tensors,
+                preprocessing=checkpoint.preprocessing if keeps else None,
+                classes=checkpoint.classes,
             )
         case "onnx":
             return _read_onnx(request)
@@ -178,21 +192,21 @@ def _read(request: ImportRequest) -> _Source:
         case _:
             from alexnet_infer.importing.state_dict import read_state_dict as read
     architecture = _check_patch(request, [_preset(request)])
-    return _Source(architecture=architecture, tensors=read(request.source, architecture))
+    return _FileNet(architecture=architecture, tensors=read(request.source, architecture))
 
 
-def _read_onnx(request: ImportRequest) -> _Source:
+def _read_onnx(request: ImportRequest) -> _FileNet:
     from alexnet_infer.importing.onnx_graph import read_onnx
 
     preset = _preset(request)
     graph, tensors = read_onnx(request.source, preset)
-    # The weights of a net on 224 and on 227 pixels are the same: the maps before fc6 come out 6 x 6 either way.
+    # The same weights serve patches of 224 and of 227 pixels: the maps before fc6 are 6 x 6 for both.
     fitting = [graph, *([preset] if preset.tensors == graph.tensors else [])]
-    return _Source(architecture=_check_patch(request, fitting), tensors=tensors)
+    return _FileNet(architecture=_check_patch(request, fitting), tensors=tensors)
 
 
 def _check_patch(request: ImportRequest, fitting: Sequence[Architecture]) -> Architecture:
-    """The architecture whose patches the request wants; the first where it doesn't say."""
+    """The architecture with the requested patches, by default the first. Raises UsageError if there is none."""
     for architecture in fitting:
         if request.patch in (None, architecture.patch):
             return architecture
@@ -204,31 +218,31 @@ def _convention(request: ImportRequest, architecture: Architecture) -> Conventio
     name = request.convention or published_convention(request.preset, architecture.patch)
     if name is None:
         raise UsageError(
-            f"{request.source}: doesn't say how its images were prepared, and no published net of this preset does; "
-            "name it with --preprocessing"
+            f"{request.source}: doesn't state its preprocessing, and this preset has no published net; name it with "
+            "--preprocessing"
         )
-    said = convention(name)
-    if said.size < architecture.patch:
+    chosen = convention(name)
+    if chosen.size < architecture.patch:
         raise UsageError(
-            f"--preprocessing {name}: gives images of {said.size} pixels, and the patches have {architecture.patch}; "
-            "choose another, or another --patch"
+            f"--preprocessing {name}: gives images of {chosen.size} pixels, but the patches have {architecture.patch}; "
+            "choose another convention or another --patch"
         )
-    return said
+    return chosen
 
 
 def _classes(request: ImportRequest, outputs: int) -> tuple[tuple[ClassName, ...], np.ndarray]:
-    """The classes in sorted order of their WordNet ids, and which of the file's outputs each one is."""
-    found = ilsvrc_classes() if request.classes is None else request.classes
-    if len(found) != outputs:
+    """The classes sorted by WordNet id, and the index of each one among the file's outputs."""
+    classes = ilsvrc_classes() if request.classes is None else request.classes
+    if len(classes) != outputs:
         raise ModelFileError(
-            f"{request.source}: has {outputs} outputs, and there are {len(found)} classes; name them with --classes"
+            f"{request.source}: has {outputs} outputs for {len(classes)} classes; name its classes with --classes"
         )
-    order = sorted(range(outputs), key=lambda i: found[i].wnid)
-    return tuple(found[i] for i in order), np.array(order)
+    order = sorted(range(outputs), key=lambda i: classes[i].wnid)
+    return tuple(classes[i] for i in order), np.array(order)
 
 
 def _unknown_provenance(request: ImportRequest) -> Provenance:
-    """Of a file of which no more is known than what it is called and holds."""
+    """The provenance of a file of which only the name and the content are known."""
     return Provenance(
         data=request.data or "unknown images",
         recipe={"name": "imported", "file": visible(request.source.name), "sha256": sha256(request.source)},
@@ -243,19 +257,19 @@ def _adopt(request: ImportRequest) -> Path:
 
     graph_classes, order = _classes(request, len(request.classes or ilsvrc_classes()))
     if (order != np.arange(len(order))).any():
-        raise UsageError("--classes: a quantized net stays as it is: expected its outputs in order of WordNet ids")
+        raise UsageError("--classes: a quantized net can't be reordered: expected its outputs in order of WordNet ids")
     with _naming(request.source):
         side = input_side(request.source)
     if request.patch not in (None, side):
-        raise UsageError(f"--patch {request.patch}: {request.source} takes patches of {side}, and stays as it is")
+        raise UsageError(f"--patch {request.patch}: {request.source} takes patches of {side}, as it is quantized")
     architecture = _on_patches(request, side)
-    said = _convention(request, architecture)
-    if said.std != (1.0, 1.0, 1.0):
-        raise UsageError("--preprocessing: a quantized net stays as it is: expected one that divides by nothing")
+    chosen = _convention(request, architecture)
+    if chosen.std != (1.0, 1.0, 1.0):
+        raise UsageError("--preprocessing: std can't be folded into a quantized net: expected a convention without std")
     manifest = Manifest(
         name=request.name,
         architecture=architecture,
-        preprocessing=said.preprocessing(architecture.patch),
+        preprocessing=chosen.preprocessing(architecture.patch),
         classes=graph_classes,
         provenance=request.provenance or _unknown_provenance(request),
     )

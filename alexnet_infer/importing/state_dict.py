@@ -1,7 +1,7 @@
-"""PyTorch's state dicts: tensors by name, in the order in which the module lists its layers.
+"""PyTorch state dicts: tensors by name, in the order in which the module lists its layers.
 
-A `.pth` or `.pt` file is a pickle, and a pickle can run anything. It is read by torch with `weights_only=True`, in a
-process of its own; never here.
+A `.pth` or `.pt` file is a pickle, and unpickling can run arbitrary code. torch reads it with `weights_only=True` in a
+separate process, never in this one.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from alexnet_infer.errors import BackendError, SpecError, one_line, visible
 from alexnet_infer.importing.roles import Layer, by_role
 
 TIMEOUT = 600
-"""Seconds that reading may take: the largest file on a slow disk, not more."""
+"""Time limit for reading, in seconds: enough for the largest file on a slow disk."""
 
 
 def read_state_dict(path: Path, architecture: Architecture) -> dict[str, np.ndarray]:
-    """The tensors of `architecture` from a PyTorch file, as float32: a state dict, or a checkpoint that has one.
+    """Return the tensors of `architecture`, as float32, from a PyTorch state dict or a checkpoint that contains one.
 
-    Raises SpecError on whatever isn't such a file or doesn't fit, BackendError when torch is missing or too old,
-    OSError when it can't be read.
+    Raises SpecError if the file isn't one of these or doesn't fit. Raises BackendError if torch is missing or too old.
+    Raises OSError if the file can't be read.
     """
     if not find_spec("torch"):
-        raise BackendError(f'{path}: is a PyTorch file, which torch must read: pip install "alexnet-infer[train]"')
+        raise BackendError(f'{path}: is a PyTorch file, which only torch can read: pip install "alexnet-infer[train]"')
     _check_size(path)
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "tensors.safetensors"
@@ -42,7 +42,7 @@ def read_state_dict(path: Path, architecture: Architecture) -> dict[str, np.ndar
 
 
 def _check_size(path: Path) -> None:
-    """A zip could swell: torch writes its records as they are."""
+    """Raise SpecError if the file is too large, or compressed, since it could then expand. torch doesn't compress."""
     if path.stat().st_size > 4 * MAX_PARAMETERS:
         raise SpecError(f"has {path.stat().st_size} bytes: expected at most {4 * MAX_PARAMETERS}")
     try:
@@ -53,38 +53,38 @@ def _check_size(path: Path) -> None:
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise SpecError(f"damaged, or not a PyTorch file ({one_line(error)})") from None
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise SpecError("has compressed records: expected a file that torch.save wrote")
+        raise SpecError("has compressed records: expected a file written by torch.save")
 
 
 def _convert(path: Path, plain: Path) -> None:
     child = Path(__file__).with_name("torch_child.py")
-    # -P: nothing is imported from the folder that the file may lie in, where something could be called torch.
+    # -P: don't import from the folder of torch_child.py, whose modules could hide others of the same name.
     command = [sys.executable, "-P", str(child), str(path.resolve()), str(plain)]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False, env=_environment())
+        process = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False, env=_environment())
     except subprocess.TimeoutExpired:
-        raise SpecError(f"torch did not read it in {TIMEOUT} seconds") from None
-    if done.returncode or not plain.exists():
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        said = visible(lines[-1])[:300] if lines else f"the process that read it died ({done.returncode})"
-        if done.returncode == BackendError.exit_code:
-            raise BackendError(f"{path}: {said}")
-        raise SpecError(said)
+        raise SpecError(f"torch did not read it within {TIMEOUT} seconds") from None
+    if process.returncode or not plain.exists():
+        lines = process.stderr.decode("utf-8", "replace").strip().splitlines()
+        reason = visible(lines[-1])[:300] if lines else f"the process that reads it ended with {process.returncode}"
+        if process.returncode == BackendError.exit_code:
+            raise BackendError(f"{path}: {reason}")
+        raise SpecError(reason)
 
 
 def _environment() -> dict[str, str]:
-    """Torch would start a thread for each core to read a file."""
+    """The environment, with one thread: torch would start one per core only to read a file."""
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def _layers(plain: Path) -> list[Layer]:
-    """The tensors by layer: the part of the name before the last dot, without what wrappers put before it."""
+    """The layers, with their tensors. The name of a layer is the part of a tensor's name before the last dot."""
     layers: dict[str, dict[str, np.ndarray]] = {}
     try:
         with safe_open(plain, "np") as file:
             for name in json.loads(file.metadata()["order"]):
                 layer, _, part = name.rpartition(".")
-                if part != "num_batches_tracked":  # batch norm counts; nothing depends on it
+                if part != "num_batches_tracked":  # batch norm's counter, which inference doesn't use
                     layers.setdefault(layer, {})[part] = file.get_tensor(name)
     except SafetensorError as error:
         raise SpecError(f"its tensors can't be read ({one_line(error)})") from None

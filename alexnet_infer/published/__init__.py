@@ -1,1 +1,1 @@
-"""The published AlexNets: what there is, where it lies, and fetching it."""
+"""Published AlexNets: the registry that lists them, and their download to this machine."""

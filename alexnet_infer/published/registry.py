@@ -1,4 +1,4 @@
-"""The registry of published nets: `models/registry.json`, or another file that a site names."""
+"""The registry of published nets: `models/registry.json`, or the file named by an environment variable."""
 
 from __future__ import annotations
 
@@ -13,26 +13,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from alexnet_infer.artifact import EMBEDDED
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError, meant, one_line, shown
 from alexnet_infer.files import along
 from alexnet_infer.importing.conventions import CONVENTIONS
-from alexnet_infer.importing.run import Format
 from alexnet_infer.presets import PRESETS
-from alexnet_infer.published.download import is_address
+from alexnet_infer.web import is_address
+
+if TYPE_CHECKING:
+    from alexnet_infer.importing.run import Format
 
 VARIABLE = "ALEXNET_INFER_REGISTRY"
-"""Names a registry file to be used instead: a site's own nets, or its own mirrors."""
+"""The environment variable that names a registry file to use instead, with a site's own nets or mirrors."""
+
+FORMATS = ("onnx", "onnx-quantized", "caffemodel", "state-dict", "checkpoint")
+"""The values of `importing.run.Format`, which is not imported here: `classify` reads the registry, and starts fast."""
 
 DIGESTS = {"sha256": 64, "sha384": 96, "sha512": 128}
-"""Hex digits of each kind. SHA-1, which Caffe's pages give, isn't one: another file with the same can be made."""
+"""Number of hex digits of each kind. SHA-1, as on Caffe's pages, is not accepted: a second file with the same digest
+can be made."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedError:
-    """An error figure as its publisher gives it, in per cent. Raises SpecError on values that make no sense."""
+    """A net's top-1 and top-5 error in per cent, as published. Raises SpecError for invalid values."""
 
     top1: float
     top5: float
@@ -47,27 +53,30 @@ class PublishedError:
         if not all(type(figure) in (int, float) and math.isfinite(figure) for figure in figures) or not (
             0 <= self.top5 <= self.top1 <= 100
         ):
-            raise SpecError(f"error: top1, top5={shown(figures[::-1])}: expected per cents, the first the greater one")
+            raise SpecError(
+                f"error: top1, top5={shown(figures[::-1])}: expected per cents, the first at least the second"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A net that can be fetched. Raises SpecError on values that make no sense."""
+    """A net that can be pulled. Raises SpecError for invalid values."""
 
     name: str
     summary: str
     format: Format
     urls: tuple[str, ...]
-    """Where the file lies; tried in this order."""
+    """URLs of the file, tried in this order."""
     size: int
-    """In bytes."""
+    """Of the file to download, in bytes."""
     digest: str
     """Kind and hex digits: "sha256:6b0d..."."""
     licence: str
     preset: str
     patch: int
+    """Side of the patches, in pixels."""
     preprocessing: str
-    """A convention of `alexnet_infer.importing.conventions`."""
+    """The name of a convention in `alexnet_infer.importing.conventions`."""
     data: str
     date: str | None
     software: str
@@ -77,16 +86,16 @@ class Published:
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", self.name):
             raise SpecError(f"name={shown(self.name)}: expected lower-case letters, digits and hyphens")
         if self.name == EMBEDDED:
-            raise SpecError(f"name={self.name}: is that of the net that comes along; expected another")
+            raise SpecError(f"name={self.name}: is the name of a bundled net; expected another name")
         for field in ("summary", "digest", "licence", "data", "software"):
             _check_text(f"{self.name}: {field}", getattr(self, field))
-        choices = {"format": get_args(Format), "preset": PRESETS, "preprocessing": CONVENTIONS}
+        choices = {"format": FORMATS, "preset": PRESETS, "preprocessing": CONVENTIONS}
         for field, known in choices.items():
             value = getattr(self, field)
             if not isinstance(value, str) or value not in known:
                 raise SpecError(f"{self.name}: {field}={shown(value)}: expected {', '.join(known)}")
         if type(self.patch) is not int or not 0 < self.patch <= 4096:
-            raise SpecError(f"{self.name}: patch={shown(self.patch)}: expected the side of its patches in pixels")
+            raise SpecError(f"{self.name}: patch={shown(self.patch)}: expected the side of the patches in pixels")
         try:
             if self.date is not None:
                 date.fromisoformat(self.date)
@@ -100,35 +109,35 @@ class Published:
         if not self.urls or not all(
             isinstance(url, str) and url.isprintable() and is_address(url) for url in self.urls
         ):
-            raise SpecError(f"{self.name}: urls={shown(self.urls)}: expected https://, http:// or file:// addresses")
+            raise SpecError(f"{self.name}: urls={shown(self.urls)}: expected https://, http:// or file:// URLs")
 
     @property
     def suffix(self) -> str:
-        """Of the model file that it becomes."""
+        """The suffix of the model file made from the download."""
         return ".onnx" if self.format == "onnx-quantized" else ".safetensors"
 
 
-def _check_text(what: str, value: object) -> None:
+def _check_text(field: str, value: object) -> None:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise SpecError(f"{what}={shown(value)}: expected printable text")
+        raise SpecError(f"{field}={shown(value)}: expected printable text")
 
 
 def registry() -> Mapping[str, Published]:
-    """All published nets by name. Raises ModelFileError when the registry file is missing or makes no sense."""
+    """Return all published nets by name. Raises ModelFileError if the registry file is missing or invalid."""
     return _read(_path())
 
 
 def published(name: str) -> Published:
-    """The net called `name`. Raises UsageError, with what may have been meant, when there is none."""
+    """Return the published net `name`. Raises UsageError, with a similar name if there is one, for an unknown name."""
     nets = registry()
     if name in nets:
         return nets[name]
-    raise UsageError(f"no published net is called {shown(name)}{meant(name, nets)}; there are {', '.join(nets)}")
+    raise UsageError(f"{shown(name)} is not a published net{meant(name, nets)}; expected one of {', '.join(nets)}")
 
 
 def _path() -> Path:
-    if named := os.environ.get(VARIABLE):
-        return Path(named)
+    if path := os.environ.get(VARIABLE):
+        return Path(path)
     return along("registry.json")
 
 
@@ -145,7 +154,7 @@ def _read(path: Path) -> Mapping[str, Published]:
     except OSError as error:
         raise ModelFileError(f"{path}: the registry of nets can't be read ({error.strerror or error})") from None
     except (ValueError, RecursionError) as error:  # SpecError is a ValueError
-        raise ModelFileError(f"{path}: is no registry of nets ({one_line(error)})") from None
+        raise ModelFileError(f"{path}: not a registry of nets ({one_line(error)})") from None
     return {net.name: net for net in nets}
 
 
@@ -159,5 +168,5 @@ def _net(item: Any) -> Published:
     if not isinstance(error, dict) or error.keys() != parts:
         raise SpecError(f"{shown(name)}: error={shown(error)}: expected {', '.join(sorted(parts))}")
     if not isinstance(urls, list):
-        raise SpecError(f"{shown(name)}: urls={shown(urls)}: expected a list of addresses")
+        raise SpecError(f"{shown(name)}: urls={shown(urls)}: expected a list of URLs")
     return Published(**{**item, "urls": tuple(urls), "error": PublishedError(**error)})

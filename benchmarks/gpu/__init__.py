@@ -1,1 +1,1 @@
-"""What only a GPU can show, checked and measured in minutes by one command: `python -m benchmarks.gpu --help`."""
+"""Checks and measurements that need a GPU, in one command of a few minutes: `python -m benchmarks.gpu --help`."""

@@ -1,14 +1,14 @@
-"""Checks and measures on a GPU: that what was written for it is right there, and how near it comes to its limits.
+"""Checks that the GPU code gives correct results, and measures how close it comes to the GPU's limits.
 
     python -m benchmarks.gpu --out DIR [--data DATA] [--minutes 10] [--stages machine,training] [--device cpu]
 
-Run it in a checkout; the package need not be installed. Each stage is a process of its own with a time limit; what it
-reports goes into DIR/results.json at once, and a stage that fails, crashes or hangs does not stop the next. `--stages`
-runs some of them and keeps the results of the others that are there. The last to run is the report, DIR/report.md: a
-table of measured values over their limits, and a verdict for each thing that was not verified without a GPU
-(`python -m benchmarks.gpu.report DIR` writes it again). `--device cpu` is a miniature of all of it for the test-suite.
+Run it in a checkout; the package does not have to be installed. Each stage is a process with a time limit. Its results
+are written to DIR/results.json immediately, and a stage that fails, crashes or hangs does not stop the next one.
+`--stages` runs only some stages and keeps the existing results of the others. At the end, the report is written to
+DIR/report.md: a table of measured values and their limits, and a verdict on each claim that can't be verified without a
+GPU. `python -m benchmarks.gpu.report DIR` writes the report again. `--device cpu` runs a miniature for the test suite.
 
-Exit codes: 0; 1 when a stage or a check in it failed; 2 usage; 3 unreadable data; 5 no such device.
+Exit codes: 0 success; 1 a stage or a check failed; 2 wrong usage; 3 unreadable data; 5 no such device.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="a labelled image set, in any form that the trainer takes")
+    parser.add_argument("--data", type=Path, help="labelled image set, in any form that the trainer accepts")
     parser.add_argument("--out", type=Path, required=True, help="folder for results.json, report.md and the nets")
     parser.add_argument("--minutes", type=float, default=10.0, help="for all stages together (default: %(default)g)")
-    parser.add_argument("--stages", help=f"some of {','.join(NAMES)} (default: all)")
-    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
+    parser.add_argument("--stages", help=f"comma-separated list of {','.join(NAMES)} (default: all)")
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="default: %(default)s")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the stage is ended, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the stage is ended as well
     try:
         request = Request(
             device=_device(arguments.device),
@@ -78,17 +78,17 @@ def _out(path: Path) -> Path:
 
 def _seconds(minutes: float) -> float:
     if not 0.2 <= minutes <= 1e5:
-        raise UsageError(f"--minutes {minutes:g}: expected at least 0.2")
+        raise UsageError(f"--minutes {minutes:g}: expected a number from 0.2 to 100000")
     return minutes * 60
 
 
 def _stages(names: str | None) -> tuple[str, ...]:
-    """The named stages in the order in which they run."""
-    wanted = NAMES if names is None else names.split(",")
-    for name in wanted:
+    """Return the named stages in the order in which they run."""
+    selected = NAMES if names is None else names.split(",")
+    for name in selected:
         if name not in NAMES:
             raise UsageError(f"--stages {name}: expected some of {','.join(NAMES)}{meant(name, NAMES)}")
-    return tuple(name for name in NAMES if name in wanted)
+    return tuple(name for name in NAMES if name in selected)
 
 
 if __name__ == "__main__":

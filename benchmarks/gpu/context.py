@@ -1,4 +1,4 @@
-"""What a stage is given, and how it reports."""
+"""The context of a stage: its settings, and how it reports results."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ if TYPE_CHECKING:
     import torch
 
 PARTIAL = "results.json"
-"""In the scratch folder: what the stage has reported, which the command merges into its own results.json."""
+"""The file in the scratch folder with the stage's results, which the command merges into its own results.json."""
 NEEDS_GPU = "skipped: needs a GPU"
-"""The result of what makes no sense on a CPU."""
+"""The result of a part that can't run on a CPU."""
 
 
 class SkippedError(Exception):
-    """A part of a stage says nothing here; the message says why."""
+    """A part of a stage does not apply here; the message gives the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """A stage is a module of this package with `def run(context: Context) -> None`, called in a process of its own.
+    """The settings and results of a stage.
 
-    It reports with `record` and `check`. What it has reported when it raises, crashes or reaches its time limit is
-    kept.
+    A stage is a module of this package with a function `run(context: Context) -> None`, which is called in a separate
+    process. It reports with `record` and `check`. Results reported before it raises, crashes or reaches its time limit
+    are kept.
     """
 
     device: torch.device
     """The GPU, or the CPU for the miniature."""
     data: Path | None
-    """A labelled image set, in any form that the trainer takes; None when the command was given none."""
+    """A labelled image set, in any form that the trainer accepts; None if the command got no --data."""
     out: Path
-    """The folder of results, where nets are written; it exists."""
+    """The existing output folder, to which nets are written."""
     seconds: float
-    """The stage's time limit: the process is killed that long after its start. `left` says what remains of it."""
+    """The stage's time limit: the process is killed this long after its start. `left` is the remaining time."""
     miniature: bool
-    """Whether all sizes are to be tiny: two CPU cores have a minute for all stages together."""
+    """Whether all sizes must be tiny: two CPU cores run all stages together in about a minute."""
     deadline: float
-    """The end of `seconds`, by `time.time()`."""
+    """The time at which `seconds` end, as from `time.time()`."""
     scratch: Path
-    """A folder for this stage's files, in memory where there is room; removed when the stage has ended, however it
-    ends."""
+    """A temporary folder for this stage's files, in memory if there is room. It is always removed after the stage."""
     results: dict[str, Any] = field(default_factory=dict)
-    """What was recorded so far."""
+    """The results recorded so far."""
 
     @property
     def left(self) -> float:
@@ -60,22 +60,27 @@ class Context:
         return self.deadline - time.time()
 
     def record(self, key: str, value: Any) -> None:
-        """Adds one result and writes all of them. `value` is what JSON knows; NumPy's and torch's scalars become
-        floats. A key that is recorded again is replaced."""
+        """Add or replace one result and write all of them.
+
+        `value` is a JSON value; scalars of NumPy and PyTorch are converted to floats.
+        """
         self.results[key] = _json(value)
         write_atomically(self.scratch / PARTIAL, json.dumps(self.results, indent=1).encode())
 
     def check(self, key: str, passed: bool, **figures: Any) -> None:
-        """Records a check: `{"passed": ..., **figures}`. One that has not passed makes the command's exit code 1.
+        """Record a check, `{"passed": ..., **figures}`. If it has not passed, the command's exit code is 1.
 
-        Results may also hold such objects themselves, at any depth.
+        Results passed to `record` may also contain such objects, at any depth.
         """
         self.record(key, {"passed": bool(passed), **figures})
 
     @contextmanager
     def attempt(self, key: str) -> Iterator[None]:
-        """For a part of a stage beside which others stand: an exception inside becomes a check `key` that failed, with
-        the exception as its `error`, and the stage goes on. SkippedError becomes the result `key`, "skipped: why"."""
+        """Run one part of a stage so that an exception does not stop the other parts.
+
+        An exception is recorded as a failed check `key` with the exception as its `error`. SkippedError is recorded as
+        the result `key`, "skipped: " and the reason.
+        """
         try:
             yield
         except SkippedError as reason:
@@ -86,7 +91,7 @@ class Context:
 
 
 def _json(value: Any) -> Any:
-    """`value` as JSON has it. It has no numbers for infinity and "not a number": they become text."""
+    """Convert `value` to a JSON value. Infinity and NaN, which JSON lacks, become text."""
     match value:
         case None | bool() | str() | int():
             return value

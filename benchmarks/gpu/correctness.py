@@ -9,8 +9,10 @@ from benchmarks.gpu.context import Context
 
 
 def run(context: Context) -> None:
-    """For each case: whether it passed, its largest errors, and every comparison that failed. A case
-    that raises has failed, and the others go on."""
+    """Record for each case whether it passed, its largest errors, and every comparison that failed.
+
+    A case that raises has failed. The other cases still run.
+    """
     for name, case in CASES.items():
         started = time.monotonic()
         with context.attempt(name):
@@ -19,7 +21,7 @@ def run(context: Context) -> None:
                 name,
                 all(outcome.passed for outcome in outcomes),
                 comparisons=len(outcomes),
-                failed={outcome.what: [outcome.error, outcome.tolerance] for outcome in outcomes if not outcome.passed},
-                largest={outcome.what: outcome.error for outcome in sorted(outcomes, key=lambda o: -o.error)[:3]},
+                failed={outcome.name: [outcome.error, outcome.tolerance] for outcome in outcomes if not outcome.passed},
+                largest={outcome.name: outcome.error for outcome in sorted(outcomes, key=lambda o: -o.error)[:3]},
                 seconds=round(time.monotonic() - started, 2),
             )

@@ -1,4 +1,4 @@
-"""The plugin's kernel without TensorRT: loaded from its PTX by CUDA's driver, and launched with the same parameters."""
+"""The plugin's kernel without TensorRT: the CUDA driver loads it from PTX and launches it with the same parameters."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from alexnet_infer.errors import BackendError
 from alexnet_infer.export.lrn_plugin.kernel import BLOCK, Kernel
 
 Launch = Callable[[int, int, int, int], None]
-"""(address of x, images, address of y, handle of a stream): launches and doesn't wait."""
+"""Called with (address of x, images, address of y, handle of a stream). Launches the kernel without waiting for it."""
 
 
 def load(kernel: Kernel) -> Launch:
-    """The kernel in this thread's current CUDA context. Raises BackendError when the driver refuses it."""
+    """Load the kernel in this thread's current CUDA context. Raises BackendError if the driver refuses it."""
     ptx = np.frombuffer(kernel.ptx + b"\0", np.uint8)
     module = call("cuModuleLoadData", ptx.ctypes.data)  # stays loaded until the process ends
     function = call("cuModuleGetFunction", module, kernel.name.encode())
@@ -30,10 +30,10 @@ def load(kernel: Kernel) -> Launch:
 
 
 def call(function: str, *arguments: Any) -> Any:
-    """The one value that a driver function gives, or None. Raises BackendError where it fails."""
+    """Call a driver function and return its result, or None if it has none. Raises BackendError if the call fails."""
     from cuda.bindings import driver
 
     status, *values = getattr(driver, function)(*arguments)
     if status != driver.CUresult.CUDA_SUCCESS:
-        raise BackendError(f"the GPU failed: {function} says {status.name}")
+        raise BackendError(f"the GPU failed: {function} returned {status.name}")
     return values[0] if values else None

@@ -1,10 +1,13 @@
-"""Stage 5: the paper's ten views of whole squares, through torch and, where they are installed, through ONNX Runtime's
-CUDA provider and TensorRT.
+"""Stage 5: ten-view inference from squares in PyTorch and, if installed, in ONNX Runtime's CUDA provider and TensorRT.
 
-The net is `alexnet` with random weights, its logits scaled so that softmax doesn't saturate. Results: `flop`, of one
-image; `torch`, by precision, `onnxruntime` and `tensorrt`: images/s by batch, and the largest difference of a
-probability from torch's in float32 on the same device (of which itself: from the CPU's). torch's squares are on the
-device; those of the others are in host memory, as `Net.probabilities` takes them.
+The net is `alexnet` with random weights and logits scaled so that softmax doesn't saturate. Results:
+
+- `flop`: the operations for one image with ten views.
+- `largest_probability`: the largest float32 probability.
+- `torch` (by precision), `onnxruntime` and `tensorrt`: images/s by batch size, and the largest difference of a
+  probability from PyTorch's float32 result on the same device, or from the CPU's for that result itself.
+
+PyTorch's squares are on the device. The others get squares in host memory, as `Net.probabilities` takes them.
 """
 
 from __future__ import annotations
@@ -37,17 +40,17 @@ from train.model import AlexNet, initialise
 
 MEAN = (123.0, 117.0, 104.0)
 CHECKED = 2
-"""Squares whose probabilities are compared."""
+"""Number of squares whose probabilities are compared."""
 SPREAD = 2.0
-"""Standard deviation of the logits."""
+"""Standard deviation to which the logits are scaled."""
 TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 1e-1}
-"""Of a probability. TF32 keeps 11 bits of what is multiplied, and bf16 8 bits of every value: theirs only tell rounding
-from a mistake."""
+"""Largest differences of a probability. TF32 keeps 11 bits of each factor and bf16 8 bits of each value, so their
+tolerances only distinguish rounding from a mistake."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A net on the CPU, and squares uint8 [N, S, S, 3] for the largest batch."""
+    """A net on the CPU, and squares uint8 [N, S, S, 3] for the largest batch size."""
 
     model: AlexNet
     squares: Tensor
@@ -75,7 +78,7 @@ def run(context: Context) -> None:
 
 
 def task_of(variant: Variant, side: int, batches: tuple[int, ...]) -> Task:
-    """The net with random weights of a fixed seed; smooth random images, in which the views differ."""
+    """Return the net with random weights from a fixed seed, and smooth random images in which the views differ."""
     torch.manual_seed(0)
     model = AlexNet(variant.build()).eval().to(memory_format=torch.channels_last)
     initialise(model, "he")
@@ -90,7 +93,7 @@ def task_of(variant: Variant, side: int, batches: tuple[int, ...]) -> Task:
 
 @torch.no_grad()
 def logits(model: AlexNet, squares: Tensor, dtype: torch.dtype) -> Tensor:
-    """Of each view: float32 [N, 10, classes] of squares uint8 [N, S, S, 3], on the device of both."""
+    """Return the logits of each view, float32 [N, 10, classes], of squares uint8 [N, S, S, 3] on the model's device."""
     patches = view_patches(squares, mean_on(squares.device), model.architecture.patch)
     inputs = patches.flatten(0, 1).to(dtype, memory_format=torch.channels_last)
     return model(inputs).float().unflatten(0, patches.shape[:2])
@@ -98,17 +101,17 @@ def logits(model: AlexNet, squares: Tensor, dtype: torch.dtype) -> Tensor:
 
 @cache
 def mean_on(device: torch.device) -> Tensor:
-    """Copied once: a copy from the host waits for all work before it."""
+    """Return the mean on `device`. It is copied only once, since a copy from the host waits for all work before it."""
     return torch.tensor(MEAN, device=device)
 
 
 def probabilities(model: AlexNet, squares: Tensor, dtype: torch.dtype) -> Tensor:
-    """Averaged over the views: float32 [N, classes]."""
+    """Return probabilities averaged over the views, float32 [N, classes]."""
     return logits(model, squares, dtype).softmax(-1).mean(1)
 
 
 def through_torch(context: Context, task: Task) -> Tensor:
-    """Records images/s and differences in each precision; returns the float32 probabilities of the first squares."""
+    """Record images/s and differences in each precision. Returns the float32 probabilities of the first squares."""
     torch.backends.cudnn.benchmark = True
     device = context.device
     squares = task.squares.to(device)
@@ -120,10 +123,10 @@ def through_torch(context: Context, task: Task) -> Tensor:
             continue
         round_to_tf32(name == "tf32")
         model = copy.deepcopy(task.model).to(device, dtype)
-        found = probabilities(model, squares[:CHECKED], dtype).cpu()
-        rows[name] = agreement(found, expected, TOLERANCES[name])
+        actual = probabilities(model, squares[:CHECKED], dtype).cpu()
+        rows[name] = agreement(actual, expected, TOLERANCES[name])
         if name == "fp32":
-            expected = found
+            expected = actual
 
         def call(model: AlexNet, part: Tensor, dtype: torch.dtype = dtype) -> Tensor:
             return probabilities(model, part, dtype)
@@ -137,26 +140,26 @@ def through_torch(context: Context, task: Task) -> Tensor:
     return expected
 
 
-def agreement(found: Tensor, expected: Tensor, tolerance: float) -> dict[str, Any]:
-    """A check of the largest difference."""
-    difference = (found - expected).abs().max().nan_to_num(torch.inf).item()
+def agreement(actual: Tensor, expected: Tensor, tolerance: float) -> dict[str, Any]:
+    """Return a check of the largest difference."""
+    difference = (actual - expected).abs().max().nan_to_num(torch.inf).item()
     return {"passed": difference <= tolerance, "difference": difference, "tolerance": tolerance}
 
 
 def measured(context: Context, net: Net, task: Task, expected: Tensor) -> dict[str, Any]:
-    """Images/s of a net that takes squares in host memory, by the clock, and its agreement with torch's."""
+    """Return images/s of a net that takes squares in host memory, and its agreement with PyTorch's."""
     squares = list(task.squares.numpy())
-    found = torch.from_numpy(net.probabilities(squares[:CHECKED]))
+    actual = torch.from_numpy(net.probabilities(squares[:CHECKED]))
     clock, budget = torch.device("cpu"), budget_of(context)
     rates = {
         batch: batch / seconds(net.probabilities, clock, [(squares[:batch],)], budget=budget) for batch in task.batches
     }
-    row = agreement(found, expected, TOLERANCES["fp32"])
+    row = agreement(actual, expected, TOLERANCES["fp32"])
     return {**row, "backend": net.backend.description, "images_per_second": rates}
 
 
 def artifact_of(task: Task) -> Artifact:
-    """The net as a model file has it."""
+    """Return the net as the content of a model file."""
     architecture = task.model.architecture
     manifest = Manifest(
         name="random",
@@ -169,11 +172,14 @@ def artifact_of(task: Task) -> Artifact:
 
 
 class UnavailableError(Exception):
-    """Why something can't be measured here."""
+    """A runtime can't be measured here; the message gives the reason."""
 
 
 def onnxruntime(device: torch.device, path: Path) -> Net:
-    """The net in ONNX Runtime: on a GPU where it has CUDA support, and on the CPU in the miniature."""
+    """Open the net in ONNX Runtime: with CUDA on a GPU, and on the CPU in the miniature.
+
+    Raises UnavailableError if ONNX Runtime is missing or has no CUDA support.
+    """
     from alexnet_infer.backends.onnxruntime import CUDA, import_runtime
 
     try:
@@ -186,7 +192,10 @@ def onnxruntime(device: torch.device, path: Path) -> Net:
 
 
 def tensorrt(device: torch.device, path: Path) -> Net:
-    """The net as a TensorRT engine of ten views in float32, with the plugin, built here."""
+    """Build a TensorRT engine of the net with ten views, float32 and the plugin, and open it.
+
+    Raises UnavailableError without a GPU or TensorRT.
+    """
     if device.type != "cuda":
         raise UnavailableError("needs a GPU")
     if not find_spec("tensorrt"):

@@ -1,4 +1,4 @@
-"""Stage 4, second half: layers against their floor or another form of themselves, each pair in the same rounds."""
+"""Stage 4, second half: layers compared with their memory floor or another implementation, in the same rounds."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ def batch(context: Context) -> int:
 
 
 def compared(context: Context, calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median seconds of each, in rounds that time all of them."""
+    """Return the median seconds of each call, in rounds that time all of them."""
     return medians(calls, context.device, warmup=3, budget=0.02 if context.miniature else 0.3)
 
 
 def lrn_over_its_floor(context: Context) -> None:
-    """Forward and backward of both layers of `alexnet`, over what a copy of as many bytes takes: 2 tensors are read or
-    written forward, 3 backward. The copies take turns over tensors that together exceed the cache, as LRN's do."""
+    """Time forward and backward of both LRN layers of `alexnet`, relative to a copy of the same number of bytes.
+
+    Forward reads or writes 2 tensors, backward 3. Copies and LRN use tensors in turn that together exceed the cache.
+    """
     for step in variant("alexnet").build().steps:
         if not isinstance(step.operation, LRN):
             continue
@@ -60,12 +62,12 @@ def lrn_over_its_floor(context: Context) -> None:
             over = {"forward over floor": forward, "backward over floor": backward}
             if context.device.type == "cuda":
                 context.check(name, max(forward, backward) <= 1.5, **over, **figures)
-            else:  # a CPU computes it by matrix products, for which memory is no floor
+            else:  # on a CPU, LRN is computed by matrix products, which memory does not limit
                 context.record(name, figures)
 
 
 class TwoConvolutions(nn.Module):
-    """A convolution of two groups as two convolutions and a concatenation."""
+    """A convolution with two groups, as two convolutions and a concatenation."""
 
     def __init__(self, spec: Conv, channels: int) -> None:
         super().__init__()
@@ -81,8 +83,10 @@ def on(context: Context, module: nn.Module) -> nn.Module:
 
 
 def grouped_convolutions(context: Context) -> None:
-    """`alexnet`'s convolutions of two groups, forward and backward, against the same as two convolutions, and as one
-    without groups, which multiplies twice as much."""
+    """Time forward and backward of `alexnet`'s convolutions with two groups, and of two alternatives.
+
+    The alternatives are two separate convolutions, and one without groups, which has twice the multiply-adds.
+    """
     for step in variant("alexnet").build().steps:
         spec = step.operation
         if not (isinstance(spec, Conv) and spec.groups == 2):
@@ -100,7 +104,7 @@ def grouped_convolutions(context: Context) -> None:
 
 
 def first_layer_channels(context: Context) -> None:
-    """conv1 over 3 channels, and over as many zeros beside them as make 4 and 8."""
+    """Time conv1 with 3 input channels, and with 4 and 8, the numbers to which the 3 could be padded."""
     step = variant("alexnet").build().steps[0]
     spec, calls = step.operation, {}
     for channels in (3, 4, 8):
@@ -112,14 +116,14 @@ def first_layer_channels(context: Context) -> None:
 
 
 def feeding(context: Context) -> None:
-    """Squares of 256 pixels a second that a set which is not on the device is fed with, from the page cache."""
+    """Measure the squares of 256 pixels per second that `Feed` copies from the page cache to the device."""
     if context.device.type != "cuda":
         context.record("feed", NEEDS_GPU)
         return
     count, steps = 8192, 24
-    whole = torch.randint(0, 256, (512, 256, 256, 3), dtype=torch.uint8).repeat(count // 512, 1, 1, 1)
+    squares = torch.randint(0, 256, (512, 256, 256, 3), dtype=torch.uint8).repeat(count // 512, 1, 1, 1)
     feed = Feed(
-        PackedImages(whole.split(512), torch.zeros(count, dtype=torch.int64), mapped=True), context.device, share=0
+        PackedImages(squares.split(512), torch.zeros(count, dtype=torch.int64), mapped=True), context.device, share=0
     )
     before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     for step, _ in enumerate(feed.batches(torch.randint(count, (steps, 1024)))):

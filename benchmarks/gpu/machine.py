@@ -1,7 +1,7 @@
-"""Stage 1: what is installed, which device it finds, and the ceilings that other stages are measured against.
+"""Stage 1: installed versions, the device, and the ceilings that other stages are compared with.
 
-Results: `versions`, `device`, and `ceilings`: bytes/s of a copy on the device (read plus written) and from pinned
-memory, FLOP/s of a product of two square matrices of random numbers in each precision.
+Results: `versions`, `device` and `ceilings`. The ceilings are bytes/s of a copy on the device (bytes read plus bytes
+written) and of a copy from pinned memory, and FLOP/s of a product of two square random matrices in each precision.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def run(context: Context) -> None:
 
 
 def versions() -> dict[str, Any]:
-    """Version of each package, or why it can't be imported; and what comes with them."""
-    found: dict[str, Any] = {
+    """Return the version of each package, or why it can't be imported, the execution providers and the driver."""
+    result: dict[str, Any] = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -47,24 +47,24 @@ def versions() -> dict[str, Any]:
     }
     for name in PACKAGES:
         try:
-            found[name] = import_module(name).__version__
+            result[name] = import_module(name).__version__
         except Exception as error:  # a broken package may raise anything
-            found[name] = f"missing: {one_line(error)}"
+            result[name] = f"missing: {one_line(error)}"
     try:
         from onnxruntime import get_available_providers
 
-        found["onnxruntime_providers"] = get_available_providers()
+        result["onnxruntime_providers"] = get_available_providers()
     except Exception:
-        found["onnxruntime_providers"] = []
+        result["onnxruntime_providers"] = []
     try:
-        found["driver"] = this_gpu().driver
+        result["driver"] = this_gpu().driver
     except BackendError as error:
-        found["driver"] = str(error)
-    return found
+        result["driver"] = str(error)
+    return result
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:
-    """The device's name and size; memory in bytes."""
+    """Return the device's name and sizes. Memory and cache are in bytes."""
     host = {
         "cpu": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -85,7 +85,7 @@ def device_facts(device: torch.device) -> dict[str, Any]:
 
 
 def copy_rate(context: Context) -> float:
-    """Bytes read and written in a second by a copy on the device, of a size beyond any cache."""
+    """Return the bytes read and written per second by a copy on the device that is larger than any cache."""
     size = 2**26 if context.miniature else 2**30
     source = torch.ones(size, dtype=torch.uint8, device=context.device)
     target = torch.empty_like(source)
@@ -93,7 +93,7 @@ def copy_rate(context: Context) -> float:
 
 
 def upload_rate(context: Context) -> float | str:
-    """Bytes a second from pinned memory to the device."""
+    """Return the bytes per second of a copy from pinned memory to the device."""
     if context.device.type != "cuda":
         return NEEDS_GPU
     size = 2**28
@@ -103,8 +103,10 @@ def upload_rate(context: Context) -> float | str:
 
 
 def matrix_rate(context: Context, dtype: torch.dtype, tf32: bool) -> float | str:
-    """FLOP/s, two of them a multiply-add, of a large matrix product. Of random numbers: zeros take less power, and so
-    run at a higher clock."""
+    """Return the FLOP/s of a large matrix product; a multiply-add is two.
+
+    The matrices are random, since zeros take less power and so run at a higher clock.
+    """
     if tf32 and context.device.type != "cuda":
         return NEEDS_GPU
     round_to_tf32(tf32)
@@ -119,6 +121,6 @@ def budget_of(context: Context) -> float:
 
 
 def round_to_tf32(on: bool) -> None:
-    """Whether float32 matrix products and convolutions on the GPU round what they multiply to TF32, in this process."""
+    """Set whether float32 matrix products and convolutions on the GPU round their factors to TF32 in this process."""
     torch.set_float32_matmul_precision("high" if on else "highest")
     torch.backends.cudnn.allow_tf32 = on

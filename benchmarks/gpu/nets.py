@@ -1,7 +1,8 @@
-"""Stage 6: nets of several seeds, trained side by side on one GPU, measured alone and averaged.
+"""Stage 6: nets with several seeds, trained side by side on one GPU, then evaluated alone and averaged.
 
-Full-width `alexnet-64`, fully-connected layers narrow enough for files of 12 MB. All processes train for half a minute
-first; from their speed follows the number of epochs that fits into the time that is left, with which all begin again.
+The nets are full-width `alexnet-64` with fully-connected layers narrow enough for files of 12 MB. All processes first
+train for half a minute to measure their speed. Then they start again, with the number of epochs that fits into the
+remaining time.
 """
 
 from __future__ import annotations
@@ -37,17 +38,16 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is trained."""
+    """The nets to train."""
 
     seeds: int
     options: str
-    """Of `python -m train`."""
+    """Options of `python -m train`."""
     probe: float
-    """Seconds of training from which the speed is taken."""
+    """Seconds of training in which the speed is measured."""
     reserve: float
-    """Seconds for the evaluation at the end, with a margin."""
-    most: int
-    """Epochs."""
+    """Seconds reserved for the final evaluation, with a margin."""
+    max_epochs: int
 
 
 FULL = Plan(
@@ -55,23 +55,23 @@ FULL = Plan(
     options="--preset alexnet-64 --recipe fast --hidden 368 --dropout 0.3 --batch 256 --lr 0.06",
     probe=30,
     reserve=45,
-    most=60,
+    max_epochs=60,
 )
 MINIATURE = Plan(
     seeds=2,
     options="--preset alexnet-64 --recipe fast --width 0.125 --hidden 16 --batch 4",
     probe=1,
     reserve=5,
-    most=1,
+    max_epochs=1,
 )
 
 
 class NetsError(Exception):
-    """A net could not be trained; the message says which and why."""
+    """A net could not be trained; the message names it and gives the reason."""
 
 
 def run(context: Context) -> None:
-    """Each net is written to `context.out` as soon as it is finished, with its record."""
+    """Train and evaluate the nets. Each is written to `context.out`, and its record reported, when it is finished."""
     if context.data is None:
         context.record("nets", "skipped: needs --data")
         return
@@ -92,7 +92,7 @@ class Runs:
 
     def __init__(self, context: Context, plan: Plan) -> None:
         self.context, self.plan, folder = context, plan, context.scratch
-        self.packed = folder / context.data.resolve().name  # which the nets' records name
+        self.packed = folder / context.data.resolve().name  # the nets' records contain this name
         caches = {"TORCHINDUCTOR_CACHE_DIR": folder / "inductor", "TRITON_CACHE_DIR": folder / "triton"}
         threads = max(1, (os.cpu_count() or 1) // plan.seeds)
         self.environment = (
@@ -102,7 +102,7 @@ class Runs:
         )
 
     def prepare(self) -> None:
-        """Packs the set, which all processes then map, unless it is packed already."""
+        """Pack the data set, which all processes then map into memory, unless it is packed already."""
         if is_packed(self.context.data):
             self.packed = self.context.data
             return
@@ -110,17 +110,17 @@ class Runs:
         command = [sys.executable, "-m", "train", "prepare", str(self.context.data), "--out", str(self.packed)]
         command += ["--image-size", "64"]
         ended = subprocess.run(command, env=self.environment, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
-        if ended.returncode not in (0, 1):  # 1: some images could not be read; what they are is on standard error
+        if ended.returncode not in (0, 1):  # 1: some images could not be read; they are listed on standard error
             raise NetsError(f"train prepare: exit code {ended.returncode}")
         self.context.record("seconds to pack the set", time.monotonic() - started)
 
     @contextmanager
-    def started(self, what: str, epochs: int, *more: str) -> Iterator[list[tuple[Path, subprocess.Popen]]]:
-        """One process for each seed, and its folder; whatever still runs at the end is killed."""
+    def started(self, label: str, epochs: int, *more: str) -> Iterator[list[tuple[Path, subprocess.Popen]]]:
+        """Start one process per seed and yield (folder, process) pairs. Kill those that still run at the end."""
         processes = []
         try:
             for seed in range(self.plan.seeds):
-                out = self.context.scratch / f"{what}-{seed}"
+                out = self.context.scratch / f"{label}-{seed}"
                 out.mkdir()
                 command = [sys.executable, "-m", "train", *self.plan.options.split(), "--data", str(self.packed)]
                 command += ["--device", self.context.device.type, "--seed", str(seed), "--name", name(seed)]
@@ -137,9 +137,9 @@ class Runs:
                 process.wait()
 
     def epochs(self) -> int:
-        """Trains for `plan.probe` seconds, all seeds at once, and returns the number of epochs that fit.
+        """Train all seeds at once for `plan.probe` seconds and return the number of epochs that fit.
 
-        Starting again takes less than the first time, when kernels are compiled: that is the margin.
+        The second start takes less time than the first, in which kernels are compiled. That difference is the margin.
         """
         begin, images = time.monotonic(), open_packed(self.packed).images("train")
         with self.started("probe", 10_000) as processes:
@@ -156,7 +156,7 @@ class Runs:
         slowest = min(b - a for a, b in zip(before, after, strict=True)) * batch / elapsed
         start = warm - begin
         time_left = self.context.left - self.plan.reserve - start
-        epochs = max(1, min(self.plan.most, int(0.95 * time_left * slowest / images)))
+        epochs = max(1, min(self.plan.max_epochs, int(0.95 * time_left * slowest / images)))
         self.context.record(
             "speed",
             {
@@ -170,10 +170,10 @@ class Runs:
         return epochs
 
     def train(self, epochs: int) -> list[int]:
-        """Trains all nets and returns the seeds of those that were finished; each is copied, with its record, when its
-        process is done. One that fails is a failed check, and the others go on.
+        """Train all nets and return the seeds of those that finished.
 
-        A process that would take too long ends early with what it has, by --max-hours.
+        Each net is copied, and its record reported, when its process ends. A net that fails is a failed check, and the
+        others continue. `--max-hours` ends a process early, with the net that it has, if it would take too long.
         """
         finished = []
         hours = max(self.context.left - self.plan.reserve, 1) / 3600
@@ -199,7 +199,7 @@ class Runs:
         self.context.record(name(seed), record)
 
     def _check(self, processes: Sequence[tuple[Path, subprocess.Popen]]) -> None:
-        """Raises NetsError when a process has failed."""
+        """Raise NetsError if a process has failed."""
         for out, process in processes:
             if process.poll():
                 lines = (out / "stderr").read_text(errors="replace").strip().splitlines()
@@ -207,7 +207,7 @@ class Runs:
 
 
 def steps(out: Path) -> int:
-    """Steps that a run has logged so far; the log has a record every 20."""
+    """Return the number of steps that a run has logged so far. A record is logged every 20 steps."""
     path = out / "log.jsonl"
     if not path.exists():
         return 0
@@ -222,22 +222,22 @@ def hardware(device: torch.device) -> str:
 
 
 def evaluate(context: Context, packed: Path, paths: Sequence[Path]) -> None:
-    """Errors of each net and of their mean on the validation split, ten views, by torch in float32."""
+    """Record the errors of each net and of their mean on the validation split, with ten views, in float32 PyTorch."""
     feed = Feed(PackedImages.mapped_from(open_packed(packed), "validation"), context.device)
     artifacts = [load_artifact(path) for path in paths]
     scores = [probabilities(artifact, feed) for artifact in artifacts]
     labels, classes = feed.labels.cpu().numpy(), len(artifacts[0].manifest.classes)
     mean = np.mean(scores, 0)
 
-    def errors(found: np.ndarray) -> dict[str, int]:
-        return {f"top{k}": len(labels) - int(topk_correct(found, labels, k)) for k in (1, 5)}
+    def errors(probabilities: np.ndarray) -> dict[str, int]:
+        return {f"top{k}": len(labels) - int(topk_correct(probabilities, labels, k)) for k in (1, 5)}
 
-    def wrong(found: np.ndarray) -> np.ndarray:
+    def wrong(probabilities: np.ndarray) -> np.ndarray:
         tally = Tally(classes)
-        tally.add(found, labels, labels)
+        tally.add(probabilities, labels, labels)
         return tally.wrong(1)
 
-    alone = {path.stem: errors(found) for path, found in zip(paths, scores, strict=True)}
+    alone = {path.stem: errors(score) for path, score in zip(paths, scores, strict=True)}
     best = min(range(len(paths)), key=lambda i: (alone[paths[i].stem]["top1"], i))
     context.record(
         "errors",
@@ -250,26 +250,26 @@ def evaluate(context: Context, packed: Path, paths: Sequence[Path]) -> None:
         },
     )
     for path, artifact in zip(paths, artifacts, strict=True):
-        said = {error.views: error.top1 for error in artifact.manifest.provenance.errors}
+        recorded = {error.views: error.top1 for error in artifact.manifest.provenance.errors}
         context.check(
             f"{path.stem}: the file's own error",
-            abs(said["ten"] - alone[path.stem]["top1"]) <= 2,  # a near tie may fall otherwise in another batch
+            abs(recorded["ten"] - alone[path.stem]["top1"]) <= 2,  # rounding in another batch may decide a near tie
             measured=alone[path.stem]["top1"],
-            said=said["ten"],
+            said=recorded["ten"],
         )
 
 
 @torch.no_grad()
 def probabilities(artifact: Artifact, feed: Feed) -> np.ndarray:
-    """float32 [N, classes], averaged over ten views."""
+    """Return the probabilities of all images, float32 [N, classes], averaged over ten views."""
     preprocessing = artifact.manifest.preprocessing
     model = AlexNet(artifact.manifest.architecture)
     model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in artifact.tensors.items()})
     model.to(feed.device, memory_format=torch.channels_last).eval()
-    mean, found = torch.from_numpy(np.array(preprocessing.mean)).to(feed.device), []
+    mean, batches = torch.from_numpy(np.array(preprocessing.mean)).to(feed.device), []
     with exact_float32(feed.device):
         for squares in feed.batches(torch.arange(len(feed)).split(256)):
             patches = view_patches(squares, mean, preprocessing.patch)
             logits = model(patches.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-            found.append(logits.softmax(1).unflatten(0, patches.shape[:2]).mean(1).cpu().numpy())
-    return np.concatenate(found)
+            batches.append(logits.softmax(1).unflatten(0, patches.shape[:2]).mean(1).cpu().numpy())
+    return np.concatenate(batches)

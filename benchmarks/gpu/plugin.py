@@ -1,8 +1,11 @@
-"""Stage 3: the TensorRT plugin's LRN kernel, launched by the driver, and the engine backend around it.
+"""Stage 3: the TensorRT plugin's LRN kernel, launched by the CUDA driver, and the engine backend around it.
 
-`kernel`: the layers of the paper's net, one and two columns, float32 and float16. Every tactic is compared with the
-float64 definition on activations in the hundreds; the fastest one's time is given over the memory floor, a copy of the
-same bytes. `engine`: see replay.py.
+Results:
+
+- `kernel`: the LRN layers of the paper's net with one and two columns, in float32 and float16. Every tactic is compared
+  with the float64 definition on activations in the hundreds. The time of the fastest one is compared with the memory
+  floor, a copy of the same number of bytes.
+- `engine`: see replay.py.
 """
 
 from __future__ import annotations
@@ -28,16 +31,16 @@ from benchmarks.gpu.timing import medians
 
 TYPES: dict[Dtype, Any] = {"fp32": np.float32, "fp16": np.float16}
 TOLERANCES: dict[Dtype, float] = {"fp32": 4e-6, "fp16": 2**-11 * 1.01}
-"""Relative: a few roundings and the GPU's approximate roots; half's own rounding."""
+"""Relative errors. fp32: a few roundings and the GPU's approximate roots. fp16: the rounding of the result."""
 IMAGES = 512
-"""In a timed batch, whose tensors are then several times as large as the GPU's cache."""
+"""Images in a timed batch, so that its tensors are several times larger than the GPU's cache."""
 CHECKED = 4
-"""Images whose values are compared, and repeated to fill the batch."""
+"""Number of different images, which are repeated to fill the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """An LRN over maps [N, *shape]."""
+    """An LRN layer on maps [N, *shape]."""
 
     spec: LRN
     shape: Shape
@@ -53,7 +56,7 @@ def run(context: Context) -> None:
         context.record("kernel", NEEDS_GPU)
         context.record("engine", NEEDS_GPU)
         return
-    torch.empty(1, device=context.device)  # makes the CUDA context in which the driver loads kernels
+    torch.empty(1, device=context.device)  # creates the CUDA context in which the driver loads kernels
     capability = torch.cuda.get_device_capability(context.device)
     rows: dict[str, Any] = {}
     with ThreadPoolExecutor() as pool:  # NVRTC compiles in threads
@@ -67,7 +70,7 @@ def run(context: Context) -> None:
 
 
 def layers() -> Iterator[Layer]:
-    """Both layers of the paper's net, in every form that the plugin takes."""
+    """Yield both LRN layers of the paper's net in every form that the plugin supports."""
     for step in preset("alexnet").steps:
         if isinstance(step.operation, LRN):
             for dtype in TYPES:
@@ -76,16 +79,16 @@ def layers() -> Iterator[Layer]:
 
 
 def compiler(layer: Layer, capability: tuple[int, int]) -> Callable[[int], Kernel]:
-    """From a tactic to the layer's kernel."""
+    """Return a function that compiles the layer's kernel for a tactic."""
     return lambda parts: compile_ptx(layer.spec, *layer.shape, layer.dtype, capability, parts)
 
 
 def measure(layer: Layer, launches: dict[int, Launch], images: int, device: torch.device) -> dict[str, Any]:
-    """Errors of all tactics, and the time of the fastest, over `images` images (a multiple of `CHECKED`)."""
+    """Return the largest error of all tactics and the time of the fastest; `images` must be a multiple of `CHECKED`."""
     rng = np.random.default_rng(0)
-    some = np.maximum(rng.normal(0, 300, (CHECKED, *layer.shape)), 0).astype(TYPES[layer.dtype])
-    expected = torch.from_numpy(lrn(some.astype(np.float64), layer.spec)).to(device)
-    x = torch.from_numpy(some).to(device).repeat(images // CHECKED, 1, 1, 1)
+    inputs = np.maximum(rng.normal(0, 300, (CHECKED, *layer.shape)), 0).astype(TYPES[layer.dtype])
+    expected = torch.from_numpy(lrn(inputs.astype(np.float64), layer.spec)).to(device)
+    x = torch.from_numpy(inputs).to(device).repeat(images // CHECKED, 1, 1, 1)
     y = torch.empty_like(x)
 
     def launcher(launch: Launch) -> Callable[[], None]:
@@ -95,7 +98,7 @@ def measure(layer: Layer, launches: dict[int, Launch], images: int, device: torc
     calls = {parts: launcher(launch) for parts, launch in launches.items()}
     errors = {}
     for parts, call in calls.items():
-        y.fill_(torch.nan)  # so that what isn't written shows
+        y.fill_(torch.nan)  # makes values that the kernel doesn't write visible
         call()
         errors[parts] = largest_error(y, expected)
     times = medians({"copy": lambda: y.copy_(x), **calls}, device, budget=0.1)
@@ -117,8 +120,10 @@ def measure(layer: Layer, launches: dict[int, Launch], images: int, device: torc
 
 
 def largest_error(y: Tensor, expected: Tensor) -> float:
-    """The largest relative error of y [images, ...], which repeats `expected` [CHECKED, ...]; infinite where a value is
-    no number."""
+    """Return the largest relative error of y [images, ...], which repeats `expected` [CHECKED, ...].
+
+    The error is infinite if a value is NaN.
+    """
     error = 0.0
     for block in y.split(len(expected)):
         relative = (block.double() - expected).abs() / expected.abs().clamp(min=2.0**-14)

@@ -1,8 +1,8 @@
-"""The engine backend's pinned copies, capture and replay on a GPU, without TensorRT.
+"""The engine backend's pinned copies, graph capture and replay on a GPU, without TensorRT.
 
-`EngineBackend` runs as it does with an engine, but for two names: the library and what deserializes a plan. They give
-an engine that isn't TensorRT's; its execution context launches the plugin's LRN kernel, by the driver, on the stream
-that the backend gives. So host memory, copies, streams, CUDA graphs and threads are the real ones.
+`EngineBackend` runs as usual, except that two functions are replaced: `load_library` and `deserialize`. They return a
+fake engine whose execution context launches the plugin's LRN kernel with the CUDA driver, on the backend's stream. Host
+memory, copies, streams, CUDA graphs and threads are real.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from benchmarks.gpu.driver import Launch
 PATCH = 31
 SHAPE = (3, PATCH, PATCH)
 SPEC = LRN(name="norm", alpha=1.0, k=1.0)
-"""Constants with which the sum matters for inputs from 0 to 1, and results stay there, as probabilities do."""
+"""With these constants, the sum matters for inputs from 0 to 1, and results stay in that range, like probabilities."""
 SIZES = (8, 5, 3, 2, 1)
-"""Batch sizes: one more than the backend keeps."""
+"""Batch sizes: one more than the number for which the backend keeps contexts."""
 CALLS = 4
-"""One after the other with each size: a plain one, the capture, and two replays."""
+"""Consecutive calls with each size: one without a graph, the capture, and two replays."""
 THREADS, CALLS_OF_A_THREAD = 2, 30
 TOLERANCE = 4e-6
 
@@ -47,11 +47,11 @@ MODULE = SimpleNamespace(
     TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"),
     ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user"),
 )
-"""The names of the `tensorrt` module that the backend reads."""
+"""A fake `tensorrt` module with the names that the backend uses."""
 
 
 class Context:
-    """In the place of an IExecutionContext."""
+    """A fake IExecutionContext."""
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
@@ -67,7 +67,7 @@ class Context:
         return True
 
     def set_device_memory(self, address: int, size: int) -> None:
-        """The kernel needs none."""
+        """Do nothing: the kernel needs no scratch memory."""
 
     def execute_async_v3(self, stream: int) -> bool:
         self.executions += 1
@@ -76,17 +76,17 @@ class Context:
 
 
 class Engine:
-    """In the place of an ICudaEngine: patches in, LRN of them out."""
+    """A fake ICudaEngine, whose output is the LRN of its input patches."""
 
     device_memory_size_v2 = 0
 
     def __init__(self, launch: Launch) -> None:
         mode, kind = MODULE.TensorIOMode, MODULE.DataType
-        ends = {INPUT: (mode.INPUT, (-1, *SHAPE)), OUTPUT: (mode.OUTPUT, (-1, int(np.prod(SHAPE))))}
-        self.num_io_tensors = len(ends)
-        self.get_tensor_name = list(ends).__getitem__
-        self.get_tensor_mode = lambda name: ends[name][0]
-        self.get_tensor_shape = lambda name: ends[name][1]
+        tensors = {INPUT: (mode.INPUT, (-1, *SHAPE)), OUTPUT: (mode.OUTPUT, (-1, int(np.prod(SHAPE))))}
+        self.num_io_tensors = len(tensors)
+        self.get_tensor_name = list(tensors).__getitem__
+        self.get_tensor_mode = lambda name: tensors[name][0]
+        self.get_tensor_shape = lambda name: tensors[name][1]
         self.get_tensor_dtype = lambda name: kind.FLOAT
         self.contexts: list[Context] = []
         self._launch = launch
@@ -97,14 +97,14 @@ class Engine:
 
 
 def check(capability: tuple[int, int], load: Callable[[Kernel], Launch]) -> dict[str, Any]:
-    """Runs batches of all sizes, then all of them in two threads, and compares each result with float64.
+    """Run batches of all sizes, first in one thread and then in two, and compare each result with float64.
 
-    `captured` says whether replays went through a CUDA graph: a context is then executed twice and no more, the second
-    time to be captured.
+    `captured` tells whether replays used a CUDA graph: each context is then executed exactly twice, the second time for
+    the capture.
     """
-    gpu = engine.this_gpu()  # which makes it current, before the kernel is loaded
-    stand_in = Engine(load(compile_ptx(SPEC, *SHAPE, "fp32", capability)))
-    library = Library(flavor="tensorrt", module=MODULE, title="a stand-in for TensorRT", logger=None, errors=[])
+    gpu = engine.this_gpu()  # also makes it the current GPU, before the kernel is loaded
+    fake = Engine(load(compile_ptx(SPEC, *SHAPE, "fp32", capability)))
+    library = Library(flavor="tensorrt", module=MODULE, title="a fake TensorRT", logger=None, errors=[])
     runtime = EngineRuntime(
         flavor="tensorrt",
         version=library.version,
@@ -116,13 +116,13 @@ def check(capability: tuple[int, int], load: Callable[[Kernel], Launch]) -> dict
     with (
         TemporaryDirectory() as folder,
         patch.object(engine, "load_library", lambda flavor: library),
-        patch.object(engine, "deserialize", lambda library, plan: (None, stand_in)),
+        patch.object(engine, "deserialize", lambda library, plan: (None, fake)),
     ):
-        path = Path(folder, "stand-in.engine")
+        path = Path(folder, "fake.engine")
         save_engine(path, described(b"no plan", runtime))
         backend = engine.EngineBackend(path, trust=True)
         errors = [error(backend, size, seed) for seed, size in enumerate(sizes())]
-        captured = all(context.executions == 2 for context in stand_in.contexts[: len(SIZES)])
+        captured = all(context.executions == 2 for context in fake.contexts[: len(SIZES)])
         with ThreadPoolExecutor(THREADS) as pool:
             errors += pool.map(lambda seed: worst(backend, seed), range(THREADS))
     largest = max(errors)
@@ -132,13 +132,13 @@ def check(capability: tuple[int, int], load: Callable[[Kernel], Launch]) -> dict
         "tolerance": TOLERANCE,
         "captured": captured,
         "sizes": SIZES,
-        "contexts": len(stand_in.contexts),
+        "contexts": len(fake.contexts),
         "calls": len(errors) - THREADS + THREADS * CALLS_OF_A_THREAD,
     }
 
 
 def described(plan: bytes, runtime: EngineRuntime) -> Built:
-    """A plan with the description of an engine that takes patches of `SHAPE` and gives as many values."""
+    """Return a plan with the description of an engine that takes patches of `SHAPE` and returns as many values."""
     outputs = int(np.prod(SHAPE))
     architecture = Architecture(name="lrn", patch=PATCH, operations=(Dense(name="fc", units=outputs),))
     manifest = Manifest(
@@ -159,7 +159,7 @@ def described(plan: bytes, runtime: EngineRuntime) -> Built:
 
 
 def sizes() -> Iterator[int]:
-    """Several calls of each size, then turns in which every size finds its context gone, then more than a batch."""
+    """Yield several calls of each size, then rounds in which no size's context is kept, then more than a full batch."""
     for size in SIZES:
         yield from [size] * CALLS
     yield from SIZES * 2
@@ -167,13 +167,13 @@ def sizes() -> Iterator[int]:
 
 
 def worst(backend: engine.EngineBackend, seed: int) -> float:
-    """The largest error of one thread's calls."""
+    """Return the largest error of one thread's calls."""
     rng = np.random.default_rng(seed)
     return max(error(backend, int(rng.choice(SIZES)), (seed, i)) for i in range(CALLS_OF_A_THREAD))
 
 
 def error(backend: engine.EngineBackend, images: int, seed: int | tuple[int, ...]) -> float:
-    """The largest relative error of one call, on inputs of its own."""
+    """Return the largest relative error of one call, on random inputs from `seed`."""
     x = np.random.default_rng(seed).random((images, *SHAPE), np.float32)
     expected = lrn(x.astype(np.float64), SPEC).reshape(images, -1)
     relative = np.abs(backend.infer(x) - expected) / np.maximum(expected, 2.0**-14)

@@ -1,4 +1,4 @@
-"""report.md, from results.json alone: `python -m benchmarks.gpu.report DIR` writes it again."""
+"""Writes report.md from results.json alone. `python -m benchmarks.gpu.report DIR` writes it again."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from benchmarks.gpu.runner import RESULTS, failed_checks, read_results
 REPORT = "report.md"
 
 Stages = Mapping[str, Mapping[str, Any]]
-"""The entries of results.json by their stages' names."""
+"""The entries of results.json by stage name."""
 Row = tuple[str, str, str, str]
-"""A line of the table: what, measured, limit, measured over limit."""
+"""A row of the table: what was measured, the value, its limit, and the value divided by the limit."""
 
 
 def machine_rows(results: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Iterator[Row]:
-    for key, what, unit in (
+    for key, label, unit in (
         ("copy", "copy on the device, read and written", "B/s"),
         ("upload", "copy from pinned memory", "B/s"),
         ("bf16", "matrix product, bf16", "FLOP/s"),
         ("tf32", "matrix product, TF32", "FLOP/s"),
         ("fp32", "matrix product, float32", "FLOP/s"),
     ):
-        yield what, quantity(ceilings.get(key), unit), "", ""
+        yield label, quantity(ceilings.get(key), unit), "", ""
 
 
 def plugin_rows(results: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Iterator[Row]:
     for layer, row in mapping(results.get("kernel")).items():
-        what = f"TensorRT plugin's kernel, {layer}, {row['images']} images, cut in {row['parts']}"
+        label = f"TensorRT plugin's kernel, {layer}, {row['images']} images, split in {row['parts']}"
         limit = f"{quantity(row['floor'], 's')}, a copy of the same bytes"
-        yield what, quantity(row["seconds"], "s"), limit, f"{row['over_floor']:.2f}"
+        yield label, quantity(row["seconds"], "s"), limit, f"{row['over_floor']:.2f}"
 
 
 def inference_rows(results: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Iterator[Row]:
-    """Images/s, and the FLOP/s that they are, as a share of the matrix rate in the same precision."""
+    """Images/s, and their FLOP/s as a share of the matrix rate in the same precision."""
     paths = [(f"torch, {precision}", precision, row) for precision, row in mapping(results.get("torch")).items()]
     paths += [(name, "fp32", results.get(name)) for name in ("onnxruntime", "tensorrt")]
     for name, precision, row in paths:
@@ -47,21 +47,21 @@ def inference_rows(results: Mapping[str, Any], ceilings: Mapping[str, Any]) -> I
             known = isinstance(ceiling, float)
             limit = f"{quantity(ceiling / results['flop'], 'images/s')} at the matrix rate" if known else ""
             share = f"{rate * results['flop'] / ceiling:.0%}" if known else ""
-            what = f"ten views through {name}, batch {batch}; probabilities differ by {mapping(row)['difference']:.1e}"
-            yield what, quantity(rate, "images/s"), limit, share
+            label = f"ten views through {name}, batch {batch}; probabilities differ by {mapping(row)['difference']:.1e}"
+            yield label, quantity(rate, "images/s"), limit, share
 
 
 def training_rows(results: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Iterator[Row]:
-    """A whole step, as a share of the matrix rate that its own process measured; then what it is made of."""
+    """A training step, as a share of the matrix rate measured in the same process, and then its parts."""
     for size, figures in results.items():
         if not isinstance(figures, Mapping):
             continue
-        for how in ("compiled", "eager"):
-            if row := mapping(figures.get(how)):
+        for mode in ("compiled", "eager"):
+            if row := mapping(figures.get(mode)):
                 share = row["share of the matrix rate"]
                 limit = f"{quantity(row['images/s'] / share, 'images/s')} at the matrix rate"
                 yield (
-                    f"training step, {size} images, {how}",
+                    f"training step, {size} images, {mode}",
                     quantity(row["images/s"], "images/s"),
                     limit,
                     f"{share:.0%}",
@@ -70,7 +70,7 @@ def training_rows(results: Mapping[str, Any], ceilings: Mapping[str, Any]) -> It
         if waiting is not None:
             yield f"waiting in a step, {size} images", quantity(waiting / 1e3, "s"), "", ""
         for part, milliseconds in mapping(figures.get("parts, ms")).items():
-            yield f"{part} of a step, by themselves, {size} images", quantity(milliseconds / 1e3, "s"), "", ""
+            yield f"{part} of a step, measured separately, {size} images", quantity(milliseconds / 1e3, "s"), "", ""
 
 
 def layers_rows(results: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Iterator[Row]:
@@ -78,13 +78,13 @@ def layers_rows(results: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Iter
         row = mapping(figures)
         for which in ("forward", "backward"):
             if over := row.get(f"{which} over floor"):
-                taken = row[f"{which} us"] / 1e6
-                limit = f"{quantity(taken / over, 's')}, a copy of as many bytes"
-                yield f"LRN in training, {name}, {which}", quantity(taken, "s"), limit, f"{over:.2f}"
+                seconds = row[f"{which} us"] / 1e6
+                limit = f"{quantity(seconds / over, 's')}, a copy of the same bytes"
+                yield f"LRN in training, {name}, {which}", quantity(seconds, "s"), limit, f"{over:.2f}"
         if name.endswith(", ms"):
             for form, milliseconds in row.items():
-                what = f"{name.removesuffix(', ms')}, forward and backward, {form}"
-                yield what, quantity(milliseconds / 1e3, "s"), "", ""
+                label = f"{name.removesuffix(', ms')}, forward and backward, {form}"
+                yield label, quantity(milliseconds / 1e3, "s"), "", ""
     if isinstance(squares := results.get("feed, squares/s"), float):
         yield "squares of 256 pixels fed to the GPU", quantity(squares, "images/s"), "", ""
 
@@ -92,8 +92,8 @@ def layers_rows(results: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Iter
 def nets_rows(results: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Iterator[Row]:
     speed, errors = mapping(results.get("speed")), mapping(results.get("errors"))
     if speed:
-        what = f"nets trained side by side, {speed['epochs']} epochs each"
-        yield what, quantity(speed["images/s of all"], "images/s"), "", ""
+        label = f"nets trained side by side, {speed['epochs']} epochs each"
+        yield label, quantity(speed["images/s of all"], "images/s"), "", ""
     for name, wrong in (*mapping(errors.get("alone")).items(), ("mean of all", errors.get("mean"))):
         if wrong := mapping(wrong):
             top1, top5 = (wrong[key] / errors["images"] for key in ("top1", "top5"))
@@ -108,7 +108,7 @@ ROWS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[Row]]]
     "inference": inference_rows,
     "nets": nets_rows,
 }
-"""The lines that a stage's results give; the second argument are the ceilings of the machine stage."""
+"""Functions that return a stage's rows, from its results and the machine stage's ceilings."""
 
 
 TRAINER_CASES = (
@@ -122,7 +122,7 @@ TRAINER_CASES = (
 
 
 def passed(*paths: str) -> Callable[[Stages], str]:
-    """A verdict: whether all checks under the paths, as in "plugin.kernel", ran on a GPU and passed."""
+    """Return a verdict function: did all checks under the paths, such as "plugin.kernel", run on a GPU and pass?"""
 
     def verdict(stages: Stages) -> str:
         return next(filter(None, (_objection(stages, path) for path in paths)), "verified")
@@ -135,31 +135,31 @@ def _objection(stages: Stages, path: str) -> str | None:
     entry = stages.get(stage)
     if entry is None or entry["device"] == "cpu":
         return "not run"
-    found: Any = entry["results"]
+    result: Any = entry["results"]
     for key in keys:
-        found = mapping(found).get(key)
-    failures = failed_checks(found, path)
-    is_check = isinstance(found, Mapping) and "passed" in found  # which counts, whatever became of its stage later
+        result = mapping(result).get(key)
+    failures = failed_checks(result, path)
+    is_check = isinstance(result, Mapping) and "passed" in result  # a check counts even if its stage fails later
     if failures or (entry["error"] and not is_check):
         return f"failed: {failures[0] if failures else entry['error']}"
-    if isinstance(found, str):
-        return f"not run: {found.removeprefix('skipped: ')}"
-    return None if found else "not run"
+    if isinstance(result, str):
+        return f"not run: {result.removeprefix('skipped: ')}"
+    return None if result else "not run"
 
 
 CLAIMS: tuple[tuple[str, Callable[[Stages], str]], ...] = (
     ("`classify --device cuda`, and ONNX Runtime's CUDA provider", passed("inference.onnxruntime")),
     (
-        "the trainer on CUDA: the CPU's steps, checkpoints, a set kept there or fed, `torch.compile`",
+        "the trainer on CUDA: the same steps as on the CPU, checkpoints, resident and fed data sets, `torch.compile`",
         passed(*(f"correctness.{case}" for case in TRAINER_CASES)),
     ),
     ("no step of the trainer waits for the host", passed("correctness.no_step_waits_for_the_host")),
     (
-        "results of the Triton kernels of LRN and of the patches",
+        "results of the Triton kernels for LRN and patches",
         passed("correctness.lrn_equals_float64", "correctness.augmentation_equals_the_cpus"),
     ),
     (
-        "the Triton kernels of LRN take at most 1.5 times their memory floor",
+        "the Triton kernels for LRN take at most 1.5 times their memory floor",
         passed(*(f"layers.{layer}, {dtype}" for layer in ("norm1", "norm2") for dtype in ("bfloat16", "float32"))),
     ),
     ("speed of a training step", passed("training")),
@@ -169,22 +169,22 @@ CLAIMS: tuple[tuple[str, Callable[[Stages], str]], ...] = (
     ("the engine backend's pinned copies, CUDA graphs and threads, without TensorRT", passed("plugin.engine")),
     ("TensorRT engines of `export --trt`, with the plugin", passed("inference.tensorrt")),
 )
-"""What the README says was not verified, as far as it concerns a GPU."""
+"""The claims that can't be verified without a GPU (docs/verified.md), with their verdict functions."""
 
 
 def report(stages: Stages) -> str:
-    """The whole report, in Markdown."""
+    """Return the report in Markdown."""
     return "\n".join(
         [
-            "# On a GPU",
+            "# GPU report",
             "",
             *_where(stages),
             "",
-            "| what | measured | limit | measured over limit |",
+            "| what | measured | limit | measured / limit |",
             "|---|---|---|---|",
             *(f"| {' | '.join(row)} |" for row in rows(stages)),
             "",
-            "| not verified without a GPU | verdict |",
+            "| claim that needs a GPU | verdict |",
             "|---|---|",
             *(f"| {claim} | {cell(verdict(stages))} |" for claim, verdict in CLAIMS),
             "",
@@ -197,7 +197,7 @@ def report(stages: Stages) -> str:
 
 
 def rows(stages: Stages) -> Iterator[Row]:
-    """The lines of the table, of all stages that have reported something."""
+    """Yield the rows of the table for all stages with results."""
     ceilings = mapping(stages.get("machine", {}).get("results", {}).get("ceilings"))
     for name, rows_of in ROWS.items():
         if results := stages.get(name, {}).get("results"):
@@ -213,7 +213,7 @@ def _where(stages: Stages) -> Iterator[str]:
     )
     if any(entry["device"] == "cpu" for entry in stages.values()):
         yield ""
-        yield "A miniature on a CPU, whose figures say nothing of a GPU."
+        yield "This is a miniature on a CPU. Its figures say nothing about a GPU."
 
 
 def _outcome(entry: Mapping[str, Any]) -> str:
@@ -221,12 +221,12 @@ def _outcome(entry: Mapping[str, Any]) -> str:
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """`value` where it is an object; else, as of what was skipped, an empty one."""
+    """Return `value` if it is an object, else an empty one, such as for skipped results."""
     return value if isinstance(value, Mapping) else {}
 
 
 def quantity(value: Any, unit: str) -> str:
-    """As in "4.31 TB/s", "212 us" and "57,000 images/s"; what is no number stays as it is."""
+    """Format a number as in "4.31 TB/s", "212 us" or "57,000 images/s". Text is unchanged; None gives "not run"."""
     if not isinstance(value, float | int):
         return cell(str(value or "not run"))
     if unit.startswith("images"):
@@ -238,12 +238,12 @@ def quantity(value: Any, unit: str) -> str:
 
 
 def cell(text: str) -> str:
-    """`text` as it may stand in a Markdown table."""
+    """Escape `text` for a cell of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
 def write_report(out: Path) -> Path:
-    """Writes report.md beside the results in the folder `out`. Raises UsageError when they can't be read."""
+    """Write report.md to the folder `out`, which contains results.json. Raises UsageError if that can't be read."""
     path = out / REPORT
     write_atomically(path, report(read_results(out / RESULTS)["stages"]).encode())
     return path

@@ -1,4 +1,4 @@
-"""Runs the stages, each in a process of its own, and keeps what they report."""
+"""Runs each stage in a separate process and stores its results."""
 
 from __future__ import annotations
 
@@ -28,41 +28,44 @@ STAGES = {
     "layers": 25.0,
     "inference": 30.0,
 }
-"""Those of fixed length, in the order in which they run, with the most seconds that each may take."""
+"""The stages of fixed length in the order in which they run, with the most seconds for each."""
 TOGETHER = 180.0
-"""Seconds of all of them. What one leaves is for those after it."""
+"""Seconds for all of them together. Time that one does not use goes to the later ones."""
 NETS = "nets"
-"""The last, which takes the time that is left."""
+"""The last stage, which takes the remaining time."""
 
 FORMAT = 1
 RESULTS = "results.json"
 ROOT = Path(__file__).parents[2]
 RESERVE = 5.0
-"""Seconds of the whole that no stage gets, for ending the last one and writing the report."""
+"""Seconds that no stage gets, for ending the last one and writing the report."""
 POLL = 0.5
-"""Seconds between looks at a stage."""
+"""Seconds between checks of a running stage."""
 MEMORY, ROOM = Path("/dev/shm"), 2**33
 """A file system in memory, and the bytes that must be free there."""
 LINES_KEPT = 40
-"""Of what a stage wrote to its standard error, where it or a check in it failed."""
+"""Lines of output kept from a stage that failed, or in which a check failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be run."""
+    """What to run."""
 
     device: str
-    """As in "cuda:0" or "cpu"."""
+    """A PyTorch device, such as "cuda:0" or "cpu"."""
     data: Path | None
     out: Path
     seconds: float
-    """For all stages together."""
+    """Time for all stages together."""
     stages: tuple[str, ...]
 
 
 def run(request: Request) -> bool:
-    """Runs the stages and writes results.json into `out` after each, and while it runs. Whether all of them, and all
-    checks in them, passed. Raises UsageError when a results.json is there that this command did not write."""
+    """Run the stages, and write results.json to `out` while each runs and after it.
+
+    Returns whether all stages and all their checks passed. Raises UsageError if `out` contains a results.json that this
+    command did not write.
+    """
     path = request.out / RESULTS
     results = read_results(path) if path.exists() else {"format": FORMAT, "stages": {}}
     end = time.time() + request.seconds - RESERVE
@@ -84,11 +87,11 @@ def run(request: Request) -> bool:
 
 
 def limit(name: str, stages: Sequence[str], total: float, left: float) -> float:
-    """Seconds that the stage `name` may take, of `total` for all `stages`, of which `left` are left.
+    """Return the seconds that the stage `name` may take, if all `stages` have `total` and `left` seconds remain.
 
-    Those of fixed length have the times of `STAGES`, as long as half of their times is left for those after them, and
-    `TOGETHER` for all. These times are shorter where the nets would be left with under half of the whole, and longer,
-    in proportion, where there are no nets to train.
+    A stage of fixed length gets its time in `STAGES`, but leaves half of their times to the stages after it; all of
+    them together get `TOGETHER`. These times are reduced in proportion if the nets would get less than half of the
+    total, and extended in proportion if no nets are trained.
     """
     if name == NETS:
         return max(left, 0.0)
@@ -103,8 +106,10 @@ def limit(name: str, stages: Sequence[str], total: float, left: float) -> float:
 def run_stage(
     name: str, request: Request, seconds: float, on_change: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Any]:
-    """Runs one stage for at most `seconds` -> its entry in results.json, which is also given to `on_change`, with what
-    there is so far, whenever the stage has reported something."""
+    """Run one stage for at most `seconds` and return its entry in results.json.
+
+    Whenever the stage reports something, `on_change` is called with the entry so far.
+    """
     started = time.time()
     with TemporaryDirectory(dir=_scratch(), ignore_cleanup_errors=True) as folder:
         partial, log = Path(folder, PARTIAL), Path(folder, "stderr")
@@ -119,13 +124,13 @@ def run_stage(
 
         def entry(status: str, error: str | None = None) -> dict[str, Any]:
             results = json.loads(partial.read_bytes()) if partial.exists() else {}
-            took = round(time.time() - started, 2)
+            elapsed = round(time.time() - started, 2)
             lines = _last_lines(log) if error or failed_checks(results) else []
             return {
                 "status": status,
                 "error": error,
                 "device": request.device,
-                "seconds": took,
+                "seconds": elapsed,
                 "limit": round(seconds, 2),
                 "results": results,
                 "stderr": lines,
@@ -142,7 +147,7 @@ def run_stage(
             )
         try:
             for _ in _changes(process, partial, started + seconds):
-                on_change(entry("running", "has not ended"))  # which stands where this process is ended, too
+                on_change(entry("running", "has not ended"))  # this entry remains if this process is killed
             status = process.poll()
         finally:
             _end(process)
@@ -152,17 +157,17 @@ def run_stage(
 
 
 def command(name: str, settings: Mapping[str, Any]) -> list[str]:
-    """What runs a stage."""
+    """Return the command line that runs a stage."""
     return [sys.executable, "-m", "benchmarks.gpu.stage", name, json.dumps(settings)]
 
 
 def _scratch() -> Path | None:
-    """Where the stages' folders are: in memory where there is room, else where temporary files are."""
+    """Return the parent of the scratch folders: in memory if there is room, else None for the default."""
     return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM else None
 
 
 def _changes(process: subprocess.Popen[bytes], path: Path, deadline: float) -> Iterator[None]:
-    """Yields whenever `path` was written, until the process or the time ends."""
+    """Yield whenever `path` has been written, until the process ends or the time is up."""
     seen = None
     while process.poll() is None and (left := deadline - time.time()) > 0:
         with suppress(subprocess.TimeoutExpired):
@@ -174,7 +179,7 @@ def _changes(process: subprocess.Popen[bytes], path: Path, deadline: float) -> I
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the process and all that it started. One that hangs in the driver can't be ended, and is left behind."""
+    """Kill the process and its children. A process that hangs in the driver can't be killed and is left running."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):
@@ -183,9 +188,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _cause(status: int | None, seconds: float, log: Path) -> str:
     if status is None:
-        return f"reached its limit of {seconds:.0f} s"
+        return f"reached its time limit of {seconds:.0f} s"
     if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
+        return f"was killed by {signal.Signals(-status).name}"
     return next(reversed(_last_lines(log)), f"exit code {status}")
 
 
@@ -195,7 +200,7 @@ def _last_lines(path: Path) -> list[str]:
 
 
 def failed_checks(results: Any, path: str = "") -> list[str]:
-    """The places in a stage's results, as in "lrn.conv1", of checks that did not pass."""
+    """Return the paths in a stage's results, such as "lrn.conv1", of checks that did not pass, each with "failed"."""
     if isinstance(results, Mapping):
         own = [f"{path} failed"] if results.get("passed") is False else []
         return own + [f for key, value in results.items() for f in failed_checks(value, f"{path}.{key}".lstrip("."))]
@@ -205,12 +210,12 @@ def failed_checks(results: Any, path: str = "") -> list[str]:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """results.json as it was written. Raises UsageError when this command did not write it."""
+    """Read a results.json. Raises UsageError if this command did not write it."""
     try:
         results = json.loads(path.read_bytes())
-        found = results["format"], type(results["stages"])
+        form = results["format"], type(results["stages"])
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UsageError(f"{path}: can't be read as results ({shown(str(error))}); remove it") from None
-    if found != (FORMAT, dict):
-        raise UsageError(f"{path}: format {shown(found[0])}, expected {FORMAT}; remove it")
+        raise UsageError(f"{path}: can't be read as results ({shown(str(error))}); remove the file") from None
+    if form != (FORMAT, dict):
+        raise UsageError(f"{path}: has format {shown(form[0])}: expected {FORMAT}; remove the file")
     return results

@@ -1,4 +1,4 @@
-"""One stage in this process: `python -m benchmarks.gpu.stage NAME SETTINGS`, started by runner.py."""
+"""Runs one stage in this process: `python -m benchmarks.gpu.stage NAME SETTINGS`, started by runner.py."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 
 from benchmarks.gpu.context import Context
 
-LAST_WORDS = 1.0
-"""Seconds before the time limit at which a stage that is still running says where it is."""
+TRACEBACK_LEAD = 1.0
+"""Seconds before the time limit at which a stage that is still running prints its traceback."""
 
 
 def main() -> None:
     name, settings = sys.argv[1], json.loads(sys.argv[2])
     faulthandler.enable()
-    faulthandler.dump_traceback_later(max(settings["deadline"] - time.time() - LAST_WORDS, 0.01))
+    faulthandler.dump_traceback_later(max(settings["deadline"] - time.time() - TRACEBACK_LEAD, 0.01))
     device = torch.device(settings["device"])
     context = Context(
         device=device,

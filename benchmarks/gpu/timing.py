@@ -1,4 +1,4 @@
-"""Time of a call: by CUDA events on a GPU, by the clock on a CPU."""
+"""Time of a call, from CUDA events on a GPU and from the clock on a CPU."""
 
 from __future__ import annotations
 
@@ -12,26 +12,32 @@ import torch
 
 ROUNDS = 7
 CALLS = 20
-"""At most, in a round."""
+"""Most calls in a round."""
 CYCLES = 2e9
-"""Of a GPU in a second, about."""
+"""Approximate clock cycles of a GPU per second."""
 LONGEST_HEAD_START = 0.05
-"""Seconds."""
+"""Most seconds that a GPU sleeps before a round, while the CPU launches the calls."""
 
 
 def seconds(
     call: Callable[..., object], device: torch.device, inputs: Sequence[tuple[Any, ...]] = ((),), *, budget: float = 0.5
 ) -> float:
-    """Median seconds of `call(*inputs[i])`, where i goes round: inputs that exceed the cache together, several times,
-    show what the memory gives. Takes about `budget` seconds after one call with each of the inputs to warm up."""
+    """Return the median seconds of `call(*inputs[i])` with the inputs in turn.
+
+    Inputs that together are several times larger than the cache show the speed of the memory. Takes about `budget`
+    seconds, after one warm-up call with each of the inputs.
+    """
     return medians({None: rotating(call, inputs)}, device, warmup=len(inputs), budget=budget)[None]
 
 
 def medians(
     calls: Mapping[Any, Callable[[], object]], device: torch.device, *, warmup: int = 1, budget: float = 0.5
 ) -> dict[Any, float]:
-    """Median seconds of each of `calls`, in rounds that time all of them: ratios hold although clocks drift. Each takes
-    about `budget` seconds, after `warmup` calls."""
+    """Return the median seconds of each of `calls`.
+
+    Each round times all of them, so that drifting clocks don't change the ratios. Each takes about `budget` seconds,
+    after `warmup` calls.
+    """
     counts: dict[Any, int] = {}
     launching: dict[Any, float] = {}
     for key, call in calls.items():
@@ -39,21 +45,21 @@ def medians(
             call()
         launching[key] = _host_seconds(call, device)
         counts[key] = min(max(int(budget / ROUNDS / _round(call, 1, device, launching[key])), 1), CALLS)
-    found: dict[Any, list[float]] = {key: [] for key in calls}
+    times: dict[Any, list[float]] = {key: [] for key in calls}
     for _ in range(ROUNDS):
         for key, call in calls.items():
-            found[key].append(_round(call, counts[key], device, launching[key]))
-    return {key: statistics.median(times) for key, times in found.items()}
+            times[key].append(_round(call, counts[key], device, launching[key]))
+    return {key: statistics.median(values) for key, values in times.items()}
 
 
 def rotating(call: Callable[..., object], inputs: Sequence[tuple[Any, ...]]) -> Callable[[], object]:
-    """A function that calls `call` with the next of the inputs each time."""
+    """Return a function that calls `call` with the next of `inputs` each time."""
     turns = cycle(inputs)
     return lambda: call(*next(turns))
 
 
 def _host_seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds that the CPU takes for one call, on a GPU that has nothing else to do: to launch it, unless it waits."""
+    """Return the CPU's seconds for one call on an idle GPU: the launch time, unless the call waits for the GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = time.perf_counter()
@@ -62,8 +68,10 @@ def _host_seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def _round(call: Callable[[], object], count: int, device: torch.device, launching: float) -> float:
-    """Seconds of one call among `count`. A GPU sleeps first, for as long as the CPU takes to launch them all
-    (`launching` seconds each): so the time is the GPU's and not that of launching."""
+    """Return the seconds per call of `count` calls.
+
+    A GPU first sleeps while the CPU launches all calls (`launching` seconds each), so launch times are not measured.
+    """
     if device.type != "cuda":
         started = time.perf_counter()
         for _ in range(count):

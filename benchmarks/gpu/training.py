@@ -1,4 +1,4 @@
-"""Stage 4, first half: a training step, whole and in its parts."""
+"""Stage 4, first half: the time of a training step and of its parts."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from train.optimizer import PaperSGD
 from train.step import Batch, TrainingStep
 
 SET = 2**29
-"""Bytes of random squares on the device, at least: more than any cache holds."""
+"""Least bytes of random squares on the device: more than any cache holds."""
 PARTS = {Conv: "convolutions", LRN: "LRN", MaxPool: "pooling", Dense: "fully connected", Activation: "activations"}
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a step is measured with."""
+    """The size of a measured step: preset, batch size, side of the squares, and width."""
 
     preset: str
     batch: int
@@ -50,45 +50,47 @@ TINY = (Size("alexnet-64", 8, 64, width=1 / 8),)
 
 
 def flops(architecture: Architecture) -> float:
-    """Of one image, forward and backward: each product once forward and twice backward, but for the first layer, whose
-    input needs no gradient."""
+    """Return the FLOP for one image, forward and backward.
+
+    Each product is computed once forward and twice backward, except in the first layer, whose input needs no gradient.
+    """
     first = next(step for step in architecture.steps if isinstance(step.operation, Conv))
     return 2 * (3 * architecture.multiply_adds - first.multiply_adds)
 
 
 def run(context: Context) -> None:
-    """Writes each figure as soon as it is there, the most important first."""
+    """Record each figure as soon as it is measured, the most important first."""
     prepare_process(context.device)
-    rate = matrix_rate(context, working_precision(context.device), tf32=False)  # in this process, as what follows
+    rate = matrix_rate(context, working_precision(context.device), tf32=False)  # in this process, like the steps
     context.record("matrix TFLOP/s", rate / 1e12)
     for size in TINY if context.miniature else SIZES:
-        with context.attempt(f"{size.name}, all of it"):
+        with context.attempt(f"{size.name}, all"):
             steps(context, size, rate)
 
 
 def steps(context: Context, size: Size, rate: float) -> None:
-    """One step eager and compiled, the device's idle time, and the time of each kind of layer by itself."""
+    """Measure a step eager and compiled, the device's idle time, and each kind of layer separately."""
     architecture = size.architecture
-    found: dict[str, object] = {}
-    for how in ("eager", *(["compiled"] if context.device.type == "cuda" and can_compile() else [])):
+    figures: dict[str, object] = {}
+    for mode in ("eager", *(["compiled"] if context.device.type == "cuda" and can_compile() else [])):
         if context.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        call = None  # frees the memory of the one before
-        call = whole_step(context, size, architecture, compile=how == "compiled")
-        taken = seconds(call, context.device, budget=0.1 if context.miniature else 1.5)
-        found[how] = {
-            "ms": taken * 1e3,
-            "images/s": size.batch / taken,
-            "share of the matrix rate": flops(architecture) * size.batch / taken / rate,
+        call = None  # frees the memory of the previous one
+        call = full_step(context, size, architecture, compile=mode == "compiled")
+        elapsed = seconds(call, context.device, budget=0.1 if context.miniature else 1.5)
+        figures[mode] = {
+            "ms": elapsed * 1e3,
+            "images/s": size.batch / elapsed,
+            "share of the matrix rate": flops(architecture) * size.batch / elapsed / rate,
         }
         if context.device.type == "cuda":
-            found[how]["peak GB"] = torch.cuda.max_memory_allocated() / 1e9
-        context.record(size.name, found)
+            figures[mode]["peak GB"] = torch.cuda.max_memory_allocated() / 1e9
+        context.record(size.name, figures)
     with context.attempt(f"{size.name}, kernels"):
-        found["kernels"] = kernels(call, taken) if context.device.type == "cuda" else NEEDS_GPU
-        context.record(size.name, found)
-    found["parts, ms"] = {name: value * 1e3 for name, value in parts(context, size, architecture).items()}
-    context.record(size.name, found)
+        figures["kernels"] = kernels(call, elapsed) if context.device.type == "cuda" else NEEDS_GPU
+        context.record(size.name, figures)
+    figures["parts, ms"] = {name: value * 1e3 for name, value in parts(context, size, architecture).items()}
+    context.record(size.name, figures)
 
 
 def squares_on(context: Context, size: Size) -> Tensor:
@@ -97,7 +99,7 @@ def squares_on(context: Context, size: Size) -> Tensor:
 
 
 def augmentation(context: Context, size: Size, architecture: Architecture) -> Augment:
-    """The paper's, with the mean at each pixel."""
+    """Return the paper's augmentation with a per-pixel mean."""
     mean = np.random.default_rng(0).uniform(90, 130, (size.square, size.square, 3)).astype(np.float32)
     pca = ColorPCA.from_covariance(np.diag([4000.0, 5000, 6000]))
     precision = working_precision(context.device) if context.device.type == "cuda" else torch.float32
@@ -105,7 +107,7 @@ def augmentation(context: Context, size: Size, architecture: Architecture) -> Au
 
 
 def batches(context: Context, size: Size, squares: Tensor, classes: int) -> tuple[EpochPlan, Iterator[Batch]]:
-    """Endless batches of a set that is on the device, and their plan."""
+    """Return an epoch plan and endless batches of a set that is on the device."""
     plan = EpochPlan.draw(len(squares), 0, 0).to(context.device)
     labels = torch.arange(len(squares), device=context.device) % classes
 
@@ -125,12 +127,12 @@ def net(context: Context, architecture: Architecture) -> AlexNet:
     return model.to(context.device, memory_format=torch.channels_last)
 
 
-def whole_step(context: Context, size: Size, architecture: Architecture, *, compile: bool) -> Callable[[], object]:
-    """What `python -m train` does in a step."""
+def full_step(context: Context, size: Size, architecture: Architecture, *, compile: bool) -> Callable[[], object]:
+    """Return a call that does what `python -m train` does in a step."""
     model = net(context, architecture)
     optimizer = PaperSGD(list(model.parameters()), 0.9, 0.0005)
     if compile:
-        torch.compiler.reset()  # another batch size would be compiled for any size
+        torch.compiler.reset()  # a second batch size would otherwise be compiled for any size
         model.compile(dynamic=False)
         optimizer.compile()
     augment = augmentation(context, size, architecture)
@@ -139,8 +141,8 @@ def whole_step(context: Context, size: Size, architecture: Architecture, *, comp
     return lambda: step(next(walk), plan, 0.001)
 
 
-def kernels(call: Callable[[], object], taken: float, count: int = 5) -> dict[str, object]:
-    """Milliseconds of a step in which no kernel runs, and the kernels that take longest, by PyTorch's profiler."""
+def kernels(call: Callable[[], object], elapsed: float, count: int = 5) -> dict[str, object]:
+    """Profile a step: milliseconds with and without a running kernel, and the slowest kernels."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
@@ -148,35 +150,38 @@ def kernels(call: Callable[[], object], taken: float, count: int = 5) -> dict[st
             call()
         torch.cuda.synchronize()
     cuda = torch.autograd.DeviceType.CUDA
-    # The compiler marks its graphs with ranges, which the profiler shows on the GPU beside the kernels in them.
+    # The profiler also lists the ranges with which the compiler marks its graphs. Their kernels are listed as well.
     on_gpu = [e for e in profiler.key_averages() if e.device_type == cuda and not e.is_user_annotation]
     times = {event.key: event.self_device_time_total / count / 1e3 for event in on_gpu}
     longest = sorted(times, key=times.__getitem__, reverse=True)[:20]
     busy = sum(times.values())
     return {
         "busy ms": busy,
-        "waiting ms": taken * 1e3 - busy,
+        "waiting ms": elapsed * 1e3 - busy,
         "longest, ms": {name[:120]: times[name] for name in longest},
     }
 
 
 def parts(context: Context, size: Size, architecture: Architecture) -> dict[str, float]:
-    """Seconds of each kind of layer, forward and backward, by itself and eager; of the patches, the gradient's norm and
-    the update. Compiled, some of these become one kernel, so a step may take less than their sum."""
+    """Return the seconds of each kind of layer, of cutting the patches, of the gradient's norm and of the update.
+
+    Layers are measured separately, forward and backward, in eager mode. The compiler fuses some of the parts into one
+    kernel, so a step may take less time than their sum.
+    """
     device, budget = context.device, 0.02 if context.miniature else 0.15
-    model, taken = net(context, architecture), defaultdict[str, float](float)
+    model, times = net(context, architecture), defaultdict[str, float](float)
     keys = torch.arange(size.batch, device=device)
 
     def add(name: str, call: Callable[[], object]) -> None:
-        taken[name] += seconds(call, device, budget=budget)
+        times[name] += seconds(call, device, budget=budget)
 
     for position, (step, module) in enumerate(zip(architecture.steps, model.train().children(), strict=True)):
         if isinstance(step.operation, Dropout):
             add("dropout", layer(context, size, step, lambda x, dropout=module: dropout(x, keys)))
         elif name := PARTS.get(type(step.operation)):
-            # ReLU works in place in the net, which the leaf that is given to it here does not allow.
-            own = nn.ReLU() if isinstance(module, nn.ReLU) else module
-            add(name, layer(context, size, step, own, needs_gradient=position > 0))
+            # The net's ReLU works in place, which autograd does not allow on the leaf tensor used here.
+            function = nn.ReLU() if isinstance(module, nn.ReLU) else module
+            add(name, layer(context, size, step, function, needs_gradient=position > 0))
     augment = augmentation(context, size, architecture)
     squares = squares_on(context, size)
     plan, walk = batches(context, size, squares, architecture.classes)
@@ -188,32 +193,35 @@ def parts(context: Context, size: Size, architecture: Architecture) -> dict[str,
     if device.type == "cuda" and can_compile():
         optimizer.compile()
     add("update", lambda: optimizer.step(0.001))
-    return taken
+    return times
 
 
 def layer(
     context: Context, size: Size, step: Step, module: Callable[[Tensor], Tensor], *, needs_gradient: bool = True
 ) -> Callable[[], object]:
-    """A layer forward and backward, on random maps of its shape in the working precision."""
+    """Return a call that runs a layer forward and backward on random maps in the working precision."""
     x = maps(context, size.batch, step.input).requires_grad_(needs_gradient)
     return forward_and_backward(context, module, x)
 
 
 def maps(context: Context, batch: int, shape: tuple[int, ...]) -> Tensor:
-    """Random [batch, *shape] in the working precision, channels-last."""
+    """Return random values [batch, *shape] in the working precision, channels-last."""
     x = torch.randn(batch, *shape, device=context.device).to(working_precision(context.device))
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def forward_and_backward(context: Context, module: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], object]:
-    """Runs `module` on x under autocast, and the gradients of its weights and, if it requires one, of x."""
+    """Return a call that runs `module` on x under autocast and computes the gradients of its weights and of x.
+
+    The gradient of x is omitted if x requires none.
+    """
     precision = working_precision(context.device)
     weights = [*module.parameters()] if isinstance(module, nn.Module) else []
-    wanted = [*([x] if x.requires_grad else []), *weights]
+    targets = [*([x] if x.requires_grad else []), *weights]
 
     def forward() -> Tensor:
         with torch.autocast(context.device.type, precision, enabled=precision != torch.float32):
             return module(x)
 
     gradient = torch.randn_like(forward())
-    return lambda: torch.autograd.grad(forward(), wanted, gradient)
+    return lambda: torch.autograd.grad(forward(), targets, gradient)

@@ -1,4 +1,4 @@
-"""The choice between runtimes: the faster one, asked once, whatever became of the cache."""
+"""The choice between runtimes: the faster one is chosen and timed only once, even if the cache is damaged."""
 
 from __future__ import annotations
 
@@ -32,37 +32,37 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """The nets that were timed, with the answer `seconds`."""
+def timed(monkeypatch):
+    """The nets that were timed; `seconds` is what timing returns."""
 
-    class Asked(list):
+    class Timed(list):
         seconds = FASTER
 
         def __call__(self, backends, manifest):
             self.append(manifest)
             return self.seconds
 
-    asked = Asked()
+    timed = Timed()
     monkeypatch.setattr(choice, "start", lambda net: dict.fromkeys(("onnxruntime", "openvino")))
-    monkeypatch.setattr(choice, "medians", asked)
-    return asked
+    monkeypatch.setattr(choice, "medians", timed)
+    return timed
 
 
 @pytest.mark.parametrize(
     ("onnxruntime", "openvino", "expected"),
     [(0.020, 0.010, "openvino"), (0.010, 0.020, "onnxruntime"), (0.0100, 0.0099, "onnxruntime")],
-    ids=["OpenVINO", "ONNX Runtime", "a draw goes to the one that starts sooner"],
+    ids=["OpenVINO", "ONNX Runtime", "ONNX Runtime, which starts faster, in a tie"],
 )
-def test_the_faster_one_is_chosen(cache, asked, onnxruntime, openvino, expected):
-    asked.seconds = {"onnxruntime": onnxruntime, "openvino": openvino}
+def test_the_faster_runtime_is_chosen(cache, timed, onnxruntime, openvino, expected):
+    timed.seconds = {"onnxruntime": onnxruntime, "openvino": openvino}
     assert choose_cpu_backend(ARTIFACT) == expected
 
 
-def test_the_answer_is_remembered_even_when_the_machine_changes_its_mind(cache, asked):
+def test_the_first_choice_is_kept_even_if_the_times_change(cache, timed):
     assert choose_cpu_backend(ARTIFACT) == "openvino"
-    asked.seconds = {"onnxruntime": 0.001, "openvino": 1.0}
+    timed.seconds = {"onnxruntime": 0.001, "openvino": 1.0}
     assert choose_cpu_backend(random_artifact(seed=1)) == "openvino"  # other weights of the same architecture
-    assert len(asked) == 1
+    assert len(timed) == 1
     (file,) = cache.iterdir()
     assert json.loads(file.read_text())["milliseconds"] == {"onnxruntime": 20.0, "openvino": 10.0}
 
@@ -70,19 +70,19 @@ def test_the_answer_is_remembered_even_when_the_machine_changes_its_mind(cache, 
 @pytest.mark.parametrize(
     ("name", "value"), [("_version", lambda runtime: "0.0"), ("_cpu", lambda: "another")], ids=["version", "CPU"]
 )
-def test_another_version_or_cpu_is_another_question(cache, asked, monkeypatch, name, value):
+def test_another_version_or_cpu_is_timed_again(cache, timed, monkeypatch, name, value):
     choose_cpu_backend(ARTIFACT)
     monkeypatch.setattr(choice, name, value)
     choose_cpu_backend(ARTIFACT)
-    assert len(asked) == 2
+    assert len(timed) == 2
 
 
-def test_another_number_of_cores_or_architecture_is_another_question(cache, asked, monkeypatch):
+def test_another_number_of_cores_or_architecture_is_timed_again(cache, timed, monkeypatch):
     choose_cpu_backend(ARTIFACT)
     choose_cpu_backend(random_artifact(replace(TINY, columns=1)))
     monkeypatch.setattr(choice.os, "cpu_count", lambda: 99)
     choose_cpu_backend(ARTIFACT)
-    assert len(asked) == 3
+    assert len(timed) == 3
 
 
 @pytest.mark.parametrize(
@@ -99,35 +99,35 @@ def test_another_number_of_cores_or_architecture_is_another_question(cache, aske
     ],
     ids=["empty", "not text", "list", "null", "deep", "no question", "list chosen", "unknown runtime"],
 )
-def test_a_damaged_cache_file_is_ignored_and_rewritten(cache, asked, content):
+def test_a_damaged_cache_file_is_ignored_and_rewritten(cache, timed, content):
     choose_cpu_backend(ARTIFACT)
     (file,) = cache.iterdir()
-    good = file.read_bytes()
+    original = file.read_bytes()
     file.write_bytes(content)
     assert choose_cpu_backend(ARTIFACT) == "openvino"
-    assert len(asked) == 2
-    assert file.read_bytes() == good
+    assert len(timed) == 2
+    assert file.read_bytes() == original
 
 
-def test_an_answer_to_another_question_is_not_taken(cache, asked):
+def test_an_answer_to_another_question_is_not_used(cache, timed):
     choose_cpu_backend(ARTIFACT)
     (file,) = cache.iterdir()
     file.write_bytes(file.read_bytes().replace(b'"cores": ', b'"cores": 1'))
     choose_cpu_backend(ARTIFACT)
-    assert len(asked) == 2
+    assert len(timed) == 2
 
 
-def test_without_a_cache_that_can_be_written_it_works_and_asks_again(cache, asked):
+def test_without_a_writable_cache_the_runtimes_are_timed_each_time(cache, timed):
     cache.parent.write_text("a file where the folder should be")
     assert choose_cpu_backend(ARTIFACT) == choose_cpu_backend(ARTIFACT) == "openvino"
-    assert len(asked) == 2
+    assert len(timed) == 2
 
 
-@pytest.mark.parametrize(("there", "missing"), [("onnxruntime", "openvino"), ("openvino", "onnxruntime")])
-def test_where_only_one_is_installed_nothing_is_timed(cache, asked, monkeypatch, there, missing):
-    monkeypatch.setattr(choice, "_installed", lambda runtime: runtime == there)
-    assert choose_cpu_backend(ARTIFACT) == there
-    assert not asked
+@pytest.mark.parametrize("installed", ["onnxruntime", "openvino"])
+def test_if_only_one_runtime_is_installed_nothing_is_timed(cache, timed, monkeypatch, installed):
+    monkeypatch.setattr(choice, "_installed", lambda runtime: runtime == installed)
+    assert choose_cpu_backend(ARTIFACT) == installed
+    assert not timed
     assert not cache.exists()
 
 
@@ -141,7 +141,7 @@ def test_where_only_one_is_installed_nothing_is_timed(cache, asked, monkeypatch,
     ],
     ids=["OpenVINO", "the file in OpenVINO", "ONNX Runtime", "both"],
 )
-def test_a_runtime_that_does_not_start_is_not_chosen_and_that_is_not_remembered(cache, monkeypatch, broken, expected):
+def test_a_runtime_that_does_not_start_is_not_chosen_and_nothing_is_stored(cache, monkeypatch, broken, expected):
     from alexnet_infer.backends import onnxruntime, openvino
 
     def starting(runtime):
@@ -159,7 +159,7 @@ def test_a_runtime_that_does_not_start_is_not_chosen_and_that_is_not_remembered(
 
 
 @needs_openvino
-def test_what_is_installed_is_found_without_importing_it(monkeypatch):
+def test_an_installed_runtime_is_detected_without_importing_it(monkeypatch):
     code = (
         "import sys; from alexnet_infer.backends.choice import _installed, _version;"
         "assert _installed('openvino') and _version('openvino') != 'unknown'; assert 'openvino' not in sys.modules"
@@ -170,7 +170,7 @@ def test_what_is_installed_is_found_without_importing_it(monkeypatch):
 
 
 class _Slow:
-    """Takes a second on a clock of its own; the first call, which prepares what later ones use, takes a hundred."""
+    """A backend that takes `seconds` per call on a fake clock; the first call takes 100."""
 
     takes_squares = False
 
@@ -182,7 +182,7 @@ class _Slow:
         self.shapes.append(inputs.shape)
 
 
-def test_times_are_medians_of_later_calls_with_the_ten_patches_of_a_photo(monkeypatch):
+def test_times_are_medians_without_the_first_call_and_with_ten_patches(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(choice.time, "perf_counter", lambda: clock[0])
     a, b = _Slow(clock, 3.0), _Slow(clock, 2.0)

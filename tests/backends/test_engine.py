@@ -1,3 +1,5 @@
+"""The engine backend: which engines are refused, how batches are split, and its CUDA calls against fakes."""
+
 import ctypes
 import dataclasses
 import hashlib
@@ -11,8 +13,8 @@ from alexnet_infer.backends.engine import (
     _Net,
     _Shape,
     calls,
-    check_ends,
     check_gpu,
+    check_signature,
     check_version,
     host_array,
     part,
@@ -31,7 +33,7 @@ AMPERE = Gpu(name="An RTX", capability="8.6", driver="580.1")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    """A cache of this test's own."""
+    """An empty cache for each test."""
     monkeypatch.setattr(engine_cache, "user_cache", lambda: tmp_path / "cache")
     return tmp_path / "cache" / "engines"
 
@@ -48,7 +50,7 @@ def saved(folder: Path, built: Built, *, ours: bool) -> Path:
 
 
 @pytest.mark.parametrize("batch", [Batch(min=1, opt=4, max=8), Batch(min=3, opt=4, max=8), Batch(min=8, opt=8, max=8)])
-def test_any_number_of_images_is_split_into_batches_that_the_engine_takes(batch):
+def test_any_number_of_images_is_split_into_batches_that_the_engine_accepts(batch):
     for count in range(40):
         split = calls(count, batch)
         assert sum(images for images, _ in split) == count
@@ -57,7 +59,7 @@ def test_any_number_of_images_is_split_into_batches_that_the_engine_takes(batch)
         assert all(images == size for images, size in split[:-1])
 
 
-def test_the_last_batch_is_filled_up_to_the_smallest_that_will_do():
+def test_the_last_batch_is_padded_to_the_smallest_batch_that_the_engine_accepts():
     assert calls(17, Batch(min=4, opt=4, max=8)) == [(8, 8), (8, 8), (1, 4)]
     assert calls(14, Batch(min=4, opt=4, max=8)) == [(8, 8), (6, 6)]
 
@@ -70,7 +72,7 @@ def test_an_engine_without_its_description_is_refused_even_if_trusted(tmp_path):
     assert raised.value.exit_code == 4
 
 
-def test_an_engine_that_this_cache_did_not_build_is_refused_before_anything_is_loaded(tmp_path):
+def test_an_engine_that_is_not_in_the_cache_is_refused_before_anything_is_loaded(tmp_path):
     path = saved(tmp_path, engine_of(b"plan"), ours=False)
     with pytest.raises(ModelFileError, match=r"an engine is code .*--trust-engine") as raised:
         EngineBackend(path)
@@ -78,14 +80,14 @@ def test_an_engine_that_this_cache_did_not_build_is_refused_before_anything_is_l
     assert "\n" not in str(raised.value)
 
 
-def test_an_engine_that_was_changed_is_refused_even_if_trusted(tmp_path):
+def test_a_changed_engine_is_refused_even_if_trusted(tmp_path):
     path = saved(tmp_path, engine_of(b"plan"), ours=True)
     path.write_bytes(b"plam")
     with pytest.raises(ModelFileError, match="SHA-256 differs"):
         EngineBackend(path, trust=True)
 
 
-def test_a_description_that_says_something_else_of_our_engine_is_refused(tmp_path):
+def test_our_engine_with_a_changed_description_is_refused(tmp_path):
     built = engine_cache.cached("name", lambda: engine_of(b"plan"))
     manifest = dataclasses.replace(built.description.manifest, name="another")
     path = saved(
@@ -97,7 +99,7 @@ def test_a_description_that_says_something_else_of_our_engine_is_refused(tmp_pat
         EngineBackend(path)
 
 
-def test_a_description_that_claims_to_be_of_our_engine_does_not_make_another_one_ours(tmp_path):
+def test_another_engine_with_the_description_of_ours_is_refused(tmp_path):
     ours, theirs = engine_of(b"ours"), engine_of(b"theirs")
     path = saved(tmp_path, ours, ours=True)
     path.write_bytes(theirs.plan)
@@ -106,29 +108,29 @@ def test_a_description_that_claims_to_be_of_our_engine_does_not_make_another_one
 
 
 @pytest.mark.parametrize("trust", [False, True])
-def test_an_engine_of_another_version_is_refused_with_the_one_it_needs(tmp_path, rtx, trust):
+def test_an_engine_from_another_version_is_refused_with_the_version_it_needs(tmp_path, rtx, trust):
     path = saved(tmp_path, engine_of(b"plan", RTX), ours=not trust)
-    with pytest.raises(BackendError, match=rf"built by TensorRT-RTX 1\.2\.3, and this is {rtx.__version__}") as raised:
+    with pytest.raises(BackendError, match=rf"built by TensorRT-RTX 1\.2\.3, but {rtx.__version__} is") as raised:
         EngineBackend(path, trust=trust)
     assert "pip install tensorrt-rtx==1.2.3" in str(raised.value)
     assert raised.value.exit_code == 5
 
 
-def test_an_engine_of_tensorrt_names_tensorrt(tmp_path):
+def test_a_tensorrt_engine_names_the_tensorrt_package(tmp_path):
     with pytest.raises(BackendError, match=r"pip install tensorrt==11\.4\.0"):
         check_version(tmp_path, TENSORRT, "11.5.0")
     check_version(tmp_path, TENSORRT, "11.4.0")
 
 
-def test_without_a_gpu_a_good_engine_is_refused_for_that_reason(tmp_path, rtx):
+def test_without_a_gpu_a_valid_engine_is_refused_because_of_the_gpu(tmp_path, rtx):
     try:
         this_gpu()
     except BackendError:
         pass
     else:
         pytest.skip("this machine has a GPU")
-    path = saved(tmp_path, build(), ours=False)  # `build` put it into the cache
-    with pytest.raises(BackendError, match="no NVIDIA GPU that works here") as raised:
+    path = saved(tmp_path, build(), ours=False)  # `build` has put it into the cache
+    with pytest.raises(BackendError, match="no working NVIDIA GPU") as raised:
         EngineBackend(path)
     assert raised.value.exit_code == 5
     assert "\n" not in str(raised.value)
@@ -136,15 +138,15 @@ def test_without_a_gpu_a_good_engine_is_refused_for_that_reason(tmp_path, rtx):
 
 def test_a_gpu_that_the_engine_was_not_built_for_is_refused(tmp_path):
     check_gpu(tmp_path, RTX, AMPERE)
-    other = dataclasses.replace(AMPERE, capability="8.9")
-    with pytest.raises(BackendError, match=r"built for compute capability 8\.6, 12\.0, and this An RTX has 8\.9"):
-        check_gpu(tmp_path, RTX, other)
+    ada = dataclasses.replace(AMPERE, capability="8.9")
+    with pytest.raises(BackendError, match=r"built for compute capability 8\.6, 12\.0, but this An RTX has 8\.9"):
+        check_gpu(tmp_path, RTX, ada)
 
 
-def test_an_engine_of_tensorrt_runs_on_the_gpu_that_built_it_alone(tmp_path):
+def test_a_tensorrt_engine_runs_only_on_the_gpu_model_that_built_it(tmp_path):
     same = Gpu(name="A GPU", capability="9.0", driver="590.2")
-    check_gpu(tmp_path, TENSORRT, same)  # a new driver is no other GPU
-    with pytest.raises(BackendError, match="built for A GPU, and this is Another"):
+    check_gpu(tmp_path, TENSORRT, same)  # another driver version is fine
+    with pytest.raises(BackendError, match="built for A GPU, but this GPU is Another"):
         check_gpu(tmp_path, TENSORRT, dataclasses.replace(same, name="Another"))
 
 
@@ -153,7 +155,7 @@ def buffer_class():
     return pytest.importorskip("cuda.core", reason="needs CUDA for Python: pip install cuda-core").Buffer
 
 
-def test_host_memory_is_written_through_its_array(buffer_class):
+def test_writing_to_the_array_writes_to_host_memory(buffer_class):
     memory = (ctypes.c_uint8 * 24)()
     buffer = buffer_class.from_handle(ctypes.addressof(memory), 24, owner=memory)
     array = host_array(buffer, np.dtype(np.float32), (2, 3))
@@ -161,7 +163,7 @@ def test_host_memory_is_written_through_its_array(buffer_class):
     assert bytes(memory) == np.arange(1, 7, dtype=np.float32).tobytes()
 
 
-def test_a_part_of_a_buffer_begins_where_it_does(buffer_class):
+def test_a_part_of_a_buffer_starts_at_the_same_address(buffer_class):
     memory = (ctypes.c_uint8 * 24)()
     buffer = buffer_class.from_handle(ctypes.addressof(memory), 24, owner=memory)
     first = part(buffer, 8)
@@ -169,44 +171,46 @@ def test_a_part_of_a_buffer_begins_where_it_does(buffer_class):
 
 
 class _Engine:
-    """Stands in for an engine: `ends` are the name, mode, type and shape of each tensor."""
+    """A fake engine with the given `tensors`: name, mode, type and shape of each."""
 
-    def __init__(self, *ends: tuple) -> None:
-        self.num_io_tensors = len(ends)
-        self.names, modes, dtypes, shapes = zip(*ends, strict=True)
+    def __init__(self, *tensors: tuple) -> None:
+        self.num_io_tensors = len(tensors)
+        self.names, modes, dtypes, shapes = zip(*tensors, strict=True)
         self.get_tensor_name = self.names.__getitem__
         self.get_tensor_mode, self.get_tensor_dtype, self.get_tensor_shape = (
             dict(zip(self.names, values, strict=True)).__getitem__ for values in (modes, dtypes, shapes)
         )
 
 
-def test_an_engine_must_take_and_give_what_its_description_says(rtx):
-    """So that nothing is written beyond the memory that is made for it."""
+def test_an_engine_whose_inputs_or_outputs_differ_from_its_description_is_refused(rtx):
+    """Otherwise the GPU could write past the end of the buffers."""
     library = Library(flavor="rtx", module=rtx, title="TensorRT-RTX", logger=None, errors=[])
     kind, mode = rtx.DataType, rtx.TensorIOMode
-    taken = ("patches", mode.INPUT, kind.FLOAT, (-1, 3, 57, 57))
-    given = ("probabilities", mode.OUTPUT, kind.FLOAT, (-1, 7))
-    said = "patches", np.dtype(np.float32), (3, 57, 57), 7
-    check_ends(library, _Engine(taken, given), *said)
+    patches = ("patches", mode.INPUT, kind.FLOAT, (-1, 3, 57, 57))
+    outputs = ("probabilities", mode.OUTPUT, kind.FLOAT, (-1, 7))
+    described = "patches", np.dtype(np.float32), (3, 57, 57), 7
+    check_signature(library, _Engine(patches, outputs), *described)
     images = ("images", mode.INPUT, kind.UINT8, (4, 64, 64, 3))
-    check_ends(library, _Engine(given, images), "images", np.dtype(np.uint8), (64, 64, 3), 7)
+    check_signature(library, _Engine(outputs, images), "images", np.dtype(np.uint8), (64, 64, 3), 7)
     for engine in (
-        _Engine(taken, (*given[:3], (-1, 8))),
-        _Engine(taken, (*given[:2], kind.HALF, given[3])),
-        _Engine((*taken[:3], (-1, 3, 58, 57)), given),
-        _Engine((*taken[:2], kind.HALF, taken[3]), given),
-        _Engine((taken[0], mode.OUTPUT, *taken[2:]), given),
-        _Engine(images, given),
-        _Engine(taken, given, ("more", *given[1:])),
-        _Engine(taken),
+        _Engine(patches, (*outputs[:3], (-1, 8))),
+        _Engine(patches, (*outputs[:2], kind.HALF, outputs[3])),
+        _Engine((*patches[:3], (-1, 3, 58, 57)), outputs),
+        _Engine((*patches[:2], kind.HALF, patches[3]), outputs),
+        _Engine((patches[0], mode.OUTPUT, *patches[2:]), outputs),
+        _Engine(images, outputs),
+        _Engine(patches, outputs, ("more", *outputs[1:])),
+        _Engine(patches),
     ):
-        with pytest.raises(ModelFileError, match="something else than its description says"):
-            check_ends(library, engine, *said)
+        with pytest.raises(ModelFileError, match="inputs or outputs differ from its description"):
+            check_signature(library, engine, *described)
 
 
 class _Device:
-    """Stands in for what a GPU is asked to do: a stream, its graph builder, a context and buffers, which write down
-    what is asked of them, and whether it was run or captured."""
+    """A fake stream, graph builder, execution context and buffers in one object.
+
+    It logs the operations that are run, and collects the ones that are captured in the graph.
+    """
 
     handle = 7
 
@@ -215,8 +219,8 @@ class _Device:
         self.captured: list[str] | None = None
         self.can_capture = can_capture
 
-    def _note(self, what: str) -> None:
-        (self.log if self.captured is None else self.captured).append(what)
+    def _note(self, operation: str) -> None:
+        (self.log if self.captured is None else self.captured).append(operation)
 
     def copy(self, name: str):
         device = self
@@ -258,7 +262,7 @@ def shape_on(device: _Device, *, capture: bool) -> _Shape:
     return _Shape(library, device, [device.copy("in"), device.copy("out")], capture=capture)
 
 
-def test_the_first_launch_is_plain_the_second_captures_and_the_others_replay():
+def test_the_first_launch_runs_directly_the_second_captures_and_later_ones_replay():
     device = _Device()
     shape = shape_on(device, capture=True)
     for _ in range(3):
@@ -267,7 +271,7 @@ def test_the_first_launch_is_plain_the_second_captures_and_the_others_replay():
     assert device.log == ["in", "run", "out", graph, graph]
 
 
-def test_what_cannot_be_captured_runs_on_without_a_graph():
+def test_work_that_cannot_be_captured_runs_without_a_graph():
     device = _Device(can_capture=False)
     shape = shape_on(device, capture=True)
     for _ in range(3):
@@ -276,7 +280,7 @@ def test_what_cannot_be_captured_runs_on_without_a_graph():
     assert device.captured is None
 
 
-def test_where_a_capture_cannot_begin_it_runs_on_without_a_graph():
+def test_if_a_capture_cannot_begin_work_runs_without_a_graph():
     device = _Device()
     device.begin_building = lambda: 1 / 0
     shape = shape_on(device, capture=True)
@@ -294,10 +298,10 @@ def test_rtx_captures_its_graph_itself():
 
 
 class _Compiler:
-    """Stands in for RTX's engine, its runtime configuration and its cache of compiled kernels, by RTX's names."""
+    """A fake for RTX's engine, its runtime configuration and its cache of compiled kernels, with RTX's method names."""
 
     def __init__(self, rtx) -> None:
-        self.cache = rtx.IRuntimeCache  # whose methods are the ones that are stood in for
+        self.cache = rtx.IRuntimeCache  # the real class, to check that it has the methods that are faked here
         self.kernels, self.given, self.fails = b"", b"", False
 
     def create_runtime_config(self):
@@ -323,7 +327,7 @@ class _Compiler:
 
 
 class _Owner:
-    """What `_Net._context_strategy` needs of a `_Net`."""
+    """The attributes of a `_Net` that `_Net._context_strategy` uses."""
 
     def __init__(self, rtx, compiler: _Compiler) -> None:
         self._library = Library(flavor="rtx", module=rtx, title="TensorRT-RTX", logger=None, errors=[])
@@ -331,7 +335,7 @@ class _Owner:
 
 
 def one_process(rtx, *, compiles: bytes = b"", name: str = "name", fails: bool = False) -> bytes:
-    """Opens a net, lets it compile more kernels, and ends; returns the kernels that it found."""
+    """Open a net, compile more kernels and free the net. Returns the kernels that were in the cache."""
     compiler = _Compiler(rtx)
     net = _Owner(rtx, compiler)
     _Net._context_strategy(net, name)
@@ -340,16 +344,16 @@ def one_process(rtx, *, compiles: bytes = b"", name: str = "name", fails: bool =
     return compiler.given
 
 
-def test_rtxs_kernels_are_compiled_once_for_all_processes(rtx, cache):
+def test_rtx_kernels_are_compiled_once_for_all_processes(rtx, cache):
     assert one_process(rtx, compiles=b"first") == b""
     assert one_process(rtx, compiles=b"second") == b"first"
     written = (cache / "name.kernels").stat().st_mtime_ns
     assert one_process(rtx) == b"firstsecond"
-    assert (cache / "name.kernels").stat().st_mtime_ns == written, "nothing new: nothing is written"
+    assert (cache / "name.kernels").stat().st_mtime_ns == written, "without new kernels, the file is not written"
     assert one_process(rtx, name="another engine, version, GPU or driver") == b""
 
 
-def test_kernels_that_cannot_be_kept_are_no_failure(rtx, cache):
+def test_kernels_that_cannot_be_stored_are_ignored(rtx, cache):
     assert one_process(rtx, compiles=b"first", fails=True) == b""
     assert not cache.exists()
 
@@ -357,7 +361,7 @@ def test_kernels_that_cannot_be_kept_are_no_failure(rtx, cache):
 @pytest.mark.gpu
 @pytest.mark.parametrize("flavor", ["rtx", "tensorrt"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_engine_gives_the_references_probabilities(tmp_path, flavor, precision):
+def test_an_engine_agrees_with_the_reference(tmp_path, flavor, precision):
     pytest.importorskip({"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}[flavor], reason="needs TensorRT")
     try:
         gpu = this_gpu()

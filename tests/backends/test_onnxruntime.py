@@ -1,4 +1,4 @@
-"""ONNX Runtime as a backend: agreement with the reference, and honest words about devices."""
+"""ONNX Runtime as a backend: agreement with the reference, and correct descriptions and errors for devices."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def test_probabilities_are_the_references_and_the_provider_is_named(ort):
     assert backend.description == f"ONNX Runtime {ort.__version__}, CPUExecutionProvider"
 
 
-def test_a_missing_runtime_is_one_line_with_the_command_that_mends_it(monkeypatch):
+def test_a_missing_runtime_is_a_one_line_error_with_the_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(BackendError, match=r'pip install "alexnet-infer\[cpu\]"') as raised:
         OnnxRuntimeBackend(random_artifact())
     assert raised.value.exit_code == 5
 
 
-def test_nothing_is_reported_and_no_number_is_kept_for_this_user(ort, tmp_path):
-    """In a process of its own: what ONNX Runtime does, it does when it is imported."""
+def test_no_telemetry_identifier_is_stored_for_this_user(ort, tmp_path):
+    """In a separate process, because ONNX Runtime starts its telemetry on import."""
     program = (
         "from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend\n"
         "from tests.nets import large_patches, random_artifact\n"
@@ -58,7 +58,7 @@ def test_nothing_is_reported_and_no_number_is_kept_for_this_user(ort, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cuda_asked_for_but_not_built_in_is_refused(ort):
+def test_cuda_is_refused_if_onnx_runtime_has_no_cuda_support(ort):
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA support")
     with pytest.raises(BackendError, match=r"--device cuda: this ONNX Runtime has no CUDA support"):
@@ -69,9 +69,9 @@ GPU_OPTIONS = ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_searc
 
 
 class _StandIn:
-    """Stands in for onnxruntime-gpu. Sessions run on the CPU, and say that they are where `provider` says.
+    """A fake onnxruntime-gpu. Its sessions run on the CPU, but a session with CUDA names `provider` as its provider.
 
-    `start` is called before a session with CUDA opens, and `call` before it runs.
+    `start` is called before a session with CUDA opens, and `call` before each run of it.
     """
 
     def __init__(self, ort, provider: str = "CPUExecutionProvider", start=lambda: None, call=lambda: None) -> None:
@@ -86,7 +86,7 @@ class _StandIn:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
     def preload_dlls(self):
-        print("Failed to load libcublasLt.so.13")  # as ONNX Runtime does
+        print("Failed to load libcublasLt.so.13")  # ONNX Runtime prints this to standard output
 
     def InferenceSession(self, model, options, *, providers, enable_fallback):  # noqa: N802 (ONNX Runtime's name)
         assert enable_fallback == 0, "its own fallback prints to standard output"
@@ -133,11 +133,11 @@ def failing(message: str):
 
 
 BROKEN = [{}, {"start": failing("CUDA failure 35: CUDA driver version\nis insufficient")}]
-"""A GPU that doesn't work: ONNX Runtime silently leaves it out, or raises."""
+"""Settings for a GPU that doesn't work: ONNX Runtime silently omits it, or raises."""
 
 
-@pytest.mark.parametrize("broken", BROKEN, ids=["left out", "raised"])
-def test_a_gpu_that_was_asked_for_and_fails_is_an_error_not_a_silent_cpu(stand_in, capsys, broken):
+@pytest.mark.parametrize("broken", BROKEN, ids=["omitted", "raised"])
+def test_a_requested_gpu_that_fails_is_an_error_and_not_a_silent_fallback_to_the_cpu(stand_in, capsys, broken):
     stand_in(**broken)
     with pytest.raises(BackendError, match=r"--device cuda: ONNX Runtime could not start CUDA .* nvidia-smi") as raised:
         OnnxRuntimeBackend(random_artifact(), "cuda")
@@ -146,8 +146,8 @@ def test_a_gpu_that_was_asked_for_and_fails_is_an_error_not_a_silent_cpu(stand_i
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("broken", BROKEN, ids=["left out", "raised"])
-def test_auto_on_a_gpu_that_fails_runs_on_the_cpu_says_so_and_prints_nothing(stand_in, capsys, broken):
+@pytest.mark.parametrize("broken", BROKEN, ids=["omitted", "raised"])
+def test_auto_falls_back_to_the_cpu_in_its_description_without_printing(stand_in, capsys, broken):
     fake = stand_in(**broken)
     backend = OnnxRuntimeBackend(random_artifact(), "auto", "ten")
     assert fake.requested == [[GPU_OPTIONS, "CPUExecutionProvider"], ["CPUExecutionProvider"]]
@@ -156,7 +156,7 @@ def test_auto_on_a_gpu_that_fails_runs_on_the_cpu_says_so_and_prints_nothing(sta
     assert capsys.readouterr() == ("", "")
 
 
-def test_cpu_asked_for_never_tries_a_gpu(stand_in):
+def test_device_cpu_never_tries_a_gpu(stand_in):
     fake = stand_in()
     OnnxRuntimeBackend(random_artifact(), "cpu")
     assert fake.requested == [["CPUExecutionProvider"]]
@@ -177,7 +177,7 @@ def test_on_a_gpu_a_net_takes_squares_and_averages_its_views_itself(stand_in, vi
     assert np.ptp(expected, axis=0).max() > 1e-3, "squares must differ, or any order would pass"
 
 
-def test_on_a_gpu_patches_are_taken_where_no_views_are_named(stand_in):
+def test_on_a_gpu_without_views_a_net_takes_patches(stand_in):
     stand_in(provider="CUDAExecutionProvider")
     artifact = random_artifact()
     backend = OnnxRuntimeBackend(artifact, "auto")
@@ -189,12 +189,12 @@ def test_on_a_gpu_patches_are_taken_where_no_views_are_named(stand_in):
 @pytest.mark.parametrize(
     ("count", "sizes"), [(0, [1]), (1, [1]), (3, [4]), (8, [8]), (33, [64]), (64, [64]), (67, [64, 64])]
 )
-def test_few_numbers_of_squares_occur_on_a_gpu_and_one_for_a_batch(stand_in, count, sizes):
-    """One, because cuDNN may round differently in a smaller call: a square's place in its batch would show."""
+def test_squares_on_a_gpu_are_padded_to_a_power_of_two_or_to_full_batches(stand_in, count, sizes):
+    """All calls for one batch have one size: cuDNN may round differently in a smaller call, and results would vary."""
     fake, artifact = stand_in(provider="CUDAExecutionProvider"), random_artifact()
     size = artifact.manifest.preprocessing.size
-    found = OnnxRuntimeBackend(artifact, "cuda", "center").infer(np.zeros((count, size, size, 3), np.uint8))
-    assert found.shape == (count, len(artifact.manifest.classes))
+    probabilities = OnnxRuntimeBackend(artifact, "cuda", "center").infer(np.zeros((count, size, size, 3), np.uint8))
+    assert probabilities.shape == (count, len(artifact.manifest.classes))
     assert [shape[0] for shape in fake.runs] == sizes
 
 
@@ -209,7 +209,7 @@ MEMORY = "Non-zero status code: bfc_arena.cc:376 Failed to allocate memory for r
         ("CUDNN_STATUS_EXECUTION_FAILED\nin a second line", "failed on the GPU .* --device cpu"),
     ],
 )
-def test_a_gpu_that_fails_while_a_net_runs_is_one_line_with_what_to_do(stand_in, message, words):
+def test_a_gpu_that_fails_while_a_net_runs_is_a_one_line_error_with_a_fix(stand_in, message, words):
     stand_in(provider="CUDAExecutionProvider", call=failing(message))
     backend = OnnxRuntimeBackend(random_artifact(), "cuda", "ten")
     size = random_artifact().manifest.preprocessing.size
@@ -219,7 +219,7 @@ def test_a_gpu_that_fails_while_a_net_runs_is_one_line_with_what_to_do(stand_in,
     assert "\n" not in str(raised.value)
 
 
-def test_a_full_gpu_is_said_when_the_net_is_loaded_too(stand_in):
+def test_full_gpu_memory_is_also_reported_when_a_net_is_loaded(stand_in):
     stand_in(start=failing(MEMORY))
     with pytest.raises(BackendError, match="the GPU's memory is full"):
         OnnxRuntimeBackend(random_artifact(), "cuda")
@@ -235,7 +235,7 @@ def test_a_full_gpu_is_said_when_the_net_is_loaded_too(stand_in):
         ("bad node", ModelFileError),
     ],
 )
-def test_of_a_file_the_gpus_failures_are_told_from_its_own(stand_in, tmp_path, message, kind):
+def test_a_failure_of_the_gpu_is_distinguished_from_a_failure_of_the_file(stand_in, tmp_path, message, kind):
     path = tmp_path / "net.onnx"
     info = ExportInfo(members=(Member(name="a", sha256="0" * 64),))
     path.write_bytes(build_model([random_artifact()], info).SerializeToString())
@@ -271,12 +271,12 @@ def ending_in(path: Path, op: str, numbers: list[int], **attributes: int) -> Pat
 @pytest.mark.parametrize(
     ("operation", "words"),
     [
-        (("Gather", [0, 1], {"axis": 1}), r"gives \[3, 2\] for 3 inputs: expected \[3, 7\]"),
-        (("Gather", [0, 1], {"axis": 0}), r"gives \[2, 7\] for 3 inputs: expected \[3, 7\]"),
+        (("Gather", [0, 1], {"axis": 1}), r"returns \[3, 2\] for 3 inputs: expected \[3, 7\]"),
+        (("Gather", [0, 1], {"axis": 0}), r"returns \[2, 7\] for 3 inputs: expected \[3, 7\]"),
         (("Reshape", [1000, -1], {}), "ONNX Runtime can't run it"),
     ],
 )
-def test_a_file_that_gives_something_else_than_it_declares_is_refused(tmp_path, operation, words):
+def test_a_file_whose_output_differs_from_its_declaration_is_refused(tmp_path, operation, words):
     op, numbers, attributes = operation
     path = ending_in(tmp_path / "net.onnx", op, numbers, **attributes)
     backend = OnnxRuntimeBackend(read_model(path), "cpu")

@@ -1,4 +1,4 @@
-"""Which backend runs which file, and what is refused before anything of it is run."""
+"""Which backend runs which file, and which files and options are refused before anything runs."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxr
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> None:
-    """A cache of this test's own."""
+    """An empty cache for each test."""
     monkeypatch.setattr(engine_cache, "user_cache", lambda: tmp_path / "cache")
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
-    """One net in every kind of file; the engine is none, and refused before that matters."""
+    """One net in every kind of file. The engines are fake; the tests need them only to be refused."""
     folder = tmp_path_factory.mktemp("files")
     net = folder / "net.safetensors"
     random_artifact().save(net, np.float32)
-    found = {"artifact": net}
+    paths = {"artifact": net}
     for views in ("none", "center", "ten"):
-        found[views] = export(ExportRequest(models=(net,), views=views, out=folder / views)).onnx
+        paths[views] = export(ExportRequest(models=(net,), views=views, out=folder / views)).onnx
     for suffix in ("engine", "plan", "trt"):
-        found[suffix] = folder / f"net.{suffix}"
-        save_engine(found[suffix], engine_of(b"plan"))
-    return found
+        paths[suffix] = folder / f"net.{suffix}"
+        save_engine(paths[suffix], engine_of(b"plan"))
+    return paths
 
 
 RUNTIMES = ["onnxruntime", "openvino"]
@@ -46,14 +46,14 @@ RUNTIMES = ["onnxruntime", "openvino"]
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("kind", ["artifact", "none"])
-def test_a_runtime_that_is_asked_for_by_name_runs_the_net(files, kind, runtime):
+def test_a_runtime_given_by_name_runs_the_net(files, kind, runtime):
     pytest.importorskip(runtime, reason=f"needs {runtime}: pip install {runtime}")
     opened = open_model(files[kind], device="cpu", runtime=runtime)
     title = {"onnxruntime": "ONNX Runtime ", "openvino": "OpenVINO "}[runtime]
     assert opened.backend.description.startswith(title)
     assert (opened.views, opened.backend.takes_squares) == (None, False)
     expected = ReferenceBackend(random_artifact()).infer(large_patches())
-    assert expected.max() < 0.9  # not so sure that nothing would show
+    assert expected.max() < 0.9  # a saturated softmax would hide differences
     np.testing.assert_allclose(opened.backend.infer(large_patches()), expected, rtol=0, atol=1e-5)
 
 
@@ -66,21 +66,21 @@ def test_a_file_that_cuts_its_views_says_which(files, views, runtime):
 
 
 @pytest.mark.parametrize("kind", ["artifact", "none", "ten"])
-def test_without_a_choice_something_that_is_installed_runs_it(files, kind, monkeypatch):
+def test_by_default_an_installed_runtime_runs_the_net(files, kind, monkeypatch):
     opened = open_model(files[kind], device="cpu")
     assert opened.backend.description.startswith(("ONNX Runtime", "OpenVINO"))
     assert opened.manifest.name == "random-alexnet-64"
 
 
 @pytest.mark.parametrize("kind", ["artifact", "none", "ten"])
-def test_openvino_is_refused_on_a_gpu_and_never_takes_the_cpu_instead(files, kind):
-    with pytest.raises(BackendError, match="--backend openvino --device cuda: OpenVINO runs on CPUs"):
+def test_openvino_is_refused_on_a_gpu_and_does_not_fall_back_to_the_cpu(files, kind):
+    with pytest.raises(BackendError, match="--backend openvino --device cuda: OpenVINO runs on the CPU only"):
         open_model(files[kind], device="cuda", runtime="openvino")
 
 
 @pytest.mark.parametrize("kind", ["artifact", "none"])
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_runtime_that_is_missing_is_one_line_with_what_to_install(files, kind, runtime, monkeypatch):
+def test_a_missing_runtime_is_a_one_line_error_that_names_the_package(files, kind, runtime, monkeypatch):
     monkeypatch.setitem(sys.modules, runtime, None)
     with pytest.raises(BackendError, match=r'is missing .*pip install "alexnet-infer\[') as raised:
         open_model(files[kind], runtime=runtime)
@@ -96,14 +96,14 @@ def test_a_runtime_that_is_missing_is_one_line_with_what_to_install(files, kind,
         ({"runtime": "onnxruntime"}, "--backend onnxruntime: "),
     ],
 )
-def test_an_engine_runs_only_in_what_built_it(files, kind, options, words):
+def test_an_engine_runs_only_in_the_runtime_that_built_it(files, kind, options, words):
     with pytest.raises(BackendError, match="is an engine, which runs in TensorRT on a GPU") as raised:
         open_model(files[kind], **options, trust_engine=True)
     assert str(raised.value).startswith(words)
 
 
 @pytest.mark.parametrize("kind", ["engine", "plan", "trt"])
-def test_an_engine_from_elsewhere_is_not_run(files, kind):
+def test_an_engine_built_elsewhere_is_refused(files, kind):
     with pytest.raises(ModelFileError, match="--trust-engine"):
         open_model(files[kind])
 
@@ -115,19 +115,19 @@ def test_an_engine_from_elsewhere_is_not_run(files, kind):
         ({"runtime": "tensorrt"}, "backend='tensorrt': expected auto, onnxruntime, openvino"),
     ],
 )
-def test_other_values_are_refused_before_the_file_is_looked_at(options, words):
+def test_unknown_devices_and_runtimes_are_refused_before_the_file_is_opened(options, words):
     with pytest.raises(UsageError, match=words):
         open_model(Path("absent"), **options)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", "", *EXPORTED_SUFFIXES])
-def test_a_file_that_is_not_there_is_a_bad_model_file_of_whatever_kind(tmp_path, suffix):
+def test_a_missing_file_of_any_kind_is_a_model_file_error(tmp_path, suffix):
     for function in (open_model, describe):
         with pytest.raises(ModelFileError, match=f"absent{suffix}"):
             function(tmp_path / f"absent{suffix}")
 
 
-def test_every_kind_of_file_is_described_without_being_run(files, monkeypatch):
+def test_every_kind_of_file_is_described_without_a_runtime(files, monkeypatch):
     for package in ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, package, None)
     name = "random-alexnet-64"

@@ -1,4 +1,4 @@
-"""OpenVINO as a backend: agreement with the reference in every form of a file, full precision, and no traces."""
+"""OpenVINO as a backend: agreement with the reference for every form of file, full precision, no telemetry or files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.nets import TINY, large_patches, random_artifact
 
 @pytest.fixture
 def ov():
-    if importlib.util.find_spec("openvino") is None:  # importorskip would import it as we don't
+    if importlib.util.find_spec("openvino") is None:  # importorskip would also import OpenVINO's converter
         pytest.skip("needs OpenVINO: pip install openvino")
     return backend_module.import_runtime()
 
@@ -52,9 +52,9 @@ def test_probabilities_are_the_references_for_any_number_of_patches(ov, variant)
     expected = ReferenceBackend(artifact).infer(inputs)
     assert 0.15 < expected.max() < 0.9  # neither uniform nor saturated, where every net would agree
     for count in (5, 1, 2):
-        found = backend.infer(inputs[:count])
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected[:count], atol=1e-5)
+        probabilities = backend.infer(inputs[:count])
+        assert probabilities.dtype == np.float32
+        np.testing.assert_allclose(probabilities, expected[:count], atol=1e-5)
     assert backend.description == f"OpenVINO {ov.__version__.split('-')[0]}, CPU"
     assert not backend.takes_squares
 
@@ -67,7 +67,7 @@ def test_files_with_every_form_of_lrn_and_batch_give_the_references_probabilitie
     np.testing.assert_allclose(backend.infer(inputs), ReferenceBackend(artifact).infer(inputs), atol=1e-5)
 
 
-def test_a_half_precision_file_is_near_the_reference_and_says_what_it_is(ov, tmp_path):
+def test_a_half_precision_file_is_near_the_reference_and_its_description_names_the_precision(ov, tmp_path):
     artifact, inputs = random_artifact(), large_patches(count=3)
     backend = OpenVinoBackend(exported(tmp_path, artifact, precision="fp16"))
     difference = np.abs(backend.infer(inputs) - ReferenceBackend(artifact).infer(inputs)).max()
@@ -86,14 +86,14 @@ def test_a_file_that_cuts_its_views_takes_squares(ov, tmp_path):
     np.testing.assert_allclose(backend.infer(squares), expected, atol=1e-5)
 
 
-def test_weights_beside_a_file_are_read(ov, tmp_path):
+def test_weights_in_a_separate_file_are_read(ov, tmp_path):
     artifact, inputs = random_artifact(), large_patches(count=2)
     file = exported(tmp_path, artifact, max_embedded=1000)
     assert file.data
     np.testing.assert_allclose(OpenVinoBackend(file).infer(inputs), ReferenceBackend(artifact).infer(inputs), atol=1e-5)
 
 
-def test_float32_is_computed_in_float32_where_the_cpu_has_a_faster_type(ov):
+def test_float32_is_computed_in_float32_even_if_the_cpu_supports_bfloat16(ov):
     artifact, inputs = random_artifact(), large_patches(count=2)
     compiled = OpenVinoBackend(artifact)._request.get_compiled_model()
     assert compiled.get_property("INFERENCE_PRECISION_HINT") == ov.Type.f32
@@ -102,8 +102,8 @@ def test_float32_is_computed_in_float32_where_the_cpu_has_a_faster_type(ov):
     )
     if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return
-    # The hint is what prevents it. In a process of its own: with bfloat16 OpenVINO leaves a stack for signal handlers
-    # that is gone, and a later Ctrl-C ends the process.
+    # Without the hint, OpenVINO uses bfloat16. This runs in a separate process, because OpenVINO then installs a signal
+    # stack that it frees, and a later Ctrl-C would end the process.
     program = (
         "import numpy as np\n"
         "from alexnet_infer.backends.openvino import build_onnx, import_runtime\n"
@@ -119,15 +119,15 @@ def test_float32_is_computed_in_float32_where_the_cpu_has_a_faster_type(ov):
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are looked at on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are checked on Linux only")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_signal_handlers_keep_their_stack_though_the_net_is_gone(ov, tmp_path, precision):
+def test_signal_handlers_keep_their_stack_after_the_net_is_freed(ov, tmp_path, precision):
     """Otherwise a later Ctrl-C ends the process with a segmentation fault."""
 
     def stack() -> tuple[object, ...]:
-        found = backend_module._SignalStack()
-        ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found))
-        return found.pointer, found.flags, found.size
+        current = backend_module._SignalStack()
+        ctypes.CDLL(None).sigaltstack(None, ctypes.byref(current))
+        return current.pointer, current.flags, current.size
 
     before, outside = stack(), {}
     info = ExportInfo(members=(Member(name="a", sha256="0" * 64),), precision=precision)
@@ -140,7 +140,7 @@ def test_signal_handlers_keep_their_stack_though_the_net_is_gone(ov, tmp_path, p
     assert stack() == before
 
 
-def test_threads_may_call_it_at_once(ov):
+def test_several_threads_can_call_a_backend_at_once(ov):
     artifact, inputs = random_artifact(), large_patches(count=8)
     backend = OpenVinoBackend(artifact)
     alone = [backend.infer(inputs[i : i + 1]) for i in range(8)]
@@ -149,12 +149,12 @@ def test_threads_may_call_it_at_once(ov):
     np.testing.assert_array_equal(together, alone)
 
 
-def test_an_answer_is_the_callers_to_keep(ov):
+def test_a_result_is_not_overwritten_by_the_next_call(ov):
     backend, inputs = OpenVinoBackend(random_artifact()), large_patches(count=2)
     first = backend.infer(inputs[:1])
-    kept = first.copy()
+    copy = first.copy()
     backend.infer(inputs[1:])
-    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(first, copy)
 
 
 SILENT = """
@@ -171,22 +171,22 @@ assert "openvino.tools.ovc" not in sys.modules
 """
 
 
-def test_importing_it_reports_nothing_and_leaves_no_file(ov, tmp_path):
+def test_importing_openvino_sends_nothing_and_writes_no_file(ov, tmp_path):
     environment = {**os.environ, "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
-    environment.pop("CI", None)  # telemetry is off there
+    environment.pop("CI", None)  # with CI set, telemetry is off
     done = subprocess.run([sys.executable, "-c", SILENT], env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_runtime_is_one_line_with_the_command_that_mends_it(monkeypatch):
+def test_a_missing_runtime_is_a_one_line_error_with_the_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BackendError, match=r'pip install "alexnet-infer\[openvino\]"') as raised:
         OpenVinoBackend(random_artifact())
     assert (raised.value.exit_code, "\n" in str(raised.value)) == (5, False)
 
 
-def test_a_file_that_it_cannot_run_is_named_in_one_line(ov, tmp_path):
+def test_a_file_that_openvino_cannot_run_is_named_in_one_line(ov, tmp_path):
     import onnx
     from onnx import helper
 
@@ -203,12 +203,12 @@ def test_a_file_that_it_cannot_run_is_named_in_one_line(ov, tmp_path):
 @pytest.mark.parametrize(
     ("operation", "words"),
     [
-        (("Gather", [0, 1], {"axis": 1}), r"gives \[3, 2\] for 3 inputs: expected \[3, 7\]"),
+        (("Gather", [0, 1], {"axis": 1}), r"returns \[3, 2\] for 3 inputs: expected \[3, 7\]"),
         (("Reshape", [1000, 7], {}), "OpenVINO can't run it"),
     ],
     ids=["other classes", "fails"],
 )
-def test_a_file_that_gives_something_else_than_it_declares_is_refused(ov, tmp_path, operation, words):
+def test_a_file_whose_output_differs_from_its_declaration_is_refused(ov, tmp_path, operation, words):
     import onnx
     from onnx import helper, numpy_helper
 
@@ -225,7 +225,7 @@ def test_a_file_that_gives_something_else_than_it_declares_is_refused(ov, tmp_pa
     assert "\n" not in str(raised.value)
 
 
-def test_a_net_too_large_for_one_message_is_refused_with_the_way_out(ov, monkeypatch):
+def test_a_net_too_large_for_one_message_is_refused_with_an_alternative(ov, monkeypatch):
     monkeypatch.setattr(backend_module, "MAX_BYTES", 1000)
-    with pytest.raises(BackendError, match="choose --backend onnxruntime, or export it to ONNX first"):
+    with pytest.raises(BackendError, match="use --backend onnxruntime, or export the net to ONNX first"):
         OpenVinoBackend(random_artifact())

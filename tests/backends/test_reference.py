@@ -1,4 +1,4 @@
-"""The NumPy reference against definitions written out by hand: it is the oracle of everything else."""
+"""The NumPy reference against definitions written out by hand, since it is the oracle of the other tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alexnet_infer.architecture import LRN, Conv, MaxPool
 from alexnet_infer.backends.reference import conv, lrn, max_pool, softmax
 
 
-def test_lrn_of_one_pixel_is_the_papers_formula_worked_by_hand():
+def test_lrn_of_one_pixel_is_the_papers_formula_computed_by_hand():
     x = np.array([100.0, 200.0, 300.0, 400.0, 500.0, 600.0]).reshape(1, 6, 1, 1)
     y = lrn(x, LRN(name="n")).ravel()
     # channel 0 sees 0, 1, 2; channel 3 sees 1..5
@@ -41,11 +41,11 @@ def test_conv_equals_five_nested_loops():
 
 
 @pytest.mark.parametrize("ceil", [False, True])
-def test_max_pool_takes_each_windows_largest_value_and_ceil_adds_the_hanging_ones(ceil):
+def test_max_pool_takes_the_largest_value_of_each_window_and_ceil_adds_windows_past_the_edge(ceil):
     x = -np.arange(1.0, 37.0).reshape(1, 1, 6, 6)  # all negative: padding with zeros would show
     y = max_pool(x, MaxPool(name="p", ceil=ceil))[0, 0]
-    whole = [[-1, -3], [-13, -15]]
-    assert y.tolist() == ([[-1, -3, -5], [-13, -15, -17], [-25, -27, -29]] if ceil else whole)
+    without_ceil = [[-1, -3], [-13, -15]]
+    assert y.tolist() == ([[-1, -3, -5], [-13, -15, -17], [-25, -27, -29]] if ceil else without_ceil)
 
 
 def test_softmax_does_not_overflow_and_sums_to_one():

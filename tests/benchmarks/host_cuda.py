@@ -1,5 +1,7 @@
-"""In the place of cuda.core, for tests without a GPU: a device whose memory is the host's and whose streams do at once
-what they are given. Its classes have cuda.core's names, methods and parameters, which test_gpu_plugin.py checks."""
+"""A fake cuda.core for tests without a GPU: its memory is host memory, and its streams run work immediately.
+
+The classes have cuda.core's names, methods and parameters, which test_gpu_plugin.py checks.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import ClassVar
 
 
 class Stream:
-    """Does at once what it is given, or keeps it for the graph while it is captured."""
+    """Runs work immediately, or collects it for the graph during a capture."""
 
     all: ClassVar[dict[int, Stream]] = {}
     can_capture = True
@@ -89,7 +91,7 @@ class Device:
         assert device_id == 0
 
     def set_current(self) -> None:
-        """There is one."""
+        """Do nothing: there is only one device."""
 
     def create_stream(self) -> Stream:
         return Stream()

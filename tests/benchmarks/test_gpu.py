@@ -1,4 +1,4 @@
-"""The command `python -m benchmarks.gpu`: what it refuses, and its miniature, which is all of it on a CPU."""
+"""The command `python -m benchmarks.gpu`: the requests that it refuses, and its miniature on a CPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALL = (*STAGES, NETS)
 
 
 def command(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
-    """The command as it is in a checkout, where the package need not be installed."""
+    """Run the command as in a checkout, where the package does not have to be installed."""
     code = f"{before}\nimport runpy, sys\nsys.argv[0] = 'gpu'\nrunpy.run_module('benchmarks.gpu', run_name='__main__')"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -42,10 +42,10 @@ def miniature(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]
 
 def test_the_miniature_runs_every_stage_and_all_checks_pass(miniature):
     done, out = miniature
-    found = json.loads((out / "results.json").read_bytes())["stages"]
-    assert [*found] == [*ALL]
-    assert {name: entry["error"] for name, entry in found.items()} == dict.fromkeys(ALL)
-    assert [failure for name, entry in found.items() for failure in failed_checks(entry["results"], name)] == []
+    stages = json.loads((out / "results.json").read_bytes())["stages"]
+    assert [*stages] == [*ALL]
+    assert {name: entry["error"] for name, entry in stages.items()} == dict.fromkeys(ALL)
+    assert [failure for name, entry in stages.items() for failure in failed_checks(entry["results"], name)] == []
     assert (done.returncode, done.stdout) == (0, "")
     assert [line.partition(":")[0] for line in done.stderr.splitlines()[:-1]] == [n for name in ALL for n in [name] * 2]
 
@@ -57,7 +57,7 @@ def test_the_miniature_writes_at_most_eight_files(miniature):
     assert len(names) <= 8
 
 
-def test_the_miniature_verifies_nothing_of_a_gpu_and_says_so(miniature):
+def test_the_miniatures_report_verifies_no_claim_about_a_gpu(miniature):
     _, out = miniature
     text = (out / "report.md").read_text()
     assert "miniature on a CPU" in text
@@ -65,18 +65,18 @@ def test_the_miniature_verifies_nothing_of_a_gpu_and_says_so(miniature):
     assert "| verified |" not in text
 
 
-def test_what_needs_a_gpu_is_skipped_not_made_up(miniature):
+def test_parts_that_need_a_gpu_are_skipped_in_the_miniature(miniature):
     _, out = miniature
-    found = {
+    results = {
         name: entry["results"] for name, entry in json.loads((out / "results.json").read_bytes())["stages"].items()
     }
     skipped = "skipped: needs a GPU"
-    assert found["machine"]["ceilings"]["tf32"] == found["machine"]["ceilings"]["upload"] == skipped
-    assert found["plugin"] == {"kernel": skipped, "engine": skipped}
-    assert found["inference"]["torch"]["tf32"] == found["inference"]["tensorrt"] == skipped
+    assert results["machine"]["ceilings"]["tf32"] == results["machine"]["ceilings"]["upload"] == skipped
+    assert results["plugin"] == {"kernel": skipped, "engine": skipped}
+    assert results["inference"]["torch"]["tf32"] == results["inference"]["tensorrt"] == skipped
 
 
-def test_a_gpu_that_is_not_there_is_refused_in_one_line(tmp_path):
+def test_a_missing_gpu_is_refused_in_one_line(tmp_path):
     done = command("--device", "cuda", "--out", tmp_path)
     assert (done.returncode, done.stdout) == (5, "")
     assert done.stderr.startswith("--device cuda: ")
@@ -84,8 +84,8 @@ def test_a_gpu_that_is_not_there_is_refused_in_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_starts_without_platformdirs_onnx_runtime_and_tensorrt(tmp_path):
-    """As on a machine that has PyTorch alone: each stage imports, and what is missing is a result."""
+def test_the_command_starts_without_optional_packages(tmp_path):
+    """With PyTorch alone, every stage can be imported, and a missing package is reported in the results."""
     missing = ("platformdirs", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino", "typer", "rich")
     block = f"import sys; sys.modules.update(dict.fromkeys({missing}))"
     done = command("--help", before=block)
@@ -105,11 +105,11 @@ def test_it_starts_without_platformdirs_onnx_runtime_and_tensorrt(tmp_path):
     ("arguments", "code", "message"),
     [
         (["--stages", "machine,trainin"], 2, "--stages trainin: expected some of .*did you mean training"),
-        (["--minutes", "0"], 2, "--minutes 0: expected at least"),
+        (["--minutes", "0"], 2, "--minutes 0: expected a number from 0.2"),
         (["--data", "/nowhere"], 3, "--data /nowhere: no such file or folder"),
     ],
 )
-def test_a_wrong_request_is_one_line(arguments, code, message, tmp_path):
+def test_a_wrong_request_is_a_one_line_error(arguments, code, message, tmp_path):
     done = command("--device", "cpu", "--out", tmp_path, *arguments)
     assert done.returncode == code
     assert done.stderr.count("\n") == 1
@@ -117,7 +117,7 @@ def test_a_wrong_request_is_one_line(arguments, code, message, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2, "stages": {}}', '{"format": 1, "stages": []}'])
-def test_results_that_are_not_ours_are_kept_and_refused(content, tmp_path):
+def test_a_foreign_results_file_is_refused_and_kept(content, tmp_path):
     (tmp_path / "results.json").write_text(content)
     done = command("--device", "cpu", "--out", tmp_path, "--stages", "machine")
     assert done.returncode == 2

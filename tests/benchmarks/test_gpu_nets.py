@@ -1,4 +1,4 @@
-"""The stage that trains nets: which data it takes, and what becomes of the others when one net fails."""
+"""The stage that trains nets: the data that it accepts, and that one failed net does not affect the others."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def context(tmp_path: Path, data: Path) -> Context:
     )
 
 
-def test_a_set_with_an_unreadable_image_is_packed_and_a_packed_set_is_taken_as_it_is(tmp_path):
+def test_a_set_with_an_unreadable_image_is_packed_and_a_packed_set_is_used_unchanged(tmp_path):
     data = image_folder(tmp_path / "set")
     next((data / "train").rglob("*.png")).write_bytes(b"no image")
     runs = Runs(context(tmp_path, data), MINIATURE)
     runs.prepare()
     assert open_packed(runs.packed).images("train") == 11
-    assert runs.packed.name == "set", "which the nets' records name"
+    assert runs.packed.name == "set", "the nets' records contain this name"
     again = Runs(context(tmp_path, runs.packed), MINIATURE)
     again.prepare()
     assert again.packed == runs.packed
     assert not again.context.results
 
 
-def test_a_set_that_cannot_be_packed_is_said(tmp_path):
+def test_a_set_that_cannot_be_packed_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(NetsError, match="train prepare: exit code 3"):
         Runs(context(tmp_path, tmp_path / "empty"), MINIATURE).prepare()
@@ -57,10 +57,10 @@ def test_a_net_that_fails_is_a_failed_check_and_the_others_are_kept(tmp_path, mo
     runs = Runs(context(tmp_path, tmp_path), MINIATURE)
 
     @contextmanager
-    def started(self, what: str, epochs: int, *more: str):
+    def started(self, label: str, epochs: int, *more: str):
         processes = []
         for seed, program in enumerate(("import sys; sys.exit('error: loss is nan')", "import time; time.sleep(0.5)")):
-            out = tmp_path / f"{what}-{seed}"
+            out = tmp_path / f"{label}-{seed}"
             out.mkdir()
             (out / f"{name(seed)}.safetensors").write_bytes(b"net")
             (out / f"{name(seed)}.json").write_text("{}")

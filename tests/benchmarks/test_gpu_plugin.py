@@ -1,4 +1,4 @@
-"""Stage 3 of `python -m benchmarks.gpu` without a GPU: the kernel compiled for the CPU, and host_cuda.py's device."""
+"""Stage 3 of `python -m benchmarks.gpu` without a GPU: the kernel compiled for the CPU, and the fake device."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SMALL = Layer(spec=LRN(name="norm", groups=2), shape=(12, 5, 6), dtype="fp32")
 
 @pytest.fixture(scope="module")
 def on_host(tmp_path_factory) -> Callable[[Plan], Launch]:
-    """lrn.cu compiled as C++, launched with the parameters that the driver takes."""
+    """Compile lrn.cu as C++ and launch it with the parameters that the driver takes."""
     folder = tmp_path_factory.mktemp("kernels")
 
     @cache
@@ -85,10 +85,10 @@ def nvrtc():
         pytest.skip(str(error))
 
 
-def test_the_device_in_its_place_has_the_names_and_parameters_of_cuda_core():
+def test_the_fake_device_has_the_names_and_parameters_of_cuda_core():
     core = pytest.importorskip("cuda.core", reason="needs CUDA for Python: pip install cuda-core")
     graph = pytest.importorskip("cuda.core.graph")
-    real = {
+    classes = {
         Device: core.Device,
         Buffer: core.Buffer,
         LegacyPinnedMemoryResource: core.LegacyPinnedMemoryResource,
@@ -96,11 +96,11 @@ def test_the_device_in_its_place_has_the_names_and_parameters_of_cuda_core():
         GraphBuilder: graph.GraphBuilder,
         Graph: graph.Graph,
     }
-    for mine, theirs in real.items():
-        for name, function in inspect.getmembers(mine, inspect.isroutine):
+    for fake, real in classes.items():
+        for name, function in inspect.getmembers(fake, inspect.isroutine):
             if not name.startswith("_") and name not in ("new", "of", "do"):
-                taken = inspect.signature(getattr(theirs, name)).parameters
-                assert inspect.signature(function).parameters.keys() <= taken.keys(), (mine, name)
+                parameters = inspect.signature(getattr(real, name)).parameters
+                assert inspect.signature(function).parameters.keys() <= parameters.keys(), (fake, name)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
@@ -115,44 +115,44 @@ def test_all_tactics_agree_with_the_definition(dtype, on_host):
     assert row["over_floor"] == row["seconds"] / row["floor"]
 
 
-def test_another_constant_in_one_tactic_fails(on_host):
+def test_a_wrong_constant_in_one_tactic_fails(on_host):
     wrong = replace(SMALL, spec=replace(SMALL.spec, alpha=1.001e-4))
     row = measure(SMALL, {1: on_host(plan_of(SMALL, 1)), 2: on_host(plan_of(wrong, 2))}, CHECKED, CPU)
     assert not row["passed"]
 
 
-def test_values_that_are_not_written_fail(on_host):
+def test_values_that_the_kernel_does_not_write_fail(on_host):
     launch = on_host(plan_of(SMALL, 1))
     row = measure(SMALL, {1: lambda x, images, y, stream: launch(x, images - 1, y, stream)}, 2 * CHECKED, CPU)
     assert row["error"] == float("inf")
     assert not row["passed"]
 
 
-def test_the_layers_are_those_of_the_paper_in_all_forms():
+def test_the_layers_are_the_papers_in_all_supported_forms():
     assert {layer.shape for layer in layers()} == {(96, 55, 55), (256, 27, 27)}
     assert len({layer.name for layer in layers()}) == 8
 
 
 @pytest.mark.usefixtures("device", "nvrtc")
 def test_the_engine_backend_copies_captures_and_replays(on_host):
-    found = replay.check((9, 0), lambda kernel: on_host(kernel.plan))
-    assert found["passed"]
-    assert found["captured"]
-    assert found["contexts"] > len(replay.SIZES) > engine.SHAPES_KEPT
+    result = replay.check((9, 0), lambda kernel: on_host(kernel.plan))
+    assert result["passed"]
+    assert result["captured"]
+    assert result["contexts"] > len(replay.SIZES) > engine.SHAPES_KEPT
 
 
 @pytest.mark.usefixtures("device", "nvrtc")
-def test_a_capture_that_does_not_work_fails(on_host, monkeypatch):
-    """The backend goes on without a graph then, with the right results."""
+def test_a_failing_capture_fails_the_check(on_host, monkeypatch):
+    """The backend then continues without a graph, and its results are correct."""
     monkeypatch.setattr(Stream, "can_capture", False)
-    found = replay.check((9, 0), lambda kernel: on_host(kernel.plan))
-    assert found["error"] <= found["tolerance"]
-    assert not found["captured"]
-    assert not found["passed"]
+    result = replay.check((9, 0), lambda kernel: on_host(kernel.plan))
+    assert result["error"] <= result["tolerance"]
+    assert not result["captured"]
+    assert not result["passed"]
 
 
 @pytest.mark.usefixtures("device", "nvrtc")
-def test_a_kernel_that_is_wrong_fails(on_host):
+def test_a_wrong_kernel_fails(on_host):
     def load(kernel: Kernel) -> Launch:
         return on_host(replace(kernel.plan, spec=replace(kernel.plan.spec, k=1.001)))
 
@@ -160,8 +160,8 @@ def test_a_kernel_that_is_wrong_fails(on_host):
 
 
 @pytest.mark.usefixtures("device", "nvrtc")
-def test_results_of_another_call_fail(on_host):
-    """As where a copy would not wait for the kernel."""
+def test_results_of_a_previous_call_fail(on_host):
+    """This happens if a copy does not wait for the kernel."""
 
     def load(kernel: Kernel) -> Launch:
         launch, calls = on_host(kernel.plan), iter(range(10**9))
@@ -170,7 +170,7 @@ def test_results_of_another_call_fail(on_host):
     assert not replay.check((9, 0), load)["passed"]
 
 
-def test_without_a_gpu_nothing_is_claimed():
+def test_without_a_gpu_the_stage_is_skipped():
     results = {}
     plugin.run(SimpleNamespace(device=CPU, record=results.__setitem__))
     assert set(results.values()) == {"skipped: needs a GPU"}

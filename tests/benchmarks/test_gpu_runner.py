@@ -1,4 +1,4 @@
-"""The stages' processes: what is kept of one that fails, crashes or hangs, and how time is shared."""
+"""The stages' processes: results kept from a stage that fails, crashes or hangs, and how time is shared."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 def has_ended(pid: str) -> bool:
     status = Path(f"/proc/{pid}/stat")
     try:
-        return status.read_text().split()[2] == "Z"  # its new parent takes a moment
+        return status.read_text().split()[2] == "Z"  # a zombie until its new parent reaps it
     except (FileNotFoundError, ProcessLookupError):
         return True
 
@@ -47,8 +47,8 @@ def request(out: Path, *stages: str, seconds: float = 60) -> Request:
 
 @pytest.fixture
 def stages(monkeypatch) -> dict[str, str]:
-    """Python texts that run in the place of stages, by their names; each finds a `record(key, value)`."""
-    texts: dict[str, str] = {}
+    """Python programs that run instead of the stages, by name. Each can call `record(key, value)`."""
+    programs: dict[str, str] = {}
     prelude = """
 import json, os, pathlib, sys, time
 settings, results = json.loads(sys.argv[1]), {}
@@ -61,10 +61,10 @@ def record(key, value):
     monkeypatch.setattr(
         runner,
         "command",
-        lambda name, settings: [sys.executable, "-c", prelude + texts[name], json.dumps(settings)],
+        lambda name, settings: [sys.executable, "-c", prelude + programs[name], json.dumps(settings)],
     )
     monkeypatch.setattr(runner, "RESERVE", 1.0)
-    return texts
+    return programs
 
 
 @pytest.fixture
@@ -80,24 +80,24 @@ def context(tmp_path) -> Context:
     )
 
 
-def test_a_stage_that_fails_does_not_stop_the_next_and_its_last_lines_are_kept(stages, tmp_path):
+def test_a_stage_that_fails_does_not_stop_the_next_and_its_last_output_is_kept(stages, tmp_path):
     stages["machine"] = "record('a', 1)\nraise ValueError('no such thing')"
     stages["plugin"] = "record('b', 2)"
     assert not run(request(tmp_path, "machine", "plugin"))
-    found = json.loads((tmp_path / "results.json").read_bytes())["stages"]
-    assert (found["machine"]["status"], found["machine"]["error"]) == ("failed", "ValueError: no such thing")
-    assert found["machine"]["stderr"][0].startswith("Traceback")
-    assert found["machine"]["results"] == {"a": 1}
-    assert (found["plugin"]["status"], found["plugin"]["results"]) == ("done", {"b": 2})
+    entries = json.loads((tmp_path / "results.json").read_bytes())["stages"]
+    assert (entries["machine"]["status"], entries["machine"]["error"]) == ("failed", "ValueError: no such thing")
+    assert entries["machine"]["stderr"][0].startswith("Traceback")
+    assert entries["machine"]["results"] == {"a": 1}
+    assert (entries["plugin"]["status"], entries["plugin"]["results"]) == ("done", {"b": 2})
 
 
 def test_a_stage_that_crashes_is_named_by_its_signal(stages, tmp_path):
     stages["machine"] = "record('a', 1)\nos.kill(os.getpid(), 11)"
     entry = run_stage("machine", request(tmp_path), 30, lambda entry: None)
-    assert (entry["error"], entry["results"]) == ("was ended by SIGSEGV", {"a": 1})
+    assert (entry["error"], entry["results"]) == ("was killed by SIGSEGV", {"a": 1})
 
 
-def test_a_stage_that_hangs_is_ended_with_its_processes_and_keeps_what_it_had(stages, tmp_path):
+def test_a_stage_that_hangs_is_killed_with_its_children_and_its_results_are_kept(stages, tmp_path):
     stages["machine"] = f"""
 record('a', 1)
 import subprocess
@@ -108,11 +108,11 @@ time.sleep(60)
     started = time.monotonic()
     entry = run_stage("machine", request(tmp_path), 3, lambda entry: None)
     assert time.monotonic() - started < 20
-    assert (entry["error"], entry["results"]) == ("reached its limit of 3 s", {"a": 1})
+    assert (entry["error"], entry["results"]) == ("reached its time limit of 3 s", {"a": 1})
     wait_until(lambda: has_ended((tmp_path / "pid").read_text()))
 
 
-def test_what_a_stage_has_so_far_is_in_the_file_while_it_runs(stages, tmp_path):
+def test_results_are_reported_while_a_stage_runs(stages, tmp_path):
     stages["machine"] = "record('a', 1)\ntime.sleep(3)\nrecord('b', 2)"
     seen: list[dict[str, Any]] = []
     entry = run_stage("machine", request(tmp_path), 30, seen.append)
@@ -121,17 +121,17 @@ def test_what_a_stage_has_so_far_is_in_the_file_while_it_runs(stages, tmp_path):
     assert entry["results"] == {"a": 1, "b": 2}
 
 
-def test_a_stage_that_is_run_again_alone_replaces_its_own_results_only(stages, tmp_path):
+def test_running_one_stage_again_replaces_only_its_results(stages, tmp_path):
     stages |= {"machine": "record('a', 1)", "plugin": "raise SystemExit(3)"}
     assert not run(request(tmp_path, "machine", "plugin"))
     stages |= {"machine": "raise SystemExit(4)", "plugin": "record('b', 2)"}
     assert run(request(tmp_path, "plugin"))
-    found = json.loads((tmp_path / "results.json").read_bytes())["stages"]
-    assert {name: entry["results"] for name, entry in found.items()} == {"machine": {"a": 1}, "plugin": {"b": 2}}
-    assert found["plugin"]["error"] is None
+    entries = json.loads((tmp_path / "results.json").read_bytes())["stages"]
+    assert {name: entry["results"] for name, entry in entries.items()} == {"machine": {"a": 1}, "plugin": {"b": 2}}
+    assert entries["plugin"]["error"] is None
 
 
-def test_a_check_that_did_not_pass_fails_the_command_but_not_its_stage(stages, tmp_path):
+def test_a_failed_check_fails_the_command_but_not_its_stage(stages, tmp_path):
     stages["machine"] = "record('layers', {'x': [{'passed': True}, {'passed': False}]})"
     assert not run(request(tmp_path, "machine"))
     entry = json.loads((tmp_path / "results.json").read_bytes())["stages"]["machine"]
@@ -139,7 +139,7 @@ def test_a_check_that_did_not_pass_fails_the_command_but_not_its_stage(stages, t
     assert failed_checks(entry["results"]) == ["layers.x[1] failed"]
 
 
-def test_what_a_stage_said_of_a_check_that_failed_is_kept(stages, tmp_path):
+def test_the_output_of_a_stage_with_a_failed_check_is_kept(stages, tmp_path):
     stages["machine"] = "record('a', {'passed': False})\nprint('why', file=sys.stderr)"
     assert run_stage("machine", request(tmp_path), 30, lambda entry: None)["stderr"] == ["why"]
     stages["machine"] = "record('a', {'passed': True})\nprint('why', file=sys.stderr)"
@@ -161,8 +161,8 @@ __main__.main()
     wait_until(lambda: has_ended((tmp_path / "pid").read_text()))
 
 
-def test_a_stage_says_where_it_hung(tmp_path):
-    """The process itself, not a stand-in: its stacks come just before its end."""
+def test_a_stage_that_hangs_prints_its_traceback(tmp_path):
+    """The real stage process prints its stacks shortly before its time limit."""
     text = """
 import json, sys, time, types
 from benchmarks.gpu import stage
@@ -184,45 +184,45 @@ stage.main()
 
 
 def limits(stages: tuple[str, ...], total: float, used: float = 1.0) -> dict[str, float]:
-    """Of stages that each take the share `used` of what they may."""
-    found, left = {}, total
+    """The time limits of stages that each use the share `used` of their limit."""
+    result, left = {}, total
     for name in stages:
-        found[name] = limit(name, stages, total, left)
-        left -= used * found[name]
-    return found
+        result[name] = limit(name, stages, total, left)
+        left -= used * result[name]
+    return result
 
 
-def test_stages_of_fixed_length_fit_into_three_minutes_and_the_nets_get_what_is_left():
-    found = limits(ALL, 600)
-    assert sum(found[name] for name in STAGES) == pytest.approx(180)
-    assert found[NETS] == pytest.approx(420)
-    assert all(found[name] >= STAGES[name] / 2 for name in STAGES), "the first ones leave time for the last"
-    relaxed = limits(ALL, 600, used=0.5)
-    assert [relaxed[name] for name in STAGES] == pytest.approx([*STAGES.values()]), "what one leaves is for the others"
-    assert relaxed[NETS] == pytest.approx(600 - sum(STAGES.values()) / 2)
+def test_stages_of_fixed_length_fit_into_three_minutes_and_the_nets_get_the_rest():
+    full = limits(ALL, 600)
+    assert sum(full[name] for name in STAGES) == pytest.approx(180)
+    assert full[NETS] == pytest.approx(420)
+    assert all(full[name] >= STAGES[name] / 2 for name in STAGES), "the first stages leave time for the last"
+    half = limits(ALL, 600, used=0.5)
+    assert [half[name] for name in STAGES] == pytest.approx([*STAGES.values()]), "unused time goes to later stages"
+    assert half[NETS] == pytest.approx(600 - sum(STAGES.values()) / 2)
 
 
-def test_of_little_time_the_nets_get_half():
+def test_the_nets_get_half_of_a_short_time():
     assert limits(ALL, 200)[NETS] == pytest.approx(100)
 
 
-def test_without_nets_the_stages_share_all_of_the_time():
+def test_without_nets_the_stages_share_all_the_time():
     assert limit("training", ("training",), 120, 120) == pytest.approx(120)
     two = ("machine", "training")
     assert sum(limits(two, 140).values()) == pytest.approx(140)
-    assert limit("training", two, 140, 30) == pytest.approx(30), "no more than there is"
+    assert limit("training", two, 140, 30) == pytest.approx(30), "no more than the remaining time"
     assert limit("training", two, 140, -1) == 0
 
 
-def test_results_are_what_json_knows(context, tmp_path):
+def test_results_are_converted_to_json_values(context, tmp_path):
     context.record("a", {1: np.float32(0.5), "b": (torch.tensor(2.0), None, True, np.inf)})
     context.check("c", np.bool_(False), error=float("nan"))
-    found = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
-    assert found == {"a": {"1": 0.5, "b": [2.0, None, True, "inf"]}, "c": {"passed": False, "error": "nan"}}
+    results = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    assert results == {"a": {"1": 0.5, "b": [2.0, None, True, "inf"]}, "c": {"passed": False, "error": "nan"}}
     assert 0 < context.left <= 1
 
 
-def test_a_part_that_raises_is_a_failed_check_and_the_stage_goes_on(context, capsys):
+def test_a_part_that_raises_is_a_failed_check_and_the_stage_continues(context, capsys):
     with context.attempt("a"):
         raise ValueError("line\nand line")
     with context.attempt("b"):

@@ -1,4 +1,4 @@
-"""Times of calls on a CPU, whose pauses are known; and on a GPU, where there is one."""
+"""Times of calls with known pauses on a CPU, and of work on a GPU if available."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.gpu.timing import medians, seconds
 CPU = torch.device("cpu")
 
 
-def test_the_time_is_that_of_one_call():
+def test_the_time_is_per_call():
     assert 0.01 <= seconds(lambda: time.sleep(0.01), CPU, budget=0.1) < 0.03
 
 
@@ -32,18 +32,18 @@ def test_one_slow_call_does_not_change_the_median():
 
 def test_each_round_times_every_call():
     order = []
-    found = medians(
+    times = medians(
         {name: lambda name=name: order.append(name) or time.sleep(0.005) for name in "ab"}, CPU, budget=0.01
     )
-    assert found.keys() == {"a", "b"}
-    assert "".join(order[6:]) == "ab" * 7, "after a call to warm up and two to estimate, of each"
+    assert times.keys() == {"a", "b"}
+    assert "".join(order[6:]) == "ab" * 7, "after one warm-up call and two calls to estimate the time of each"
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_the_time_is_that_of_the_work_and_not_of_its_launch():
+def test_on_a_gpu_the_launch_time_is_not_measured():
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
     device = torch.device("cuda")
     x = torch.zeros(2**28, device=device)
-    whole, half = (seconds(part.zero_, device) for part in (x, x[: 2**27]))
-    assert whole / half == pytest.approx(2, rel=0.15)
+    full, half = (seconds(part.zero_, device) for part in (x, x[: 2**27]))
+    assert full / half == pytest.approx(2, rel=0.15)

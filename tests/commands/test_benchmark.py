@@ -1,10 +1,11 @@
-"""`alexnet-infer benchmark`: the table, JSON, the picture, and its errors."""
+"""`alexnet-infer benchmark`: its table, JSON, plot and errors."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from PIL import Image
 
 from alexnet_infer.artifact import embedded_model
 from alexnet_infer.benchmark import floor
-from alexnet_infer.benchmark.run import Request
-from alexnet_infer.commands.benchmark import run
+from alexnet_infer.benchmark.floor import Machine
+from alexnet_infer.benchmark.run import Benchmark, Request, Row, Subject
+from alexnet_infer.benchmark.timing import Timing
+from alexnet_infer.commands.benchmark import _print_table, run
 from alexnet_infer.errors import BackendError, UsageError
 from tests.nets import random_artifact
 
@@ -22,7 +25,7 @@ pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxr
 
 @pytest.fixture(autouse=True)
 def _small_probes(monkeypatch):
-    """The machine is measured with small matrices: its true rates play no part here."""
+    """Measure the machine with small matrices, since its true rates don't matter here."""
     monkeypatch.setattr(floor, "SQUARE", 96)
     monkeypatch.setattr(floor, "TALL", 128)
 
@@ -39,8 +42,8 @@ def request(*models: Path, **options: object) -> Request:
     return Request(models=models, **values)
 
 
-def test_the_table_has_a_row_for_each_batch_and_says_what_the_floor_is(net, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")  # as wide as a terminal at its first start, and as a pipe
+def test_the_table_has_a_row_for_each_batch_and_explains_the_floor(net, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # the usual default width of a terminal, and rich's for a pipe
     run(request(net))
     out, err = capsys.readouterr()
     header, title, first, second, *footer = out.splitlines()
@@ -51,14 +54,45 @@ def test_the_table_has_a_row_for_each_batch_and_says_what_the_floor_is(net, caps
     assert first.split()[-2] == "1.00"
     assert (first.split()[0], second.split()[0]) == ("1", "2")
     text = " ".join(" ".join(footer).split())
-    assert "ratio: images/s to the first row's" in text
-    assert "GFLOP/s, measured in a float32 matrix product" in text
-    assert "bytes of weights at" in text
-    assert "int8, which multiplies faster, may go below" in text
+    assert "ratio: images/s relative to the first row." in text
+    assert "GFLOP/s (measured with a matrix product)" in text
+    assert "reading the weights at" in text
+    assert "int8 multiplies faster, so its value can be below 1" in text
     assert err == ""
 
 
-def test_json_is_one_object_of_the_same_rows(net, capsys):
+LONG_NAME = "a-net-with-a-rather-long-name-" * 4 + ".safetensors"
+
+
+def made_up_row(model: str, seconds: float, batch: int, floor: float | None) -> Row:
+    backend = SimpleNamespace(description="OpenVINO 2026.4.1, CPU, fp16 computed in float32")
+    net = SimpleNamespace(backend=backend)
+    subject = Subject(model=model, net=net, precision="fp16", views="ten", multiply_adds=1, weight_bytes=1)
+    return Row(subject=subject, batch=batch, timing=Timing(seconds=(seconds,)), floor=floor)
+
+
+def test_no_figure_or_name_is_cut_at_80_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = (
+        made_up_row("fast.safetensors", 0.000_5, 1024, 0.000_4),  # 2,048,000.0 images/s
+        made_up_row(LONG_NAME, 234.567_89, 1, 0.01),  # 234567.89 ms
+        made_up_row("gpu.engine", 0.001, 64, None),
+    )
+    _print_table(Benchmark(rows=rows, machine=Machine(flops=123_456e9, bandwidth=1234.5e9)))
+    lines = capsys.readouterr().out.splitlines()
+    fast, slow, gpu = (lines[index].split() for index in (2, 4, 6))
+    assert fast == ["1024", "0.50", "0.50", "0.50", "2,048,000.0", "1.00", "1.25"]
+    assert slow == ["1", "234567.89", "234567.89", "234567.89", "0.0", "0.00", "23456.79"]
+    assert gpu == ["64", "1.00", "1.00", "1.00", "64,000.0", "0.03", "-"]
+    assert lines[3] == f"{LONG_NAME}, OpenVINO 2026.4.1, CPU, fp16 computed in float32, views ten"
+    assert all(len(line) <= 80 for line in lines if line != lines[3])
+    assert {len(lines[index]) for index in (0, 2, 4, 6)} == {len(lines[0])}
+    text = " ".join(" ".join(lines[7:]).split())
+    assert "123456 GFLOP/s" in text
+    assert "1234.5 GB/s" in text
+
+
+def test_json_is_one_object_with_the_same_rows(net, capsys):
     run(request(net, views="none"), as_json=True)
     result = json.loads(capsys.readouterr().out)
     assert [row["batch"] for row in result["rows"]] == [1, 2]
@@ -68,50 +102,50 @@ def test_json_is_one_object_of_the_same_rows(net, capsys):
     assert result["skipped"] == []
 
 
-def test_without_a_model_it_is_the_embedded_one(capsys):
+def test_the_default_model_is_the_bundled_net(capsys):
     run(request(batches=(1,), seconds=0.001), as_json=True)
     assert json.loads(capsys.readouterr().out)["rows"][0]["model"] == embedded_model().name
 
 
-def test_the_picture_shows_lines(net, tmp_path, capsys):
+def test_the_plot_shows_lines(net, tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="needs matplotlib: pip install matplotlib")
     plot = tmp_path / "speed.PNG"
-    renamed = net.rename(tmp_path / "$a_漢.safetensors")  # neither a formula nor a warning about a missing letter
+    renamed = net.rename(tmp_path / "$a_漢.safetensors")  # no formula, and no warning about a missing glyph
     run(request(renamed), plot=plot)
     with Image.open(plot) as picture:
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
-    assert (pixels == (31, 119, 180)).all(1).sum() > 500  # the first colour, of the line
+    assert (pixels == (31, 119, 180)).all(1).sum() > 500  # the colour of the first line
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([renamed.name, plot.name])
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("speed.jpg", "ending in .png"), ("absent/speed.png", "there is no folder")]
+    ("name", "message"), [("speed.jpg", "ending in .png"), ("absent/speed.png", "the folder .* does not exist")]
 )
-def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, monkeypatch, name, message):
+def test_a_plot_that_cannot_be_written_is_refused_before_measuring(tmp_path, monkeypatch, name, message):
     monkeypatch.setattr("alexnet_infer.commands.benchmark.subjects", lambda request: pytest.fail("measured"))
     with pytest.raises(UsageError, match=message):
         run(request(), plot=tmp_path / name)
 
 
-def test_a_folder_is_no_name_for_a_picture(tmp_path, monkeypatch):
+def test_a_folder_as_the_plot_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("alexnet_infer.commands.benchmark.subjects", lambda request: pytest.fail("measured"))
     (tmp_path / "speed.png").mkdir()
-    with pytest.raises(UsageError, match="is a folder; expected a file's name"):
+    with pytest.raises(UsageError, match="is a folder; expected a file name"):
         run(request(), plot=tmp_path / "speed.png")
 
 
-def test_without_matplotlib_a_picture_is_refused_with_the_pip_line(tmp_path, monkeypatch):
+def test_without_matplotlib_a_plot_is_refused_with_the_pip_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr("alexnet_infer.commands.benchmark.subjects", lambda request: pytest.fail("measured"))
     with pytest.raises(BackendError, match=r'pip install "alexnet-infer\[plot\]"'):
         run(request(), plot=tmp_path / "speed.png")
 
 
-def test_what_a_runtime_cannot_run_is_named_on_stderr(net, capsys, monkeypatch):
+def test_a_model_that_a_runtime_cannot_run_is_reported_on_stderr(net, capsys, monkeypatch):
     from alexnet_infer.commands import benchmark
 
-    found, _ = benchmark.subjects(request(net, batches=(1,)))
-    monkeypatch.setattr(benchmark, "subjects", lambda request: (found, ["net: OpenVINO can't run it"]))
+    nets, _ = benchmark.subjects(request(net, batches=(1,)))
+    monkeypatch.setattr(benchmark, "subjects", lambda request: (nets, ["net: OpenVINO can't run it"]))
     run(request(net, batches=(1,)), as_json=True)
     out, err = capsys.readouterr()
     assert err == "left out: net: OpenVINO can't run it\n"

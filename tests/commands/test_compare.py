@@ -1,4 +1,4 @@
-"""`alexnet-infer compare` on real files: table, JSON, exit codes, and which images are taken."""
+"""`alexnet-infer compare` on real files: table, JSON, exit codes, and the choice of images."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(capsys, monkeypatch):
     return run
 
 
-def test_a_faithful_export_agrees_on_the_photos_that_come_along(run, net, tmp_path):
+def test_a_faithful_export_agrees_on_the_bundled_photos(run, net, tmp_path):
     code, out, err = run(net, export(net, tmp_path / "net.onnx", lrn="op"))
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -75,7 +75,7 @@ def test_an_export_that_gives_other_probabilities_exits_1_and_says_where(run, ne
     wrong = export(net, tmp_path / "net.onnx", scale=1.01)
     code, out, err = run(net, wrong)
     assert code == 1
-    assert "past 1e-05; in " in out
+    assert "above 1e-05; in " in out
     assert err.startswith("error: probabilities differ by up to 0.00")
     assert err.endswith("expected at most 1e-05; allow more with --tolerance\n")
     assert err.count("\n") == 1
@@ -85,15 +85,15 @@ def test_an_export_that_gives_other_probabilities_exits_1_and_says_where(run, ne
 def test_json_has_the_figures_and_the_verdict(run, net, images, tmp_path):
     wrong = export(net, tmp_path / "net.onnx", scale=1.5)
     code, out, _ = run(net, wrong, data=images, as_json=True)
-    found = json.loads(out)
-    assert (code, found["within"], found["tolerance"]) == (1, False, 1e-5)
-    assert (found["images"], found["classes"], found["views"], found["unreadable"]) == (IMAGES, 6, "ten", [])
-    assert 1e-5 < found["mean"] < found["largest"] < 1
+    fields = json.loads(out)
+    assert (code, fields["within"], fields["tolerance"]) == (1, False, 1e-5)
+    assert (fields["images"], fields["classes"], fields["views"], fields["unreadable"]) == (IMAGES, 6, "ten", [])
+    assert 1e-5 < fields["mean"] < fields["largest"] < 1
     for metric in ("top1", "top5"):
-        change = found[metric]
+        change = fields[metric]
         assert 0 < change["reference"]["wrong"] <= IMAGES
         assert change["low"] <= change["difference"] <= change["high"]
-    assert type(found["flips"]) is type(found["near_ties"]) is int
+    assert type(fields["flips"]) is type(fields["near_ties"]) is int
 
 
 def test_the_errors_are_those_that_eval_measures(run, net, images, tmp_path):
@@ -124,7 +124,7 @@ def test_labels_give_rows_with_the_change_in_error(run, net, images, tmp_path):
 
 
 @pytest.mark.parametrize("views", ["ten", "center"])
-def test_a_file_that_cuts_its_views_is_compared_with_the_same_views_of_the_other(run, net, tmp_path, views):
+def test_a_file_that_cuts_its_views_is_compared_with_the_same_views_of_the_other_net(run, net, tmp_path, views):
     cut = export(net, tmp_path / "cut.onnx", views=views)
     for a, b in ((net, cut), (cut, net)):
         code, out, _ = run(a, b)
@@ -157,15 +157,15 @@ def test_an_unreadable_image_exits_1_though_all_others_agree(run, net, tmp_path)
     assert lines[-1] == "error: 2 more can't be read; --json lists them"
 
 
-def test_nothing_readable_is_an_error_of_its_own(run, net, tmp_path):
+def test_a_comparison_without_readable_images_is_refused(run, net, tmp_path):
     (tmp_path / "a.png").write_bytes(b"not an image")
-    with pytest.raises(UnreadableInputError, match="none of 1 images can be read"):
+    with pytest.raises(UnreadableInputError, match="none of the 1 images can be read"):
         run(net, net, photos=[str(tmp_path / "a.png")])
 
 
 def test_a_file_whose_logits_overflow_to_nan_is_refused(run, net, tmp_path):
     scale = 3e38 / float(np.abs(load_artifact(net).tensors["fc8.weight"]).max())
-    with pytest.raises(ModelFileError, match="are no probabilities"):
+    with pytest.raises(ModelFileError, match="are not probabilities"):
         run(net, export(net, tmp_path / "net.onnx", scale=scale))
 
 
@@ -179,9 +179,9 @@ def test_a_tolerance_out_of_range_is_refused_before_anything_is_loaded(run, tole
     ("options", "words"),
     [
         ({"photos": ["a.jpg"], "data": Path("set")}, "expected a labelled set or photos, not both"),
-        ({"limit": 3}, "--limit 3: is about a labelled set"),
-        ({"layout": "flat"}, "--format flat: is about a labelled set"),
-        ({"split": "train"}, "--split train: is about a labelled set"),
+        ({"limit": 3}, "--limit 3: needs a labelled set"),
+        ({"layout": "flat"}, "--format flat: needs a labelled set"),
+        ({"split": "train"}, "--split train: needs a labelled set"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options, words):
@@ -189,16 +189,16 @@ def test_options_that_contradict_each_other_are_refused(options, words):
         compare.choose_images(**options)
 
 
-def test_a_labelled_set_is_taken_where_one_is_named(images):
+def test_a_labelled_set_is_used_if_it_is_named(images):
     assert isinstance(compare.choose_images(data=images), LabelledImages)
 
 
-def test_the_photos_that_come_along_lie_in_the_package_or_else_in_the_checkout(tmp_path, monkeypatch):
+def test_the_bundled_photos_are_in_the_package_or_else_in_the_checkout(tmp_path, monkeypatch):
     checkout = Path(__file__).parents[2] / "examples"
     assert compare.example_photos() == sorted(checkout.glob("*.jpg"))
     (tmp_path / "package" / "commands").mkdir(parents=True)
     monkeypatch.setattr(compare, "__file__", str(tmp_path / "package" / "commands" / "compare.py"))
-    with pytest.raises(UsageError, match="the example photos are missing"):
+    with pytest.raises(UsageError, match="the bundled example photos are missing"):
         compare.example_photos()
     places = [tmp_path / "examples", tmp_path / "package" / "examples"]
     for place in places:

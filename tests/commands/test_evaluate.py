@@ -1,4 +1,4 @@
-"""`alexnet-infer eval` as a user meets it: one result from every form of a set, killed or not, in shards or not."""
+"""`alexnet-infer eval`: the same result for every layout of a set, interrupted or not, in shards or not."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet_infer.artifact import load_artifact, sha256
 from alexnet_infer.backends import onnxruntime
 from alexnet_infer.datasets import open_images
 from alexnet_infer.decode import read_square
+from alexnet_infer.evaluation.paper import PUBLISHED
+from alexnet_infer.export.info import ExportInfo, Member
 from alexnet_infer.predict import load
 from alexnet_infer.preprocess import Rescaling
 from tests.datasets.mini import VALIDATION, WNIDS, WRITERS
@@ -65,7 +68,7 @@ def evaluate(run, tmp_path, models, images):
 
 
 def one_line(result: tuple[int, str, str], code: int, *parts: str) -> None:
-    """That the program said one thing and stopped."""
+    """Check that the program printed one error line and stopped."""
     assert result[0] == code, result
     assert result[1] == ""
     assert result[2].count("\n") == 1, result[2]
@@ -203,7 +206,7 @@ def test_a_run_killed_at_twenty_random_moments_ends_in_the_same_bytes(evaluate, 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-def test_ctrl_c_exits_130_and_the_next_run_goes_on(evaluate, models, images, tmp_path):
+def test_ctrl_c_exits_130_and_the_next_run_continues(evaluate, models, images, tmp_path):
     whole = evaluate(*arguments(models, images, tmp_path / "whole"))
     for attempt in range(5):
         cache = tmp_path / f"cache {attempt}"
@@ -228,7 +231,7 @@ def test_an_interrupt_is_one_word_and_leaves_standard_output_empty(evaluate, mon
 # Shards.
 
 
-def test_shards_joined_in_any_order_are_the_single_machines_bytes(evaluate, run, models, tmp_path):
+def test_shards_joined_in_any_order_give_the_bytes_of_one_machine(evaluate, run, models, tmp_path):
     nets = ["--models", models[1], "--models", models[0], "--batch", 4]
     whole = evaluate(*nets, "--json")
     caches = [tmp_path / f"shard {i}" for i in (1, 2, 3)]
@@ -238,10 +241,10 @@ def test_shards_joined_in_any_order_are_the_single_machines_bytes(evaluate, run,
         assert f"shard {i}/3: images {20 * (i - 1) + 1} to {20 * i} are in {cache}" in err
     for order in itertools.permutations(caches):
         assert run("eval", "merge", *order, "--json") == whole
-    one_line(run("eval", "merge", *caches[:2], "--json"), 4, "images from 40 on are missing of 60")
+    one_line(run("eval", "merge", *caches[:2], "--json"), 4, "images 40 to 59 are missing")
     one_line(run("eval", "merge", *caches[1:], "--json"), 4, "images 0 to 19 are missing")
     evaluate(*nets, "--shard", "1/2", "--cache", tmp_path / "half")
-    one_line(run("eval", "merge", *caches, tmp_path / "half"), 4, "there twice", "keep shards of another")
+    one_line(run("eval", "merge", *caches, tmp_path / "half"), 4, "present twice", "do not mix shards")
     evaluate(*nets, "--views", "ten", "--shard", "1/3", "--cache", tmp_path / "ten")
     one_line(run("eval", "merge", *caches, tmp_path / "ten"), 4, "other data, views or batch")
 
@@ -256,7 +259,9 @@ def test_damaged_predictions_are_one_line(evaluate, run, tmp_path, name, data):
     one_line(run("eval", "merge", tmp_path / "cache"), 4, str(path.parent))
 
 
-@pytest.mark.parametrize("option", [["--json"], ["--fail-if", "top1>1"], ["--save-predictions", "rows.csv"]])
+@pytest.mark.parametrize(
+    "option", [["--json"], ["--fail-if", "top1>1"], ["--save-predictions", "rows.csv"], ["--references", "all"]]
+)
 def test_a_result_that_a_shard_cannot_give_is_refused_before_anything_is_computed(evaluate, tmp_path, option):
     one_line(evaluate("--shard", "1/3", "--cache", tmp_path / "cache", *option), 2, "--shard", "eval merge")
     assert not (tmp_path / "cache").exists()
@@ -275,7 +280,7 @@ def test_more_shards_than_batches_are_refused(evaluate):
 
 @pytest.mark.parametrize("folder", ["absent", "."])
 def test_a_folder_without_predictions_is_refused(run, tmp_path, folder):
-    one_line(run("eval", "merge", tmp_path / folder), 4, "no predictions here", "eval --shard")
+    one_line(run("eval", "merge", tmp_path / folder), 4, "no predictions;", "eval --shard")
 
 
 # Options.
@@ -312,8 +317,8 @@ def test_fail_if_exits_1_exactly_when_it_holds(evaluate):
     one_line(evaluate("--fail-if", "top3>5"), 2, "'top3>5'")
 
 
-def test_too_many_nets_are_refused_with_those_that_are_there(evaluate, run, images):
-    one_line(evaluate("--ensemble", 9), 2, "--ensemble 9: only one net is there (net-0.safetensors)")
+def test_too_many_nets_are_refused_with_the_available_ones(evaluate, run, images):
+    one_line(evaluate("--ensemble", 9), 2, "--ensemble 9: expected at most 1, ", "(net-0.safetensors)")
     one_line(run("eval", "--data", images, "--ensemble", 9), 2, "alexnet-64.safetensors")
 
 
@@ -328,7 +333,7 @@ def test_nets_of_other_classes_are_refused(evaluate, models, tmp_path):
     one_line(evaluate("--models", models[0], "--models", other), 2, "has other classes than")
 
 
-def test_nets_of_one_name_are_shown_apart(evaluate, tmp_path):
+def test_nets_with_the_same_name_are_distinguished(evaluate, tmp_path):
     twins = [save_net(tmp_path / f"{seed}.safetensors", seed, name="twin") for seed in (0, 1)]
     table = tmp_path / "table.csv"
     code, out, _ = evaluate("--models", twins[0], "--models", twins[1], "--json", "--save-predictions", table)
@@ -406,6 +411,21 @@ def test_other_forms_come_from_the_same_predictions(evaluate, monkeypatch, form)
     assert f"{100 * error:.2f}" in text
 
 
+@pytest.mark.parametrize("form", ["table", "csv", "markdown"])
+def test_references_select_the_published_rows_of_eval_and_merge(evaluate, run, tmp_path, form):
+    option = [] if form == "table" else [f"--{form}"]
+    evaluate("--json")
+    for arguments, rows in (([], 1), (["--references", "near"], 1), (["--references", "all"], len(PUBLISHED))):
+        code, text, err = evaluate(*option, *arguments)
+        assert (code, err) == (0, "")
+        assert text.count("not comparable") == rows
+        assert run("eval", "merge", tmp_path / "cache", *option, *arguments) == (code, text, err)
+
+
+def test_the_json_does_not_depend_on_the_references(evaluate):
+    assert evaluate("--json", "--references", "all") == evaluate("--json")
+
+
 def test_the_profile_names_every_stage_on_stderr(evaluate):
     plain = evaluate("--json", "--profile")
     assert plain[0] == 0
@@ -429,12 +449,29 @@ def test_a_report_is_one_page_beside_the_same_result(evaluate, tmp_path):
     assert f"{wrong / IMAGES:.2%}".replace("%", " %") in page.read_text("utf-8").replace("\N{NO-BREAK SPACE}", " ")
 
 
+def test_a_report_on_an_exported_net_beside_a_model_file_shows_no_kernels(evaluate, models, tmp_path):
+    """The weights of an exported file can't be read, and the page shows the kernels of all nets or of none."""
+    pytest.importorskip("jinja2", reason="needs Jinja: pip install jinja2")
+    from alexnet_infer.export.onnx_file import save_model
+    from alexnet_infer.export.onnx_model import build_model
+
+    weights: dict[str, np.ndarray] = {}
+    info = ExportInfo(members=(Member(name="exported", sha256=sha256(models[0])),))
+    save_model(tmp_path / "exported.onnx", build_model([load_artifact(models[0])], info, weights), weights)
+    nets = ["--models", models[1], "--models", tmp_path / "exported.onnx"]
+    code, out, _ = evaluate(*nets, "--json", "--report", tmp_path / "report")
+    assert (code, len(json.loads(out)["nets"])) == (0, 2)
+    page = (tmp_path / "report" / "index.html").read_text("utf-8")
+    assert "mean of 2 nets" in page
+    assert 'class="kernels"' not in page
+
+
 @pytest.mark.parametrize("option", [["--json"], ["--fail-if", "top1>1"], ["--batch", "4"]])
-def test_an_option_before_merge_is_refused_as_it_would_do_nothing(run, tmp_path, option):
+def test_an_option_before_merge_is_refused(run, tmp_path, option):
     one_line(run("eval", *option, "merge", tmp_path), 2, option[0], "before merge")
 
 
-def test_a_shard_needs_a_cache_of_its_own(run, models, images):
+def test_a_shard_needs_its_own_cache(run, models, images):
     one_line(run("eval", "--data", images, "--models", models[0], "--shard", "1/2"), 2, "--shard", "--cache")
 
 

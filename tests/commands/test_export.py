@@ -1,5 +1,5 @@
-"""`alexnet-infer export` as a user meets it: the files and what other commands make of them, exit codes, one line for
-each mistake, and nothing left behind where nothing was exported."""
+"""`alexnet-infer export` on the command line: the files, other commands on these files, exit codes, one line per
+mistake, and no files left behind if nothing was exported."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxr
 
 IMAGES = 12
 CLOSE = {"fp32": 1e-6, "fp16": 0.002, "int8": 0.04}
-"""How near an exported file's probabilities are to the net's, which differ from photo to photo by more."""
+"""Largest difference between the probabilities of an exported file and its net. Different photos differ by more."""
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    """A cache of this test's own; the default folder lies in this test's own, too."""
+    """A separate cache and working directory for each test."""
     monkeypatch.setattr(engine_cache, "user_cache", lambda: tmp_path / "cache")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -52,7 +52,7 @@ def net(nets) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """Three photos that the nets don't take for the same: a landscape, a portrait, a square."""
+    """Three photos with different probabilities: a landscape, a portrait, a square."""
     folder = tmp_path_factory.mktemp("photos")
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (10, 16, 3), np.uint8))
     noise.resize((130, 80), Image.Resampling.BICUBIC).save(folder / "0.png")
@@ -81,29 +81,30 @@ def rtx() -> None:
 
 
 def probabilities(run: Callable, model: Path, photos: Path, *options: str) -> np.ndarray:
-    """What `classify` says of the photos, by class: [photos, classes]."""
+    """Probabilities that `classify` prints for the photos: [photos, classes]."""
     code, out, err = run("classify", photos, "--model", model, "--json", "--top", "6", "--device", "cpu", *options)
     assert (code, err) == (0, "")
     rows = [json.loads(line)["labels"] for line in out.splitlines()]
-    return np.array([[one["probability"] for one in sorted(row, key=lambda one: one["index"])] for row in rows])
+    by_class = (sorted(row, key=lambda label: label["index"]) for row in rows)
+    return np.array([[label["probability"] for label in row] for row in by_class])
 
 
 def refused(run: Callable, code: int, words: str, *arguments: object) -> None:
-    """That the command ends with `code` and one line, and leaves nothing."""
-    found, out, err = run("export", *arguments)
-    assert (found, out) == (code, ""), err
+    """Check that the command exits with `code`, prints one line and leaves no files."""
+    exit_code, out, err = run("export", *arguments)
+    assert (exit_code, out) == (code, ""), err
     assert words in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert not list(Path().iterdir())
 
 
-# The files, and what other commands make of them
+# The files, and other commands on them
 
 
 @pytest.mark.parametrize("views", ["none", "center", "ten"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_classify_says_of_the_exported_file_what_it_says_of_the_net(run, net, photos, precision, views):
+def test_classify_gives_the_same_probabilities_for_the_exported_file_and_the_net(run, net, photos, precision, views):
     calibrate = ["--calibrate", photos, "--calibration-method", "minmax"] if precision == "int8" else []
     arguments = ["--precision", precision, "--views", views, *calibrate, "--photo", photos]
     code, out, err = run("export", net, "-o", "out", *arguments)
@@ -113,7 +114,7 @@ def test_classify_says_of_the_exported_file_what_it_says_of_the_net(run, net, ph
     assert {path.name for path in Path("out").iterdir()} == {"red.onnx", "README.md"}
     info = read_model(Path("out/red.onnx")).info
     assert (info.precision, info.views, info.lrn) == (precision, views, "conv")
-    assert [(one.name, one.sha256) for one in info.members] == [("red", sha256(net))]
+    assert [(member.name, member.sha256) for member in info.members] == [("red", sha256(net))]
     taken = ["--views", "center"] if views == "center" else []
     expected = probabilities(run, net, photos, "--backend", "onnxruntime", *taken)
     found = probabilities(run, Path("out/red.onnx"), photos, "--backend", "onnxruntime")
@@ -153,7 +154,7 @@ def test_eval_counts_the_same_errors_with_the_file_as_with_the_net(run, net, ima
     assert Path("onnx.csv").read_text().count("\n") == IMAGES + 1
 
 
-def test_eval_takes_a_net_and_its_own_export_for_one_and_no_file_of_several_beside_others(run, net, nets, images):
+def test_eval_refuses_a_net_beside_its_own_export_and_a_file_of_several_nets_beside_others(run, net, nets, images):
     run("export", nets[0], "-o", "out", "--no-verify")
     run("export", *nets[:2], "-o", "both", "--no-verify")
     several = next(Path("both").glob("*.onnx"))
@@ -163,11 +164,11 @@ def test_eval_takes_a_net_and_its_own_export_for_one_and_no_file_of_several_besi
     assert err.endswith(f"out/red.onnx: the same net as {nets[0]}; an ensemble needs different nets\n")
     code, out, err = run("eval", *arguments, "--model", net, "--model", several)
     assert (code, out) == (2, "")
-    assert err == f"error: {several}: holds 2 nets and would count as one; name the nets themselves\n"
+    assert err == f"error: {several}: holds 2 nets and would count as one net; name the nets' own files\n"
     assert run("eval", *arguments, "--model", several, "--json")[0] == 0
 
 
-def test_eval_writes_its_report_of_an_exported_file(run, net, images):
+def test_eval_writes_its_report_for_an_exported_file(run, net, images):
     pytest.importorskip("jinja2", reason="needs Jinja: pip install jinja2")
     run("export", net, "-o", "out", "--views", "center", "--no-verify")
     arguments = ["--data", images, "--model", "out/red.onnx", "--cache", "cache"]
@@ -176,10 +177,10 @@ def test_eval_writes_its_report_of_an_exported_file(run, net, images):
     assert "red" in Path("report/index.html").read_text()
     code, out, err = run("eval", *arguments, "--views", "ten")
     assert (code, out) == (2, "")
-    assert err == "error: out/red.onnx: was exported with views=center, and views=ten can't be had from it\n"
+    assert err == "error: out/red.onnx: was exported with views=center; views=ten is not possible\n"
 
 
-def test_compare_finds_the_file_and_the_net_alike_and_another_net_not(run, nets, photos):
+def test_compare_accepts_the_file_of_a_net_and_rejects_that_of_another(run, nets, photos):
     run("export", nets[0], "-o", "out", "--no-verify")
     code, out, _ = run("compare", nets[0], "out/red.onnx", photos, "--json", "--device", "cpu")
     assert code == 0
@@ -189,7 +190,7 @@ def test_compare_finds_the_file_and_the_net_alike_and_another_net_not(run, nets,
     assert err.startswith("error: probabilities differ by up to 0.")
 
 
-def test_a_batch_of_one_size_stands_in_the_file_and_any_number_of_photos_goes_through_it(run, net, photos):
+def test_a_fixed_batch_is_written_to_the_file_which_still_classifies_any_number_of_photos(run, net, photos):
     onnx = pytest.importorskip("onnx")
     code, _, err = run("export", net, "-o", "out", "--batch", "4", "--photo", photos)
     assert (code, err) == (0, "")
@@ -200,7 +201,7 @@ def test_a_batch_of_one_size_stands_in_the_file_and_any_number_of_photos_goes_th
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
-def test_8_bits_with_a_batch_of_one_size_and_a_layer_in_float(run, net, photos, images):
+def test_int8_with_a_fixed_batch_and_a_layer_in_float(run, net, photos, images):
     arguments = ["--batch", "3", "--precision", "int8", "--calibrate", images, "--int8-for", "tensorrt"]
     code, _, err = run("export", net, "-o", "out", *arguments, "--keep-float", "fc8", "--photo", photos)
     assert (code, err) == (0, "")
@@ -216,7 +217,7 @@ def test_the_default_folder_is_in_the_working_directory_and_named_after_net_and_
     assert sorted(path.name for path in Path().iterdir()) == ["red-fp16-ten", "red-fp32"]
 
 
-def test_without_a_net_the_one_that_comes_along_is_exported_and_verified_on_the_photos_that_come_along(run):
+def test_by_default_the_bundled_net_is_exported_and_verified_on_the_example_photos(run):
     code, out, err = run("export")
     assert (code, err) == (0, "")
     assert Path("alexnet-64-fp32/alexnet-64.onnx").is_file()
@@ -224,7 +225,7 @@ def test_without_a_net_the_one_that_comes_along_is_exported_and_verified_on_the_
 
 
 @pytest.mark.parametrize("name", ["a/b c", "../../etc/x", "猫", "a`b | <b>c</b> [d](e)", ".", "n" * 300, '"q" \\n'])
-def test_any_name_that_a_net_may_have_becomes_a_file_in_the_folder(run, net, photos, name):
+def test_every_name_that_a_net_may_have_gives_a_file_in_the_folder(run, net, photos, name):
     artifact = load_artifact(net)
     Artifact(replace(artifact.manifest, name=name), artifact.tensors).save(Path("net.safetensors"))
     code, _, err = run("export", "net.safetensors", "--photo", photos, "--triton", "repository")
@@ -238,7 +239,7 @@ def test_any_name_that_a_net_may_have_becomes_a_file_in_the_folder(run, net, pho
     assert len(list(Path().glob("repository/*/1/model.onnx"))) == 1
 
 
-def test_a_net_of_one_class_is_sure_of_it(run, photos):
+def test_a_net_of_one_class_gives_it_probability_1(run, photos):
     save_net(Path("one.safetensors"), wnids=["n00000001"])
     assert run("export", "one.safetensors", "-o", "out", "--photo", photos)[0] == 0
     code, out, _ = run("classify", photos / "0.png", "--model", "out/one.onnx", "--top", "1", "--json")
@@ -264,13 +265,13 @@ def test_json_is_one_object_with_files_form_and_verdict(run, net, photos):
     assert verdict["largest"] < 1e-5
 
 
-def test_a_file_that_differs_by_more_than_the_tolerance_exits_1_stays_and_is_not_served(run, net, photos):
+def test_a_file_that_differs_by_more_than_the_tolerance_exits_1_and_is_kept_but_not_served(run, net, photos):
     arguments = ["-o", "out", "--precision", "fp16", "--photo", photos, "--tolerance", "0", "--triton", "served"]
     code, out, err = run("export", net, *arguments)
     assert code == 1
-    assert "past 0; in " in out
+    assert "above 0; in " in out
     assert err.startswith("error: probabilities differ by up to ")
-    assert err.splitlines()[1:] == ["--triton served: nothing was put there, since the file differs too much"]
+    assert err.splitlines()[1:] == ["--triton served: nothing was written, because the verification failed"]
     assert read_model(Path("out/red.onnx")).info.precision == "fp16"
     assert not Path("served").exists()
     code, out, _ = run("export", net, *arguments, "--json")
@@ -300,7 +301,7 @@ def test_without_verification_nothing_is_compared(run, net, monkeypatch):
 
 @pytest.mark.usefixtures("rtx", "no_gpu")
 @pytest.mark.parametrize("also", [[], ["--onnx"]])
-def test_an_rtx_engine_is_built_without_a_gpu_and_said_to_be_unverified(run, net, photos, also):
+def test_an_rtx_engine_is_built_without_a_gpu_and_reported_as_unverified(run, net, photos, also):
     arguments = ["-o", "out", "--trt", "--flavor", "rtx", "--compute-capability", "8.9,12.0", "--photo", photos, *also]
     code, out, err = run("export", net, *arguments)
     assert code == 0
@@ -308,19 +309,19 @@ def test_an_rtx_engine_is_built_without_a_gpu_and_said_to_be_unverified(run, net
     files = ["red.onnx", *files] if also else files
     assert [line.split("  ")[0] for line in out.splitlines()[: len(files)]] == [f"out/{name}" for name in files]
     assert {path.name for path in Path("out").iterdir()} == set(files)
-    assert err.startswith("out/red.engine: not verified, since it can't run here (")
-    assert err.endswith(f"where it can: alexnet-infer compare {net} out/red.engine\n")
+    assert err.startswith("out/red.engine: not verified, because it can't run here (")
+    assert err.endswith(f"verify it on a machine that can run it: alexnet-infer compare {net} out/red.engine\n")
     assert err.count("\n") == 1
     assert ("within 1e-05" in out) == bool(also)
     assert "capability 8.9, 12.0" in Path("out/README.md").read_text()
     found = json.loads(run("export", net, *arguments, "--json")[1])
     assert found["runtime"]["compute_capabilities"] == ["8.9", "12.0"]
-    assert [Path(one["path"]).name for one in found["files"]] == files[:-1]
+    assert [Path(file["path"]).name for file in found["files"]] == files[:-1]
     assert found["verified"]["out/red.engine"] is None
 
 
 @pytest.mark.usefixtures("rtx", "no_gpu")
-def test_an_unverified_engine_of_several_nets_is_to_be_compared_with_their_mean_and_not_with_one(run, nets, photos):
+def test_an_unverified_engine_of_several_nets_is_compared_with_their_mean_and_not_with_one_net(run, nets, photos):
     arguments = ["-o", "my out", "--trt", "--flavor", "rtx", "--compute-capability", "8.9", "--photo", photos]
     assert "add --onnx" in run("export", *nets, *arguments)[2]
     err = run("export", *nets, *arguments, "--onnx")[2]
@@ -329,7 +330,7 @@ def test_an_unverified_engine_of_several_nets_is_to_be_compared_with_their_mean_
 
 @pytest.mark.usefixtures("rtx", "no_gpu")
 @pytest.mark.parametrize("form", [["--precision", "fp16", "--views", "ten"], ["--precision", "int8", "--batch", "3"]])
-def test_rtx_engines_have_the_form_that_was_asked_for(run, net, photos, form):
+def test_rtx_engines_have_the_requested_form(run, net, photos, form):
     if "int8" in form:
         form = [*form, "--calibrate", str(photos)]
     code, out, _ = run("export", net, *form, "--trt", "--flavor", "rtx", "--compute-capability", "8.9", "--json")
@@ -339,7 +340,7 @@ def test_rtx_engines_have_the_form_that_was_asked_for(run, net, photos, form):
 
 
 @pytest.mark.usefixtures("rtx", "no_gpu")
-def test_what_an_engine_needs_and_this_machine_lacks_is_one_line(run, net, photos, images):
+def test_running_an_engine_without_a_gpu_is_refused_in_one_line(run, net, photos, images):
     run("export", net, "-o", "out", "--trt", "--flavor", "rtx", "--compute-capability", "8.9", "--no-verify")
     for command in (
         ["classify", photos, "--model", "out/red.engine"],
@@ -376,7 +377,7 @@ def test_a_repository_for_triton_gets_the_file_and_then_its_next_version(run, ne
     assert "labels.txt" in Path("models/red/config.pbtxt").read_text()
 
 
-def test_a_repository_that_cannot_be_is_one_line_and_the_export_stays(run, net):
+def test_a_repository_that_cannot_be_written_is_one_line_and_the_export_is_kept(run, net):
     Path("models").write_text("in the way")
     code, _, err = run("export", net, "-o", "out", "--no-verify", "--triton", "models")
     assert code == 2
@@ -395,38 +396,38 @@ def test_a_repository_that_cannot_be_is_one_line_and_the_export_stays(run, net):
         (["--batch", "1,2"], "--batch '1,2': expected MIN,OPT,MAX as in 1,8,64, or one number"),
         (["--batch", "many"], "--batch 'many'"),
         (["--batch", "0"], "--batch 0,0,0"),
-        (["--int8-for", "cpu"], "--int8-for cpu: is for --precision int8"),
+        (["--int8-for", "cpu"], "--int8-for cpu: applies to --precision int8 only"),
         (["--precision", "int8"], "--precision int8: needs images"),
-        (["--calibrate", "photos"], "--calibrate photos: is for --precision int8"),
-        (["--calibration-images", "3"], "need --calibrate"),
-        (["--keep-float", "fc8", "--precision", "int8"], "need --calibrate"),
+        (["--calibrate", "photos"], "--calibrate photos: applies to --precision int8 only"),
+        (["--calibration-images", "3"], "require --calibrate"),
+        (["--keep-float", "fc8", "--precision", "int8"], "require --calibrate"),
         (["--precision", "int8", "--calibrate", "x", "--calibration-images", "0"], "--calibration-images 0"),
-        (["--flavor", "rtx"], "--flavor rtx: is about engines; add --trt"),
-        (["--workspace", "2GiB"], "--workspace 2GiB: is about engines; add --trt"),
-        (["--optimization-level", "0"], "--optimization-level 0: is about engines; add --trt"),
-        (["--compute-capability", "8.6"], "--compute-capability 8.6: is about engines; add --trt"),
+        (["--flavor", "rtx"], "--flavor rtx: applies to engines only; add --trt"),
+        (["--workspace", "2GiB"], "--workspace 2GiB: applies to engines only; add --trt"),
+        (["--optimization-level", "0"], "--optimization-level 0: applies to engines only; add --trt"),
+        (["--compute-capability", "8.6"], "--compute-capability 8.6: applies to engines only; add --trt"),
         (["--trt", "--workspace", "2GB"], "--workspace '2GB': expected MiB or GiB"),
         (["--trt", "--optimization-level", "6"], "--optimization-level 6: expected 0 to 5"),
-        (["--trt", "--compute-capability", "8.6"], "TensorRT builds for the GPU at hand"),
+        (["--trt", "--compute-capability", "8.6"], "TensorRT builds for the GPU in this machine"),
         (["--trt", "--flavor", "rtx", "--compute-capability", "8"], "as in 8.6,8.9,12.0"),
-        (["--trt", "--flavor", "rtx", "--lrn", "plugin"], "--lrn plugin: TensorRT-RTX takes no plugins"),
-        (["--trt", "--int8-for", "cpu", "--precision", "int8", "--calibrate", "x"], "takes only signed activations"),
-        (["--trt", "--flavor", "rtx", "--triton", "t"], "Triton runs no TensorRT-RTX engines"),
-        (["--ensemble", "2"], "--ensemble 2: only one net is there (red.safetensors)"),
+        (["--trt", "--flavor", "rtx", "--lrn", "plugin"], "--lrn plugin: TensorRT-RTX does not support plugins"),
+        (["--trt", "--int8-for", "cpu", "--precision", "int8", "--calibrate", "x"], "accepts only signed activations"),
+        (["--trt", "--flavor", "rtx", "--triton", "t"], "Triton can't run TensorRT-RTX engines"),
+        (["--ensemble", "2"], "--ensemble 2: expected at most 1, the number of nets available (red.safetensors)"),
         (["--ensemble", "0"], "--ensemble 0: expected at least 1"),
         (["--tolerance", "-1"], "--tolerance -1"),
         (["--tolerance", "nan"], "--tolerance nan"),
-        (["--no-verify", "--tolerance", "0.1"], "--no-verify: compares nothing"),
-        (["--no-verify", "--photo", "cat.jpg"], "--no-verify: compares nothing"),
-        (["--limit", "3"], "--limit 3: is about a labelled set"),
+        (["--no-verify", "--tolerance", "0.1"], "--no-verify: makes no comparison"),
+        (["--no-verify", "--photo", "cat.jpg"], "--no-verify: makes no comparison"),
+        (["--limit", "3"], "--limit 3: needs a labelled set"),
     ],
 )
-def test_options_that_make_no_sense_are_one_line_and_leave_nothing(run, net, arguments, words):
+def test_invalid_options_are_refused_in_one_line_and_leave_no_files(run, net, arguments, words):
     refused(run, 2, words, net, *arguments)
 
 
 @pytest.mark.parametrize("options", [["--precision", "fp8"], ["--views", "five"], ["--lrn", "fast"], ["--colour"]])
-def test_values_that_do_not_exist_are_refused_without_a_traceback(run, net, options):
+def test_unknown_values_are_refused_without_a_traceback(run, net, options):
     code, out, err = run("export", net, *options)
     assert (code, out) == (2, "")
     assert options[-1] in err
@@ -438,16 +439,16 @@ def test_a_sample_larger_than_the_set_is_refused_before_anything_is_exported(run
         refused(run, 2, f"--limit {limit}: expected 1 to 12", net, "--data", images, "--limit", limit)
 
 
-def test_a_set_and_photos_that_are_not_there_are_refused_before_anything_is_exported(run, net, photos):
+def test_a_missing_set_and_missing_photos_are_refused_before_anything_is_exported(run, net, photos):
     refused(run, 3, "absent", net, "--data", "absent")
     refused(run, 2, "not both", net, "--data", "absent", "--photo", photos)
     for photo in ("absent.jpg", "absent/*.jpg", "-", ""):
-        refused(run, 3, f"--photo {photo}: no photo there", net, "--photo", photo)
+        refused(run, 3, f"--photo {photo}: no photo found", net, "--photo", photo)
 
 
 def test_nets_that_cannot_be_averaged_are_refused(run, nets, tmp_path):
     other = save_net(tmp_path / "other.safetensors", 2, wnids=OTHER_WNIDS)
-    refused(run, 2, "red and other have other classes", nets[0], other)
+    refused(run, 2, "red and other have different classes", nets[0], other)
     twin = tmp_path / "twin.safetensors"
     twin.write_bytes(nets[0].read_bytes())
     refused(run, 2, f"twin.safetensors: the same net as {nets[0]}", nets[0], nets[1], twin)
@@ -460,7 +461,7 @@ def test_model_files_that_cannot_be_read_are_refused(run, net, tmp_path):
     refused(run, 4, "short.safetensors: damaged", tmp_path / "short.safetensors")
     refused(run, 4, "is not a regular file", tmp_path)
     for name in ("net.onnx", "net.engine"):
-        refused(run, 2, f"{name}: was exported itself; expected the trained net that it was made of", name)
+        refused(run, 2, f"{name}: is an exported file; expected the trained net that it was made from", name)
 
 
 def test_a_weight_that_does_not_fit_float16_is_named(run, net, tmp_path):
@@ -474,11 +475,11 @@ def test_a_weight_that_does_not_fit_float16_is_named(run, net, tmp_path):
 def test_calibration_without_a_readable_image_is_refused(run, net, tmp_path):
     folder = tmp_path / "photos"
     int8 = [net, "--precision", "int8", "--calibrate", folder]
-    refused(run, 3, "expected a labelled set, or a folder of photos", *int8)
+    refused(run, 3, "expected a labelled set or a folder of photos", *int8)
     folder.mkdir()
-    refused(run, 3, "no image that can be read", *int8)
+    refused(run, 3, "no image can be read", *int8)
     (folder / "a.jpg").write_bytes(b"not an image")
-    refused(run, 3, "no image that can be read", *int8)
+    refused(run, 3, "no image can be read", *int8)
     Image.new("RGB", (70, 70), "green").save(folder / "b.png")
     refused(run, 2, "'conv9': no such layer", *int8, "--keep-float", "conv9")
     assert run("export", *int8, "--no-verify")[0] == 0
@@ -491,9 +492,9 @@ def test_a_target_that_is_a_file_is_refused(run, net, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_disk_that_fills_up_leaves_no_half_of_a_file_and_no_folder(run, net, tmp_path):
+def test_a_disk_that_fills_up_leaves_no_partial_file_and_no_folder(run, net, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the system refuses to write beyond, as a full disk does
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # larger writes fail, as on a full disk
     try:
         refused(run, 2, "--out out/deeper: can't be written (File too large)", net, "-o", "out/deeper", "--no-verify")
         (tmp_path / "kept").mkdir()
@@ -503,7 +504,7 @@ def test_a_disk_that_fills_up_leaves_no_half_of_a_file_and_no_folder(run, net, t
     assert not list((tmp_path / "kept").iterdir())
 
 
-def test_an_older_export_stays_whole_when_the_next_one_fails(run, net, photos):
+def test_an_older_export_is_kept_unchanged_when_the_next_one_fails(run, net, photos):
     run("export", net, "-o", "out", "--no-verify")
     before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
     code, _, err = run("export", net, "-o", "out", "--precision", "int8", "--calibrate", photos, "--keep-float", "no")
@@ -519,12 +520,12 @@ def test_an_older_export_stays_whole_when_the_next_one_fails(run, net, photos):
     ],
 )
 def test_a_missing_builder_exits_5_with_the_pip_line(run, net, monkeypatch, package, arguments, words):
-    monkeypatch.setattr("alexnet_infer.export.engines.build.load_library", load_library.__wrapped__)  # nothing is kept
+    monkeypatch.setattr("alexnet_infer.export.engines.build.load_library", load_library.__wrapped__)  # not cached
     monkeypatch.setitem(sys.modules, package, None)
     refused(run, 5, words, net, *arguments)
 
 
-def test_without_onnx_runtime_an_export_is_made_and_only_its_verification_missing(run, net, photos, monkeypatch):
+def test_without_onnx_runtime_an_export_is_written_and_only_its_verification_fails(run, net, photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     refused(run, 5, 'pip install "alexnet-infer[cpu]"', net, "--precision", "int8", "--calibrate", photos)
     assert run("export", net, "-o", "out", "--no-verify")[0] == 0
@@ -533,7 +534,7 @@ def test_without_onnx_runtime_an_export_is_made_and_only_its_verification_missin
     assert 'pip install "alexnet-infer[cpu]"' in err
 
 
-def test_an_interrupt_exits_130_and_leaves_nothing(run, net, monkeypatch):
+def test_an_interrupt_exits_130_and_leaves_no_files(run, net, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -580,7 +581,7 @@ def weights_elsewhere(path: Path) -> None:
         (Path.unlink, "No such file"),
     ],
 )
-def test_an_onnx_file_that_export_did_not_write_so_is_refused_by_every_command(run, net, photos, images, damage, words):
+def test_a_foreign_or_damaged_onnx_file_is_refused_by_every_command(run, net, photos, images, damage, words):
     run("export", net, "-o", "out", "--no-verify")
     damage(Path("out/red.onnx"))
     for command in (
@@ -599,7 +600,7 @@ def test_an_onnx_file_that_export_did_not_write_so_is_refused_by_every_command(r
 # Which runtime
 
 
-def test_openvino_runs_the_net_and_its_exports_alike(run, net, photos):
+def test_openvino_gives_the_same_probabilities_for_the_net_and_its_exports(run, net, photos):
     pytest.importorskip("openvino", reason="needs OpenVINO: pip install openvino")
     expected = probabilities(run, net, photos, "--backend", "onnxruntime")
     for form in ([], ["--views", "ten"], ["--lrn", "plugin"], ["--lrn", "op", "--batch", "3"]):
@@ -616,4 +617,4 @@ def test_openvino_on_a_gpu_is_refused(run, net, photos, exported):
     model = Path("out/red.onnx") if exported else net
     code, out, err = run("classify", photos, "--model", model, "--backend", "openvino", "--device", "cuda")
     assert (code, out) == (5, "")
-    assert err == "error: --backend openvino --device cuda: OpenVINO runs on CPUs here; leave one of them out\n"
+    assert err == "error: --backend openvino --device cuda: OpenVINO runs on the CPU only; omit one of the two\n"

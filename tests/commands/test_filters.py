@@ -1,4 +1,4 @@
-"""`alexnet-infer filters`: the picture and its errors."""
+"""`alexnet-infer filters`: the image and errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_named_nets_kernels_are_drawn(run, tmp_path):
     ("name", "message"),
     [("kernels.jpg", "ending in .png"), ("absent/kernels.png", "can't be written (No such file or directory)")],
 )
-def test_what_cannot_be_written_is_one_line_and_exits_2(run, tmp_path, name, message):
+def test_a_file_that_cannot_be_written_is_one_line_and_exits_2(run, tmp_path, name, message):
     code, out, err = run("filters", "-o", tmp_path / name)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert str(tmp_path / name) in err
@@ -40,7 +40,7 @@ def test_what_cannot_be_written_is_one_line_and_exits_2(run, tmp_path, name, mes
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_no_net_exits_4_and_the_old_picture_stays(run, tmp_path):
+def test_a_file_that_is_not_a_net_exits_4_and_the_old_image_is_kept(run, tmp_path):
     picture = tmp_path / "kernels.png"
     picture.write_bytes(b"old")
     net = tmp_path / "net.safetensors"

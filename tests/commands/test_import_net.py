@@ -29,7 +29,7 @@ def source(tmp_path, monkeypatch) -> Path:
     return path
 
 
-def test_a_file_becomes_a_model_file_beside_the_user_named_after_it(source, run):
+def test_the_model_file_is_named_after_the_source_in_the_current_folder(source, run):
     code, out, err = run("import", source, "--as", "caffe", "--classes", "classes.tsv")
     assert (code, out, err) == (0, "net.safetensors\n", "")
     manifest = load_manifest(Path("net.safetensors"))
@@ -39,19 +39,19 @@ def test_a_file_becomes_a_model_file_beside_the_user_named_after_it(source, run)
     assert "on unknown images, recipe imported" in run("info", "net.safetensors")[1]
 
 
-def test_what_the_user_says_stands_in_the_manifest(source, run):
+def test_the_users_options_are_in_the_manifest(source, run):
     options = ("--classes", "classes.tsv", "--name", "mine", "--data", "my photos", "-o", "out.safetensors", "--json")
     code, out, _ = run("import", source, "--as", "caffe", *options)
-    said = json.loads(out)
-    assert (code, said["path"]) == (0, "out.safetensors")
-    assert said["manifest"]["name"] == "mine"
-    assert said["manifest"]["provenance"]["data"] == "my photos"
-    assert said["manifest"]["preprocessing"]["fit"] == "stretch"
+    summary = json.loads(out)
+    assert (code, summary["path"]) == (0, "out.safetensors")
+    assert summary["manifest"]["name"] == "mine"
+    assert summary["manifest"]["provenance"]["data"] == "my photos"
+    assert summary["manifest"]["preprocessing"]["fit"] == "stretch"
 
 
 def test_preprocessing_can_be_named_or_come_from_a_file(source, run):
-    said = {"size": 300, "fit": "crop", "resample": "lanczos", "channel_order": "BGR", "value_range": "0-255"}
-    Path("own.json").write_text(json.dumps({**said, "mean": [1, 2, 3]}))
+    fields = {"size": 300, "fit": "crop", "resample": "lanczos", "channel_order": "BGR", "value_range": "0-255"}
+    Path("own.json").write_text(json.dumps({**fields, "mean": [1, 2, 3]}))
     common = ("import", source, "--as", "caffe", "--classes", "classes.tsv", "-o", "net.safetensors", "--json")
     preprocessing = json.loads(run(*common, "--preprocessing", "own.json")[1])["manifest"]["preprocessing"]
     assert (preprocessing["size"], preprocessing["mean"]) == (300, [3, 2, 1])
@@ -59,13 +59,13 @@ def test_preprocessing_can_be_named_or_come_from_a_file(source, run):
     assert preprocessing["value_range"] == "0-1"
 
 
-def test_a_file_that_is_there_is_replaced_only_where_it_is_named(source, run):
+def test_an_existing_file_is_only_replaced_if_it_is_named(source, run):
     common = ("import", source, "--as", "caffe", "--classes", "classes.tsv")
     assert run(*common, "--name", "../mine")[:2] == (0, "mine.safetensors\n")
     before = Path("mine.safetensors").read_bytes()
     code, out, err = run(*common, "--name", "mine")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "mine.safetensors: is there already" in err
+    assert "mine.safetensors: already exists" in err
     assert Path("mine.safetensors").read_bytes() == before
     assert run(*common, "--name", "mine", "-o", "mine.safetensors")[0] == 0
     assert Path("mine.safetensors").read_bytes() != before
@@ -83,7 +83,7 @@ def test_a_file_that_is_there_is_replaced_only_where_it_is_named(source, run):
         (("--as", "caffe", "--classes", "classes.tsv", "--patch", "224"), 2, "--patch 224"),
         (("--as", "caffe", "--classes", "classes.tsv", "-o", "net.bin"), 2, "ends in .safetensors"),
         (("--as", "caffe", "--classes", "classes.tsv", "-o", "net.onnx"), 2, "ends in .safetensors"),
-        (("--as", "caffe", "--classes", "classes.tsv", "-o", "net.caffemodel"), 2, "is the file that is imported"),
+        (("--as", "caffe", "--classes", "classes.tsv", "-o", "net.caffemodel"), 2, "is the file to import"),
         (("--as", "caffe", "--classes", "classes.tsv", "-o", "gone/net.safetensors"), 2, "can't be written"),
         (("--as", "caffe", "--classes", "classes.tsv", "-o", f"{'x' * 300}.safetensors"), 2, "can't be written"),
         (("--as", "caffe", "--classes", "classes.tsv", "--name", "a\nb"), 2, "--name 'a\\nb': expected printable"),
@@ -91,13 +91,13 @@ def test_a_file_that_is_there_is_replaced_only_where_it_is_named(source, run):
     ],
 )
 def test_mistakes_are_one_line(source, run, options, code, message):
-    found, out, err = run("import", source, *options)
-    assert (found, out, err.count("\n")) == (code, "", 1)
+    exit_code, out, err = run("import", source, *options)
+    assert (exit_code, out, err.count("\n")) == (code, "", 1)
     assert message in err
     assert source.stat().st_size > 1000
 
 
-def test_a_pipe_is_not_waited_for(source, run):
+def test_a_pipe_is_refused_without_waiting(source, run):
     os.mkfifo("pipe.caffemodel")
     code, out, err = run("import", "pipe.caffemodel", "--as", "caffe", "--classes", "classes.tsv", "--data", "photos")
     assert (code, out, err.count("\n")) == (4, "", 1)

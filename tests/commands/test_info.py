@@ -1,4 +1,4 @@
-"""`alexnet-infer info`: the layer table and its errors."""
+"""`alexnet-infer info`: the layer table, the origin of a net, and errors."""
 
 from __future__ import annotations
 
@@ -29,6 +29,32 @@ def test_json_adds_up_for_every_preset(run, name):
     assert data["manifest"] is None
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_at_80_columns_every_name_and_figure_is_whole(run, name):
+    data = json.loads(run("info", name, "--json")[1])
+    out = run("info", name, columns=80)[1]
+    assert "…" not in out
+    lines = out.partition("\n\n")[0].splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line.split() for line in lines]
+    for layer in data["layers"]:
+        row = next(row for row in rows if row[:1] == [layer["name"]])
+        (*channels_first,) = layer["output"]
+        shape = "x".join(map(str, [*channels_first[1:], channels_first[0]]))
+        counts = [f"{layer[key]:,}" for key in ("parameters", "multiply_adds") if layer[key]]
+        assert row[-1 - len(counts) :] == [shape, *counts]
+    assert ["total", f"{data['parameters']:,}", f"{data['multiply_adds']:,}"] in rows
+    for layer in data["layers"]:
+        if layer["op"] == "lrn":
+            assert {f"alpha={layer['alpha']:g}", f"k={layer['k']:g}"} <= {word.strip(",") for word in out.split()}
+
+
+def test_at_80_columns_the_origin_of_a_net_breaks_between_words(run):
+    wide, narrow = (run("info", columns=columns)[1] for columns in (1000, 80))
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert narrow[narrow.index("name  ") :].split() == wide[wide.index("name  ") :].split()
+
+
 def test_a_model_file_shows_where_it_comes_from(run, tmp_path):
     path = tmp_path / "net.safetensors"
     random_artifact().save(path)
@@ -39,17 +65,17 @@ def test_a_model_file_shows_where_it_comes_from(run, tmp_path):
     assert json.loads(run("info", path, "--json")[1])["manifest"]["provenance"]["software"] == "tests"
 
 
-def test_the_embedded_net_is_shown_when_none_is_named(run):
+def test_the_default_net_is_shown_without_a_name(run):
     code, out, _ = run("info")
     assert code == 0
     assert "classes        200" in out
 
 
-def test_a_preset_says_which_trained_net_has_its_name(run):
+def test_a_preset_names_the_trained_net_of_the_same_name(run):
     code, out, _ = run("info", "alexnet-64")
     assert code == 0
-    hint = out.splitlines()[-1]
-    assert "trained net is called alexnet-64" in hint
+    *_, text, hint = out.splitlines()
+    assert text == "This is the preset. For the trained net of that name:"
     assert "classes        200" in run(*hint[hint.index("info") :].split(maxsplit=1))[1]
     assert "trained net" not in run("info", "caffenet")[1]  # published, and not on this machine
 
@@ -61,7 +87,7 @@ def test_an_unknown_name_lists_the_presets_and_exits_2(run):
     assert "alexnet-6conv" in err
 
 
-def test_a_file_that_is_no_net_exits_4(run, tmp_path):
+def test_a_file_that_is_not_a_net_exits_4(run, tmp_path):
     path = tmp_path / "net.safetensors"
     path.write_bytes(b"\x00" * 100)
     code, out, err = run("info", path)

@@ -33,12 +33,13 @@ def test_a_pulled_net_is_listed_as_such(site, run):  # noqa: F811
     assert nets["absent"]["where"] == "published"
 
 
-def test_names_and_figures_are_whole_in_a_narrow_window(run):
+def test_names_and_figures_are_whole_in_a_narrow_terminal(run):
     for columns in (80, 60):
         lines = run("models", columns=columns)[1].splitlines()
         assert "top-1/-5 error" in lines[0]
+        assert "…" not in "".join(lines)
         for net in registry().values():
-            assert any(f" {net.name} " in line and f"{net.error.top1:.1f} / " in line for line in lines)
+            assert any(line.startswith(f"{net.name} ") and f"{net.error.top1:.1f} / " in line for line in lines)
 
 
 def test_a_summary_is_shown_as_it_is(site, run, tmp_path, monkeypatch):  # noqa: F811

@@ -1,4 +1,4 @@
-"""`alexnet-infer pull`, from a server on this machine to labels for a photo."""
+"""`alexnet-infer pull`, from a server on the loopback interface to labels for a photo."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_nothing_but_the_net_and_a_lock_stays_in_the_cache(site, run):
     assert not [name for name in left if not name.endswith((".safetensors", ".lock"))]
 
 
-def test_a_net_that_is_here_is_not_fetched_again_unless_forced(site, run):
+def test_a_pulled_net_is_not_fetched_again_unless_forced(site, run):
     assert run("pull", "small", "--json")[0] == 0
     before = len(site.requests)
     code, out, _ = run("pull", "small", "--json")
@@ -81,13 +81,13 @@ def test_a_net_that_is_here_is_not_fetched_again_unless_forced(site, run):
     assert (code, json.loads(out)["fetched"], len(site.requests)) == (0, True, before + 1)
 
 
-def test_a_broken_connection_is_taken_up_again(site, run):
+def test_a_download_continues_after_a_broken_connection(site, run):
     site.script = [site.drops(1000)]
     assert run("pull", "small")[0] == 0
-    assert [said for _, said in site.requests] == [None, "bytes=1000-"]
+    assert [header for _, header in site.requests] == [None, "bytes=1000-"]
 
 
-def test_a_copy_is_taken_verified_and_left_alone(site, run, tmp_path):
+def test_a_copy_is_verified_used_and_not_modified(site, run, tmp_path):
     copy = tmp_path / "copy.bin"
     copy.write_bytes(site.content)
     assert run("pull", "small", "--from", copy)[0] == 0
@@ -97,15 +97,15 @@ def test_a_copy_is_taken_verified_and_left_alone(site, run, tmp_path):
     code, out, err = run("pull", "small", "--from", copy, "--force")
     assert (code, out, err.count("\n")) == (4, "", 1)
     assert "copy.bin: has" in err
-    assert run("pull", "small", "--from", tmp_path / "gone")[0] == 3  # though the net is here
+    assert run("pull", "small", "--from", tmp_path / "gone")[0] == 3  # even if the net has been pulled
 
 
-def test_a_mirror_is_taken(site, run):
+def test_a_mirror_is_used(site, run):
     assert run("pull", "small", "--from", site.url.replace("net.bin", "mirror"))[0] == 0
     assert [path for path, _ in site.requests] == ["/mirror"]
 
 
-def test_another_registrys_net_of_the_same_name_is_another_net(site, run, tmp_path, monkeypatch):
+def test_a_net_of_the_same_name_in_another_registry_is_another_net(site, run, tmp_path, monkeypatch):
     assert run("pull", "small")[0] == 0
     registry = json.loads((tmp_path / "registry.json").read_text())
     for field, value in (("preprocessing", "caffe-zoo"), ("digest", f"sha256:{'1' * 64}")):
@@ -121,23 +121,23 @@ def test_html_is_one_line_and_exit_4(site, run):
     site.content = b"<html></html>"
     code, out, err = run("pull", "small")
     assert (code, out, err.count("\n")) == (4, "", 1)
-    assert "gave 13 bytes" in err
+    assert "sent 13 bytes" in err
 
 
-def test_what_cannot_be_reached_is_one_line_and_exit_3(site, run):
+def test_a_missing_file_is_one_line_and_exit_3(site, run):
     site.script = [site.says(b"", 404)]
     code, out, err = run("pull", "small")
     assert (code, out, err.count("\n")) == (3, "", 1)
     assert "HTTP 404" in err
 
 
-def test_of_several_the_others_go_on_and_the_code_is_1(site, run):
+def test_if_one_of_several_fails_the_others_are_pulled_and_the_code_is_1(site, run):
     code, out, err = run("pull", "absent", "small", "--json")
     assert (code, err.count("\n")) == (1, 1)
     assert json.loads(out)["name"] == "small"
 
 
-def test_a_name_that_is_none_is_refused_before_anything_is_fetched(site, run):
+def test_an_unknown_name_is_refused_before_anything_is_fetched(site, run):
     code, out, err = run("pull", "small", "smal")
     assert (code, out) == (2, "")
     assert "did you mean small" in err
@@ -148,7 +148,7 @@ def test_one_copy_cannot_be_several_nets(site, run, tmp_path):
     assert run("pull", "small", "absent", "--from", tmp_path)[0] == 2
 
 
-def test_a_net_that_was_not_pulled_says_how(site, run):
+def test_a_net_that_was_not_pulled_is_refused_with_the_command(site, run):
     code, out, err = run("classify", CAT, "--model", "small")
     assert (code, out, err.count("\n")) == (4, "", 1)
     assert "`alexnet-infer pull small` fetches it" in err
@@ -170,7 +170,7 @@ def test_on_a_terminal_a_net_that_was_not_pulled_is_offered(site, monkeypatch, c
             options.net("small")
     assert len(site.requests) == fetched
     assert "Fetch it now? [y/N]" in sys.stderr.getvalue()
-    assert capsys.readouterr().out == ""  # that is the command's
+    assert capsys.readouterr().out == ""  # reserved for the command's output
 
 
 def test_an_offer_without_an_answer_ends_the_command(site, monkeypatch):
@@ -180,7 +180,7 @@ def test_an_offer_without_an_answer_ends_the_command(site, monkeypatch):
         options.net("small")
 
 
-def test_an_offer_that_fails_ends_with_what_failed(site, monkeypatch):
+def test_an_offer_that_fails_ends_with_the_error(site, monkeypatch):
     site.script = [site.says(b"", 404)]
     monkeypatch.setattr(sys, "stdin", _Terminal("y\n"))
     monkeypatch.setattr(sys, "stderr", _Terminal())
@@ -188,7 +188,7 @@ def test_an_offer_that_fails_ends_with_what_failed(site, monkeypatch):
         options.net("small")
 
 
-def test_the_cache_that_cannot_be_written_is_one_line(site, run, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_one_line(site, run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     code, out, err = run("pull", "small")

@@ -25,13 +25,13 @@ SYNSETS = {
     "n02012849": "crane",
     "n01443537": "goldfish, Carassius auratus",
 }
-"""In the devkit's order, ILSVRC2012_ID 1 to 6; two of them have the same name, as in ILSVRC."""
+"""WordNet id -> name, in the devkit's order: ILSVRC2012_ID 1 to 6. Two have the same name, as in ILSVRC."""
 
 WNIDS = ["n01440764", "n01443537", "n02012849", "n02119789", "n03126707", "n04522168"]
-"""In the order of labels."""
+"""The WordNet ids in label order."""
 
 ANCESTORS = {"n00001740": "entity", "n02083346": "canine, canid"}
-"""Synsets of the devkit that are no classes."""
+"""Synsets in the devkit that are not classes."""
 
 
 def jpeg(seed: int) -> bytes:
@@ -66,7 +66,7 @@ def expected(split: str) -> list[tuple[str, int, str]]:
 
 
 def meta_mat(synsets: Sequence[tuple[int, str, str, int]], fields: Sequence[str] = (), compress: bool = True) -> bytes:
-    """`meta.mat` with rows (ILSVRC2012_ID, WNID, words, num_children), its struct array as the real one's."""
+    """`meta.mat` with rows (ILSVRC2012_ID, WNID, words, num_children), with a struct array like the published one's."""
     io_ = pytest.importorskip("scipy.io", reason="the devkit needs scipy")
     names = fields or (
         "ILSVRC2012_ID",
@@ -109,7 +109,7 @@ def ground_truth() -> str:
 
 @functools.cache
 def mini_meta() -> bytes:
-    """One and the same, though files of this kind hold the time at which they were made."""
+    """The miniature's `meta.mat`. It is cached, since such a file contains the time when it was written."""
     return meta_mat(mini_synsets())
 
 
@@ -132,7 +132,7 @@ def tar_of(files: Iterable[tuple[str, bytes]], mode: str = "w") -> bytes:
 
 
 def write_devkit(folder: Path, meta: bytes | None = None, truth: str | None = None) -> Path:
-    """As it is published."""
+    """Write the devkit as an archive, as it is published."""
     path = folder / "ILSVRC2012_devkit_t12.tar.gz"
     files = devkit_files(meta, truth)
     path.write_bytes(tar_of(((f"ILSVRC2012_devkit_t12/{name}", data) for name, data in files.items()), "w:gz"))
@@ -145,7 +145,7 @@ def write_devkit_folder(folder: Path, name: str = "ILSVRC2012_devkit_t12") -> Pa
     return folder / name
 
 
-# The layouts. Each has both splits where it knows them.
+# The layouts. Each writer writes all splits that the layout has.
 
 
 def write(path: Path, data: bytes) -> None:
@@ -155,8 +155,8 @@ def write(path: Path, data: bytes) -> None:
 
 def class_archives() -> dict[str, bytes]:
     """Name -> tar of the class's training images."""
-    of = {wnid: [(name, data) for name, (data, own) in TRAINING.items() if own == wnid] for wnid in WNIDS}
-    return {f"{wnid}.tar": tar_of(files) for wnid, files in of.items()}
+    files_of = {wnid: [(name, data) for name, (data, own) in TRAINING.items() if own == wnid] for wnid in WNIDS}
+    return {f"{wnid}.tar": tar_of(files) for wnid, files in files_of.items()}
 
 
 def write_tar(root: Path) -> None:
@@ -222,7 +222,7 @@ def write_parquet(root: Path) -> None:
 def write_shard(
     path: Path, rows: Sequence[tuple[bytes | None, str, int]], names: object = None, group: int = 4
 ) -> None:
-    """(image, path, label) as Hugging Face's library writes them, with the names of its ClassLabel."""
+    """Write rows (image, path, label) as Hugging Face's library does, with the class `names` in the metadata."""
     pyarrow = pytest.importorskip("pyarrow", reason="Parquet sets need pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet sets need pyarrow")
     images = [{"bytes": data, "path": name} for data, name, _ in rows]
@@ -258,7 +258,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "parquet": ("parquet", write_parquet),
     "caffe": ("caffe", write_caffe),
 }
-"""Form -> (layout, what writes it), for validation."""
+"""Form -> (layout, function that writes it), for validation."""
 
 TRAINING_WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "tar": ("tar", write_tar),
@@ -270,7 +270,7 @@ TRAINING_WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 def refused(build: Callable[[], object], *parts: str, error: type[AlexNetInferError] = UnreadableInputError) -> str:
-    """The error of exactly this class, one printable line that has all of `parts`."""
+    """Return the message of the error, of exactly this class, that `build` raises: printable and with all `parts`."""
     with pytest.raises(error) as caught:
         build()
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""Tables of classes, and the net's class for each of a set's."""
+"""Tables of classes, and the mapping of a set's classes to a net's."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ def classes(**names: str) -> list[ClassName]:
 NET = classes(n01440764="tench", n02012849="crane", n03126707="crane", n04522168="vase")
 
 
-def test_classes_are_mapped_by_wordnet_id_and_not_by_position_or_name():
+def test_classes_are_mapped_by_wordnet_id_not_by_position_or_name():
     data = classes(n03126707="a machine that lifts", n01440764="tench", n01443537="goldfish", n02012849="crane")
     assert map_classes(data, NET) == (2, 0, -1, 1)
 
 
-def test_a_net_mapped_to_itself_in_any_order_is_that_order():
+def test_a_permutation_of_the_nets_classes_maps_to_that_permutation():
     order = random.Random(0).sample(range(4), 4)
     assert map_classes([NET[i] for i in order], NET) == tuple(order)
 
 
-def test_classes_without_wordnet_ids_are_mapped_where_their_names_agree():
+def test_classes_without_wordnet_ids_are_mapped_if_their_names_agree():
     assert map_classes(classes(cat="cat", dog="dog"), classes(bird="bird", dog="dog")) == (-1, 1)
 
 
-def test_an_id_that_is_no_wordnet_id_and_means_two_things_is_refused():
+def test_a_shared_id_that_is_not_a_wordnet_id_and_has_two_names_is_refused():
     refused(
         lambda: map_classes(classes(c0="cat", c1="dog"), classes(c0="cat", c1="bird")),
-        "class 'c1' is 'dog' in the data set and 'bird' in the net; expected classes called by WordNet ids",
+        "class 'c1' is 'dog' in the data set and 'bird' in the net; expected classes identified by WordNet ids",
         error=UsageError,
     )
 
 
 @pytest.mark.parametrize("whose", ["data set", "net"])
-def test_an_id_that_stands_there_twice_is_refused(whose):
+def test_an_id_that_occurs_twice_is_refused(whose):
     twice = [*NET, NET[1]]
     pair = (twice, NET) if whose == "data set" else (NET, twice)
     refused(lambda: map_classes(*pair), f"the {whose} has two classes 'n02012849'", error=UsageError)
@@ -51,7 +51,7 @@ def test_an_id_that_stands_there_twice_is_refused(whose):
 
 @pytest.mark.parametrize("data", [classes(tench="tench"), []])
 def test_a_set_that_shares_no_class_with_the_net_is_refused(data):
-    refused(lambda: map_classes(data, NET), "share no class", "'n01440764' there", error=UsageError)
+    refused(lambda: map_classes(data, NET), "share no class", "the net's 'n01440764')", error=UsageError)
 
 
 @pytest.mark.parametrize(
@@ -69,12 +69,12 @@ def test_a_wordnet_id_is_n_and_eight_digits(text, right):
 
 
 @pytest.mark.parametrize("name", ["LOC_synset_mapping.txt", "synset_words.txt"])
-def test_a_table_with_spaces_splits_at_the_first(tmp_path, name):
+def test_a_table_with_spaces_is_split_at_the_first_space(tmp_path, name):
     (tmp_path / name).write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish\n")
     assert find_table(tmp_path) == (tmp_path / name, {"n01440764": "tench, Tinca tinca", "n01443537": "goldfish"})
 
 
-def test_a_table_of_ids_alone_takes_them_for_names(tmp_path):
+def test_a_table_with_only_ids_uses_them_as_names(tmp_path):
     (tmp_path / "synsets.txt").write_text("n01440764\r\nn01443537\r\n")
     assert find_table(tmp_path)[1] == {"n01440764": "n01440764", "n01443537": "n01443537"}
 
@@ -85,7 +85,7 @@ def test_a_table_of_ids_alone_takes_them_for_names(tmp_path):
         ("synset_words.txt", "n01440764 tench\nn1 fish\n", "line 2: 'n1 fish': expected WordNet id, space, class name"),
         ("synset_words.txt", "n01440764\n", "line 1: 'n01440764': expected WordNet id, space, class name"),
         ("synsets.txt", "n01440764\n\n", "line 2: '': expected a WordNet id"),
-        ("synsets.txt", "n01440764\nn01440764\n", "line 2: 'n01440764' stands here for the second time"),
+        ("synsets.txt", "n01440764\nn01440764\n", "line 2: 'n01440764' occurs for the second time"),
         ("LOC_synset_mapping.txt", "\x1b[2J\n", r"line 1: '\x1b[2J'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The same set in every layout: same classes, labels and bytes; found by itself, or refused in one line."""
+"""The same set in every layout: the same classes, labels and bytes. The layout is detected or refused in one line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.datasets.mini import FORMS, SYNSETS, TRAINING_WRITERS, WNIDS, WRITERS
 
 
 def summary(images: LabelledImages) -> list[tuple[str, int, str]]:
-    """(last name, label, SHA-256) in order of names."""
+    """(file name, label, SHA-256), sorted by name."""
     return sorted((Path(e.name).name, e.label, hashlib.sha256(e.data).hexdigest()) for e in images)
 
 
@@ -24,7 +24,7 @@ def layout_of(split: str, form: str) -> str:
     return (WRITERS if split == "validation" else TRAINING_WRITERS)[form][0]
 
 
-def test_the_miniature_is_no_trivial_case():
+def test_the_miniature_is_not_trivial():
     assert list(SYNSETS) != WNIDS == sorted(WNIDS)
     labels = [label for _, label, _ in mini.expected("validation")]
     assert [labels.count(i) for i in range(6)] == [3] * 6
@@ -36,7 +36,7 @@ def test_the_miniature_is_no_trivial_case():
 def test_every_form_gives_the_same_images_labels_and_classes(roots, split, form):
     images = LabelledImages(roots[form], split)
     assert summary(images) == mini.expected(split)
-    assert [(one.wnid, one.name) for one in images.classes] == [(wnid, SYNSETS[wnid]) for wnid in WNIDS]
+    assert [(c.wnid, c.name) for c in images.classes] == [(wnid, SYNSETS[wnid]) for wnid in WNIDS]
     assert len(images) == len(mini.IMAGES[split])
     assert images.layout == layout_of(split, form)
 
@@ -50,9 +50,9 @@ def test_the_layout_can_be_named(roots, split, form):
 @pytest.mark.parametrize(("split", "form"), FORMS)
 def test_reading_from_a_position_gives_the_rest(roots, split, form):
     images = LabelledImages(roots[form], split)
-    whole = list(images)
-    for start in range(len(whole) + 1):
-        assert list(images.examples(start)) == whole[start:]
+    examples = list(images)
+    for start in range(len(examples) + 1):
+        assert list(images.examples(start)) == examples[start:]
 
 
 @pytest.mark.parametrize("start", [-1, 19])
@@ -61,23 +61,23 @@ def test_a_position_outside_the_set_is_refused_at_once(roots, start):
 
 
 @pytest.mark.parametrize("form", ["tar", "flat", "flat in root", "kaggle", "caffe"])
-def test_lists_are_in_order_of_the_images_names(roots, form):
+def test_listed_images_are_sorted_by_name(roots, form):
     names = [Path(example.name).name for example in open_images(roots[form])]
     assert names == sorted(mini.VALIDATION)
 
 
-# What identifies the data.
+# The listing, which identifies the data.
 
 
 @pytest.mark.parametrize(("split", "form"), FORMS)
-def test_the_listing_does_not_depend_on_where_the_set_lies(roots, split, form, tmp_path):
+def test_the_listing_does_not_depend_on_the_sets_location(roots, split, form, tmp_path):
     shutil.copytree(roots[form], tmp_path / "copy")
     listing = LabelledImages(tmp_path / "copy", split).listing
     assert listing == LabelledImages(roots[form], split).listing
     assert len(bytes.fromhex(listing)) == 32
 
 
-def test_the_listing_is_the_same_for_all_lists_of_the_same_images(roots):
+def test_the_listing_is_the_same_in_all_layouts_with_a_list(roots):
     assert len({open_images(roots[f]).listing for f in ("tar", "flat", "flat in root", "kaggle", "caffe")}) == 1
     assert open_images(roots["tar"]).listing != LabelledImages(roots["tar"], "train").listing
 
@@ -116,14 +116,14 @@ def test_the_listing_reads_no_image(roots, form, monkeypatch):
     assert images.listing
 
 
-def test_the_listing_survives_an_image_that_vanished(tmp_path):
+def test_the_listing_is_known_after_an_image_vanished(tmp_path):
     mini.write_flat(tmp_path)
     images, complete = open_images(tmp_path), open_images(tmp_path).listing
     (tmp_path / "val" / "ILSVRC2012_val_00000007.JPEG").unlink()
     assert images.listing != complete
 
 
-# Which layout.
+# Choice of the layout.
 
 
 def test_two_layouts_in_one_folder_are_refused_until_one_is_named(tmp_path):
@@ -136,7 +136,7 @@ def test_two_layouts_in_one_folder_are_refused_until_one_is_named(tmp_path):
             assert summary(open_images(tmp_path, split, layout)) == mini.expected(split)
 
 
-# Not "folders in root", which counts only where no other split folder is.
+# Without "folders in root", which is detected only if there is no other folder for the split.
 PAIRS = list(combinations([form for form in WRITERS if form != "folders in root"], 2))
 
 
@@ -151,7 +151,7 @@ def test_any_two_layouts_are_refused_until_one_is_named(tmp_path, first, second)
 
 
 @pytest.mark.parametrize("split", ["validation", "train"])
-def test_an_empty_folder_is_refused_with_all_that_is_accepted(tmp_path, split):
+def test_an_empty_folder_is_refused_with_all_accepted_layouts(tmp_path, split):
     refused(
         lambda: LabelledImages(tmp_path, split),
         f"{tmp_path}: no {split} split here; expected one of: ",
@@ -161,7 +161,7 @@ def test_an_empty_folder_is_refused_with_all_that_is_accepted(tmp_path, split):
 
 @pytest.mark.parametrize("split", ["validation", "train"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_named_layout_that_is_not_there_is_refused_with_what_it_looks_like(tmp_path, layout, split):
+def test_a_named_layout_that_is_missing_is_refused_with_its_description(tmp_path, layout, split):
     if split not in LAYOUTS[layout].accepts:
         build, error = (lambda: open_images(tmp_path, split, layout)), UsageError
         refused(build, f"--format {layout}: has no train split; expected one of tar, folders,", error=error)
@@ -172,7 +172,7 @@ def test_a_named_layout_that_is_not_there_is_refused_with_what_it_looks_like(tmp
 
 
 @pytest.mark.parametrize("layout", ["", "zip", "two\nlines"])
-def test_an_unknown_layout_is_refused_with_the_known_ones(tmp_path, layout):
+def test_an_unknown_layout_is_refused_with_the_known_layouts(tmp_path, layout):
     refused(
         lambda: open_images(tmp_path, layout=layout),
         f"--format {layout!r}: expected one of tar, flat, folders, kaggle, parquet, caffe",
@@ -180,7 +180,7 @@ def test_an_unknown_layout_is_refused_with_the_known_ones(tmp_path, layout):
     )
 
 
-def test_a_name_that_no_file_system_takes_is_refused(tmp_path):
+def test_a_name_that_is_too_long_is_refused(tmp_path):
     refused(lambda: open_images(tmp_path / ("x" * 300)), "File name too long")
 
 
@@ -191,11 +191,11 @@ def test_a_broken_link_among_listed_images_is_yielded_with_its_error_or_raised(r
     (path,) = root.rglob("ILSVRC2012_val_00000003.JPEG")
     path.unlink()
     path.symlink_to("nowhere")
-    whole, images = list(open_images(roots[form])), open_images(root)
+    intact, images = list(open_images(roots[form])), open_images(root)
     examples = list(images.examples(on_error="yield"))
-    assert [e.label for e in examples] == [e.label for e in whole]
-    assert [(e.error, e.data == w.data) for e, w in zip(examples, whole, strict=True)] == [
-        ("gone, or not a file", False) if i == 2 else (None, True) for i in range(18)
+    assert [e.label for e in examples] == [e.label for e in intact]
+    assert [(e.error, e.data == i.data) for e, i in zip(examples, intact, strict=True)] == [
+        ("missing, or not a regular file", False) if i == 2 else (None, True) for i in range(18)
     ]
-    with pytest.raises(UnreadableInputError, match=r"00000003\.JPEG: gone, or not a file"):
+    with pytest.raises(UnreadableInputError, match=r"00000003\.JPEG: missing, or not a regular file"):
         list(images)

@@ -1,4 +1,4 @@
-"""The devkit: its numbers become positions in order of WordNet ids, or it is refused in one line."""
+"""The devkit: its numbers are converted to positions in order of WordNet ids, or it is refused in one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FIRST_FIVE = {
 
 
 def thousand_synsets() -> list[tuple[int, str, str, int]]:
-    """The five where ILSVRC has them in both orders; ids made up to fill the places between them; and ancestors."""
+    """The five classes at their positions in both of ILSVRC's orders, invented ids between them, and ancestors."""
     wnids: list[str] = []
     for position, wnid in sorted([*FIRST_FIVE.values(), (1000, "n99999999")]):
         last = int(wnids[-1][1:]) if wnids else 0
@@ -42,28 +42,28 @@ def thousand_synsets() -> list[tuple[int, str, str, int]]:
     return [*rows, *((1001 + i, f"n000000{i:02}", "ancestor", 2) for i in range(60, 80))]
 
 
-def test_the_first_five_validation_images_get_the_labels_that_ilsvrc_gives_them(tmp_path):
+def test_the_first_five_validation_images_get_their_official_labels(tmp_path):
     path = mini.write_devkit(tmp_path, mini.meta_mat(thousand_synsets()), "490\n361\n171\n822\n297\n")
     kit = Devkit(path)
     assert len(kit.classes) == 1000
-    assert [one.wnid for one in kit.classes] == sorted(one.wnid for one in kit.classes)
+    assert [c.wnid for c in kit.classes] == sorted(c.wnid for c in kit.classes)
     names = [f"ILSVRC2012_val_0000000{i}.JPEG" for i in range(1, 6)]
     assert kit.labels == dict(zip(names, [65, 970, 230, 809, 516], strict=True))
     assert [kit.classes[label].wnid for label in kit.labels.values()] == [w for _, w in FIRST_FIVE.values()]
 
 
 @pytest.mark.parametrize("name", ["ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12", "devkit"])
-def test_packed_and_unpacked_are_the_same(tmp_path, name):
+def test_the_archive_and_the_unpacked_folder_are_read_the_same(tmp_path, name):
     path = mini.write_devkit(tmp_path) if name.endswith("gz") else mini.write_devkit_folder(tmp_path, name)
     assert find_devkit(tmp_path) == path
     kit = open_devkit(tmp_path)
-    assert [(one.wnid, one.name) for one in kit.classes] == [(wnid, SYNSETS[wnid]) for wnid in WNIDS]
+    assert [(c.wnid, c.name) for c in kit.classes] == [(wnid, SYNSETS[wnid]) for wnid in WNIDS]
     assert [(name, WNIDS[label]) for name, label in sorted(kit.labels.items())] == [
         (name, wnid) for name, (_, wnid) in sorted(mini.VALIDATION.items())
     ]
 
 
-def test_the_order_of_rows_does_not_count(tmp_path):
+def test_the_order_of_rows_is_ignored(tmp_path):
     rows = mini.mini_synsets()
     a = Devkit(mini.write_devkit(tmp_path))
     b = Devkit(mini.write_devkit(tmp_path, mini.meta_mat(rows[::-1])))
@@ -71,7 +71,7 @@ def test_the_order_of_rows_does_not_count(tmp_path):
     assert a.labels == b.labels
 
 
-def test_a_missing_devkit_is_refused_with_its_names(tmp_path):
+def test_a_missing_devkit_is_refused_with_the_expected_names(tmp_path):
     refused(lambda: open_devkit(tmp_path), f"{tmp_path}: no devkit here", "ILSVRC2012_devkit_t12.tar.gz", "devkit")
 
 
@@ -117,7 +117,7 @@ def test_a_table_of_synsets_that_contradicts_itself_is_refused(tmp_path, rows, p
     ],
     ids=["empty", "text", "cut", "fields missing", "HDF5"],
 )
-def test_a_table_of_synsets_that_can_not_be_read_is_refused(tmp_path, meta):
+def test_an_unreadable_table_of_synsets_is_refused(tmp_path, meta):
     path = mini.write_devkit(tmp_path, meta)
     refused(lambda: Devkit(path), "data/meta.mat: is not the devkit's table of synsets (")
 
@@ -125,7 +125,7 @@ def test_a_table_of_synsets_that_can_not_be_read_is_refused(tmp_path, meta):
 @pytest.mark.parametrize(
     ("position", "bit"), [(2304, 6), (2489, 4), (3524, 2), (4496, 7), (130, 0), (200, 3), (1000, 1), (4000, 5)]
 )
-def test_whatever_bit_is_damaged_the_table_is_read_or_refused(tmp_path, position, bit):
+def test_a_table_with_any_damaged_bit_is_read_or_refused(tmp_path, position, bit):
     """The first four crashed SciPy 1.17.1 and Python with it."""
     damaged = bytearray(mini.meta_mat(mini.mini_synsets(), compress=False))
     damaged[position] ^= 1 << bit
@@ -144,14 +144,14 @@ def test_whatever_bit_is_damaged_the_table_is_read_or_refused(tmp_path, position
         ("import sys; sys.exit('two\\nlines \x1b')", "(two lines ?)"),
     ],
 )
-def test_a_table_on_which_the_reader_dies_is_refused(tmp_path, monkeypatch, reader, reason):
+def test_a_table_that_crashes_the_reader_is_refused(tmp_path, monkeypatch, reader, reason):
     monkeypatch.setattr(devkit, "_READER", reader)
     monkeypatch.setattr(devkit, "_MAX_SECONDS", 0.2 if "sleep" in reader else 60)
     path = mini.write_devkit(tmp_path, mini.meta_mat(mini.mini_synsets()) + bytes(8))
     refused(lambda: Devkit(path), f"meta.mat: is not the devkit's table of synsets ({reason.strip('()')}")
 
 
-def test_without_scipy_the_devkit_is_refused_with_the_line_that_installs_it(tmp_path, monkeypatch):
+def test_without_scipy_the_devkit_is_refused_with_the_install_command(tmp_path, monkeypatch):
     path = mini.write_devkit(tmp_path, mini.meta_mat(mini.mini_synsets()[::-1]))
     devkit._read_meta.cache_clear()
     monkeypatch.setitem(sys.modules, "scipy", None)
@@ -165,7 +165,7 @@ def test_without_scipy_the_devkit_is_refused_with_the_line_that_installs_it(tmp_
     ("line", "shown"),
     [("0", "'0'"), ("7", "'7'"), ("-1", "'-1'"), ("1.0", "'1.0'"), ("", "''"), ("9" * 5000, "'999"), ("٣", "'")],
 )
-def test_a_number_that_is_no_class_is_refused_with_its_line_and_how_many_there_are(tmp_path, line, shown):
+def test_a_number_that_is_not_a_class_is_refused_with_its_line_and_the_count(tmp_path, line, shown):
     lines = mini.ground_truth().splitlines()
     lines[3] = line
     path = mini.write_devkit(tmp_path, truth="\n".join(lines) + "\n")
@@ -177,40 +177,40 @@ def test_a_number_that_is_no_class_is_refused_with_its_line_and_how_many_there_a
     assert "lines are wrong" not in message
     lines[5:7] = [line, line]
     path = mini.write_devkit(tmp_path, truth="\n".join(lines) + "\n")
-    refused(lambda: Devkit(path), "line 4: ", "(3 lines are wrong, this is the first)")
+    refused(lambda: Devkit(path), "line 4: ", "(3 lines are wrong; this is the first)")
 
 
-def test_line_ends_of_other_systems_do_no_harm(tmp_path):
+def test_line_ends_of_other_systems_are_accepted(tmp_path):
     plain = Devkit(mini.write_devkit(tmp_path)).labels
-    other = Devkit(mini.write_devkit(tmp_path, truth=mini.ground_truth().replace("\n", "\r\n"))).labels
-    assert plain == other
+    converted = Devkit(mini.write_devkit(tmp_path, truth=mini.ground_truth().replace("\n", "\r\n"))).labels
+    assert plain == converted
 
 
 # The archive.
 
 
 @pytest.mark.parametrize(
-    ("content", "part"),
+    ("damage", "part"),
     [
-        (lambda whole: b"", "can't be read as the devkit's archive"),
-        (lambda whole: b"no gzip", "can't be read as the devkit's archive (Not a gzipped file"),
-        (lambda whole: whole[: len(whole) // 2], "can't be read as the devkit's archive"),
-        (lambda whole: whole[:-20] + bytes(12) + whole[-8:], "can't be read as the devkit's archive"),
-        (lambda whole: mini.tar_of([("x", b"")], "w:gz"), "no file ILSVRC2012_devkit_t12/data/meta.mat"),
+        (lambda content: b"", "can't be read as the devkit's archive"),
+        (lambda content: b"no gzip", "can't be read as the devkit's archive (Not a gzipped file"),
+        (lambda content: content[: len(content) // 2], "can't be read as the devkit's archive"),
+        (lambda content: content[:-20] + bytes(12) + content[-8:], "can't be read as the devkit's archive"),
+        (lambda content: mini.tar_of([("x", b"")], "w:gz"), "no file ILSVRC2012_devkit_t12/data/meta.mat"),
         (
-            lambda whole: mini.tar_of([("ILSVRC2012_devkit_t12/data/meta.mat", b"x")], "w:gz"),
+            lambda content: mini.tar_of([("ILSVRC2012_devkit_t12/data/meta.mat", b"x")], "w:gz"),
             "no file ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt",
         ),
     ],
     ids=["empty", "text", "cut", "zeros", "other", "half"],
 )
-def test_an_archive_that_is_no_devkit_is_refused(tmp_path, content, part):
+def test_an_archive_that_is_not_a_devkit_is_refused(tmp_path, damage, part):
     path = mini.write_devkit(tmp_path)
-    path.write_bytes(content(path.read_bytes()))
+    path.write_bytes(damage(path.read_bytes()))
     refused(lambda: Devkit(path), "ILSVRC2012_devkit_t12.tar.gz: ", part)
 
 
-def test_an_archive_that_never_ends_is_not_unpacked(tmp_path, monkeypatch):
+def test_an_archive_that_expands_too_far_is_not_unpacked(tmp_path, monkeypatch):
     path = mini.write_devkit(tmp_path)
     monkeypatch.setattr("alexnet_infer.datasets.devkit._MAX_BYTES", 1000)
     refused(lambda: Devkit(path), "more than 1000 bytes when unpacked")
@@ -224,10 +224,10 @@ def test_an_unpacked_devkit_without_a_file_is_refused(tmp_path, name):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_pipes_are_not_waited_for(tmp_path):
+def test_pipes_are_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "ILSVRC2012_devkit_t12.tar.gz")
     assert find_devkit(tmp_path) is None
     folder = mini.write_devkit_folder(tmp_path)
     (folder / "data" / "meta.mat").unlink()
     os.mkfifo(folder / "data" / "meta.mat")
-    refused(lambda: open_devkit(tmp_path), f"{Path('data') / 'meta.mat'}: not a file")
+    refused(lambda: open_devkit(tmp_path), f"{Path('data') / 'meta.mat'}: not a regular file")

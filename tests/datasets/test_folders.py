@@ -1,4 +1,4 @@
-"""A folder for each class: read in order and completely, or refused in one line."""
+"""One folder per class: read in order and completely, or refused in one line."""
 
 from __future__ import annotations
 
@@ -51,26 +51,26 @@ def test_folders_are_classes_in_order_of_their_wordnet_ids(folders):
     assert next(iter(images)).name == str(folders / "train/n01443537/images/deep.png")
 
 
-def test_folders_take_their_names_from_a_table_where_there_is_one_in_any_order(folders):
+def test_folders_are_named_by_a_table_in_any_order(folders):
     (folders / "classes.tsv").write_text("n02504458\tAfrican elephant\nn01443537\tgoldfish\n")
     names = [c.name for c in LabelledImages(folders, "train").classes]
     assert names == ["goldfish", "n02123045", "African elephant"]
 
 
 @pytest.mark.parametrize("name", ["validation", "val"])
-def test_the_validation_split_has_either_name(folders, name):
+def test_the_validation_folder_may_have_either_name(folders, name):
     (folders / "train").rename(folders / name)
     assert len(LabelledImages(folders, "validation")) == 5
     refused(lambda: LabelledImages(folders, "train"), "no train split here", "train-*.parquet", "a folder train/")
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_missing_split_is_refused_with_what_was_expected(tmp_path, split):
+def test_a_missing_split_is_refused_with_the_expected_layouts(tmp_path, split):
     refused(lambda: LabelledImages(tmp_path, split), f"no {split} split here", f"{split}-*.parquet")
     refused(lambda: LabelledImages(tmp_path / "absent", split), "absent: no such file or folder")
 
 
-def test_a_file_in_the_place_of_a_set_is_refused(tmp_path):
+def test_a_file_instead_of_a_folder_is_refused(tmp_path):
     (tmp_path / "set.tar").write_bytes(b"x")
     refused(lambda: LabelledImages(tmp_path / "set.tar", "train"), "set.tar: no train split here")
 
@@ -82,39 +82,39 @@ def test_folders_without_images_are_refused(tmp_path):
     refused(lambda: LabelledImages(tmp_path, "train"), "train: no images here")
 
 
-def test_an_empty_class_keeps_its_place_among_the_labels(folders):
+def test_an_empty_class_keeps_its_position_among_the_labels(folders):
     (folders / "train" / "n02000000").mkdir()
     images = LabelledImages(folders, "train")
     assert [c.wnid for c in images.classes] == [WNIDS[0], "n02000000", *WNIDS[1:]]
     assert [example.label for example in images] == [0, 2, 2, 3, 3]
 
 
-def test_a_folder_name_that_can_not_be_printed_is_refused(folders):
+def test_an_unprintable_folder_name_is_refused(folders):
     (folders / "train" / "two\nlines").mkdir()
     with pytest.raises(UnreadableInputError, match=r"class: 'two\\nlines': expected printable text"):
         LabelledImages(folders, "train")
 
 
-def test_an_image_that_vanishes_is_refused_by_name(folders):
+def test_an_image_that_vanishes_is_refused_with_its_name(folders):
     images = iter(LabelledImages(folders, "train"))
     next(images)
     (folders / "train/n02123045/b.JPEG").unlink()
-    refused(lambda: list(images), "n02123045/b.JPEG: gone, or not a file")
+    refused(lambda: list(images), "n02123045/b.JPEG: missing, or not a regular file")
 
 
-def test_a_link_to_nowhere_is_refused_and_not_left_out(folders):
+def test_a_broken_link_is_refused_instead_of_left_out(folders):
     (folders / "train/n01443537/lost.jpg").symlink_to("nowhere")
     assert len(LabelledImages(folders, "train")) == 6
-    refused(lambda: read(folders), "lost.jpg: gone, or not a file")
+    refused(lambda: read(folders), "lost.jpg: missing, or not a regular file")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_is_refused_and_not_waited_for(folders):
+def test_a_pipe_is_refused_without_waiting(folders):
     os.mkfifo(folders / "train/n01443537/pipe.jpg")
-    refused(lambda: read(folders), "pipe.jpg: gone, or not a file")
+    refused(lambda: read(folders), "pipe.jpg: missing, or not a regular file")
 
 
-def test_a_folder_called_like_an_image_is_no_image(folders):
+def test_a_folder_with_the_name_of_an_image_is_not_an_image(folders):
     (folders / "train/n01443537/folder.jpg").mkdir()
     assert len(read(folders)) == 5
 
@@ -123,27 +123,27 @@ def denied(path: object) -> None:
     raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
-def test_an_image_that_may_not_be_read_is_refused_by_name(folders, monkeypatch):
-    monkeypatch.setattr(Path, "read_bytes", denied)  # the super-user may read everything
+def test_an_image_without_read_permission_is_refused_with_its_name(folders, monkeypatch):
+    monkeypatch.setattr(Path, "read_bytes", denied)  # changed permissions would not stop the superuser
     refused(lambda: read(folders), "deep.png: Permission denied")
 
 
-def test_a_folder_that_may_not_be_listed_is_an_error_and_not_a_smaller_set(folders, monkeypatch):
+def test_a_folder_without_read_permission_is_an_error_not_a_smaller_set(folders, monkeypatch):
     scandir = os.scandir
     locked = str(folders / "train/n02123045")
     monkeypatch.setattr(os, "scandir", lambda path: denied(path) if str(path) == locked else scandir(path))
     refused(lambda: LabelledImages(folders, "train"), f"{locked}: Permission denied")
 
 
-def test_class_folders_in_root_are_a_validation_set_where_no_split_folder_is(folders):
+def test_class_folders_in_root_are_a_validation_set_without_a_split_folder(folders):
     images = open_images(folders / "train")
-    assert [one.wnid for one in images.classes] == WNIDS
+    assert [c.wnid for c in images.classes] == WNIDS
     assert [example.data for example in images] == BYTES
     refused(lambda: LabelledImages(folders / "train", "train"), "no train split here")
-    refused(lambda: open_images(folders), "no validation split here")  # its only folder is no class
+    refused(lambda: open_images(folders), "no validation split here")  # its only folder is not a class
 
 
-def test_an_image_that_can_not_be_read_can_be_yielded_with_its_error_and_stops_nothing(folders):
+def test_an_unreadable_image_can_be_yielded_with_its_error_before_the_next_ones(folders):
     (folders / "train/n02123045/a.jpg").unlink()
     (folders / "train/n02123045/a.jpg").symlink_to("nowhere")
     if hasattr(os, "mkfifo"):
@@ -151,12 +151,12 @@ def test_an_image_that_can_not_be_read_can_be_yielded_with_its_error_and_stops_n
         os.mkfifo(folders / "train/n02504458/x.webp")
     examples = list(LabelledImages(folders, "train").examples(on_error="yield"))
     assert [e.label for e in examples] == [0, 1, 1, 2, 2]
-    broken = [e for e in examples if e.error]
-    assert [(Path(e.name).name, e.data, e.error) for e in broken[:1]] == [("a.jpg", b"", "gone, or not a file")]
+    broken = next(e for e in examples if e.error)
+    assert (Path(broken.name).name, broken.data, broken.error) == ("a.jpg", b"", "missing, or not a regular file")
     assert [e.data for e in examples if not e.error] == [b for b in BYTES if b not in (b"second", b"fourth")]
 
 
-def test_one_image_that_may_not_be_read_stops_only_itself(folders, monkeypatch):
+def test_an_image_without_read_permission_does_not_affect_the_others(folders, monkeypatch):
     read_bytes = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: denied(path) if path.name == "a.jpg" else read_bytes(path))
     examples = list(LabelledImages(folders, "train").examples(on_error="yield"))

@@ -1,4 +1,4 @@
-"""The table of ILSVRC-2012's classes, against lists that others made."""
+"""The table of ILSVRC-2012's classes, compared with independent lists."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def test_there_are_a_thousand_wordnet_ids_in_sorted_order_each_once():
     assert all(a < b for a, b in pairwise(WNIDS))
 
 
-def test_they_are_the_classes_that_the_evaluation_takes_for_ilsvrc_2012():
+def test_the_evaluation_identifies_them_as_ilsvrc_2012():
     assert identify(WNIDS) == "ILSVRC-2012"  # by a hash
 
 
-def test_well_known_labels_stand_where_everyone_has_them():
+def test_well_known_labels_have_their_usual_positions():
     # Keras, torchvision and Caffe agree on these positions.
     known = {0: "tench", 65: "sea snake", 281: "tabby", 282: "tiger cat", 285: "Egyptian cat", 652: "military uniform"}
     known |= {809: "soup bowl", 970: "alp", 999: "toilet tissue"}
@@ -42,16 +42,16 @@ def test_two_pairs_of_classes_share_their_short_name_and_differ_in_id_and_words(
 
 
 def test_the_embedded_nets_classes_are_among_them_under_the_same_names():
-    ours = {c.wnid: c.name for c in load_manifest(embedded_model()).classes}
-    theirs = {c.wnid: c.name for c in ilsvrc_classes()}
-    assert len(ours) == 200
-    assert {wnid: theirs.get(wnid) for wnid in ours} == ours
+    embedded = {c.wnid: c.name for c in load_manifest(embedded_model()).classes}
+    table = {c.wnid: c.name for c in ilsvrc_classes()}
+    assert len(embedded) == 200
+    assert {wnid: table.get(wnid) for wnid in embedded} == embedded
 
 
 def test_timm_has_the_same_ids_and_words():
     spec = importlib.util.find_spec("timm")  # found, not imported: it would import torch
     if spec is None:
-        pytest.skip("timm, which has these classes, too, is not installed")
+        pytest.skip("timm, which has the same classes, is not installed")
     folder = Path(spec.origin).parent / "data" / "_info"
     assert (folder / "imagenet_synsets.txt").read_text().split() == WNIDS
     words = dict(line.split("\t") for line in (folder / "imagenet_synset_to_lemma.txt").read_text().splitlines())

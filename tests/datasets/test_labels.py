@@ -1,4 +1,4 @@
-"""Labels without images, and images by position, are what reading everything gives, in every layout."""
+"""Labels without images and images by position agree with reading everything, in every layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.datasets.mini import FORMS, WRITERS
 
 
 @pytest.mark.parametrize(("split", "form"), FORMS)
-def test_labels_are_those_of_the_examples_in_their_order(roots, split, form):
+def test_labels_are_those_of_the_examples_in_order(roots, split, form):
     images = LabelledImages(roots[form], split)
     assert images.labels == [example.label for example in images]
     assert sorted(images.labels) == sorted(label for _, label, _ in mini.expected(split))
@@ -27,26 +27,26 @@ def test_labels_are_known_without_opening_an_image(roots, form, monkeypatch):
 
 
 def subsets(count: int) -> list[list[int]]:
-    """Ascending: none, each alone, all, every step from every start, within and over Parquet's groups and shards."""
+    """Ascending positions: none, each alone, all, and steps from every start, across Parquet's groups and shards."""
     steps = [list(range(start, count, step)) for step in (1, 2, 3, 5, 9) for start in range(count)]
     return [[], *([i] for i in range(count)), [0, count - 1], *steps]
 
 
 @pytest.mark.parametrize(("split", "form"), FORMS)
-def test_positions_give_the_examples_there(roots, split, form):
+def test_positions_give_the_examples_at_them(roots, split, form):
     images = LabelledImages(roots[form], split)
-    whole = list(images)
-    for positions in subsets(len(whole)):
+    examples = list(images)
+    for positions in subsets(len(examples)):
         for on_error in ("raise", "yield"):
-            assert list(images.at(positions, on_error)) == [whole[i] for i in positions]
-        assert list(images.at(iter(positions))) == [whole[i] for i in positions]
+            assert list(images.at(positions, on_error)) == [examples[i] for i in positions]
+        assert list(images.at(iter(positions))) == [examples[i] for i in positions]
 
 
 @pytest.mark.parametrize("form", ["flat", "folders", "kaggle", "caffe"])
 def test_only_the_images_at_the_positions_are_read(roots, form, monkeypatch):
     images = LabelledImages(roots[form], "validation")
-    whole, read = list(images), []
+    examples, read = list(images), []
     plain = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or plain(path))
-    assert [example.data for example in images.at([2, 11])] == [whole[2].data, whole[11].data]
-    assert read == [Path(whole[i].name).name for i in (2, 11)]
+    assert [example.data for example in images.at([2, 11])] == [examples[2].data, examples[11].data]
+    assert read == [Path(examples[i].name).name for i in (2, 11)]

@@ -1,4 +1,4 @@
-"""Lists of labels with a flat folder of images: read completely, or refused with the first example and the count."""
+"""Lists of labels with a flat folder of images: read completely, or refused with the first problem and the count."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def change(path: Path, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize("folder", ["validation", "ILSVRC2012_img_val"])
-def test_the_flat_folder_has_several_names(flat, folder):
+def test_the_flat_folder_may_have_several_names(flat, folder):
     (flat / "val").rename(flat / folder)
     assert len(open_images(flat)) == 18
 
@@ -60,7 +60,7 @@ def test_an_image_beyond_the_ground_truth_is_refused(flat):
     refused(lambda: open_images(flat), "18 labels for 19 images", "1 have no label", "ILSVRC2012_val_00000019.JPEG")
 
 
-def test_other_files_in_the_folder_do_not_count(flat):
+def test_other_files_in_the_folder_are_ignored(flat):
     (flat / "val" / "valprep.sh").write_bytes(b"x")
     (flat / "val" / "thumbnail.JPEG").write_bytes(b"x")
     assert len(open_images(flat)) == 18
@@ -75,19 +75,19 @@ def test_images_without_a_devkit_are_refused_with_its_name(flat):
 
 
 @pytest.mark.parametrize("folder", ["ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
-def test_kaggles_lists_may_lie_on_the_way_down(kaggle, folder):
+def test_kaggles_lists_may_be_in_any_folder_on_the_path(kaggle, folder):
     for name in ("LOC_val_solution.csv", "LOC_synset_mapping.txt"):
         (kaggle / name).rename(kaggle / folder / name)
     assert len(open_images(kaggle)) == 18
 
 
 @pytest.mark.parametrize("name", ["LOC_val_solution.csv", "LOC_synset_mapping.txt"])
-def test_a_missing_list_of_kaggles_is_refused_by_name(kaggle, name):
+def test_a_missing_kaggle_list_is_refused_with_its_name(kaggle, name):
     (kaggle / name).unlink()
     refused(lambda: open_images(kaggle), f"{kaggle / name}: not found")
 
 
-def test_kaggles_mapping_may_stand_in_any_order(kaggle):
+def test_kaggles_mapping_may_be_in_any_order(kaggle):
     expected = list(open_images(kaggle))
     path = kaggle / "LOC_synset_mapping.txt"
     path.write_text("".join(sorted(path.read_text().splitlines(keepends=True), reverse=True)))
@@ -106,7 +106,7 @@ def test_kaggles_mapping_may_stand_in_any_order(kaggle):
         "\x1b[2J,tench",
     ],
 )
-def test_a_row_without_one_known_class_is_refused(kaggle, row):
+def test_a_row_without_exactly_one_known_class_is_refused(kaggle, row):
     path = kaggle / "LOC_val_solution.csv"
     lines = path.read_text().splitlines()
     lines[4] = row
@@ -114,7 +114,7 @@ def test_a_row_without_one_known_class_is_refused(kaggle, row):
     refused(lambda: open_images(kaggle), "LOC_val_solution.csv, line 5: ", "one class of LOC_synset_mapping.txt")
     lines[9:11] = [row, row]
     path.write_text("\n".join(lines))
-    refused(lambda: open_images(kaggle), "line 5: ", "(3 lines are wrong, this is the first)")
+    refused(lambda: open_images(kaggle), "line 5: ", "(3 lines are wrong; this is the first)")
 
 
 def test_an_image_with_two_rows_is_refused(kaggle):
@@ -124,12 +124,12 @@ def test_an_image_with_two_rows_is_refused(kaggle):
 
 
 @pytest.mark.parametrize("text", ["", "Id,Label\n", "\x00\n", '"' + "x" * 200_000])
-def test_another_table_is_refused(kaggle, text):
+def test_a_table_of_another_kind_is_refused(kaggle, text):
     (kaggle / "LOC_val_solution.csv").write_text(text)
     refused(lambda: open_images(kaggle), "LOC_val_solution.csv")
 
 
-def test_a_missing_image_of_kaggles_and_a_missing_row_are_refused(kaggle):
+def test_a_missing_kaggle_image_or_row_is_refused(kaggle):
     image = kaggle / "ILSVRC/Data/CLS-LOC/val" / FIRST
     image.rename(image.with_name("ILSVRC2012_val_00000099.JPEG"))
     refused(lambda: open_images(kaggle), f"1 have no image, the first is {FIRST}")
@@ -138,7 +138,7 @@ def test_a_missing_image_of_kaggles_and_a_missing_row_are_refused(kaggle):
     refused(lambda: open_images(kaggle), "1 have no label, the first is ILSVRC2012_val_00000099.JPEG")
 
 
-def test_training_folders_of_kaggles_that_are_missing_or_unknown_are_refused(kaggle):
+def test_missing_or_unknown_kaggle_training_folders_are_refused(kaggle):
     folder = kaggle / "ILSVRC/Data/CLS-LOC/train"
     (folder / WNIDS[1]).rename(folder / "n99999999")
     refused(lambda: LabelledImages(kaggle, "train"), f"differ in 2 classes, the first is '{WNIDS[1]}'")
@@ -147,22 +147,22 @@ def test_training_folders_of_kaggles_that_are_missing_or_unknown_are_refused(kag
 # Caffe.
 
 
-def test_caffes_images_may_lie_in_root(caffe):
+def test_caffes_images_may_be_in_root(caffe):
     for path in (caffe / "val").iterdir():
         path.rename(caffe / path.name)
     (caffe / "val").rmdir()
     assert len(open_images(caffe)) == 18
 
 
-def test_ids_alone_are_enough(caffe):
+def test_a_table_with_only_ids_is_enough(caffe):
     (caffe / "synset_words.txt").unlink()
     (caffe / "synsets.txt").write_text("".join(f"{wnid}\n" for wnid in WNIDS))
     images = open_images(caffe)
-    assert [(one.wnid, one.name) for one in images.classes] == [(wnid, wnid) for wnid in WNIDS]
+    assert [(c.wnid, c.name) for c in images.classes] == [(wnid, wnid) for wnid in WNIDS]
     assert len(images) == 18
 
 
-def test_the_list_says_which_images_count(caffe):
+def test_only_listed_images_belong_to_the_set(caffe):
     path = caffe / "val.txt"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:7]))
@@ -185,7 +185,7 @@ def test_a_line_without_a_label_is_refused(caffe, line):
     with (caffe / "val.txt").open("a", encoding="utf-8") as file:
         file.write(f"{line}\n{line}\n")
     refused(
-        lambda: open_images(caffe), "val.txt, line 19: ", "a label from 0 to 5 (2 lines are wrong, this is the first)"
+        lambda: open_images(caffe), "val.txt, line 19: ", "a label from 0 to 5 (2 lines are wrong; this is the first)"
     )
 
 
@@ -201,20 +201,20 @@ def test_listed_images_that_are_missing_are_refused(caffe):
     refused(lambda: open_images(caffe), "18 labels for 16 images", "2 have no image", "ILSVRC2012_val_00000004.JPEG")
 
 
-def test_a_list_reaches_no_file_outside_its_folder(caffe):
+def test_a_list_can_not_refer_to_files_outside_its_folder(caffe):
     (caffe / "secret.JPEG").write_bytes(b"x")
     with (caffe / "val.txt").open("a") as file:
         file.write("../secret.JPEG 2\n")
     refused(lambda: open_images(caffe), "1 have no image, the first is ../secret.JPEG")
 
 
-def test_a_list_that_is_no_text_is_refused(caffe):
+def test_a_list_that_is_not_text_is_refused(caffe):
     (caffe / "val.txt").write_bytes(b"\xff\xfe")
     refused(lambda: open_images(caffe), "val.txt: 'utf-8' codec can't decode")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_in_the_place_of_a_list_is_not_waited_for(caffe):
+def test_a_pipe_instead_of_a_list_is_refused_without_waiting(caffe):
     (caffe / "val.txt").unlink()
     os.mkfifo(caffe / "val.txt")
     refused(lambda: open_images(caffe), "no devkit here")

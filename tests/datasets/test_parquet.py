@@ -57,7 +57,7 @@ def shards(tmp_path, parquet) -> Path:
     return tmp_path
 
 
-def test_shards_are_read_one_after_the_other_in_their_own_order(shards):
+def test_shards_are_read_in_sequence_in_their_own_order(shards):
     images = LabelledImages(shards, "train")
     assert len(images) == 5
     assert [(example.data, example.label) for example in images] == list(zip(BYTES, LABELS, strict=True))
@@ -65,13 +65,13 @@ def test_shards_are_read_one_after_the_other_in_their_own_order(shards):
     assert images.classes[1].short == "tabby"
 
 
-def test_a_set_can_be_read_twice_and_left_halfway(shards):
+def test_a_set_can_be_read_twice_and_partly(shards):
     images = LabelledImages(shards, "train")
     assert next(iter(images)).data == b"first"
     assert list(images) == list(images)
 
 
-def test_an_example_is_called_by_its_path_or_else_by_its_row(shards):
+def test_an_example_is_named_by_its_path_or_else_by_its_row(shards):
     import pyarrow
 
     assert [example.name for example in read(shards)][:2] == ["train/0.JPEG", "train/1.JPEG"]
@@ -82,7 +82,7 @@ def test_an_example_is_called_by_its_path_or_else_by_its_row(shards):
     assert [e.name for e in read(shards, "validation")] == [*(f"{path.name}, row {i}" for i in range(3)), "a.png"]
 
 
-def test_more_rows_than_a_batch_keep_their_order_and_their_rows(tmp_path, parquet):
+def test_more_rows_than_a_batch_keep_their_order_and_numbers(tmp_path, parquet):
     (tmp_path / "classes.tsv").write_text(CLASSES)
     data = [str(i).encode() for i in range(1100)]
     write_shard(tmp_path / "train-00000-of-00001.parquet", data, [0] * 1100)
@@ -91,7 +91,7 @@ def test_more_rows_than_a_batch_keep_their_order_and_their_rows(tmp_path, parque
     refused(lambda: read(tmp_path), "row 1000: label 3: expected 0 to 2")
 
 
-def test_splits_are_read_apart(shards):
+def test_splits_are_read_separately(shards):
     write_shard(shards / "validation-00000-of-00001.parquet", [b"other"], [1])
     assert [example.data for example in read(shards, "validation")] == [b"other"]
     assert len(read(shards)) == 5
@@ -124,14 +124,14 @@ def test_a_row_without_an_image_is_refused(shards, missing):
     ],
     ids=str,
 )
-def test_other_columns_are_refused_with_what_was_found(shards, columns):
+def test_other_columns_are_refused_with_their_names(shards, columns):
     write_shard(shards / "train-00001-of-00002.parquet", **columns)
     refused(
         lambda: LabelledImages(shards, "train"), "train-00001-of-00002.parquet: has columns [", "label (whole number)"
     )
 
 
-def test_more_columns_do_no_harm(shards):
+def test_additional_columns_are_ignored(shards):
     import pyarrow
 
     rows = pyarrow.array([{"path": "p", "bytes": b"x"}])
@@ -139,12 +139,12 @@ def test_more_columns_do_no_harm(shards):
     assert read(shards)[-1] == Example(name="p", data=b"x", label=2)
 
 
-def test_a_missing_shard_is_an_error_and_not_a_smaller_set(shards):
+def test_a_missing_shard_is_an_error_not_a_smaller_set(shards):
     (shards / "train-00000-of-00002.parquet").unlink()
     refused(lambda: LabelledImages(shards, "train"), "train shard 0 of 2 is missing")
 
 
-def test_shards_without_numbers_are_all_there_is(tmp_path, parquet):
+def test_unnumbered_shards_are_complete_and_read_in_order_of_names(tmp_path, parquet):
     (tmp_path / "classes.tsv").write_text(CLASSES)
     for name in ("train-b.parquet", "train-a.parquet"):
         write_shard(tmp_path / name, [name.encode()], [0])
@@ -154,29 +154,29 @@ def test_shards_without_numbers_are_all_there_is(tmp_path, parquet):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda whole: b"",
-        lambda whole: b"PAR1",
-        lambda whole: b"not Parquet at all, but long enough to have a footer",
-        lambda whole: whole[:-1],
-        lambda whole: whole[: len(whole) // 2],
-        lambda whole: whole[:-8] + b"\xff\xff\xff\x7fPAR1",
-        lambda whole: whole[:4] + bytes(len(whole) - 12) + whole[-8:],
+        lambda content: b"",
+        lambda content: b"PAR1",
+        lambda content: b"not Parquet at all, but long enough to have a footer",
+        lambda content: content[:-1],
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-8] + b"\xff\xff\xff\x7fPAR1",
+        lambda content: content[:4] + bytes(len(content) - 12) + content[-8:],
     ],
     ids=["empty", "magic only", "text", "last byte lost", "half", "footer's length lies", "zeros"],
 )
-def test_a_damaged_shard_is_refused_by_name(shards, damage):
+def test_a_damaged_shard_is_refused_with_its_name(shards, damage):
     path = shards / "train-00001-of-00002.parquet"
     path.write_bytes(damage(path.read_bytes()))
     refused(lambda: read(shards), str(path), "can't be read as Parquet (")
 
 
-def test_whatever_byte_is_damaged_a_shard_is_read_or_refused(shards):
+def test_a_shard_with_any_damaged_byte_is_read_or_refused(shards):
     path = shards / "train-00001-of-00002.parquet"
-    whole = path.read_bytes()
+    content = path.read_bytes()
     rng = np.random.default_rng(0)
     refusals = 0
-    for position in rng.choice(len(whole), 250, replace=False):
-        damaged = bytearray(whole)
+    for position in rng.choice(len(content), 250, replace=False):
+        damaged = bytearray(content)
         damaged[position] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
         try:
@@ -186,7 +186,7 @@ def test_whatever_byte_is_damaged_a_shard_is_read_or_refused(shards):
     assert refusals > 25
 
 
-def test_a_folder_in_the_place_of_a_shard_is_refused(shards):
+def test_a_folder_instead_of_a_shard_is_refused(shards):
     (shards / "train-00001-of-00002.parquet").unlink()
     (shards / "train-00001-of-00002.parquet").mkdir()
     refused(lambda: LabelledImages(shards, "train"), "train-00001-of-00002.parquet: can't be read as Parquet")
@@ -199,7 +199,7 @@ def test_a_shard_that_vanishes_while_the_set_is_read_is_refused(shards):
     refused(lambda: list(images), "train-00001-of-00002.parquet")
 
 
-def test_without_pyarrow_parquet_data_is_refused_with_the_line_that_installs_it(shards, monkeypatch):
+def test_without_pyarrow_parquet_data_is_refused_with_the_install_command(shards, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(BackendError, match="pip install pyarrow"):
         LabelledImages(shards, "train")
@@ -221,14 +221,14 @@ def test_shards_without_class_names_are_refused(shards):
         (CLASSES + "\n", ("line 4: ''",)),
         (CLASSES.replace("\ttabby, tabby cat", "\t"), ("line 2: 'n02123045\\t'",)),
         ("\tgoldfish\n", ("line 1: '\\tgoldfish'",)),
-        (CLASSES + "n02123045\tanother cat\n", ("line 4: 'n02123045' stands here for the second time",)),
+        (CLASSES + "n02123045\tanother cat\n", ("line 4: 'n02123045' occurs for the second time",)),
         ("".join(reversed(CLASSES.splitlines(keepends=True))), ("not in order of WordNet ids",)),
         ("n01443537\tgold\x1b[2Jfish\n", (r"class n01443537: 'gold\x1b[2Jfish'", "expected printable text")),
         ("n01443537\tgold\tfish\n", (r"'gold\tfish'",)),
     ],
     ids=["empty", "no tab", "blank line", "no name", "no id", "twice", "unsorted", "escape", "two tabs"],
 )
-def test_class_names_that_would_shift_or_spoil_the_labels_are_refused(shards, text, parts):
+def test_class_names_that_would_shift_or_corrupt_the_labels_are_refused(shards, text, parts):
     (shards / "classes.tsv").write_text(text)
     refused(lambda: LabelledImages(shards, "train"), "classes.tsv", *parts)
 
@@ -238,7 +238,7 @@ def test_class_names_that_are_not_utf8_are_refused(shards):
     refused(lambda: LabelledImages(shards, "train"), "classes.tsv: 'utf-8' codec can't decode")
 
 
-def test_a_folder_in_the_place_of_class_names_is_refused(shards):
+def test_a_folder_instead_of_class_names_is_refused(shards):
     (shards / "classes.tsv").unlink()
     (shards / "classes.tsv").mkdir()
     refused(lambda: LabelledImages(shards, "train"), "classes.tsv: Is a directory")
@@ -249,7 +249,7 @@ def test_a_folder_in_the_place_of_class_names_is_refused(shards):
     [CLASSES.replace("\n", "\r\n").encode(), b"\xef\xbb\xbf" + CLASSES.encode(), CLASSES.rstrip("\n").encode()],
     ids=["Windows line ends", "byte order mark", "no last line end"],
 )
-def test_class_names_are_read_as_other_systems_write_them(shards, content):
+def test_class_names_are_read_with_other_line_ends_and_byte_order_marks(shards, content):
     (shards / "classes.tsv").write_bytes(content)
     classes = LabelledImages(shards, "train").classes
     assert [c.wnid for c in classes] == WNIDS
@@ -257,25 +257,25 @@ def test_class_names_are_read_as_other_systems_write_them(shards, content):
     assert classes[2].name == "African elephant"
 
 
-# Positions, and classes from elsewhere.
+# Positions, and classes from other sources.
 
 
-def test_starting_late_reads_neither_earlier_shards_nor_earlier_row_groups(tmp_path, parquet):
+def test_starting_at_a_position_skips_earlier_shards_and_row_groups(tmp_path, parquet):
     (tmp_path / "classes.tsv").write_text(CLASSES)
     for shard in range(3):
         rows = [(b"%d" % i * 500, f"{i}.JPEG", i % 3) for i in range(10 * shard, 10 * shard + 10)]
         mini.write_shard(tmp_path / f"train-{shard:05}-of-00003.parquet", rows)
     images = LabelledImages(tmp_path, "train")
-    whole = list(images)
+    examples = list(images)
     for name in ("train-00000-of-00003.parquet", "train-00001-of-00003.parquet"):
         content = bytearray((tmp_path / name).read_bytes())
         groups = parquet.ParquetFile(tmp_path / name).metadata
         end = groups.row_group(1).column(0).dictionary_page_offset or groups.row_group(1).column(0).data_page_offset
-        content[4:end] = bytes(end - 4)  # all that lies before row 4, which begins the second group
+        content[4:end] = bytes(end - 4)  # everything before row 4, the first of the second group
         (tmp_path / name).write_bytes(content)
     refused(lambda: list(images), "can't be read as Parquet")
     for start in (14, 15, 19, 20, 29, 30):
-        assert list(images.examples(start)) == whole[start:]
+        assert list(images.examples(start)) == examples[start:]
 
 
 def test_a_row_without_an_image_can_be_yielded_with_its_error(shards):
@@ -290,7 +290,7 @@ def test_a_row_without_a_label_is_never_yielded(shards):
     refused(lambda: list(LabelledImages(shards, "train").examples(on_error="yield")), "row 0: label 3: expected 0 to 2")
 
 
-def test_the_listing_tells_labels_names_and_sizes_apart(shards):
+def test_the_listing_depends_on_labels_names_and_sizes(shards):
     path = shards / "train-00001-of-00002.parquet"
     seen = {LabelledImages(shards, "train").listing}
     for data, labels in (([b"fourth", b"fifth"], [1, 2]), ([b"fourth" * 99, b"fifth"], [1, 0]), ([b"fourth"], [1])):
@@ -302,10 +302,10 @@ def test_the_listing_tells_labels_names_and_sizes_apart(shards):
 ROWS = [(b"fish", "a.JPEG", 0), (b"cat", "b.JPEG", 1), (b"elephant", "c.JPEG", 2)]
 
 
-def test_shards_that_carry_wordnet_ids_need_no_table_and_are_put_in_their_order(tmp_path, parquet):
+def test_shards_with_wordnet_ids_need_no_table_and_are_mapped_to_sorted_order(tmp_path, parquet):
     mini.write_shard(tmp_path / "validation-0.parquet", ROWS, names=["n02504458", "n01443537", "n02123045"])
     images = open_images(tmp_path)
-    assert [one.wnid for one in images.classes] == WNIDS
+    assert [c.wnid for c in images.classes] == WNIDS
     assert [(e.data, images.classes[e.label].wnid) for e in images] == [
         (b"fish", "n02504458"),
         (b"cat", "n01443537"),
@@ -326,12 +326,12 @@ def test_shards_that_carry_wordnet_ids_need_no_table_and_are_put_in_their_order(
     ],
     ids=str,
 )
-def test_shards_that_carry_other_names_are_refused_with_the_file_to_add(tmp_path, parquet, names):
+def test_shards_with_other_names_are_refused_with_the_file_to_add(tmp_path, parquet, names):
     mini.write_shard(tmp_path / "data" / "validation-0.parquet", ROWS, names=names)
     refused(lambda: open_images(tmp_path), "classes.tsv: not found; expected lines of WordNet id, tab, class name")
 
 
-def test_a_description_that_is_no_json_is_passed_over(tmp_path, parquet):
+def test_metadata_that_is_not_json_is_ignored(tmp_path, parquet):
     path = tmp_path / "validation-0.parquet"
     mini.write_shard(path, ROWS)
     table = parquet.read_table(path).replace_schema_metadata({"huggingface": "[" * 100_000})
@@ -340,25 +340,26 @@ def test_a_description_that_is_no_json_is_passed_over(tmp_path, parquet):
 
 
 @pytest.mark.parametrize("table", ["LOC_synset_mapping.txt", "synset_words.txt"])
-def test_tables_that_come_with_ilsvrc_serve_as_well(tmp_path, parquet, table):
+def test_the_tables_of_ilsvrc_are_accepted(tmp_path, parquet, table):
     mini.write_shard(tmp_path / "data" / "validation-0.parquet", ROWS)
     (tmp_path / table).write_text(CLASSES.replace("\t", " "))
     assert open_images(tmp_path).classes[0].name == "goldfish, Carassius auratus"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_in_the_place_of_a_shard_or_a_table_is_not_waited_for(shards):
+def test_a_pipe_instead_of_a_shard_or_a_table_is_refused_without_waiting(shards):
     os.mkfifo(shards / "train-b.parquet")
-    refused(lambda: LabelledImages(shards, "train"), "train-b.parquet: can't be read as Parquet (gone, or not a file)")
+    message = "train-b.parquet: can't be read as Parquet (missing, or not a regular file)"
+    refused(lambda: LabelledImages(shards, "train"), message)
     (shards / "classes.tsv").unlink()
     os.mkfifo(shards / "classes.tsv")
-    refused(lambda: LabelledImages(shards, "train"), "classes.tsv: not a file")
+    refused(lambda: LabelledImages(shards, "train"), "classes.tsv: not a regular file")
 
 
-# The set that this project trains on.
+# The set on which the bundled nets are trained.
 
 
-@pytest.mark.skipif(not TINY_IMAGENET.is_dir(), reason="Tiny ImageNet is not beside this checkout")
+@pytest.mark.skipif(not TINY_IMAGENET.is_dir(), reason="needs Tiny ImageNet beside this checkout")
 def test_tiny_imagenets_validation_images_are_five_thousand_jpegs_of_two_hundred_classes(parquet):
     images = LabelledImages(TINY_IMAGENET, "validation")
     assert len(images) == 5000

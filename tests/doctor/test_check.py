@@ -1,4 +1,4 @@
-"""The doctor for labelled sets: every planted defect is found, and nothing in a sound set."""
+"""The check of labelled sets: it reports every planted defect, and no defect in a sound set."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ FIRST = "ILSVRC2012_val_00000001.JPEG"
 FORMS = [("validation", form) for form in WRITERS] + [("train", form) for form in TRAINING_WRITERS]
 
 
-def found(report: Report, words: str) -> Finding:
-    """The one finding whose title has `words`."""
-    (one,) = [one for one in report.findings if words in one.title]
-    return one
+def find(report: Report, words: str) -> Finding:
+    """The only finding whose title contains `words`."""
+    (finding,) = [finding for finding in report.findings if words in finding.title]
+    return finding
 
 
-def worse(report: Report) -> list[tuple[str, str]]:
-    return [(one.level, one.title) for one in report.findings if one.level in ("warning", "error")]
+def problems(report: Report) -> list[tuple[str, str]]:
+    return [(finding.level, finding.title) for finding in report.findings if finding.level in ("warning", "error")]
 
 
 def encoded(image: Image.Image, form: str, **options: object) -> bytes:
@@ -52,16 +52,16 @@ def test_a_sound_set_has_nothing_worse_than_notes(tmp_path, split, form):
     layout, write = (WRITERS if split == "validation" else TRAINING_WRITERS)[form]
     write(tmp_path)
     report = check(tmp_path, split)
-    assert (worse(report), report.exit_code) == ([], 0)
+    assert (problems(report), report.exit_code) == ([], 0)
     assert report.images == report.readable == len(mini.IMAGES[split])
-    assert found(report, f"layout {layout}").detail == f"{report.images} images of 6 classes"
-    assert found(report, f"another set than {ILSVRC}").level == "note"
+    assert find(report, f"layout {layout}").detail == f"{report.images} images in 6 classes"
+    assert find(report, f"a set other than {ILSVRC}").level == "note"
     a_class = report.images // 6
-    assert found(report, "images a class").detail == f"{a_class} to {a_class}"
-    assert found(report, "every image decodes").level == found(report, "no image is there twice").level == "ok"
+    assert find(report, "images per class").detail == f"{a_class} to {a_class}"
+    assert find(report, "every image decodes").level == find(report, "no duplicate images").level == "ok"
 
 
-def test_an_archive_can_be_named_itself(tmp_path):
+def test_the_archive_itself_can_be_named(tmp_path):
     mini.write_tar(tmp_path)
     assert check(tmp_path / "ILSVRC2012_img_val.tar").findings == check(tmp_path).findings
 
@@ -79,7 +79,7 @@ def test_the_report_is_json(tmp_path):
     assert {"level", "title", "detail", "advice", "count", "examples"} == data["findings"][0].keys()
 
 
-def test_where_no_set_is_it_is_refused(tmp_path):
+def test_a_missing_set_is_refused(tmp_path):
     refused(lambda: check(tmp_path), "no validation split here")
     refused(lambda: check(tmp_path, layout="flat"), "no validation split here in the layout flat")
     refused(lambda: check(tmp_path / ("x" * 300)), "File name too long")
@@ -100,14 +100,14 @@ def test_where_no_set_is_it_is_refused(tmp_path):
     ids=["short", "long", "above", "zero"],
 )
 @pytest.mark.parametrize("write", [mini.write_tar, mini.write_flat], ids=["tar", "flat"])
-def test_a_wrong_ground_truth_is_a_finding_and_the_images_are_looked_at_all_the_same(tmp_path, write, truth, words):
+def test_a_wrong_ground_truth_is_a_finding_and_the_images_are_still_checked(tmp_path, write, truth, words):
     write(tmp_path)
     mini.write_devkit(tmp_path, truth=truth)
     report = check(tmp_path)
-    one = found(report, "contradicts itself")
-    assert one.level == "error"
-    assert words in one.detail
-    assert "begins 490, 361, 171, 822, 297" in one.advice
+    finding = find(report, "incomplete or inconsistent")
+    assert finding.level == "error"
+    assert words in finding.detail
+    assert "begins with 490, 361, 171, 822, 297" in finding.advice
     assert (report.images, report.readable, report.exit_code, report.data) == (18, 18, 1, None)
 
 
@@ -116,31 +116,31 @@ def test_images_missing_from_the_archive_are_a_finding(tmp_path):
     kept = sorted(VALIDATION)[2:]
     (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(mini.tar_of((name, VALIDATION[name][0]) for name in kept))
     report = check(tmp_path)
-    assert f"2 have no image, the first is {FIRST}" in found(report, "contradicts itself").detail
+    assert f"2 have no image, the first is {FIRST}" in find(report, "incomplete or inconsistent").detail
     assert (report.readable, report.exit_code) == (16, 1)
-    assert found(report, "img_val.tar is not the official archive").level == "error"
+    assert find(report, "img_val.tar is not the official archive").level == "error"
 
 
-def test_an_archive_that_was_cut_is_read_as_far_as_it_goes(tmp_path):
+def test_an_archive_that_was_cut_is_read_up_to_the_cut(tmp_path):
     mini.write_tar(tmp_path)
     path = tmp_path / "ILSVRC2012_img_val.tar"
     with tarfile.open(path) as archive:
         fifth = archive.getmembers()[4]
     path.write_bytes(path.read_bytes()[: fifth.offset_data + fifth.size // 2])
     report = check(tmp_path)
-    assert "damaged, cut short" in found(report, "contradicts itself").detail
+    assert "damaged, cut short" in find(report, "incomplete or inconsistent").detail
     assert (report.images, report.readable, report.exit_code) == (5, 4, 1)
-    assert "the archive ends before the image does" in found(report, "unreadable").examples[0]
+    assert "the archive ends before the image does" in find(report, "unreadable").examples[0]
     path.write_bytes(b"no archive" * 100)
     assert check(tmp_path).exit_code == UnreadableInputError.exit_code
 
 
-def test_a_label_out_of_range_in_a_shard_is_a_finding_and_the_images_before_it_are_looked_at(tmp_path):
+def test_a_label_out_of_range_in_a_shard_is_a_finding_and_the_images_before_it_are_checked(tmp_path):
     rows = [(data, name, i % 6) for i, (name, (data, _)) in enumerate(VALIDATION.items())]
     mini.write_names(tmp_path / "classes.tsv", "\t")
     mini.write_shard(tmp_path / "validation-00000-of-00001.parquet", [*rows[:10], (rows[10][0], "x.JPEG", 6)])
     report = check(tmp_path)
-    assert "row 10: label 6: expected 0 to 5" in found(report, "contradicts itself").detail
+    assert "row 10: label 6: expected 0 to 5" in find(report, "incomplete or inconsistent").detail
     assert (report.readable, report.exit_code, report.data) == (10, 1, None)
 
 
@@ -153,14 +153,14 @@ def test_unreadable_images_are_all_listed(tmp_path):
     for name, data in zip(names, (b"", b"not an image", VALIDATION[names[2]][0][:-200]), strict=True):
         (tmp_path / "val" / name).write_bytes(data)
     report = check(tmp_path)
-    one = found(report, "unreadable images")
-    assert (one.level, one.count) == ("error", 3)
-    assert [line.split(":")[0] for line in one.examples] == names
-    assert "empty (0 bytes)" in one.examples[0]
+    finding = find(report, "unreadable images")
+    assert (finding.level, finding.count) == ("error", 3)
+    assert [line.split(":")[0] for line in finding.examples] == names
+    assert "empty (0 bytes)" in finding.examples[0]
     assert (report.images, report.readable, report.exit_code) == (18, 15, 1)
 
 
-def test_a_set_without_one_readable_image_exits_3(tmp_path):
+def test_a_set_without_readable_images_has_exit_code_3(tmp_path):
     mini.write_flat(tmp_path)
     for name in VALIDATION:
         (tmp_path / "val" / name).write_bytes(b"not an image")
@@ -176,62 +176,68 @@ EXIF[0x0112] = 6
 
 LARGE = Image.fromarray(pixels(70, 80, 3))
 ODD: dict[str, tuple[Callable[[], bytes], str]] = {
-    "in another format than their names say": (lambda: encoded(LARGE, "PNG"), " is PNG"),
+    "in a different format than their names say": (lambda: encoded(LARGE, "PNG"), " is PNG"),
     "in CMYK": (lambda: encoded(LARGE.convert("CMYK"), "JPEG"), ""),
-    "in shades of grey": (lambda: encoded(LARGE.convert("L"), "JPEG"), ""),
+    "in greyscale": (lambda: encoded(LARGE.convert("L"), "JPEG"), ""),
     "with a side below 64 pixels": (lambda: encoded(LARGE.crop((0, 0, 80, 63)), "JPEG"), ": 80 x 63"),
     "with an EXIF orientation": (lambda: encoded(LARGE, "JPEG", exif=EXIF), ": 6"),
     "of more than 33,000,000 pixels": (lambda: encoded(Image.new("RGB", (6000, 5501)), "JPEG"), ": 6000 x 5501"),
 }
 
 
-@pytest.mark.parametrize("what", ODD)
-def test_an_odd_image_is_noted_and_no_other(tmp_path, what):
+def odd(report: Report) -> list[Finding]:
+    """The findings about odd images."""
+    return [finding for finding in report.findings if finding.title.startswith("images ") and finding.examples]
+
+
+@pytest.mark.parametrize("words", ODD)
+def test_only_the_odd_image_is_noted(tmp_path, words):
     for i, wnid in enumerate(WNIDS):
         mini.write(tmp_path / "val" / wnid / f"{i}.JPEG", encoded(Image.fromarray(pixels(64, 65 + i, 3)), "JPEG"))
-    assert not [one for one in check(tmp_path).findings if one.title.startswith("images ") and one.examples]
-    make, detail = ODD[what]
+    assert odd(check(tmp_path)) == []
+    make, detail = ODD[words]
     path = tmp_path / "val" / WNIDS[2] / "odd.JPEG"
     path.write_bytes(make())
     report = check(tmp_path)
-    (one,) = [one for one in report.findings if one.title.startswith("images ") and one.examples]
-    assert (one.level, one.title, one.count, one.examples) == ("note", f"images {what}", 1, (f"{path}{detail}",))
+    (finding,) = odd(report)
+    assert (finding.level, finding.title, finding.count) == ("note", f"images {words}", 1)
+    assert finding.examples == (f"{path}{detail}",)
     assert report.exit_code == 0
 
 
 def test_names_from_files_are_escaped(tmp_path):
     mini.write_folders(tmp_path)
     (tmp_path / "val" / WNIDS[0] / "a\x1b[2J\n.JPEG").write_bytes(b"not an image")
-    (line,) = found(check(tmp_path), "unreadable").examples
+    (line,) = find(check(tmp_path), "unreadable").examples
     assert line.isprintable()
     assert r"a\x1b[2J\n.JPEG" in line
 
 
-def test_the_same_image_twice_in_a_class_is_a_warning_and_in_two_an_error(tmp_path):
+def test_a_duplicate_in_one_class_is_a_warning_and_in_two_classes_an_error(tmp_path):
     mini.write_folders(tmp_path)
     (first,) = sorted((tmp_path / "val" / WNIDS[0]).iterdir())[:1]
     again = first.with_name("again.JPEG")
     again.write_bytes(first.read_bytes())
     report = check(tmp_path)
-    one = found(report, "there twice, in one class")
-    assert (one.level, one.count, report.exit_code) == ("warning", 1, 0)
-    assert all(str(path) in one.examples[0] for path in (first, again))
+    finding = find(report, "duplicate images in one class")
+    assert (finding.level, finding.count, report.exit_code) == ("warning", 1, 0)
+    assert all(str(path) in finding.examples[0] for path in (first, again))
     again.rename(tmp_path / "val" / WNIDS[3] / "again.JPEG")
     report = check(tmp_path)
-    one = found(report, "there twice, in different classes")
-    assert (one.level, one.count, report.exit_code) == ("error", 1, 1)
-    assert f"({WNIDS[0]})" in one.examples[0]
-    assert f"({WNIDS[3]})" in one.examples[0]
+    finding = find(report, "duplicate images in different classes")
+    assert (finding.level, finding.count, report.exit_code) == ("error", 1, 1)
+    assert f"({WNIDS[0]})" in finding.examples[0]
+    assert f"({WNIDS[3]})" in finding.examples[0]
 
 
-def test_gaps_in_the_numbers_are_missing_images(tmp_path):
+def test_gaps_in_the_numbers_are_reported_as_missing_images(tmp_path):
     mini.write_folders(tmp_path)
     for i in (1, 7):
         (path,) = (tmp_path / "val").rglob(f"ILSVRC2012_val_{i:08}.JPEG")
         path.unlink()
-    one = found(check(tmp_path), "missing images")
-    assert (one.level, one.count) == ("warning", 2)
-    assert one.examples == (FIRST, "ILSVRC2012_val_00000007.JPEG")
+    finding = find(check(tmp_path), "missing images")
+    assert (finding.level, finding.count) == ("warning", 2)
+    assert finding.examples == (FIRST, "ILSVRC2012_val_00000007.JPEG")
 
 
 def test_a_class_without_images_is_a_warning(tmp_path):
@@ -239,8 +245,8 @@ def test_a_class_without_images_is_a_warning(tmp_path):
     for path in (tmp_path / "val" / WNIDS[4]).iterdir():
         path.rename(tmp_path / "val" / WNIDS[0] / path.name)
     report = check(tmp_path)
-    assert found(report, "images a class").detail == "0 to 6"
-    assert found(report, "classes without images").examples == (f"{WNIDS[4]} crane: 0 images",)
+    assert find(report, "images per class").detail == "0 to 6"
+    assert find(report, "classes without images").examples == (f"{WNIDS[4]} crane: 0 images",)
     assert report.exit_code == 0
 
 
@@ -249,7 +255,7 @@ def test_a_class_without_images_is_a_warning(tmp_path):
 
 @pytest.fixture
 def official(tmp_path, monkeypatch) -> Path:
-    """The miniature's archive and devkit, taken for the published ones."""
+    """The miniature's archive and devkit, registered as the published ones."""
     mini.write_tar(tmp_path)
     archive, kit = (tmp_path / name for name in ("ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"))
     digests = [hashlib.md5(path.read_bytes()).hexdigest() for path in (archive, kit)]
@@ -264,39 +270,39 @@ def test_published_sizes_and_md5_sums_are_those_of_the_design():
     assert DEVKIT[1] == "fa75699e90414af021442c21a62c3abf"
 
 
-def test_an_official_archive_is_told_by_size_and_md5(official):
+def test_an_official_archive_is_recognised_by_size_and_md5(official):
     report = check(official.parent)
     for name in ("ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"):
-        assert found(report, name).level == "ok"
-        assert "MD5 as published" in found(report, name).detail
+        assert find(report, name).level == "ok"
+        assert "MD5 as published" in find(report, name).detail
 
 
-def test_a_changed_byte_shows_in_the_md5_and_is_an_error_in_ilsvrc(official, monkeypatch):
+def test_a_changed_byte_changes_the_md5_and_is_an_error_in_ilsvrc(official, monkeypatch):
     data = official.read_bytes()
     at = data.index(b"\xff\xd9", 600) - 1  # the last byte of an image, which changes a few pixels
     official.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-    one = found(check(official.parent), "img_val.tar is not the official archive")
-    assert (one.level, one.advice) == ("note", "")
-    assert hashlib.md5(official.read_bytes()).hexdigest() in one.detail
+    finding = find(check(official.parent), "img_val.tar is not the official archive")
+    assert (finding.level, finding.advice) == ("note", "")
+    assert hashlib.md5(official.read_bytes()).hexdigest() in finding.detail
     monkeypatch.setattr(doctor, "identify", lambda wnids: ILSVRC)
-    assert found(check(official.parent), "img_val.tar is not the official archive").level == "error"
+    assert find(check(official.parent), "img_val.tar is not the official archive").level == "error"
 
 
 def test_an_archive_of_another_size_is_not_hashed(official, monkeypatch):
     official.write_bytes(official.read_bytes() + bytes(10240))
     monkeypatch.setattr(doctor, "_md5", lambda path: path == official and pytest.fail("hashed"))
     monkeypatch.setattr(doctor, "identify", lambda wnids: ILSVRC)
-    one = found(check(official.parent), "img_val.tar is not the official archive")
-    assert one.level == "warning"  # complete, for it could be read: packed again
-    assert f"{official.stat().st_size:,} bytes" in one.detail
+    finding = find(check(official.parent), "img_val.tar is not the official archive")
+    assert finding.level == "warning"  # not an error: it is readable and so complete, but was packed again
+    assert f"{official.stat().st_size:,} bytes" in finding.detail
 
 
 def test_without_hashing_only_sizes_are_compared(official, monkeypatch):
     monkeypatch.setattr(doctor, "_md5", lambda path: pytest.fail(f"{path} was hashed"))
     report = check(official.parent, hashing=False)
-    one = found(report, "ILSVRC2012_img_val.tar")
-    assert (one.level, report.exit_code) == ("note", 0)
-    assert "--no-hash" in one.detail
+    finding = find(report, "ILSVRC2012_img_val.tar")
+    assert (finding.level, report.exit_code) == ("note", 0)
+    assert "--no-hash" in finding.detail
 
 
 # The order of the labels.
@@ -319,25 +325,25 @@ def listed(request, tmp_path) -> Path:
 
 
 def test_labels_are_compared_with_the_devkit(listed):
-    assert found(check(listed, layout="caffe"), "labels are the devkit's").count == 18
+    assert find(check(listed, layout="caffe"), "labels match the devkit").count == 18
 
 
-def test_labels_in_the_devkits_order_are_told(listed):
+def test_labels_in_the_devkits_order_are_recognised(listed):
     relabel(listed, lambda name: list(SYNSETS).index(VALIDATION[name][1]))
     report = check(listed, layout="caffe")
-    one = found(report, "labels are in the devkit's order")
-    assert (one.level, report.exit_code) == ("error", 1)
-    assert "0.1 % accuracy" in one.advice
+    finding = find(report, "labels are in the devkit's order")
+    assert (finding.level, report.exit_code) == ("error", 1)
+    assert "0.1 % accuracy" in finding.advice
 
 
-def test_any_other_permutation_is_told_and_so_is_a_single_wrong_label(listed):
+def test_any_other_permutation_and_a_single_wrong_label_are_recognised(listed):
     relabel(listed, lambda name: (true(name) + 1) % 6)
-    one = found(check(listed, layout="caffe"), "labels are permuted")
-    assert (one.level, one.count) == ("error", 18)
+    finding = find(check(listed, layout="caffe"), "labels are permuted")
+    assert (finding.level, finding.count) == ("error", 18)
     relabel(listed, lambda name: (true(name) + (name == FIRST)) % 6)
-    one = found(check(listed, layout="caffe"), "labels differ from the devkit's")
-    assert (one.level, one.count) == ("error", 1)
-    assert one.examples[0].startswith(FIRST)
+    finding = find(check(listed, layout="caffe"), "labels differ from the devkit's")
+    assert (finding.level, finding.count) == ("error", 1)
+    assert finding.examples[0].startswith(FIRST)
 
 
 def test_a_devkit_in_order_of_wordnet_ids_is_noted(tmp_path):
@@ -345,13 +351,13 @@ def test_a_devkit_in_order_of_wordnet_ids_is_noted(tmp_path):
     rows = [(i, wnid, SYNSETS[wnid], 0) for i, wnid in enumerate(WNIDS, start=1)]
     truth = "".join(f"{true(name) + 1}\n" for name in sorted(VALIDATION))
     mini.write_devkit(tmp_path, mini.meta_mat(rows), truth)
-    assert found(check(tmp_path), "order is that of WordNet ids").level == "note"
+    assert find(check(tmp_path), "the devkit is in order of WordNet ids").level == "note"
 
 
-def test_a_damaged_devkit_beside_a_set_that_needs_none_is_noted(tmp_path):
+def test_a_damaged_devkit_that_the_set_does_not_need_is_noted(tmp_path):
     mini.write_kaggle(tmp_path)
     (tmp_path / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(b"?")
-    assert found(check(tmp_path), "not compared with the devkit").level == "note"
+    assert find(check(tmp_path), "not compared with the devkit").level == "note"
 
 
 # A thousand classes, and the first five images, as ILSVRC has them.
@@ -361,7 +367,7 @@ THOUSAND = [f"n{10_000_000 + i}" for i in range(1000)]
 
 @pytest.fixture
 def thousand(tmp_path, monkeypatch) -> Path:
-    """Images without labels; the classes pass for ILSVRC's."""
+    """Images without labels. THOUSAND is identified as ILSVRC's classes."""
     for module in (doctor, order):
         monkeypatch.setattr(module, "identify", lambda wnids: ILSVRC if list(wnids) == THOUSAND else None)
     for i in range(1, 6):
@@ -370,7 +376,7 @@ def thousand(tmp_path, monkeypatch) -> Path:
 
 
 def devkits_order() -> list[str]:
-    """A thousand classes in an order in which the first images have both their true IDs and their true labels."""
+    """A thousand classes in an order that gives the first images both their true IDs and their true labels."""
     fixed = dict(zip(IDS, LABELS, strict=True))
     others = iter(sorted({*range(1000)} - {*LABELS}))
     return [THOUSAND[fixed[i] if i in fixed else next(others)] for i in range(1, 1001)]
@@ -389,44 +395,44 @@ def write_thousand_devkit(root: Path, order: list[str], truth: tuple[int, ...]) 
         ((1, 2, 3, 4, 5), "not the official labels", "error"),
     ],
 )
-def test_ilsvrcs_first_labels_are_known_without_the_devkit(thousand, labels, title, level):
+def test_ilsvrcs_first_labels_are_checked_without_the_devkit(thousand, labels, title, level):
     lines = (f"ILSVRC2012_val_{i:08}.JPEG {label}\n" for i, label in enumerate(labels, start=1))
     (thousand / "val.txt").write_text("".join(lines))
     (thousand / "synsets.txt").write_text("".join(f"{wnid}\n" for wnid in THOUSAND))
-    one = found(check(thousand), title)
-    assert one.level == level
-    assert level == "ok" or "0.1 % accuracy" in one.advice
+    finding = find(check(thousand), title)
+    assert finding.level == level
+    assert level == "ok" or "0.1 % accuracy" in finding.advice
 
 
-def test_part_of_ilsvrc_is_told_with_what_is_missing(thousand):
+def test_a_part_of_ilsvrc_is_reported_with_the_missing_images(thousand):
     write_thousand_devkit(thousand, devkits_order(), IDS)
     report = check(thousand)
-    assert found(report, "images are missing").level == "warning"
-    assert "5 images of 1,000 classes; ILSVRC-2012 has 50,000 of 1,000" in found(report, "images are missing").detail
-    assert found(report, "missing images").count == 49_995
-    assert found(report, "missing images").examples[0] == "ILSVRC2012_val_00000006.JPEG"
-    assert found(report, "images a class").level == "warning"
-    assert found(report, "labels are the devkit's").level == "ok"
-    assert found(report, "labels are in order of WordNet ids").detail == "the first are 65, 970, 230, 809, 516"
+    assert find(report, "images are missing").level == "warning"
+    assert "5 images in 1,000 classes; ILSVRC-2012 has 50,000 in 1,000" in find(report, "images are missing").detail
+    assert find(report, "missing images").count == 49_995
+    assert find(report, "missing images").examples[0] == "ILSVRC2012_val_00000006.JPEG"
+    assert find(report, "without exactly 50").level == "warning"
+    assert find(report, "labels match the devkit").level == "ok"
+    assert find(report, "labels are in order of WordNet ids").detail == "the first are 65, 970, 230, 809, 516"
 
 
-def test_a_ground_truth_that_is_already_mapped_is_told(thousand):
+def test_a_ground_truth_that_is_already_mapped_is_recognised(thousand):
     write_thousand_devkit(thousand, devkits_order(), tuple(label + 1 for label in LABELS))
     report = check(thousand)
-    assert found(report, "already mapped").level == "error"
-    assert found(report, "not the official labels").level == "error"
+    assert find(report, "already mapped").level == "error"
+    assert find(report, "not the official labels").level == "error"
 
 
 def test_ilsvrcs_devkit_in_order_of_wordnet_ids_is_an_error(thousand):
     write_thousand_devkit(thousand, THOUSAND, IDS)
-    assert found(check(thousand), "order is that of WordNet ids").level == "error"
-    assert found(check(thousand), "labels are in the devkit's order").level == "error"
+    assert find(check(thousand), "the devkit is in order of WordNet ids").level == "error"
+    assert find(check(thousand), "labels are in the devkit's order").level == "error"
 
 
-def test_classes_of_other_sizes_than_fifty_are_an_error_in_a_complete_set(tmp_path, monkeypatch):
+def test_class_sizes_other_than_fifty_are_an_error_in_a_complete_set(tmp_path, monkeypatch):
     mini.write_folders(tmp_path)
     monkeypatch.setattr(doctor, "identify", lambda wnids: ILSVRC)
     monkeypatch.setitem(doctor.IMAGES, "validation", 18)
-    one = found(check(tmp_path), "images a class")
-    assert (one.level, one.count) == ("error", 6)
-    assert one.examples[0] == f"{WNIDS[0]} tench: 3 images"
+    finding = find(check(tmp_path), "without exactly 50")
+    assert (finding.level, finding.count) == ("error", 6)
+    assert finding.examples[0] == f"{WNIDS[0]} tench: 3 images"

@@ -1,4 +1,4 @@
-"""A page as a browser reads it, for tests of reports."""
+"""A parser of HTML pages, for tests of reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ VOID = {"meta", "img", "br", "wbr", "path", "rect", "circle"}
 
 
 class Page(HTMLParser):
-    """What a browser makes of the page: elements with attributes, visible text, tables as lists of rows of cells."""
+    """A parsed page: elements with attributes, visible text, and tables as lists of rows of cells."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)

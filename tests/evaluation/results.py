@@ -1,4 +1,4 @@
-"""A small evaluation of two nets and their mean, with known errors, for the tests of what is made of it."""
+"""A small evaluation of two nets and their mean, with known errors, for tests of tables and reports."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ GUESSES = {
     "second": (1, 0, 1, 0, 2, 3, 2),  # wrong: images 0, 3, 5, 6
     "mean": (0, 0, 1, 0, 2, 3, 3),  # wrong: images 3, 5
 }
-"""Best class of each image; then one that can't be read, of class 3, follows."""
+"""The best class of each image. An unreadable image of class 3 follows."""
 
 
 def tally(guesses: tuple[int, ...]) -> Tally:
-    """Of nets that give 0.6 to their guess and to the last two classes nothing, so that a tie decides the rest."""
+    """Tally a net that gives 0.6 to its guess and 0 to the last two classes. The others are equal."""
     probabilities = np.full((len(guesses), 7), 0.1)
     probabilities[:, 5:] = 0
     probabilities[np.arange(len(guesses)), guesses] = 0.6
@@ -46,7 +46,7 @@ def result(
     views: str = "ten",
     reason: str = "broken.jpg: truncated",
 ) -> Evaluation:
-    """Eight images. `names` stand for "first" and "second"; with one name there is no ensemble."""
+    """Evaluate eight images. `names` are the names of "first" and "second". With one name there is no ensemble."""
     tallies = [tally(GUESSES[which]) for which in ("first", "second")][: len(names)]
     return evaluation(
         data=Data(

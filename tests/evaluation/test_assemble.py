@@ -1,4 +1,4 @@
-"""From predictions to a result, counted by hand; shards give what one machine gives; what doesn't fit is refused."""
+"""Predictions to a result, counted by hand. Shards equal one machine, and mismatched predictions are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.datasets.mini import WNIDS, refused
 from tests.evaluation.toys import OTHER_WNIDS, about
 
 RIGHT, TIE, SECOND, LAST = "right", "tie", "second", "last"
-"""What a net makes of an image: its class first; all classes alike; its class second; its class last."""
+"""A net's answer: the right class first; all classes equal; the right class second; the right class last."""
 
 
 def answer(what: str, label: int) -> np.ndarray:
@@ -113,8 +113,8 @@ def test_the_mean_of_nets_is_taken_of_probabilities_with_equal_weights():
         assert (mean_of(many[order]) == mean_of(many)).all()
 
 
-def test_a_class_that_the_nets_have_not_is_wrong(tmp_path):
-    """The data's last class is another one's output: guessed or not, it is no hit."""
+def test_images_of_a_class_that_the_nets_lack_are_wrong(tmp_path):
+    """The nets have another class in place of the data's last one."""
     rows = [Row("0", 0, None), Row("1", 5, None)]
     values = np.array([answer(RIGHT, 0), answer(RIGHT, 5)])
     result = assemble([[made(tmp_path, about(2, wnids=OTHER_WNIDS), rows, values)]])
@@ -135,11 +135,11 @@ def test_outputs_in_another_order_count_alike(tmp_path):
 # Names.
 
 
-def test_unreadable_images_are_listed_by_their_last_name_where_that_is_enough(nets):
+def test_unreadable_images_are_listed_by_file_name_if_names_are_unique(nets):
     assert assemble(nets).data.unreadable == (Unreadable(image="6.jpg", reason="not an image"),)
 
 
-def test_unreadable_images_are_listed_by_their_path_where_names_repeat(tmp_path):
+def test_unreadable_images_are_listed_by_path_if_names_repeat(tmp_path):
     rows = [Row("val/b/0.jpg", 1, "cut short"), Row("val/a/0.jpg", 0, "not an image")]
     result = assemble([[made(tmp_path, about(2), rows, np.zeros((2, 6)))]])
     assert result.data.unreadable == (
@@ -149,7 +149,7 @@ def test_unreadable_images_are_listed_by_their_path_where_names_repeat(tmp_path)
     assert result.nets[0].top5.wrong == 2
 
 
-def test_the_listing_is_that_of_sorted_last_names_and_classes(nets, tmp_path):
+def test_the_listing_is_the_hash_of_sorted_file_names_and_classes(nets, tmp_path):
     lines = sorted(f"{i}.jpg\t{WNIDS[label]}\n" for i, label in enumerate(LABELS))
     listing = hashlib.sha256("".join(lines).encode()).hexdigest()
     assert assemble(nets).data.listing == listing
@@ -172,7 +172,7 @@ def test_the_order_of_images_changes_nothing(nets, tmp_path):
     assert assemble(others) == assemble(nets)
 
 
-def test_nets_of_one_name_are_kept_apart_by_the_sha256(tmp_path):
+def test_nets_with_the_same_name_are_distinguished_by_the_sha256(tmp_path):
     twins = [
         [made(tmp_path, about(8, net="net", sha256=digit * 64), ROWS, table(answers))]
         for digit, answers in (("1", A), ("2", B))
@@ -198,14 +198,14 @@ def caches(tmp_path: Path, shards: Sequence[tuple[int, int]] = SHARDS, **fields:
     return [tmp_path / f"shard {i}" for i in range(len(shards))]
 
 
-def test_shards_in_any_order_of_folders_are_the_whole(nets, tmp_path):
+def test_shards_in_any_order_of_folders_give_the_result_of_one_machine(nets, tmp_path):
     whole = assemble(nets)
     folders = caches(tmp_path / "shards")
     for order in itertools.permutations(folders):
-        found = collect(order)
-        assert display_names(found) == ["a", "bb"]
-        assert assemble(found) == whole
-    assert assemble(collect([*folders, folders[0]])) == whole  # twice the same is the same
+        shards = collect(order)
+        assert display_names(shards) == ["a", "bb"]
+        assert assemble(shards) == whole
+    assert assemble(collect([*folders, folders[0]])) == whole  # the same folder twice changes nothing
 
 
 def test_a_cache_of_one_machine_can_be_joined_too(nets, tmp_path):
@@ -214,7 +214,7 @@ def test_a_cache_of_one_machine_can_be_joined_too(nets, tmp_path):
 
 def test_a_missing_shard_is_refused(tmp_path):
     first, second = caches(tmp_path)
-    refused(lambda: collect([first]), "a: images from 4 on are missing of 8", error=PredictionsError)
+    refused(lambda: collect([first]), "a: images 4 to 7 are missing; run the missing shard", error=PredictionsError)
     refused(lambda: collect([second]), "a: images 0 to 3 are missing", error=PredictionsError)
 
 
@@ -223,21 +223,23 @@ def test_a_shard_that_one_net_lacks_is_refused(tmp_path):
     folder = tmp_path / "shard 1" / about(8, net="bb", begin=4, end=8).key
     folder.rename(tmp_path / folder.name)
     refused(
-        lambda: collect([tmp_path / "shard 0", tmp_path / "shard 1"]), "bb: images from 4 on", error=PredictionsError
+        lambda: collect([tmp_path / "shard 0", tmp_path / "shard 1"]),
+        "bb: images 4 to 7 are missing",
+        error=PredictionsError,
     )
 
 
 def test_a_sample_is_complete_when_the_sample_is(tmp_path):
     folders = caches(tmp_path, sample=8, whole=50)
     assert assemble(collect(folders)).data.sample.of == 50
-    refused(lambda: collect(folders[:1]), "missing of 8", error=PredictionsError)
+    refused(lambda: collect(folders[:1]), "images 4 to 7 are missing", error=PredictionsError)
 
 
 def test_overlapping_shards_are_refused(tmp_path):
     halves, others = caches(tmp_path / "halves"), caches(tmp_path / "others", [(0, 4), (0, 8)])
-    refused(lambda: collect([*halves, *others]), "there twice", "keep shards of another", error=PredictionsError)
+    refused(lambda: collect([*halves, *others]), "present twice", "do not mix shards", error=PredictionsError)
     whole_and_half = [halves[0], halves[1], others[1]]
-    refused(lambda: collect(whole_and_half), "there twice", error=PredictionsError)
+    refused(lambda: collect(whole_and_half), "present twice", error=PredictionsError)
 
 
 def test_nets_in_different_shards_are_refused(tmp_path):
@@ -254,13 +256,13 @@ def test_nets_in_different_shards_are_refused(tmp_path):
 @pytest.mark.parametrize("fields", [{"views": "center"}, {"batch": 8}, {"listing": "1" * 64}, {"whole": 9}])
 def test_another_evaluation_in_the_same_cache_is_refused(nets, tmp_path, fields):
     made(tmp_path, about(8, net="ccc", **{"end": 8, **fields}), ROWS, table(A))
-    refused(lambda: collect([tmp_path]), "other data, views or batch", "a --cache of its own", error=PredictionsError)
+    refused(lambda: collect([tmp_path]), "other data, views or batch", "use a separate --cache", error=PredictionsError)
 
 
 def test_one_net_on_two_runtimes_is_refused(tmp_path):
     made(tmp_path, about(8, begin=0, end=4, backend="CPU"), ROWS, table(A))
     made(tmp_path, about(8, begin=4, end=8, backend="CUDA"), ROWS, table(A))
-    refused(lambda: collect([tmp_path]), "'CPU'", "'CUDA'", "the same on all machines", error=PredictionsError)
+    refused(lambda: collect([tmp_path]), "'CPU'", "'CUDA'", "the same backend on all machines", error=PredictionsError)
 
 
 def test_nets_of_other_classes_are_refused(nets, tmp_path):
@@ -283,4 +285,8 @@ def test_nets_that_saw_different_images_are_refused(nets, tmp_path, row):
     values = np.array(table(A))
     values[3] *= row.error is None
     other = [made(tmp_path, about(8, net="ccc"), rows, values)]
-    refused(lambda: list(together([nets[0], other])), "not of the same images", error=PredictionsError)
+    refused(
+        lambda: list(together([nets[0], other])),
+        "other images than in the other nets' predictions",
+        error=PredictionsError,
+    )

@@ -1,4 +1,4 @@
-"""Which images a report shows."""
+"""The choice of a report's images."""
 
 from __future__ import annotations
 
@@ -71,6 +71,6 @@ def test_an_image_that_cannot_be_read_is_not_shown(tmp_path):
     net, predictions = lookup_net(table), Predictions(tmp_path / "cache", about(len(LABELS)))
     predict(data, positions, [(net, predictions)])
     predictions.close()
-    found = choose_examples([[predictions]], data, positions, net.manifest.preprocessing)
-    assert len(found.sample) == len(LABELS) - 1
-    assert [shown.label.wnid for shown in found.mistakes] == [WNIDS[LABELS[i]] for i in (3, 5)]
+    chosen = choose_examples([[predictions]], data, positions, net.manifest.preprocessing)
+    assert len(chosen.sample) == len(LABELS) - 1
+    assert [shown.label.wnid for shown in chosen.mistakes] == [WNIDS[LABELS[i]] for i in (3, 5)]

@@ -1,4 +1,4 @@
-"""Predictions image by image: CSV and Parquet say the same, and what they say is the stable order of the mean."""
+"""Predictions for each image: CSV and Parquet agree, and guesses are in the stable order of the mean."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNT = 40
 
 
 def values(seed: int) -> np.ndarray:
-    """Of few levels, so that ties are frequent, within a net and in the mean."""
+    """Probabilities of few levels, so that ties are frequent within a net and in the mean."""
     levels = np.random.default_rng(seed).integers(0, 4, (COUNT, 6)) + 1
     return (levels / 32).astype(np.float32)
 
@@ -56,20 +56,20 @@ def test_guesses_are_the_stable_order_of_the_mean_and_of_each_net(nets, tmp_path
     rows = read_csv(tmp_path / "table.csv")
     assert len(rows) == COUNT
     ties = 0
-    for i, (row, found) in enumerate(zip(ROWS, rows, strict=True)):
-        assert (found["image"], found["label"], found["error"]) == (row.name, WNIDS[row.label], row.error or "")
+    for i, (row, cells) in enumerate(zip(ROWS, rows, strict=True)):
+        assert (cells["image"], cells["label"], cells["error"]) == (row.name, WNIDS[row.label], row.error or "")
         if row.error:
-            assert not any(found[f"guess_{k}"] or found[f"p_{k}"] for k in range(1, 6))
-            assert found["net: guess"] == found["other: guess"] == ""
+            assert not any(cells[f"guess_{k}"] or cells[f"p_{k}"] for k in range(1, 6))
+            assert cells["net: guess"] == cells["other: guess"] == ""
             continue
         mean = [(float(NETS["net"][1][i, c]) + float(NETS["other"][1][i, c])) / 2 for c in range(6)]
         order = sorted(range(6), key=lambda c: (-mean[c], c))[:5]
         ties += len({mean[c] for c in order}) < 5
-        assert [found[f"guess_{k}"] for k in range(1, 6)] == [WNIDS[c] for c in order]
-        assert [float(found[f"p_{k}"]) for k in range(1, 6)] == [mean[c] for c in order]
+        assert [cells[f"guess_{k}"] for k in range(1, 6)] == [WNIDS[c] for c in order]
+        assert [float(cells[f"p_{k}"]) for k in range(1, 6)] == [mean[c] for c in order]
         for name, (_, own) in NETS.items():
             best = min(range(6), key=lambda c: (-own[i, c], c))
-            assert found[f"{name}: guess"] == WNIDS[best]
+            assert cells[f"{name}: guess"] == WNIDS[best]
     assert ties > 10
 
 
@@ -97,7 +97,7 @@ def test_columns_have_their_type_even_when_they_are_empty(nets, tmp_path):
     assert [(field.name, field.type) for field in none] == [(field.name, field.type) for field in some]
 
 
-def test_nets_of_one_name_have_columns_of_their_own(tmp_path):
+def test_nets_with_the_same_name_have_separate_columns(tmp_path):
     twins = [predictions(tmp_path, "net", digest, own) for digest, own in NETS.values()]
     save_table(twins, tmp_path / "table.csv")
     rows = read_csv(tmp_path / "table.csv")
@@ -120,7 +120,7 @@ def test_another_ending_is_refused_at_once(tmp_path, name):
     refused(lambda: check_table(tmp_path / name), "ends in .csv or .parquet", error=UsageError)
 
 
-def test_a_folder_that_is_not_there_is_refused_at_once(tmp_path):
+def test_a_missing_folder_is_refused_at_once(tmp_path):
     refused(lambda: check_table(tmp_path / "absent" / "table.csv"), "absent", "no such folder", error=UsageError)
 
 

@@ -1,4 +1,4 @@
-"""The picture of a net's first kernels."""
+"""The picture of the kernels of a net's first layer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.nets import TINY, random_artifact
 
 
 def numbered(count: int, size: int = 3) -> np.ndarray:
-    """Kernels that can be told apart: the i-th is full red, green and blue where i has a bit, else 0, in two pixels."""
+    """Make distinct kernels: two pixels of the i-th one encode the bits of i as full or zero red, green and blue."""
     weights = np.zeros((count, 3, size, size), np.float32)
     for i in range(count):
         for bit in range(6):
             weights[i, bit % 3, 0, bit // 3] = i >> bit & 1
-        weights[i, 0, -1, -1] = -1  # sets the scale, in kernel 0, too
+        weights[i, 0, -1, -1] = -1  # sets the scale, also in kernel 0
     return weights
 
 
@@ -30,29 +30,33 @@ def read_number(tile: np.ndarray) -> int:
     return sum((int(tile[0, bit // 3, bit % 3]) == 255) << bit for bit in range(6))
 
 
-def tiles(picture: np.ndarray, side: int) -> list[list[np.ndarray]]:
-    """The tiles between gaps of a pixel, by row."""
+def tiles(picture: np.ndarray, side: int, columns: int) -> list[list[np.ndarray]]:
+    """Return the tiles by row. One pixel is between and around them, twelve between the net's columns."""
     height, width, _ = picture.shape
-    assert (height - 1) % (side + 1) == (width - 1) % (side + 1) == 0
+    column, remainder = divmod(height - 2 - 12 * (columns - 1), columns)
+    assert remainder == (column + 1) % (side + 1) == (width - 1) % (side + 1) == 0
+    starts = [1 + i * (column + 12) for i in range(columns)]
     return [
-        [picture[y : y + side, x : x + side] for x in range(1, width, side + 1)] for y in range(1, height, side + 1)
+        [picture[y : y + side, x : x + side] for x in range(1, width, side + 1)]
+        for start in starts
+        for y in range(start, start + column, side + 1)
     ]
 
 
 def test_the_papers_96_kernels_are_three_rows_of_16_for_each_of_two_columns():
     picture = kernel_image(np.random.default_rng(0).normal(size=(96, 3, 11, 11)), columns=2, scale=3)
-    assert picture.shape == (6 * 34 + 1, 16 * 34 + 1, 3)
+    assert picture.shape == (6 * 34 + 12, 16 * 34 + 1, 3)
     assert picture.dtype == np.uint8
 
 
-def test_the_first_columns_kernels_stand_above_the_seconds_each_in_reading_order():
-    rows = tiles(kernel_image(numbered(48), columns=2, scale=1), 3)
+def test_the_first_columns_kernels_are_above_those_of_the_second_in_reading_order():
+    rows = tiles(kernel_image(numbered(48), columns=2, scale=1), 3, columns=2)
     numbers = [[read_number(tile) for tile in row] for row in rows]
     assert numbers == [[*range(i, i + 12)] for i in (0, 12, 24, 36)]
 
 
 def test_one_column_fills_its_rows():
-    rows = tiles(kernel_image(numbered(40), columns=1, scale=1), 3)
+    rows = tiles(kernel_image(numbered(40), columns=1, scale=1), 3, columns=1)
     assert [len(row) for row in rows] == [14, 14, 14]
     places = [tile for row in rows for tile in row]
     assert [read_number(tile) for tile in places[:40]] == list(range(40))
@@ -63,7 +67,7 @@ def test_each_kernel_has_its_own_scale_symmetric_around_grey():
     weights = np.zeros((3, 3, 2, 2))
     weights[0, :, 0] = [[1.0, 0.5], [0.0, -0.5], [-1.0, -0.25]]
     weights[1] = weights[0] * -1e-3  # as much contrast as the strong one, the other way round
-    first, second, zero = tiles(kernel_image(weights, columns=1, scale=1), 2)[0]
+    first, second, zero = tiles(kernel_image(weights, columns=1, scale=1), 2, columns=1)[0]
     assert first[0, 0].tolist() == [255, 128, 0]
     assert first[0, 1].tolist() == [191, 64, 96]
     assert second[0, 0].tolist() == [0, 128, 255]
@@ -71,22 +75,21 @@ def test_each_kernel_has_its_own_scale_symmetric_around_grey():
     assert np.all(zero == 128)
 
 
-def test_enlarged_pixels_are_squares_and_gaps_stay_one_pixel_and_black():
+def test_enlarged_pixels_are_squares_and_gaps_keep_their_size_and_are_black():
     weights = np.random.default_rng(1).normal(size=(4, 3, 2, 2))
     small, large = (kernel_image(weights, columns=2, scale=scale) for scale in (1, 5))
-    for row, large_row in zip(tiles(small, 2), tiles(large, 10), strict=True):
+    for row, large_row in zip(tiles(small, 2, columns=2), tiles(large, 10, columns=2), strict=True):
         for tile, large_tile in zip(row, large_row, strict=True):
             assert np.array_equal(np.kron(tile, np.ones((5, 5, 1))), large_tile)
-    assert not large[::11].any()
-    assert not large[:, ::11].any()
-    assert large[1::11].any()
+    assert np.flatnonzero(large.any((1, 2))).tolist() == [*range(1, 11), *range(23, 33)]
+    assert np.flatnonzero(large.any((0, 2))).tolist() == [*range(1, 11), *range(12, 22)]
 
 
 def test_the_embedded_nets_two_columns_are_found():
     kernels = Kernels.of(load_artifact(embedded_model()))
     assert kernels.weights.shape == (48, 3, 3, 3)
     assert kernels.columns == 2
-    assert kernels.image().shape == (4 * 34 + 1, 12 * 34 + 1, 3)
+    assert kernels.image().shape == (4 * 34 + 12, 12 * 34 + 1, 3)
 
 
 def test_a_net_without_columns_has_one():
@@ -114,7 +117,7 @@ def test_the_png_holds_the_picture():
     [(), (Conv(name="conv1", kernels=6, size=3, stride=1, pad=0, groups=3),)],
     ids=["fully-connected", "a kernel sees one colour"],
 )
-def test_a_net_that_begins_otherwise_is_refused_by_name(first):
+def test_a_net_with_another_first_layer_is_refused_by_name(first):
     manifest = random_artifact().manifest
     patch = manifest.architecture.patch
     architecture = Architecture(name="odd", patch=patch, operations=(*first, Dense(name="fc8", units=7)))

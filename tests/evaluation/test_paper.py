@@ -1,4 +1,4 @@
-"""The published tables against the page that quotes them, and what a run does unlike the paper."""
+"""The published tables against the page that quotes them, and the differences between a run and the paper."""
 
 from __future__ import annotations
 
@@ -50,12 +50,18 @@ def test_figures_for_tiny_imagenet_are_top_1_of_its_test_images():
     assert [(row.split, row.top1, row.top5) for row in rows] == [("test", 58.2, None), ("test", 56.7, None)]
 
 
-def test_every_figure_stands_on_the_page_too():
+def test_every_figure_is_on_the_page():
     figures = {f"{value:.1f}" for row in PUBLISHED for value in (row.top1, row.top5) if value is not None}
     assert figures <= set(re.findall(r"\b\d\d\.\d\b", PAGE))
 
 
-def test_rows_are_told_apart_by_data_and_net_and_say_what_the_net_was_trained_on():
+def test_a_row_is_an_ensemble_if_its_name_is_a_plural_and_neither_if_it_is_no_net():
+    for row in PUBLISHED:
+        no_net = row.net in ("SIFT + FVs", "sparse coding")
+        assert row.ensemble is (None if no_net else "CNNs" in row.net or row.net == "ensemble"), row
+
+
+def test_rows_differ_in_data_or_net_and_say_what_the_net_was_trained_on():
     assert len({(row.data, row.net) for row in PUBLISHED}) == len(PUBLISHED)
     for row in PUBLISHED:
         assert row.trained_on
@@ -81,7 +87,7 @@ def test_ilsvrc_2012_is_known_by_its_classes():
 
 @pytest.fixture
 def ilsvrc(monkeypatch) -> list[str]:
-    """A thousand ids that pass for ILSVRC-2012's."""
+    """A thousand ids that are identified as ILSVRC-2012's."""
     wnids = [f"n{i:08}" for i in range(1000)]
     real = paper.identify
     monkeypatch.setattr(paper, "identify", lambda ids: "ILSVRC-2012" if list(ids) == wnids else real(ids))
@@ -89,7 +95,7 @@ def ilsvrc(monkeypatch) -> list[str]:
 
 
 @pytest.mark.parametrize(("size", "name"), [(256, "alexnet"), (256, "alexnet-6conv")])
-def test_the_papers_nets_depart_in_nothing(size, name):
+def test_the_papers_nets_have_no_departures(size, name):
     assert departures(preset(name), size) == ()
 
 
@@ -106,7 +112,7 @@ def said(size: int = 256, **switches) -> str:
         ({"hidden": 1024}, "units are 1024-1024, not 4096-4096"),
         ({"columns": 1, "lrn_columns": 2}, "one column, not two"),
         ({"normalization": "none"}, "no LRN"),
-        ({"normalization": "batchnorm"}, "batch norm, which the paper hasn't; no LRN"),
+        ({"normalization": "batchnorm"}, "batch norm, which the paper does not use; no LRN"),
         ({"lrn_constants": (2e-5, 2.0)}, "alpha=2e-05"),
         ({"lrn_constants": (1e-4, 1.0)}, "k=1 "),
         ({"lrn_columns": 1}, "LRN in 2 places, across columns"),
@@ -115,12 +121,12 @@ def said(size: int = 256, **switches) -> str:
         ({"pool_size": 2}, "pooling without overlap"),
     ],
 )
-def test_each_switch_of_the_net_is_told_and_no_other(switches, clause):
+def test_each_switch_gives_its_own_clause_and_no_other(switches, clause):
     assert clause in said(**switches)
     assert said(**switches).count("; ") == clause.count("; ")
 
 
-def test_of_a_net_like_the_papers_with_other_classes_nothing_is_said_of_the_last_layer():
+def test_the_number_of_classes_and_dropout_are_no_departures():
     assert said(classes=10) == said(dropout=0.1) == ""
 
 
@@ -134,7 +140,7 @@ def net(name: str = "a", clauses: tuple[str, ...] = (), unknown: int = 0) -> pap
     return paper.TestedNet(name=name, departures=clauses, unknown_classes=unknown)
 
 
-def test_the_papers_protocol_deviates_in_nothing(ilsvrc):
+def test_the_papers_protocol_has_no_deviations(ilsvrc):
     assert deviations(wnids=ilsvrc, images=50_000, views="ten", nets=[net()]) == ()
 
 
@@ -153,7 +159,7 @@ def test_the_papers_protocol_deviates_in_nothing(ilsvrc):
         ),
     ],
 )
-def test_each_deviation_is_told_in_one_sentence_and_alone(ilsvrc, run, expected):
+def test_each_deviation_gives_one_sentence(ilsvrc, run, expected):
     (sentence,) = deviations(**{"wnids": ilsvrc, "images": 50_000, "views": "ten", "nets": [net()], **run})
     assert expected in sentence
     assert sentence.endswith(".")
@@ -165,7 +171,7 @@ def test_another_set_of_as_many_classes_and_images_is_not_the_papers(ilsvrc):
     assert "50,000 images of 1,000 classes." in sentence
 
 
-def test_a_sample_of_another_set_is_told_with_both_numbers():
+def test_the_sentences_on_a_sample_of_another_set_have_both_numbers():
     told = deviations(wnids=TINY, images=500, sample_of=5000, views="ten", nets=[net()])
     assert "5,000 images of 200 classes" in told[0]
     assert told[1] == "Only a sample of 500 of the 5,000 images was evaluated."

@@ -1,4 +1,4 @@
-"""From a set to predictions: the same numbers as one image at a time, whatever is read and decoded beside it."""
+"""A set to predictions: the same numbers as one image at a time, independent of the other images in a batch."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def test_positions_choose_the_images(greys, tmp_path):
 def test_probabilities_are_those_of_one_image_at_a_time(real, tmp_path):
     net, root = real
     rows, values = predicted(root, tmp_path, net)
-    assert np.ptp(values, axis=0).max() > 0.05  # images differ in what the net says
+    assert np.ptp(values, axis=0).max() > 0.05  # the images' probabilities differ
     examples = list(open_images(root))
     assert len(values) == len(examples) == 18
-    for example, row, found in zip(examples, rows, values, strict=True):
+    for example, row, probabilities in zip(examples, rows, values, strict=True):
         square = read_square(example.data, name="", rescaling=Rescaling(size=64))
-        np.testing.assert_allclose(found, net.probabilities([square])[0], atol=1e-5)
+        np.testing.assert_allclose(probabilities, net.probabilities([square])[0], atol=1e-5)
         assert row.name == "/".join(Path(example.name).parts[-3:])  # relative to the set's folder
 
 
@@ -108,18 +108,18 @@ def test_images_that_can_not_be_read_keep_their_place_with_the_reason_and_zeros(
     np.testing.assert_allclose(np.delete(values, [1, 2], 0), np.delete(TABLE, [1, 2], 0), atol=1e-7)
 
 
-def test_an_image_that_vanished_keeps_its_place(greys, tmp_path):
+def test_an_image_that_was_deleted_keeps_its_place(greys, tmp_path):
     data = open_images(greys)
     (greys / "004.png").unlink()
     predictions = Predictions(tmp_path, about(len(LABELS)))
     predict(data, range(len(LABELS)), [(lookup_net(TABLE), predictions)])
     predictions.close()
     ((rows, values),) = predictions.chunks()
-    assert [row.error for row in rows] == [None] * 3 + ["gone, or not a file"] + [None] * 6
+    assert [row.error for row in rows] == [None] * 3 + ["missing, or not a regular file"] + [None] * 6
     assert not values[3].any()
 
 
-def test_a_batch_of_which_nothing_can_be_read_does_not_reach_the_net(greys, tmp_path):
+def test_a_batch_without_readable_images_does_not_reach_the_net(greys, tmp_path):
     for i in range(1, 5):
         (greys / f"{i:03}.png").write_bytes(b"damaged")
     net = lookup_net(TABLE)
@@ -130,7 +130,7 @@ def test_a_batch_of_which_nothing_can_be_read_does_not_reach_the_net(greys, tmp_
     assert values[4:].any(1).all()
 
 
-def test_orientation_in_exif_is_left_alone(real, tmp_path):
+def test_exif_orientation_is_ignored(real, tmp_path):
     net, _ = real
     image = Image.open(io.BytesIO(jpeg(3)))
     exif = Image.Exif()
@@ -149,7 +149,7 @@ def test_orientation_in_exif_is_left_alone(real, tmp_path):
 # Several nets.
 
 
-def test_nets_of_one_recipe_share_the_patches_and_others_get_their_own(real, tmp_path, monkeypatch):
+def test_nets_with_the_same_preprocessing_share_the_patches(real, tmp_path, monkeypatch):
     from alexnet_infer.predict import load
 
     net, root = real
@@ -176,7 +176,7 @@ def test_nets_of_one_recipe_share_the_patches_and_others_get_their_own(real, tmp
     assert len({values.tobytes() for values in together}) == 4
 
 
-def test_each_net_goes_on_from_where_it_was(greys, tmp_path):
+def test_each_net_continues_from_where_it_was(greys, tmp_path):
     """One has nothing, one a batch, one all but the last, one everything."""
     data, done = open_images(greys), (0, 4, 8, 10)
     nets = [lookup_net(np.roll(TABLE, i, 1)) for i in range(4)]
@@ -197,7 +197,7 @@ def test_each_net_goes_on_from_where_it_was(greys, tmp_path):
         np.testing.assert_allclose(next(one.chunks())[1], np.roll(TABLE, i, 1), atol=1e-7)
 
 
-def test_a_run_that_goes_on_reads_nothing_of_what_is_done(greys, tmp_path, monkeypatch):
+def test_a_continued_run_does_not_read_images_that_are_done(greys, tmp_path, monkeypatch):
     data, net = open_images(greys), lookup_net(TABLE)
     rows, values = predicted(greys, tmp_path / "whole", net)
     predictions = Predictions(tmp_path, about(10))

@@ -1,4 +1,4 @@
-"""Predictions on disk: what was appended comes back, whatever was cut off on the way; nothing else passes for it."""
+"""Predictions on disk: appended images are read back, even after a run was killed, and damage is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILES = ("images.jsonl", "rows.f32")
 
 
 def complete(predictions: Predictions) -> Predictions:
-    """Appends what is missing, batch by batch."""
+    """Append the missing images, batch by batch."""
     while not predictions.complete:
         part = slice(predictions.done, min(predictions.done + BATCH, IMAGES))
         predictions.append(ROWS[part], VALUES[part])
@@ -43,7 +43,7 @@ def contents(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in FILES]
 
 
-def test_what_was_appended_is_read_back(tmp_path):
+def test_appended_images_are_read_back(tmp_path):
     opened = Predictions.open(made(tmp_path))
     (rows, values), *more = opened.chunks()
     assert rows == ROWS
@@ -71,7 +71,7 @@ def test_complete_predictions_are_read_while_another_process_holds_them(tmp_path
     first.close()
 
 
-def test_what_is_forgotten_is_computed_again(tmp_path):
+def test_forgotten_predictions_are_computed_again(tmp_path):
     folder = made(tmp_path)
     Predictions.forget(tmp_path, about(IMAGES))
     again = Predictions(tmp_path, about(IMAGES))
@@ -94,12 +94,12 @@ def test_many_images_come_in_chunks_and_in_order(tmp_path):
     assert names == [str(i) for i in range(count)]
 
 
-def test_names_and_reasons_of_any_letters_come_back(tmp_path):
+def test_names_and_reasons_in_any_script_are_read_back(tmp_path):
     rows = [Row("naïve \u732b.jpg", 0, 'said "no", then: nothing')]
     predictions = Predictions(tmp_path, about(1))
     predictions.append(rows, np.zeros((1, 6), np.float32))
     predictions.close()
-    assert [found for found, _ in predictions.chunks()] == [rows]
+    assert [listed for listed, _ in predictions.chunks()] == [rows]
 
 
 CHANGES = {
@@ -116,7 +116,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_whatever_predictions_depend_on_is_in_their_key(tmp_path, change):
+def test_everything_that_predictions_depend_on_is_in_their_key(tmp_path, change):
     made(tmp_path)
     predictions = Predictions(tmp_path, CHANGES[change])
     predictions.close()
@@ -131,7 +131,7 @@ def test_the_same_has_the_same_key_and_shards_the_same_subject():
     assert replace(one, views="center").subject != one.subject
 
 
-def test_what_it_is_of_survives_saving(tmp_path):
+def test_a_description_is_read_back(tmp_path):
     folder = made(tmp_path)
     assert About.load(folder) == about(IMAGES)
     assert folder.name == about(IMAGES).key
@@ -145,7 +145,7 @@ def cuts(data: bytes, ends: list[int]) -> list[int]:
     return sorted({n for end in [0, *ends] for n in (end - 1, end, end + 1) if 0 <= n <= len(data)})
 
 
-def test_files_torn_at_any_length_go_on_from_their_last_whole_batch(tmp_path):
+def test_files_cut_at_any_length_continue_after_their_last_complete_batch(tmp_path):
     folder = made(tmp_path)
     images, rows = whole = contents(folder)
     line_ends = [i + 1 for i, byte in enumerate(images) if byte == ord("\n")]
@@ -178,7 +178,7 @@ def test_lost_files_start_over(tmp_path, lost):
     assert contents(folder) == whole
 
 
-def test_what_stands_after_complete_predictions_is_cut_off(tmp_path):
+def test_bytes_after_complete_predictions_are_cut_off(tmp_path):
     folder = made(tmp_path)
     whole = contents(folder)
     for name in FILES:
@@ -190,7 +190,7 @@ def test_what_stands_after_complete_predictions_is_cut_off(tmp_path):
     assert contents(folder) == whole
 
 
-def test_a_folder_whose_description_was_not_written_yet_is_taken(tmp_path):
+def test_a_folder_without_a_description_is_reused(tmp_path):
     folder = tmp_path / about(IMAGES).key
     folder.mkdir()
     (folder / ".about.json.1234.tmp").write_bytes(b"{")
@@ -203,14 +203,14 @@ def test_a_folder_whose_description_was_not_written_yet_is_taken(tmp_path):
 def test_two_can_not_write_at_once(tmp_path):
     pytest.importorskip("fcntl")
     first = Predictions(tmp_path, about(IMAGES))
-    refused(lambda: Predictions(tmp_path, about(IMAGES)), "another eval is at work here", error=UsageError)
+    refused(lambda: Predictions(tmp_path, about(IMAGES)), "another eval is using it", error=UsageError)
     other = Predictions(tmp_path, about(IMAGES, views="center"))
     other.close()
     first.close()
     made(tmp_path)
 
 
-def test_the_lock_of_a_process_that_ended_is_none(tmp_path):
+def test_a_process_that_ended_holds_no_lock(tmp_path):
     program = (
         "import os\nfrom pathlib import Path\nfrom tests.evaluation.toys import about\n"
         "from alexnet_infer.evaluation.predictions import Predictions\n"
@@ -221,7 +221,7 @@ def test_the_lock_of_a_process_that_ended_is_none(tmp_path):
     made(tmp_path)
 
 
-def test_a_failure_on_opening_gives_the_lock_back(tmp_path):
+def test_a_failure_on_opening_releases_the_lock(tmp_path):
     folder = made(tmp_path)
     (folder / "rows.f32").unlink()
     (folder / "rows.f32").mkdir()
@@ -229,7 +229,7 @@ def test_a_failure_on_opening_gives_the_lock_back(tmp_path):
         refused(lambda: Predictions(tmp_path, about(IMAGES)), "can't be written", error=UsageError)
 
 
-# What can't be used.
+# Refusals.
 
 
 def test_a_cache_that_can_not_be_written_is_one_line(tmp_path):
@@ -238,7 +238,7 @@ def test_a_cache_that_can_not_be_written_is_one_line(tmp_path):
         refused(lambda cache=cache: Predictions(cache, about(IMAGES)), "choose another --cache", error=UsageError)
 
 
-def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path):
+def test_a_full_disk_is_one_line_and_the_next_run_continues(tmp_path):
     resource = pytest.importorskip("resource")
     predictions = Predictions(tmp_path, about(IMAGES))
     predictions.append(ROWS[:BATCH], VALUES[:BATCH])
@@ -259,7 +259,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path):
     assert (values == VALUES).all()
 
 
-def test_incomplete_predictions_are_refused_with_what_is_there(tmp_path):
+def test_incomplete_predictions_are_refused_with_the_number_of_images(tmp_path):
     predictions = Predictions(tmp_path, about(IMAGES))
     predictions.append(ROWS[:BATCH], VALUES[:BATCH])
     predictions.close()
@@ -270,16 +270,16 @@ def test_incomplete_predictions_are_refused_with_what_is_there(tmp_path):
 def test_a_damaged_description_is_one_line(tmp_path, text):
     folder = made(tmp_path)
     (folder / "about.json").write_bytes(text)
-    refused(lambda: Predictions.open(folder), f"{folder}: no predictions of this program", error=PredictionsError)
+    refused(lambda: Predictions.open(folder), f"{folder}: no predictions of alexnet-infer", error=PredictionsError)
 
 
-def test_a_description_of_another_format_or_of_something_else_is_refused(tmp_path):
+def test_a_description_of_another_format_or_of_other_predictions_is_refused(tmp_path):
     folder = made(tmp_path)
     text = json.loads((folder / "about.json").read_bytes())
     (folder / "about.json").write_text(json.dumps({**text, "format": 2}))
-    refused(lambda: Predictions.open(folder), "format 2: this version reads 1", error=PredictionsError)
+    refused(lambda: Predictions.open(folder), "format 2; this version reads 1", error=PredictionsError)
     (folder / "about.json").write_text(json.dumps({**text, "views": "center"}))
-    refused(lambda: Predictions.open(folder), "not the key of what it says", error=PredictionsError)
+    refused(lambda: Predictions.open(folder), "not the key of its description", error=PredictionsError)
 
 
 DAMAGE = [
@@ -312,7 +312,7 @@ def test_a_damaged_image_is_one_line(tmp_path, line):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 2.0])
-def test_what_is_no_probability_is_one_line(tmp_path, value):
+def test_a_value_that_is_no_probability_is_one_line(tmp_path, value):
     folder = made(tmp_path)
     values = VALUES.copy()
     values[3, 2] = value

@@ -1,4 +1,4 @@
-"""`eval --engine ray`, on a real cluster of this machine's with two workers, against the same on a single machine."""
+"""`eval --engine ray` on a real cluster of two workers on this machine, compared with a single machine."""
 
 from __future__ import annotations
 
@@ -107,14 +107,14 @@ def only_ray(monkeypatch) -> None:
 def test_result_and_predictions_are_those_of_a_single_machine(zoo, single, tmp_path, run: Run):
     there = run(*arguments(zoo, tmp_path, "--engine", "ray", "--json"))
     assert contents(tmp_path) == contents(single)
-    here = run(*arguments(zoo, single, "--json"))  # all is in the cache
+    here = run(*arguments(zoo, single, "--json"))  # everything is in the cache
     assert there == here
     assert here[0] == 1
     assert f"{BROKEN:03}.jpg" in here[2]
 
 
 @pytest.mark.usefixtures("cluster", "only_ray")
-def test_a_run_that_was_stopped_goes_on_with_each_net_where_it_was(zoo, single, tmp_path):
+def test_a_stopped_run_continues_for_each_net_where_it_was(zoo, single, tmp_path):
     cache = shutil.copytree(single, tmp_path / "cache")
     for about, done in zip(sorted(cache.glob(f"*/{ABOUT}")), (4, 2 * PART * BATCH + 6), strict=True):
         cut(about.parent, done)
@@ -123,7 +123,7 @@ def test_a_run_that_was_stopped_goes_on_with_each_net_where_it_was(zoo, single, 
     computed = predict_again(zoo, cache, on_images=counts.append)
     assert contents(cache) == contents(single)
     assert all(one.complete for one in computed)
-    assert counts[0] == 4  # what was there
+    assert counts[0] == 4  # already done
     assert sum(counts) == COUNT
 
 
@@ -185,12 +185,12 @@ def other_runtime(data: Path, about: About) -> About:
     ("change", "error", "message"),
     [
         (gone, UnreadableInputError, "data"),
-        (other_images, UnreadableInputError, "other images than where the evaluation began"),
+        (other_images, UnreadableInputError, "other images than where the evaluation started"),
         (other_runtime, BackendError, "but ONNX Runtime 0.1, CPUExecutionProvider where the evaluation was started"),
     ],
 )
 @pytest.mark.usefixtures("cluster")
-def test_a_workers_error_is_ours_in_one_line_with_its_node(zoo, single, tmp_path, change, error, message):
+def test_an_error_on_a_worker_is_one_line_with_its_node(zoo, single, tmp_path, change, error, message):
     shutil.copytree(zoo / "data", tmp_path / "data")
     data = open_images(tmp_path / "data")
     about = About.load(min(single.glob(f"*/{ABOUT}")).parent)
@@ -223,7 +223,7 @@ def test_a_node_that_might_round_differently_is_refused(zoo, single, differs, me
 def test_workers_that_fit_nowhere_are_refused(zoo, tmp_path, run: Run):
     code, _, err = run(*arguments(zoo, tmp_path, "--engine", "ray", "--workers", 999))
     assert code == BackendError.exit_code
-    assert err == "error: --engine ray: no node has 999 CPUs, which each worker takes; choose fewer with --workers\n"
+    assert err == "error: --engine ray: no node has 999 CPUs, which each worker needs; choose fewer with --workers\n"
 
 
 def test_an_address_without_a_cluster_is_refused():
@@ -239,7 +239,7 @@ def test_an_address_without_a_cluster_is_refused():
 def test_an_address_needs_the_engine(zoo, tmp_path, run: Run):
     code, _, err = run(*arguments(zoo, tmp_path, "--address", "10.0.0.1:6379"))
     assert code == UsageError.exit_code
-    assert err == "error: --address '10.0.0.1:6379': is a Ray cluster's; add --engine ray\n"
+    assert err == "error: --address '10.0.0.1:6379': needs --engine ray\n"
 
 
 def test_without_ray_the_error_says_how_to_install_it(zoo, tmp_path, run: Run, monkeypatch):

@@ -1,4 +1,4 @@
-"""The report: every figure is there, nothing of a file's names gets out of its place, and the page needs nothing."""
+"""The report: it has every figure, shows names from files as text, and needs no other file."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def error_cells(error: dict) -> list[str]:
 
 
 def expected_rows(data: dict) -> Iterator[list[str]]:
-    """The tables' rows that the JSON's figures make."""
+    """The rows of the page's tables, made from the JSON."""
     for net in data["nets"]:
         yield [net["name"], *error_cells(net["top1"]), *error_cells(net["top5"]), ""]
     yield ["mean of 2 nets", *error_cells(data["ensemble"]["top1"]), *error_cells(data["ensemble"]["top5"]), ""]
@@ -118,7 +118,7 @@ def test_every_figure_of_the_result_is_on_the_page(tmp_path):
         assert text in page.text
 
 
-def test_the_papers_figures_stand_beside_ours_as_they_were_printed(tmp_path):
+def test_all_published_errors_are_on_the_page_with_their_digits(tmp_path):
     rows = written(result(), tmp_path).rows
     for row in PUBLISHED:
         figures = ["" if value is None else f"{value:.1f}" for value in (row.top1, row.top5)]
@@ -126,7 +126,7 @@ def test_the_papers_figures_stand_beside_ours_as_they_were_printed(tmp_path):
     assert ["1 CNN", "40.7", "", "", "18.2", "", "", "ten views; not comparable"] in rows
 
 
-def test_classes_stand_the_worst_first_and_those_without_images_last(tmp_path):
+def test_the_worst_class_is_first_and_classes_without_images_are_last(tmp_path):
     evaluation = result()
     counts = [(2, 1, 0), (0, 0, 0), (4, 2, 1), (10, 9, 0), (3, 0, 0), (2, 2, 1), (2, 2, 2)]
     classes = [
@@ -138,7 +138,7 @@ def test_classes_stand_the_worst_first_and_those_without_images_last(tmp_path):
     assert order == [WNIDS[i] for i in (6, 5, 3, 2, 0, 4, 1)]
 
 
-def test_a_confusion_with_a_class_that_the_data_has_not_is_named_by_the_net(tmp_path):
+def test_a_confusion_with_a_class_that_the_data_lacks_has_the_nets_name(tmp_path):
     artifact = random_artifact()
     pair = Confusion(label=WNIDS[0], guess=artifact.manifest.classes[0].wnid, images=1, of=2)
     unknown = replace(pair, guess="n99999999")
@@ -166,6 +166,17 @@ def test_a_small_p_value_is_a_power_of_ten(tmp_path, p, text):
     assert next(row for row in page.rows if row[:2] == ["first", "top-1"])[-1] == text
 
 
+def test_the_page_names_the_best_net_and_says_whether_the_mean_is_significantly_better(tmp_path):
+    evaluation = result()
+    undecided = "Against first, the best of the nets: The mean is not significantly better in top-1 or top-5 error."
+    assert undecided in written(evaluation, tmp_path).text
+    first, second = evaluation.ensemble.against
+    sure = replace(first.top1, low=-0.2, high=-0.1, p=0.001)
+    against = (replace(first, top1=sure, top5=sure), second)
+    page = written(replace(evaluation, ensemble=replace(evaluation.ensemble, against=against)), tmp_path)
+    assert "the best of the nets: The mean is significantly better in top-1 and top-5 error." in page.text
+
+
 def test_an_image_has_its_label_below_and_a_bar_for_each_guess_the_labels_own_marked(tmp_path):
     page = written(result(), tmp_path, Examples(mistakes=(shown(),), sample=()))
     bars = [one["style"] for one in page.all("i")]
@@ -175,7 +186,7 @@ def test_an_image_has_its_label_below_and_a_bar_for_each_guess_the_labels_own_ma
     assert "A random sample" not in page.text
 
 
-def test_one_net_has_no_pairs_and_without_files_nothing_is_said_of_training(tmp_path):
+def test_one_net_has_no_comparison_and_without_files_there_is_no_training(tmp_path):
     page = written(result(names=("only",)), tmp_path, Examples(mistakes=(), sample=()), nets=[])
     assert "Paired" not in page.text
     assert not page.all("img")
@@ -187,7 +198,7 @@ def test_with_files_kernels_recipe_and_input_are_shown(tmp_path):
     evaluation = result()
     page = written(evaluation, tmp_path, Examples(mistakes=(), sample=()))
     assert len(page.all("img")) == 2
-    caption = "in the first layer of random-alexnet-64; each of the 2 columns has 8, the first column's on top"
+    caption = "in the first layer of random-alexnet-64. Each of the 2 columns has 8 kernels."
     assert f"The 16 kernels of 3 {TIMES} 3 {TIMES} 3 {caption}" in page.text
     assert "seed 1" in page.text
     assert '{"name": "random"}' in page.text
@@ -200,7 +211,7 @@ def test_a_result_without_readable_images_or_faults_is_written(tmp_path):
     classes = tuple(replace(one, images=0, top1=0, top5=0) for one in evaluation.classes)
     page = written(replace(evaluation, calibration=nothing, classes=classes, confusions=()), tmp_path)
     assert "paper's protocol None." in page.text
-    assert "None: every image" in page.text
+    assert "None. The first guess is right for every readable image." in page.text
 
 
 def hostile() -> tuple[Evaluation, Examples]:
@@ -213,7 +224,7 @@ def hostile() -> tuple[Evaluation, Examples]:
     return evaluation, Examples(mistakes=images, sample=(odd,))
 
 
-def test_names_from_files_are_text_whatever_they_hold(tmp_path):
+def test_names_from_files_are_only_text(tmp_path):
     evaluation, examples = hostile()
     page, plain = written(evaluation, tmp_path, examples), written(result(), tmp_path)
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in plain.elements}
@@ -228,7 +239,7 @@ def test_names_from_files_are_text_whatever_they_hold(tmp_path):
     assert r"\n\x1b[31m" in page.text
 
 
-def test_the_page_needs_nothing_but_itself(tmp_path):
+def test_the_page_needs_no_other_file(tmp_path):
     evaluation, examples = hostile()
     page = written(evaluation, tmp_path, examples)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]

@@ -1,8 +1,9 @@
-"""The result: its figures by hand, its JSON key by key, and conditions on it."""
+"""The result: its figures by hand, its JSON key by key, the best net, the verdict, and conditions."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from alexnet_infer import __version__
 from alexnet_infer.artifact import ClassName
 from alexnet_infer.errors import UsageError
-from alexnet_infer.evaluation.result import Data, Protocol, Sample, evaluation, parse_condition
+from alexnet_infer.evaluation.result import Data, Paired, Protocol, Sample, evaluation, parse_condition
 from alexnet_infer.evaluation.statistics import Tally, mcnemar, wilson
 from tests.evaluation.results import CLASSES, GUESSES, NAMES, WNIDS, facts, result, tally
 
@@ -19,7 +20,7 @@ ERROR = ["wrong", "error", "low", "high"]
 PAIRED = ["difference", "low", "high", "ensemble_only_wrong", "net_only_wrong", "p"]
 
 
-def test_jsons_keys_and_their_order_are_the_formats():
+def test_the_keys_of_the_json_and_their_order_are_fixed():
     data = result(sample=Sample(images=8, of=80)).to_json()
     assert list(data) == [
         "alexnet_infer",
@@ -77,8 +78,58 @@ def test_the_ensemble_is_compared_with_each_net_image_by_image():
     assert first["top5"] == dict.fromkeys(PAIRED, 0) | {"p": 1.0}
 
 
-def test_the_ensemble_minus_the_net_has_that_sign():
-    """The mean taken for a net, and a net for the mean: the difference turns."""
+@pytest.mark.parametrize(
+    ("only_mean", "only_net", "verdict"),
+    [
+        (0, 5, "undecided"),
+        (0, 6, "better"),
+        (6, 0, "worse"),
+        (40, 60, "undecided"),
+        (30, 60, "better"),
+        (0, 0, "undecided"),
+    ],
+)
+def test_the_verdict_needs_mcnemars_p_below_5_per_cent_and_an_interval_without_0(only_mean, only_net, verdict):
+    """Of 5 coins all are heads or all tails in 2 of 32 throws (6 %), of 6 in 2 of 64 (3 %)."""
+    mean = np.repeat([True, False, False], [only_mean, only_net, 200])
+    net = np.repeat([False, True, False], [only_mean, only_net, 200])
+    assert Paired.of(mean, net).verdict == verdict
+
+
+def test_an_interval_that_reaches_0_leaves_the_verdict_undecided():
+    pair = Paired(difference=-0.1, low=-0.2, high=0.0, ensemble_only_wrong=0, net_only_wrong=9, p=0.001)
+    assert pair.verdict == "undecided"
+    assert replace(pair, high=-0.01).verdict == "better"
+    assert replace(pair, high=-0.01, p=0.05).verdict == "undecided"
+    assert replace(pair, low=0.01, high=0.2).verdict == "worse"
+
+
+@pytest.mark.parametrize(("order", "best"), [(("first", "second"), "first"), (("second", "first"), "first")])
+def test_the_best_net_has_the_lowest_top_1_error(order, best):
+    nets = [(facts(name), tally(GUESSES[name])) for name in order]
+    made = evaluation(
+        data=Data(name="zoo", listing="", images=8, classes=7),
+        protocol=Protocol(views="ten", nets=2),
+        classes=CLASSES,
+        guesses=CLASSES,
+        nets=nets,
+        ensemble=tally(GUESSES["mean"]),
+    )
+    assert made.against_best.net == best
+    assert made.against_best.top1.net_only_wrong == 1
+
+
+def test_of_equal_nets_the_top_5_error_decides_and_then_the_order():
+    two = result()
+    equal = [replace(net, top1=two.nets[0].top1, top5=two.nets[0].top5) for net in two.nets]
+    assert replace(two, nets=tuple(equal)).against_best.net == "first"
+    better = replace(equal[1], top5=replace(equal[1].top5, wrong=0))
+    assert replace(two, nets=(equal[0], better)).against_best.net == "second"
+    assert result(names=("only",)).against_best is None
+
+
+def test_the_difference_is_the_ensembles_error_minus_the_nets():
+    """With a net in the mean's place and the mean in the net's, the sign changes."""
     nets = [(facts("a"), tally(GUESSES["mean"])), (facts("b"), tally(GUESSES["mean"]))]
     turned = evaluation(
         data=Data(name="zoo", listing="", images=8, classes=7),
@@ -92,7 +143,7 @@ def test_the_ensemble_minus_the_net_has_that_sign():
     assert (pair.difference, pair.ensemble_only_wrong, pair.net_only_wrong) == (0.25, 2, 0)
 
 
-def test_classes_are_all_of_the_datas_in_order_with_the_headlines_wrong_images():
+def test_classes_are_those_of_the_data_in_order_with_the_headlines_wrong_images():
     classes = result().to_json()["classes"]
     assert [(one["wnid"], one["name"]) for one in classes] == list(zip(WNIDS, NAMES, strict=True))
     assert [one["images"] for one in classes] == [2, 2, 2, 2, 0, 0, 0]
@@ -120,7 +171,7 @@ def test_calibration_leaves_unreadable_images_out():
     assert all(one["confidence"] is None and one["accuracy"] is None for one in empty)
 
 
-def test_confusions_stand_most_images_first_then_by_label_and_guess_and_at_most_twenty():
+def test_confusions_are_sorted_by_images_then_label_and_guess_and_are_at_most_twenty():
     """Thirty pairs in which label and guess differ, one of them with two images."""
     classes = tuple(ClassName(wnid=f"n{i:08}", name=f"c{i}") for i in range(6))
     pairs = [(a, b) for a in range(6) for b in range(6) if a != b]
@@ -136,10 +187,10 @@ def test_confusions_stand_most_images_first_then_by_label_and_guess_and_at_most_
         nets=[(facts("x"), one)],
         ensemble=None,
     )
-    found = [(pair.label, pair.guess, pair.images, pair.of) for pair in made.confusions]
-    assert found[0] == ("n00000004", "n00000001", 2, 6)
-    assert len(found) == 20
-    assert found[1:] == [(f"n{a:08}", f"n{b:08}", 1, 5) for a, b in sorted(pairs[:-1])][:19]
+    pairs_made = [(pair.label, pair.guess, pair.images, pair.of) for pair in made.confusions]
+    assert pairs_made[0] == ("n00000004", "n00000001", 2, 6)
+    assert len(pairs_made) == 20
+    assert pairs_made[1:] == [(f"n{a:08}", f"n{b:08}", 1, 5) for a, b in sorted(pairs[:-1])][:19]
 
 
 def test_guesses_are_named_by_the_nets_classes():
@@ -159,7 +210,7 @@ def test_guesses_are_named_by_the_nets_classes():
 
 
 @pytest.mark.parametrize("images", [7, 9])
-def test_tallies_of_another_number_of_images_are_a_bug(images):
+def test_tallies_with_another_number_of_images_are_a_bug(images):
     with pytest.raises(AssertionError):
         evaluation(
             data=Data(name="zoo", listing="", images=images, classes=7),
@@ -191,7 +242,7 @@ def test_conditions_compare_the_headlines_error_in_per_cent(text, holds):
     assert parse_condition(text).holds(result()) is holds
 
 
-def test_conditions_are_free_of_rounding():
+def test_conditions_are_exact():
     """70 wrong of 1,000 are 7 %; as floats they are more."""
     assert 100 * (70 / 1000) > 7
     one = Tally(2)
@@ -209,7 +260,7 @@ def test_conditions_are_free_of_rounding():
     assert parse_condition("top1>6.999999999").holds(made)
 
 
-def test_a_condition_is_printed_as_one_would_say_it():
+def test_a_condition_is_printed_with_spaces_and_a_unit():
     assert str(parse_condition("top5>18.2")) == "top5 > 18.2 %"
     assert parse_condition("top5>=18.2").value == Fraction(91, 5)
 

@@ -1,4 +1,4 @@
-"""What is evaluated: samples, shards, the set that is meant; and that nothing is computed twice, or reused wrongly."""
+"""Requests, samples and shards. Nothing is computed twice, and nothing is reused for another evaluation."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_values_out_of_range_are_refused(request_, fields, words):
     refused(lambda: replace(request_, **fields), words, error=UsageError)
 
 
-def test_the_set_is_the_one_named_or_that_of_the_environment(monkeypatch):
+def test_the_set_is_the_named_one_or_that_of_the_environment(monkeypatch):
     monkeypatch.setenv("ALEXNET_INFER_DATA", "/elsewhere")
     assert data_folder(Path("here")) == Path("here")
     assert data_folder(None) == Path("/elsewhere")
@@ -185,12 +185,12 @@ def test_shards_are_whole_batches_of_about_the_same_number_and_cover_the_set(loo
 def test_a_shard_without_images_is_refused(lookup):
     refused(
         lambda: [compute(replace(lookup, batch=16, shard=i, shards=3)) for i in range(3)],
-        "/3: no images are left for it; use fewer shards",
+        "/3: has no images; use fewer shards",
         error=UsageError,
     )
 
 
-def test_a_sample_is_divided_too(lookup):
+def test_a_sample_is_divided_into_shards(lookup):
     parts = [compute(replace(lookup, batch=4, limit=12, shard=i, shards=2)).predictions[0] for i in range(2)]
     assert [(one.about.begin, one.about.end) for one in parts] == [(0, 4), (4, 12)]
     assert sorted(row.label for one in parts for rows, _ in one.chunks() for row in rows) == sorted([*range(6)] * 2)
@@ -207,7 +207,7 @@ def test_a_second_run_computes_nothing(request_, calls):
     assert [one.folder for one in first.predictions] == [one.folder for one in second.predictions]
 
 
-def test_another_ensemble_of_the_same_nets_computes_nothing(request_, models, monkeypatch):
+def test_other_ensembles_of_the_same_nets_compute_nothing(request_, models, monkeypatch):
     compute(replace(request_, models=tuple(models)))
 
     def fail(self, patches_nchw):
@@ -220,7 +220,7 @@ def test_another_ensemble_of_the_same_nets_computes_nothing(request_, models, mo
         assert all(one.complete for one in computed.predictions)
 
 
-def test_one_more_net_computes_only_its_own(request_, models, calls):
+def test_an_added_net_computes_only_its_own_predictions(request_, models, calls):
     compute(replace(request_, models=tuple(models[:2])))
     calls.clear()
     compute(replace(request_, models=tuple(models)))
@@ -284,7 +284,7 @@ def test_nothing_is_reused_for_another_net(request_, tmp_path, calls, change):
     [({"views": "ten"}, 5), ({"batch": 5}, 4), ({"limit": 17}, 5), ({"split": "train"}, 5), ({"shards": 2}, 2)],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_nothing_is_reused_for_another_way(request_, tmp_path, calls, fields, batches):
+def test_nothing_is_reused_for_other_settings(request_, tmp_path, calls, fields, batches):
     root = tmp_path / "set"
     shutil.copytree(request_.data, root)
     shutil.copytree(root / "val", root / "train")
@@ -296,7 +296,7 @@ def test_nothing_is_reused_for_another_way(request_, tmp_path, calls, fields, ba
 
 
 def test_a_set_that_was_moved_is_the_same(request_, tmp_path, models, calls):
-    """Paths are not part of it: a net from here and one from there still make an ensemble."""
+    """Paths are not part of the key, so predictions from both places make an ensemble."""
     moved = tmp_path / "elsewhere" / request_.data.name
     shutil.copytree(request_.data, moved)
     compute(request_)
@@ -308,7 +308,7 @@ def test_a_set_that_was_moved_is_the_same(request_, tmp_path, models, calls):
     assert not any(name.startswith("/") for name in names[0])
 
 
-def test_an_interrupted_run_goes_on(request_, monkeypatch):
+def test_an_interrupted_run_continues(request_, monkeypatch):
     whole = compute(replace(request_, cache=request_.cache.with_name("whole"))).predictions[0]
     infer, calls = onnxruntime.OnnxRuntimeBackend.infer, []
 
@@ -328,10 +328,10 @@ def test_an_interrupted_run_goes_on(request_, monkeypatch):
         assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
-# Nets that don't go together.
+# Nets that can't be averaged.
 
 
-def test_one_net_in_two_files_is_no_ensemble(request_, models, tmp_path, calls):
+def test_the_same_net_in_two_files_is_refused(request_, models, tmp_path, calls):
     copy = tmp_path / "copy.safetensors"
     shutil.copy(models[0], copy)
     request = replace(request_, models=(models[0], copy))

@@ -1,4 +1,4 @@
-"""Intervals and tests against SciPy's, tallies against hand-counted cases and a sort."""
+"""Intervals and tests against SciPy, tallies against hand-counted cases and a sort."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_wilsons_interval_ends_exactly_at_0_and_1():
 
 
 @pytest.mark.parametrize("arguments", [(-1, 5), (6, 5), (0, 0), (1, 5, 0), (1, 5, 1), (1, 5, float("nan"))])
-def test_wilson_refuses_counts_and_confidences_that_cannot_be(arguments):
+def test_wilson_refuses_counts_and_confidences_out_of_range(arguments):
     with pytest.raises(UsageError, match="expected"):
         wilson(*arguments)
 
@@ -55,7 +55,7 @@ def test_wilson_refuses_counts_and_confidences_that_cannot_be(arguments):
     ("a_only", "b_only"),
     [(0, 0), (1, 0), (0, 5), (3, 3), (5, 3), (120, 275), (1000, 1010), (25_000, 25_400), (0, 1000), (12_000, 13_000)],
 )
-def test_mcnemars_p_agrees_with_scipys_binomial_test_and_does_not_mind_the_order(a_only, b_only):
+def test_mcnemars_p_agrees_with_scipys_binomial_test_in_both_orders(a_only, b_only):
     expected = binomtest(a_only, a_only + b_only).pvalue if a_only + b_only else 1.0
     assert mcnemar(a_only, b_only) == pytest.approx(expected, rel=1e-9)
     assert mcnemar(b_only, a_only) == mcnemar(a_only, b_only)
@@ -88,7 +88,7 @@ def wrong_images(both: int, a_only: int, b_only: int, none: int) -> tuple[np.nda
     return a, b
 
 
-def test_of_equal_nets_the_bootstrap_is_sure():
+def test_the_bootstrap_of_equal_nets_is_exactly_0():
     a, _ = wrong_images(30, 20, 0, 50)
     assert paired_bootstrap(a, a) == (0.0, 0.0, 0.0)
     assert [str(value) for value in paired_bootstrap(a, a)] == ["0.0"] * 3  # none of them -0.0
@@ -144,7 +144,7 @@ def test_the_bootstrap_is_the_same_for_the_same_seed_only():
     ("a", "b", "options"),
     [([], [], {}), ([True], [True, False], {}), ([[True]], [[True]], {}), ([True], [True], {"resamples": 0})],
 )
-def test_the_bootstrap_refuses_what_cannot_be_compared(a, b, options):
+def test_the_bootstrap_refuses_arrays_that_cannot_be_compared(a, b, options):
     with pytest.raises(UsageError, match="expected"):
         paired_bootstrap(a, b, **options)
 
@@ -165,7 +165,7 @@ def test_of_equal_probabilities_the_lower_index_ranks_higher(label, rank):
     assert [bool(one.wrong(k)[0]) for k in range(1, 8)] == [k < rank for k in range(1, 8)]
 
 
-def test_a_net_that_always_says_the_same_guesses_class_0_and_gets_only_the_first_five_right():
+def test_a_net_with_equal_probabilities_guesses_class_0_and_gets_only_the_first_five_right():
     flat = tally(np.full((7, 7), 1 / 7), np.arange(7))
     assert flat.wrong(1).tolist() == [False] + [True] * 6
     assert flat.wrong(5).tolist() == [False] * 5 + [True] * 2
@@ -182,7 +182,7 @@ def test_counts_are_those_of_the_metric_on_probabilities_full_of_ties(k):
 
 
 @pytest.mark.parametrize("classes", [1, 2, 4])
-def test_with_fewer_than_five_classes_whatever_was_read_is_right_in_the_top_five(classes):
+def test_with_fewer_than_five_classes_every_readable_image_is_right_in_the_top_five(classes):
     few = tally(np.full((classes, classes), 0.1), np.arange(classes))
     few.add_unreadable(0)
     assert few.wrong(5).tolist() == [False] * classes + [True]
@@ -199,7 +199,7 @@ def test_an_image_of_a_class_that_the_net_lacks_is_wrong_for_every_k():
     assert lacking.calibration().bins[12].accuracy == 0.5
 
 
-def test_label_and_guess_keep_to_their_own_class_lists():
+def test_label_and_guess_are_indices_of_different_class_lists():
     """The data's classes 0, 1, 2 are the net's 3, 0, 4."""
     probabilities = np.full((3, 6), 0.1)
     probabilities[[0, 1, 2], [3, 5, 5]] = 0.5
@@ -210,7 +210,7 @@ def test_label_and_guess_keep_to_their_own_class_lists():
     assert mapped.per_class(1).tolist() == [0, 1, 1]
 
 
-def test_an_unreadable_image_is_wrong_counts_in_its_class_and_nowhere_else():
+def test_an_unreadable_image_is_wrong_and_counts_only_in_its_class():
     some = tally([[0.9, 0.1], [0.9, 0.1]], [0, 1])
     some.add_unreadable(1)
     assert len(some) == 3
@@ -303,7 +303,7 @@ def test_calibration_is_exactly_independent_of_the_images_order_where_a_float_su
     assert results[0] == results[1]
 
 
-def test_reading_figures_in_between_changes_nothing():
+def test_reading_figures_does_not_change_them():
     one = tally(np.eye(3), [0, 1, 2])
     before = figures(one)
     assert figures(one) == before
@@ -342,7 +342,7 @@ def test_tallies_of_other_sets_do_not_merge():
         ([[0.5, 0.5]], [0], [-2], "net_labels"),
     ],
 )
-def test_what_makes_no_sense_is_refused(probabilities, data_labels, net_labels, expected):
+def test_invalid_values_shapes_and_labels_are_refused(probabilities, data_labels, net_labels, expected):
     one = Tally(3)
     with pytest.raises(UsageError, match=expected):
         one.add(np.array(probabilities), np.array(data_labels), np.array(net_labels))
@@ -377,7 +377,7 @@ def test_ece_agrees_with_its_definition_in_fractions():
     assert 0.05 < result.ece < 1
 
 
-def test_a_net_that_is_right_as_often_as_it_says_has_no_calibration_error():
+def test_a_net_whose_confidence_equals_its_accuracy_has_no_calibration_error():
     rows = np.tile([0.75, 0.25], (8, 1))
     assert tally(rows, [0, 0, 0, 1] * 2).calibration().ece == 0.0
     assert tally(np.eye(2), [0, 1]).calibration().ece == 0.0  # confidence 1 is in the last bin

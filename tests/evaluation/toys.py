@@ -1,4 +1,4 @@
-"""Small nets and sets for tests of an evaluation: real nets with random weights, and nets that look answers up."""
+"""Small nets and sets for tests of an evaluation: real nets with random weights, and lookup tables as nets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OTHER_WNIDS = [*WNIDS[:-1], "n09999999"]
 def save_net(
     path: Path, seed: int = 0, *, name: str | None = None, wnids: Sequence[str] = WNIDS, resample: str = "bicubic"
 ) -> Path:
-    """A random net on squares of 64 pixels, whose classes are the miniature's, as a file."""
+    """Save a random net for squares of 64 pixels with the classes of the miniature set."""
     artifact = random_artifact(replace(TINY, classes=len(wnids)), seed=seed)
     manifest = replace(
         artifact.manifest,
@@ -34,7 +34,7 @@ def save_net(
 
 
 def write_set(root: Path, images: int = 60) -> Path:
-    """Folders with `images` noisy images, the classes in turn; their names alone don't tell the class."""
+    """Write folders with `images` noisy images, the classes in turn. File names do not contain the class."""
     for i in range(images):
         write(root / "val" / WNIDS[i % len(WNIDS)] / f"{i:04}.jpg", jpeg(i))
     write_names(root / "classes.tsv", "\t")
@@ -42,7 +42,7 @@ def write_set(root: Path, images: int = 60) -> Path:
 
 
 def write_greys(root: Path, labels: Sequence[int]) -> Path:
-    """An image for each label, in Caffe's layout: the first is all of grey level 1, the second of 2, and so on."""
+    """Write one image per label in Caffe's layout. Every pixel of the i-th image has grey level i, from 1 on."""
     root.mkdir(parents=True, exist_ok=True)
     for level in range(1, len(labels) + 1):
         Image.new("RGB", (9, 9), (level,) * 3).save(root / f"{level:03}.png")
@@ -52,7 +52,7 @@ def write_greys(root: Path, labels: Sequence[int]) -> Path:
 
 
 class Lookup:
-    """A backend that takes a patch's first value for a row of `table` [1 + images, classes]; row 0 is for padding."""
+    """A backend that uses a patch's first value as a row of `table` [1 + images, classes]. Row 0 is for padding."""
 
     description = "a table"
     takes_squares = False
@@ -67,11 +67,11 @@ class Lookup:
 
 
 def lookup_net(table: Sequence[Sequence[float]], views: str = "ten") -> Net:
-    """A net that says row i of `table` of the i-th image of `write_greys`."""
+    """Make a net whose probabilities for the i-th image of `write_greys` are row i of `table`."""
     manifest = random_artifact(replace(TINY, classes=len(WNIDS))).manifest
     preprocessing = replace(manifest.preprocessing, mean=np.zeros(3))
     classes = tuple(ClassName(wnid=wnid, name=SYNSETS[wnid]) for wnid in WNIDS)
-    padding = np.full(len(WNIDS), np.nan)  # would show if it got into a result
+    padding = np.full(len(WNIDS), np.nan)  # NaN in a result would show a mistake
     return Net(replace(manifest, preprocessing=preprocessing, classes=classes), Lookup([padding, *table]), views)
 
 
@@ -89,7 +89,7 @@ def about(
     views: str = "ten",
     **data: object,
 ) -> About:
-    """Of `images` images, all of them or of `whole`, with the miniature's classes."""
+    """Describe predictions for `images` images of a set of `whole` with the classes of the miniature set."""
     facts = {
         "name": net,
         "sha256": sha256 or f"{len(net):064x}",

@@ -1,4 +1,4 @@
-"""Which images int8 is calibrated on, and what of them goes into the net."""
+"""Which images int8 is calibrated on, and the inputs that are made from them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def info_of(views: str = "center", **values: object) -> ExportInfo:
 
 
 def grey(path: Path, level: int) -> None:
-    """A photo all of one grey, by which it is known again."""
+    """Save a photo of a single grey, which identifies it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (SIZE, SIZE), (level,) * 3).save(path)
 
 
 def levels(source: Path, count: int) -> list[int]:
-    """The grey of each image that is taken."""
+    """The grey of each image that is used."""
     squares = np.concatenate(list(calibration_inputs(source, count, MANIFEST, info_of())))
     assert squares.dtype == np.uint8
     assert squares.shape[1:] == (SIZE, SIZE, 3)
@@ -46,14 +46,14 @@ def photos(tmp_path) -> Path:
     return folder
 
 
-def test_photos_are_taken_from_all_over_the_folder_in_order(photos):
+def test_photos_are_spread_evenly_over_the_folder_in_order(photos):
     assert levels(photos, 300) == list(range(0, 110, 10))
     assert levels(photos, 3) == [0, 50, 100]
     assert levels(photos, 6) == [0, 20, 40, 60, 80, 100]
     assert levels(photos, 1) == [0]
 
 
-def test_of_a_labelled_set_the_training_split_is_taken_with_every_class_in_the_sample(tmp_path):
+def test_a_labelled_set_gives_a_sample_of_its_training_split_with_every_class(tmp_path):
     for split, offset in (("train", 0), ("val", 100)):
         for c, wnid in enumerate(WNIDS):
             for i in range(4):
@@ -64,14 +64,14 @@ def test_of_a_labelled_set_the_training_split_is_taken_with_every_class_in_the_s
     assert len(taken) == 2 * len(WNIDS)
 
 
-def test_without_a_training_split_the_other_is_taken(tmp_path):
+def test_without_a_training_split_the_validation_split_is_used(tmp_path):
     for c, wnid in enumerate(WNIDS):
         grey(tmp_path / "val" / wnid / f"{c}.png", 100 + c)
     write_names(tmp_path / "classes.tsv", "\t")
     assert levels(tmp_path, 300) == [100 + c for c in range(len(WNIDS))]
 
 
-def test_a_file_that_takes_patches_gets_the_ten_views_that_the_net_sees(tmp_path):
+def test_a_file_that_takes_patches_is_calibrated_on_the_ten_views(tmp_path):
     square = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     Image.fromarray(square).save(tmp_path / "a.png")
     (found,) = calibration_inputs(tmp_path, 5, MANIFEST, info_of("none"))
@@ -80,13 +80,13 @@ def test_a_file_that_takes_patches_gets_the_ten_views_that_the_net_sees(tmp_path
 
 @pytest.mark.parametrize(("views", "each"), [("none", 10), ("ten", 1)])
 @pytest.mark.parametrize("batch", ["1,8,64", "3", "60000"])
-def test_few_images_are_in_memory_at_once_whatever_batch_the_file_takes(photos, views, each, batch):
+def test_few_images_are_in_memory_at_once_whatever_the_files_batch(photos, views, each, batch):
     info = info_of(views, batch=Batch.parse(batch))
-    sizes = [len(one) for one in calibration_inputs(photos, 300, MANIFEST, info)]
+    sizes = [len(inputs) for inputs in calibration_inputs(photos, 300, MANIFEST, info)]
     assert sizes == [CALIBRATION_BATCH * each, (11 - CALIBRATION_BATCH) * each]
 
 
-def test_photos_are_turned_as_their_camera_says(tmp_path):
+def test_the_exif_orientation_is_applied(tmp_path):
     image = Image.new("RGB", (SIZE, SIZE), "black")
     image.paste("white", (0, 0, SIZE // 2, SIZE))
     exif = Image.Exif()
@@ -97,7 +97,7 @@ def test_photos_are_turned_as_their_camera_says(tmp_path):
     assert found[0, -1].max() == 0
 
 
-def test_photos_that_cannot_be_read_are_left_out(photos):
+def test_photos_that_cannot_be_read_are_skipped(photos):
     (photos / "03.png").write_bytes(b"not an image")
     (photos / "04.png").write_bytes((photos / "05.png").read_bytes()[:60])
     assert levels(photos, 300) == [0, 10, 20, *range(50, 110, 10)]
@@ -108,13 +108,13 @@ def test_a_folder_without_a_readable_image_is_an_error_that_names_it(tmp_path):
         path.mkdir()
     (tmp_path / "broken" / "a.jpg").write_bytes(b"not an image")
     for name in ("empty", "broken"):
-        with pytest.raises(UnreadableInputError, match=f"{name}: no image that can be read"):
+        with pytest.raises(UnreadableInputError, match=f"{name}: no image can be read"):
             list(calibration_inputs(tmp_path / name, 5, MANIFEST, info_of()))
 
 
-def test_what_is_no_folder_is_an_error(photos):
+def test_a_source_that_is_not_a_folder_is_an_error(photos):
     for path in (photos / "absent", photos / "00.png"):
-        with pytest.raises(UnreadableInputError, match="expected a labelled set, or a folder of photos"):
+        with pytest.raises(UnreadableInputError, match="expected a labelled set or a folder of photos"):
             list(calibration_inputs(path, 5, MANIFEST, info_of()))
 
 

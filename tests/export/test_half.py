@@ -1,4 +1,4 @@
-"""Half precision on a CPU: rounded where a GPU rounds, and an overflow that shows."""
+"""Half precision on a CPU: values are rounded where a GPU rounds them, and an overflow shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INFO = ExportInfo(members=(Member(name="a", sha256="0" * 64),), precision="fp16"
 
 
 def half_weights(artifact: Artifact) -> Artifact:
-    """Weights that float16 holds exactly: what then differs is rounding between operations."""
+    """Weights that float16 holds exactly, so that only rounding between operations makes a difference."""
     return Artifact(artifact.manifest, {name: value.astype(np.float16) for name, value in artifact.tensors.items()})
 
 
@@ -38,7 +38,7 @@ def test_activations_are_rounded_though_weights_need_no_rounding(tmp_path):
     difference = np.abs(probabilities(artifact, tmp_path, large_patches()) - ReferenceBackend(artifact).infer(
         large_patches()
     )).max()  # fmt: skip
-    assert 1e-5 < difference < 3e-3, "1e-7 would be float32's"
+    assert 1e-5 < difference < 3e-3, "float32 would differ by 1e-7"
 
 
 def test_an_activation_beyond_half_precision_shows(tmp_path):
@@ -46,12 +46,12 @@ def test_an_activation_beyond_half_precision_shows(tmp_path):
     tensors["conv1.weight"] = tensors["conv1.weight"] * 3000
     artifact = Artifact(random_artifact().manifest, tensors)
     assert np.isfinite(ReferenceBackend(artifact).infer(large_patches())).all()
-    with pytest.raises(ModelFileError, match=r"no probabilities.*precision too low.*export it as fp32"):
+    with pytest.raises(ModelFileError, match=r"not probabilities.*precision is too low.*export it as fp32"):
         probabilities(artifact, tmp_path, large_patches())
 
 
 @pytest.mark.parametrize("lrn", ["op", "conv", "plugin"])
-def test_every_value_between_operations_passes_half_precision(lrn):
+def test_every_value_between_operations_is_rounded_to_half_precision(lrn):
     info = ExportInfo(members=INFO.members, precision="fp16", lrn=lrn, views="ten")
     model = build_model([half_weights(random_artifact())], info)
     found = onnx.load_model_from_string(rounded(model.SerializeToString()))

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: read back as it was written, and refused where it makes no sense."""
+"""The description in an exported file: read back as it was written, and refused if it is invalid."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MEMBERS = (Member(name="a", sha256="0" * 64), Member(name="b, c", sha256="f" * 6
         ("1,1,65536", Batch(min=1, opt=1, max=65536), False),
     ],
 )
-def test_a_batch_is_three_numbers_or_one_that_it_always_has(text, batch, fixed):
+def test_a_batch_is_three_numbers_or_one_fixed_number(text, batch, fixed):
     assert Batch.parse(text) == batch
     assert batch.fixed == fixed
 
@@ -35,7 +35,7 @@ def test_a_batch_out_of_order_or_range_is_refused(text):
 
 
 @pytest.mark.parametrize("text", ["", "1,2", "1,2,3,4", "-1", "1.5", " 1", "1,2,", "x" * 500, "9" * 5000, "1\n2"])
-def test_text_that_is_no_batch_is_refused_in_one_short_line(text):
+def test_text_that_is_not_a_batch_is_refused_in_one_short_line(text):
     with pytest.raises(UsageError, match="expected MIN,OPT,MAX as in 1,8,64, or one number") as raised:
         Batch.parse(text)
     assert len(str(raised.value)) < 200
@@ -50,14 +50,14 @@ def test_text_that_is_no_batch_is_refused_in_one_short_line(text):
         ExportInfo(members=MEMBERS, views="center", precision="int8", flavor="tensorrt", lrn="conv"),
     ],
 )
-def test_json_restores_it_exactly_and_has_one_form(info):
+def test_json_restores_it_exactly_and_is_canonical(info):
     text = info.to_json()
     assert ExportInfo.from_json(text) == info
     shuffled = json.dumps(dict(reversed(json.loads(text).items())))
     assert ExportInfo.from_json(shuffled).to_json() == text
 
 
-def test_squares_are_taken_where_the_file_cuts_views():
+def test_a_file_that_cuts_views_takes_squares():
     taken = [ExportInfo(members=MEMBERS, views=views).takes_squares for views in ("none", "center", "ten")]
     assert taken == [False, True, True]
 
@@ -74,7 +74,7 @@ def test_squares_are_taken_where_the_file_cuts_views():
         {"flavor": "cpu"},
     ],
 )
-def test_values_that_make_no_sense_are_refused(values):
+def test_invalid_values_are_refused(values):
     with pytest.raises(SpecError, match="expected"):
         ExportInfo(**{"members": MEMBERS, **values})
 
@@ -114,7 +114,7 @@ def put_member(**values: object) -> Callable[[dict[str, Any]], object]:
         put("flavor", "cpu"),
     ],
 )
-def test_metadata_that_were_tampered_with_are_refused_in_one_line(change):
+def test_altered_metadata_is_refused_in_one_line(change):
     data = json.loads(ExportInfo(members=MEMBERS).to_json())
     change(data)
     with pytest.raises(SpecError) as raised:
@@ -123,13 +123,13 @@ def test_metadata_that_were_tampered_with_are_refused_in_one_line(change):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", '"x"', "{", "[" * 100_000, "5"])
-def test_text_that_is_no_object_is_refused(text):
-    with pytest.raises(SpecError, match="what the file says of its export"):
+def test_text_that_is_not_an_object_is_refused(text):
+    with pytest.raises(SpecError, match="the export description"):
         ExportInfo.from_json(text)
 
 
 @pytest.mark.parametrize("number", [True, 1.0, 1.5])
-def test_a_batch_of_other_than_whole_numbers_is_refused(number):
+def test_a_batch_that_is_not_a_whole_number_is_refused(number):
     data = json.loads(ExportInfo(members=MEMBERS).to_json())
     data["batch"]["min"] = number
     with pytest.raises(SpecError):

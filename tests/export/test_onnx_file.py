@@ -1,4 +1,4 @@
-"""Exported files on disk: whole or not at all, weights beside them where they are too large, and nothing trusted."""
+"""Exported files on disk: written completely or not at all, with large weights beside them, and read without trust."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ def test_a_file_that_holds_its_weights_is_the_model_that_was_built(tmp_path):
     assert file.manifest.to_json() == replace(random_artifact().manifest, name="a").to_json()
 
 
-def test_weights_too_large_for_the_message_lie_beside_it_and_are_the_same(tmp_path):
+def test_weights_too_large_for_the_message_are_stored_beside_it_unchanged(tmp_path):
     path = saved(tmp_path, max_embedded=10_000)
     file = read_model(path)
     assert [data.parent for data in file.data] == [tmp_path]
     assert path.stat().st_size < 50_000 < file.data[0].stat().st_size
     inside, outside = build_model([random_artifact()], INFO), onnx.load(path)
-    for one, other in zip(inside.graph.initializer, outside.graph.initializer, strict=True):
-        np.testing.assert_array_equal(onnx.numpy_helper.to_array(one), onnx.numpy_helper.to_array(other))
-    places = [
+    for embedded, external in zip(inside.graph.initializer, outside.graph.initializer, strict=True):
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(embedded), onnx.numpy_helper.to_array(external))
+    offsets = [
         int(entry.value)
         for tensor in onnx.load(path, load_external_data=False).graph.initializer
         for entry in tensor.external_data
         if entry.key == "offset"
     ]
-    assert len(places) > 5
-    assert all(place % ALIGNMENT == 0 for place in places)
+    assert len(offsets) > 5
+    assert all(offset % ALIGNMENT == 0 for offset in offsets)
 
 
-def test_onnx_runtime_reads_both_alike(tmp_path):
+def test_onnx_runtime_gives_the_same_result_for_embedded_and_external_weights(tmp_path):
     ort = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
     found = []
     for limit in (2**31, 10_000):
@@ -65,7 +65,7 @@ def test_onnx_runtime_reads_both_alike(tmp_path):
 
 
 @pytest.mark.parametrize("max_embedded", [2**31, 10_000])
-def test_a_write_that_fails_leaves_no_half_of_a_model(tmp_path, max_embedded):
+def test_a_write_that_fails_leaves_no_partial_model(tmp_path, max_embedded):
     (tmp_path / "net.onnx" / "in the way").mkdir(parents=True)
     with pytest.raises(OSError, match="directory"):
         saved(tmp_path, max_embedded)
@@ -118,7 +118,7 @@ BROKEN = {
     "cut in half": (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "damaged, or not"),
     "one byte short": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "damaged, or not"),
     "a web page": (lambda path: path.write_text("<html>404</html>"), "damaged, or not"),
-    "not ours": (edit(without_metadata), "no alexnet-infer manifest"),
+    "no manifest": (edit(without_metadata), "no alexnet-infer manifest"),
     "another patch": (edit(another_patch), r"its input has type 1 and shape \[0, 3, 64, 57\]: expected FLOAT"),
     "another type": (edit(another_type), "its input has type 11"),
     "fewer classes": (edit(fewer_classes), "its output has"),
@@ -129,7 +129,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_file_that_isnt_what_it_says_is_one_line_and_exit_code_4(tmp_path, name):
+def test_a_damaged_or_contradictory_file_is_one_line_and_exit_code_4(tmp_path, name):
     path = saved(tmp_path)
     spoil, message = BROKEN[name]
     spoil(path)
@@ -158,7 +158,7 @@ def located(key: str, value: str) -> Callable[[Path], object]:
 
 
 def replaced(how: Callable[[Path, Path], object]) -> Callable[[Path], object]:
-    """The weights' file moved away, and `how(moved, place)` put in its place."""
+    """Move the weights' file away, and call `how(moved, place)` to replace it."""
 
     def apply(path: Path) -> None:
         (data,) = read_model(path).data
@@ -170,14 +170,14 @@ def replaced(how: Callable[[Path, Path], object]) -> Callable[[Path], object]:
 
 
 def hidden_in_a_node(model: onnx.ModelProto) -> None:
-    """External data in a constant's attribute, where a look at the initialisers alone would miss it."""
+    """External data in a constant's attribute, which a check of the initializers alone would miss."""
     tensor = TensorProto(name="t", dims=[4], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="/etc/passwd")
     model.graph.node.insert(0, helper.make_node("Constant", [], ["secret"], value=tensor))
 
 
 def hidden_in_a_sparse_constant(model: onnx.ModelProto) -> None:
-    """The same where only what isn't zero is kept."""
+    """The same in the values of a sparse tensor."""
     values = TensorProto(name="t", dims=[4], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
     for key, value in (("location", "../secret"), ("offset", "0"), ("length", "16")):
         values.external_data.add(key=key, value=value)
@@ -187,7 +187,7 @@ def hidden_in_a_sparse_constant(model: onnx.ModelProto) -> None:
 
 
 def hidden_in_a_function(model: onnx.ModelProto) -> None:
-    """The same as what an attribute of a function is where none is given."""
+    """The same in the default of a function's attribute."""
     tensor = TensorProto(name="t", dims=[4], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="/etc/passwd")
     function = helper.make_function("d", "f", [], [], [], [], attribute_protos=[helper.make_attribute("t", tensor)])
@@ -206,15 +206,15 @@ OUTSIDE = {
     "in a function": (edit(hidden_in_a_function), "expected a file beside the model"),
     "symbolic link": (replaced(lambda moved, place: place.symlink_to(moved)), "is a link"),
     "hard link": (replaced(lambda moved, place: os.link(moved, place)), "is a link"),
-    "truncated": (replaced(lambda moved, place: place.write_bytes(moved.read_bytes()[:-5000])), "lies beyond its end"),
-    "beyond the end": (located("offset", "999999999"), "lies beyond its end"),
-    "before the start": (located("offset", "-4096"), "lies beyond its end"),
+    "truncated": (replaced(lambda moved, place: place.write_bytes(moved.read_bytes()[:-5000])), "is outside of it"),
+    "beyond the end": (located("offset", "999999999"), "is outside of it"),
+    "before the start": (located("offset", "-4096"), "is outside of it"),
     "no number": (located("length", "many"), "expected an offset and a length"),
 }
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_weights_from_anywhere_but_a_plain_file_beside_the_model_are_refused(tmp_path, name):
+def test_weights_outside_of_a_regular_file_beside_the_model_are_refused(tmp_path, name):
     path = saved(tmp_path, max_embedded=10_000)
     spoil, message = OUTSIDE[name]
     spoil(path)

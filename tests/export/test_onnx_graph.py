@@ -1,4 +1,4 @@
-"""The ONNX graph against the NumPy reference, ONNX's checker and the model that ONNX itself ships."""
+"""The ONNX graph against the NumPy reference, ONNX's checker and the AlexNet in the onnx package."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_switch_gives_the_references_probabilities_in_both_lrn_forms(name,
 @pytest.mark.parametrize("form", ["op", "conv"])
 @pytest.mark.parametrize("wrong", [{"alpha": 5e-4}, {"alpha": 2e-5}, {"groups": 1}, {"k": 1.0}, {"beta": 0.5}])
 def test_a_wrong_lrn_constant_or_a_missing_column_split_shows(wrong, form):
-    """The agreement above means something only if such mistakes are far outside its tolerance."""
+    """The test above is meaningful only if such mistakes are far outside its tolerance."""
     artifact = random_artifact()
     patches = large_patches()
     spec = artifact.manifest.architecture
@@ -82,7 +82,7 @@ def test_lrn_alone_agrees_to_1e_5_on_activations_in_the_hundreds(groups, beta, f
 
 
 def _lrn_model(spec: LRN, channels: int, form: str) -> onnx.ModelProto:
-    """The nodes that the builder makes for one LRN, cut out of a net's graph."""
+    """A model of only the nodes that the builder makes for one LRN."""
     from onnx import TensorProto, helper
 
     from alexnet_infer.architecture import Step
@@ -121,7 +121,7 @@ def test_every_preset_makes_a_graph_that_passes_the_full_check(name):
     onnx.checker.check_model(build_onnx(random_artifact(narrow)), full_check=True)
 
 
-def test_the_metadata_carry_the_whole_manifest():
+def test_the_metadata_holds_the_complete_manifest():
     artifact = random_artifact()
     properties = {p.key: p.value for p in build_onnx(artifact).metadata_props}
     manifest = Manifest.from_json(properties[METADATA_KEY])
@@ -133,7 +133,7 @@ LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 
 
 def light_architecture() -> Architecture:
-    """The published Caffe net as the ONNX Model Zoo holds it: 224 patches, and a pool5 that rounds up."""
+    """The published Caffe net as in the ONNX Model Zoo: 224 x 224 patches, and a pool5 that rounds up."""
     published = replace(variant("caffe"), name="light_bvlc_alexnet", patch=224).build()
     operations = tuple(
         replace(o, ceil=True) if isinstance(o, MaxPool) and o.name == "pool5" else o for o in published.operations
@@ -149,7 +149,7 @@ def light_artifact(tensors: dict[str, np.ndarray]) -> Artifact:
 @pytest.mark.skipif(not LIGHT.exists(), reason="this onnx package does not ship its light test models")
 @pytest.mark.parametrize("form", ["op", "conv"])
 def test_onnxs_own_bvlc_alexnet_and_its_expected_output_are_reproduced(form):
-    """As ONNX ships it (every weight 0.02 or so) with its expected output, and then with weights that distinguish."""
+    """First as shipped, with nearly constant weights and the expected output, then with random weights."""
     light = onnx.load(LIGHT / "light_bvlc_alexnet.onnx")
     shapes = light_architecture().tensors
     constants = {

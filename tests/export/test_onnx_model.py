@@ -1,4 +1,4 @@
-"""The model that is given away: views, several nets and half precision in one graph, against the NumPy reference."""
+"""The exported model against the NumPy reference: views, several nets and half precision in one graph."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MEMBER = Member(name="a", sha256="0" * 64)
 SQUARES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
 PER_PIXEL = np.random.default_rng(1).uniform(90, 150, (64, 64, 3)).astype(np.float32)
 PREPROCESSING = {
-    "a mean a channel": {},
-    "a mean a pixel": {"mean": PER_PIXEL},
+    "a mean per channel": {},
+    "a mean per pixel": {"mean": PER_PIXEL},
     "BGR": {"channel_order": "BGR"},
     "0 to 1": {"value_range": "0-1", "mean": np.array([0.5, 0.4, 0.3])},
     "an odd border": {"size": 64, "mean": PER_PIXEL, "channel_order": "BGR"},
@@ -46,7 +46,7 @@ def session(model: onnx.ModelProto):
 
 
 def run(model: onnx.ModelProto, squares: np.ndarray, preprocessing: Preprocessing | None = None) -> np.ndarray:
-    """What the model makes of the squares, or of all ten views of each where it takes patches."""
+    """The model's output for the squares, or for the ten views of each if it takes patches."""
     own = session(model)
     if own.get_inputs()[0].name == "images":
         return own.run(None, {"images": squares})[0]
@@ -61,7 +61,7 @@ def reference(artifact: Artifact, squares: np.ndarray, views: str) -> np.ndarray
 
 @pytest.mark.parametrize("views", ["center", "ten"])
 @pytest.mark.parametrize("name", PREPROCESSING)
-def test_views_in_the_graph_are_those_of_preprocess_whatever_the_recipe(name, views):
+def test_views_in_the_graph_match_preprocess_for_every_preprocessing(name, views):
     artifact = preprocessed(random_artifact(), **PREPROCESSING[name])
     expected = reference(artifact, SQUARES, views)
     assert np.abs(expected[0] - expected[1]).max() > 1e-4, "the images must differ"
@@ -70,7 +70,7 @@ def test_views_in_the_graph_are_those_of_preprocess_whatever_the_recipe(name, vi
 
 
 def test_a_wrong_view_would_show():
-    """Centre and ten, and a mean of the mirror image's, are far outside the tolerance above."""
+    """The central view, mirrored squares and a mirrored mean are far outside the tolerance above."""
     artifact = preprocessed(random_artifact(), mean=PER_PIXEL)
     expected = reference(artifact, SQUARES, "ten")
     for wrong in (
@@ -94,7 +94,7 @@ def test_each_precision_and_form_of_lrn_is_the_same_net(precision, tolerance, lr
 
 
 def test_half_precision_holds_every_weight_in_two_bytes_and_normalises_in_four():
-    """Squares overflow float16 from 256 on; these pixels' activations are far beyond."""
+    """Squares of values from 256 on overflow float16. The activations of these pixels are far larger."""
     artifact = random_artifact()
     model = build_model([artifact], described(precision="fp16"))
     weights = [t for t in model.graph.initializer if t.name.endswith((".weight", ".bias"))]
@@ -124,7 +124,7 @@ def test_an_ensemble_is_the_mean_of_its_nets(views):
     np.testing.assert_allclose(found, np.mean(singles, 0), atol=1e-6)
 
 
-def test_nets_with_other_means_share_a_file_that_cuts_its_own_views_and_no_other():
+def test_nets_with_different_means_can_share_only_a_file_that_cuts_its_views():
     nets = [random_artifact(), preprocessed(random_artifact(seed=1), mean=PER_PIXEL)]
     expected = np.mean([reference(net, SQUARES, "center") for net in nets], 0)
     np.testing.assert_allclose(run(build_model(nets, described(2, views="center")), SQUARES), expected, atol=2e-6)
@@ -132,22 +132,22 @@ def test_nets_with_other_means_share_a_file_that_cuts_its_own_views_and_no_other
         build_model(nets, described(2))
 
 
-def test_nets_of_one_recipe_have_their_views_cut_once():
+def test_nets_with_the_same_preprocessing_share_their_views():
     nets = [random_artifact(), random_artifact(seed=1)]
     model = build_model(nets, described(2, views="ten"))
     assert [node.op_type for node in model.graph.node].count("Slice") == 6
 
 
-def test_nets_with_other_classes_are_refused():
+def test_nets_with_different_classes_are_refused():
     other = random_artifact(seed=1)
     classes = tuple(ClassName(wnid=f"n1{i:07}", name="x") for i in range(len(other.manifest.classes)))
-    with pytest.raises(UsageError, match="have other classes"):
+    with pytest.raises(UsageError, match="have different classes"):
         build_model(
             [random_artifact(), Artifact(replace(other.manifest, classes=classes), dict(other.tensors))], described(2)
         )
 
 
-def test_a_fixed_batch_is_a_number_in_the_graph_and_any_other_is_free():
+def test_a_fixed_batch_is_a_number_in_the_graph_and_otherwise_it_is_free():
     fixed = build_model([random_artifact()], described(views="center", batch=Batch(min=2, opt=2, max=2)))
     dims = fixed.graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_value for d in dims] == [2, 64, 64, 3]
@@ -155,7 +155,7 @@ def test_a_fixed_batch_is_a_number_in_the_graph_and_any_other_is_free():
     assert [d.dim_value or d.dim_param for d in free.graph.input[0].type.tensor_type.shape.dim] == ["N", 3, 57, 57]
 
 
-def test_the_plugin_node_has_what_tensorrts_parser_looks_for_and_the_papers_constants():
+def test_the_plugin_node_has_the_attributes_for_tensorrts_parser_and_the_papers_constants():
     model = build_model([random_artifact()], described(lrn="plugin"))
     nodes = [node for node in model.graph.node if node.op_type == "GroupedLRN"]
     assert [node.domain for node in nodes] == ["alexnet_infer"] * 2
@@ -166,7 +166,7 @@ def test_the_plugin_node_has_what_tensorrts_parser_looks_for_and_the_papers_cons
     }  # fmt: skip
 
 
-def test_the_metadata_say_what_is_inside():
+def test_the_metadata_describes_the_model():
     info = described(2, views="ten", batch=Batch(min=1, opt=4, max=16))
     model = build_model([random_artifact(), random_artifact(seed=1)], info)
     properties = {p.key: p.value for p in model.metadata_props}
@@ -175,7 +175,7 @@ def test_the_metadata_say_what_is_inside():
     assert manifest.architecture == TINY.build()
 
 
-def test_what_was_measured_of_one_net_is_said_of_it_and_not_of_a_mean():
+def test_measured_errors_are_kept_for_a_single_net_and_dropped_for_a_mean():
     error = MeasuredError(data="a set", views="ten", images=10, top1=5, top5=2)
     nets = []
     for seed in range(2):

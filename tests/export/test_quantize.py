@@ -1,4 +1,4 @@
-"""8-bit graphs: what is quantized and how, against weights and inputs rounded by hand; and what stays in float."""
+"""8-bit graphs against weights and inputs rounded by hand: what is quantized, how, and what stays in float."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_all_layers_have_8_bit_weights_with_a_scale_for_each_output_channel(flav
     for layer in LAYERS:
         weights = artifact.tensors[f"{layer}.weight"]
         largest = np.abs(weights).reshape(len(weights), -1).max(1)
-        assert largest.max() > 1.05 * largest.min(), "one scale for all channels must be another"
+        assert largest.max() > 1.05 * largest.min(), "a common scale for all channels must differ"
         found, scale, zero, axis = read.pair(layer, 1)
         assert found.dtype == zero.dtype == np.int8
         assert not zero.any()
@@ -84,7 +84,7 @@ def test_all_layers_have_8_bit_weights_with_a_scale_for_each_output_channel(flav
 
 
 def test_two_products_of_the_cpus_flavor_fit_16_bits():
-    """In which CPUs without VNNI add them: beyond that they saturate, and the net is another one."""
+    """CPUs without VNNI add two products in 16 bits. Larger sums saturate and change the result."""
     assert 2 * 255 * LARGEST["cpu"] < 2**15
 
 
@@ -96,7 +96,7 @@ def test_tensorrts_flavor_has_symmetric_activations_and_the_float_biases():
         np.testing.assert_array_equal(read.values[read.nodes[layer].input[2]], artifact.tensors[f"{layer}.bias"])
 
 
-def test_the_cpus_flavor_has_unsigned_activations_and_biases_in_units_of_what_is_multiplied():
+def test_the_cpus_flavor_has_unsigned_activations_and_biases_scaled_by_input_and_weight():
     artifact, read = random_artifact(), Read(quantized("cpu"))
     for layer in LAYERS:
         _, scale, zero, _ = read.pair(layer, 0)
@@ -106,8 +106,8 @@ def test_the_cpus_flavor_has_unsigned_activations_and_biases_in_units_of_what_is
         assert not bias_zero.any()
         np.testing.assert_allclose(unit, scale * read.pair(layer, 1)[1], rtol=1e-6)
         np.testing.assert_allclose(bias * unit, artifact.tensors[f"{layer}.bias"], atol=0.501 * unit.max())
-    assert read.pair("conv1", 0)[2] > 0, "patches are of both signs"
-    assert read.pair("fc7", 0)[2] == 0, "what a ReLU leaves is not"
+    assert read.pair("conv1", 0)[2] > 0, "patches have both signs"
+    assert read.pair("fc7", 0)[2] == 0, "a ReLU's output is not negative"
 
 
 @pytest.mark.parametrize("flavor", FLAVORS)
@@ -116,7 +116,7 @@ def test_lrn_and_the_softmax_stay_in_float(flavor, lrn):
     model = quantized(flavor, lrn)
     read = Read(model)
     rounded = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
-    assert "pool1" in rounded, "what the next layer reads"
+    assert "pool1" in rounded, "the next layer's input"
     assert not [name for name in rounded if name.startswith("norm")]
     eight_bit = {name for name, value in read.values.items() if value.dtype == np.int8 and value.ndim > 1}
     assert eight_bit == {f"{layer}.weight_quantized" for layer in LAYERS}
@@ -126,7 +126,7 @@ def test_lrn_and_the_softmax_stay_in_float(flavor, lrn):
         assert read.is_float("norm1.d", 2)
 
 
-def test_the_first_layer_is_what_the_reference_makes_of_patches_and_weights_rounded_by_hand():
+def test_the_first_layer_matches_the_reference_with_patches_and_weights_rounded_by_hand():
     artifact, patches = random_artifact(), large_patches()
     kept = options(flavor="tensorrt", keep_float=tuple(LAYERS[1:]))
     found = run(quantize(build_onnx(artifact, "op"), [patches], kept), patches)
@@ -140,7 +140,7 @@ def test_the_first_layer_is_what_the_reference_makes_of_patches_and_weights_roun
 
 
 @pytest.mark.parametrize("flavor", FLAVORS)
-def test_a_fully_connected_layer_is_its_definition_in_whole_numbers(flavor):
+def test_a_fully_connected_layer_matches_its_definition_in_whole_numbers(flavor):
     rng = np.random.default_rng(0)
     x, weights, bias = (rng.normal(1, 5, shape).astype(np.float32) for shape in ((64, 40), (9, 40), 9))
     ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["N", c]) for n, c in (("x", 40), ("fc", 9))]
@@ -181,7 +181,7 @@ def test_probabilities_stay_near_the_float_nets(flavor, method, switch):
 
 
 @pytest.mark.parametrize("flavor", FLAVORS)
-def test_layers_that_are_kept_are_the_float_ones(flavor):
+def test_layers_that_are_kept_stay_in_float(flavor):
     artifact = random_artifact()
     read = Read(quantized(flavor, keep_float=("conv1", "fc8")))
     for layer in LAYERS:
@@ -207,7 +207,7 @@ def test_a_layer_is_kept_in_every_net_of_a_file_or_in_one(kept, left):
 
 @pytest.mark.parametrize("flavor", FLAVORS)
 @pytest.mark.parametrize("views", ["none", "center", "ten"])
-def test_a_files_ends_and_what_it_says_of_itself_are_kept_and_the_float_model_is_not_touched(views, flavor):
+def test_input_output_and_metadata_are_kept_and_the_float_model_is_not_changed(views, flavor):
     artifact = random_artifact()
     model = build_model([artifact], ExportInfo(members=(MEMBER,), views=views, lrn="conv"))
     before = model.SerializeToString()
@@ -233,11 +233,11 @@ def test_a_model_for_a_fixed_number_of_images_is_calibrated_on_any_number():
     assert run(result, large_patches(count=4)).shape == (4, 7)
 
 
-def test_what_batches_the_images_come_in_does_not_matter():
+def test_the_batches_of_calibration_images_do_not_matter():
     patches, model = large_patches(count=6), build_onnx(random_artifact(), "op")
-    whole = quantize(model, [patches], options())
+    single = quantize(model, [patches], options())
     parts = quantize(model, (patches[i : i + 1] for i in range(6)), options())
-    for name, values in Read(whole).values.items():
+    for name, values in Read(single).values.items():
         np.testing.assert_allclose(Read(parts).values[name], values, rtol=1e-4, atol=1)
 
 
@@ -258,7 +258,7 @@ def test_unknown_options_are_refused_with_the_known_ones(wrong, words):
         QuantizationOptions(**wrong)
 
 
-def test_a_layer_that_there_is_not_is_refused_with_those_that_there_are():
+def test_an_unknown_layer_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match=r"'conv9'.*conv1, conv2.*fc8$"):
         quantized(keep_float=("conv9",))
 
@@ -281,11 +281,11 @@ def parts_of(values: np.ndarray, order: np.ndarray) -> Histogram:
     return histogram
 
 
-def test_percentile_is_numpys_of_the_magnitudes_in_any_order_of_batches():
+def test_percentile_is_numpys_percentile_of_the_magnitudes_in_any_order_of_batches():
     rng = np.random.default_rng(0)
     values = (rng.standard_t(3, 1_000_000) * 5).astype(np.float32)
     expected = np.percentile(np.abs(values), PERCENTILE)
-    assert expected < 0.5 * np.abs(values).max(), "there must be something to cut off"
+    assert expected < 0.5 * np.abs(values).max(), "some values must be clipped"
     for order in (np.arange(values.size), np.argsort(np.abs(values)), np.argsort(-np.abs(values))):
         histogram = parts_of(values, order)
         low, high = histogram.range("percentile")
@@ -303,7 +303,7 @@ def test_zeros_count_as_values_for_the_percentile_but_not_for_entropy():
     assert among.range("percentile")[1] < 0.9 * alone.range("percentile")[1]
 
 
-def test_entropy_cuts_a_far_outlier_off_and_nothing_of_a_flat_distribution():
+def test_entropy_clips_a_far_outlier_and_nothing_of_a_flat_distribution():
     rng = np.random.default_rng(0)
     flat = rng.uniform(0, 10, 500_000).astype(np.float32)
     bell = np.append(rng.standard_normal(500_000), 40).astype(np.float32)
@@ -320,7 +320,7 @@ def test_a_value_that_is_always_zero_has_a_range(method):
     assert histogram.range(method) == (0, 0)
 
 
-def test_tensorrt_takes_its_flavor_and_refuses_the_cpus():
+def test_tensorrt_accepts_its_flavor_and_refuses_the_cpus():
     trt = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
     logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
 
@@ -330,7 +330,7 @@ def test_tensorrt_takes_its_flavor_and_refuses_the_cpus():
         if not trt.OnnxParser(network, logger).parse(model.SerializeToString()):
             return None
         config, profile = builder.create_builder_config(), builder.create_optimization_profile()
-        config.num_compute_capabilities = 1  # for a card that need not be there
+        config.num_compute_capabilities = 1  # for a GPU that need not be present
         config.set_compute_capability(trt.ComputeCapability.SM89, 0)
         profile.set_shape("patches", *((n, 3, TINY.patch, TINY.patch) for n in (1, 2, 4)))
         config.add_optimization_profile(profile)

@@ -1,4 +1,4 @@
-"""The README beside an exported file: its example is run as printed, and must give what the net itself gives."""
+"""The README in an exported folder: its example is run as printed and must give the net's own result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TENSORRT = EngineRuntime(
 
 
 def saved(path: Path, seed: int = 0, **preprocessing: object) -> Path:
-    """A random net that sees squares of 64 pixels as `preprocessing` says."""
+    """Save a random net for squares of 64 pixels with this preprocessing."""
     artifact = random_artifact(seed=seed)
     manifest = artifact.manifest
     changed = replace(manifest, name=path.stem, preprocessing=replace(manifest.preprocessing, **preprocessing))
@@ -40,7 +40,7 @@ def saved(path: Path, seed: int = 0, **preprocessing: object) -> Path:
 
 
 def photo(path: Path, width: int, height: int, turned: bool = False) -> None:
-    """A picture without any symmetry, such that a wrong channel, row or column shows."""
+    """Save a picture without symmetry, so that a wrong channel, row or column shows."""
     y, x = np.mgrid[:height, :width]
     channels = [255 * x / width, 255 * (y / height) ** 2, 128 + 127 * np.sin(x * y / 300)]
     exif = Image.Exif()
@@ -50,13 +50,13 @@ def photo(path: Path, width: int, height: int, turned: bool = False) -> None:
 
 
 def example(folder: Path) -> str:
-    """The one Python example in the README there."""
-    (found,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    return found
+    """Return the only Python example in the folder's README."""
+    (program,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    return program
 
 
 def printed(exported: Exported, monkeypatch, capsys) -> tuple[int, float]:
-    """What the example prints when it is run beside the file: the first guess and its probability."""
+    """Run the example beside the file. Return what it prints: the first guess and its probability."""
     monkeypatch.chdir(exported.folder)
     capsys.readouterr()
     exec(compile(example(exported.folder), "README.md", "exec"), {"__name__": "__main__"})
@@ -65,7 +65,7 @@ def printed(exported: Exported, monkeypatch, capsys) -> tuple[int, float]:
 
 
 ROUNDING = 1e-3
-"""Of pixels, between the passes along rows and columns, which comes first in portraits being another."""
+"""Pillow rounds pixels between its passes along rows and columns, and their order depends on the shape."""
 
 PIXELS = np.random.default_rng(0).uniform(0, 255, (64, 64, 3))
 FORMS = {
@@ -79,15 +79,15 @@ FORMS = {
     "other filter, odd margin": ({"resample": "lanczos", "size": 64, "mean": np.array([9, 8, 7])}, {}),
     "Caffe's, stretched by OpenCV": ({"resample": ALIASED, "fit": "stretch", "channel_order": "BGR"}, {}),
     "cropped by OpenCV": ({"resample": ALIASED}, {}),
-    "three patches a call": ({}, {"batch": Batch.parse("3")}),
-    "three squares a call": ({}, {"batch": Batch.parse("3"), "views": "ten"}),
+    "three patches per call": ({}, {"batch": Batch.parse("3")}),
+    "three squares per call": ({}, {"batch": Batch.parse("3"), "views": "ten"}),
     "half precision": ({}, {"precision": "fp16"}),
     "the plugin's node": ({}, {"lrn": "plugin"}),
 }
 
 
 @pytest.mark.parametrize(("preprocessing", "form"), FORMS.values(), ids=FORMS)
-def test_the_example_gives_what_classify_gives_of_the_net(tmp_path, monkeypatch, capsys, preprocessing, form):
+def test_the_example_gives_the_same_result_as_classify_with_the_net(tmp_path, monkeypatch, capsys, preprocessing, form):
     pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
     if preprocessing.get("resample") == ALIASED:
         pytest.importorskip("cv2", reason="needs OpenCV: pip install opencv-python-headless")
@@ -103,18 +103,18 @@ def test_the_example_gives_what_classify_gives_of_the_net(tmp_path, monkeypatch,
         assert printed(exported, monkeypatch, capsys) == guess
 
 
-def test_the_example_turns_photos_as_their_camera_says(tmp_path, monkeypatch, capsys):
+def test_the_example_applies_the_exif_orientation(tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
     net = saved(tmp_path / "net.safetensors")
     exported = export(ExportRequest(models=(net,), out=tmp_path / "out"))
     reference = load(net, device="cpu", backend="onnxruntime", views="center")
-    found = []
+    results = []
     for turned in (False, True):
         photo(exported.folder / "photo.jpg", 131, 80, turned)
-        found.append(reference.classify(exported.folder / "photo.jpg")[0])
-        guess = found[-1].index, pytest.approx(found[-1].probability, abs=ROUNDING)
+        results.append(reference.classify(exported.folder / "photo.jpg")[0])
+        guess = results[-1].index, pytest.approx(results[-1].probability, abs=ROUNDING)
         assert printed(exported, monkeypatch, capsys) == guess
-    assert abs(found[0].probability - found[1].probability) > 5 * ROUNDING
+    assert abs(results[0].probability - results[1].probability) > 5 * ROUNDING
 
 
 def text(info: ExportInfo, *, onnx: bool = True, runtime: EngineRuntime | None = None) -> str:
@@ -127,53 +127,50 @@ def info_of(count: int = 1, **values: object) -> ExportInfo:
     return ExportInfo(members=members, **values)
 
 
-def test_it_says_what_the_file_takes_and_gives():
+def test_it_describes_input_and_output():
     found = text(info_of())
     assert "| input | `patches` | float32 | [N, 3, 57, 57] | RGB, 0-255 minus the training mean |" in found
     assert "| output | `probabilities` | float32 | [N, 7] |" in found
     found = text(info_of(views="ten"))
     assert "| input | `images` | uint8 | [N, 64, 64, 3] | RGB, 0 to 255 |" in found
-    assert "averaged over ten views |" in found
+    assert "sorted by WordNet id, averaged over ten views |" in found
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({}, "N: any number."),
-        ({"batch": Batch.parse("4")}, "N: always 4."),
+        ({}, "Batch size N: any number."),
+        ({"batch": Batch.parse("4")}, "Batch size N: always 4."),
         ({"precision": "int8", "flavor": "tensorrt"}, "Precision int8 for TensorRT;"),
         ({"precision": "int8", "flavor": "cpu"}, "Precision int8 for CPU runtimes;"),
         ({"precision": "fp16", "lrn": "conv"}, "Precision fp16; LRN is a 1x1 convolution"),
         ({"lrn": "plugin"}, "alexnet_infer::GroupedLRN"),
     ],
 )
-def test_it_says_in_which_form_the_net_is(values, words):
+def test_it_describes_the_form_of_the_net(values, words):
     assert words in text(info_of(**values))
 
 
-def test_it_says_which_nets_are_in_the_file_and_offers_no_comparison_of_a_mean_with_one_of_them():
+def test_it_lists_the_nets_in_the_file_and_suggests_no_comparison_of_their_mean_with_one_of_them():
     assert "net0 (SHA-256 0000000000000000...)" in text(info_of())
     assert "alexnet-infer compare ORIGINAL.safetensors net.onnx" in text(info_of())
     found = text(info_of(2, views="center"))
     assert "the mean of 2 nets: net0 (SHA-256 0000000000000000...), net1 (SHA-256 1111111111111111...)" in found
-    assert "WordNet ids for the central patch, averaged over 2 nets |" in found
-    assert "WordNet ids, averaged over 2 nets |" in text(info_of(2))
-    assert "WordNet ids, averaged over ten views and 2 nets |" in text(info_of(2, views="ten"))
+    assert "WordNet id, for the central patch, averaged over 2 nets |" in found
+    assert "WordNet id, averaged over 2 nets |" in text(info_of(2))
+    assert "WordNet id, averaged over ten views and 2 nets |" in text(info_of(2, views="ten"))
     assert "alexnet-infer compare" not in found
     assert "alexnet-infer classify photo.jpg --model net.onnx" in found
 
 
-def test_of_an_engine_it_says_what_runs_it_and_gives_no_example_that_could_not():
+def test_for_an_engine_it_names_the_runtime_and_has_no_python_example():
     found = text(info_of(), onnx=False, runtime=RTX)
-    assert (
-        "`net.engine` runs in TensorRT-RTX 1.2.3 and no other version, on GPUs of compute capability 8.6, 12.0."
-        in found
-    )
+    assert "`net.engine` runs only in TensorRT-RTX 1.2.3 and on GPUs of compute capability 8.6, 12.0." in found
     assert "N: 1 to 64, fastest with 8." in found
     assert "```python" not in found
     assert "--model net.engine" in found
-    assert "`net.engine.json`" in found
+    assert "The same information is in `net.engine.json`, as JSON." in found, "an engine has no metadata"
     found = text(info_of(), runtime=TENSORRT)
-    assert "on A GPU (GPUs of compute capability 9.0)." in found
-    assert "N: 1 to 64, fastest with 8, any number in ONNX." in found
+    assert "on A GPU (compute capability 9.0)." in found
+    assert "N: 1 to 64, fastest with 8; any number in the ONNX file." in found
     assert 'InferenceSession("net.onnx")' in found

@@ -1,4 +1,4 @@
-"""`export`: what is written and where, and that nothing is where something fails."""
+"""`export`: which files are written and where, and that no file is written if the export fails."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RTX = EngineOptions(flavor="rtx", capabilities=("8.9",))
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> None:
-    """A cache of this test's own."""
+    """A separate cache for each test."""
     monkeypatch.setattr(engine_cache, "user_cache", lambda: tmp_path / "cache")
 
 
@@ -40,7 +40,7 @@ def info_of(*names: str, **values: object) -> ExportInfo:
     return ExportInfo(members=tuple(Member(name=name, sha256="0" * 64) for name in names), **values)
 
 
-def test_what_was_written_is_what_is_said_to_have_been(nets, tmp_path):
+def test_the_result_describes_the_files_that_were_written(nets, tmp_path):
     exported = export(ExportRequest(models=nets[:1], out=tmp_path / "a" / "b", views="ten", lrn="conv"))
     assert exported.folder == tmp_path / "a" / "b"
     assert exported.files == [exported.folder / "random-alexnet-64.onnx"]
@@ -52,7 +52,7 @@ def test_what_was_written_is_what_is_said_to_have_been(nets, tmp_path):
     assert (exported.engine, exported.built, exported.weights) == (None, None, ())
 
 
-def test_weights_too_large_for_the_file_lie_beside_it_and_are_named(nets, tmp_path, monkeypatch):
+def test_weights_too_large_for_the_file_are_stored_beside_it_and_listed(nets, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
     monkeypatch.setattr(run.save_model, "__kwdefaults__", {"max_embedded": 10_000})
     exported = export(ExportRequest(models=nets[:1], out=tmp_path / "out"))
@@ -65,7 +65,7 @@ def test_weights_too_large_for_the_file_lie_beside_it_and_are_named(nets, tmp_pa
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
-def test_an_engine_lies_beside_its_description_and_the_onnx_file_it_was_built_from(nets, tmp_path):
+def test_an_engine_is_stored_beside_its_description_and_the_onnx_file_it_was_built_from(nets, tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
     exported = export(ExportRequest(models=nets, out=tmp_path / "out", engine=RTX, precision="fp16", views="center"))
     stem = "random-alexnet-64-and-1-more"
@@ -77,7 +77,7 @@ def test_an_engine_lies_beside_its_description_and_the_onnx_file_it_was_built_fr
     assert built.description.model_sha256 == sha256(exported.onnx)
 
 
-def test_an_engine_alone_leaves_no_onnx_file(nets, tmp_path):
+def test_without_onnx_only_the_engine_is_written(nets, tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
     exported = export(ExportRequest(models=nets[:1], out=tmp_path / "out", engine=RTX, onnx=False))
     assert {path.suffix for path in exported.folder.iterdir()} == {".engine", ".json", ".md"}
@@ -97,12 +97,12 @@ def test_an_engine_alone_leaves_no_onnx_file(nets, tmp_path):
         (info_of("x" * 300), "x" * 80 + "-fp32"),
     ],
 )
-def test_folders_are_named_after_net_and_form_in_letters_that_every_system_takes(info, folder):
+def test_folders_are_named_after_net_and_form_in_characters_that_every_file_system_allows(info, folder):
     assert folder_name(info) == folder
     assert folder.startswith(file_stem(info))
 
 
-def test_int8_is_for_tensorrt_where_an_engine_is_made_and_for_cpus_otherwise():
+def test_int8_is_for_tensorrt_with_an_engine_and_for_cpus_otherwise():
     int8 = {"models": (Path("a"),), "precision": "int8", "calibration": Calibration(source=Path("b"))}
     assert ExportRequest(**int8).int8_flavor == "cpu"
     assert ExportRequest(**int8, flavor="tensorrt").int8_flavor == "tensorrt"
@@ -115,12 +115,12 @@ def test_int8_is_for_tensorrt_where_an_engine_is_made_and_for_cpus_otherwise():
     [
         ({"onnx": False}, "nothing to export"),
         ({"precision": "int8"}, "needs images"),
-        ({"calibration": Calibration(source=Path("b"))}, "--calibrate b: is for --precision int8"),
-        ({"flavor": "tensorrt"}, "--int8-for tensorrt: is for --precision int8"),
-        ({"engine": RTX, "lrn": "plugin"}, "TensorRT-RTX takes no plugins"),
+        ({"calibration": Calibration(source=Path("b"))}, "--calibrate b: applies to --precision int8 only"),
+        ({"flavor": "tensorrt"}, "--int8-for tensorrt: applies to --precision int8 only"),
+        ({"engine": RTX, "lrn": "plugin"}, "TensorRT-RTX does not support plugins"),
     ],
 )
-def test_requests_that_contradict_themselves_are_refused(values, words):
+def test_contradictory_requests_are_refused(values, words):
     with pytest.raises(UsageError, match=words):
         ExportRequest(models=(Path("a"),), **values)
 
@@ -134,16 +134,16 @@ def fail(monkeypatch, name: str, error: BaseException) -> None:
 
 @pytest.mark.parametrize("name", ["build_model", "save_model", "readme"])
 @pytest.mark.parametrize("error", [BackendError("no"), KeyboardInterrupt(), MemoryError()])
-def test_whatever_fails_no_new_folder_stays_that_is_empty(nets, tmp_path, monkeypatch, name, error):
+def test_after_a_failure_no_new_folder_is_left_empty(nets, tmp_path, monkeypatch, name, error):
     fail(monkeypatch, name, error)
     out = tmp_path / "a" / "b" / "c"
     with pytest.raises(type(error)):
         export(ExportRequest(models=nets[:1], out=out))
-    assert out.exists() == (name == "readme")  # the ONNX file is whole by then, and is not taken away
+    assert out.exists() == (name == "readme")  # the ONNX file is complete by then, and is kept
     assert (tmp_path / "a").exists() == (name == "readme")
 
 
-def test_a_folder_that_was_there_stays_with_all_that_is_in_it(nets, tmp_path, monkeypatch):
+def test_an_existing_folder_is_kept_with_its_contents_after_a_failure(nets, tmp_path, monkeypatch):
     fail(monkeypatch, "build_model", BackendError("no"))
     for out in (tmp_path / "empty", tmp_path / "full"):
         out.mkdir()
@@ -158,7 +158,7 @@ def test_a_folder_that_was_there_stays_with_all_that_is_in_it(nets, tmp_path, mo
     ]
 
 
-def test_a_folder_into_which_nothing_can_be_written_is_found_out_before_any_work(nets, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(nets, tmp_path, monkeypatch):
     fail(monkeypatch, "build_model", AssertionError("too late"))
 
     def refuse(*_: object, **__: object) -> None:
@@ -174,19 +174,21 @@ def test_a_readme_that_export_has_not_written_is_not_overwritten(nets, tmp_path,
     (tmp_path / "README.md").write_text("# My project\n")
     with monkeypatch.context() as patched:
         fail(patched, "build_model", AssertionError("too late"))
-        with pytest.raises(UsageError, match=r"has a README\.md of its own, which would be overwritten"):
+        with pytest.raises(
+            UsageError, match=r"its README\.md was not written by alexnet-infer and would be overwritten"
+        ):
             export(ExportRequest(models=nets[:1], out=tmp_path))
     assert [path.read_text() for path in tmp_path.iterdir()] == ["# My project\n"]
     (tmp_path / "README.md").unlink()
-    for _ in range(2):  # one of ours is
+    for _ in range(2):  # its own README is overwritten
         export(ExportRequest(models=nets[:1], out=tmp_path))
 
 
-def test_nets_with_more_weights_than_the_quantizer_takes_are_refused_before_they_are_put_together(
+def test_nets_with_more_weights_than_the_quantizer_accepts_are_refused_before_they_are_embedded(
     nets, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(run, "MAX_BYTES", 1000)
-    monkeypatch.setattr(run, "embed", None)  # a message of more than 2 GB can't be asked for its size any more
+    monkeypatch.setattr(run, "embed", None)  # a message of more than 2 GB can't report its size
     request = ExportRequest(
         models=nets, precision="int8", calibration=Calibration(source=tmp_path), out=tmp_path / "out"
     )
@@ -195,7 +197,7 @@ def test_nets_with_more_weights_than_the_quantizer_takes_are_refused_before_they
     assert not (tmp_path / "out").exists()
 
 
-def test_the_same_net_twice_is_no_ensemble_whatever_the_files_are_called(nets, tmp_path):
+def test_the_same_net_twice_is_refused_whatever_the_files_are_called(nets, tmp_path):
     twin = tmp_path / "twin.safetensors"
     twin.write_bytes(nets[0].read_bytes())
     for models in ((nets[0], nets[1], twin), (nets[1], nets[1])):
@@ -210,7 +212,7 @@ def test_a_net_that_cannot_be_read_is_refused_before_a_folder_is_made(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_exports_to_one_folder_replace_each_other_and_are_whole(nets, tmp_path):
+def test_exports_to_one_folder_replace_each_other_completely(nets, tmp_path):
     out = tmp_path / "out"
     first = export(ExportRequest(models=nets[:1], out=out))
     first.onnx.write_bytes(b"damaged")

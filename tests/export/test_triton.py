@@ -1,4 +1,4 @@
-"""Model repositories for Triton: the config by Triton's own definition, versions whole or not at all."""
+"""Model repositories for Triton: the config against Triton's own definition, and versions that are always complete."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEMBERS = (Member(name="net", sha256="0" * 64),)
 
 
 def served(path: Path, *, tensorrt: str | None = None, manifest: Manifest = MANIFEST, **info: object) -> ServedModel:
-    """A file with some content; the repository is not to look into it."""
+    """A file with arbitrary content, which the repository must not read."""
     if not path.exists():
         path.write_bytes(b"the model of " + path.name.encode())
     return ServedModel(path=path, manifest=manifest, info=ExportInfo(members=MEMBERS, **info), tensorrt=tensorrt)
@@ -35,18 +35,18 @@ def onnx(tmp_path: Path) -> ServedModel:
 
 @pytest.fixture(scope="module")
 def model_config():
-    """Triton's own definition of a config. The package's module for it is loaded alone: the rest wants gRPC."""
-    found = importlib.util.find_spec("tritonclient")
-    if found is None:
+    """Triton's own definition of a config. Only its module is loaded, because the rest of the package needs gRPC."""
+    package = importlib.util.find_spec("tritonclient")
+    if package is None:
         pytest.skip("needs Triton's definition of a config: pip install tritonclient")
-    path = Path(found.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
+    path = Path(package.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
     spec = importlib.util.spec_from_file_location("model_config_pb2", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_the_config_of_an_onnx_file_is_one_by_tritons_definition(model_config, onnx):
+def test_the_config_of_an_onnx_file_fits_tritons_definition(model_config, onnx):
     from google.protobuf import text_format
 
     found = text_format.Parse(config(onnx, "net", 500), model_config.ModelConfig())
@@ -62,7 +62,7 @@ def test_the_config_of_an_onnx_file_is_one_by_tritons_definition(model_config, o
     assert found.version_policy.latest.num_versions == 1
 
 
-def test_on_a_gpu_an_onnx_files_float32_is_not_rounded(model_config, onnx):
+def test_the_config_of_an_onnx_file_turns_tf32_off_on_a_gpu(model_config, onnx):
     from google.protobuf import text_format
 
     found = text_format.Parse(config(onnx, "net"), model_config.ModelConfig())
@@ -71,7 +71,7 @@ def test_on_a_gpu_an_onnx_files_float32_is_not_rounded(model_config, onnx):
     assert found.parameters["cudnn_conv_algo_search"].string_value == "1", "heuristic, in the backend's numbering"
 
 
-def test_the_config_of_an_engine_is_one_by_tritons_definition(model_config, tmp_path):
+def test_the_config_of_an_engine_fits_tritons_definition(model_config, tmp_path):
     from google.protobuf import text_format
 
     engine = served(tmp_path / "net.engine", tensorrt="11.4.0", lrn="plugin")
@@ -81,16 +81,16 @@ def test_the_config_of_an_engine_is_one_by_tritons_definition(model_config, tmp_
     assert (source.name, source.data_type) == ("patches", model_config.TYPE_FP32)
     assert list(source.dims) == [3, PATCH, PATCH]
     assert [group.kind for group in found.instance_group] == [model_config.ModelInstanceGroup.KIND_GPU]
-    assert not found.HasField("optimization"), "what is for ONNX Runtime is not for TensorRT"
+    assert not found.HasField("optimization"), "options of ONNX Runtime don't apply to TensorRT"
     assert not found.parameters
 
 
-def test_a_fixed_batch_stands_in_the_dimensions_and_is_not_batched(model_config, tmp_path):
+def test_a_fixed_batch_is_in_the_dimensions_and_requests_are_not_batched(model_config, tmp_path):
     from google.protobuf import text_format
 
     model = served(tmp_path / "net.onnx", views="center", batch=Batch(min=4, opt=4, max=4))
     found = text_format.Parse(config(model, "net"), model_config.ModelConfig())
-    assert found.max_batch_size == 0  # Triton's: dimensions are then the whole tensor's
+    assert found.max_batch_size == 0  # dimensions are then those of the complete tensor
     assert list(found.input[0].dims) == [4, SIZE, SIZE, 3]
     assert list(found.output[0].dims) == [4, CLASSES]
     assert not found.HasField("dynamic_batching")
@@ -102,18 +102,18 @@ def test_a_repository_has_config_labels_and_the_first_version(onnx, tmp_path):
     assert version == place / "1"
     assert (version / "model.onnx").read_bytes() == onnx.path.read_bytes()
     assert {path.name for path in place.iterdir()} == {"1", "config.pbtxt", "labels.txt", "README.md"}
-    assert 'name: "random-alexnet-64"' in (place / "config.pbtxt").read_text()  # Triton wants the folder's
-    assert (place / "labels.txt").read_text().splitlines() == [one.name for one in MANIFEST.classes]
+    assert 'name: "random-alexnet-64"' in (place / "config.pbtxt").read_text()  # Triton requires the folder's name
+    assert (place / "labels.txt").read_text().splitlines() == [c.name for c in MANIFEST.classes]
 
 
-def test_weights_beside_the_file_come_along_under_their_names(onnx, tmp_path):
+def test_weights_beside_the_file_are_copied_under_their_names(onnx, tmp_path):
     weights = tmp_path / "net-0123456789ab.data"
     weights.write_bytes(b"weights")
     version = write_repository(tmp_path / "models", replace(onnx, weights=(weights,)))
     assert (version / weights.name).read_bytes() == b"weights"
 
 
-def test_an_engine_is_called_as_triton_expects(tmp_path):
+def test_an_engine_gets_the_name_that_triton_expects(tmp_path):
     version = write_repository(tmp_path / "models", served(tmp_path / "net.engine", tensorrt="11.4.0"))
     assert [path.name for path in version.iterdir()] == ["model.plan"]
 
@@ -157,7 +157,9 @@ def test_while_a_version_is_written_triton_sees_no_number(onnx, tmp_path, monkey
 
     def watched(read, write, length) -> None:
         place = Path(write.name).parents[1]
-        seen.append([path.name for path in place.iterdir() if re.match(r"[\s+-]*\d", path.name)])  # std::stoll's idea
+        seen.append(
+            [path.name for path in place.iterdir() if re.match(r"[\s+-]*\d", path.name)]
+        )  # as std::stoll parses
         real(read, write, length)
 
     monkeypatch.setattr(triton.shutil, "copyfileobj", watched)
@@ -165,7 +167,7 @@ def test_while_a_version_is_written_triton_sees_no_number(onnx, tmp_path, monkey
     assert seen == [[]]
 
 
-def test_a_number_that_somebody_else_took_meanwhile_is_left_to_them(onnx, tmp_path, monkeypatch):
+def test_a_version_that_another_process_wrote_meanwhile_is_kept(onnx, tmp_path, monkeypatch):
     first = write_repository(tmp_path / "models", onnx)
     theirs = first.parent / "2" / "model.onnx"
     real = Path.rename
@@ -194,7 +196,7 @@ OTHER_NAMES = replace(MANIFEST, classes=(*MANIFEST.classes[:-1], replace(MANIFES
         ({"manifest": OTHER_NAMES}, "other class names"),
     ],
 )
-def test_a_model_that_contradicts_the_one_there_is_refused(onnx, tmp_path, change, words):
+def test_a_model_that_contradicts_the_existing_one_is_refused(onnx, tmp_path, change, words):
     first = write_repository(tmp_path / "models", onnx)
     other = served(tmp_path / "other.onnx", **{"views": "ten", **change})
     with pytest.raises(UsageError, match=words) as refused:
@@ -203,20 +205,20 @@ def test_a_model_that_contradicts_the_one_there_is_refused(onnx, tmp_path, chang
     assert versions(first.parent) == [1]
 
 
-def test_a_model_of_somebody_else_is_refused(onnx, tmp_path):
+def test_an_existing_model_of_another_program_is_refused(onnx, tmp_path):
     place = tmp_path / "models" / "net"
     (place / "1").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"has versions but no config\.pbtxt"):
         write_repository(tmp_path / "models", onnx, name="net")
     for text in ('name: "net"\n', "# alexnet-infer: {", "# alexnet-infer: " + "[" * 100_000, "\xff"):
         (place / "config.pbtxt").write_text(text, encoding="latin-1")
-        with pytest.raises(UsageError, match="is not of alexnet-infer"):
+        with pytest.raises(UsageError, match="was not written by alexnet-infer"):
             write_repository(tmp_path / "models", onnx, name="net")
     assert sorted(path.name for path in place.iterdir()) == ["1", "config.pbtxt"]
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../up", 'a"b', "a b", "a\nb", "é", "x" * 101])
-def test_a_model_name_that_is_no_folders_name_is_refused(onnx, tmp_path, name):
+def test_a_model_name_that_is_not_a_valid_folder_name_is_refused(onnx, tmp_path, name):
     with pytest.raises(UsageError, match="model name"):
         write_repository(tmp_path / "models", onnx, name=name)
     assert not (tmp_path / "models").exists()
@@ -237,7 +239,7 @@ def test_a_nets_name_becomes_a_safe_folder_name(onnx, tmp_path, net, name):
     assert write_repository(tmp_path / "models", model) == tmp_path / "models" / name / "1"
 
 
-def test_an_engine_that_takes_no_single_image_is_refused(tmp_path):
+def test_an_engine_that_does_not_accept_a_single_image_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"--batch 2,8,64: .* expected 1,8,64"):
         served(tmp_path / "net.engine", tensorrt="11.4.0", batch=Batch(min=2, opt=8, max=64))
 
@@ -248,7 +250,7 @@ def test_a_queue_delay_out_of_range_is_refused(onnx, tmp_path, delay):
         write_repository(tmp_path / "models", onnx, queue_delay=delay)
 
 
-def test_a_folder_that_cant_be_written_is_one_line(onnx, tmp_path):
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(onnx, tmp_path):
     (tmp_path / "models").write_text("a file")
     with pytest.raises(UsageError, match=r"can't be written \(") as refused:
         write_repository(tmp_path / "models", onnx)
@@ -257,8 +259,8 @@ def test_a_folder_that_cant_be_written_is_one_line(onnx, tmp_path):
 
 @pytest.mark.parametrize("views", ["ten", "none"])
 @pytest.mark.parametrize("batch", [Batch(), Batch(min=4, opt=4, max=4)])
-def test_the_readmes_example_asks_for_what_the_config_says(tmp_path, monkeypatch, views, batch):
-    """The example is run, with a server that only looks at the request."""
+def test_the_readmes_example_sends_what_the_config_expects(tmp_path, monkeypatch, views, batch):
+    """Run the example against a fake client that records the request."""
     import sys
     from types import ModuleType
 
@@ -323,9 +325,9 @@ def test_an_engines_readme_says_which_tensorrt_runs_it(tmp_path):
     assert "plugin" not in readme(served(tmp_path / "net.engine", tensorrt="11.4.0"), "net")
 
 
-def test_class_names_of_any_script_are_a_line_each(tmp_path):
-    classes = tuple(ClassName(wnid=one.wnid, name=f'"{i}" \\ 猫, it\'s') for i, one in enumerate(MANIFEST.classes))
+def test_class_names_in_any_script_are_one_per_line(tmp_path):
+    classes = tuple(ClassName(wnid=c.wnid, name=f'"{i}" \\ 猫, it\'s') for i, c in enumerate(MANIFEST.classes))
     model = served(tmp_path / "net.onnx", manifest=replace(MANIFEST, classes=classes))
     version = write_repository(tmp_path / "models", model)
     lines = (version.parent / "labels.txt").read_bytes().decode("utf-8").split("\n")
-    assert lines == [*(one.name for one in classes), ""]
+    assert lines == [*(c.name for c in classes), ""]

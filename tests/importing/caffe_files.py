@@ -1,4 +1,4 @@
-"""Writes `.caffemodel` files byte by byte from the published message layout, knowing nothing of the reader's."""
+"""Write `.caffemodel` files byte by byte from the published message layout, independently of the reader."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ SETTINGS = {
     "Pooling": (121, 19),
     "ReLU": (123, 30),
 }
-"""The field for a kind's settings, in today's layout and in that of 2014."""
+"""Layer type -> field of its settings, in the current layout and in that of 2014."""
 
 
 def layer(name: str, kind: str, blobs: Sequence[bytes] = (), *, settings: bytes = b"", v1: bool = False) -> bytes:
-    said = part(SETTINGS[kind][v1], settings) if settings else b""
+    encoded = part(SETTINGS[kind][v1], settings) if settings else b""
     bottom = b"" if kind == "Data" else b"bottom"
     if v1:
         content = part(2, bottom) if bottom else b""
         content += part(3, name.encode()) + part(4, name.encode()) + number(5, V1_KINDS[kind])
-        return part(2, content + b"".join(part(6, one) for one in blobs) + said)
+        return part(2, content + b"".join(part(6, b) for b in blobs) + encoded)
     content = part(1, name.encode()) + part(2, kind.encode()) + (part(3, bottom) if bottom else b"")
     content += part(4, name.encode())
-    # 5: loss_weight, a float, as a field that a reader must pass over
+    # Field 5, loss_weight, is a float that a reader must skip.
     content += varint(5 << 3 | 5) + struct.pack("<f", 1)
-    return part(100, content + b"".join(part(7, one) for one in blobs) + said)
+    return part(100, content + b"".join(part(7, b) for b in blobs) + encoded)
 
 
 def real(field: int, value: float) -> bytes:
@@ -73,7 +73,7 @@ def real(field: int, value: float) -> bytes:
 
 
 def settings(o: Operation) -> bytes:
-    """What `convolution_param` and so on hold; like Caffe, without what is the default."""
+    """The content of `convolution_param` and so on. Like Caffe, it omits defaults."""
     match o:
         case Conv():
             pad, stride = number(3, o.pad) if o.pad else b"", number(6, o.stride) if o.stride != 1 else b""
@@ -101,17 +101,17 @@ KINDS = {
 def caffemodel(
     architecture: Architecture, tensors: Mapping[str, np.ndarray], *, v1: bool = False, double: bool = False
 ) -> bytes:
-    """The net as Caffe's solver would store it; `v1` in the manner of 2014, with shapes of four sides."""
+    """The net as Caffe's solver stores it. With `v1`, it has the layout of 2014, with shapes of four sides."""
     content = part(1, b"AlexNet")
     for step in architecture.steps:
         blobs = [blob(tensors[name], legacy=v1, double=double) for name in step.tensors]
-        kind, said = KINDS[type(step.operation)], settings(step.operation)
-        content += layer(step.operation.name, kind, blobs, settings=said, v1=v1)
+        kind, encoded = KINDS[type(step.operation)], settings(step.operation)
+        content += layer(step.operation.name, kind, blobs, settings=encoded, v1=v1)
     return content + layer("prob", "Softmax", v1=v1)
 
 
 def prototxt(architecture: Architecture) -> str:
-    """The text that Caffe keeps beside the weights: deploy.prototxt."""
+    """The text of deploy.prototxt, which Caffe stores beside the weights."""
     side = architecture.patch
     lines = [
         'name: "AlexNet"',

@@ -1,4 +1,4 @@
-"""Caffe's files, written by the tests from the published layout, and OpenCV's reading of the same files."""
+"""Caffe's files, written by the tests from the published layout, and OpenCV's results for the same files."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def path(tmp_path):
 
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("v1", [False, True])
-def test_the_weights_come_out_as_they_went_in_from_old_and_new_files(net, path, v1, double):
+def test_weights_are_read_exactly_from_old_and_new_files(net, path, v1, double):
     architecture = net.manifest.architecture
-    found = read_caffemodel(written(path, caffemodel(architecture, net.tensors, v1=v1, double=double)), architecture)
-    assert list(found) == list(architecture.tensors)
+    tensors = read_caffemodel(written(path, caffemodel(architecture, net.tensors, v1=v1, double=double)), architecture)
+    assert list(tensors) == list(architecture.tensors)
     for name, tensor in net.tensors.items():
-        assert found[name].dtype == np.float32
-        assert np.array_equal(found[name], tensor)
+        assert tensors[name].dtype == np.float32
+        assert np.array_equal(tensors[name], tensor)
 
 
 @pytest.mark.parametrize("v1", [False, True])
@@ -71,29 +71,29 @@ def test_opencv_computes_the_same_probabilities_from_the_same_file(net, path, tm
     content = caffemodel(architecture, net.tensors, v1=v1)
     text = tmp_path / "deploy.prototxt"
     text.write_text(prototxt(architecture))
-    theirs = cv2.dnn.readNetFromCaffe(str(text), str(written(path, content)))
+    reference = cv2.dnn.readNetFromCaffe(str(text), str(written(path, content)))
     patches = large_patches(SMALL[architecture.name], 3)
     expected = []
-    for one in patches:
-        theirs.setInput(one[None])
-        expected.append(theirs.forward().reshape(-1))
-    ours = ReferenceBackend(Artifact(net.manifest, read_caffemodel(path, architecture))).infer(patches)
+    for patch in patches:
+        reference.setInput(patch[None])
+        expected.append(reference.forward().reshape(-1))
+    actual = ReferenceBackend(Artifact(net.manifest, read_caffemodel(path, architecture))).infer(patches)
     assert 0.15 < np.max(expected) < 0.99  # far from uniform, and not saturated
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
 
 
-def test_caffenets_weights_do_not_pass_for_alexnets_nor_the_other_way(path, monkeypatch):
-    """Every tensor has the same name and shape in both."""
+def test_caffenets_weights_are_not_accepted_as_alexnets_or_vice_versa(path, monkeypatch):
+    """All tensors have the same names and shapes in both."""
     for name, small in SMALL.items():
         monkeypatch.setitem(PRESETS, name, (small, ""))
-    for one, other in (("caffe", "caffenet"), ("caffenet", "caffe")):
-        net = random_artifact(SMALL[one])
+    for preset, wrong in (("caffe", "caffenet"), ("caffenet", "caffe")):
+        net = random_artifact(SMALL[preset])
         content = caffemodel(net.manifest.architecture, net.tensors)
-        refused(path, content, "expected", f"import it --as {one}", variant=SMALL[other])
+        refused(path, content, "expected", f"import it with --as {preset}", variant=SMALL[wrong])
 
 
 @pytest.mark.parametrize("classes", [9, 11])
-def test_another_number_of_outputs_is_refused(path, classes):
+def test_a_different_number_of_outputs_is_refused(path, classes):
     net = random_artifact(replace(SMALL["caffe"], classes=classes))
     refused(
         path,
@@ -111,7 +111,7 @@ def test_a_file_cut_anywhere_is_refused(alexnet, path, v1):
         refused(path, content[:cut])
 
 
-def test_a_file_cut_between_layers_is_refused_with_what_is_there(alexnet, path):
+def test_a_file_cut_between_layers_is_refused_with_the_layers_present(alexnet, path):
     architecture = alexnet.manifest.architecture
     content = b""
     for step in architecture.steps:
@@ -138,7 +138,7 @@ def test_a_file_cut_between_layers_is_refused_with_what_is_there(alexnet, path):
         ([blob(np.ones(1), shape=()), blob(np.ones(8))], "has shape []"),
     ],
 )
-def test_a_layer_that_does_not_fit_is_refused_by_name(alexnet, path, blobs, message):
+def test_a_layer_that_does_not_fit_is_refused_with_its_name(alexnet, path, blobs, message):
     content = layer("conv1", "Convolution", blobs)
     for step in alexnet.manifest.architecture.steps[1:]:
         if step.tensors:
@@ -146,21 +146,21 @@ def test_a_layer_that_does_not_fit_is_refused_by_name(alexnet, path, blobs, mess
     refused(path, content, message)
 
 
-def other(net: Artifact, name: str, *, kind: str | None = None, said: bytes = b"", v1: bool = False) -> bytes:
-    """The net's file with other settings for one layer, or another kind; what is said last goes."""
+def changed(net: Artifact, name: str, *, kind: str | None = None, extra: bytes = b"", v1: bool = False) -> bytes:
+    """The net's file with `extra` settings, which override earlier ones, or another kind for one layer."""
     content = b""
     for step in net.manifest.architecture.steps:
         o = step.operation
-        here = o.name == name
+        selected = o.name == name
         blobs = [blob(net.tensors[tensor], legacy=v1) for tensor in step.tensors]
-        own = kind if here and kind else KINDS[type(o)]
-        content += layer(o.name, own, blobs, settings=settings(o) + said if here else settings(o), v1=v1)
+        own = kind if selected and kind else KINDS[type(o)]
+        content += layer(o.name, own, blobs, settings=settings(o) + extra if selected else settings(o), v1=v1)
     return content + layer("prob", "Softmax", v1=v1)
 
 
 @pytest.mark.parametrize("v1", [False, True])
 @pytest.mark.parametrize(
-    ("name", "said", "message"),
+    ("name", "extra", "message"),
     [
         ("conv1", number(6, 2), "sides [4, 2]"),  # a second stride, in the other direction
         ("conv1", number(13, 2) + number(14, 2), "sides [4, 2, 2]"),
@@ -180,36 +180,36 @@ def other(net: Artifact, name: str, *, kind: str | None = None, said: bytes = b"
         ("pool1", number(4, 1), "pad=1"),
         ("pool1", number(12, 1), "global_pooling=True"),
         ("pool5", number(3, 1), "sides [2, 1]"),
-        ("act1", real(1, 0.1), "'ReLU' is no part"),
+        ("act1", real(1, 0.1), "'ReLU' in this form is not supported"),
         ("fc7", number(6, 1), "transpose=true"),
         ("fc6", number(1, 23), "units=23"),
     ],
 )
-def test_another_setting_than_the_presets_is_refused_by_layer(alexnet, path, name, said, message, v1):
-    refused(path, other(alexnet, name, said=said, v1=v1), name, message)
+def test_a_setting_that_differs_from_the_presets_is_refused_with_its_layer(alexnet, path, name, extra, message, v1):
+    refused(path, changed(alexnet, name, extra=extra, v1=v1), name, message)
 
 
-def test_settings_may_be_given_for_each_direction(alexnet, path):
-    said = number(3, 0) + number(9, 0) + number(11, 11) + number(12, 11) + number(6, 4)
-    read_caffemodel(written(path, other(alexnet, "conv1", said=said)), alexnet.manifest.architecture)
+def test_settings_may_be_given_per_direction(alexnet, path):
+    extra = number(3, 0) + number(9, 0) + number(11, 11) + number(12, 11) + number(6, 4)
+    read_caffemodel(written(path, changed(alexnet, "conv1", extra=extra)), alexnet.manifest.architecture)
 
 
 @pytest.mark.parametrize("kind", ["TanH", "Sigmoid", "PReLU", "BatchNorm", "Eltwise", "\xff"])
 def test_a_layer_of_another_kind_is_refused(alexnet, path, kind):
-    refused(path, other(alexnet, "act3", kind=kind), "act3")
+    refused(path, changed(alexnet, "act3", kind=kind), "act3")
 
 
 @pytest.mark.parametrize("v1", [False, True])
-def test_what_fetches_images_and_what_measures_errors_is_passed_over(alexnet, path, v1):
-    """As a file of the solver's has them, and layers that Caffe puts in by itself."""
+def test_input_and_evaluation_layers_are_ignored(alexnet, path, v1):
+    """The solver writes them, and Caffe inserts Split layers automatically."""
     content = caffemodel(alexnet.manifest.architecture, alexnet.tensors, v1=v1)
     ends = [layer(kind, kind, v1=v1) for kind in ("Data", "Data", "Split", "SoftmaxWithLoss", "Accuracy")]
-    found = read_caffemodel(written(path, b"".join([*ends[:3], content, *ends[3:]])), alexnet.manifest.architecture)
-    assert np.array_equal(found["fc8.bias"], alexnet.tensors["fc8.bias"])
+    tensors = read_caffemodel(written(path, b"".join([*ends[:3], content, *ends[3:]])), alexnet.manifest.architecture)
+    assert np.array_equal(tensors["fc8.bias"], alexnet.tensors["fc8.bias"])
     refused(path, content + layer("again", "ReLU", v1=v1), "'again' comes after 'prob'")
     refused(path, content + layer("more", "Convolution", v1=v1), "'more' comes after 'prob'")
     for kind in ("Power", "Sigmoid"):
-        refused(path, ends[0] + layer("scale", kind, v1=v1) + content, "'scale'", "no part of an AlexNet")
+        refused(path, ends[0] + layer("scale", kind, v1=v1) + content, "'scale'", "is not supported")
 
 
 def test_a_layer_without_its_weights_is_refused(alexnet, path):
@@ -220,25 +220,25 @@ def test_a_layer_without_its_weights_is_refused(alexnet, path):
     refused(path, content, "has 7 layers with weights")
 
 
-def test_layers_by_the_million_are_refused(path):
+def test_too_many_layers_are_refused(path):
     refused(path, layer("", "") * 1001, "has 1001 layers")
 
 
 @pytest.mark.parametrize("sides", [[1] * 70, [0, 2**62]])
-def test_a_shape_of_absurd_sides_is_refused(alexnet, path, sides):
+def test_a_shape_with_absurd_sides_is_refused(alexnet, path, sides):
     content = layer("conv1", "Convolution", [blob(np.ones(1 if 0 not in sides else 0), shape=sides)])
     refused(path, content, "'conv1.weight' has shape")
 
 
-def test_what_is_no_caffemodel_is_refused(path):
+def test_a_file_that_is_not_a_caffemodel_is_refused(path):
     for content in (b"<!DOCTYPE html><html>", b"PK\x03\x04" + b"\0" * 100, b"\x89PNG\r\n", bytes(range(256))):
         refused(path, content)
 
 
-def test_a_file_too_large_for_a_message_is_refused_unread(path):
+def test_a_file_too_large_for_a_message_is_refused_without_reading_it(path):
     with path.open("wb") as file:
         file.truncate(2**31)  # sparse: takes no room
-    with pytest.raises(SpecError, match="ends at 2 GB"):
+    with pytest.raises(SpecError, match="at most 2 GB"):
         read_caffemodel(path, CAFFE.build())
 
 
@@ -251,9 +251,9 @@ def test_damaged_bytes_give_a_net_or_one_line(tmp_path_factory, data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.mktemp("damaged") / "net.caffemodel"
     try:
-        found = read_caffemodel(written(path, bytes(content)), net.manifest.architecture)
+        tensors = read_caffemodel(written(path, bytes(content)), net.manifest.architecture)
     except SpecError as error:
-        said = str(error)
-        assert said.isprintable()
+        message = str(error)
+        assert message.isprintable()
     else:
-        assert {name: t.shape for name, t in found.items()} == net.manifest.architecture.tensors
+        assert {name: t.shape for name, t in tensors.items()} == net.manifest.architecture.tensors

@@ -1,4 +1,4 @@
-"""A running training's checkpoint as a model file, against the one that the trainer itself writes."""
+"""The checkpoint of a training run, imported, compared with the model file that the trainer itself writes."""
 
 from __future__ import annotations
 
@@ -37,34 +37,34 @@ def path(run, tmp_path) -> Path:
     return Path(shutil.copy(run.saved.last, tmp_path / "last.safetensors"))
 
 
-def test_the_net_is_the_one_that_the_trainer_finishes_but_for_its_rounding(run, path):
+def test_the_net_is_the_trainers_except_for_rounding_to_float16(run, path):
     finished = finish(run, run.saved.whole_model(), CLASSES, run.out / "net.safetensors", "toys", trained_epochs=2)
     imported = load_artifact(import_net(ImportRequest(source=path, out=path.with_name("net.safetensors"), name="net")))
-    ours, theirs = imported.manifest, finished.artifact.manifest
-    assert ours.architecture == theirs.architecture
-    assert ours.preprocessing.to_json() == theirs.preprocessing.to_json()
-    assert ours.classes == theirs.classes
+    manifest, expected = imported.manifest, finished.artifact.manifest
+    assert manifest.architecture == expected.architecture
+    assert manifest.preprocessing.to_json() == expected.preprocessing.to_json()
+    assert manifest.classes == expected.classes
     for name, tensor in imported.tensors.items():
         rounded = tensor.astype(np.float16).astype(np.float32)
         assert np.array_equal(rounded, finished.artifact.tensors[name]), name
 
 
-def test_another_preset_than_the_checkpoints_own_is_refused(path):
+def test_a_preset_that_differs_from_the_checkpoints_is_refused(path):
     request = ImportRequest(source=path, out=path.with_name("net.safetensors"), name="net", preset="caffe")
-    with pytest.raises(ModelFileError, match=r"last\.safetensors: is of the preset .*: expected caffe, by --as"):
+    with pytest.raises(ModelFileError, match=r"last\.safetensors: has the preset .*: expected caffe, from --as"):
         import_net(request)
 
 
-def test_weights_are_in_grey_levels_to_the_last_bit(run, path):
-    found = read_checkpoint(path)
+def test_weights_are_converted_to_grey_levels_exactly(run, path):
+    checkpoint = read_checkpoint(path)
     expected = run.saved.whole_model().artifact_tensors()
-    assert found.tensors.keys() == expected.keys()
+    assert checkpoint.tensors.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert np.array_equal(found.tensors[name], tensor), name
+        assert np.array_equal(checkpoint.tensors[name], tensor), name
 
 
 def rewritten(path: Path, **metadata: str | None) -> Path:
-    """The file with other texts in its header; None leaves one out."""
+    """Rewrite the file with other metadata in its header. None removes a key."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
@@ -74,9 +74,9 @@ def rewritten(path: Path, **metadata: str | None) -> Path:
     return path
 
 
-def test_a_checkpoint_that_did_not_keep_what_prepares_images_says_nothing_of_it(path):
-    found = read_checkpoint(rewritten(path, net=None))
-    assert (found.preprocessing, found.classes) == (None, None)
+def test_an_old_checkpoint_without_preprocessing_has_neither_it_nor_classes(path):
+    checkpoint = read_checkpoint(rewritten(path, net=None))
+    assert (checkpoint.preprocessing, checkpoint.classes) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -88,21 +88,21 @@ def test_a_checkpoint_that_did_not_keep_what_prepares_images_says_nothing_of_it(
     ],
     ids=str,
 )  # fmt: skip
-def test_a_checkpoint_whose_texts_make_no_sense_is_one_line(path, metadata):
+def test_a_checkpoint_with_invalid_metadata_is_refused_in_one_line(path, metadata):
     with pytest.raises(SpecError) as caught:
         read_checkpoint(rewritten(path, **metadata))
     assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("unit", [0, -1, "16", None, True, 1e9, float("nan")])
-def test_a_unit_that_makes_no_sense_is_refused(path, run, unit):
+def test_an_invalid_unit_is_refused(path, run, unit):
     config = json.loads(json.dumps(run.config))
     config["recipe"]["unit"] = unit
     with pytest.raises(SpecError, match="unit"):
         read_checkpoint(rewritten(path, config=json.dumps(config)))
 
 
-def test_another_architecture_than_its_tensors_is_refused(path, run):
+def test_an_architecture_that_does_not_match_the_tensors_is_refused(path, run):
     config = json.loads(json.dumps(run.config))
     config["architecture"]["operations"][0]["kernels"] = 32
     with pytest.raises(SpecError):
@@ -119,7 +119,7 @@ def test_a_file_cut_anywhere_is_refused(path):
 
 @pytest.fixture
 def changed(path, run):
-    """Writes the checkpoint again with other tensors; None leaves one out."""
+    """A function that rewrites the checkpoint with other tensors. None removes a tensor."""
     from safetensors.numpy import load_file, save_file
 
     def write(config: dict | None = None, **tensors: np.ndarray | None) -> Path:
@@ -142,14 +142,14 @@ def changed(path, run):
         ({"fc8_bias": np.ones(3, bool)}, "fc8.bias is BOOL"),
     ],
 )  # fmt: skip
-def test_missing_left_over_and_misshapen_tensors_are_refused_by_name(changed, tensors, message):
+def test_missing_unknown_and_misshapen_tensors_are_refused_with_their_names(changed, tensors, message):
     with pytest.raises(SpecError) as caught:
         read_checkpoint(changed(**tensors))
     assert str(caught.value).startswith(message)
 
 
-def test_a_tensor_of_eight_bits_is_refused(path):
-    """safetensors knows the type, and its reader for NumPy does not."""
+def test_an_eight_bit_float_tensor_is_refused(path):
+    """safetensors has this type, but its reader for NumPy doesn't."""
     content = path.read_bytes()
     path.write_bytes(content.replace(b'"dtype":"F32"', b'"dtype": "F8"', 1).replace(b'"F8"', b'"F8_E5M2"', 1))
     with pytest.raises(SpecError) as caught:
@@ -157,31 +157,31 @@ def test_a_tensor_of_eight_bits_is_refused(path):
     assert str(caught.value).isprintable()
 
 
-def test_a_net_that_does_not_scale_has_no_unit(changed, run):
+def test_a_unit_is_refused_for_a_net_that_does_not_scale(changed, run):
     config = json.loads(json.dumps(run.config))
     config["architecture"]["operations"][1]["kind"] = "tanh"
     with pytest.raises(SpecError, match="does not scale; expected 1"):
         read_checkpoint(changed(config=config))
 
 
-def test_a_model_file_is_none(run, tmp_path):
+def test_a_model_file_is_not_a_checkpoint(run, tmp_path):
     path = tmp_path / "net.safetensors"
     finish(run, run.saved.whole_model(), CLASSES, path, "toys", trained_epochs=2)
-    with pytest.raises(SpecError, match="is a model file already"):
+    with pytest.raises(SpecError, match="is already a model file"):
         read_checkpoint(path)
 
 
 @pytest.mark.parametrize("value", [1e300, float("nan")])
-def test_a_weight_in_float64_beyond_float32_is_one_line_without_a_warning(changed, path, value):
+def test_a_float64_weight_beyond_float32_is_refused_without_a_warning(changed, path, value):
     weights = np.array([value, 0, 0])
-    weights.view("<u8")[1] = 0x7FF0_0000_0000_0001  # a signalling NaN, of which NumPy warns when it is converted
+    weights.view("<u8")[1] = 0x7FF0_0000_0000_0001  # a signalling NaN: NumPy warns when it is converted
     changed(fc8_bias=weights)
     with pytest.raises(ModelFileError, match=r"fc8\.bias has weights that are NaN, infinite or beyond float32"):
         import_net(ImportRequest(source=path, out=path.with_name("net.safetensors"), name="net"))
 
 
-def test_a_weight_that_leaves_float32_in_grey_levels_is_refused_in_one_line(path, run):
-    """Found by fuzzing: NumPy's warning came out beside it."""
+def test_a_weight_that_overflows_in_grey_levels_is_refused_in_one_line(path, run):
+    """Found by fuzzing: NumPy also printed a warning."""
     from safetensors.numpy import load_file, save_file
 
     tensors = load_file(path)

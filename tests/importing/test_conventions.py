@@ -1,4 +1,4 @@
-"""Others' preprocessing, folded into the first kernels, against doing what they say."""
+"""Other tools' preprocessing, folded into the first kernels, compared with applying it directly."""
 
 from __future__ import annotations
 
@@ -22,52 +22,52 @@ OWT = replace(variant("owt"), kernels=(8, 16, 12, 12, 16), hidden=24, classes=10
 CAFFE = replace(variant("caffe"), kernels=(8, 16, 12, 12, 16), hidden=24, classes=10)
 
 
-def as_they_say(image: Image.Image, said: Convention, patch: int) -> np.ndarray:
-    """The central view in others' terms: order, range, minus mean, over deviation. float32 [1, 3, patch, patch]."""
-    x = square_of(image, said.preprocessing(patch).rescaling).astype(np.float64)
-    if said.value_range == "0-1":
+def preprocessed(image: Image.Image, rules: Convention, patch: int) -> np.ndarray:
+    """The centre view with the convention applied literally, in float64. float32 [1, 3, patch, patch]."""
+    x = square_of(image, rules.preprocessing(patch).rescaling).astype(np.float64)
+    if rules.value_range == "0-1":
         x /= 255
-    if said.channel_order == "BGR":
+    if rules.channel_order == "BGR":
         x = x[:, :, ::-1]
-    x = (x - np.array(said.mean)) / np.array(said.std)
-    corner = (said.size - patch) // 2
+    x = (x - np.array(rules.mean)) / np.array(rules.std)
+    corner = (rules.size - patch) // 2
     return x[corner : corner + patch, corner : corner + patch].transpose(2, 0, 1)[None].astype(np.float32)
 
 
 @pytest.mark.parametrize(("name", "net"), [("caffe", CAFFE), ("torchvision", OWT)])
-def test_the_folded_net_on_our_patches_is_the_net_on_theirs(name, net):
+def test_the_folded_net_gives_the_original_nets_results(name, net):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
-    theirs = random_artifact(net)
-    weights = dict(theirs.tensors)
-    if name == "torchvision":  # whose values are near 1, not in the hundreds
+    original = random_artifact(net)
+    weights = dict(original.tensors)
+    if name == "torchvision":  # its inputs are near 1, not in the hundreds
         weights["conv1.weight"] = weights["conv1.weight"] * np.float32(100)
-    theirs = Artifact(theirs.manifest, weights)
-    said = CONVENTIONS[name]
-    expected = ReferenceBackend(theirs).infer(as_they_say(image, said, net.patch))
+    original = Artifact(original.manifest, weights)
+    rules = CONVENTIONS[name]
+    expected = ReferenceBackend(original).infer(preprocessed(image, rules, net.patch))
 
-    tensors, preprocessing = fold(weights, net.build(), said)
-    assert (preprocessing.channel_order, preprocessing.value_range) == ("RGB", said.value_range)
-    manifest = replace(theirs.manifest, preprocessing=preprocessing)
-    ours = patches(square_of(image, preprocessing.rescaling), preprocessing, "center")
-    found = ReferenceBackend(Artifact(manifest, tensors)).infer(ours)
+    tensors, preprocessing = fold(weights, net.build(), rules)
+    assert (preprocessing.channel_order, preprocessing.value_range) == ("RGB", rules.value_range)
+    manifest = replace(original.manifest, preprocessing=preprocessing)
+    views = patches(square_of(image, preprocessing.rescaling), preprocessing, "center")
+    actual = ReferenceBackend(Artifact(manifest, tensors)).infer(views)
     assert 0.15 < expected.max() < 0.999
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-6)
 
 
-def test_turning_the_channels_is_exact_and_changes_nothing_else():
-    theirs = random_artifact(CAFFE)
-    tensors, preprocessing = fold(theirs.tensors, CAFFE.build(), CONVENTIONS["caffe"])
-    assert np.array_equal(tensors["conv1.weight"][:, ::-1], theirs.tensors["conv1.weight"])
+def test_reversing_the_channels_is_exact_and_changes_nothing_else():
+    original = random_artifact(CAFFE)
+    tensors, preprocessing = fold(original.tensors, CAFFE.build(), CONVENTIONS["caffe"])
+    assert np.array_equal(tensors["conv1.weight"][:, ::-1], original.tensors["conv1.weight"])
     assert preprocessing.mean.tolist() == [123, 117, 104]
-    for name in theirs.tensors.keys() - {"conv1.weight"}:
-        assert tensors[name] is theirs.tensors[name]
+    for name in original.tensors.keys() - {"conv1.weight"}:
+        assert tensors[name] is original.tensors[name]
 
 
 def test_dividing_by_one_is_exact():
-    said = replace(CONVENTIONS["torchvision"], std=(1.0, 1.0, 1.0))
-    theirs = random_artifact(OWT)
-    tensors, _ = fold(theirs.tensors, OWT.build(), said)
-    assert np.array_equal(tensors["conv1.weight"], theirs.tensors["conv1.weight"])
+    rules = replace(CONVENTIONS["torchvision"], std=(1.0, 1.0, 1.0))
+    original = random_artifact(OWT)
+    tensors, _ = fold(original.tensors, OWT.build(), rules)
+    assert np.array_equal(tensors["conv1.weight"], original.tensors["conv1.weight"])
 
 
 def test_each_published_preset_has_a_convention_that_fits_its_patch():
@@ -77,16 +77,16 @@ def test_each_published_preset_has_a_convention_that_fits_its_patch():
 
 
 def test_the_zoos_convention_squeezes_the_whole_image_into_the_patch():
-    said = CONVENTIONS["caffe-zoo"]
+    rules = CONVENTIONS["caffe-zoo"]
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (100, 300, 3), np.uint8))
-    expected = np.array(image.resize((224, 224))).astype(np.float32)  # as its script says, with Pillow's default filter
+    expected = np.array(image.resize((224, 224))).astype(np.float32)  # like the Zoo's script: Pillow's default filter
     expected[:, :, 0] -= 123.68
     expected[:, :, 1] -= 116.779
     expected[:, :, 2] -= 103.939
     expected = expected[:, :, ::-1].transpose(2, 0, 1)
-    preprocessing = said.preprocessing(224)
-    found = patches(square_of(image, preprocessing.rescaling), preprocessing, "center")[0]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    preprocessing = rules.preprocessing(224)
+    actual = patches(square_of(image, preprocessing.rescaling), preprocessing, "center")[0]
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_convention_can_be_a_json_file(file):
     assert convention(file({k: v for k, v in FIELDS.items() if k != "std"})).std == (1, 1, 1)
 
 
-def test_an_unknown_name_is_refused_with_those_there_are():
+def test_an_unknown_name_is_refused_with_the_known_names():
     with pytest.raises(
         UsageError, match="--preprocessing caffee: expected caffe, caffe-zoo, torchvision, or a JSON file"
     ):
@@ -118,7 +118,7 @@ def test_an_unknown_name_is_refused_with_those_there_are():
 
 
 @pytest.mark.parametrize("content", ["", "{", "[" * 100_000, "3", "[]", "{}", {**FIELDS, "extra": 1}])
-def test_a_file_that_is_none_is_one_line(file, content):
+def test_a_file_that_is_not_a_convention_is_refused_in_one_line(file, content):
     with pytest.raises(ModelFileError) as caught:
         convention(file(content))
     assert str(caught.value).isprintable()
@@ -140,12 +140,12 @@ def test_a_wrong_value_is_refused(file, field, value):
     assert str(caught.value).isprintable()
 
 
-def test_a_convention_needs_numbers_above_zero_to_divide_by():
+def test_std_must_be_above_zero():
     with pytest.raises(SpecError, match="std"):
         replace(CONVENTIONS["torchvision"], std=(0.0, 1.0, 1.0))
 
 
-def test_manifests_of_folded_nets_are_as_any_others():
+def test_the_manifest_of_a_folded_net_survives_json():
     tensors, preprocessing = fold(random_artifact(OWT).tensors, OWT.build(), CONVENTIONS["torchvision"])
     manifest = replace(random_artifact(OWT).manifest, preprocessing=preprocessing)
     assert Manifest.from_json(manifest.to_json()).to_json() == manifest.to_json()

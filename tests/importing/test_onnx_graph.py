@@ -1,4 +1,4 @@
-"""The Model Zoo's graph and PyTorch's exports, run as they are by ONNX Runtime, against our nets made of them."""
+"""The Model Zoo's graph and PyTorch's exports, run by ONNX Runtime, compared with the nets imported from them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def probabilities(architecture, tensors, inputs: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("pool_first", [False, True])
-def test_the_zoos_graph_and_our_net_made_of_it_agree(path, pool_first):
+def test_the_zoos_graph_and_the_imported_net_agree(path, pool_first):
     model = zoo_graph(pool_first=pool_first)
     expected = run(model, patches(3))
     assert 0.2 < expected.max() < 0.99
@@ -80,9 +80,9 @@ def test_the_zoos_graph_and_our_net_made_of_it_agree(path, pool_first):
     np.testing.assert_allclose(probabilities(architecture, tensors, patches(3)), expected, rtol=0, atol=1e-5)
 
 
-def test_the_weights_are_the_files_own_by_role_whatever_their_names(graph, path):
+def test_weights_are_read_by_role_whatever_their_names(graph, path):
     values = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
-    for tensor in graph.graph.initializer:  # names that mean nothing, and another order
+    for tensor in graph.graph.initializer:  # meaningless names in another order
         rename(graph, tensor.name, f"x{hash(tensor.name) % 1000}_{len(tensor.name)}_{tensor.name[::-1]}")
     initial = sorted(graph.graph.initializer, key=lambda t: t.name)
     del graph.graph.initializer[:]
@@ -112,7 +112,7 @@ def test_weights_of_other_precision_become_float32(graph, path, dtype):
     assert {t.dtype for t in tensors.values()} == {np.dtype(np.float32)}
 
 
-def test_a_reshape_of_before_opset_5_has_its_shape_as_an_attribute(zoo, graph, path):
+def test_a_reshape_before_opset_5_has_its_shape_as_an_attribute(zoo, graph, path):
     node = node_of(graph, "Reshape")
     kept = [t for t in graph.graph.initializer if t.name != node.input[1]]
     declared = [v for v in graph.graph.input if v.name != node.input[1]]
@@ -121,12 +121,12 @@ def test_a_reshape_of_before_opset_5_has_its_shape_as_an_attribute(zoo, graph, p
     graph.graph.input.extend(declared)
     set_attribute(node, "shape", [1, 9216])
     graph.opset_import[0].version = 3
-    found = read_onnx(written(path, graph), PRESETS["caffe"])[1]
+    tensors = read_onnx(written(path, graph), PRESETS["caffe"])[1]
     expected = read_onnx(written(path, zoo), PRESETS["caffe"])[1]
-    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert all(np.array_equal(tensors[name], expected[name]) for name in expected)
 
 
-def test_the_windows_size_may_be_that_of_the_weights(zoo, graph, path):
+def test_the_window_size_may_follow_from_the_weights(zoo, graph, path):
     node = node_of(graph, "Conv")
     kept = [a for a in node.attribute if a.name != "kernel_shape"]
     del node.attribute[:]
@@ -134,7 +134,7 @@ def test_the_windows_size_may_be_that_of_the_weights(zoo, graph, path):
     assert read_onnx(written(path, graph), PRESETS["caffe"])[0] == read_onnx(written(path, zoo), PRESETS["caffe"])[0]
 
 
-def test_matmul_and_add_are_a_fully_connected_layer_too(graph, path):
+def test_matmul_and_add_are_read_as_a_fully_connected_layer(graph, path):
     expected = run(graph, patches(1))
     nodes = []
     for node in graph.graph.node:
@@ -150,7 +150,8 @@ def test_matmul_and_add_are_a_fully_connected_layer_too(graph, path):
         nodes.append(helper.make_node("Add", [biases, f"{node.output[0]}_m"], [node.output[0]]))
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
-    kept = [v for v in graph.graph.input if not v.name.endswith("_w_0")]  # whose declared shapes are now wrong
+    # The declared shapes of the weights are now wrong.
+    kept = [v for v in graph.graph.input if not v.name.endswith("_w_0")]
     del graph.graph.input[:]
     graph.graph.input.extend(kept)
     architecture, tensors = read_onnx(written(path, graph), PRESETS["caffe"])
@@ -175,7 +176,7 @@ def test_pytorchs_export_of_torchvisions_net_agrees(path, fold):
     np.testing.assert_allclose(probabilities(architecture, tensors, patches(2) / 60), expected, rtol=0, atol=1e-5)
 
 
-# What is refused.
+# Refused graphs.
 
 
 def node_of(model: onnx.ModelProto, kind: str, place: int = 0) -> onnx.NodeProto:
@@ -188,13 +189,13 @@ def set_attribute(node: onnx.NodeProto, name: str, value) -> None:
     node.attribute.extend([*kept, helper.make_attribute(name, value)])
 
 
-def test_another_width_is_no_other_preset(path):
-    refused(path, zoo_graph(hidden=64), "units=64: expected dense units=32, fc6 of caffe; no preset is such a net")
+def test_another_width_is_refused_without_naming_a_preset(path):
+    refused(path, zoo_graph(hidden=64), "units=64: expected dense units=32, fc6 of caffe; no preset describes this net")
 
 
-def test_the_other_preset_is_named_where_it_is_meant(path):
-    refused(path, zoo_graph(), "import it --as caffe", preset="caffenet")
-    refused(path, zoo_graph(pool_first=True), "import it --as caffenet", preset="caffe")
+def test_a_graph_of_another_preset_is_refused_with_that_preset(path):
+    refused(path, zoo_graph(), "import it with --as caffe", preset="caffenet")
+    refused(path, zoo_graph(pool_first=True), "import it with --as caffenet", preset="caffe")
 
 
 @pytest.mark.parametrize(
@@ -218,43 +219,43 @@ def test_the_other_preset_is_named_where_it_is_meant(path):
         ("MaxPool", "auto_pad", "SAME_LOWER", "expected pads alone"),
         ("Gemm", "transB", "1", "transB 0 or 1"),
         ("MaxPool", "kernel_shape", [2, 2], "size=2"),
-        ("MaxPool", "pads", [1, 1, 1, 1], "none at the upper left"),
+        ("MaxPool", "pads", [1, 1, 1, 1], "0 at the upper left"),
         ("MaxPool", "pads", [0, 0, 3, 3], "padding that only the last window needs"),
         ("MaxPool", "strides", [0, 0], "strides=[0, 0]"),
         ("Gemm", "alpha", 2.0, "Gemm with alpha 1"),
         ("Gemm", "transB", 0, "units=9216"),
-        ("Softmax", "axis", 0, "'Softmax' is no part of an AlexNet"),
+        ("Softmax", "axis", 0, "'Softmax' in this form is not supported"),
     ],
 )  # fmt: skip
-def test_another_constant_is_refused_by_name(graph, path, kind, name, value, message):
+def test_a_different_constant_is_refused_with_its_name(graph, path, kind, name, value, message):
     set_attribute(node_of(graph, kind), name, value)
     refused(path, graph, message)
 
 
 @pytest.mark.parametrize("classes", [9, 11])
-def test_another_number_of_outputs_is_refused(path, classes):
+def test_a_different_number_of_outputs_is_refused(path, classes):
     refused(path, zoo_graph(classes=classes), f"units={classes}", "units=10", "fc8")
 
 
 def test_a_node_of_another_kind_is_refused(graph, path):
     node_of(graph, "Relu").op_type = "Sigmoid"
-    refused(path, graph, "'Sigmoid' is no part of an AlexNet")
+    refused(path, graph, "'Sigmoid' in this form is not supported")
 
 
-def test_a_node_of_somebody_elses_domain_is_refused(graph, path):
+def test_a_node_of_an_unknown_domain_is_refused(graph, path):
     node_of(graph, "LRN").domain = "evil"
     refused(path, graph, "'evil': expected ONNX's own operators")
 
 
-def test_branches_circles_and_loose_nodes_are_refused(zoo, graph, path):
-    node_of(graph, "Conv", 2).input[0] = "r3"  # conv3 reads what conv2 reads
+def test_branches_cycles_and_unconnected_nodes_are_refused(zoo, graph, path):
+    node_of(graph, "Conv", 2).input[0] = "r3"  # conv3 reads the input of conv2
     refused(path, graph, "'r3' goes to 2 nodes")
     graph.CopyFrom(zoo)
     node_of(graph, "Dropout", 1).output[0] = "r18"
     refused(path, graph)
     graph.CopyFrom(zoo)
     graph.graph.node.append(helper.make_node("Relu", ["nowhere"], ["never"]))
-    refused(path, graph, "between its input and its output")
+    refused(path, graph, "between its input and output")
     graph.CopyFrom(zoo)
     node_of(graph, "Relu").input[0] = "r1"  # its own output
     refused(path, graph)
@@ -267,7 +268,7 @@ def test_a_missing_node_is_refused(graph, path):
     refused(path, graph, "maxpool", "expected lrn")
 
 
-def test_missing_and_left_over_weights_are_refused(graph, path):
+def test_missing_weights_are_refused(graph, path):
     kept = [t for t in graph.graph.initializer if t.name != "conv3_b_0"]
     del graph.graph.initializer[:]
     graph.graph.initializer.extend(kept)
@@ -278,25 +279,25 @@ def test_missing_and_left_over_weights_are_refused(graph, path):
     refused(path, graph, "'conv3_b_0' is not in the file")
 
 
-def test_a_tensor_that_no_node_takes_is_refused(graph, path):
+def test_a_tensor_that_no_node_uses_is_refused(graph, path):
     graph.graph.initializer.append(numpy_helper.from_array(np.ones(3, np.float32), "conv6_w_0"))
-    refused(path, graph, "weights that no node takes: conv6_w_0")
+    refused(path, graph, "weights that no node uses: conv6_w_0")
 
 
-def test_a_name_that_is_no_text_is_shown_all_the_same(graph, path):
+def test_a_name_that_is_not_text_is_shown_safely(graph, path):
     graph.graph.initializer.append(numpy_helper.from_array(np.ones(3, np.float32), "conv6_w_0"))
-    refused(path, graph.SerializeToString().replace(b"conv6_w_0", b"\xff\xfe\nv6_w_0"), "that no node takes", "6_w_0")
+    refused(path, graph.SerializeToString().replace(b"conv6_w_0", b"\xff\xfe\nv6_w_0"), "that no node uses", "6_w_0")
 
 
-def test_a_constant_that_gives_nothing_is_passed_over(zoo, graph, path):
+def test_a_constant_without_outputs_is_ignored(zoo, graph, path):
     graph.graph.node.append(helper.make_node("Constant", [], [], value=numpy_helper.from_array(np.ones(3))))
-    found = read_onnx(written(path, graph), PRESETS["caffe"])[1]
+    tensors = read_onnx(written(path, graph), PRESETS["caffe"])[1]
     expected = read_onnx(written(path, zoo), PRESETS["caffe"])[1]
-    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert all(np.array_equal(tensors[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("shape", [np.int64(-1), np.ones((2, 2), np.int64), np.full(10**6, -1, np.int64)])
-def test_a_reshape_to_no_vector_is_refused(graph, path, shape):
+def test_a_reshape_with_an_invalid_shape_tensor_is_refused(graph, path, shape):
     node = node_of(graph, "Reshape")
     tensor = next(t for t in graph.graph.initializer if t.name == node.input[1])
     tensor.CopyFrom(numpy_helper.from_array(np.asarray(shape), tensor.name))
@@ -305,8 +306,8 @@ def test_a_reshape_to_no_vector_is_refused(graph, path, shape):
 
 @pytest.mark.parametrize(("pads", "how"), [([0, 0, 1, 1], {"ceil_mode": 1}), ([0, 0, 1, 1], {"auto_pad": "VALID"})])
 @pytest.mark.parametrize("place", [0, 1])
-def test_a_pooling_that_comes_out_larger_than_the_presets_is_refused(graph, path, place, pads, how):
-    """ONNX Runtime adds the padding and then rounds up, and ignores `pads` beside VALID."""
+def test_a_pooling_with_a_larger_output_than_the_presets_is_refused(graph, path, place, pads, how):
+    """ONNX Runtime adds the padding and then rounds up. It ignores `pads` if `auto_pad` is VALID."""
     for dim in graph.graph.input[0].type.tensor_type.shape.dim[2:]:
         dim.dim_value = 227
     for name, value in {"pads": pads, **how}.items():
@@ -314,7 +315,7 @@ def test_a_pooling_that_comes_out_larger_than_the_presets_is_refused(graph, path
     refused(path, graph, "pads=[0, 0, 1, 1]")
 
 
-def test_one_tensor_in_thousands_of_nodes_is_not_read_thousands_of_times(graph, path):
+def test_a_tensor_in_thousands_of_nodes_is_not_read_thousands_of_times(graph, path):
     weights = numpy_helper.from_array(np.ones((512, 512), np.float32), "w")
     biases = numpy_helper.from_array(np.ones(512, np.float32), "b")
     nodes = [helper.make_node("Gemm", [f"v{i}", "w", "b"], [f"v{i + 1}"]) for i in range(2000)]
@@ -332,7 +333,7 @@ def test_one_tensor_in_thousands_of_nodes_is_not_read_thousands_of_times(graph, 
     assert peak < 50e6  # 2,000 copies would take 2 GB
 
 
-def test_ends_other_than_patches_and_scores_are_refused(zoo, graph, path):
+def test_inputs_and_outputs_of_other_kinds_are_refused(zoo, graph, path):
     graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
     refused(path, graph, "takes [1, 1, 224, 224]: expected [N, 3, side, side]")
     graph.CopyFrom(zoo)
@@ -342,14 +343,14 @@ def test_ends_other_than_patches_and_scores_are_refused(zoo, graph, path):
 
 
 @pytest.mark.parametrize("side", [1, 10, 100, 4097, 10**6])
-def test_other_sizes_of_patches_are_refused(graph, path, side):
+def test_other_patch_sizes_are_refused(graph, path, side):
     for dim in graph.graph.input[0].type.tensor_type.shape.dim[2:]:
         dim.dim_value = side
     refused(path, graph)
 
 
 @pytest.mark.parametrize("sides", [[2**62], [2**31, 2**31], [-96], [95], [96, 1], []])
-def test_a_shape_that_its_values_do_not_fill_is_refused(graph, path, sides):
+def test_a_shape_that_does_not_match_its_values_is_refused(graph, path, sides):
     tensor = next(t for t in graph.graph.initializer if t.name == "conv1_b_0")
     del tensor.dims[:]
     tensor.dims.extend(sides)
@@ -362,11 +363,11 @@ def test_weights_of_another_type_are_refused(graph, path, kind):
     refused(path, graph, "'conv1_b_0' has type", "expected FLOAT, FLOAT16 or DOUBLE")
 
 
-# Weights beside the file.
+# Weights outside the file.
 
 
 def outside(model: onnx.ModelProto, path: Path, location: str, name: str = "conv1_w_0") -> None:
-    """conv1's weights go to `weights.bin` beside `path`, and the file says `location`."""
+    """Move a tensor's values to `weights.bin` beside `path`, and make the file refer to `location`."""
     tensor = next(t for t in model.graph.initializer if t.name == name)
     (path.parent / "weights.bin").write_bytes(b"1234" + tensor.raw_data)
     length = len(tensor.raw_data)
@@ -401,11 +402,11 @@ def test_weights_behind_a_link_are_refused(graph, path, link):
 def test_weights_beyond_the_end_of_their_file_are_refused(graph, path):
     outside(graph, path, "weights.bin")
     os.truncate(path.parent / "weights.bin", 1000)
-    refused(path, graph, "lies beyond its end")
+    refused(path, graph, "is outside of it")
 
 
 @pytest.mark.parametrize(("place", "side"), [(1, 2**40), (1, 4), (1, 0), (1, -3), (0, 2**62)])
-def test_weights_of_another_length_than_their_shape_are_refused(graph, path, place, side):
+def test_weights_whose_length_does_not_match_their_shape_are_refused(graph, path, place, side):
     outside(graph, path, "weights.bin")
     tensor = next(t for t in graph.graph.initializer if t.name == "conv1_w_0")
     tensor.dims[place] = side
@@ -413,7 +414,7 @@ def test_weights_of_another_length_than_their_shape_are_refused(graph, path, pla
 
 
 @pytest.mark.parametrize("sides", [[1] * 69 + [96], [0, 2**62]])
-def test_biases_beside_the_file_of_an_absurd_shape_are_refused(graph, path, sides):
+def test_biases_outside_the_file_with_an_absurd_shape_are_refused(graph, path, sides):
     outside(graph, path, "weights.bin", "conv1_b_0")
     tensor = next(t for t in graph.graph.initializer if t.name == "conv1_b_0")
     del tensor.dims[:]
@@ -430,21 +431,21 @@ def test_a_file_cut_anywhere_is_refused(zoo, path):
         refused(path, content[:cut])
 
 
-def test_what_is_no_onnx_file_is_refused(path):
+def test_a_file_that_is_not_onnx_is_refused(path):
     for content in (b"<!DOCTYPE html><html>", b"PK\x03\x04" + b"\0" * 100, b"\x89PNG\r\n", bytes(range(256))):
         refused(path, content)
 
 
-def test_a_file_too_large_for_a_message_is_refused_unread(path):
+def test_a_file_too_large_for_a_message_is_refused_without_reading_it(path):
     with path.open("wb") as file:
         file.truncate(2**31)  # sparse: takes no room
-    with pytest.raises(SpecError, match="ends at 2 GB"):
+    with pytest.raises(SpecError, match="less than 2 GB"):
         read_onnx(path, PRESETS["caffe"])
 
 
 @pytest.fixture(scope="module")
 def skeleton() -> bytes:
-    """The graph without its weights' bytes: all of it is structure."""
+    """The graph without the bytes of its weights: only its structure."""
     model = zoo_graph(hidden=1, classes=2)
     for tensor in model.graph.initializer:
         if len(tensor.dims) > 1:

@@ -1,4 +1,4 @@
-"""Quantized graphs made of the Model Zoo's by ONNX Runtime's quantizer: they run as they are, to the last bit."""
+"""The Model Zoo's graph, quantized by ONNX Runtime: the imported file gives bitwise the same results."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ def path(tmp_path, quantized) -> Path:
     return path
 
 
-def refused(path: Path, model: onnx.ModelProto | bytes, *parts: str, said: Manifest | None = None) -> None:
+def refused(path: Path, model: onnx.ModelProto | bytes, *parts: str, expected: Manifest | None = None) -> None:
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     with pytest.raises(SpecError) as caught:
-        adopt_quantized(path, said or manifest())
+        adopt_quantized(path, expected or manifest())
     assert str(caught.value).isprintable()
     for part in parts:
         assert part in str(caught.value)
 
 
-def test_the_graph_computes_what_it_computed_before_to_the_last_bit(path, quantized):
+def test_the_imported_graph_gives_bitwise_the_same_results(path, quantized):
     adopted = adopt_quantized(path, manifest())
     expected = run(quantized, patches(4))
     assert 0.2 < expected.max() < 0.99
     assert np.array_equal(run(adopted, patches(4)), expected)
 
 
-def test_microsofts_operators_may_be_there_without_their_import(path, quantized):
-    """ONNX Runtime takes such a file, too."""
+def test_microsofts_operators_are_accepted_without_their_import(path, quantized):
+    """ONNX Runtime also accepts such a file."""
     model = onnx.load_model_from_string(quantized)
     kept = [opset for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
     del model.opset_import[:]
@@ -77,18 +77,18 @@ def test_microsofts_operators_may_be_there_without_their_import(path, quantized)
     assert np.array_equal(run(adopt_quantized(path, manifest()), patches(1)), run(quantized, patches(1)))
 
 
-def test_it_is_read_as_an_exported_file_of_ours_with_its_manifest(path, tmp_path):
-    ours = tmp_path / "ours.onnx"
-    ours.write_bytes(adopt_quantized(path, manifest()))
-    file = read_model(ours)
+def test_it_is_read_as_an_exported_file_with_its_manifest(path, tmp_path):
+    imported = tmp_path / "imported.onnx"
+    imported.write_bytes(adopt_quantized(path, manifest()))
+    file = read_model(imported)
     assert file.manifest.to_json() == manifest().to_json()
     assert (file.info.precision, file.info.views, file.info.batch.max) == ("int8", "none", 1)
 
 
-def test_loaded_by_name_it_classifies_photos_in_bgr(path, tmp_path, quantized):
-    ours = tmp_path / "ours.onnx"
-    ours.write_bytes(adopt_quantized(path, manifest()))
-    net = load(ours, device="cpu", backend="onnxruntime", views="center")
+def test_it_can_be_loaded_and_classifies_in_bgr(path, tmp_path, quantized):
+    imported = tmp_path / "imported.onnx"
+    imported.write_bytes(adopt_quantized(path, manifest()))
+    net = load(imported, device="cpu", backend="onnxruntime", views="center")
     square = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
     mean = np.array([103.939, 116.779, 123.68], np.float32)
     bgr = (square[:, :, ::-1].astype(np.float32) - mean).transpose(2, 0, 1)
@@ -99,24 +99,24 @@ def test_a_float_graph_is_refused(path):
     refused(path, zoo_graph(), "is not quantized")
 
 
-def test_another_patch_or_number_of_classes_is_refused(path, quantized):
-    refused(path, quantized, "its input has shape [1, 3, 224, 224]", said=manifest(patch=227))
+def test_a_different_patch_or_number_of_classes_is_refused(path, quantized):
+    refused(path, quantized, "its input has shape [1, 3, 224, 224]", expected=manifest(patch=227))
     assert input_side(path) == 224
-    refused(path, quantized, "its output has shape [1, 10]: expected [1, 9], of floats", said=manifest(classes=9))
-    refused(path, quantized, "expected [1, 11], of floats", said=manifest(classes=11))
+    refused(path, quantized, "its output has shape [1, 10]: expected [1, 9], of floats", expected=manifest(classes=9))
+    refused(path, quantized, "expected [1, 11], of floats", expected=manifest(classes=11))
 
 
 @pytest.mark.parametrize("domain", ["evil", "com.example"])
-def test_operators_of_others_are_refused(path, quantized, domain):
+def test_operators_of_unknown_domains_are_refused(path, quantized, domain):
     model = onnx.load_model_from_string(quantized)
     model.graph.node[3].domain = domain
     refused(path, model, f"of '{domain}'")
 
 
-def test_functions_subgraphs_and_weights_elsewhere_are_refused(path, quantized):
+def test_functions_subgraphs_and_external_weights_are_refused(path, quantized):
     model = onnx.load_model_from_string(quantized)
     model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
-    refused(path, model, "keeps weights beside it")
+    refused(path, model, "has weights outside the file")
     model = onnx.load_model_from_string(quantized)
     model.functions.append(onnx.FunctionProto(name="f", domain="com.microsoft"))
     refused(path, model, "1 functions")
@@ -125,30 +125,30 @@ def test_functions_subgraphs_and_weights_elsewhere_are_refused(path, quantized):
     refused(path, model)
 
 
-def test_a_constant_that_lies_elsewhere_is_refused(path, quantized):
+def test_an_external_constant_is_refused(path, quantized):
     model = onnx.load_model_from_string(quantized)
     tensor = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="w.bin")
     (path.parent / "w.bin").write_bytes(bytes(4))
     model.graph.node.insert(0, helper.make_node("Constant", [], ["unused"], value=tensor))
-    refused(path, model, "keeps weights beside it")
+    refused(path, model, "has weights outside the file")
 
 
-def test_another_net_than_the_manifests_is_refused(path, quantized):
-    other = replace(manifest(), architecture=replace(variant("caffenet"), hidden=32, classes=10, patch=224).build())
-    refused(path, quantized, "lrn size=5", "expected maxpool size=3 stride=2, pool1 of caffenet", said=other)
+def test_a_net_that_differs_from_the_manifests_is_refused(path, quantized):
+    caffenet = replace(manifest(), architecture=replace(variant("caffenet"), hidden=32, classes=10, patch=224).build())
+    refused(path, quantized, "lrn size=5", "expected maxpool size=3 stride=2, pool1 of caffenet", expected=caffenet)
     changes = [
         ("LRN", "alpha", 0.5, "alpha=0.1"),
         ("MaxPool", "strides", [3, 3], "stride=3"),
         ("Conv", "pads", [9, 9, 9, 9], "pad=9"),
     ]
-    for kind, name, value, told in changes:
+    for kind, name, value, message in changes:
         model = onnx.load_model_from_string(quantized)
         node = next(node for node in model.graph.node if node.op_type in (kind, f"QLinear{kind}"))
         kept = [a for a in node.attribute if a.name != name]
         del node.attribute[:]
         node.attribute.extend([*kept, helper.make_attribute(name, value)])
-        refused(path, model, told)
+        refused(path, model, message)
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
@@ -159,7 +159,7 @@ def test_another_net_than_the_manifests_is_refused(path, quantized):
     refused(path, helper.make_model(graph), "has 0 operations")
 
 
-def test_scores_that_are_no_probabilities_are_refused(path, quantized):
+def test_outputs_that_are_not_probabilities_are_refused(path, quantized):
     model = onnx.load_model_from_string(quantized)
     softmax = next(node for node in model.graph.node if "Softmax" in node.op_type)
     softmax.op_type = softmax.op_type.replace("Softmax", "Sigmoid")
@@ -182,8 +182,8 @@ def test_damaged_bytes_give_a_file_or_one_line(quantized, tmp_path_factory, data
     try:
         adopted = adopt_quantized(path, manifest())
     except SpecError as error:
-        said = str(error)
-        assert said.isprintable()
+        message = str(error)
+        assert message.isprintable()
     else:
         path.write_bytes(adopted)
         assert read_model(path).info.precision == "int8"

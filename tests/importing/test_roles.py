@@ -1,4 +1,4 @@
-"""Layers of others to our tensors."""
+"""Matching a file's layers to an architecture's tensors."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ ARCHITECTURE = TINY.build()
 
 
 def layers() -> list[Layer]:
-    """The right layers under names that mean nothing."""
-    found: dict[str, dict[str, np.ndarray]] = {}
+    """The architecture's layers under meaningless names."""
+    parts: dict[str, dict[str, np.ndarray]] = {}
     for i, (name, shape) in enumerate(ARCHITECTURE.tensors.items()):
         layer, part = name.split(".")
-        found.setdefault(layer, {})[part] = np.full(shape, i, np.float32)
-    return [Layer(name=f"x{i}", tensors=tensors) for i, tensors in enumerate(found.values())]
+        parts.setdefault(layer, {})[part] = np.full(shape, i, np.float32)
+    return [Layer(name=f"x{i}", tensors=tensors) for i, tensors in enumerate(parts.values())]
 
 
-def test_tensors_go_to_the_layer_in_their_place():
+def test_tensors_are_matched_to_layers_by_position():
     tensors = by_role(layers(), ARCHITECTURE)
     assert list(tensors) == list(ARCHITECTURE.tensors)
     assert [int(t.flat[0]) for t in tensors.values()] == list(range(16))
@@ -38,7 +38,7 @@ def test_a_missing_or_additional_layer_is_refused_with_both_lists():
         by_role([], ARCHITECTURE)
 
 
-def test_a_missing_an_additional_and_a_misshapen_part_are_refused_by_name():
+def test_missing_additional_and_misshapen_parts_are_refused_with_their_names():
     for change, message in (
         ({"bias": None}, "missing tensors: x2.bias"),
         ({"scale": np.ones(3)}, "unknown tensors: x2.scale"),
@@ -51,7 +51,7 @@ def test_a_missing_an_additional_and_a_misshapen_part_are_refused_by_name():
             by_role(changed, ARCHITECTURE)
 
 
-def test_names_from_files_are_printed_harmlessly():
+def test_names_from_files_are_escaped_and_shortened():
     with pytest.raises(SpecError) as caught:
         by_role([Layer(name="\x1b[2J\n" + "x" * 1000, tensors={})], ARCHITECTURE)
     assert str(caught.value).isprintable()

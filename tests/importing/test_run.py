@@ -1,4 +1,4 @@
-"""From somebody else's file to a model file of ours, whatever kind it is."""
+"""Import files of every kind as model files."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from tests.nets import random_artifact
 
 SMALL = {"kernels": (8, 16, 12, 12, 16), "hidden": 24}
 CLASSES = tuple(ClassName(wnid=f"n{i:08}", name=f"class {i}") for i in (5, 3, 9, 0, 1, 2, 4, 8, 7, 6))
-"""Ten classes in an order of their own."""
+"""Ten classes that are not in order of their ids."""
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """The presets at a size that tests can afford."""
     small = {name: (replace(variant(name), **SMALL), "") for name in ("caffe", "caffenet", "owt", "alexnet-onecol")}
-    small["zoo"] = (replace(variant("caffe"), name="zoo", hidden=32), "")  # whose kernels the onnx package fixes
+    # The graph in the onnx package has the full numbers of kernels.
+    small["zoo"] = (replace(variant("caffe"), name="zoo", hidden=32), "")
     for name, entry in small.items():
         monkeypatch.setitem(PRESETS, name, entry)
     monkeypatch.setitem(OF_PRESETS, "zoo", "caffe")
@@ -64,7 +65,7 @@ def refused(wanted: ImportRequest, kind: type[Exception], *parts: str) -> None:
     assert not wanted.out.exists()
 
 
-def test_the_file_that_is_written_classifies(caffe):
+def test_the_written_file_can_classify(caffe):
     net = load(import_net(request(caffe)), device="cpu")
     manifest = net.manifest
     assert manifest.name == "imported"
@@ -76,7 +77,7 @@ def test_the_file_that_is_written_classifies(caffe):
     assert probabilities.shape == (1, 10)
 
 
-def test_weights_stay_float32_to_the_last_bit_but_for_the_turned_channels_and_classes(caffe):
+def test_weights_are_kept_exactly_except_for_the_order_of_channels_and_classes(caffe):
     original = random_artifact(replace(variant("caffe"), classes=10)).tensors
     tensors = load_artifact(import_net(request(caffe))).tensors
     for name in tensors:
@@ -85,17 +86,17 @@ def test_weights_stay_float32_to_the_last_bit_but_for_the_turned_channels_and_cl
     assert np.array_equal(tensors["conv1.weight"], original["conv1.weight"][:, ::-1])
 
 
-def test_outputs_are_put_in_order_of_wordnet_ids(caffe):
+def test_outputs_are_sorted_by_wordnet_id(caffe):
     original = random_artifact(replace(variant("caffe"), classes=10)).tensors
     artifact = load_artifact(import_net(request(caffe)))
     assert [c.wnid for c in artifact.manifest.classes] == [f"n{i:08}" for i in range(10)]
-    for place, one in enumerate(CLASSES):
-        now = artifact.manifest.classes.index(one)
-        assert np.array_equal(artifact.tensors["fc8.weight"][now], original["fc8.weight"][place])
-        assert artifact.tensors["fc8.bias"][now] == original["fc8.bias"][place]
+    for before, c in enumerate(CLASSES):
+        after = artifact.manifest.classes.index(c)
+        assert np.array_equal(artifact.tensors["fc8.weight"][after], original["fc8.weight"][before])
+        assert artifact.tensors["fc8.bias"][after] == original["fc8.bias"][before]
 
 
-def test_without_classes_they_are_ilsvrcs_thousand(tmp_path):
+def test_the_default_classes_are_ilsvrcs_thousand(tmp_path):
     net = random_artifact(variant("caffe"))
     path = tmp_path / "net.caffemodel"
     path.write_bytes(caffemodel(net.manifest.architecture, net.tensors))
@@ -113,28 +114,28 @@ def test_the_zoos_graph_becomes_a_net_on_224_or_on_227_pixels_with_the_same_weig
 
 
 @pytest.mark.parametrize(("patch", "size"), [(None, 224), (224, 224), (227, 256)])
-def test_without_a_convention_it_is_the_one_that_was_published_for_the_patch(zoo, patch, size):
-    """The Zoo's protocol for its file as it is, Caffe's for Caffe's patches."""
+def test_the_default_convention_is_the_published_one_for_the_patch(zoo, patch, size):
+    """It is the Zoo's for the Zoo's patches, and Caffe's for Caffe's patches."""
     preprocessing = load_artifact(import_net(request(zoo, preset="zoo", patch=patch))).manifest.preprocessing
     assert (preprocessing.size, preprocessing.fit) == (size, "stretch")
 
 
-def test_another_patch_is_refused_with_those_that_fit(zoo, caffe):
+def test_a_patch_that_does_not_fit_is_refused_with_those_that_do(zoo, caffe):
     refused(request(zoo, preset="zoo", patch=200), UsageError, "--patch 200", "fits patches of 224 or 227")
     refused(request(caffe, patch=224), UsageError, "--patch 224", "fits patches of 227")
     refused(request(caffe, convention="caffe-zoo"), UsageError, "caffe-zoo", "images of 224 pixels", "have 227")
 
 
-def test_the_imported_net_computes_what_the_zoos_does_on_bgr(zoo):
+def test_the_imported_net_gives_the_zoos_results_for_bgr(zoo):
     net = load(
         import_net(request(zoo, preset="zoo", classes=tuple(sorted(CLASSES, key=lambda c: c.wnid)))), device="cpu"
     )
     rgb = patches(2)
-    expected = run(zoo_graph(), rgb[:, ::-1])  # the same images as it takes them
+    expected = run(zoo_graph(), rgb[:, ::-1])  # the same images in the Zoo's channel order
     np.testing.assert_allclose(net.backend.infer(rgb), expected, rtol=0, atol=1e-5)
 
 
-def test_pytorchs_file_is_read_too(tmp_path):
+def test_a_pytorch_file_is_imported(tmp_path):
     torch = pytest.importorskip("torch", minversion="2.13")
     net = random_artifact(replace(variant("owt"), classes=10))
     path = tmp_path / "net.pth"
@@ -145,7 +146,7 @@ def test_pytorchs_file_is_read_too(tmp_path):
     np.testing.assert_allclose(artifact.tensors["conv1.weight"] * std, net.tensors["conv1.weight"], rtol=1e-6)
 
 
-def test_a_preset_that_no_published_net_has_needs_its_preprocessing_named(tmp_path):
+def test_a_preset_without_a_published_net_needs_preprocessing(tmp_path):
     net = random_artifact(replace(variant("alexnet-onecol"), classes=10))
     path = tmp_path / "net.caffemodel"
     path.write_bytes(caffemodel(net.manifest.architecture, net.tensors))
@@ -153,7 +154,7 @@ def test_a_preset_that_no_published_net_has_needs_its_preprocessing_named(tmp_pa
     assert import_net(request(path, preset="alexnet-onecol", convention="caffe")).exists()
 
 
-def test_weights_that_are_no_numbers_are_refused(tmp_path):
+def test_weights_that_are_not_finite_are_refused(tmp_path):
     net = random_artifact(replace(variant("caffe"), classes=10))
     for bad in (np.nan, np.inf):
         tensors = {**net.tensors, "conv3.bias": net.tensors["conv3.bias"] * np.float32(bad)}
@@ -162,18 +163,18 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
         refused(request(path), ModelFileError, str(path), "conv3.bias has weights that are NaN, infinite")
 
 
-def test_another_number_of_classes_is_refused(caffe, zoo):
+def test_a_different_number_of_classes_is_refused(caffe, zoo):
     refused(request(caffe, classes=CLASSES[:9]), ModelFileError, "units=10: expected dense units=9", "--classes")
     refused(request(zoo, preset="zoo", classes=CLASSES[:9]), ModelFileError, "units=10", "units=9")
     refused(request(caffe, classes=None), ModelFileError, "units=10: expected dense units=1000")
 
 
-def test_classes_that_are_named_twice_are_refused(caffe):
+def test_repeated_classes_are_refused(caffe):
     refused(request(caffe, classes=(*CLASSES[:9], CLASSES[0])), ModelFileError, "distinct WordNet ids")
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".caffemodel", ".pth", ".pt", ".safetensors"])
-def test_files_of_every_kind_that_are_none_are_one_line_that_names_them(tmp_path, suffix):
+def test_invalid_files_of_every_kind_are_refused_in_one_line_with_their_path(tmp_path, suffix):
     if suffix in (".pth", ".pt"):
         pytest.importorskip("torch", minversion="2.13")
     path = tmp_path / f"bad{suffix}"
@@ -186,7 +187,7 @@ def test_files_of_every_kind_that_are_none_are_one_line_that_names_them(tmp_path
     refused(request(path, preset="owt"), ModelFileError, str(path), "not a regular file")
 
 
-def test_requests_that_make_no_sense_are_refused(tmp_path):
+def test_invalid_requests_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"Expected a name that ends in \.onnx, \.caffemodel"):
         request(tmp_path / "net.bin")
     with pytest.raises(UsageError, match="Name the preset with --as"):
@@ -199,7 +200,7 @@ def test_requests_that_make_no_sense_are_refused(tmp_path):
         request(tmp_path / "net.onnx", format="onnx-quantized")
 
 
-def test_what_stood_there_stays_when_the_import_fails(caffe):
+def test_an_existing_file_is_kept_when_the_import_fails(caffe):
     out = caffe.with_name("out.safetensors")
     import_net(request(caffe))
     before = out.read_bytes()
@@ -231,7 +232,7 @@ def quantized_request(source: Path, **fields) -> ImportRequest:
     )
 
 
-def test_a_quantized_graph_stays_what_it_is_and_classifies(quantized):
+def test_a_quantized_graph_is_kept_and_can_classify(quantized):
     before = run(quantized.read_bytes(), patches(2))
     out = import_net(quantized_request(quantized))
     assert np.array_equal(run(out.read_bytes(), patches(2)), before)
@@ -241,9 +242,9 @@ def test_a_quantized_graph_stays_what_it_is_and_classifies(quantized):
     assert net.probabilities([np.zeros((224, 224, 3), np.uint8)]).shape == (1, 10)
 
 
-def test_what_a_quantized_graph_cannot_have_is_refused(quantized):
+def test_requests_that_would_change_a_quantized_graph_are_refused(quantized):
     refused(quantized_request(quantized, classes=CLASSES), UsageError, "outputs in order of WordNet ids")
-    refused(quantized_request(quantized, convention="torchvision"), UsageError, "divides by nothing")
+    refused(quantized_request(quantized, convention="torchvision"), UsageError, "a convention without std")
     refused(quantized_request(quantized, patch=227), UsageError, "--patch 227", "takes patches of 224")
     refused(quantized_request(quantized, preset="caffenet"), ModelFileError, "expected maxpool", "pool1 of caffenet")
     refused(quantized_request(quantized, preset="owt", convention="caffe-zoo"), ModelFileError, "int8.onnx: ")
@@ -255,7 +256,7 @@ def test_an_unknown_format_is_refused(tmp_path):
         request(tmp_path / "net.onnx", format="pickle")
 
 
-def test_the_format_is_told_by_the_name_and_can_be_said(tmp_path):
+def test_the_format_follows_from_the_suffix_or_the_request(tmp_path):
     assert module.SUFFIXES[".pt"] == "state-dict"
-    assert request(tmp_path / "NET.ONNX").found_format == "onnx"
-    assert request(tmp_path / "x.part", format="caffemodel").found_format == "caffemodel"
+    assert request(tmp_path / "NET.ONNX").resolved_format == "onnx"
+    assert request(tmp_path / "x.part", format="caffemodel").resolved_format == "caffemodel"

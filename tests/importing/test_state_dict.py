@@ -1,4 +1,4 @@
-"""PyTorch's files: a torch module of the tests' own against our net made of its weights, and pickles that mean harm."""
+"""PyTorch files: a torch module compared with the net imported from its weights, and malicious pickles."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from alexnet_infer.importing.state_dict import read_state_dict
 from alexnet_infer.presets import variant
 from tests.nets import random_artifact
 
-torch = pytest.importorskip("torch", minversion="2.13")  # older ones are refused
+torch = pytest.importorskip("torch", minversion="2.13")  # older versions are refused
 
 OWT = replace(variant("owt"), kernels=(8, 16, 12, 12, 16), hidden=24, classes=10)
 
@@ -55,7 +55,7 @@ def refused(path: Path, *parts: str, architecture=None) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_torchs_module_and_our_net_of_its_weights_agree(net, path, zipped):
+def test_the_torch_module_and_the_imported_net_agree(net, path, zipped):
     saved(path, net.state_dict(), _use_new_zipfile_serialization=zipped)
     manifest = random_artifact(OWT).manifest
     artifact = Artifact(manifest, read_state_dict(path, OWT.build()))
@@ -68,32 +68,32 @@ def test_torchs_module_and_our_net_of_its_weights_agree(net, path, zipped):
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_training_checkpoints_net_is_found_inside_of_it(net, path, key, prefix):
+def test_the_net_inside_a_training_checkpoint_is_found(net, path, key, prefix):
     weights = {prefix + name: tensor for name, tensor in net.state_dict().items()}
     saved(path, {"epoch": 3, key: weights, "optimizer": {"lr": 0.1}})
-    found = read_state_dict(path, OWT.build())
-    assert np.array_equal(found["fc8.weight"], net.state_dict()["classifier.6.weight"].numpy())
+    tensors = read_state_dict(path, OWT.build())
+    assert np.array_equal(tensors["fc8.weight"], net.state_dict()["classifier.6.weight"].numpy())
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_weights_of_other_precision_become_float32(net, path, dtype):
     saved(path, {name: t.to(getattr(torch, dtype)) for name, t in net.state_dict().items()})
-    found = read_state_dict(path, OWT.build())
-    assert {t.dtype for t in found.values()} == {np.dtype(np.float32)}
+    tensors = read_state_dict(path, OWT.build())
+    assert {t.dtype for t in tensors.values()} == {np.dtype(np.float32)}
     np.testing.assert_allclose(
-        found["conv1.weight"], net.state_dict()["features.0.weight"].numpy(), rtol=1e-2, atol=1e-4
+        tensors["conv1.weight"], net.state_dict()["features.0.weight"].numpy(), rtol=1e-2, atol=1e-4
     )
 
 
-def test_the_counters_of_batch_norm_are_passed_over(path):
+def test_the_counters_of_batch_norm_are_ignored(path):
     architecture = replace(OWT, normalization="batchnorm", columns=1).build()
     weights = {name: torch.rand(shape) for name, shape in architecture.tensors.items()}
     counters = {f"bn{i}.num_batches_tracked": torch.tensor(7) for i in range(1, 6)}
-    found = read_state_dict(saved(path, weights | counters), architecture)
-    assert {name: t.tolist() for name, t in found.items()} == {name: t.tolist() for name, t in weights.items()}
+    tensors = read_state_dict(saved(path, weights | counters), architecture)
+    assert {name: t.tolist() for name, t in tensors.items()} == {name: t.tolist() for name, t in weights.items()}
 
 
-def test_missing_left_over_and_misshapen_tensors_are_refused_by_name(net, path):
+def test_missing_unknown_and_misshapen_tensors_are_refused_with_their_names(net, path):
     weights = dict(net.state_dict())
     refused(saved(path, {**weights, "extra.weight": torch.ones(3)}), "has 9 layers", "extra")
     refused(saved(path, {n: t for n, t in weights.items() if not n.startswith("features.3.")}), "has 7 layers")
@@ -104,26 +104,27 @@ def test_missing_left_over_and_misshapen_tensors_are_refused_by_name(net, path):
     refused(saved(path, wrong), "'classifier.6.weight' has shape [11, 24]: expected [10, 24]")
 
 
-def test_what_is_no_state_dict_is_refused(net, path):
-    refused(saved(path, {}), "holds a dict")
-    refused(saved(path, [torch.ones(3)]), "holds a list")
+def test_content_that_is_not_a_state_dict_is_refused(net, path):
+    refused(saved(path, {}), "contains a dict")
+    refused(saved(path, [torch.ones(3)]), "contains a list")
     refused(saved(path, {"a": torch.ones(3), "b": "text"}), "'b' is a str")
-    refused(saved(path, {"w.weight": torch.ones(3, 3).to_sparse()}), "no plain tensor")
-    refused(saved(path, {"w.weight": torch.ones(3, dtype=torch.complex64)}), "no plain tensor")
+    refused(saved(path, {"w.weight": torch.ones(3, 3).to_sparse()}), "not a plain tensor")
+    refused(saved(path, {"w.weight": torch.ones(3, dtype=torch.complex64)}), "not a plain tensor")
 
 
-def test_a_tensor_larger_than_its_file_is_refused_before_it_is_made(path):
-    # Four bytes that claim to be 4 TB: every step along every side is zero.
+def test_a_tensor_larger_than_its_file_is_refused_before_it_is_allocated(path):
+    # Four bytes that claim to be 4 TB: all strides are zero.
     huge = torch.ones(1).as_strided((2**20, 2**20), (0, 0))
     refused(saved(path, {"fc8.weight": huge}), "claim", "the file has")
 
 
-def test_a_whole_module_is_refused_with_what_to_save_instead(net, path):
-    refused(saved(path, net), "holds a tests.importing.torchvision_net.AlexNet", "torch.save(net.state_dict(), FILE)")
+def test_a_saved_module_is_refused_with_the_call_to_use_instead(net, path):
+    kind = "tests.importing.torchvision_net.AlexNet"
+    refused(saved(path, net), f"contains a {kind}: expected a file written by torch.save(net.state_dict(), FILE)")
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory can be limited on Linux alone")
-def test_a_pickle_that_asks_for_more_memory_than_there_is_in_the_file_is_refused(path):
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory can only be limited on Linux")
+def test_a_pickle_that_requests_far_more_memory_than_its_file_has_is_refused(path):
     class Greedy:
         def __reduce__(self):
             return bytearray, (6 * 2**30,)
@@ -132,8 +133,8 @@ def test_a_pickle_that_asks_for_more_memory_than_there_is_in_the_file_is_refused
     refused(path, "torch can't read it as a file of weights (MemoryError)")
 
 
-def test_a_zip_of_several_disks_is_refused(net, path):
-    """Found by fuzzing: asking whether it is a zip raised the error that reading it is expected to raise."""
+def test_a_multi_disk_zip_is_refused(net, path):
+    """Found by fuzzing: `is_zipfile` raised the error that is only expected from opening the file."""
     content = bytearray(saved(path, net.state_dict()).read_bytes())
     locator = content.rfind(b"PK\x06\x07")  # of the 64-bit directory; its last field is the number of disks
     end = content.rfind(b"PK\x05\x06")
@@ -146,7 +147,7 @@ def test_a_zip_of_several_disks_is_refused(net, path):
     refused(path, "damaged, or not a PyTorch file")
 
 
-def test_whole_numbers_are_no_weights(net, path):
+def test_integer_weights_are_refused(net, path):
     weights = dict(net.state_dict())
     refused(saved(path, {**weights, "features.0.weight": weights["features.0.weight"].int()}), "has type int32")
 
@@ -176,16 +177,16 @@ class _Harm:
 
 @pytest.mark.parametrize("how", ["system", "eval", "touch"])
 @pytest.mark.parametrize("form", ["pickle", "torch, zipped", "torch, old"])
-def test_a_pickle_that_would_run_something_runs_nothing(path, tmp_path, how, form):
+def test_malicious_pickles_run_no_code(path, tmp_path, how, form):
     canary = tmp_path / "canary"
     content = {"conv1.weight": _Harm(canary, how)}
     if form == "pickle":
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization="zipped" in form)
-    refused(path, "expected what torch.save(net.state_dict(), FILE) writes")
+    refused(path, "expected a file written by torch.save(net.state_dict(), FILE)")
     assert not canary.exists()
-    # The bait works: unpickled, it would have made the file.
+    # The pickle is malicious: unpickling it creates the file.
     pickle.loads(path.read_bytes()) if form == "pickle" else torch.load(path, weights_only=False)
     assert canary.exists()
 
@@ -206,18 +207,18 @@ def test_a_file_cut_anywhere_is_refused(net, path):
         refused(path)
 
 
-def test_what_is_no_pytorch_file_is_refused(path):
+def test_a_file_that_is_not_pytorch_is_refused(path):
     for content in (b"<!DOCTYPE html><html>", b"\x89PNG\r\n" + bytes(100), bytes(range(256))):
         path.write_bytes(content)
-        refused(path, "expected what torch.save(net.state_dict(), FILE) writes")
+        refused(path, "expected a file written by torch.save(net.state_dict(), FILE)")
 
 
 def test_a_child_that_takes_too_long_is_ended(net, path, monkeypatch):
     monkeypatch.setattr(state_dict, "TIMEOUT", 0.01)
-    refused(saved(path, net.state_dict()), "did not read it in 0.01 seconds")
+    refused(saved(path, net.state_dict()), "did not read it within 0.01 seconds")
 
 
-def test_without_torch_the_error_says_what_to_install(path, monkeypatch):
+def test_without_torch_the_error_gives_the_install_command(path, monkeypatch):
     path.write_bytes(b"anything")
     monkeypatch.setattr(state_dict, "find_spec", lambda name: None)
     with pytest.raises(BackendError, match=r'pip install "alexnet-infer\[train\]"'):

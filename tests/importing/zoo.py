@@ -1,4 +1,4 @@
-"""ONNX graphs of AlexNets as others make them: the Model Zoo's, from the `onnx` package, with random weights."""
+"""ONNX graphs of AlexNets: the Model Zoo's graph, which the `onnx` package contains, with random weights."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_bvlc_alexnet.onnx"
-"""The Model Zoo's graph, opset 9, with a ConstantOfShape for each tensor of weights."""
+"""The Model Zoo's graph, opset 9, with a ConstantOfShape instead of each tensor of weights."""
 
 
 def zoo_graph(*, hidden: int = 32, classes: int = 10, pool_first: bool = False, seed: int = 0) -> onnx.ModelProto:
-    """The Model Zoo's AlexNet with weights of realistic size as initialisers, which are inputs, too, as there.
+    """The Model Zoo's AlexNet with weights of realistic size. As in the Zoo, initialisers are also inputs.
 
-    `pool_first` exchanges LRN and pooling, which makes it the Zoo's CaffeNet.
+    `pool_first` exchanges LRN and pooling, which gives the Zoo's CaffeNet.
     """
     light = onnx.load(LIGHT)
     rng = np.random.default_rng(seed)
@@ -45,7 +45,7 @@ def zoo_graph(*, hidden: int = 32, classes: int = 10, pool_first: bool = False, 
 
 
 def exchanged(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Each LRN and the pooling after it, the other way round."""
+    """The nodes with each LRN exchanged with the pooling after it."""
     out = list(nodes)
     for i, (a, b) in enumerate(pairwise(nodes)):
         if a.op_type == "LRN" and b.op_type == "MaxPool":
@@ -59,7 +59,7 @@ def exchanged(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
 
 
 def scaled(model: onnx.ModelProto) -> None:
-    """Makes logits about 2 in size, so that the softmax is neither flat nor saturated."""
+    """Scale the logits to a standard deviation of 2, so that the softmax is neither flat nor saturated."""
     logits = run(without_softmax(model), patches(1)).std()
     for i, tensor in enumerate(model.graph.initializer):
         if tensor.name.startswith("fc8"):
@@ -76,24 +76,24 @@ def without_softmax(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def patches(count: int, side: int = 224, seed: int = 5) -> np.ndarray:
-    """float32 [count, 3, side, side], of the size of grey levels minus their mean."""
+    """float32 [count, 3, side, side], in the range of grey levels minus their mean."""
     return np.random.default_rng(seed).normal(0, 60, (count, 3, side, side)).astype(np.float32)
 
 
 def run(model: onnx.ModelProto | bytes, inputs: np.ndarray) -> np.ndarray:
-    """What ONNX Runtime computes, an image at a time."""
+    """ONNX Runtime's outputs, computed one image at a time."""
     import onnxruntime
 
     content = model if isinstance(model, bytes) else model.SerializeToString()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # it warns of weights among the inputs
+    options.log_severity_level = 3  # no warnings about weights among the inputs
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: one[None]})[0].reshape(1, -1) for one in inputs])
+    return np.concatenate([session.run(None, {name: image[None]})[0].reshape(1, -1) for image in inputs])
 
 
 def quantized_zoo(folder: Path, model: onnx.ModelProto, *, form: str = "QDQ", matmuls: bool = False) -> Path:
-    """A float graph of the Zoo's in 8 bits by ONNX Runtime's quantizer, in a file in `folder`."""
+    """Quantize a float graph to 8 bits with ONNX Runtime, and return the file, which is in `folder`."""
     from onnxruntime import quantization
 
     model = onnx.version_converter.convert_version(model, 13)
@@ -101,7 +101,7 @@ def quantized_zoo(folder: Path, model: onnx.ModelProto, *, form: str = "QDQ", ma
     if matmuls:
         _with_matmuls(model)
     onnx.save(model, folder / "float.onnx")
-    images = iter([{"data_0": one[None]} for one in patches(3)])
+    images = iter([{"data_0": image[None]} for image in patches(3)])
 
     class Calibration:
         def get_next(self):
@@ -114,7 +114,7 @@ def quantized_zoo(folder: Path, model: onnx.ModelProto, *, form: str = "QDQ", ma
 
 
 def _with_matmuls(model: onnx.ModelProto) -> None:
-    """Each Gemm as a MatMul and an Add, which quantizers make QLinearMatMul and QLinearAdd of, as in the Zoo's file."""
+    """Replace each Gemm by MatMul and Add, which quantizers turn into QLinearMatMul and QLinearAdd, as in the Zoo."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for place, node in reversed([*enumerate(model.graph.node)]):
         if node.op_type == "Gemm":

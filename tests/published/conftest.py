@@ -1,4 +1,4 @@
-"""A server on this machine, and no proxy between it and the tests."""
+"""A server on the loopback interface, and no proxy between it and the tests."""
 
 from __future__ import annotations
 

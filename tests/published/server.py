@@ -10,9 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server:
-    """Serves `content` at any path; `script` holds what it does with the next requests, then it behaves well.
+    """Serves `content` at any path.
 
-    A script's entry takes the request's handler and answers it. `requests` notes the path and the Range of each.
+    `script` holds functions that answer the next requests, given the request's handler. After them, `well` answers.
+    `requests` lists the path and the Range header of each request.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -41,13 +42,13 @@ class Server:
         self.http.shutdown()
         self.http.server_close()
 
-    # What it can do.
+    # Answers.
 
     def well(self, request: BaseHTTPRequestHandler) -> None:
-        """The whole file, or the rest of it that was asked for."""
-        said = request.headers.get("Range")
-        begin = int(said.removeprefix("bytes=").removesuffix("-")) if said else 0
-        if said and request.headers.get("If-Range") not in (None, self.etag):
+        """The complete file, or the range that was requested."""
+        header = request.headers.get("Range")
+        begin = int(header.removeprefix("bytes=").removesuffix("-")) if header else 0
+        if header and request.headers.get("If-Range") not in (None, self.etag):
             begin = 0
         if begin and begin >= len(self.content):
             self.answer(request, b"", 416)
@@ -60,7 +61,7 @@ class Server:
     def answer(
         self, request: BaseHTTPRequestHandler, body: bytes, status: int = 200, length: int | None = -1, **headers: str
     ) -> None:
-        """`length`: what is said of it; -1 for the truth, None for nothing."""
+        """`length`: the value of Content-Length; -1 for the true one, None to leave it out."""
         request.send_response(status)
         if length is None:
             request.send_header("Connection", "close")
@@ -73,11 +74,11 @@ class Server:
         request.wfile.write(body)
 
     def drops(self, after: int) -> Callable[[BaseHTTPRequestHandler], None]:
-        """Says the whole length and closes the connection after so many bytes of what was asked for."""
+        """Declare the complete length, and close the connection after `after` bytes of the requested part."""
 
         def act(request: BaseHTTPRequestHandler) -> None:
-            said = request.headers.get("Range")
-            begin = int(said.removeprefix("bytes=").removesuffix("-")) if said else 0
+            header = request.headers.get("Range")
+            begin = int(header.removeprefix("bytes=").removesuffix("-")) if header else 0
             headers = {}
             if begin:
                 headers["Content-Range"] = f"bytes {begin}-{len(self.content) - 1}/{len(self.content)}"
@@ -88,7 +89,7 @@ class Server:
         return act
 
     def cuts(self, part: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
-        """Gives `part` as the beginning of a file of the whole length, whatever was asked for, and closes."""
+        """Send `part` as the beginning of a complete file, whatever was requested, and close the connection."""
 
         def act(request: BaseHTTPRequestHandler) -> None:
             self.answer(request, part, length=len(self.content))
@@ -97,13 +98,13 @@ class Server:
         return act
 
     def says(self, body: bytes, status: int = 200, length: int | None = -1, **headers: str) -> Callable:
-        """Answers so, whatever was asked for."""
+        """Send this answer, whatever was requested."""
         return lambda request: self.answer(
             request, body, status, length, **{k.replace("_", "-"): v for k, v in headers.items()}
         )
 
     def hangs(self, seconds: float) -> Callable[[BaseHTTPRequestHandler], None]:
-        """Sends half of the file, and then nothing for so long."""
+        """Send half of the file, and then nothing for `seconds`."""
 
         def act(request: BaseHTTPRequestHandler) -> None:
             self.drops(len(self.content) // 2)(request)

@@ -1,4 +1,4 @@
-"""Downloads from a real server on the loopback interface, which drops, lies, redirects and changes its mind."""
+"""Downloads from a real server on the loopback interface, which breaks off, lies, redirects and changes its file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from alexnet_infer.published import download as module
 from alexnet_infer.published.download import Wanted, download, verify
 from tests.published.conftest import CONTENT
 
-WANTED = Wanted(what="a-net", size=len(CONTENT), digest=f"sha256:{hashlib.sha256(CONTENT).hexdigest()}")
+WANTED = Wanted(name="a-net", size=len(CONTENT), digest=f"sha256:{hashlib.sha256(CONTENT).hexdigest()}")
 
 
 def fetched(server, folder: Path, *urls: str, wanted: Wanted = WANTED) -> bytes:
-    """What was downloaded, when the bytes that were counted are as many."""
+    """Return the downloaded content, after checking that as many bytes were counted."""
     counted = []
     with download(wanted, urls or [server.url], folder, counted.append) as path:
         assert sum(counted) == wanted.size
@@ -44,29 +44,29 @@ def refused(server, folder: Path, kind: type[Exception], *parts: str, urls: list
     return message
 
 
-def asked(server) -> list[str | None]:
-    return [said for _, said in server.requests]
+def ranges(server) -> list[str | None]:
+    return [header for _, header in server.requests]
 
 
 @pytest.mark.parametrize("kind", ["sha256", "sha384", "sha512"])
-def test_a_file_comes_whole_and_verified(server, tmp_path, kind):
-    wanted = Wanted(what="a-net", size=len(CONTENT), digest=f"{kind}:{hashlib.new(kind, CONTENT).hexdigest()}")
+def test_a_file_is_complete_and_verified(server, tmp_path, kind):
+    wanted = Wanted(name="a-net", size=len(CONTENT), digest=f"{kind}:{hashlib.new(kind, CONTENT).hexdigest()}")
     assert fetched(server, tmp_path / "new", wanted=wanted) == CONTENT
-    assert asked(server) == [None]
+    assert ranges(server) == [None]
 
 
-def test_a_dropped_connection_is_taken_up_where_it_broke(server, tmp_path):
+def test_a_download_continues_where_a_connection_broke(server, tmp_path):
     server.script = [server.drops(1000), server.drops(300_000), server.drops(1)]
     assert fetched(server, tmp_path) == CONTENT
-    assert asked(server) == [None, "bytes=1000-", "bytes=301000-", "bytes=301001-"]
+    assert ranges(server) == [None, "bytes=1000-", "bytes=301000-", "bytes=301001-"]
 
 
-def test_a_server_without_ranges_begins_again(server, tmp_path):
+def test_a_server_without_ranges_sends_the_file_again(server, tmp_path):
     server.script = [server.drops(1000), server.says(CONTENT)]
     assert fetched(server, tmp_path) == CONTENT
 
 
-def test_a_file_that_changed_in_between_comes_whole(server, tmp_path):
+def test_a_file_that_changed_in_between_is_fetched_completely(server, tmp_path):
     old = b"x" * len(CONTENT)
 
     def first(request):
@@ -76,26 +76,26 @@ def test_a_file_that_changed_in_between_comes_whole(server, tmp_path):
 
     server.script = [first]
     assert fetched(server, tmp_path) == CONTENT
-    assert len(server.requests) == 2  # the second said If-Range
+    assert len(server.requests) == 2  # the second has If-Range
 
 
-def test_what_an_earlier_run_left_is_taken_up(server, tmp_path):
+def test_a_download_continues_where_an_earlier_run_ended(server, tmp_path):
     server.script = [server.drops(5000)] + [server.says(b"", 503)] * 20
     refused(server, tmp_path, UnreadableInputError, "HTTP 503")
     server.script = []
     server.requests.clear()
     assert fetched(server, tmp_path) == CONTENT
-    assert asked(server) == ["bytes=5000-"]
+    assert ranges(server) == ["bytes=5000-"]
 
 
 @pytest.mark.parametrize("left", [b"x" * 5000, b"x" * len(CONTENT), b"x" * (len(CONTENT) + 1), CONTENT + b"x"])
-def test_what_was_left_of_another_file_is_thrown_away(server, tmp_path, left):
+def test_the_rest_of_another_file_is_discarded(server, tmp_path, left):
     part = tmp_path / f"{WANTED.digest.partition(':')[2][:32]}.part"
     part.write_bytes(left)
     assert fetched(server, tmp_path) == CONTENT
 
 
-def test_a_complete_file_that_was_left_needs_no_server(server, tmp_path):
+def test_a_complete_file_of_an_earlier_run_needs_no_server(server, tmp_path):
     (tmp_path / f"{WANTED.digest.partition(':')[2][:32]}.part").write_bytes(CONTENT)
     assert fetched(server, tmp_path) == CONTENT
     assert not server.requests
@@ -108,16 +108,16 @@ def test_a_complete_file_that_was_left_needs_no_server(server, tmp_path):
         "items 1000-1/1048583",
     ],
 )  # fmt: skip
-def test_after_another_range_than_was_asked_for_the_whole_is_asked_for(server, tmp_path, said):
+def test_after_a_wrong_range_the_complete_file_is_requested(server, tmp_path, said):
     odd = server.says(CONTENT[1000:], 206, Content_Range=said)
     server.script = [server.drops(1000), odd]
     assert fetched(server, tmp_path / "a") == CONTENT
-    assert asked(server) == [None, "bytes=1000-", None]
-    server.script = [odd] * 100  # also of the whole
+    assert ranges(server) == [None, "bytes=1000-", None]
+    server.script = [odd] * 100  # also for the complete file
     refused(server, tmp_path / "b", UnreadableInputError, "the range", "expected bytes 0-1048582/1048583")
 
 
-def test_a_server_whose_ranges_are_always_odd_does_not_stand_in_the_way_of_the_next_attempt(server, tmp_path):
+def test_after_wrong_ranges_only_the_next_run_starts_at_the_beginning(server, tmp_path):
     def odd(request):
         if request.headers.get("Range"):
             server.answer(request, CONTENT[:10], 206, **{"Content-Range": "bytes 0-9/1048583"})
@@ -132,67 +132,67 @@ def test_a_server_whose_ranges_are_always_odd_does_not_stand_in_the_way_of_the_n
 
 
 @pytest.mark.parametrize("length", [-1, None])
-def test_what_a_proxy_packed_is_refused(server, tmp_path, length):
+def test_compressed_content_is_refused(server, tmp_path, length):
     server.script = [server.says(gzip.compress(CONTENT), length=length, Content_Encoding="gzip")]
-    refused(server, tmp_path, ModelFileError, "gave it packed (gzip)")
+    refused(server, tmp_path, ModelFileError, "sent it compressed (gzip)")
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("length", [0, 1, 4096, len(CONTENT) - 1, len(CONTENT) + 1])
 def test_a_file_of_another_length_is_refused(server, tmp_path, length):
     server.content = (CONTENT + b"x")[:length]
-    refused(server, tmp_path, ModelFileError, f"gave {length:,} bytes", f"expected {len(CONTENT):,}")
+    refused(server, tmp_path, ModelFileError, f"sent {length:,} bytes", f"expected {len(CONTENT):,}")
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("body", [CONTENT + b"x", CONTENT + b"x" * 10_000_000])
-def test_more_bytes_than_were_said_are_cut_off(server, tmp_path, body):
+def test_bytes_beyond_the_size_are_not_stored(server, tmp_path, body):
     server.script = [server.says(body, length=None)]
-    refused(server, tmp_path, ModelFileError, "gave more than 1,048,583 bytes")
+    refused(server, tmp_path, ModelFileError, "sent more than 1,048,583 bytes")
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= len(CONTENT)
 
 
-def test_data_without_end_are_cut_off(server, tmp_path):
+def test_content_without_end_is_refused(server, tmp_path):
     def endless(request):
         server.answer(request, b"", length=None)
         while True:
             request.wfile.write(bytes(2**20))
 
     server.script = [endless]
-    refused(server, tmp_path, ModelFileError, "gave more than")
+    refused(server, tmp_path, ModelFileError, "sent more than")
 
 
-def test_fewer_bytes_than_were_said_are_asked_for_again(server, tmp_path):
+def test_missing_bytes_are_requested_again(server, tmp_path):
     server.script = [server.says(CONTENT[:-1], length=len(CONTENT))]
     server.script[0] = server.drops(len(CONTENT) - 1)
     assert fetched(server, tmp_path) == CONTENT
-    assert asked(server) == [None, f"bytes={len(CONTENT) - 1}-"]
+    assert ranges(server) == [None, f"bytes={len(CONTENT) - 1}-"]
 
 
-def test_without_a_length_the_size_decides(server, tmp_path):
+def test_a_response_without_a_length_is_accepted(server, tmp_path):
     server.script = [server.says(CONTENT, length=None)]
     assert fetched(server, tmp_path) == CONTENT
 
 
-def test_a_page_of_html_is_told_from_the_file(server, tmp_path):
+def test_a_web_page_is_refused(server, tmp_path):
     server.script = [server.says(b"<html>not here</html>", Content_Type="text/html; charset=utf-8")]
-    refused(server, tmp_path, ModelFileError, "gave 21 bytes of text/html; charset=utf-8", "expected 1,048,583")
+    refused(server, tmp_path, ModelFileError, "sent 21 bytes of text/html; charset=utf-8", "expected 1,048,583")
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_page_without_a_length_is_told_from_the_file(server, tmp_path, begun):
+def test_a_web_page_without_a_length_is_refused(server, tmp_path, begun):
     page = server.says(b"<html>log in</html>", length=None, Content_Type="text/html")
     server.script = [server.drops(1000)] * begun + [page]
-    refused(server, tmp_path, ModelFileError, "gave a page (text/html)", "expected a file of 1,048,583 bytes")
+    refused(server, tmp_path, ModelFileError, "sent a web page (text/html)", "expected a file of 1,048,583 bytes")
     assert len(server.requests) == 1 + begun
 
 
-def test_a_file_that_is_called_a_page_is_taken(server, tmp_path):
+def test_the_file_is_accepted_even_if_declared_as_html(server, tmp_path):
     server.script = [server.says(CONTENT, Content_Type="text/html")]
     assert fetched(server, tmp_path) == CONTENT
 
 
-def test_another_file_of_the_same_length_is_refused_and_forgotten(server, tmp_path):
+def test_another_file_of_the_same_length_is_refused_and_discarded(server, tmp_path):
     server.content = CONTENT[:-1] + b"?"
     refused(server, tmp_path, ModelFileError, "another sha256")
     server.content = CONTENT
@@ -200,60 +200,60 @@ def test_another_file_of_the_same_length_is_refused_and_forgotten(server, tmp_pa
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
-def test_a_no_is_final(server, tmp_path, status):
+def test_a_client_error_is_final(server, tmp_path, status):
     server.script = [server.says(b"no", status)] * 3
     refused(server, tmp_path, UnreadableInputError, f"HTTP {status}", "--from FILE|URL", "proxy")
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_trouble_that_passes_is_waited_for(server, tmp_path, status):
+def test_a_temporary_error_is_retried(server, tmp_path, status):
     server.script = [server.says(b"later", status)] * 3
     assert fetched(server, tmp_path) == CONTENT
 
 
-def test_trouble_that_does_not_pass_ends_after_some_attempts(server, tmp_path):
+def test_retries_end_after_some_attempts(server, tmp_path):
     server.script = [server.says(b"later", 503)] * 100
     refused(server, tmp_path, UnreadableInputError, "HTTP 503")
     assert len(server.requests) == module.ATTEMPTS
 
 
-def test_a_server_without_ranges_that_always_breaks_off_is_given_up(server, tmp_path):
+def test_a_server_without_ranges_that_always_breaks_off_is_abandoned(server, tmp_path):
     server.script = [server.cuts(CONTENT[:5000])] * 100
     refused(server, tmp_path, UnreadableInputError, "ended early")
     assert len(server.requests) == 1 + module.ATTEMPTS
 
 
 def test_pieces_of_two_files_are_fetched_again_as_one(server, tmp_path):
-    server.etag = ""  # so that nothing tells the versions apart
+    server.etag = ""  # so that the versions can't be told apart
     server.script = [server.cuts(b"x" * 5000)]
     assert fetched(server, tmp_path) == CONTENT
-    assert asked(server) == [None, "bytes=5000-", None]
+    assert ranges(server) == [None, "bytes=5000-", None]
 
 
-def test_a_range_that_the_server_has_not_is_given_up(server, tmp_path):
+def test_a_range_that_the_server_refuses_is_discarded(server, tmp_path):
     server.script = [server.drops(5000), server.says(b"", 416)]
     assert fetched(server, tmp_path) == CONTENT
-    assert asked(server) == [None, "bytes=5000-", None]
+    assert ranges(server) == [None, "bytes=5000-", None]
 
 
-def test_a_silent_server_is_left_and_taken_up_again(server, tmp_path, monkeypatch):
+def test_a_silent_connection_is_closed_and_the_download_continues(server, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TIMEOUT", 0.2)
     server.script = [server.hangs(2)]
     started = time.monotonic()
     assert fetched(server, tmp_path) == CONTENT
     assert time.monotonic() - started < 2
-    assert asked(server) == [None, f"bytes={len(CONTENT) // 2}-"]
+    assert ranges(server) == [None, f"bytes={len(CONTENT) // 2}-"]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_are_followed_also_for_the_rest_of_a_file(server, tmp_path, status):
+def test_redirects_are_followed_for_every_part_of_a_file(server, tmp_path, status):
     away = server.says(b"", status, Location="/elsewhere")
     server.script = [away, server.drops(1000), away]
     assert fetched(server, tmp_path) == CONTENT
     paths = [path for path, _ in server.requests]
     assert paths == ["/net.bin", "/elsewhere"] * 2
-    assert asked(server)[-1] == "bytes=1000-"
+    assert ranges(server)[-1] == "bytes=1000-"
 
 
 def test_a_redirect_in_a_circle_is_refused(server, tmp_path):
@@ -262,7 +262,7 @@ def test_a_redirect_in_a_circle_is_refused(server, tmp_path):
 
 
 @pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/x", "gopher://x"])
-def test_a_redirect_to_another_kind_of_address_is_refused(server, tmp_path, target):
+def test_a_redirect_to_another_scheme_is_refused(server, tmp_path, target):
     server.script = [server.says(b"", 302, Location=target)] * 100
     refused(server, tmp_path, UnreadableInputError)
 
@@ -273,7 +273,7 @@ def test_the_next_mirror_is_tried(server, tmp_path):
     assert [path for path, _ in server.requests] == ["/net.bin", "/net.bin2", "/net.bin3"]
 
 
-def test_nobody_listening_is_one_line(server, tmp_path):
+def test_a_refused_connection_is_one_line(server, tmp_path):
     server.close()
     refused(server, tmp_path, UnreadableInputError, "refused")
 
@@ -283,12 +283,12 @@ def test_a_name_that_does_not_resolve_is_one_line(server, tmp_path):
 
 
 @pytest.mark.parametrize("url", ["ftp://x/y", "javascript:x", "net.bin", "data:,x", "http://[x"])
-def test_other_kinds_of_addresses_are_refused(tmp_path, url):
-    with pytest.raises(UsageError, match="expected an address"), download(WANTED, [url], tmp_path):
+def test_other_kinds_of_urls_are_refused(tmp_path, url):
+    with pytest.raises(UsageError, match="expected a URL"), download(WANTED, [url], tmp_path):
         pass
 
 
-def test_a_file_address_works(tmp_path):
+def test_a_file_url_works(tmp_path):
     source = tmp_path / "source.bin"
     source.write_bytes(CONTENT)
     assert fetched(None, tmp_path / "cache", source.as_uri()) == CONTENT
@@ -296,18 +296,18 @@ def test_a_file_address_works(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["missing", "."])
-def test_a_file_address_without_a_file_is_tried_once(tmp_path, monkeypatch, what):
+def test_a_file_url_without_a_file_is_tried_once(tmp_path, monkeypatch, what):
     monkeypatch.setattr(module.time, "sleep", lambda seconds: pytest.fail("waited"))
     refused(None, tmp_path / "cache", UnreadableInputError, urls=[(tmp_path / what).as_uri()])
 
 
-@pytest.mark.parametrize("url", ["http://", "http:///x", "http://127.0.0.1:port/x", "http://127.0.0.1/a b"])
-def test_an_address_that_can_not_be_one_is_tried_once(tmp_path, monkeypatch, url):
+@pytest.mark.parametrize("url", ["http://", "http:///x", "http://127.0.0.1:port/x", "http://127.0.0.1:99999/x"])
+def test_an_invalid_url_is_tried_once(tmp_path, monkeypatch, url):
     monkeypatch.setattr(module.time, "sleep", lambda seconds: pytest.fail("waited"))
     refused(None, tmp_path, UnreadableInputError, urls=[url])
 
 
-def test_a_server_that_can_not_be_trusted_is_asked_once(tmp_path, monkeypatch):
+def test_a_server_with_an_untrusted_certificate_is_tried_once(tmp_path, monkeypatch):
     def untrusted(*arguments, **options):
         raise urllib.error.URLError(ssl.SSLCertVerificationError(1, "self-signed certificate"))
 
@@ -316,7 +316,7 @@ def test_a_server_that_can_not_be_trusted_is_asked_once(tmp_path, monkeypatch):
     refused(None, tmp_path, UnreadableInputError, "self-signed certificate", urls=["https://127.0.0.1/x"])
 
 
-def test_what_could_not_be_used_stays_and_needs_no_network_the_next_time(server, tmp_path):
+def test_a_file_that_could_not_be_used_is_kept_and_needs_no_network_the_next_time(server, tmp_path):
     with pytest.raises(KeyboardInterrupt), download(WANTED, [server.url], tmp_path):
         raise KeyboardInterrupt
     server.requests.clear()
@@ -324,7 +324,7 @@ def test_what_could_not_be_used_stays_and_needs_no_network_the_next_time(server,
     assert not server.requests
 
 
-def test_the_file_is_this_process_s_alone_while_it_is_used(server, tmp_path):
+def test_no_one_else_can_fetch_the_file_while_it_is_used(server, tmp_path):
     with (
         download(WANTED, [server.url], tmp_path),
         pytest.raises(UsageError, match="another process"),
@@ -339,7 +339,7 @@ def test_a_proxy_is_used(server, tmp_path, monkeypatch):
     assert server.requests[0][0] == "http://example.invalid/some/net.bin"
 
 
-def test_a_second_process_is_told_of_the_first(server, tmp_path):
+def test_a_second_process_is_refused(server, tmp_path):
     from alexnet_infer.files import lock
 
     with (
@@ -350,8 +350,8 @@ def test_a_second_process_is_told_of_the_first(server, tmp_path):
         pass
 
 
-def test_a_full_disk_is_noticed_before(tmp_path):
-    huge = Wanted(what="a-net", size=2**60, digest=WANTED.digest)
+def test_a_full_disk_is_noticed_before_anything_is_fetched(tmp_path):
+    huge = Wanted(name="a-net", size=2**60, digest=WANTED.digest)
     with (
         pytest.raises(UsageError, match=r"needs \d+ MB .* are free"),
         download(huge, ["http://127.0.0.1:9/x"], tmp_path),
@@ -359,10 +359,10 @@ def test_a_full_disk_is_noticed_before(tmp_path):
         pass
 
 
-def test_a_killed_download_goes_on_where_it_was(server, tmp_path):
+def test_a_killed_download_continues_where_it_was(server, tmp_path):
     code = (
         "import sys; from pathlib import Path; from alexnet_infer.published.download import Wanted, download; "
-        f"download(Wanted(what='a-net', size={WANTED.size}, digest={WANTED.digest!r}), [{server.url!r}], "
+        f"download(Wanted(name='a-net', size={WANTED.size}, digest={WANTED.digest!r}), [{server.url!r}], "
         f"Path({str(tmp_path)!r})).__enter__()"
     )
     server.script = [server.hangs(20)]
@@ -378,7 +378,7 @@ def test_a_killed_download_goes_on_where_it_was(server, tmp_path):
     assert 0 < left < WANTED.size
     server.requests.clear()
     assert fetched(server, tmp_path) == CONTENT
-    assert asked(server) == [f"bytes={left}-"]
+    assert ranges(server) == [f"bytes={left}-"]
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_a_killed_download_goes_on_where_it_was(server, tmp_path):
         (CONTENT[:8], "has 8 bytes"),
         (CONTENT[:-1], "has 1,048,582 bytes"),
         (CONTENT + b"x", "has 1,048,584 bytes"),
-        (CONTENT[:-1] + b"?", "another sha256"),
+        (CONTENT[:-1] + b"?", "the sha256 differs"),
     ],
     ids=["empty", "header", "a byte short", "a byte long", "another"],
 )

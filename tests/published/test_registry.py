@@ -1,20 +1,22 @@
-"""The registry file: that it holds together, and that a bad one is one line."""
+"""The registry file is consistent, and an invalid one is refused in one line."""
 
 from __future__ import annotations
 
 import json
 import re
+from typing import get_args
 
 import pytest
 
 from alexnet_infer.artifact import EMBEDDED
 from alexnet_infer.errors import ModelFileError, UsageError
 from alexnet_infer.importing.conventions import CONVENTIONS
+from alexnet_infer.importing.run import Format
 from alexnet_infer.presets import PRESETS, variant
-from alexnet_infer.published.registry import VARIABLE, published, registry
+from alexnet_infer.published.registry import FORMATS, VARIABLE, published, registry
 
 
-def test_the_nets_that_people_have_are_in_it():
+def test_the_well_known_nets_are_in_it():
     wanted = {"bvlc-alexnet", "bvlc-alexnet-int8", "bvlc-alexnet-qdq", "caffenet", "torchvision-alexnet"}
     assert wanted <= set(registry())
     assert EMBEDDED not in registry()
@@ -33,6 +35,10 @@ def test_each_entry_names_a_preset_a_convention_and_sources_that_exist(name):
     assert net.size / (1 if net.format == "onnx-quantized" else 4) == pytest.approx(61e6, rel=0.01)
 
 
+def test_the_formats_are_those_that_can_be_imported():
+    assert get_args(Format) == FORMATS
+
+
 def test_published_figures_are_errors_not_accuracies():
     assert (published("bvlc-alexnet").error.top1, published("bvlc-alexnet").error.top5) == (42.9, 19.8)  # 57.1, 80.2
     assert (published("caffenet").error.top1, published("caffenet").error.top5) == (42.6, 19.6)  # 57.4, 80.4
@@ -40,19 +46,22 @@ def test_published_figures_are_errors_not_accuracies():
     assert published("torchvision-alexnet").error.top1 == pytest.approx(100 - 56.522)
 
 
-def test_torchvisions_hash_begins_as_its_file_name_says():
+def test_the_hash_of_torchvision_begins_as_its_file_name_says():
     net = published("torchvision-alexnet")
     assert re.search("-([0-9a-f]{8}).pth$", net.urls[0])[1] == net.digest.removeprefix("sha256:")[:8]
 
 
-def test_an_unknown_name_is_refused_with_what_may_have_been_meant():
-    with pytest.raises(UsageError, match=r"'bvlc-alexent' \(did you mean bvlc-alexnet\?\); there are bvlc-alexnet, "):
+def test_an_unknown_name_is_refused_with_a_similar_one():
+    with pytest.raises(
+        UsageError,
+        match=r"'bvlc-alexent' is not a published net \(did you mean bvlc-alexnet\?\); expected one of bvlc-alexnet, ",
+    ):
         published("bvlc-alexent")
 
 
 @pytest.fixture
 def other(tmp_path, monkeypatch):
-    """Writes another registry and makes it the one that is read."""
+    """Write another registry, to be read instead."""
 
     def write(content) -> None:
         path = tmp_path / f"registry{len(list(tmp_path.iterdir()))}.json"
@@ -68,7 +77,7 @@ def entry() -> dict:
     return dataclasses.asdict(published("caffenet"))
 
 
-def test_a_site_can_have_a_registry_of_its_own(other):
+def test_a_site_can_have_its_own_registry(other):
     mine = entry() | {"name": "ours", "urls": ["http://mirror.example/net.onnx"]}
     other({"format": 1, "nets": [mine]})
     assert list(registry()) == ["ours"]
@@ -83,9 +92,9 @@ def test_a_site_can_have_a_registry_of_its_own(other):
     ],
     ids=lambda text: text[:20],
 )  # fmt: skip
-def test_a_registry_that_is_none_is_one_line(other, content):
+def test_an_invalid_registry_is_one_line(other, content):
     other(content)
-    with pytest.raises(ModelFileError, match="is no registry of nets"):
+    with pytest.raises(ModelFileError, match="not a registry of nets"):
         registry()
 
 
@@ -104,7 +113,7 @@ def test_a_registry_that_is_none_is_one_line(other, content):
 )  # fmt: skip
 def test_a_wrong_value_is_refused(other, field, value):
     other({"format": 1, "nets": [entry() | {field: value}]})
-    with pytest.raises(ModelFileError, match="is no registry of nets"):
+    with pytest.raises(ModelFileError, match="not a registry of nets"):
         registry()
 
 
@@ -119,17 +128,17 @@ def test_a_wrong_value_of_an_error_is_refused(other, field, value):
     net = entry()
     net["error"][field] = value
     other({"format": 1, "nets": [net]})
-    with pytest.raises(ModelFileError, match=r"is no registry of nets .*error"):
+    with pytest.raises(ModelFileError, match=r"not a registry of nets .*error"):
         registry()
 
 
-def test_two_nets_of_one_name_are_refused(other):
+def test_two_nets_with_the_same_name_are_refused(other):
     other({"format": 1, "nets": [entry(), entry() | {"name": "b"}, entry()]})
     with pytest.raises(ModelFileError, match="2 nets are called caffenet"):
         registry()
 
 
-def test_a_registry_that_is_missing_is_one_line(monkeypatch, tmp_path):
+def test_a_missing_registry_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "gone.json"))
     with pytest.raises(ModelFileError, match=r"gone\.json: the registry of nets can't be read"):
         registry()

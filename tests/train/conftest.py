@@ -1,4 +1,4 @@
-"""What the trainer's tests share: one thread, so that equal runs are equal bit for bit; toy data; the program."""
+"""Fixtures of the trainer's tests: one thread, so that equal runs are bit-identical; toy data; the program."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def data(tmp_path) -> Path:
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Runs the program as `main` does and gives (exit code, stdout, stderr)."""
+    """Return a function that runs the program as `main` does and returns (exit code, stdout, stderr)."""
 
     from train import cli
 

@@ -1,4 +1,4 @@
-"""A small source, jobs that pack it, and ways to end them, for the tests of packing."""
+"""For the tests of packing: a small source, jobs that pack it, and ways to interrupt them."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ TWO_IMAGES = 2 * 3 * SIZE**2
 
 
 class Counted:
-    """A display that notes what it is told."""
+    """A display that records its calls."""
 
     def __init__(self) -> None:
-        self.told: list[list] = []
+        self.calls: list[list] = []
 
     @contextmanager
-    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        self.told.append([what, total, 0])
+    def counting(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
+        self.calls.append([description, total, 0])
 
         def advance(count: int) -> None:
-            self.told[-1][2] += count
+            self.calls[-1][2] += count
 
         yield advance
 
 
 def encoded(rng: np.random.Generator, number: int) -> bytes:
-    """PNG and JPEG of several shapes, coloured, so that the covariance has something to say."""
+    """Return a PNG or JPEG whose shape and colours depend on `number`, so that the colours are correlated."""
     pixels = rng.integers(0, 120, (11 + number, 17 - number, 3))
     pixels += np.array([0, 10 * number, 130])
     pixels[: 4 + number, :, 1] += 60
@@ -88,7 +88,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def note_decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the images that are decoded from now on."""
+    """Return a list to which the names of the images that are decoded from now on are added."""
     names: list[str] = []
 
     def noted(*arguments, name: str, **options) -> np.ndarray:
@@ -132,7 +132,7 @@ prepare.prepare(job(Path(sys.argv[1]), workers=1), Counted())
 
 
 def killed(source: Path, where: str, after: int) -> None:
-    """A run that the system ends, without any cleaning up, at the given call of a function."""
+    """Run a job that is killed by SIGKILL at the call number `after` (from 0) of a function."""
     command = [sys.executable, "-c", KILLED, str(source), where, str(after)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == -signal.SIGKILL, result.stderr

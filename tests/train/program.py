@@ -1,4 +1,4 @@
-"""Running `python -m train` in tests, in this process and in one of its own."""
+"""Helpers that run `python -m train`, in this process or in a new one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def train_small(run, data: Path, out: Path, *more: object) -> tuple[int, str, st
 
 
 def assert_one_line(result: tuple[int, str, str], code: int, *parts: str) -> None:
-    found, stdout, stderr = result
+    exit_code, stdout, stderr = result
     line = stderr.splitlines()[-1]
-    assert (found, stdout) == (code, ""), stderr
+    assert (exit_code, stdout) == (code, ""), stderr
     assert line.startswith("error: ")
     assert "Traceback" not in stderr
     for part in parts:

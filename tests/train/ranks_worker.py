@@ -1,4 +1,4 @@
-"""Run by `torchrun` in tests: a few steps of a toy net on the grid that the arguments give, in float32.
+"""Run by `torchrun` in tests: trains a toy net for a few steps in float32 on a grid of processes.
 
 torchrun --nproc-per-node N -m tests.train.ranks_worker OUT COLUMNS EPOCHS [MISHAP]
 
@@ -27,7 +27,7 @@ RECIPE = replace(BRIEF, epochs=2, batch=4, color_sigma=5.0, lr=0.1)
 
 
 def make(out: Path, ranks: Ranks, seed: int = 0) -> Trainer:
-    """Twenty images: two epochs of five steps, dropout and colour noise included."""
+    """Return a trainer on twenty images: two epochs of five steps, with dropout and colour noise."""
     out.mkdir(exist_ok=True)
     sets = {"train": images(20), "validation": images(7, seed=1)}
     return trainer(out, NET.build(), RECIPE, ranks=ranks, seed=seed, precision=torch.float32, **sets)

@@ -34,14 +34,14 @@ def placed(plan: EpochPlan, row: float, column: float, mirror: bool) -> EpochPla
 
 
 def sub_images(square_hwc: np.ndarray, mean: np.ndarray) -> dict[tuple[int, int, bool], np.ndarray]:
-    """Every patch of a square, cut as plainly as can be: (row, column, mirrored) -> float32 [3, PATCH, PATCH]."""
+    """Return every patch of a square by slicing: (row, column, mirrored) -> float32 [3, PATCH, PATCH]."""
     image = (square_hwc.astype(np.float32) - mean).transpose(2, 0, 1)
     cut = {(y, x): image[:, y : y + PATCH, x : x + PATCH] for y in range(LAST + 1) for x in range(LAST + 1)}
     return {(y, x, m): p[:, :, ::-1] if m else p for (y, x), p in cut.items() for m in (False, True)}
 
 
 @pytest.mark.parametrize("mean", [MEAN, np.random.default_rng(5).uniform(90, 130, (S, S, 3)).astype(np.float32)])
-def test_without_colour_noise_every_patch_is_a_sub_image_or_its_mirror_and_all_of_them_occur(mean):
+def test_without_colour_noise_patches_are_all_sub_images_and_their_mirror_images(mean):
     images, seen = squares(4), set()
     for epoch in range(100):
         plan = EpochPlan.draw(4, 0, epoch)
@@ -68,7 +68,7 @@ def test_offsets_and_mirrors_are_uniform():
     assert sorted(plan.order.tolist()) == list(range(8000))
 
 
-def test_an_images_draw_does_not_depend_on_the_batch_it_comes_in():
+def test_an_images_patch_does_not_depend_on_its_batch():
     images, plan, noisy = squares(12), EpochPlan.draw(12, 0, 1), augment(color_sigma=0.1)
     whole = noisy.training(images, plan, torch.arange(12))
     rows = torch.tensor([7, 2, 11])
@@ -78,16 +78,17 @@ def test_an_images_draw_does_not_depend_on_the_batch_it_comes_in():
     )
 
 
-def test_epochs_and_seeds_draw_differently_and_the_same_ones_alike():
-    first, again, later, other = (EpochPlan.draw(20, *which) for which in ((0, 0), (0, 0), (0, 1), (1, 0)))
+def test_the_draw_is_a_function_of_seed_and_epoch():
+    settings = ((0, 0), (0, 0), (0, 1), (1, 0))
+    first, again, next_epoch, next_seed = (EpochPlan.draw(20, seed, epoch) for seed, epoch in settings)
     for name in ("order", "corner", "mirror", "color"):
         assert torch.equal(getattr(first, name), getattr(again, name))
-        assert not torch.equal(getattr(first, name), getattr(later, name))
-        assert not torch.equal(getattr(first, name), getattr(other, name))
+        assert not torch.equal(getattr(first, name), getattr(next_epoch, name))
+        assert not torch.equal(getattr(first, name), getattr(next_seed, name))
 
 
 def color_noise(count: int, sigma: float = 0.1) -> np.ndarray:
-    """[count, 3]: what the noise adds to an image, measured on patches."""
+    """Return [count, 3]: the noise of each image, measured on its patch."""
     images = torch.full((count, S, S, 3), 128, dtype=torch.uint8)
     made = augment(color_sigma=sigma).training(images, EpochPlan.draw(count, 0, 0), torch.arange(count))
     noise = made.double().numpy() + MEAN[:, None, None] - 128
@@ -96,11 +97,12 @@ def color_noise(count: int, sigma: float = 0.1) -> np.ndarray:
 
 
 def test_colour_noise_has_the_covariance_of_section_4_1():
-    # The paper, pixels in 0-1: add sum of p_i a_i lambda_i, a_i ~ N(0, 0.1). Its covariance is 0.01 C^2, C the pixels'.
+    # The paper, for pixels in 0-1: add the sum of p_i a_i lambda_i with a_i ~ N(0, 0.1). The covariance of this sum is
+    # 0.01 C^2, where C is the covariance of the pixels.
     pixels = COVARIANCE / 255**2
     expected = 0.01 * pixels @ pixels * 255**2  # back in grey levels
-    found = np.cov(color_noise(20000).T, bias=True)
-    np.testing.assert_allclose(found, expected, atol=0.05 * expected.max())
+    covariance = np.cov(color_noise(20000).T, bias=True)
+    np.testing.assert_allclose(covariance, expected, atol=0.05 * expected.max())
     np.testing.assert_allclose(color_noise(20000).mean(0), 0, atol=0.05 * np.sqrt(expected.max()))
 
 

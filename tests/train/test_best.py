@@ -1,4 +1,4 @@
-"""The best checkpoint: which epoch it is of, also when a run was killed around it."""
+"""The best checkpoint is from the right epoch, even if the run was killed around that time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from train.loop import Trainer
 
 
 def with_errors(monkeypatch, *errors: float) -> None:
-    """Runs find these top-1 validation errors after their epochs, and top-5 errors that rank the epochs otherwise."""
+    """Give epochs these top-1 validation errors, and top-5 errors that rank the epochs differently."""
     monkeypatch.setattr(
         Trainer, "validation_error", lambda run: (errors[run.state.epoch], 0.3 - errors[run.state.epoch] / 2)
     )
@@ -32,9 +32,7 @@ FOUR = replace(BRIEF, epochs=4)
     [((0.5, 0.3, 0.3, 0.4), 2), ((0.1, 0.2, 0.1, 0.1), 1), ((0.4, 0.3, 0.2, 0.1), 4), ((0.3, 0.3, 0.3, 0.3), 1)],
     ids=str,
 )
-def test_the_best_checkpoint_is_that_of_the_lowest_top_1_error_and_the_first_of_equals(
-    tmp_path, monkeypatch, errors, best
-):
+def test_the_best_checkpoint_is_from_the_first_epoch_with_the_lowest_top_1_error(tmp_path, monkeypatch, errors, best):
     with_errors(monkeypatch, *errors)
     run, after = trainer(tmp_path, recipe=FOUR), []
     run.run(on_epoch=lambda state: after.append(tensors(run)))
@@ -84,7 +82,7 @@ def test_a_run_killed_around_its_best_checkpoint_and_resumed_ends_with_the_same_
     assert_bit_identical(best_state(resumed)[1], best_state(undisturbed)[1])
 
 
-def test_before_the_first_epoch_ends_the_best_net_is_the_present_one(tmp_path):
+def test_before_the_first_epoch_ends_the_best_net_is_the_current_one(tmp_path):
     run = trainer(tmp_path)
     run.run(until=0)
     assert run.state.best_epoch == 0
@@ -93,9 +91,9 @@ def test_before_the_first_epoch_ends_the_best_net_is_the_present_one(tmp_path):
     assert_bit_identical(run.result("best")[0].state_dict(), run.model.state_dict())
 
 
-def test_a_missing_best_checkpoint_is_said_with_the_way_out(tmp_path):
+def test_a_missing_best_checkpoint_is_refused_with_a_remedy(tmp_path):
     run = trainer(tmp_path)
     run.run()
     run.saved.best.unlink()
-    with pytest.raises(ModelFileError, match=r"best\.safetensors: is missing; .* --result last"):
+    with pytest.raises(ModelFileError, match=r"best\.safetensors: not found; .* --result last"):
         run.result("best")

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, and of this run or refused."""
+"""Checkpoints are written completely or not at all, and those of other runs are refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def saved(tmp_path) -> Path:
     return path
 
 
-def test_what_was_saved_is_loaded_bit_for_bit(saved):
+def test_a_loaded_checkpoint_is_bit_identical_to_the_saved_one(saved):
     state, tensors = checkpoint.load(saved, CONFIG, SHAPES)
     assert state == STATE
     assert_bit_identical(tensors, TENSORS)
@@ -73,8 +73,24 @@ def test_a_run_with_other_settings_is_refused_naming_the_first(saved, change, na
     assert caught.value.exit_code == 4
 
 
-def test_a_checkpoint_from_before_a_setting_was_recorded_is_accepted(saved):
-    assert checkpoint.load(saved, CONFIG | {"new setting": 1}, SHAPES)[0] == STATE
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG | {"new setting": 1},
+        CONFIG | {"recipe": CONFIG["recipe"] | {"dropout": 0.2}},
+    ],
+    ids=["top level", "recipe"],
+)
+def test_a_checkpoint_from_before_a_setting_was_recorded_is_accepted(saved, config):
+    assert checkpoint.load(saved, config, SHAPES)[0] == STATE
+    checkpoint.check(saved, config)
+
+
+@pytest.mark.parametrize("name", ["epochs", "lr"])
+def test_a_checkpoint_with_a_recipe_setting_that_is_unknown_here_is_refused(saved, name):
+    recipe = {key: value for key, value in CONFIG["recipe"].items() if key != name}
+    with pytest.raises(ModelFileError, match=rf"another recipe\.{name} \(.*, now None\)"):
+        checkpoint.load(saved, CONFIG | {"recipe": recipe}, SHAPES)
 
 
 def test_a_checkpoint_with_a_setting_that_is_unknown_here_is_refused(saved):
@@ -103,14 +119,14 @@ def test_a_damaged_file_is_refused_in_one_line(saved, damage):
     ("name", "shape"),
     [("velocity.conv1.weight", None), ("velocity.conv1.weight", (4, 3, 2, 3)), ("model.more", (1,))],
 )
-def test_missing_wrongly_shaped_and_surplus_tensors_are_named(saved, name, shape):
+def test_missing_wrongly_shaped_and_unknown_tensors_are_named(saved, name, shape):
     shapes = {n: s for n, s in (SHAPES | {name: shape}).items() if s is not None}
-    with pytest.raises(ModelFileError, match=f"missing, unknown or wrongly shaped: {name}; remove"):
+    with pytest.raises(ModelFileError, match=f"missing, unknown or wrongly shaped tensors: {name}; remove"):
         checkpoint.load(saved, CONFIG, shapes)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(saved, monkeypatch, call):
+def test_a_full_disk_leaves_the_old_checkpoint_and_no_other_file(saved, monkeypatch, call):
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -140,13 +156,13 @@ def files(folder: Path) -> list[str]:
 
 @pytest.fixture(params=["hard link", "copy"])
 def way(request, monkeypatch) -> str:
-    """How a checkpoint is kept; file systems without hard links refuse them."""
+    """How a checkpoint is kept: by a link, or by a copy on file systems without hard links."""
     if request.param == "copy":
         monkeypatch.setattr(Path, "hardlink_to", no_hard_links)
     return request.param
 
 
-def test_a_kept_checkpoint_is_the_one_that_stood_there_and_outlasts_the_next(saved, way):
+def test_a_kept_checkpoint_does_not_change_when_the_next_is_saved(saved, way):
     kept, before = saved.with_name("best.safetensors"), saved.read_bytes()
     checkpoint.keep(saved, kept)
     assert kept.samefile(saved) == (way == "hard link"), "a link takes no space"
@@ -157,7 +173,7 @@ def test_a_kept_checkpoint_is_the_one_that_stood_there_and_outlasts_the_next(sav
     assert files(saved.parent) == ["best.safetensors", "last.safetensors"]
 
 
-def test_a_later_checkpoint_takes_the_kept_ones_place(saved, way):
+def test_keeping_a_later_checkpoint_replaces_the_kept_one(saved, way):
     kept = saved.with_name("best.safetensors")
     checkpoint.keep(saved, kept)
     checkpoint.save(saved, CONFIG, RunState(epoch=4), CHANGED)
@@ -168,7 +184,7 @@ def test_a_later_checkpoint_takes_the_kept_ones_place(saved, way):
     assert files(saved.parent) == ["best.safetensors", "last.safetensors"]
 
 
-def test_keeping_twice_changes_nothing_and_leaves_nothing_else(saved, way):
+def test_keeping_twice_changes_nothing_and_leaves_no_other_file(saved, way):
     kept, before = saved.with_name("best.safetensors"), saved.read_bytes()
     for _ in range(3):
         checkpoint.keep(saved, kept)
@@ -176,7 +192,7 @@ def test_keeping_twice_changes_nothing_and_leaves_nothing_else(saved, way):
         assert files(saved.parent) == ["best.safetensors", "last.safetensors"]
 
 
-def test_what_a_killed_run_left_half_done_is_no_obstacle(saved, way):
+def test_the_temporary_file_of_a_killed_run_is_replaced(saved, way):
     kept = saved.with_name("best.safetensors")
     saved.with_name(".best.safetensors.tmp").write_bytes(b"half a file")
     checkpoint.keep(saved, kept)
@@ -186,7 +202,7 @@ def test_what_a_killed_run_left_half_done_is_no_obstacle(saved, way):
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_without_space_for_a_copy_the_old_kept_one_stays_whole(saved, monkeypatch, call):
+def test_without_space_for_a_copy_the_old_kept_one_is_unchanged(saved, monkeypatch, call):
     kept = saved.with_name("best.safetensors")
     checkpoint.keep(saved, kept)
     before = kept.read_bytes()
@@ -200,7 +216,7 @@ def test_without_space_for_a_copy_the_old_kept_one_stays_whole(saved, monkeypatc
     assert files(saved.parent) == ["best.safetensors", "last.safetensors"]
 
 
-def test_a_link_that_cannot_be_renamed_is_one_line_and_the_old_kept_one_stays(saved, monkeypatch):
+def test_if_a_link_cannot_be_renamed_the_old_kept_checkpoint_stays(saved, monkeypatch):
     kept = saved.with_name("best.safetensors")
     checkpoint.keep(saved, kept)
     before = kept.read_bytes()
@@ -211,7 +227,7 @@ def test_a_link_that_cannot_be_renamed_is_one_line_and_the_old_kept_one_stays(sa
     assert kept.read_bytes() == before
 
 
-def test_a_check_compares_the_given_settings_and_no_others(saved):
+def test_a_check_compares_only_the_given_settings(saved):
     for part in ({}, CONFIG, {"seed": 0}, {"recipe": CONFIG["recipe"]}, {"seed": 0, "unknown to the file": 1}):
         checkpoint.check(saved, part)
     for wrong, named in (
@@ -240,5 +256,5 @@ def test_a_check_reads_no_weights(saved, monkeypatch):
 
     monkeypatch.setattr(checkpoint.safetensors, "safe_open", without_weights)
     checkpoint.check(saved, CONFIG)
-    with pytest.raises(AttributeError):  # as whatever asks for a tensor
+    with pytest.raises(AttributeError):  # because it reads tensors
         checkpoint.load(saved, CONFIG, SHAPES)

@@ -23,7 +23,7 @@ from alexnet_infer.presets import variant
 from tests.train.program import assert_one_line, program, train_small
 from train import display, launch
 from train.data import PackedImages
-from train.job import Job, default_size
+from train.job import Job
 from train.recipe import FAST, PAPER
 from train.step import TrainingStep
 
@@ -58,17 +58,15 @@ def test_the_same_command_on_a_finished_run_writes_the_same_result_again(run, da
     result.unlink()
     code, _, stderr = train_small(run, data, tmp_path)
     assert code == 0
-    assert "from epoch 3" in stderr
+    assert "resuming at epoch 3" in stderr
     assert result.read_bytes() == before
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_ends_as_if_nothing_had_been(
-    run, data, tmp_path, monkeypatch
-):
+def test_after_ctrl_c_the_same_command_resumes_the_run_and_gives_the_same_result(run, data, tmp_path, monkeypatch):
     train_small(run, data, tmp_path / "whole")
     call, calls = TrainingStep.__call__, count(1)
 
-    def press_ctrl_c_in_the_fifth(step, *arguments):
+    def press_ctrl_c_in_the_fifth_step(step, *arguments):
         values = call(step, *arguments)
         if next(calls) == 5:
             os.kill(os.getpid(), signal.SIGINT)
@@ -77,7 +75,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_ends_as_if_nothing_
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(TrainingStep, "__call__", press_ctrl_c_in_the_fifth)
+            patched.setattr(TrainingStep, "__call__", press_ctrl_c_in_the_fifth_step)
             code, stdout, stderr = train_small(run, data, tmp_path / "broken")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
@@ -85,21 +83,21 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_ends_as_if_nothing_
     assert (code, stdout) == (130, "")
     last = stderr.splitlines()[-1]
     assert last.startswith("interrupted after 1 epochs and 2 steps: saved to ")
-    assert last.endswith("last.safetensors; the same command goes on from there")
+    assert last.endswith("last.safetensors; the same command resumes the run")
     code, _, stderr = train_small(run, data, tmp_path / "broken")
     assert code == 0
-    assert "from epoch 2, step 3" in stderr
+    assert "resuming at epoch 2, step 3" in stderr
     whole, broken = (load_artifact(tmp_path / name / "alexnet-64.safetensors") for name in ("whole", "broken"))
     assert all((whole.tensors[name] == broken.tensors[name]).all() for name in whole.tensors)
     assert whole.manifest.provenance.errors == broken.manifest.provenance.errors
 
 
-def test_ctrl_c_while_images_are_read_is_no_traceback(run, data, tmp_path, monkeypatch):
+def test_ctrl_c_while_images_are_read_is_one_line(run, data, tmp_path, monkeypatch):
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PackedImages, "decode", interrupted)
-    assert train_small(run, data, tmp_path)[::2] == (130, "interrupted: the same command starts this again\n")
+    assert train_small(run, data, tmp_path)[::2] == (130, "interrupted: the same command starts again\n")
 
 
 @pytest.mark.parametrize(
@@ -110,15 +108,15 @@ def test_ctrl_c_while_images_are_read_is_no_traceback(run, data, tmp_path, monke
         (["--lr", "0"], ["--lr 0", "more than 0"]),
         (["--lr", "nan"], ["--lr nan"]),
         (["--batch", "0"], ["--batch 0", "at least 1"]),
-        (["--batch", "13"], ["--batch 13", "12 images"]),
+        (["--batch", "13"], ["--batch 13", "at most 12", "training images"]),
         (["--weight-decay", "-1"], ["--weight-decay -1"]),
         (["--image-size", "56"], ["--image-size 56", "57"]),
         (["--width", "nan"], ["--width nan"]),
         (["--width", "0"], ["--width 0"]),
         (["--hidden", "0"], ["units=0"]),
-        (["--dropout", "1"], ["rate=1"]),
+        (["--dropout", "1"], ["--dropout 1", "from 0 to below 1"]),
         (["--net-columns", "3"], ["groups=3"]),
-        (["--columns"], ["--columns: 1 processes can't be grouped in pairs", "torchrun --nproc-per-node 2"]),
+        (["--columns"], ["--columns: 1 processes can't be grouped by 2", "torchrun --nproc-per-node 2"]),
         (["--seed", "-1"], ["--seed -1"]),
         (["--name", "last"], ["--name 'last'"]),
         (["--name", "a/b"], ["--name 'a/b'"]),
@@ -130,13 +128,13 @@ def test_a_wrong_value_is_one_line_and_exit_2(run, data, tmp_path, arguments, pa
     assert_one_line(train_small(run, data, tmp_path / "out", *arguments), 2, *parts)
 
 
-def test_values_that_are_no_choice_are_refused_by_the_parser(run, data, tmp_path):
+def test_unknown_choices_and_options_are_refused_by_the_parser(run, data, tmp_path):
     assert train_small(run, data, tmp_path, "--normalization", "layer")[0] == 2
     assert train_small(run, data, tmp_path, "--device", "tpu")[0] == 2
     assert train_small(run, data, tmp_path, "--no-such-option")[0] == 2
 
 
-def test_without_data_it_says_so(run):
+def test_a_missing_data_option_is_named(run):
     assert_one_line(run("--preset", "alexnet-64"), 2, "--data is missing")
 
 
@@ -149,12 +147,12 @@ def test_an_unreadable_image_is_named_and_exit_3(run, data, tmp_path):
     assert_one_line(train_small(run, data, tmp_path / "out"), 3, "n00000001/004.png", "not an image")
 
 
-def test_splits_with_other_classes_are_refused_before_labels_shift(run, data, tmp_path):
+def test_splits_with_different_classes_are_refused(run, data, tmp_path):
     shutil.rmtree(data / "val" / "n00000000")
     assert_one_line(train_small(run, data, tmp_path / "out"), 3, "same classes", "n00000000")
 
 
-def test_a_checkpoint_of_other_settings_is_exit_4_and_kept(run, data, tmp_path):
+def test_a_checkpoint_with_other_settings_is_exit_4_and_kept(run, data, tmp_path):
     train_small(run, data, tmp_path)
     before = (tmp_path / "last.safetensors").read_bytes()
     assert_one_line(train_small(run, data, tmp_path, "--lr", "0.02"), 4, "recipe.lr (0.01, now 0.02)")
@@ -163,7 +161,7 @@ def test_a_checkpoint_of_other_settings_is_exit_4_and_kept(run, data, tmp_path):
 
 def test_an_output_folder_that_cannot_be_made_is_exit_2(run, data, tmp_path):
     (tmp_path / "file").write_text("")
-    assert_one_line(train_small(run, data, tmp_path / "file" / "out"), 2, "--out", "can't be made")
+    assert_one_line(train_small(run, data, tmp_path / "file" / "out"), 2, "--out", "can't be created")
 
 
 def test_a_missing_gpu_is_exit_5(run, data, tmp_path, monkeypatch):
@@ -175,7 +173,7 @@ def test_a_diverging_run_is_exit_1(run, data, tmp_path):
     assert_one_line(train_small(run, data, tmp_path, "--lr", "99999"), 1, "the run diverged", "--lr")
 
 
-def test_missing_pytorch_is_one_line_with_its_remedy(data):
+def test_missing_pytorch_is_one_line_with_a_remedy(data):
     result = program("--data", str(data), before="import sys; sys.modules['torch'] = None")
     assert result.returncode == 5
     expected = 'the trainer needs PyTorch 2.9 to 2.14, which is not installed: pip install "alexnet-infer[train]"'
@@ -191,7 +189,7 @@ def test_help_lists_every_field_of_a_recipe_and_needs_no_pytorch():
 
 
 def jobs(monkeypatch) -> list[Job]:
-    """The jobs that commands start, which then end without doing anything."""
+    """Return a list of the jobs that commands start; the jobs do nothing."""
     seen: list[Job] = []
 
     def no_launch(job: Job, display: display.Display) -> None:
@@ -202,7 +200,7 @@ def jobs(monkeypatch) -> list[Job]:
     return seen
 
 
-def test_defaults_are_the_presets_and_the_papers(run, monkeypatch, tmp_path):
+def test_the_defaults_are_those_of_the_preset_and_the_recipe(run, monkeypatch, tmp_path):
     seen = jobs(monkeypatch)
     run("--data", tmp_path)
     run("--data", tmp_path, "--preset", "alexnet-64", "--recipe", "fast")
@@ -224,7 +222,7 @@ def test_defaults_are_the_presets_and_the_papers(run, monkeypatch, tmp_path):
     ]
 
 
-def test_every_option_arrives_in_its_place(run, monkeypatch, tmp_path):
+def test_every_option_sets_its_field(run, monkeypatch, tmp_path):
     seen = jobs(monkeypatch)
     recipe = {
         "epochs": 3,
@@ -236,6 +234,7 @@ def test_every_option_arrives_in_its_place(run, monkeypatch, tmp_path):
         "momentum": 0.5,
         "weight_decay": 0.25,
         "init": "paper",
+        "dropout": 0.25,
         "label_smoothing": 0.125,
         "color_sigma": 0.75,
         "unit": 4.0,
@@ -246,7 +245,6 @@ def test_every_option_arrives_in_its_place(run, monkeypatch, tmp_path):
     net = {
         "width": 0.5,
         "hidden": 64,
-        "dropout": 0.25,
         "columns": 1,
         "activation": "tanh",
         "normalization": "none",
@@ -283,11 +281,6 @@ def test_every_option_arrives_in_its_place(run, monkeypatch, tmp_path):
         result="best",
         tensorboard=True,
     )
-
-
-@pytest.mark.parametrize(("patch", "size"), [(227, 256), (224, 256), (57, 64), (64, 96)])
-def test_the_default_size_leaves_room_around_the_patch(patch, size):
-    assert default_size(patch) == size
 
 
 TINY_IMAGENET = ROOT.parent / "shared" / "data" / "tiny-imagenet"

@@ -51,16 +51,16 @@ def run(processes: int, out: Path, columns: int, epochs: int = 2) -> None:
 
 
 def state(out: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """Weights and momentum, and where the run stands."""
+    """Return weights and momentum, and the state of the run."""
     path = out / "last.safetensors"
     with safe_open(path, "pt") as file:
-        stands = json.loads(file.metadata()["state"])
-    return load_file(path), {key: stands[key] for key in ("epoch", "step", "errors")}
+        progress = json.loads(file.metadata()["state"])
+    return load_file(path), {key: progress[key] for key in ("epoch", "step", "errors")}
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    (weights_a, stands_a), (weights_b, stands_b) = state(a), state(b)
-    assert stands_a == stands_b
+    (weights_a, progress_a), (weights_b, progress_b) = state(a), state(b)
+    assert progress_a == progress_b
     assert weights_a.keys() == weights_b.keys()
     for name, tensor in weights_a.items():
         torch.testing.assert_close(weights_b[name], tensor, rtol=0, atol=1e-5, msg=name)
@@ -77,7 +77,7 @@ def alone(tmp_path_factory) -> Path:
     trainer.run()
     torch.set_num_threads(before)
     moved = {name: (tensor - start[name]).abs().max().item() for name, tensor in trainer.saved.tensors().items()}
-    assert min(moved[name] for name in moved if name.endswith("weight")) > 1e-3, "agreement to 1e-5 must mean something"
+    assert min(moved[name] for name in moved if name.endswith("weight")) > 1e-3, "weights must move by more than 1e-5"
     return out
 
 
@@ -87,7 +87,7 @@ def test_ten_steps_agree_with_one_process_in_every_weight(alone, tmp_path, proce
     assert_same_run(alone, tmp_path / "run")
 
 
-def test_two_columns_resume_in_one_process_and_the_reverse(alone, tmp_path):
+def test_a_run_with_two_columns_resumes_in_one_process_and_the_reverse(alone, tmp_path):
     run(2, tmp_path / "two first", columns=2, epochs=1)
     make(tmp_path / "two first", Ranks()).run()
     assert_same_run(alone, tmp_path / "two first")
@@ -104,14 +104,14 @@ def test_two_columns_resume_in_one_process_and_the_reverse(alone, tmp_path):
     assert_same_run(alone, tmp_path / "one first")
 
 
-def test_ranks_with_different_settings_all_stop_and_say_which(tmp_path):
+def test_ranks_with_different_settings_stop_and_name_the_setting(tmp_path):
     child = torchrun(2, "tests.train.ranks_worker", tmp_path / "run", 2, 2, "seed-by-rank")
     assert child.returncode != 0
     assert "rank 1 has another seed than rank 0" in child.stderr
     assert not (tmp_path / "run" / "last.safetensors").exists()
 
 
-def test_a_rank_that_dies_ends_the_run_and_a_restart_goes_on(alone, tmp_path):
+def test_a_rank_that_dies_ends_the_run_and_a_restart_resumes_it(alone, tmp_path):
     child = torchrun(2, "tests.train.ranks_worker", tmp_path / "run", 2, 2, "die-in-epoch-2")  # bounded by its timeout
     assert child.returncode != 0
     assert state(tmp_path / "run")[1]["epoch"] == 1
@@ -138,12 +138,12 @@ def test_the_command_line_trains_two_columns_and_writes_one_model_file(tmp_path)
     )
     assert child.returncode == 0, child.stderr
     assert "1 x 2 processes" in child.stderr
-    assert child.stdout.count("top-1 error") == 1, "one process speaks"
+    assert child.stdout.count("top-1 error") == 1, "only one process prints"
     artifact = load_artifact(tmp_path / "out" / "alexnet-64.safetensors")
-    assert artifact.manifest.architecture.operations[2].groups == 2, "the file holds the whole net, as any other"
+    assert artifact.manifest.architecture.operations[2].groups == 2, "the file has the undivided net"
 
 
-def test_the_papers_net_exchanges_what_its_layers_say():
+def test_the_papers_net_exchanges_half_of_each_input_that_both_columns_use():
     """Half of conv3's input (13 x 13 x 256), of fc6's (6 x 6 x 256), of fc7's and fc8's (4096), and of the logits."""
     expected = (13 * 13 * 256 + 6 * 6 * 256 + 4096 + 4096 + 1000) // 2
     assert exchanged_values(preset("alexnet")) == expected
@@ -151,7 +151,7 @@ def test_the_papers_net_exchanges_what_its_layers_say():
 
 
 class _Group:
-    """What splitting asks of a process group."""
+    """The part of a process group that splitting uses."""
 
     def rank(self) -> int:
         return 1
@@ -166,10 +166,10 @@ class _Group:
         (replace(TINY, lrn_columns=1), "norm1 has 1 groups: expected 2"),
         (replace(TINY, columns=4), "norm1 has 4 groups: expected 2"),
         (replace(TINY, columns=4, normalization="none"), "conv2 has 4 groups: expected 1 or 2"),
-        (replace(TINY, classes=3), "the 3 outputs of fc8 can't be shared"),
+        (replace(TINY, classes=3), "the 3 outputs of fc8 don't split evenly"),
     ],
 )
-def test_a_net_that_does_not_fall_into_two_columns_is_refused(net, words):
+def test_a_net_that_does_not_split_into_two_columns_is_refused(net, words):
     with pytest.raises(UsageError, match=words):
         split_into_columns(AlexNet(net.build()), _Group())
 
@@ -184,7 +184,7 @@ def test_each_column_holds_half_of_every_layer():
 
 
 class _StrictGather(torch.autograd.Function):
-    """An all-gather of two ranks with equal tensors that takes contiguous ones only, forward and backward."""
+    """An all-gather of two ranks with equal tensors, which must be contiguous, forward and backward."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor) -> torch.Tensor:
@@ -198,12 +198,12 @@ class _StrictGather(torch.autograd.Function):
 
 
 def all_gather(x: torch.Tensor, gather_dim: int, group: object) -> torch.Tensor:
-    assert gather_dim == 0, "the only axis that PyTorch promises"
+    assert gather_dim == 0, "PyTorch supports no other axis for certain"
     return _StrictGather.apply(x)
 
 
 def deprecated(*arguments, **options) -> None:
-    pytest.fail("called by its old name, which PyTorch warns about")
+    pytest.fail("called the old name, which warns")
 
 
 OLDEST = {"all_gather_tensor_autograd": all_gather}
@@ -215,11 +215,11 @@ NEWEST = {"all_gather_single_autograd": all_gather}
     [OLDEST, {"all_gather_tensor_autograd": deprecated} | NEWEST, NEWEST],
     ids=["2.9 to 2.11", "2.13", "without the old name"],
 )
-def test_columns_meet_through_the_all_gather_of_old_and_new_releases(monkeypatch, names):
-    """Two equal columns give twice equal logits, whatever PyTorch calls its all-gather."""
-    stand_in = SimpleNamespace(**names)
-    monkeypatch.setattr(torch.distributed, "_functional_collectives", stand_in, raising=False)
-    monkeypatch.setitem(sys.modules, "torch.distributed._functional_collectives", stand_in)
+def test_columns_use_the_all_gather_of_old_and_new_releases(monkeypatch, names):
+    """Two equal columns give equal halves of the logits, with either name of the all-gather."""
+    module = SimpleNamespace(**names)
+    monkeypatch.setattr(torch.distributed, "_functional_collectives", module, raising=False)
+    monkeypatch.setitem(sys.modules, "torch.distributed._functional_collectives", module)
     model = AlexNet(replace(TINY, classes=4).build())
     initialise(model, "he")
     split_into_columns(model, _Group())
@@ -231,7 +231,7 @@ def test_columns_meet_through_the_all_gather_of_old_and_new_releases(monkeypatch
     assert all(w.grad.abs().sum() > 0 for name, w in model.named_parameters() if name.endswith("weight"))
 
 
-def test_a_number_of_processes_that_makes_no_grid_is_refused(monkeypatch):
+def test_a_number_of_processes_that_does_not_form_a_grid_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UsageError, match="3 processes can't be grouped"):
         join(torch.device("cpu"), 2)

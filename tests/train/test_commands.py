@@ -8,11 +8,14 @@ import pytest
 
 pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
+from safetensors import safe_open
+
+from alexnet_infer.architecture import Architecture, Dropout
 from alexnet_infer.artifact import load_artifact
 from tests.train.program import assert_one_line, program, train_small
 
 
-def test_a_packed_set_trains_to_the_same_bytes_as_the_images_it_was_made_from(run, data, tmp_path):
+def test_a_packed_set_and_its_source_train_to_identical_files(run, data, tmp_path):
     assert run("prepare", data, "--out", tmp_path / "packed" / "toys", "--image-size", 64, "--check")[0] == 0
     for name, source in (("decoded", data), ("mapped", tmp_path / "packed" / "toys")):
         code, _, stderr = train_small(run, source, tmp_path / name, "--mean", "pixel")
@@ -32,15 +35,15 @@ def test_an_unreadable_image_is_listed_when_packing_and_counts_as_wrong_in_the_e
     assert "1 validation images could not be read" in stderr
     summary = json.loads((tmp_path / "out" / "alexnet-64.json").read_text())
     for error in summary["errors"]:
-        assert (error["images"], error["top5"]) == (12, 1)  # of three classes all are among the first five
+        assert (error["images"], error["top5"]) == (12, 1)  # all three classes are among the first five
     assert summary["top5_error_by_epoch"] == [1 / 12] * 2
 
 
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--image-size", "96"], ["--image-size 96", "packed at 60"]),
-        (["--preset", "alexnet"], ["packed at 60", "patches take 227", "--image-size 256"]),
+        (["--image-size", "96"], ["--image-size 96", "squares of 60"]),
+        (["--preset", "alexnet"], ["squares of 60", "patches (227)", "--image-size 256"]),
     ],
 )
 def test_a_packed_set_of_another_size_is_exit_2(run, data, tmp_path, arguments, parts):
@@ -55,13 +58,13 @@ def test_a_truncated_packed_set_is_exit_4(run, data, tmp_path):
     assert_one_line(train_small(run, tmp_path / "packed", tmp_path / "out"), 4, "train-00000.bin", "prepare")
 
 
-def test_a_checkpoint_of_other_settings_is_refused_before_anything_is_decoded(run, data, tmp_path, monkeypatch):
+def test_a_checkpoint_with_other_settings_is_refused_before_images_are_decoded(run, data, tmp_path, monkeypatch):
     train_small(run, data, tmp_path)
     monkeypatch.setattr("train.source.Source.load", lambda *_: pytest.fail("decoded"))
     assert_one_line(train_small(run, data, tmp_path, "--lr", "0.02"), 4, "recipe.lr (0.01, now 0.02)")
 
 
-def test_a_run_that_reaches_its_time_limit_leaves_a_result_and_goes_on_to_the_same_end(run, data, tmp_path):
+def test_a_run_that_reaches_its_time_limit_has_a_result_and_resumes_to_the_same_end(run, data, tmp_path):
     code, _, stderr = train_small(run, data, tmp_path / "a", "--max-hours", "1e-9")
     assert code == 0
     assert "--max-hours: stopped after 0 epochs and 1 steps" in stderr
@@ -73,7 +76,7 @@ def test_a_run_that_reaches_its_time_limit_leaves_a_result_and_goes_on_to_the_sa
     assert results[0] == results[1]
 
 
-def test_the_log_holds_every_step_of_a_run_that_was_stopped_and_went_on(run, data, tmp_path):
+def test_the_log_of_a_resumed_run_has_every_step(run, data, tmp_path):
     train_small(run, data, tmp_path, "--max-hours", "1e-9", "--steps-per-epoch", 2)
     train_small(run, data, tmp_path, "--steps-per-epoch", 2)
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -104,7 +107,7 @@ def test_plotting_and_packing_need_no_pytorch(data, tmp_path):
 
 
 def test_the_best_epoch_can_be_the_result(run, data, tmp_path):
-    options = ["--lr", "0.05", "--epochs", "4"]  # an error that goes up and down
+    options = ["--lr", "0.05", "--epochs", "4"]  # so that the error rises and falls
     train_small(run, data, tmp_path, *options)
     last = load_artifact(tmp_path / "alexnet-64.safetensors")
     train_small(run, data, tmp_path, *options, "--result", "best")
@@ -116,13 +119,34 @@ def test_the_best_epoch_can_be_the_result(run, data, tmp_path):
     assert same == (epoch == len(errors))
 
 
-def test_a_second_run_on_the_same_folder_is_refused_while_the_first_is_at_work(run, data, tmp_path):
+def test_a_second_run_on_the_same_folder_is_refused_while_the_first_runs(run, data, tmp_path):
     from alexnet_infer.files import lock
 
     with lock(tmp_path / ".lock"):
-        assert_one_line(train_small(run, data, tmp_path), 2, "--out", "another run is at work")
+        assert_one_line(train_small(run, data, tmp_path), 2, "--out", "another run is using it")
     assert train_small(run, data, tmp_path)[0] == 0
 
 
-def test_a_name_too_long_for_a_file_is_refused_before_anything_is_trained(run, data, tmp_path):
+def test_a_name_too_long_for_a_file_is_refused_before_training(run, data, tmp_path):
     assert_one_line(train_small(run, data, tmp_path, "--name", "n" * 201), 2, "--name")
+
+
+def rates(architecture: Architecture) -> list[float]:
+    return [o.rate for o in architecture.operations if isinstance(o, Dropout)]
+
+
+@pytest.mark.parametrize(("options", "rate"), [([], 0.2), (["--dropout", "0.3"], 0.3)])
+def test_the_dropout_rate_is_in_model_file_checkpoint_and_log_and_no_other_resumes(run, data, tmp_path, options, rate):
+    code, _, stderr = train_small(run, data, tmp_path, *options)
+    assert code == 0, stderr
+    manifest = load_artifact(tmp_path / "alexnet-64.safetensors").manifest
+    assert rates(manifest.architecture) == [rate] * 2
+    assert manifest.provenance.recipe["dropout"] == rate
+    with safe_open(tmp_path / "last.safetensors", "pt") as file:
+        saved = json.loads(file.metadata()["config"])
+    logged = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])["config"]
+    for config in (saved, logged):
+        assert config["recipe"]["dropout"] == rate
+        assert rates(Architecture.from_json(config["architecture"])) == [rate] * 2
+    result = train_small(run, data, tmp_path, "--dropout", "0.5")
+    assert_one_line(result, 4, f"architecture.operations.drop6.rate ({rate}, now 0.5)")

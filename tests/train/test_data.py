@@ -1,4 +1,4 @@
-"""Training sets: the same arrays from every form, and bad images named."""
+"""Training sets: identical arrays from all formats, and bad images are named."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WNIDS = ["n00000001", "n00000007", "n00000020"]
 
 
 def encoded_images(count: int = 7) -> list[tuple[bytes, int]]:
-    """PNG and JPEG images of several shapes and modes, with labels in blocks, as a folder lists them."""
+    """Return PNG and JPEG images of several shapes and modes. Labels ascend, as in a folder."""
     rng, images = np.random.default_rng(0), []
     for i in range(count):
         pixels = rng.integers(0, 256, (20 + 3 * i, 31 - 2 * i, 3), np.uint8)
@@ -68,7 +68,7 @@ def test_parquet_and_folder_give_identical_arrays(tmp_path):
     assert sorted(set(a.labels.tolist())) == [0, 1, 2]
 
 
-def test_images_are_squared_as_prediction_squares_them(tmp_path):
+def test_squares_are_those_of_prediction(tmp_path):
     images = encoded_images()
     packed = PackedImages.decode(LabelledImages(as_folder(tmp_path, images), "train"), 16)
     for (data, _), square in zip(images, packed.shards[0], strict=True):
@@ -76,7 +76,7 @@ def test_images_are_squared_as_prediction_squares_them(tmp_path):
         np.testing.assert_array_equal(square.numpy(), expected)
 
 
-def test_exif_orientation_is_ignored_as_ilsvrcs_labels_assume(tmp_path):
+def test_exif_orientation_is_ignored(tmp_path):
     pixels = np.zeros((16, 16, 3), np.uint8)
     pixels[:8] = 200
     exif = Image.Exif()
@@ -87,7 +87,7 @@ def test_exif_orientation_is_ignored_as_ilsvrcs_labels_assume(tmp_path):
     np.testing.assert_array_equal(packed.shards[0][0].numpy(), pixels)
 
 
-def test_transparent_parts_are_white_and_16_bits_keep_their_upper_8_as_in_prediction(tmp_path):
+def test_transparent_pixels_are_white_and_16_bits_keep_their_upper_8(tmp_path):
     (tmp_path / "train" / "n1").mkdir(parents=True)
     clear = np.zeros((16, 16, 4), np.uint8)
     Image.fromarray(clear).save(tmp_path / "train" / "n1" / "0.png")
@@ -97,7 +97,7 @@ def test_transparent_parts_are_white_and_16_bits_keep_their_upper_8_as_in_predic
     assert [set(square.flatten().tolist()) for square in packed.shards[0]] == [{255}, {0x80}]
 
 
-def test_order_survives_more_images_than_one_chunk(tmp_path, monkeypatch):
+def test_images_of_several_chunks_stay_in_order(tmp_path, monkeypatch):
     image_folder(tmp_path, 12)
     examples = LabelledImages(tmp_path, "train")
     whole = PackedImages.decode(examples, 16)
@@ -108,7 +108,7 @@ def test_order_survives_more_images_than_one_chunk(tmp_path, monkeypatch):
     assert torch.equal(whole.labels, in_parts.labels)
 
 
-def test_every_image_is_counted_once(tmp_path):
+def test_the_callback_is_called_once_per_image(tmp_path):
     calls = []
     PackedImages.decode(LabelledImages(image_folder(tmp_path, 12), "train"), 16, lambda: calls.append(1))
     assert len(calls) == 12
@@ -128,13 +128,13 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, damage, reason):
 
 
 def test_a_decompression_bomb_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # twice as many is what Pillow refuses
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses more than twice as many
     with pytest.raises(UnreadableInputError, match=r"000\.png: too many pixels"):
         PackedImages.decode(LabelledImages(as_folder(tmp_path, encoded_images()), "train"), 16)
 
 
 class Promised(LabelledImages):
-    """A set that says how many images it has."""
+    """A set with a given length and no images."""
 
     def __init__(self, root: Path, count: int) -> None:
         self.root, self.split, self.count = root, "train", count
@@ -153,25 +153,25 @@ def test_a_set_larger_than_memory_is_refused_in_one_line(tmp_path):
         PackedImages.decode(Promised(tmp_path, 2**44), 128)
 
 
-def test_statistics_are_numpys():
+def test_statistics_equal_numpys():
     pixels, labels = squares(5, size=20)
-    found = PackedImages((torch.from_numpy(pixels),), torch.from_numpy(labels)).statistics()
-    flat, pca = pixels.reshape(-1, 3).astype(np.float64), found.pca
-    np.testing.assert_allclose(found.mean, pixels.astype(np.float64).mean(0), rtol=1e-6)
-    np.testing.assert_allclose(found.channel_mean, flat.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(found.covariance, np.cov(flat.T, bias=True), rtol=1e-9)
+    statistics = PackedImages((torch.from_numpy(pixels),), torch.from_numpy(labels)).statistics()
+    flat, pca = pixels.reshape(-1, 3).astype(np.float64), statistics.pca
+    np.testing.assert_allclose(statistics.mean, pixels.astype(np.float64).mean(0), rtol=1e-6)
+    np.testing.assert_allclose(statistics.channel_mean, flat.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(statistics.covariance, np.cov(flat.T, bias=True), rtol=1e-9)
     np.testing.assert_allclose((pca.axes * pca.scale * 255) @ pca.axes.T, np.cov(flat.T, bias=True), rtol=1e-3)
-    assert found.mean.dtype == found.channel_mean.dtype == np.float32
+    assert statistics.mean.dtype == statistics.channel_mean.dtype == np.float32
 
 
 def test_statistics_do_not_depend_on_the_number_of_threads():
     pixels, labels = squares(300, size=20)
     packed = PackedImages((torch.from_numpy(pixels),), torch.from_numpy(labels))
-    one = packed.statistics()
+    one_thread = packed.statistics()
     torch.set_num_threads(2)
-    two = packed.statistics()
-    np.testing.assert_array_equal(two.mean, one.mean)
-    np.testing.assert_array_equal(two.covariance, one.covariance)
+    two_threads = packed.statistics()
+    np.testing.assert_array_equal(two_threads.mean, one_thread.mean)
+    np.testing.assert_array_equal(two_threads.covariance, one_thread.covariance)
 
 
 def cut(pixels: np.ndarray, labels: np.ndarray, cuts: list[int]) -> PackedImages:
@@ -179,19 +179,19 @@ def cut(pixels: np.ndarray, labels: np.ndarray, cuts: list[int]) -> PackedImages
 
 
 CUTS = [[], [1], [2, 7, 8, 19], [4, 4, 4, 20, 20], [1, 21]]
-"""Of 22 images, shards of none among them."""
+"""Ways to cut 22 images into shards, some with empty shards."""
 
 
 @pytest.mark.parametrize("cuts", CUTS, ids=str)
-def test_squares_are_those_of_the_shards_laid_end_to_end(cuts):
+def test_squares_are_those_of_the_concatenated_shards(cuts):
     pixels, labels = squares(22, size=6)
     packed, rng = cut(pixels, labels, cuts), np.random.default_rng(0)
     assert (len(packed), packed.bytes) == (22, pixels.size)
     for count in (0, 1, 5, 22, 300):
         rows = rng.integers(0, 22, count)
-        found = packed.squares(torch.from_numpy(rows))
-        assert found.dtype == torch.uint8
-        np.testing.assert_array_equal(found.numpy(), pixels[rows])
+        selected = packed.squares(torch.from_numpy(rows))
+        assert selected.dtype == torch.uint8
+        np.testing.assert_array_equal(selected.numpy(), pixels[rows])
     np.testing.assert_array_equal(packed.squares(torch.arange(22)).numpy(), pixels)
 
 
@@ -204,21 +204,21 @@ def test_squares_are_a_copy():
 
 
 @pytest.mark.parametrize("cuts", CUTS[1:], ids=str)
-def test_statistics_over_several_shards_are_those_over_one_bit_for_bit(cuts):
+def test_statistics_of_several_shards_are_bit_identical_to_those_of_one(cuts):
     pixels, labels = squares(22, size=20)
-    one, several = cut(pixels, labels, []).statistics(), cut(pixels, labels, cuts).statistics()
-    np.testing.assert_array_equal(several.mean, one.mean)  # sums of whole numbers, exact in float64
-    np.testing.assert_array_equal(several.covariance, one.covariance)
+    single, several = cut(pixels, labels, []).statistics(), cut(pixels, labels, cuts).statistics()
+    np.testing.assert_array_equal(several.mean, single.mean)  # sums of integers, exact in float64
+    np.testing.assert_array_equal(several.covariance, single.covariance)
 
 
-def test_statistics_that_are_known_are_not_computed():
+def test_known_statistics_are_not_computed():
     pixels, labels = squares(3, size=6)
     known = train_data.Statistics(np.full((6, 6, 3), 7, np.float32), np.eye(3))
     packed = PackedImages((torch.from_numpy(pixels),), torch.from_numpy(labels), known=known)
     assert packed.statistics() is known
 
 
-def test_a_sets_identity_follows_from_number_order_labels_and_pixels_and_from_nothing_else():
+def test_the_identity_depends_only_on_number_order_labels_and_pixels():
     pixels, labels = squares(6, size=6)
     swapped = pixels[[3, 1, 2, 0, 4, 5]]  # two images of one class
     sets = [
@@ -228,7 +228,7 @@ def test_a_sets_identity_follows_from_number_order_labels_and_pixels_and_from_no
         (pixels, np.zeros_like(labels)),
         (swapped, labels),
     ]
-    identities = [cut(*some, [2]).identity for some in sets]
+    identities = [cut(*arrays, [2]).identity for arrays in sets]
     assert all(a != b for i, a in enumerate(identities) for b in identities[:i])
     assert identities[0] == cut(pixels, labels, []).identity
     assert replace(cut(pixels, labels, []), unreadable=1).identity != identities[0]

@@ -1,4 +1,4 @@
-"""What is chosen on which machine."""
+"""The choice of device, precision and compiler."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
     ("choice", "gpu", "expected"),
     [("auto", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu"), ("cuda", True, "cuda")],
 )
-def test_auto_takes_a_gpu_where_there_is_one_and_a_named_device_is_kept(monkeypatch, choice, gpu, expected):
+def test_auto_uses_a_gpu_if_available_and_a_named_device_is_used(monkeypatch, choice, gpu, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert pick_device(choice).type == expected
 
 
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+def test_cuda_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BackendError, match=r"--device cuda: .* use --device cpu") as caught:
         pick_device("cuda")
@@ -45,27 +45,27 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
         ({"amx_bf16": True}, torch.bfloat16),
     ],
 )
-def test_a_cpu_works_in_bfloat16_only_where_it_multiplies_it_natively(monkeypatch, features, expected):
+def test_a_cpu_uses_bfloat16_only_if_it_supports_it_natively(monkeypatch, features, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
     assert working_precision(CPU) == expected
 
 
-def test_without_a_way_to_ask_the_cpu_precision_is_float32(monkeypatch):
+def test_with_unknown_cpu_features_the_precision_is_float32(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert working_precision(CPU) == torch.float32
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_a_gpu_that_only_emulates_bfloat16_works_in_float32(monkeypatch, native, expected):
+def test_a_gpu_that_only_emulates_bfloat16_uses_float32(monkeypatch, native, expected):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
     assert working_precision(CUDA) == expected
 
 
-def test_on_a_cpu_nothing_is_compiled_and_asking_for_it_is_refused(monkeypatch):
+def test_compiling_is_off_and_refused_on_a_cpu(monkeypatch):
     monkeypatch.setattr("train.device.can_compile", lambda: True)
     assert not resolve_compile(None, CPU)
     assert not resolve_compile(False, CPU)
-    with pytest.raises(BackendError, match=r"--compile: .* GPU .* leave it out"):
+    with pytest.raises(BackendError, match=r"--compile: .* GPU.* leave the option out"):
         resolve_compile(True, CPU)
 
 
@@ -82,7 +82,7 @@ def test_compiling_for_a_gpu_needs_triton_and_a_compiler(monkeypatch):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_memory_that_a_step_frees_stays_with_the_process():
+def test_freed_memory_stays_mapped():
     program = (
         "import resource, sys\n"
         "if sys.argv[1] == 'keep': from train.device import keep_memory; keep_memory()\n"

@@ -1,8 +1,9 @@
-"""What a run shows: smoothed figures, time left, a line an epoch where there is no terminal."""
+"""The progress of a run: smoothed figures, time left, and one line per epoch without a terminal."""
 
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 
@@ -19,14 +20,14 @@ def report(epoch: int, step: int, loss: float = 2.0, rate: float = 100.0) -> Ste
     return StepReport(epoch, step, loss, 0.0123, rate, 1.0)
 
 
-def test_a_smoothed_constant_is_that_constant_from_the_first_value_on():
+def test_the_mean_of_equal_values_is_their_value_from_the_first_on():
     smoothed = Smoothed(50)
     for _ in range(3):
         smoothed.add(7.0)
         assert smoothed.value == pytest.approx(7.0)
 
 
-def test_smoothing_forgets_the_past_by_a_factor_of_e_in_its_number_of_steps():
+def test_the_weight_of_past_values_falls_by_e_in_the_number_of_steps():
     smoothed = Smoothed(100)
     for value in [0.0] * 5000 + [1.0] * 100:
         smoothed.add(value)
@@ -34,14 +35,14 @@ def test_smoothing_forgets_the_past_by_a_factor_of_e_in_its_number_of_steps():
 
 
 def view(seconds_per_step: float = 2.0) -> tuple[TrainingView, list[tuple[str, int]], list[str]]:
-    """Four epochs of ten steps, on a clock that goes on by `seconds_per_step` each time it is read."""
+    """Return a view of four epochs of ten steps, with a clock that advances by `seconds_per_step` at each reading."""
     times = iter(seconds_per_step * i for i in range(100))
     shown: list[tuple[str, int]] = []
     lines: list[str] = []
     return TrainingView(4, 10, lambda *args: shown.append(args), lines.append, lambda: next(times)), shown, lines
 
 
-def test_the_time_left_is_that_of_all_steps_left():
+def test_the_time_left_is_that_of_the_remaining_steps():
     watched, shown, _ = view(seconds_per_step=2.0)
     for step in (1, 2, 3):
         watched.on_step(report(1, step))
@@ -66,7 +67,7 @@ def test_an_epoch_ends_with_one_line():
     assert lines == ["epoch 1/4  validation error 87.66%  loss 2.000  lr 0.012  100 images/s  0:01:00 left"]
 
 
-def test_where_there_is_no_terminal_only_lines_are_written():
+def test_without_a_terminal_only_lines_are_written():
     stream = io.StringIO()
     display = Display(Console(file=stream, force_terminal=False, width=40))
     with display.counting("decoding", 3) as advance:
@@ -86,7 +87,7 @@ def test_where_there_is_no_terminal_only_lines_are_written():
     assert "\x1b" not in stream.getvalue()
 
 
-def test_on_a_terminal_the_bar_stands_where_a_resumed_run_stands():
+def test_the_bar_of_a_resumed_run_starts_at_its_progress():
     stream = io.StringIO()
     display = Display(Console(file=stream, force_terminal=True, width=120))
     with display.training(4, 10, 20) as watched:
@@ -96,7 +97,43 @@ def test_on_a_terminal_the_bar_stands_where_a_resumed_run_stands():
     assert " 52%" in stream.getvalue()
 
 
-def test_brackets_in_a_message_are_no_markup():
+def test_brackets_in_a_message_are_not_markup():
     stream = io.StringIO()
     Display(Console(file=stream)).note("[red]/data/[1]")
     assert stream.getvalue() == "[red]/data/[1]\n"
+
+
+def shown_on_a_terminal(width: int, use) -> str:
+    """Return the text that `use` makes a display show, without control sequences."""
+    stream = io.StringIO()
+    use(Display(Console(file=stream, force_terminal=True, width=width, legacy_windows=False)))
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
+
+
+@pytest.mark.parametrize("width", [80, 40])
+@pytest.mark.parametrize(("epochs", "rate"), [(22, 230.0), (10_000, 123_456.0)])
+def test_the_progress_of_training_is_not_cut(width, epochs, rate):
+    def train(display: Display) -> None:
+        with display.training(epochs, 10**6, 0) as watched:
+            for step in (1, 2):
+                watched.on_step(report(epochs - 2, step, loss=123.456, rate=rate))
+
+    text = shown_on_a_terminal(width, train)
+    assert "\u2026" not in text
+    words = text.split()
+    for word in (f"{epochs - 1}/{epochs}", "123.456", "0.012", f"{rate:.0f}", "images/s", "left"):
+        assert word in words, word
+
+
+@pytest.mark.parametrize(
+    ("description", "total"), [("decoding the validation split", 1_281_167), ("checking", 250_000_000_000)]
+)
+def test_the_progress_of_a_count_is_not_cut_at_80_columns(description, total):
+    def count(display: Display) -> None:
+        with display.counting(description, total) as advance:
+            advance(total)
+
+    text = shown_on_a_terminal(80, count)
+    assert "\u2026" not in text
+    assert description in text
+    assert f"{total}/{total}" in text

@@ -1,4 +1,4 @@
-"""Errors of a net under training."""
+"""Errors of a net in training."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ COUNT = 24
 @pytest.mark.parametrize("views", ["ten", "center"])
 @pytest.mark.parametrize(("size", "patch"), [(64, 57), (63, 57), (60, 60)])
 @pytest.mark.parametrize("per_pixel", [False, True])
-def test_views_are_those_of_prediction_bit_for_bit(views, size, patch, per_pixel):
+def test_views_are_bit_identical_to_those_of_prediction(views, size, patch, per_pixel):
     rng = np.random.default_rng(0)
     squares = rng.integers(0, 256, (2, size, size, 3), np.uint8)
     mean = rng.uniform(90, 130, (size, size, 3) if per_pixel else 3).astype(np.float32)
     preprocessing = Preprocessing(size=size, patch=patch, mean=mean)
-    found = view_patches(torch.from_numpy(squares), torch.from_numpy(mean), patch, views).numpy()
-    np.testing.assert_array_equal(found, np.stack([patches(s, preprocessing, views) for s in squares]))
+    cut = view_patches(torch.from_numpy(squares), torch.from_numpy(mean), patch, views).numpy()
+    np.testing.assert_array_equal(cut, np.stack([patches(s, preprocessing, views) for s in squares]))
 
 
 def reference_ranks(artifact: Artifact, packed: PackedImages, views: Views) -> np.ndarray:
-    """[N]: each label's place (0 is the first) in a stable sort of the mean over the views of the NumPy reference's
-    probabilities, image by image."""
+    """Return the rank (0 is the first) of each label by the NumPy reference, [N].
+
+    The ranks are those of a stable sort of the probabilities, averaged over the views, image by image.
+    """
     backend, ranks = ReferenceBackend(artifact), []
     for square, label in zip(packed.shards[0].numpy(), packed.labels.tolist(), strict=True):
         scores = backend.infer(patches(square, artifact.manifest.preprocessing, views)).mean(0)
@@ -50,14 +52,14 @@ def reference_ranks(artifact: Artifact, packed: PackedImages, views: Views) -> n
 
 
 def blocks(count: int) -> PackedImages:
-    """Images of 8 x 8 coloured blocks, so that every view shows something else, with random labels."""
+    """Return images of 8 x 8 coloured blocks, so that all views differ, with random labels."""
     rng = np.random.default_rng(2)
     pixels = np.kron(rng.integers(0, 256, (count, 8, 8, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)
     return PackedImages((torch.from_numpy(pixels),), torch.from_numpy(rng.integers(0, 7, count)))
 
 
 class Case:
-    """A net of seven classes, images, and where the reference ranks their labels."""
+    """A net with seven classes, images, and the ranks of their labels by the reference."""
 
     def __init__(self, mean: str) -> None:
         artifact, self.packed = random_artifact(), blocks(COUNT)
@@ -88,20 +90,20 @@ def case(request) -> Case:
 ALL = torch.arange(COUNT)
 
 
-def test_counts_are_the_references_for_ten_views_and_for_the_central_one(case):
-    found = case.count(ALL, "ten")
-    assert found == {views: case.expected(views, ALL) for views in ("center", "ten")}
-    assert all(0 < top1 < top5 < COUNT for top1, top5 in found.values()), "nothing would be told apart"
-    assert found["center"] != found["ten"]
+def test_counts_equal_the_references_for_ten_views_and_the_central_view(case):
+    counts = case.count(ALL, "ten")
+    assert counts == {views: case.expected(views, ALL) for views in ("center", "ten")}
+    assert all(0 < top1 < top5 < COUNT for top1, top5 in counts.values()), "extreme counts would hide mistakes"
+    assert counts["center"] != counts["ten"]
 
 
-def test_the_central_view_alone_is_the_one_that_is_counted_beside_the_ten(case):
+def test_counts_of_the_central_view_are_the_same_alone_and_with_ten_views(case):
     for rows in (ALL, ALL[::2], ALL[5:6]):
         assert case.count(rows, "center") == {"center": case.count(rows, "ten")["center"]}
         assert case.count(rows, "center")["center"] == case.expected("center", rows)
 
 
-def test_the_counts_of_any_parts_add_up_to_those_of_the_whole(case):
+def test_the_counts_of_parts_add_up_to_those_of_the_whole(case):
     whole = case.count(ALL, "ten")
     for seed in range(3):
         rng = np.random.default_rng(seed)
@@ -110,14 +112,14 @@ def test_the_counts_of_any_parts_add_up_to_those_of_the_whole(case):
         assert {v: tuple(np.sum([c[v] for c in counts], 0).tolist()) for v in whole} == whole
 
 
-def test_no_images_give_no_counts_and_an_image_asked_for_twice_counts_twice(case):
+def test_no_images_give_zero_counts_and_a_repeated_image_counts_twice(case):
     assert case.count(ALL[:0], "ten") == {"center": (0, 0), "ten": (0, 0)}
     once, twice = (case.count(rows, "ten")["ten"] for rows in (ALL[:7], torch.cat([ALL[:7], ALL[:7]])))
     assert twice == tuple(2 * count for count in once) != (0, 0)
 
 
 @pytest.mark.parametrize(("views", "calls"), [("ten", [5, 5, 5, 5, 4]), ("center", [24])])
-def test_progress_adds_up_to_the_images_asked_for(case, monkeypatch, views, calls):
+def test_progress_adds_up_to_the_number_of_images(case, monkeypatch, views, calls):
     monkeypatch.setattr(evaluate, "PATCHES_PER_CALL", {"cpu": 50})
     counted: list[int] = []
     assert case.count(ALL, views, on_images=counted.append)[views] == case.expected(views, ALL)
@@ -127,7 +129,7 @@ def test_progress_adds_up_to_the_images_asked_for(case, monkeypatch, views, call
     assert counted == [3]
 
 
-def test_a_net_that_was_training_is_measured_without_dropout(case):
+def test_a_net_in_training_mode_is_measured_without_dropout(case):
     case.model.train()
     assert case.count(ALL, "ten")["ten"] == case.expected("ten", ALL)
 
@@ -149,7 +151,7 @@ def count_constant(model: nn.Module, labels: list[int], views: Views) -> dict[Vi
 
 
 def test_ties_go_to_the_lower_class_index():
-    # In order: 6, then 1, 2, 4, 5 with equal scores, then 0 and 3.
+    # Order of the classes: 6, then 1, 2, 4, 5 with equal scores, then 0 and 3.
     model = Constant(-1, 2, 2, -1, 2, 2, 3)
     places = {6: (1, 1), 1: (0, 1), 2: (0, 1), 4: (0, 1), 5: (0, 1), 0: (0, 0), 3: (0, 0)}
     for label, counts in places.items():
@@ -160,14 +162,14 @@ def test_ties_go_to_the_lower_class_index():
 
 @pytest.mark.parametrize("views", ["ten", "center"])
 @pytest.mark.parametrize("logits", [(float("nan"), 0, 0), (0, float("inf"), 0)])
-def test_output_that_is_no_number_is_a_diverged_run(views, logits):
-    with pytest.raises(DivergedError, match=r"no number: the run diverged; try a smaller --lr") as caught:
+def test_output_that_is_not_finite_is_a_diverged_run(views, logits):
+    with pytest.raises(DivergedError, match=r"not finite: the run diverged; try a smaller --lr") as caught:
         count_constant(Constant(*logits), [0, 1], views)
     assert caught.value.exit_code == 1
     assert "\n" not in str(caught.value)
 
 
-def test_one_image_of_many_without_a_number_is_enough(case):
+def test_nan_for_one_of_many_images_is_a_diverged_run(case):
     class Broken(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             logits = torch.zeros(len(x), 7)

@@ -1,4 +1,4 @@
-"""Squares on their way to the device: the asked ones, in order, from memory or from a map."""
+"""Feeds give the requested squares in order, from memory or from a memory map."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from train.feed import AHEAD, Feed
 CPU = torch.device("cpu")
 COUNT = 11
 CUTS = [3, 4, 9]
-"""Shards of three, one, five and two images."""
+"""Gives shards of three, one, five and two images."""
 
 BATCHES = [
     torch.tensor([0, 1, 2]),  # one shard
-    torch.tensor([2, 3, 4, 8, 9]),  # across every border
-    torch.tensor([10, 0, 5, 3]),  # in no order
-    torch.tensor([7, 7, 2, 7, 3, 3]),  # again and again
+    torch.tensor([2, 3, 4, 8, 9]),  # several shards
+    torch.tensor([10, 0, 5, 3]),  # out of order
+    torch.tensor([7, 7, 2, 7, 3, 3]),  # repeated
     torch.tensor([], dtype=torch.int64),
     torch.arange(COUNT).flip(0),
     *torch.randint(COUNT, (20, 6), generator=torch.Generator().manual_seed(0)),
@@ -42,66 +42,66 @@ def threads() -> set[threading.Thread]:
     return set(threading.enumerate())
 
 
-def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
-    assert len(found) == len(expected)
-    assert all(map(torch.equal, found, expected))
-    assert all(batch.dtype == torch.uint8 for batch in found)
+def assert_equal(batches: list[Tensor], expected: list[Tensor]) -> None:
+    assert len(batches) == len(expected)
+    assert all(map(torch.equal, batches, expected))
+    assert all(batch.dtype == torch.uint8 for batch in batches)
 
 
-def test_on_a_cpu_a_decoded_set_is_used_where_it_lies():
+def test_a_cpu_uses_a_decoded_set_in_place():
     packed, before = images(COUNT, size=8), threads()
-    here = Feed(packed, CPU)
-    assert here.resident
-    assert here.images.shards[0].data_ptr() == packed.shards[0].data_ptr()
-    assert_equal([*here.batches(BATCHES)], [packed.shards[0][rows] for rows in BATCHES])
+    feed = Feed(packed, CPU)
+    assert feed.resident
+    assert feed.images.shards[0].data_ptr() == packed.shards[0].data_ptr()
+    assert_equal([*feed.batches(BATCHES)], [packed.shards[0][rows] for rows in BATCHES])
     assert threads() == before
-    assert len(here) == COUNT
-    assert torch.equal(here.labels, packed.labels)
+    assert len(feed) == COUNT
+    assert torch.equal(feed.labels, packed.labels)
 
 
 @pytest.mark.parametrize("cuts", [[], CUTS, [1, 1, 10]], ids=["one shard", "four", "one of them empty"])
-def test_a_mapped_set_gives_the_same_batches_in_the_same_order_however_it_is_cut(cuts):
-    here, whole = Feed(mapped(cuts=cuts), CPU), images(COUNT, size=8)
-    assert not here.resident
-    assert_equal([*here.batches(BATCHES)], [whole.shards[0][rows] for rows in BATCHES])
-    assert_equal([*here.batches(iter(BATCHES[::-1]))], [whole.shards[0][rows] for rows in BATCHES[::-1]])
-    assert torch.equal(here.labels, whole.labels)
+def test_a_mapped_set_gives_the_same_batches_for_all_shards(cuts):
+    feed, whole = Feed(mapped(cuts=cuts), CPU), images(COUNT, size=8)
+    assert not feed.resident
+    assert_equal([*feed.batches(BATCHES)], [whole.shards[0][rows] for rows in BATCHES])
+    assert_equal([*feed.batches(iter(BATCHES[::-1]))], [whole.shards[0][rows] for rows in BATCHES[::-1]])
+    assert torch.equal(feed.labels, whole.labels)
 
 
-def test_a_decoded_set_in_several_shards_gives_the_same_batches_too():
+def test_a_decoded_set_in_several_shards_gives_the_same_batches():
     whole = images(COUNT, size=8)
-    here = Feed(replace(whole, shards=whole.shards[0].tensor_split(CUTS)), CPU)
-    assert_equal([*here.batches(BATCHES)], [whole.shards[0][rows] for rows in BATCHES])
+    feed = Feed(replace(whole, shards=whole.shards[0].tensor_split(CUTS)), CPU)
+    assert_equal([*feed.batches(BATCHES)], [whole.shards[0][rows] for rows in BATCHES])
 
 
 @pytest.mark.parametrize("readers", [2, 3, 8])
-def test_several_threads_that_share_the_reading_give_the_same_batches(readers):
+def test_several_reading_threads_give_the_same_batches(readers):
     before = threads()
-    here, whole = Feed(mapped(), CPU, readers=readers), images(COUNT, size=8)
-    assert_equal([*here.batches(BATCHES)], [whole.shards[0][rows] for rows in BATCHES])
+    feed, whole = Feed(mapped(), CPU, readers=readers), images(COUNT, size=8)
+    assert_equal([*feed.batches(BATCHES)], [whole.shards[0][rows] for rows in BATCHES])
     assert threads() == before
     with pytest.raises(IndexError):
-        [*here.batches([torch.tensor([1, 2, COUNT])])]
+        [*feed.batches([torch.tensor([1, 2, COUNT])])]
 
 
 @pytest.mark.parametrize("packed", [images(COUNT, size=8), mapped()], ids=["decoded", "mapped"])
-def test_sources_name_the_squares_of_a_batch_without_copying_those_that_are_there(packed):
-    here = Feed(packed, CPU)
-    for rows, (squares, index) in zip(BATCHES, here.sources(BATCHES), strict=True):
-        found = squares if index is None else squares[index]
-        assert torch.equal(found, images(COUNT, size=8).shards[0][rows])
+def test_sources_do_not_copy_squares_that_are_on_the_device(packed):
+    feed = Feed(packed, CPU)
+    for rows, (squares, index) in zip(BATCHES, feed.sources(BATCHES), strict=True):
+        batch = squares if index is None else squares[index]
+        assert torch.equal(batch, images(COUNT, size=8).shards[0][rows])
         assert (squares.data_ptr() == packed.shards[0].data_ptr()) == (not packed.mapped)
 
 
 @pytest.mark.parametrize("packed", [images(COUNT, size=8), mapped()], ids=["decoded", "mapped"])
 @pytest.mark.parametrize("count", range(AHEAD + 3))
-def test_few_batches_and_none_at_all_are_no_special_case(packed, count):
+def test_any_number_of_batches_is_given(packed, count):
     before = threads()
     assert_equal([*Feed(packed, CPU).batches(BATCHES[:count])], [packed.squares(rows) for rows in BATCHES[:count]])
     assert threads() == before
 
 
-def test_the_thread_is_ahead_by_so_many_batches_and_no_more():
+def test_the_thread_loads_a_fixed_number_of_batches_ahead():
     asked = 0
 
     def rows() -> Iterator[Tensor]:
@@ -121,7 +121,7 @@ def test_leaving_early_ends_the_thread(received):
     batches = Feed(mapped(), CPU).batches(BATCHES)
     for _ in range(received):
         next(batches)
-    assert len(threads() - before) == 1, "it is read by a thread"
+    assert len(threads() - before) == 1, "a thread reads the batches"
     batches.close()
     assert threads() == before
 
@@ -143,7 +143,7 @@ def test_a_run_that_ends_within_an_epoch_leaves_no_thread(tmp_path):
     assert threads() == before
 
 
-def test_an_error_in_the_thread_reaches_the_caller_after_the_batches_before_it():
+def test_an_error_in_the_thread_reaches_the_caller_after_the_earlier_batches():
     before, beyond = threads(), torch.tensor([1, COUNT])  # no such image
     batches = Feed(mapped(), CPU).batches([BATCHES[0], BATCHES[1], beyond, BATCHES[2], BATCHES[3]])
     assert_equal([next(batches), next(batches)], [mapped().squares(rows) for rows in BATCHES[:2]])
@@ -154,10 +154,10 @@ def test_an_error_in_the_thread_reaches_the_caller_after_the_batches_before_it()
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("share", [0.6, 0.0], ids=["kept there", "copied as it is needed"])
+@pytest.mark.parametrize("share", [0.6, 0.0], ids=["resident", "copied batch by batch"])
 def test_a_gpu_gets_the_same_batches_whether_the_set_fits_or_not(share):
-    here, whole = Feed(mapped(), torch.device("cuda"), share=share), images(COUNT, size=8)
-    assert here.resident == (share > 0)
-    found = [*here.batches(BATCHES)]
-    assert all(batch.is_cuda for batch in found)
-    assert_equal([batch.cpu() for batch in found], [whole.shards[0][rows] for rows in BATCHES])
+    feed, whole = Feed(mapped(), torch.device("cuda"), share=share), images(COUNT, size=8)
+    assert feed.resident == (share > 0)
+    batches = [*feed.batches(BATCHES)]
+    assert all(batch.is_cuda for batch in batches)
+    assert_equal([batch.cpu() for batch in batches], [whole.shards[0][rows] for rows in BATCHES])

@@ -1,4 +1,4 @@
-"""The final artifact: what is stored, what is measured, what is said."""
+"""The result: its stored weights, measured errors, provenance and summary."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def finished(run: Trainer, path: Path, data: str) -> Finished:
 
 
 def expected_wrong(artifact: Artifact, packed, views: str, k: int) -> int:
-    """Wrong images by the NumPy reference: probabilities of every view, their mean, a stable sort."""
+    """Count wrong images with the NumPy reference: the probabilities of all views, their mean, a stable sort."""
     wrong = 0
     for square, label in zip(packed.shards[0].numpy(), packed.labels.tolist(), strict=True):
         probabilities = ReferenceBackend(artifact).infer(patches(square, artifact.manifest.preprocessing, views))
@@ -48,7 +48,7 @@ def expected_wrong(artifact: Artifact, packed, views: str, k: int) -> int:
     return wrong
 
 
-def test_measured_errors_are_the_references():
+def test_measured_errors_equal_the_references():
     artifact = random_artifact(replace(TINY, classes=7), seed=3)
     labels = torch.from_numpy(np.random.default_rng(0).integers(0, 7, 20))
     packed = replace(images(20, seed=4), labels=labels)
@@ -57,13 +57,12 @@ def test_measured_errors_are_the_references():
     assert (center.views, ten.views, center.data, ten.data) == ("center", "ten", "toys", "toys")
     assert center.images == ten.images == sum(counted) == 20
     for error in (center, ten):
-        found = (error.top1, error.top5)
-        assert found == tuple(expected_wrong(artifact, packed, error.views, k) for k in (1, 5))
-        assert 0 < error.top5 < error.top1 < 20, "a count at the end of its range would hide mistakes"
+        assert (error.top1, error.top5) == tuple(expected_wrong(artifact, packed, error.views, k) for k in (1, 5))
+        assert 0 < error.top5 < error.top1 < 20, "extreme counts would hide mistakes"
 
 
 def ten_view_guess(monkeypatch, logits: list[list[float]]) -> int:
-    """The class, 0 or 1, that ten views with these logits make together."""
+    """Return the class, 0 or 1, that is predicted from ten views with these logits."""
 
     class Fixed(torch.nn.Module):
         def __init__(self, architecture):
@@ -81,20 +80,21 @@ def ten_view_guess(monkeypatch, logits: list[list[float]]) -> int:
 
 
 def test_ten_views_average_probabilities_not_logits(monkeypatch):
-    # One view is very sure of 0, nine think mildly of 1: the mean of the logits says 0, that of the probabilities 1.
+    # One view strongly prefers 0, nine slightly prefer 1: the mean of the logits gives 0, that of the probabilities 1.
     assert ten_view_guess(monkeypatch, [[40.0, 0.0]] + [[0.0, 1.0]] * 9) == 1
 
 
 @pytest.mark.parametrize("view", range(10))
 def test_each_of_the_ten_views_counts(monkeypatch, view):
-    # Nine views slightly for 1 (0.525), one strongly for 0 (0.993): 0 has 0.527 of the ten, and less without that one.
+    # Nine views slightly prefer 1 (0.525), one strongly prefers 0 (0.993). The mean for 0 is 0.527; without this view,
+    # it is below 0.5.
     logits = [[0.0, 0.1] for _ in range(10)]
     assert ten_view_guess(monkeypatch, logits) == 1
     logits[view] = [5.0, 0.0]
     assert ten_view_guess(monkeypatch, logits) == 0
 
 
-def test_weights_are_rounded_to_half_precision_before_they_are_measured(tmp_path):
+def test_weights_are_rounded_to_float16_before_they_are_measured(tmp_path):
     run = trainer(tmp_path, recipe=replace(BRIEF, epochs=1))
     run.run()
     done = finished(run, tmp_path / "net.safetensors", "toys")
@@ -107,12 +107,12 @@ def test_weights_are_rounded_to_half_precision_before_they_are_measured(tmp_path
 
 
 @pytest.mark.parametrize("value", [1e6, np.nan, -np.inf])
-def test_a_weight_that_half_precision_cannot_hold_is_named(value):
-    with pytest.raises(SpecError, match=r"conv1\.weight has weights that float16 can't hold"):
+def test_a_weight_that_float16_cannot_represent_is_named(value):
+    with pytest.raises(SpecError, match=r"conv1\.weight has weights that float16 can't represent"):
         stored({"conv1.bias": np.ones(1, np.float32), "conv1.weight": np.array([1, value], np.float32)})
 
 
-def test_the_artifact_says_where_it_comes_from(tmp_path):
+def test_the_model_file_records_its_provenance(tmp_path):
     run = trainer(tmp_path, seed=5)
     run.run()
     os.utime(run.saved.last, (86400 * 365, 86400 * 365))  # 1 January 1971
@@ -121,7 +121,7 @@ def test_the_artifact_says_where_it_comes_from(tmp_path):
     provenance = manifest.provenance
     assert manifest.name == "my-net"
     assert manifest.classes == NAMES
-    assert manifest.architecture == TINY.build()
+    assert manifest.architecture == replace(TINY, dropout=BRIEF.dropout).build()
     preprocessing = manifest.preprocessing
     assert (preprocessing.size, preprocessing.patch, preprocessing.resample) == (64, 57, "bicubic")
     pixels = run.train.images.shards[0].double()
@@ -137,7 +137,7 @@ def test_the_artifact_says_where_it_comes_from(tmp_path):
     ]
 
 
-def test_the_summary_beside_it_names_the_file_and_its_errors(tmp_path):
+def test_the_json_summary_has_the_file_and_its_errors(tmp_path):
     run = trainer(tmp_path)
     run.run()
     done = finished(run, tmp_path / "net.safetensors", "toys")

@@ -1,4 +1,4 @@
-"""A run's log: whole lines, the same whether or not the run was killed, and nothing in it that isn't JSON."""
+"""A run's log: whole lines of JSON, the same whether or not the run was killed."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from train.log import LOG_NAME, RunLog, read_log
 
 ROOT = Path(__file__).parents[2]
 STEPS, EPOCHS = 50, 3
-"""Of the runs here; with a record every 20 steps, an epoch has windows of 20, 20 and 10."""
+"""With a record every 20 steps, an epoch has windows of 20, 20 and 10."""
 FIGURES = ("loss", "lr", "grad_norm", "grad_norm_max")
 
 
 def report(epoch: int, step: int, loss: float = 2.0, lr: float = 0.01, rate: float = 100.0, norm: float = 1.0):
-    """As `train.loop.StepReport`."""
+    """Return an object with the attributes of `train.step.StepReport`."""
     return SimpleNamespace(epoch=epoch, step=step, loss=loss, lr=lr, images_per_second=rate, grad_norm=norm)
 
 
 def drawn(epoch: int, step: int):
-    """A report whose figures follow from its place alone, as those of a run that is resumed do."""
+    """Return a report whose figures depend only on epoch and step, like those of a resumed run."""
     rng = random.Random(1000 * epoch + step)
     return report(epoch, step, rng.uniform(1, 7), rng.uniform(1e-4, 1e-1), rng.uniform(50, 90), rng.uniform(0, 5))
 
 
 def state(epoch: int):
-    """As `train.checkpoint.RunState`."""
+    """Return an object with the attributes of `train.checkpoint.RunState`."""
     errors = [1 / (1 + i) for i in range(epoch)]
     return SimpleNamespace(epoch=epoch, errors=errors, top5=[e / 2 for e in errors], seconds=12.5 * epoch)
 
 
 def steps(log: RunLog, start: tuple[int, int], stop: tuple[int, int], checkpoints: set[tuple[int, int]] = frozenset()):
-    """Goes from `start` to `stop` as the trainer does: steps, epochs, `flush` where a checkpoint falls."""
+    """Log from `start` to `stop` as the trainer does: steps, epochs, and `flush` at checkpoints."""
     epoch, step = start
     while (epoch, step) < stop:
         step += 1
@@ -62,14 +62,14 @@ def opened(folder: Path, at: tuple[int, int] = (0, 0), every: int = 20, **option
 
 
 def lasting(path: Path) -> list[dict]:
-    """The records of steps and epochs, without speed: what must not depend on how often the run was killed."""
+    """Return the records of steps and epochs without times. They must not depend on whether the run was killed."""
     records = [record for record in read_log(path) if record["event"] in ("step", "epoch")]
     return [{k: v for k, v in record.items() if k not in ("images_per_second", "seconds")} for record in records]
 
 
 @pytest.fixture
 def whole(tmp_path) -> list[dict]:
-    """What the log of an undisturbed run has."""
+    """The records of an uninterrupted run."""
     (tmp_path / "whole").mkdir()
     log = opened(tmp_path / "whole")
     steps(log, (0, 0), (EPOCHS, 0))
@@ -77,10 +77,10 @@ def whole(tmp_path) -> list[dict]:
     return lasting(tmp_path / "whole")
 
 
-# What a record says.
+# The contents of records.
 
 
-def test_a_window_is_the_mean_of_its_steps_by_hand(tmp_path):
+def test_a_window_has_the_means_of_its_steps(tmp_path):
     log = opened(tmp_path, every=4)
     for step, (loss, norm, rate) in enumerate([(6, 1, 5), (5, 2, 100), (4, 9, 50), (1, 4, 100)], 1):
         log.on_step(report(2, step, loss, 0.1 / step, rate, norm))
@@ -92,14 +92,14 @@ def test_a_window_is_the_mean_of_its_steps_by_hand(tmp_path):
         "steps": 4,
         "loss": 4.0,
         "lr": 0.025,
-        # The first step warms up. The others: three batches of 100 images in 1 + 2 + 1 seconds.
+        # Without the first step, which warms up: three batches of 100 images in 1 + 2 + 1 seconds.
         "images_per_second": pytest.approx(75),
         "grad_norm": 4.0,
         "grad_norm_max": 9,
     }
 
 
-def test_windows_end_at_the_same_steps_of_each_epoch_and_hold_every_step_once(whole):
+def test_windows_end_at_the_same_steps_of_each_epoch_and_have_every_step_once(whole):
     ends = [(r["epoch"], r["step"], r["steps"]) for r in whole if r["event"] == "step"]
     assert ends == [(e, *end) for e in range(EPOCHS) for end in ((20, 20), (40, 20), (50, 10))]
     mean = sum(r["loss"] * r["steps"] for r in whole if r["event"] == "step") / (EPOCHS * STEPS)
@@ -115,7 +115,7 @@ def test_an_epoch_has_the_latest_errors_after_its_last_window(tmp_path):
     assert last == {"event": "epoch", "epoch": 2, "top1_error": 0.5, "top5_error": 0.25, "seconds": 25.0}
 
 
-def test_start_and_end_tell_what_ran_where_and_when(tmp_path):
+def test_start_and_end_have_position_time_and_settings(tmp_path):
     before = datetime.now(UTC).replace(microsecond=0)
     log = opened(tmp_path, at=(1, 7))
     steps(log, (1, 7), (1, 9))
@@ -129,7 +129,7 @@ def test_start_and_end_tell_what_ran_where_and_when(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_becomes_null_and_leaves_the_other_figures(tmp_path, bad):
+def test_figures_that_are_not_finite_are_null(tmp_path, bad):
     log = RunLog(tmp_path, STEPS, every=2)
     log.start((0, 0), {"recipe": {"lr": bad, "sizes": [1.5, bad]}}, {})
     for step, norm in ((1, bad), (2, 3.0), (3, 3.0), (4, bad), (5, 3.0), (6, 5.0)):
@@ -141,7 +141,7 @@ def test_what_is_no_number_becomes_null_and_leaves_the_other_figures(tmp_path, b
     assert not any(word in (tmp_path / LOG_NAME).read_text() for word in ("NaN", "Infinity"))
 
 
-def test_the_speed_of_a_first_step_alone_is_unknown_rather_than_that_of_warming_up(tmp_path):
+def test_the_speed_of_a_window_with_only_the_first_step_is_null(tmp_path):
     log = opened(tmp_path, every=1)
     log.on_step(report(0, 1, rate=0.1))
     log.on_step(report(0, 2, rate=80.0))
@@ -158,7 +158,7 @@ def test_each_record_is_in_the_file_as_a_whole_line_when_the_call_returns(tmp_pa
         assert all(isinstance(json.loads(line), dict) for line in lines)
 
 
-def test_nothing_is_written_before_the_start_and_after_the_end(tmp_path):
+def test_nothing_is_written_before_the_start_or_after_the_end(tmp_path):
     log = RunLog(tmp_path, STEPS, every=1)
     log.close("failed")
     assert not (tmp_path / LOG_NAME).exists()
@@ -175,14 +175,14 @@ def test_a_record_every_zero_steps_is_refused(tmp_path):
         RunLog(tmp_path, STEPS, every=0)
 
 
-# Runs that were killed.
+# Killed runs.
 
 
 @pytest.mark.parametrize("torn", [0, 1, 17, 1000])
 @pytest.mark.parametrize(
     ("killed", "at"), [((1, 33), (1, 20)), ((2, 41), (1, 0)), ((1, 15), (1, 0)), ((0, 45), (0, 0))]
 )
-def test_a_run_resumed_after_a_torn_line_has_the_log_of_an_undisturbed_one(tmp_path, whole, killed, at, torn):
+def test_a_run_resumed_after_a_torn_line_has_the_log_of_an_uninterrupted_one(tmp_path, whole, killed, at, torn):
     steps(opened(tmp_path), (0, 0), killed)
     path = tmp_path / LOG_NAME
     line = json.dumps({"event": "step", "epoch": 1, "note": "x" * 1000}).encode()
@@ -194,7 +194,7 @@ def test_a_run_resumed_after_a_torn_line_has_the_log_of_an_undisturbed_one(tmp_p
     assert lasting(tmp_path) == whole
 
 
-def test_a_flush_before_each_checkpoint_makes_that_true_between_windows_too(tmp_path):
+def test_with_a_flush_a_run_resumed_within_a_window_has_the_same_log(tmp_path):
     checkpoints = {(0, 33), (1, 7), (1, 20), (2, 49)}
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
@@ -208,7 +208,7 @@ def test_a_flush_before_each_checkpoint_makes_that_true_between_windows_too(tmp_
     assert (0, 33, 13) in [(r["epoch"], r.get("step"), r.get("steps")) for r in lasting(tmp_path / "killed")]
 
 
-def test_a_resumed_run_keeps_the_starts_and_ends_that_lie_before_it(tmp_path):
+def test_a_resumed_run_keeps_earlier_starts_and_ends(tmp_path):
     log = opened(tmp_path)
     steps(log, (0, 0), (1, 20))
     log.close("interrupted")
@@ -235,7 +235,7 @@ def test_a_process_killed_while_it_writes_leaves_whole_lines_and_at_most_one_tor
     assert [r["step"] for r in records] == list(range(len(records)))
 
 
-def test_a_log_with_nothing_to_drop_is_not_rewritten(tmp_path):
+def test_a_log_without_later_records_is_not_rewritten(tmp_path):
     steps(opened(tmp_path), (0, 0), (1, 0))
     before = (tmp_path / LOG_NAME).stat().st_ino
     opened(tmp_path, (1, 0))
@@ -245,18 +245,18 @@ def test_a_log_with_nothing_to_drop_is_not_rewritten(tmp_path):
 # Logs that can't be written.
 
 
-def test_a_full_disk_is_one_line_and_the_log_stays_readable(tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_a_readable_log(tmp_path):
     resource = pytest.importorskip("resource")
     log = opened(tmp_path, every=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # the system refuses to write beyond, as a full disk does
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # writing more fails, as on a full disk
     try:
         with pytest.raises(
             UsageError, match=r"log\.jsonl: can't be written \(File too large\); free some space"
         ) as caught:
             steps(log, (0, 0), (0, 50))
-        log.close("failed")  # says nothing more
+        log.close("failed")  # raises nothing
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
@@ -287,8 +287,8 @@ LINE = '{"event": "epoch", "epoch": 1, "top1_error": 0.5, "top5_error": 0.25, "s
     [
         ("", "Expecting value"),
         (LINE[:-9], "line 3"),
-        ("[1]", "expected an object with the name of an event"),
-        ('{"epoch": 1}', "expected an object with the name of an event"),
+        ("[1]", "expected an object with an event name"),
+        ('{"epoch": 1}', "expected an object with an event name"),
         (LINE.replace("0.25", "NaN"), "NaN is not JSON"),
         (LINE.replace("0.25", "1e999"), "top5_error is inf"),
         (LINE.replace("0.25", '"much\\n"'), r"top5_error is 'much\n'"),
@@ -304,36 +304,36 @@ LINE = '{"event": "epoch", "epoch": 1, "top1_error": 0.5, "top5_error": 0.25, "s
     ],
     ids=lambda text: text[-30:],
 )
-def test_a_bad_line_before_the_end_is_refused_with_its_number(tmp_path, line, said):
+def test_an_invalid_line_before_the_end_is_refused_with_its_number(tmp_path, line, said):
     path = tmp_path / LOG_NAME
     path.write_bytes(f"{LINE}\n{LINE}\n{line}\n{LINE}\n".encode(errors="surrogateescape"))
     for read in (read_log, opened):
-        with pytest.raises(UnreadableInputError, match=r"log\.jsonl: line 3 is no record of a run") as caught:
+        with pytest.raises(UnreadableInputError, match=r"log\.jsonl: line 3 is not a record of a run") as caught:
             read(tmp_path)
         assert said in str(caught.value)
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 500
 
 
-def test_a_bad_last_line_is_refused_when_it_is_whole(tmp_path):
+def test_an_invalid_last_line_is_refused_if_it_is_complete(tmp_path):
     (tmp_path / LOG_NAME).write_text(f"{LINE}\n{LINE[:-9]}\n")
-    with pytest.raises(UnreadableInputError, match="line 2 is no record"):
+    with pytest.raises(UnreadableInputError, match="line 2 is not a record"):
         read_log(tmp_path)
 
 
-def test_a_last_line_is_kept_that_lacks_nothing_but_its_end(tmp_path):
+def test_a_last_line_that_only_lacks_its_newline_is_kept(tmp_path):
     (tmp_path / LOG_NAME).write_text(f"{LINE}\n{LINE}")
     assert len(read_log(tmp_path)) == 2
     opened(tmp_path, (1, 0))
     assert [r["event"] for r in read_log(tmp_path)] == ["epoch", "epoch", "start"]
 
 
-def test_events_that_a_later_version_may_write_are_passed_on(tmp_path):
+def test_unknown_events_are_returned(tmp_path):
     (tmp_path / LOG_NAME).write_text(f'{{"event": "note", "text": "hello"}}\n{LINE}\n')
     assert [r["event"] for r in read_log(tmp_path)] == ["note", "epoch"]
 
 
-def test_a_log_is_read_by_its_folder_or_its_name(tmp_path):
+def test_a_log_is_read_by_its_folder_or_its_path(tmp_path):
     (tmp_path / LOG_NAME).write_text(f"{LINE}\n")
     (tmp_path / LOG_NAME).rename(tmp_path / "old")
     assert read_log(tmp_path / "old") == [json.loads(LINE)]
@@ -343,7 +343,7 @@ def test_a_log_is_read_by_its_folder_or_its_name(tmp_path):
         read_log(tmp_path / "absent")
 
 
-def test_a_log_that_may_not_be_read_is_one_line(tmp_path):
+def test_a_log_that_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / LOG_NAME).mkdir()
     with pytest.raises(UnreadableInputError, match=r"log\.jsonl: can't be read \(Is a directory\)"):
         read_log(tmp_path)
@@ -359,7 +359,7 @@ def read_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def expected_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What the log's lines say, by the names and in the precision of TensorBoard."""
+    """Return the log's figures with the names and the precision of TensorBoard."""
     expected: dict[str, list[tuple[int, float]]] = {}
     for r in read_log(folder):
         names = {"step": ("loss", "lr", "images_per_second", "grad_norm"), "epoch": ("top1_error", "top5_error")}
@@ -371,14 +371,14 @@ def expected_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return expected
 
 
-def test_tensorboards_events_are_the_logs_figures_also_of_a_resumed_run(tmp_path):
+def test_events_have_the_figures_of_the_log_also_in_a_resumed_run(tmp_path):
     pytest.importorskip("tensorboard")
     killed = opened(tmp_path, tensorboard=tmp_path / "events")
     steps(killed, (0, 0), (1, 45))
     assert read_events(tmp_path / "events") == expected_events(tmp_path)
     assert len(read_events(tmp_path / "events")["train/loss"]) == 5
     (first,) = (tmp_path / "events").iterdir()
-    first.rename(first.with_name(first.name.replace("tfevents.", "tfevents.0")))  # a run of before: sorts before
+    first.rename(first.with_name(first.name.replace("tfevents.", "tfevents.0")))  # an earlier run's file sorts first
     log = opened(tmp_path, (1, 20), tensorboard=tmp_path / "events")
     steps(log, (1, 20), (EPOCHS, 0))
     log.close("finished")
@@ -390,7 +390,7 @@ def test_tensorboards_events_are_the_logs_figures_also_of_a_resumed_run(tmp_path
     assert [step for step, _ in read_events(tmp_path / "events")["validation/top1_error"]] == [50, 100, 150]
 
 
-def test_a_figure_that_is_no_number_is_no_event(tmp_path):
+def test_a_figure_that_is_not_finite_is_no_event(tmp_path):
     pytest.importorskip("tensorboard")
     log = opened(tmp_path, every=1, tensorboard=tmp_path / "events")
     for step, norm in enumerate((1.0, math.nan, 2.0), 1):
@@ -407,12 +407,12 @@ def test_an_events_folder_that_cannot_be_made_is_one_line(tmp_path):
         opened(tmp_path, tensorboard=tmp_path / "file" / "inside")
 
 
-def test_without_tensorboard_it_is_refused_with_the_line_that_installs_it(tmp_path, monkeypatch):
+def test_without_tensorboard_the_message_has_the_command_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     with pytest.raises(BackendError, match=r'--tensorboard needs .*: pip install "alexnet-infer\[tensorboard\]"'):
         RunLog(tmp_path, STEPS, tensorboard=tmp_path / "events")
-    opened(tmp_path)  # asked for nothing, needs nothing
+    opened(tmp_path)  # without events, the package is not needed
 
 
 def test_log_and_plot_start_without_torch_matplotlib_and_tensorboard():

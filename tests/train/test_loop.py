@@ -1,4 +1,4 @@
-"""The loop: learning, reproducibility, and going on after every kind of end."""
+"""The training loop: learning, reproducibility, and resuming after any kind of end."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
 import torch
 
+from alexnet_infer.architecture import Architecture
 from alexnet_infer.artifact import ClassName, load_artifact
 from alexnet_infer.errors import AlexNetInferError, ModelFileError, UsageError
 from tests.train.toys import BRIEF, TINY, KilledError, assert_bit_identical, images, kill_after, tensors, trainer
 from train import checkpoint, loop
 from train.augment import EpochPlan
+from train.checkpoint import RunState
 from train.data import PackedImages
+from train.dropout import Dropout
 from train.evaluate import DivergedError
 from train.feed import Feed
 from train.finish import finish
@@ -39,9 +42,9 @@ BATCH_NORM = replace(TINY, normalization="batchnorm").build()
 NO_UNIT = replace(BRIEF, unit=1.0)
 
 
-def test_learns_a_separable_set_from_chance_to_few_errors(tmp_path):
+def test_the_error_on_a_separable_set_falls_from_chance_to_almost_zero(tmp_path):
     recipe = replace(BRIEF, epochs=8, batch=8, lr=0.01)
-    architecture = replace(TINY, hidden=64, dropout=0.2).build()
+    architecture = replace(TINY, hidden=64).build()
     run = trainer(tmp_path, architecture, recipe, train=images(96), validation=images(60, seed=1))
     before, losses = run.validation_error()[0], []
     state = run.run(lambda report: losses.append(report.loss))
@@ -55,7 +58,8 @@ def test_the_paper_recipe_runs_with_its_own_initialisation_and_schedule(tmp_path
     recipe = replace(NO_UNIT, schedule="plateau", init="paper", epochs=12, patience=1, lr=1e-8, label_smoothing=0.0)
     rates = []
     state = trainer(tmp_path, recipe=recipe).run(lambda report: rates.append(report.lr))
-    # A rate this small changes no error, so that every epoch after the first is a wait: 1, 1/10, 1/100, 1/1000, end.
+    # The rate is too small to change the error, so every epoch after the first is a wait. After the waits, the rate is
+    # 1/10, 1/100 and 1/1000 of the first, and training ends.
     assert rates[::3] == pytest.approx([1e-8, 1e-8, 1e-9, 1e-10, 1e-11])
     assert state.epoch == 5
 
@@ -66,7 +70,7 @@ def test_the_rate_follows_the_schedule_over_the_whole_run(tmp_path):
     assert rates == pytest.approx([onecycle(BRIEF, step / 6) for step in range(6)])
 
 
-def test_every_epoch_shows_all_images_in_another_order_and_other_views(tmp_path):
+def test_every_epoch_has_all_images_in_another_order_with_other_patches(tmp_path):
     run, seen = trainer(tmp_path), []
     run.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]) if module.training else None)
     first_labels = [run.train.labels[EpochPlan.draw(12, 0, epoch).order].tolist() for epoch in range(2)]
@@ -78,7 +82,7 @@ def test_every_epoch_shows_all_images_in_another_order_and_other_views(tmp_path)
     assert first_labels[0] != first_labels[1]
 
 
-def test_equal_seeds_give_equal_weights_and_other_seeds_others(tmp_path):
+def test_equal_seeds_give_equal_weights_and_different_seeds_different_ones(tmp_path):
     runs = [trainer(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
     for run in runs:
         run.run()
@@ -93,7 +97,7 @@ def test_a_run_killed_after_any_step_and_resumed_ends_bit_identical(tmp_path, st
     recipe = BRIEF if architecture is not BATCH_NORM else NO_UNIT
     undisturbed = trainer(tmp_path / "whole", architecture, recipe)
     errors = undisturbed.run().errors
-    with pytest.raises(KilledError):  # a checkpoint after every step: the one before the kill is what counts
+    with pytest.raises(KilledError):  # with a checkpoint after every step, the last is from the step before
         trainer(tmp_path / "killed", architecture, recipe, checkpoint_minutes=0).run(kill_after(steps))
     resumed = trainer(tmp_path / "killed", architecture, recipe)
     assert 3 * resumed.state.epoch + resumed.state.step == steps - 1
@@ -101,7 +105,7 @@ def test_a_run_killed_after_any_step_and_resumed_ends_bit_identical(tmp_path, st
     assert_bit_identical(tensors(resumed), tensors(undisturbed))
 
 
-def test_saving_between_two_steps_loses_none(tmp_path):
+def test_saving_between_two_steps_loses_no_step(tmp_path):
     undisturbed = trainer(tmp_path / "whole")
     undisturbed.run()
     killed = trainer(tmp_path / "killed")
@@ -134,7 +138,7 @@ def test_a_process_killed_by_the_system_and_resumed_ends_bit_identical(tmp_path)
     while not (out / "last.safetensors").exists() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL, "the child must not have ended by itself"
+    assert child.wait() == -signal.SIGKILL, "the child must not have ended before it was killed"
     resumed = trainer(out)
     assert 0 < 3 * resumed.state.epoch + resumed.state.step < 6
     resumed.run()
@@ -151,10 +155,10 @@ def test_a_finished_run_does_nothing_more(tmp_path):
     assert_bit_identical(tensors(again), tensors(first))
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_checkpoint(tmp_path):
     good = trainer(tmp_path)
     with pytest.raises(KilledError):
-        good.run(kill_after(4))  # the checkpoint of the first epoch is there
+        good.run(kill_after(4))  # after the checkpoint of the first epoch
     before = good.saved.last.read_bytes()
     broken = trainer(tmp_path, checkpoint_minutes=0)
     with torch.no_grad():
@@ -170,6 +174,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(tm
     [
         ({"recipe": replace(BRIEF, epochs=3)}, r"recipe\.epochs \(2, now 3\)"),
         ({"architecture": replace(TINY, hidden=32).build()}, r"architecture\.operations\.fc6\.units \(16, now 32\)"),
+        ({"recipe": replace(BRIEF, dropout=0.5)}, r"architecture\.operations\.drop6\.rate \(0\.2, now 0\.5\)"),
         ({"seed": 1}, r"seed"),
         ({"train": images(15)}, r"data\.images of training \(12, now 15\)"),
         ({"train": images(12, seed=5)}, r"data\.pixels of training"),
@@ -188,8 +193,25 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path, changed, name
     assert run.saved.last.read_bytes() == before
 
 
+def test_the_recipe_alone_sets_the_dropout_rate(tmp_path):
+    run = trainer(tmp_path, replace(TINY, dropout=0.9).build(), replace(BRIEF, dropout=0.3))
+    assert [module.rate for module in run.model.modules() if isinstance(module, Dropout)] == [0.3, 0.3]
+    architecture = replace(TINY, dropout=0.3).build()
+    assert run.model.architecture == Architecture.from_json(run.config["architecture"]) == architecture
+    assert run.config["recipe"]["dropout"] == 0.3
+
+
+def test_a_checkpoint_from_before_recipes_had_a_dropout_rate_resumes_only_with_its_rate(tmp_path):
+    run = trainer(tmp_path)
+    recipe = {name: value for name, value in run.config["recipe"].items() if name != "dropout"}
+    checkpoint.save(run.saved.last, run.config | {"recipe": recipe}, RunState(step=2), tensors(run))
+    assert trainer(tmp_path).state.step == 2
+    with pytest.raises(ModelFileError, match=r"another architecture\.operations\.drop6\.rate \(0\.2, now 0\.5\)"):
+        trainer(tmp_path, recipe=replace(BRIEF, dropout=0.5))
+
+
 def test_a_batch_larger_than_the_set_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="--batch 13: the training set has only 12 images"):
+    with pytest.raises(UsageError, match="--batch 13: expected at most 12, the number of training images"):
         trainer(tmp_path, recipe=replace(BRIEF, batch=13))
 
 
@@ -203,10 +225,10 @@ def test_layers_compute_in_the_working_precision_and_weights_stay_float32(tmp_pa
     assert {t.dtype for t in tensors(run).values()} == {torch.float32}
 
 
-def test_validation_counts_every_image_once_whatever_the_batches(tmp_path):
+def test_validation_counts_every_image_once(tmp_path):
     run = trainer(tmp_path, validation=images(1003, seed=2))
-    wrong = run.validation_error()[0] * 1003
-    assert wrong == pytest.approx(round(wrong))
+    errors = run.validation_error()[0] * 1003
+    assert errors == pytest.approx(round(errors))
     run.validation = Feed(images(3, seed=2), torch.device("cpu"))
     assert run.validation_error()[0] in (0, 1 / 3, 2 / 3, 1)
 
@@ -217,35 +239,35 @@ def float32(monkeypatch) -> None:
 
 
 def largest_difference(a: Trainer, b: Trainer) -> float:
-    found, expected = tensors(a), tensors(b)
-    assert found.keys() == expected.keys()
-    return max((found[name] - expected[name]).abs().max().item() for name in found)
+    tensors_a, tensors_b = tensors(a), tensors(b)
+    assert tensors_a.keys() == tensors_b.keys()
+    return max((tensors_a[name] - tensors_b[name]).abs().max().item() for name in tensors_a)
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
-def test_a_batch_in_parts_gives_the_weights_of_the_whole_batch_dropout_included(tmp_path, float32, accumulate):
-    architectures = {"whole": TINY, "parts": TINY, "another rate": replace(TINY, dropout=0.4)}
+def test_a_batch_in_parts_gives_the_weights_of_the_whole_batch_with_dropout(tmp_path, float32, accumulate):
+    recipes = {"whole": BRIEF, "parts": BRIEF, "another rate": replace(BRIEF, dropout=0.4)}
     runs = {
-        name: trainer(tmp_path / name, net.build(), accumulate=accumulate if name == "parts" else 1)
-        for name, net in architectures.items()
+        name: trainer(tmp_path / name, recipe=recipe, accumulate=accumulate if name == "parts" else 1)
+        for name, recipe in recipes.items()
     }
     losses: dict[str, list[float]] = {name: [] for name in runs}
     for name, run in runs.items():
         run.run(lambda report, losses=losses[name]: losses.append(report.loss))
     assert largest_difference(runs["parts"], runs["whole"]) < 1e-6
     assert losses["parts"] == pytest.approx(losses["whole"], abs=1e-5)
-    assert largest_difference(runs["another rate"], runs["whole"]) > 1e-3, "the masks must matter here"
+    assert largest_difference(runs["another rate"], runs["whole"]) > 1e-3, "the masks must have an effect"
 
 
 @pytest.mark.parametrize("accumulate", [3, 8])
-def test_a_batch_that_cannot_be_parted_evenly_is_refused(tmp_path, accumulate):
+def test_a_batch_that_cannot_be_split_evenly_is_refused(tmp_path, accumulate):
     match = rf"--batch 4: expected a multiple of {accumulate} \(.* x {accumulate} parts\)"
     with pytest.raises(UsageError, match=match) as caught:
         trainer(tmp_path, accumulate=accumulate)
     assert "\n" not in str(caught.value)
 
 
-def test_shorter_epochs_have_so_many_steps_and_draw_other_images_each_time(tmp_path, monkeypatch):
+def test_epochs_with_a_number_of_steps_draw_different_images_each_time(tmp_path, monkeypatch):
     run = trainer(tmp_path, recipe=replace(BRIEF, epochs=4, steps_per_epoch=2))
     sources, drawn, reports = run.train.sources, [], []
 
@@ -265,7 +287,7 @@ def test_shorter_epochs_have_so_many_steps_and_draw_other_images_each_time(tmp_p
 
 def test_more_steps_than_the_set_has_batches_are_refused(tmp_path):
     assert trainer(tmp_path, recipe=replace(BRIEF, steps_per_epoch=3)).steps_per_epoch == 3
-    with pytest.raises(UsageError, match="--steps-per-epoch 4: the training set has 3 batches; expected no more"):
+    with pytest.raises(UsageError, match="--steps-per-epoch 4: expected at most 3, the number of training batches"):
         trainer(tmp_path / "other", recipe=replace(BRIEF, steps_per_epoch=4))
 
 
@@ -287,27 +309,28 @@ def test_the_reported_norm_is_that_of_the_gradient_of_the_mean_loss(tmp_path, fl
     assert reports[0].loss == pytest.approx(loss.item(), rel=1e-5)
     assert reports[0].grad_norm == pytest.approx(flat_norm(gradients), rel=1e-4)
     assert reports[0].grad_norm == pytest.approx(flat_norm(moved), rel=1e-3)
-    assert flat_norm(gradients) > 1.01 * flat_norm(gradients[:-2]), "every layer counts"
+    assert flat_norm(gradients) > 1.01 * flat_norm(gradients[:-2]), "the last layer has an effect"
 
 
 def flat_norm(parts: Iterable[torch.Tensor]) -> float:
     return torch.cat([part.flatten().double() for part in parts]).norm().item()
 
 
-def test_a_gradient_that_is_no_number_ends_the_run_before_a_checkpoint_is_made_of_it(tmp_path):
+def test_a_gradient_that_is_not_finite_ends_the_run_before_a_checkpoint(tmp_path):
     run = trainer(tmp_path, checkpoint_minutes=0)
     with pytest.raises(KilledError):
         run.run(kill_after(3))  # two steps are saved
     before = run.saved.last.read_bytes()
     broken = trainer(tmp_path, checkpoint_minutes=0)
     broken.model.conv2.weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(DivergedError, match=r"the gradient's norm is (nan|inf) in epoch 1, step 3: .* --lr") as caught:
+    match = r"the norm of the gradient is (nan|inf) in epoch 1, step 3: .* --lr"
+    with pytest.raises(DivergedError, match=match) as caught:
         broken.run()
     assert "\n" not in str(caught.value)
     assert run.saved.last.read_bytes() == before
 
 
-def test_a_time_limit_that_is_over_stops_after_one_step_and_going_on_ends_bit_identical(tmp_path):
+def test_an_expired_time_limit_stops_after_one_step_and_resuming_ends_bit_identical(tmp_path):
     undisturbed = trainer(tmp_path / "whole")
     undisturbed.run()
     steps: list[tuple[int, int]] = []
@@ -315,14 +338,14 @@ def test_a_time_limit_that_is_over_stops_after_one_step_and_going_on_ends_bit_id
         reports: list[StepReport] = []
         state = run.run(reports.append, until=time.monotonic() - 1)
         assert len(reports) == (0 if run.finished else 1)
-        assert trainer(tmp_path / "short").state == state, "it was saved"
+        assert trainer(tmp_path / "short").state == state, "the state must be saved"
         steps += [(report.epoch, report.step) for report in reports]
     assert steps == [(epoch, step) for epoch in range(2) for step in (1, 2, 3)]
     assert run.state.errors == undisturbed.state.errors
     assert_bit_identical(tensors(run), tensors(undisturbed))
 
 
-def test_a_time_limit_that_is_not_over_changes_nothing(tmp_path):
+def test_a_time_limit_that_is_not_reached_changes_nothing(tmp_path):
     runs = [trainer(tmp_path / name) for name in ("limited", "free")]
     runs[0].run(until=time.monotonic() + 3600)
     runs[1].run()
@@ -331,51 +354,51 @@ def test_a_time_limit_that_is_not_over_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("views", ["ten", "center"])
-def test_images_that_nobody_could_read_count_as_wrong(tmp_path, views):
+def test_unreadable_images_count_as_wrong(tmp_path, views):
     recipe, readable = replace(BRIEF, validation_views=views), images(9, seed=2)
     top1, top5 = trainer(tmp_path / "a", recipe=recipe, validation=readable).validation_error()
     assert 0 < top1 < 1
-    assert top5 == 0, "three classes"
-    found = trainer(tmp_path / "b", recipe=recipe, validation=replace(readable, unreadable=3)).validation_error()
-    assert found == pytest.approx(((9 * top1 + 3) / 12, 3 / 12))
+    assert top5 == 0, "there are three classes"
+    errors = trainer(tmp_path / "b", recipe=recipe, validation=replace(readable, unreadable=3)).validation_error()
+    assert errors == pytest.approx(((9 * top1 + 3) / 12, 3 / 12))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9])
-def test_every_process_counts_its_own_validation_images_also_when_there_are_none(tmp_path, count):
+def test_every_process_counts_its_share_of_the_validation_images(tmp_path, count):
     run = trainer(tmp_path)  # six images
     whole, right = run.validation_error()[0], 0
     for rank in range(count):
-        run.ranks = Ranks(data_rank=rank, data_ranks=count)  # without a group, so that nothing is summed
+        run.ranks = Ranks(data_rank=rank, data_ranks=count)  # without groups, so nothing is summed
         right += round(6 * (1 - run.validation_error()[0]))
     assert right == round(6 * (1 - whole)) > 0
 
 
 @pytest.mark.parametrize("mean", ["pixel", "channel"])
-def test_the_artifact_says_which_mean_was_subtracted(tmp_path, mean):
+def test_the_model_file_has_the_mean_that_was_subtracted(tmp_path, mean):
     run = trainer(tmp_path, recipe=replace(BRIEF, mean=mean, epochs=1))
     run.run()
     classes = [ClassName(wnid=f"n{i}", name=f"class {i}") for i in range(3)]
     done = finish(run, run.saved.whole_model(), classes, tmp_path / "net.safetensors", "toys", trained_epochs=1)
-    found = load_artifact(done.path).manifest.preprocessing.mean
+    stored = load_artifact(done.path).manifest.preprocessing.mean
     pixels = run.train.images.shards[0].numpy().astype(np.float64)
     expected = pixels.mean(0) if mean == "pixel" else pixels.mean((0, 1, 2))
-    assert found.shape == ((64, 64, 3) if mean == "pixel" else (3,))
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert pixels.mean(0).std((0, 1)).min() > 5, "another mean at each pixel"
+    assert stored.shape == ((64, 64, 3) if mean == "pixel" else (3,))
+    np.testing.assert_allclose(stored, expected, rtol=1e-6)
+    assert pixels.mean(0).std((0, 1)).min() > 5, "the pixels must have different means"
 
 
-def test_the_net_sees_a_patch_less_the_mean_of_its_own_place(tmp_path):
+def test_the_mean_at_the_position_of_a_patch_is_subtracted(tmp_path):
     recipe = replace(BRIEF, mean="pixel", color_sigma=0.0)
     ramp = torch.arange(64 * 64 * 3).reshape(64, 64, 3) % 251
     same = PackedImages((ramp.to(torch.uint8).expand(12, -1, -1, -1).clone(),), torch.arange(12) % 3)
     run, seen = trainer(tmp_path, recipe=recipe, train=same, validation=same), []
     run.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].abs().max().item()))
     run.run()
-    assert seen == [0] * len(seen)  # all images are the mean, wherever they are cut and however mirrored
+    assert seen == [0] * len(seen)  # all images equal the mean, so every patch is 0
     assert len(seen) > 6
 
 
-def test_waiting_for_images_belongs_to_the_time_of_a_step(tmp_path, monkeypatch):
+def test_the_time_of_a_step_includes_waiting_for_images(tmp_path, monkeypatch):
     run, clock, reports = trainer(tmp_path), [0.0], []
     sources = run.train.sources
 
@@ -403,22 +426,22 @@ def read_late(monkeypatch) -> None:
     monkeypatch.setitem(loop.BEHIND, "cpu", 1)
 
 
-def test_reading_a_step_late_changes_neither_the_weights_nor_what_is_reported(tmp_path, monkeypatch):
+def test_reading_a_step_late_changes_neither_weights_nor_reports(tmp_path, monkeypatch):
     runs, reports = {}, {}
     for behind in (0, 1):
         monkeypatch.setitem(loop.BEHIND, "cpu", behind)
         runs[behind], reports[behind] = trainer(tmp_path / str(behind)), []
-        runs[behind].run(lambda report, to=reports[behind]: to.append(replace(report, images_per_second=0.0)))
+        runs[behind].run(lambda report, kept=reports[behind]: kept.append(replace(report, images_per_second=0.0)))
     assert reports[0] == reports[1]
     assert len(reports[0]) == 6
     assert runs[0].state.errors == runs[1].state.errors
     assert_bit_identical(tensors(runs[0]), tensors(runs[1]))
 
 
-def test_a_step_that_is_reported_late_is_reported_when_the_next_one_is_queued(tmp_path, read_late):
+def test_a_late_step_is_reported_when_the_next_one_is_queued(tmp_path, read_late):
     run, queued = trainer(tmp_path), []
     run.run(lambda report: queued.append((report.step, len(run._queued))))
-    assert queued == [(1, 1), (2, 1), (3, 0)] * 2, "before an epoch ends, all of them are read"
+    assert queued == [(1, 1), (2, 1), (3, 0)] * 2, "all are read before an epoch ends"
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 6])
@@ -432,7 +455,7 @@ def test_a_run_that_reads_late_killed_after_any_step_and_resumed_ends_bit_identi
     assert_bit_identical(tensors(killed), tensors(undisturbed))
 
 
-def test_saving_with_a_step_still_unread_saves_that_step_too(tmp_path, read_late):
+def test_saving_includes_a_step_that_was_not_read_yet(tmp_path, read_late):
     undisturbed = trainer(tmp_path / "whole")
     undisturbed.run()
     killed = trainer(tmp_path / "killed")
@@ -445,7 +468,7 @@ def test_saving_with_a_step_still_unread_saves_that_step_too(tmp_path, read_late
     assert_bit_identical(tensors(resumed), tensors(undisturbed))
 
 
-def test_a_step_that_is_saved_unread_is_reported_to_whoever_saves(tmp_path, read_late):
+def test_saving_reports_a_step_that_was_not_read_yet(tmp_path, read_late):
     run, reports = trainer(tmp_path), []
     with pytest.raises(KilledError):
         run.run(kill_after(1))
@@ -456,7 +479,7 @@ def test_a_step_that_is_saved_unread_is_reported_to_whoever_saves(tmp_path, read
 
 
 @pytest.mark.parametrize("until", [1, 2, 3, 4])
-def test_a_time_limit_that_is_noticed_late_costs_one_step_or_the_end_of_the_epoch(
+def test_with_late_reading_a_time_limit_stops_one_step_later_or_at_the_end_of_the_epoch(
     tmp_path, read_late, monkeypatch, until
 ):
     now, reports = [0.0], []
@@ -464,8 +487,8 @@ def test_a_time_limit_that_is_noticed_late_costs_one_step_or_the_end_of_the_epoc
     def on_step(report: StepReport) -> None:
         reports.append((report.epoch, report.step))
 
-    def queued(*arguments: object, **wishes: object) -> None:
-        queue(*arguments, **wishes)
+    def queued(*arguments: object, **options: object) -> None:
+        queue(*arguments, **options)
         now[0] += 1
 
     run = trainer(tmp_path)
@@ -478,7 +501,7 @@ def test_a_time_limit_that_is_noticed_late_costs_one_step_or_the_end_of_the_epoc
     assert len(state.errors) == state.epoch
 
 
-def test_no_checkpoint_is_made_of_a_step_that_diverged_and_was_not_read_yet(tmp_path, read_late):
+def test_no_checkpoint_is_written_after_an_unread_step_that_diverged(tmp_path, read_late):
     run = trainer(tmp_path)
     with pytest.raises(KilledError):
         run.run(kill_after(1))
@@ -490,14 +513,14 @@ def test_no_checkpoint_is_made_of_a_step_that_diverged_and_was_not_read_yet(tmp_
         raise KilledError
 
     broken.model.conv2.weight.register_hook(lambda gradient: gradient * float("nan"))
-    with pytest.raises(DivergedError, match="the gradient's norm is nan in epoch 1, step 3"):
+    with pytest.raises(DivergedError, match="the norm of the gradient is nan in epoch 1, step 3"):
         broken.run(spoil)
     with pytest.raises(KilledError):
         trainer(tmp_path).run(spoil)
     assert run.saved.last.read_bytes() == before
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+def test_training_continues_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     write, may_write, steps = checkpoint.save, threading.Event(), []
 
     def slowly(*arguments: object) -> None:
@@ -507,17 +530,17 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     def on_step(report: StepReport) -> None:
         steps.append(report.step)
         if (report.epoch, report.step) == (1, 2):
-            assert not run.saved.last.exists(), "the first epoch's is still being written"
+            assert not run.saved.last.exists(), "the first checkpoint is still being written"
             may_write.set()
 
     monkeypatch.setattr(checkpoint, "save", slowly)
     run = trainer(tmp_path)
     state = run.run(on_step)
     assert steps == [1, 2, 3, 1, 2, 3]
-    assert trainer(tmp_path).state == state, "the last one is complete when the run ends"
+    assert trainer(tmp_path).state == state, "the last checkpoint is complete when the run ends"
 
 
-def test_a_checkpoint_holds_the_weights_of_its_own_step_though_it_is_written_later(tmp_path, monkeypatch):
+def test_a_checkpoint_has_the_weights_of_its_step_although_it_is_written_later(tmp_path, monkeypatch):
     write, weights, reference = checkpoint.save, [], []
 
     def late(path, config, state, saved, net) -> None:
@@ -528,8 +551,8 @@ def test_a_checkpoint_holds_the_weights_of_its_own_step_though_it_is_written_lat
     monkeypatch.setattr(checkpoint, "save", late)
     run = trainer(tmp_path, checkpoint_minutes=0)
     run.run(on_save=lambda state: reference.append(tensors(run)))
-    for found, expected in zip(weights, reference, strict=True):
-        assert_bit_identical(found, expected)
+    for written, expected in zip(weights, reference, strict=True):
+        assert_bit_identical(written, expected)
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from train.model import LocalResponseNorm
 
 
 def paper(x: np.ndarray, spec: LRN) -> np.ndarray:
-    """Section 3.3, index by index: sum over max(0, i - n/2) .. min(N - 1, i + n/2), N the kernels of one column."""
+    """LRN by section 3.3: the sum is over max(0, i - n/2) .. min(N - 1, i + n/2), N a column's number of kernels."""
     y, kernels = np.empty_like(x), x.shape[1] // spec.groups
     for i in range(x.shape[1]):
         column, at = divmod(i, kernels)
@@ -27,7 +27,7 @@ def paper(x: np.ndarray, spec: LRN) -> np.ndarray:
 
 
 def activations(channels: int = 12, scale: float = 300.0) -> torch.Tensor:
-    """float64 [2, channels, 3, 4] in the hundreds, where the sum outweighs k."""
+    """Return float64 [2, channels, 3, 4] in the hundreds, so that the sum is larger than k."""
     return torch.from_numpy(np.random.default_rng(0).normal(0, scale, (2, channels, 3, 4)))
 
 
@@ -37,19 +37,19 @@ def apply(x: torch.Tensor, spec: LRN) -> torch.Tensor:
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
 @pytest.mark.parametrize("constants", [{}, {"size": 3, "k": 1.0}, {"beta": 0.5, "alpha": 1e-3}])
-def test_equals_the_papers_formula(groups, constants):
+def test_lrn_equals_the_papers_formula(groups, constants):
     spec, x = LRN(name="n", groups=groups, **constants), activations()
     np.testing.assert_allclose(apply(x, spec).numpy(), paper(x.numpy(), spec), rtol=1e-12)
 
 
 @pytest.mark.parametrize("wrong", [{"alpha": 2e-5}, {"alpha": 5e-4}, {"k": 1.0}, {"groups": 1}, {"size": 3}])
-def test_a_wrong_constant_or_a_missing_column_split_is_far_outside_the_tolerance(wrong):
+def test_wrong_constants_or_groups_give_a_large_difference(wrong):
     x, right = activations(), LRN(name="n", groups=2)
     difference = (apply(x, LRN(name="n", **{"groups": 2} | wrong)) - torch.from_numpy(paper(x.numpy(), right))).abs()
     assert difference.max() > 1
 
 
-def test_equals_pytorchs_layer_whose_alpha_is_divided_by_the_size():
+def test_lrn_equals_pytorchs_layer_which_divides_alpha_by_the_size():
     spec, x = LRN(name="n"), activations()
     layer = torch.nn.LocalResponseNorm(spec.size, spec.alpha * spec.size, spec.beta, spec.k)
     torch.testing.assert_close(apply(x, spec), layer(x), rtol=1e-12, atol=0)
@@ -57,20 +57,20 @@ def test_equals_pytorchs_layer_whose_alpha_is_divided_by_the_size():
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("beta", [0.75, 0.6])
-def test_gradient_equals_numerical_derivatives(groups, beta):
+def test_the_gradient_equals_numerical_derivatives(groups, beta):
     spec = LRN(name="n", groups=groups, beta=beta)
     x = activations(8)[:, :, :2, :2].contiguous().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: lrn(x, spec), x)
 
 
-def test_gradient_of_one_column_ignores_the_other():
+def test_the_gradient_does_not_cross_columns():
     x = activations(8).requires_grad_()
     apply(x, LRN(name="n", groups=2))[:, 3].sum().backward()
     assert x.grad[:, 4:].abs().max() == 0
     assert x.grad[:, 1:4].abs().min() > 0
 
 
-def test_channels_last_and_bfloat16_keep_layout_and_type():
+def test_the_output_has_the_layout_and_type_of_the_input():
     x = activations().to(memory_format=torch.channels_last)
     y = apply(x.bfloat16(), LRN(name="n", groups=2))
     assert y.dtype == torch.bfloat16
@@ -79,18 +79,18 @@ def test_channels_last_and_bfloat16_keep_layout_and_type():
 
 
 @pytest.mark.parametrize("rows", [1, 5, 23, 24, 1024])
-def test_the_blocks_in_which_pixels_are_worked_on_do_not_show(monkeypatch, rows):
+def test_the_result_does_not_depend_on_the_block_size(monkeypatch, rows):
     x, spec = activations().requires_grad_(), LRN(name="n", groups=2)
     weights = activations(scale=1.0)
     (expected,) = torch.autograd.grad((lrn(x, spec) * weights).sum(), x)
     monkeypatch.setattr(module, "ROWS", rows)
-    (found,) = torch.autograd.grad((lrn(x, spec) * weights).sum(), x)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    (gradient,) = torch.autograd.grad((lrn(x, spec) * weights).sum(), x)
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # PyTorch 2.14's own opcheck
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_obeys_the_rules_of_pytorchs_operators(dtype):
-    """Schema, shapes and layout without data, registration of the gradient, and tracing by the compiler."""
+def test_the_operator_passes_pytorchs_checks(dtype):
+    """They check the schema, the fake implementation, the registered gradient and tracing by the compiler."""
     x = activations().to(dtype).requires_grad_()
     torch.library.opcheck(torch.ops.alexnet_infer.lrn.default, (x, 5, 1e-4, 0.75, 2.0, 2))

@@ -35,7 +35,7 @@ SWITCHES = {
 
 
 def with_ceil(net: Variant):
-    """`net` with Caffe's rounding of the last pooling window, on a patch where that makes a difference."""
+    """Return `net` with Caffe's rounding of the last pooling window, and a patch size at which it matters."""
     architecture = replace(net, patch=58).build()
     operations = [replace(o, ceil=True) if o.name.startswith("pool") else o for o in architecture.operations]
     return replace(architecture, operations=tuple(operations))
@@ -47,25 +47,25 @@ def test_tensors_and_output_have_the_names_and_shapes_of_the_architecture(name):
     with torch.device("meta"):
         model = AlexNet(architecture)
         logits = model.eval()(torch.empty(2, 3, architecture.patch, architecture.patch))
-    found = {n: tuple(t.shape) for n, t in model.state_dict().items() if not n.endswith("num_batches_tracked")}
-    assert found == architecture.tensors
-    assert list(found) == list(architecture.tensors)
+    shapes = {n: tuple(t.shape) for n, t in model.state_dict().items() if not n.endswith("num_batches_tracked")}
+    assert shapes == architecture.tensors
+    assert list(shapes) == list(architecture.tensors)
     assert sum(p.numel() for p in model.parameters()) == architecture.parameters
     assert logits.shape == (2, architecture.classes)
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-def test_every_switch_gives_the_references_logits(name):
+def test_the_logits_equal_the_references_for_every_switch(name):
     artifact = random_artifact(SWITCHES[name])
     model = AlexNet(artifact.manifest.architecture).double().eval()
     model.load_state_dict({n: torch.from_numpy(t) for n, t in artifact.tensors.items()}, strict=False)
     patches = large_patches(SWITCHES[name])
     expected = ReferenceBackend(artifact).logits(patches)
-    found = model(torch.from_numpy(patches).double()).detach().numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    logits = model(torch.from_numpy(patches).double()).detach().numpy()
+    np.testing.assert_allclose(logits, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_pooling_windows_that_hang_over_the_edge_agree_with_the_spec():
+def test_pooling_windows_over_the_edge_agree_with_the_spec():
     architecture = with_ceil(TINY)
     maps = {step.operation.name: step.output for step in architecture.steps}
     assert maps["pool1"][1] == 28, "without ceil the last row of the 56 x 56 maps would be left out"
@@ -77,7 +77,7 @@ def test_pooling_windows_that_hang_over_the_edge_agree_with_the_spec():
 
 
 def trained_like(unit: float, seed: int = 0) -> AlexNet:
-    """A float64 net whose activations, in grey levels, are in the hundreds, and whose biases matter."""
+    """Return a float64 net with activations in the hundreds of grey levels and large biases."""
     torch.manual_seed(seed)
     model = AlexNet(TINY.build(), unit).double()
     initialise(model, "he")
@@ -99,10 +99,10 @@ def test_a_net_in_other_units_converts_to_the_same_function():
     for part in converted.modules():
         if isinstance(part, LocalResponseNorm):
             part.spec = replace(part.spec, alpha=part.spec.alpha * 16)
-    assert ((converted(patches) - expected).abs() > 0.01 * expected.abs()).any(), "LRN must matter here"
+    assert ((converted(patches) - expected).abs() > 0.01 * expected.abs()).any(), "LRN must have an effect"
 
 
-def test_conversion_leaves_the_training_net_alone_and_shares_no_memory_with_it():
+def test_conversion_does_not_change_the_net_or_share_its_memory():
     model = trained_like(unit=1.0).float().to(memory_format=torch.channels_last)
     before = {name: t.clone() for name, t in model.state_dict().items()}
     tensors = model.artifact_tensors()
@@ -112,7 +112,7 @@ def test_conversion_leaves_the_training_net_alone_and_shares_no_memory_with_it()
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
 
 
-def test_an_artifact_can_be_made_of_a_net_with_batch_norm():
+def test_a_net_with_batch_norm_converts_to_an_artifact():
     model = AlexNet(replace(TINY, normalization="batchnorm").build())
     model(torch.randn(4, 3, 57, 57) * 50 + 10, torch.arange(4))
     manifest = random_artifact(replace(TINY, normalization="batchnorm")).manifest
@@ -121,7 +121,7 @@ def test_an_artifact_can_be_made_of_a_net_with_batch_norm():
 
 
 @pytest.mark.parametrize("switch", ["tanh", "batch norm"])
-def test_a_net_that_does_not_scale_refuses_other_units(switch):
+def test_a_net_that_cannot_be_scaled_refuses_other_units(switch):
     with pytest.raises(UsageError, match=r"--unit 16: .* expected 1"):
         AlexNet(SWITCHES[switch].build(), unit=16.0)
 
@@ -149,7 +149,7 @@ def test_he_initialisation_follows_the_fan_in_of_a_column():
     assert all(m.bias.abs().max() == 0 for m in model.children() if hasattr(m, "bias"))
 
 
-def test_initial_biases_mean_the_same_in_every_unit():
+def test_initial_biases_are_the_same_in_every_unit():
     models = [AlexNet(TINY.build(), unit) for unit in (1.0, 16.0)]
     for model in models:
         initialise(model, "paper")
@@ -170,7 +170,7 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(model.eval()(patches), model(patches, first))
 
 
-def test_lrn_layers_keep_columns_apart_as_the_architecture_says():
+def test_lrn_layers_do_not_mix_columns():
     layers = [m for m in AlexNet(TINY.build()).modules() if isinstance(m, LocalResponseNorm)]
     specs = [o for o in TINY.build().operations if isinstance(o, LRN)]
     assert len(layers) == len(specs) == 2

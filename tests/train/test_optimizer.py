@@ -1,4 +1,4 @@
-"""The update rule and the schedules against hand-computed sequences."""
+"""The update rule and the schedules against sequences computed by hand."""
 
 from __future__ import annotations
 
@@ -52,27 +52,27 @@ def pytorch(gradients: list[float], rates: list[float]) -> list[float]:
     return weights
 
 
-def test_pytorchs_sgd_is_the_same_at_a_constant_rate_and_another_rule_where_the_rate_changes():
+def test_pytorchs_sgd_gives_the_same_weights_only_at_a_constant_rate():
     constant = [0.1] * 5
     assert run(GRADIENTS, constant) == pytest.approx(pytorch(GRADIENTS, constant), rel=1e-12)
     # After a step at 0.1 with gradient 1, a drop to 0.01: the paper's momentum still moves at the old rate.
-    paper, other = run([1.0, 0.0], [0.1, 0.01]), pytorch([1.0, 0.0], [0.1, 0.01])
+    paper, sgd = run([1.0, 0.0], [0.1, 0.01]), pytorch([1.0, 0.0], [0.1, 0.01])
     assert paper[1] - paper[0] == pytest.approx(-0.9 * 0.1, rel=1e-2)
-    assert other[1] - other[0] == pytest.approx(-0.9 * 0.01, rel=1e-2)
+    assert sgd[1] - sgd[0] == pytest.approx(-0.9 * 0.01, rel=1e-2)
 
 
-def test_onecycle_rises_in_a_line_and_falls_as_half_a_cosine():
+def test_onecycle_rises_linearly_and_falls_as_a_cosine():
     recipe = replace(FAST, lr=0.4, warmup=0.2)
     by_hand = {0.0: 0.0, 0.1: 0.2, 0.2: 0.4, 0.4: 0.4 * (1 + math.sqrt(0.5)) / 2, 0.6: 0.2, 1.0: 0.0}
     assert [onecycle(recipe, at) for at in by_hand] == pytest.approx(list(by_hand.values()), abs=1e-15)
 
 
-def test_onecycle_without_warmup_starts_at_the_top():
+def test_onecycle_without_warmup_starts_at_the_highest_rate():
     assert onecycle(replace(FAST, lr=0.4, warmup=0.0), 0.0) == 0.4
 
 
 def plateau_rates(errors: list[float], patience: int) -> list[float]:
-    """The rate of every epoch, the one after the last error included."""
+    """Return the rate of every epoch, including the one after the last error."""
     recipe = replace(PAPER, lr=1.0, patience=patience)
     return [plateau(recipe, errors[:count])[0] for count in range(len(errors) + 1)]
 
@@ -83,7 +83,7 @@ def test_plateau_divides_by_ten_after_patience_epochs_without_a_new_lowest_error
     assert plateau_rates(errors, patience=2) == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_plateau_starts_its_wait_again_after_each_drop_and_ends_after_the_fourth():
+def test_plateau_waits_again_after_each_drop_and_ends_after_the_fourth_wait():
     recipe = replace(PAPER, lr=1.0, patience=3)
     states = [plateau(recipe, [0.5] + [0.6] * waited) for waited in range(13)]
     assert [rate for rate, _ in states] == pytest.approx([1] * 3 + [0.1] * 3 + [0.01] * 3 + [0.001] * 4)
@@ -94,9 +94,9 @@ def test_an_error_equal_to_the_lowest_is_no_improvement():
     assert plateau_rates([0.5, 0.5], patience=1)[-1] == pytest.approx(0.1)
 
 
-def test_the_rule_in_one_pass_is_the_rule():
-    """As `compile` compiles it for a GPU, here uncompiled."""
-    found = []
+def test_the_rule_for_the_compiler_gives_the_same_weights():
+    """The function that `compile` compiles for a GPU, here not compiled."""
+    results = []
     for in_one_pass in (None, optimizer._in_one_pass):
         torch.manual_seed(0)
         weights = [torch.randn(4, 3, dtype=torch.float64), torch.randn(5, dtype=torch.float64)]
@@ -106,5 +106,5 @@ def test_the_rule_in_one_pass_is_the_rule():
             for w in weights:
                 w.grad = torch.randn_like(w)
             rule.step(rate)
-        found.append(torch.cat([tensor.flatten() for tensor in (*weights, *rule.velocity)]))
-    torch.testing.assert_close(*found, rtol=1e-6, atol=0)  # the rate is a float32 there
+        results.append(torch.cat([tensor.flatten() for tensor in (*weights, *rule.velocity)]))
+    torch.testing.assert_close(*results, rtol=1e-6, atol=0)  # its learning rate is a float32

@@ -1,4 +1,4 @@
-"""Reading a packed set: what was written comes back, and whatever else lies there is one line with exit code 4."""
+"""Reading a packed set: its contents come back unchanged, and invalid sets are one line and exit code 4."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def images(split: str) -> np.ndarray:
 
 @pytest.fixture
 def packed(tmp_path) -> Path:
-    """Five training images in shards of three and two, and two for validation: the format written out by hand."""
+    """A set written by hand: five training images in shards of three and two, and two validation images."""
     root = tmp_path / "packed"
     root.mkdir()
     np.save(root / "mean.npy", np.linspace(0, 255, SIZE * SIZE * 3, dtype=np.float32).reshape(SIZE, SIZE, 3))
@@ -68,7 +68,7 @@ def packed(tmp_path) -> Path:
 
 
 def edit(root: Path, *path: str | int, value: Any) -> None:
-    """Another value at a place in the manifest."""
+    """Replace a value in the manifest."""
     manifest = json.loads((root / MANIFEST).read_bytes())
     place = manifest
     for key in path[:-1]:
@@ -78,7 +78,7 @@ def edit(root: Path, *path: str | int, value: Any) -> None:
 
 
 def save_array(root: Path, name: str, array: np.ndarray, *path: str) -> None:
-    """Another array, with its true hash in the manifest."""
+    """Replace an array, with its hash in the manifest."""
     np.save(root / name, array)
     edit(root, *path, "sha256", value=sha256(root / name))
 
@@ -90,11 +90,11 @@ def refused(root: Path, match: str, action: Callable[[], object] | None = None) 
     assert caught.value.exit_code == 4
     assert "\n" not in message
     assert message.startswith(str(root))
-    assert message.endswith("make it again with python -m train prepare")
+    assert message.endswith("create it again with python -m train prepare")
     assert len(message) < len(str(root)) + 350
 
 
-def test_what_was_written_comes_back(packed):
+def test_the_contents_come_back_unchanged(packed):
     opened = open_packed(packed)
     for split, shapes in (("train", [3, 2]), ("validation", [2])):
         shards = opened.shards(split)
@@ -116,7 +116,7 @@ def test_what_was_written_comes_back(packed):
     assert (opened.listing("train"), opened.listing("validation")) == (f"{5:064x}", f"{2:064x}")
 
 
-def test_what_is_shared_is_read_only(packed):
+def test_arrays_are_read_only(packed):
     opened = open_packed(packed)
     for array in (opened.mean, opened.covariance, opened.labels("train"), opened.shards("train")[0]):
         assert not array.flags.writeable
@@ -130,12 +130,12 @@ def test_a_folder_is_packed_once_its_manifest_is_there(packed, tmp_path):
     refused_as_foreign(packed)
 
 
-def test_verify_reads_every_byte_and_finds_one_that_changed(packed):
+def test_verify_reads_every_byte_and_finds_a_changed_one(packed):
     opened, read = open_packed(packed), []
     opened.verify(read.append)
-    others = [path for path in packed.iterdir() if path.name != MANIFEST]
-    assert sum(read) == opened.bytes == sum(path.stat().st_size for path in others)
-    for path in others:
+    paths = [path for path in packed.iterdir() if path.name != MANIFEST]
+    assert sum(read) == opened.bytes == sum(path.stat().st_size for path in paths)
+    for path in paths:
         data = path.read_bytes()
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         refused(packed, rf"{path.name}: SHA-256: found '.*', expected '", opened.verify)
@@ -168,7 +168,7 @@ def test_a_shard_truncated_after_opening_is_refused(packed):
 
 
 @pytest.mark.parametrize("label", [-1, 2, 2**31 - 1, -(2**31)])
-def test_a_label_out_of_range_is_refused_with_its_place(packed, label):
+def test_a_label_out_of_range_is_refused_with_its_position(packed, label):
     save_array(packed, "train-labels.npy", np.array([0, 1, 1, label, 1], np.int32), "splits", "train", "labels")
     refused(packed, rf"train-labels\.npy: label of image 3: found {label}, expected 0 to 1")
 
@@ -176,9 +176,9 @@ def test_a_label_out_of_range_is_refused_with_its_place(packed, label):
 @pytest.mark.parametrize(
     ("array", "reason"),
     [
-        (np.zeros(5, np.float32), "another header"),
-        (np.zeros(5, ">i4"), "another header"),
-        (np.zeros((5, 1), np.int32), "another header"),
+        (np.zeros(5, np.float32), "found header"),
+        (np.zeros(5, ">i4"), "found header"),
+        (np.zeros((5, 1), np.int32), "found header"),
         (np.zeros(4, np.int32), "size in bytes"),
         (np.zeros(5, np.int64), "size in bytes"),
     ],
@@ -197,13 +197,13 @@ def test_a_pickle_is_never_loaded(packed, tmp_path):
     data = (packed / "train-labels.npy").read_bytes()
     (packed / "train-labels.npy").write_bytes(data.ljust(148, b"\0")[:148])  # the size that the manifest implies
     edit(packed, "splits", "train", "labels", "sha256", value=sha256(packed / "train-labels.npy"))
-    refused(packed, "another header")
+    refused(packed, "found header")
     assert not (tmp_path / "sprung").exists()
 
 
 def test_changed_labels_are_found_on_opening(packed):
     data = (packed / "train-labels.npy").read_bytes()
-    (packed / "train-labels.npy").write_bytes(data[:-4] + b"\0" * 4)  # 0 is a label too
+    (packed / "train-labels.npy").write_bytes(data[:-4] + b"\0" * 4)  # 0 is a valid label
     refused(packed, r"train-labels\.npy: SHA-256")
 
 
@@ -235,11 +235,11 @@ def test_a_mean_out_of_range_is_refused(packed, value):
         (["splits"], {"train": {}}, "missing or unknown fields"),
         (["splits", "train", "listing"], "0" * 63, "listing: found '0.*expected 64 hexadecimal digits"),
         (["splits", "train", "listing"], None, "listing: found None"),
-        (["splits", "train", "images"], 6, "images in all: found 5, expected 6"),
+        (["splits", "train", "images"], 6, "total of images: found 5, expected 6"),
         (["splits", "train", "images"], 0, "images: found 0"),
         (["splits", "train", "images"], -5, "images: found -5"),
         (["splits", "train", "images"], 10**18, "images: found 1000"),
-        (["splits", "train", "shards"], [], "images in all: found 0, expected 5"),
+        (["splits", "train", "shards"], [], "total of images: found 0, expected 5"),
         (["splits", "train", "shards", 0, "images"], 10**18, "images: found 1000"),
         (["splits", "train", "shards", 0, "images"], 2, "size in bytes: found 144, expected 96"),
         (["splits", "train", "shards", 0, "file"], "../train-00000.bin", "expected 'train-00000.bin'"),
@@ -273,7 +273,7 @@ def test_a_hostile_manifest_is_refused(packed, path, value, expected):
 
 
 def refused_as_foreign(root: Path) -> None:
-    """In one line that doesn't advise to remove what may be somebody's images."""
+    """The message is one line that does not advise removing files of something else."""
     with pytest.raises(PackedSetError) as caught:
         open_packed(root)
     assert str(caught.value).startswith(f"{root / MANIFEST}: expected the manifest of a packed set")
@@ -288,8 +288,8 @@ FOREIGN = {
     "another format": b'{"format": "alexnet-infer model"}',
     "a longer format": b'{"format": "alexnet-infer packed sets"}',
     "a list": f'["{FORMAT}"]'.encode(),
-    "ours in another field": f'{{"made by": "{FORMAT}", "format": 1}}'.encode(),
-    "ours deeper": f'{{"set": {{"format": "{FORMAT}"}}}}'.encode(),
+    "the format in another field": f'{{"made by": "{FORMAT}", "format": 1}}'.encode(),
+    "the format in a nested object": f'{{"set": {{"format": "{FORMAT}"}}}}'.encode(),
     "null": b"null",
     "text": f'"{FORMAT}"'.encode(),
     "nested": b"[" * 100_000,
@@ -298,14 +298,14 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
-def test_another_programs_manifest_makes_no_packed_set(packed, text):
+def test_a_folder_with_the_manifest_of_another_program_is_no_packed_set(packed, text):
     (packed / MANIFEST).write_bytes(text)
     assert not is_packed(packed)
     refused_as_foreign(packed)
 
 
 @pytest.mark.parametrize("kind", ["folder", "link to itself", "dangling link", "pipe"])
-def test_a_manifest_that_is_no_file_makes_no_packed_set(packed, kind):
+def test_a_folder_whose_manifest_is_not_a_file_is_no_packed_set(packed, kind):
     path = packed / MANIFEST
     path.unlink()
     match kind:
@@ -321,7 +321,7 @@ def test_a_manifest_that_is_no_file_makes_no_packed_set(packed, kind):
     refused_as_foreign(packed)
 
 
-def test_a_manifest_that_cannot_be_read_makes_no_packed_set(packed, monkeypatch):
+def test_a_folder_whose_manifest_cannot_be_read_is_no_packed_set(packed, monkeypatch):
     def denied(self: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(self))
 
@@ -330,7 +330,7 @@ def test_a_manifest_that_cannot_be_read_makes_no_packed_set(packed, monkeypatch)
     refused_as_foreign(packed)
 
 
-def test_a_manifest_of_ours_is_known_with_its_fields_in_any_order(packed):
+def test_a_manifest_is_recognized_with_its_fields_in_any_order(packed):
     manifest = json.loads((packed / MANIFEST).read_bytes())
     (packed / MANIFEST).write_text(json.dumps(manifest, sort_keys=True))
     assert is_packed(packed)
@@ -338,13 +338,13 @@ def test_a_manifest_of_ours_is_known_with_its_fields_in_any_order(packed):
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-def test_a_damaged_manifest_of_ours_is_refused_as_damaged(packed, indent):
+def test_a_damaged_manifest_of_a_packed_set_is_refused_as_damaged(packed, indent):
     text = json.dumps(json.loads((packed / MANIFEST).read_bytes()), indent=indent).encode()
     deep = text[:-1] + b', "deep": ' + b"[" * 100_000
     twice = b'{"format": 1,' + text[1:]
     cut = [text[:length] for length in (50, 60, len(text) // 2, len(text) - 1)]
     for damaged, expected in [
-        *((one, "no sound JSON") for one in (*cut, text + b"}", text[:70] + b"\0" * 20 + text[90:], deep)),
+        *((data, "invalid JSON") for data in (*cut, text + b"}", text[:70] + b"\0" * 20 + text[90:], deep)),
         (twice, "a key occurs twice"),
     ]:
         (packed / MANIFEST).write_bytes(damaged)
@@ -352,7 +352,7 @@ def test_a_damaged_manifest_of_ours_is_refused_as_damaged(packed, indent):
         refused(packed, expected)
 
 
-def test_a_folder_of_images_with_a_manifest_of_its_own_is_read_as_images(tmp_path):
+def test_a_folder_of_images_with_another_programs_manifest_is_read_as_images(tmp_path):
     from train.source import open_source
 
     for split in ("train", "val"):
@@ -362,7 +362,7 @@ def test_a_folder_of_images_with_a_manifest_of_its_own_is_read_as_images(tmp_pat
     assert isinstance(open_source(tmp_path, None, 8, 8).splits, tuple)
 
 
-def test_a_manifest_of_absurd_size_is_refused_unread(packed):
+def test_a_huge_manifest_is_refused_without_reading_it(packed):
     with (packed / MANIFEST).open("r+b") as file:
         file.truncate(2**40)
     refused(packed, "size in bytes: found 1099511627776")

@@ -1,4 +1,4 @@
-"""Curves of runs: the table by hand, and a picture that shows it."""
+"""Curves of runs: their data, checked by hand, and the picture."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIRST, SECOND, THIRD = (31, 119, 180), (255, 127, 14), (44, 160, 44)
 
 
 def run(folder: Path, epochs: int = 4, loss: float = 5.0, steps: int = 40, more: int = 0, **figures: float) -> Path:
-    """A run of so many epochs and `more` steps, logged every tenth; its figures fall as 1 / time."""
+    """Log a run of `epochs` epochs and `more` steps, every tenth step. Its figures fall as 1 / time."""
     folder.mkdir(parents=True)
     log = RunLog(folder, steps, every=10)
     log.start((0, 0), {}, {})
@@ -41,7 +41,7 @@ def run(folder: Path, epochs: int = 4, loss: float = 5.0, steps: int = 40, more:
 
 
 def pixels(path: Path) -> np.ndarray:
-    """[height, width, 3], 0..255."""
+    """Return [height, width, 3], 0..255."""
     with Image.open(path) as image:
         assert image.format == "PNG"
         return np.array(image.convert("RGB"))
@@ -62,10 +62,10 @@ def drawn(tmp_path):
     return drawn
 
 
-# The table.
+# The data.
 
 
-def test_the_table_is_the_log_by_epoch_worked_by_hand(tmp_path):
+def test_the_curves_of_a_log_by_hand(tmp_path):
     records = [
         {"event": "start", "epoch": 0, "step": 0, "steps_per_epoch": 10},
         *(
@@ -87,8 +87,8 @@ def test_the_table_is_the_log_by_epoch_worked_by_hand(tmp_path):
         "train": {
             "epoch": pytest.approx([0.2, 0.4, 0.8, 0.9, 1.1]),
             "loss": [8.0, 6.0, None, 3.0, 1.0],
-            # Within a quarter of an epoch: 0.2 and 0.4 see each other; 0.8, itself unknown, sees 0.9 alone; 0.9 and
-            # 1.1 see each other, one step and three.
+            # Means within a quarter of an epoch, weighted by steps: 0.2 with 0.4; 0.8, which has no loss, takes
+            # that of 0.9; 0.9 with 1.1, which have one step and three.
             "loss_smoothed": pytest.approx([7.0, 7.0, 3.0, 1.5, 1.5]),
             "lr": [0.5] * 4 + [0.25],
             "images_per_second": [None] * 4 + [99.5],
@@ -101,7 +101,7 @@ def test_the_table_is_the_log_by_epoch_worked_by_hand(tmp_path):
     assert curves(folder / LOG_NAME) == table
 
 
-def test_smoothing_follows_a_straight_line_without_lag(tmp_path):
+def test_smoothing_does_not_change_a_straight_line(tmp_path):
     folder = run(tmp_path / "a")
     records = [json.loads(line) for line in (folder / LOG_NAME).read_text().splitlines()]
     for r in records:
@@ -116,7 +116,7 @@ def test_smoothing_follows_a_straight_line_without_lag(tmp_path):
 @pytest.mark.parametrize(("epochs", "more"), [(0, 0), (0, 9)])
 def test_a_run_without_figures_is_refused_in_one_line(tmp_path, epochs, more):
     folder = run(tmp_path / "a", epochs=epochs, more=more)
-    if more:  # up to its death it had written no more than its start
+    if more:  # as if it was killed after logging its start
         (folder / LOG_NAME).write_text((folder / LOG_NAME).read_text().splitlines()[0] + "\n")
     for use in (curves, lambda folder: plot([folder], tmp_path / "out.png")):
         with pytest.raises(UnreadableInputError, match=r"a: nothing was logged yet") as caught:
@@ -128,7 +128,7 @@ def test_a_run_without_figures_is_refused_in_one_line(tmp_path, epochs, more):
 @pytest.mark.parametrize(
     ("name", "said"), [("absent", "absent: not found"), ("empty", r"empty: has no log\.jsonl; expected a folder")]
 )
-def test_what_is_no_run_is_refused_in_one_line(tmp_path, name, said):
+def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path, name, said):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UnreadableInputError, match=said):
         plot([run(tmp_path / "a"), tmp_path / name], tmp_path / "out.png")
@@ -155,11 +155,11 @@ def test_a_log_without_its_start_is_refused(tmp_path):
         ([f"/r/a/{LOG_NAME}", "/r/b/../c", "/r/old.jsonl"], ["a", "c", "old.jsonl"]),
     ],
 )
-def test_runs_are_named_by_as_much_of_their_path_as_tells_them_apart(runs, names):
+def test_names_have_as_many_folders_as_make_them_unique(runs, names):
     assert distinct_names([Path(run) for run in runs]) == names
 
 
-def test_a_run_given_from_inside_its_folder_has_its_name(tmp_path, monkeypatch):
+def test_a_run_given_as_the_current_folder_has_the_folders_name(tmp_path, monkeypatch):
     monkeypatch.chdir(run(tmp_path / "inside"))
     assert distinct_names([Path(), Path(LOG_NAME)]) == [(tmp_path / "inside").as_posix()] * 2  # the same run
     assert distinct_names([Path()]) == ["inside"]
@@ -175,9 +175,9 @@ def test_the_picture_is_a_png_of_its_size_and_each_run_has_a_colour(tmp_path, dr
         run(tmp_path / "y" / "a", loss=6.0, grad_norm=3.0),
         run(tmp_path / "b", loss=7.0),
     ]
-    one, two, three = (drawn(*runs[:count]) for count in (1, 2, 3))
-    assert one.shape == (HEIGHT, WIDTH, 3)
-    assert [[share(p, color) > 1e-4 for color in (FIRST, SECOND, THIRD)] for p in (one, two, three)] == [
+    pictures = [drawn(*runs[:count]) for count in (1, 2, 3)]
+    assert pictures[0].shape == (HEIGHT, WIDTH, 3)
+    assert [[share(p, color) > 1e-4 for color in (FIRST, SECOND, THIRD)] for p in pictures] == [
         [True, False, False],
         [True, True, False],
         [True, True, True],
@@ -191,10 +191,10 @@ PANELS = {
     "grad_norm": (slice(660, 1120), slice(690, 1170)),
     "images_per_second": (slice(660, 1120), slice(1290, 1760)),
 }
-"""Rows and columns in which each panel has its lines."""
+"""Rows and columns of the lines of each panel."""
 
 
-def test_errors_are_drawn_in_percent_and_everything_else_as_logged(tmp_path):
+def test_errors_are_drawn_in_percent_and_other_figures_as_logged(tmp_path):
     pytest.importorskip("matplotlib", reason='needs matplotlib: pip install "alexnet-infer[plot]"')
     from matplotlib.figure import Figure
 
@@ -222,9 +222,8 @@ def test_every_panel_has_a_curve(tmp_path, drawn):
 @pytest.mark.parametrize(
     ("figure", "value"), [("loss", 2.5), ("lr", 0.005), ("grad_norm", 0.5), ("images_per_second", 50.0)]
 )
-def test_another_figure_changes_its_panel_and_no_other_curve(tmp_path, drawn, figure, value):
-    """A second run that equals the first but for one figure is seen where that figure is, and hides the first
-    elsewhere."""
+def test_a_different_figure_changes_only_its_panel(tmp_path, drawn, figure, value):
+    """The second run differs from the first in one figure. In the other panels its curve covers the first run's."""
     runs = [run(tmp_path / "a"), run(tmp_path / "b", **{figure: value})]
     picture = drawn(*runs)
     seen = {name for name, place in PANELS.items() if share(picture[place], FIRST) > 1e-4}
@@ -232,35 +231,35 @@ def test_another_figure_changes_its_panel_and_no_other_curve(tmp_path, drawn, fi
     assert all(share(picture[place], SECOND) > 1e-4 for place in PANELS.values())
 
 
-def test_the_same_data_give_the_same_picture_and_other_data_another(tmp_path, drawn):
+def test_the_picture_depends_only_on_the_data(tmp_path, drawn):
     first, same = drawn(run(tmp_path / "1" / "a")), drawn(run(tmp_path / "2" / "a"))
-    other = drawn(run(tmp_path / "3" / "a", loss=5.5))
+    changed = drawn(run(tmp_path / "3" / "a", loss=5.5))
     assert np.array_equal(first, same)
-    assert not np.array_equal(first, other)
+    assert not np.array_equal(first, changed)
 
 
-def test_a_run_named_twice_is_drawn_once(tmp_path, drawn):
+def test_a_run_given_twice_is_drawn_once(tmp_path, drawn):
     folder = run(tmp_path / "a")
     assert np.array_equal(drawn(folder), drawn(folder, folder / LOG_NAME))
 
 
-def test_a_run_of_one_window_shows_a_point_and_says_that_no_epoch_is_finished(tmp_path, drawn):
+def test_a_run_of_one_window_is_a_point_and_a_note_that_no_epoch_is_finished(tmp_path, drawn):
     early, later = drawn(run(tmp_path / "early", epochs=0, more=10)), drawn(run(tmp_path / "later", epochs=1))
     assert share(early[PANELS["loss"]], FIRST) > 0
     assert share(early[PANELS["error"]], FIRST) == 0
     middle = (slice(280, 340), slice(1200, 1600))
-    assert share(early[middle], (0, 0, 0)) > 1e-3  # black: the text
+    assert share(early[middle], (0, 0, 0)) > 1e-3  # the text is black
     assert share(later[middle], (0, 0, 0)) == 0
 
 
-def test_runs_without_a_single_number_are_drawn_without_a_warning(tmp_path, drawn):
+def test_runs_without_finite_figures_are_drawn_without_a_warning(tmp_path, drawn):
     nothing = dict.fromkeys(("loss", "lr", "images_per_second", "grad_norm"), float("nan"))
     picture = drawn(run(tmp_path / "nan", epochs=0, more=10, **nothing), run(tmp_path / "0", lr=0.0, grad_norm=0.0))
     assert share(picture, SECOND) > 1e-4
 
 
 @pytest.mark.parametrize("name", ["_hidden", "$x^$", "$unclosed", "\u4e2d\u6587", "new\nline", "a" * 200, "\udcff"])
-def test_any_name_of_a_folder_can_stand_in_the_legend(tmp_path, drawn, name):
+def test_any_folder_name_can_be_in_the_legend(tmp_path, drawn, name):
     try:
         folder = run(tmp_path / name)
     except (OSError, UnicodeEncodeError):
@@ -278,17 +277,17 @@ def test_twelve_runs_have_twelve_colours(tmp_path, drawn):
     assert len(colors[counts > 300]) >= 12
 
 
-def test_a_users_own_settings_of_matplotlib_do_not_change_the_picture(tmp_path, drawn):
+def test_the_users_settings_of_matplotlib_do_not_change_the_picture(tmp_path, drawn):
     import matplotlib
 
     folder = run(tmp_path / "a")
     expected = drawn(folder)
     with matplotlib.rc_context({"savefig.bbox": "tight", "figure.dpi": 30, "axes.facecolor": "black"}):
         assert np.array_equal(drawn(folder), expected)
-        assert matplotlib.rcParams["axes.facecolor"] == "black"  # and are left as they are
+        assert matplotlib.rcParams["axes.facecolor"] == "black"  # and stay as they are
 
 
-def test_pyplot_with_its_global_state_is_not_loaded(tmp_path):
+def test_pyplot_is_not_imported(tmp_path):
     code = (
         "import sys; from pathlib import Path; from train.plot import plot\n"
         "plot([Path(sys.argv[1])], Path(sys.argv[2])); print({'matplotlib.pyplot', 'torch'} & set(sys.modules))"
@@ -299,21 +298,21 @@ def test_pyplot_with_its_global_state_is_not_loaded(tmp_path):
     assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
 
 
-# What can't be drawn.
+# Errors.
 
 
 @pytest.mark.parametrize("name", ["out", "out.pdf", "out.png.txt"])
-def test_a_name_of_another_format_is_refused(tmp_path, name):
-    with pytest.raises(UsageError, match=r"expected the name of a picture, ending in \.png"):
+def test_a_file_name_of_another_format_is_refused(tmp_path, name):
+    with pytest.raises(UsageError, match=r"expected a file name that ends in \.png"):
         plot([run(tmp_path / "a")], tmp_path / name)
 
 
-def test_no_run_at_all_is_refused(tmp_path):
+def test_an_empty_list_of_runs_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no run to draw"):
         plot([], tmp_path / "out.png")
 
 
-def test_a_picture_that_cannot_be_written_is_one_line_and_leaves_the_old_one(tmp_path, drawn, monkeypatch):
+def test_if_a_picture_cannot_be_written_the_old_one_stays(tmp_path, drawn, monkeypatch):
     folder = run(tmp_path / "a")
     drawn(folder)
     before = (tmp_path / "out.png").read_bytes()
@@ -324,8 +323,8 @@ def test_a_picture_that_cannot_be_written_is_one_line_and_leaves_the_old_one(tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "out.png"]
 
 
-def test_without_matplotlib_it_is_refused_with_the_line_that_installs_it(tmp_path, monkeypatch):
+def test_without_matplotlib_the_message_has_the_command_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(BackendError, match=r'plot needs matplotlib: pip install "alexnet-infer\[plot\]"'):
         plot([run(tmp_path / "a")], tmp_path / "out.png")
-    assert curves(tmp_path / "a")["train"]["loss"]  # the table needs none
+    assert curves(tmp_path / "a")["train"]["loss"]  # the data need no matplotlib

@@ -1,4 +1,4 @@
-"""Making a packed set: NumPy's statistics over `read_square`'s pixels, and one result however often it was killed."""
+"""Creating a packed set: its pixels and statistics, and the same result even if the run was killed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def source(tmp_path) -> Path:
     return image_source(tmp_path / "source")
 
 
-def test_squares_and_labels_are_the_sources_in_its_order_whatever_the_shards(source, tmp_path):
+def test_squares_and_labels_are_the_sources_for_any_size_of_shards(source, tmp_path):
     for shard_bytes in (1, TWO_IMAGES, 2**30):
         out = tmp_path / str(shard_bytes)
         prepared = prepare(job(source, out=out, shard_bytes=shard_bytes), Counted())
@@ -61,13 +61,13 @@ def test_squares_and_labels_are_the_sources_in_its_order_whatever_the_shards(sou
     assert len(contents(tmp_path / str(2**30))) == 4 + 2
 
 
-def test_statistics_are_numpys_over_the_training_split_alone(source):
+def test_statistics_equal_numpys_over_the_training_split(source):
     prepare(job(source), Counted())
     packed, train = open_packed(source.parent / "packed"), squares(source, "train").astype(np.float64)
     np.testing.assert_allclose(packed.mean, train.mean(axis=0), rtol=1e-6)
     covariance = np.cov(train.reshape(-1, 3).T, bias=True)
     np.testing.assert_allclose(packed.covariance, covariance, rtol=1e-12)
-    assert np.abs(np.corrcoef(train.reshape(-1, 3).T) - np.eye(3)).max() > 0.05  # else a mistaken axis would pass
+    assert np.abs(np.corrcoef(train.reshape(-1, 3).T) - np.eye(3)).max() > 0.05  # so that a swapped axis is noticed
 
     manifest = json.loads((packed.root / MANIFEST).read_bytes())
     values, vectors = np.array(manifest["eigenvalues"]), np.array(manifest["eigenvectors"])
@@ -76,15 +76,15 @@ def test_statistics_are_numpys_over_the_training_split_alone(source):
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-12)
 
 
-def test_sums_are_exact_at_the_extremes_and_in_any_parts():
+def test_sums_are_exact_for_extreme_values_and_for_any_parts():
     rng = np.random.default_rng(0)
     images = np.full((40, 64, 64, 3), 255, np.uint8)
     images[:, :, ::2] = rng.integers(254, 256, (40, 64, 32, 3))
-    whole, in_parts = Sums.none(64), Sums.none(64)
+    whole, in_parts = Sums.empty(64), Sums.empty(64)
     whole.add(Sums.of(images))
     for start in range(0, 40, 7):
         in_parts.add(Sums.of(images[start : start + 7]))
-    flat = images.reshape(-1, 3).astype(object)  # Python's own whole numbers
+    flat = images.reshape(-1, 3).astype(object)  # Python's integers
     for sums in (whole, in_parts):
         assert sums.products.tolist() == (flat.T @ flat).tolist()
         assert sums.pixels.tolist() == images.sum(axis=0, dtype=int).tolist()
@@ -93,17 +93,17 @@ def test_sums_are_exact_at_the_extremes_and_in_any_parts():
     np.testing.assert_allclose(whole.covariance, (a.T @ a / len(a)).astype(float), rtol=1e-9)
 
 
-def test_every_image_is_counted_once_also_those_of_an_earlier_run(source, monkeypatch):
+def test_every_image_is_counted_once_including_those_of_an_earlier_run(source, monkeypatch):
     whole = [["packing the train split", 7, 7], ["packing the validation split", 3, 3]]
     display = Counted()
     monkeypatch.setattr(module._Maker, "finish", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare(job(source), display)
-    assert display.told == whole
+    assert display.calls == whole
     monkeypatch.undo()
     display = Counted()
     prepare(job(source), display)
-    assert display.told == whole
+    assert display.calls == whole
 
 
 @pytest.fixture
@@ -122,12 +122,12 @@ def decoded(monkeypatch) -> list[str]:
     ("where", "after"),
     [
         *(("decode", k) for k in (0, 1, 4, 9)),
-        # of 21: the settings, two for each of six shards, two for each of three arrays and the manifest
+        # of 21 renames: one for the settings, two for each of six shards, two for each of three arrays and the manifest
         *(("rename", k) for k in (0, 1, 2, 3, 12, 14, 20)),
         *(("fsync", k) for k in (1, 2, 16)),
     ],
 )
-def test_a_killed_run_and_its_resumption_give_the_bytes_of_an_undisturbed_one(source, undisturbed, where, after):
+def test_a_killed_and_resumed_run_gives_the_bytes_of_an_uninterrupted_one(source, undisturbed, where, after):
     out = source.parent / "packed"
     killed(source, where, after)
     assert not (out / MANIFEST).exists()
@@ -137,7 +137,7 @@ def test_a_killed_run_and_its_resumption_give_the_bytes_of_an_undisturbed_one(so
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_a_run_killed_twice_decodes_no_complete_shard_again(source, undisturbed, decoded):
+def test_a_run_killed_twice_does_not_decode_complete_shards_again(source, undisturbed, decoded):
     killed(source, "decode", 5)  # in the third shard
     killed(source, "decode", 2)  # after it
     prepare(job(source), Counted())
@@ -145,7 +145,7 @@ def test_a_run_killed_twice_decodes_no_complete_shard_again(source, undisturbed,
     assert contents(source.parent / "packed") == undisturbed
 
 
-def test_ctrl_c_passes_and_the_next_run_goes_on(source, undisturbed, decoded, monkeypatch):
+def test_after_ctrl_c_the_next_run_continues(source, undisturbed, decoded, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module._Maker, "finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -157,7 +157,7 @@ def test_ctrl_c_passes_and_the_next_run_goes_on(source, undisturbed, decoded, mo
 
 
 @pytest.mark.parametrize("damage", ["shard gone", "shard truncated", "description truncated", "description no archive"])
-def test_what_an_earlier_run_left_damaged_is_made_again(source, undisturbed, monkeypatch, decoded, damage):
+def test_damaged_files_of_an_earlier_run_are_made_again(source, undisturbed, monkeypatch, decoded, damage):
     with monkeypatch.context() as patch:
         patch.setattr(module._Maker, "finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -175,7 +175,7 @@ def test_what_an_earlier_run_left_damaged_is_made_again(source, undisturbed, mon
 
 
 @pytest.mark.parametrize("call", [0, 1, 2, 5, 13, 16])
-def test_a_full_disk_is_one_line_and_the_next_run_goes_on(source, undisturbed, monkeypatch, call):
+def test_a_full_disk_is_one_line_and_the_next_run_continues(source, undisturbed, monkeypatch, call):
     synced, left = os.fsync, [call]
 
     def full(descriptor: int) -> None:
@@ -186,13 +186,13 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(source, undisturbed, m
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(UsageError, match="No space left on device; what is done stays") as caught:
+        with pytest.raises(UsageError, match="No space left on device; finished shards are kept") as caught:
             prepare(job(source), Counted())
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
     out = source.parent / "packed"
     assert all(data == undisturbed[name] for name, data in contents(out).items() if not name.startswith(PARTS))
-    assert not list((out / PARTS).glob("*.bin"))  # half a shard would only fill the disk
+    assert not list((out / PARTS).glob("*.bin"))  # an incomplete shard would only take space
     prepare(job(source), Counted())
     assert contents(out) == undisturbed
 
@@ -218,22 +218,22 @@ def test_unreadable_images_are_left_out_of_both_splits_and_listed(source):
     np.testing.assert_allclose(packed.mean, squares(source, "train").mean(axis=0), rtol=1e-6)
 
 
-def test_images_that_are_gone_are_left_out_of_both_splits_and_listed(source, monkeypatch):
+def test_missing_images_are_left_out_of_both_splits_and_listed(source, monkeypatch):
     dangling = source / "train" / WNIDS[1] / "3.png"
     dangling.unlink()
     dangling.symlink_to(source / "nowhere.png")
     vanishing = source / "val" / WNIDS[0] / "0.png"
 
     class Vanish(Counted):
-        def counting(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-            vanishing.unlink(missing_ok=True)  # once it is on the list
-            return super().counting(what, total)
+        def counting(self, description: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+            vanishing.unlink(missing_ok=True)  # after the images were listed
+            return super().counting(description, total)
 
     display = Vanish()
     packed = open_packed(prepare(job(source), display).path)
-    assert [told[1:] for told in display.told] == [[7, 7], [3, 3]]
-    assert packed.unreadable("train") == (Unreadable(f"train/{WNIDS[1]}/3.png", "gone, or not a file"),)
-    assert packed.unreadable("validation") == (Unreadable(f"val/{WNIDS[0]}/0.png", "gone, or not a file"),)
+    assert [call[1:] for call in display.calls] == [[7, 7], [3, 3]]
+    assert packed.unreadable("train") == (Unreadable(f"train/{WNIDS[1]}/3.png", "missing, or not a regular file"),)
+    assert packed.unreadable("validation") == (Unreadable(f"val/{WNIDS[0]}/0.png", "missing, or not a regular file"),)
     dangling.unlink()
     for split in ("train", "validation"):
         np.testing.assert_array_equal(pixels(packed, split), squares(source, split))
@@ -246,7 +246,7 @@ def test_a_row_without_image_is_listed_and_one_without_label_ends_the_run(source
 
     def write(labels: list[int | None]) -> None:
         data = [(source / "train" / WNIDS[0] / "0.png").read_bytes(), None]
-        images = pyarrow.array([{"bytes": one, "path": None} for one in data])
+        images = pyarrow.array([{"bytes": encoded, "path": None} for encoded in data])
         for split in ("train", "validation"):
             table = pyarrow.table({"image": images, "label": pyarrow.array(labels, pyarrow.int64())})
             parquet.write_table(table, rows / f"{split}-00000-of-00001.parquet")
@@ -266,7 +266,7 @@ def test_a_row_without_image_is_listed_and_one_without_label_ends_the_run(source
 
 
 def test_a_shard_may_have_no_readable_image(source):
-    for name in ("0", "2"):  # the whole first shard
+    for name in ("0", "2"):  # all images of the first shard
         (source / "train" / WNIDS[0] / f"{name}.png").write_bytes(b"no image")
     packed = open_packed(prepare(job(source), Counted()).path)
     packed.verify()
@@ -281,7 +281,7 @@ def test_a_split_without_a_readable_image_is_refused_with_the_first_reason(sourc
         prepare(job(source), Counted())
 
 
-def test_exif_orientation_is_ignored_as_ilsvrcs_labels_assume(source):
+def test_exif_orientation_is_ignored(source):
     upright = np.zeros((SIZE, SIZE, 3), np.uint8)
     upright[: SIZE // 2] = 200
     exif = Image.Exif()
@@ -299,7 +299,7 @@ def test_the_validation_split_may_come_from_another_source(source, tmp_path):
     np.testing.assert_array_equal(pixels(packed, "validation"), squares(tmp_path / "other", "validation"))
 
 
-def test_splits_with_other_classes_are_refused(source):
+def test_splits_with_different_classes_are_refused(source):
     (source / "val" / WNIDS[0]).rename(source / "val" / "n00000009")
     with pytest.raises(UnreadableInputError, match=r"2 are in one only \(n00000001, n00000009\)"):
         prepare(job(source), Counted())
@@ -329,6 +329,6 @@ def test_values_out_of_range_are_refused(tmp_path, field, value):
         job(tmp_path, **{field: value})
 
 
-def test_nothing_here_needs_torch():
+def test_packing_does_not_import_torch():
     code = "import sys, train.packed, train.prepare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Recipes: the paper's figures, and values that are refused."""
+"""Recipes: the paper's figures, values that are refused, and the dropout rate of a net."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
+from alexnet_infer.architecture import Dropout
 from alexnet_infer.errors import UsageError
+from alexnet_infer.presets import PRESETS, variant
 from train.recipe import FAST, PAPER, RECIPES, Recipe
 
 HINTS = get_type_hints(Recipe)
@@ -15,12 +17,14 @@ CHOICES = {name: get_args(hint) for name, hint in HINTS.items() if get_origin(hi
 
 
 def test_the_paper_recipe_has_the_figures_of_the_paper():
-    # Section 5: batch, momentum, weight decay, the first rate and its three divisions, "roughly 90 cycles".
+    # Section 5: batch, momentum, weight decay, the initial rate, "roughly 90 cycles".
     assert (PAPER.batch, PAPER.momentum, PAPER.weight_decay, PAPER.lr, PAPER.epochs) == (128, 0.9, 0.0005, 0.01, 90)
     assert (PAPER.schedule, PAPER.init) == ("plateau", "paper")
     # Section 2: the mean over the training set at each pixel. Section 4.1: the noise's deviation, ten patches.
     assert (PAPER.mean, PAPER.color_sigma, PAPER.validation_views) == ("pixel", 0.1, "ten")
-    # Nothing that the paper doesn't know.
+    # Section 4.2.
+    assert PAPER.dropout == 0.5
+    # Settings that are not in the paper are off.
     assert (PAPER.label_smoothing, PAPER.unit, PAPER.steps_per_epoch) == (0, 1, None)
     assert Recipe() == PAPER
 
@@ -30,7 +34,7 @@ def test_recipes_are_found_by_their_own_names():
     assert all(recipe.name == name for name, recipe in RECIPES.items())
 
 
-def test_choices_are_these():
+def test_the_fields_with_choices_are_these():
     assert CHOICES.keys() == {"schedule", "init", "mean", "validation_views"}
 
 
@@ -38,8 +42,8 @@ def test_choices_are_these():
 def test_a_choice_takes_its_values_and_refuses_any_other_naming_the_option(name):
     for value in CHOICES[name]:
         assert getattr(replace(PAPER, **{name: value}), name) == value
-    for wrong in ("other", "", CHOICES[name][0].upper(), None, 1):
-        refused(name, wrong, " or ".join(CHOICES[name]))
+    for value in ("other", "", CHOICES[name][0].upper(), None, 1):
+        refused(name, value, " or ".join(CHOICES[name]))
 
 
 @pytest.mark.parametrize(
@@ -49,10 +53,11 @@ def test_a_choice_takes_its_values_and_refuses_any_other_naming_the_option(name)
         ("batch", [1], [0], "at least 1"),
         ("patience", [1], [0], "at least 1"),
         ("steps_per_epoch", [1, None], [0, -5], "at least 1"),
-        ("lr", [1e-9, 10.0], [0, -0.1, float("nan"), float("inf")], "more than 0"),
-        ("unit", [0.5, 16.0], [0, -16.0, float("nan"), float("inf")], "more than 0"),
+        ("lr", [1e-9, 10.0], [0, -0.1, 1e6, float("nan"), float("inf")], "more than 0 and less than 1000000"),
+        ("unit", [0.5, 16.0], [0, -16.0, float("nan"), float("inf")], "more than 0 and less than 1000000"),
         ("momentum", [0, 0.999], [1, -0.1, float("nan")], "from 0 to below 1"),
         ("weight_decay", [0, 0.5], [1, -0.1, float("nan")], "from 0 to below 1"),
+        ("dropout", [0, 0.2, 0.999], [1, 1.0, -0.1, float("nan")], "from 0 to below 1"),
         ("label_smoothing", [0, 0.1], [1, -0.1, float("nan")], "from 0 to below 1"),
         ("warmup", [0, 0.5], [1, -0.1, float("nan")], "from 0 to below 1"),
         ("color_sigma", [0, 1.0], [10, -0.1, float("nan")], "from 0 to below 10"),
@@ -78,3 +83,12 @@ def test_every_field_is_checked_but_the_name():
     for name, value in changes.items():
         with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} -1"):
             replace(PAPER, **{name: value})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("rate", [0.0, 0.2])
+def test_a_recipe_sets_the_rate_of_every_dropout_layer_and_nothing_else(name, rate):
+    recipe, net = replace(FAST, dropout=rate), variant(name)
+    architecture = recipe.apply_to(net.build())
+    assert [o.rate for o in architecture.operations if isinstance(o, Dropout)] == [rate, rate]
+    assert architecture == replace(net, dropout=rate).build()

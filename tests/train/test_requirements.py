@@ -15,7 +15,7 @@ from train.requirements import RELEASES, TORCH, import_failure, installed_torch
 
 
 def run_with_torch(folder: Path, source: str) -> tuple[int, str, str]:
-    """The program where PyTorch 2.8.0 is installed and `source` is all of it."""
+    """Run the program with an installed PyTorch 2.8.0 that consists of `source`."""
     (folder / "torch").mkdir()
     (folder / "torch" / "__init__.py").write_text(source)
     (folder / "torch-2.8.0.dist-info").mkdir()
@@ -45,10 +45,10 @@ def test_a_broken_pytorch_is_one_line_with_its_version_and_the_supported_ones(tm
 
 def test_a_name_that_the_installed_pytorch_lacks_is_one_line():
     result = program("--data", "x", before="import torch.library; del torch.library.custom_op")
-    found = importlib.metadata.version("torch")
+    installed = importlib.metadata.version("torch")
     assert result.returncode == 5
     assert result.stderr.count("\n") == 1
-    assert f"'custom_op'): found PyTorch {found}, expected a working one of 2.9 to 2.14" in result.stderr
+    assert f"'custom_op'): found PyTorch {installed}, expected a working PyTorch 2.9 to 2.14" in result.stderr
 
 
 def test_an_import_that_fails_during_the_run_is_one_line(run, data, tmp_path, monkeypatch):
@@ -60,7 +60,7 @@ def test_an_import_that_fails_during_the_run_is_one_line(run, data, tmp_path, mo
 
 
 @pytest.mark.parametrize("name", ["typer", "rich", "safetensors"])
-def test_another_missing_package_is_one_line_with_its_name(data, name):
+def test_a_missing_package_is_one_line_with_its_name(data, name):
     before = f"""
 import sys
 class Missing:
@@ -74,7 +74,7 @@ sys.meta_path.insert(0, Missing)
     assert (result.returncode, result.stderr) == (5, expected)
 
 
-def test_the_version_is_known_without_metadata_too(monkeypatch):
+def test_the_version_is_known_without_metadata(monkeypatch):
     def nothing(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 

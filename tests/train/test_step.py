@@ -1,4 +1,4 @@
-"""One training step: how a batch is parted, what a step returns and when it is read, and that all of it compiles."""
+"""One training step: the parts of a batch, the update, the values it returns, and that it compiles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = torch.tensor([3, 8, 1, 0, 11, 5])
 
 
 def batch(*, whole_set: bool) -> Batch:
-    """Six of twelve images: named among all of the set's squares, or as squares of their own."""
+    """Return six of twelve images, with the squares of the whole set or only their own."""
     packed = images(12)
     if whole_set:
         return Batch(ROWS, packed.labels[ROWS], packed.shards[0], ROWS)
@@ -63,7 +63,7 @@ def test_squares_of_a_set_and_squares_of_a_batch_give_the_same_update():
     assert torch.equal(*weights)
 
 
-def test_a_step_returns_loss_and_squared_norm_and_moves_the_weights_by_the_rate_times_the_gradient():
+def test_a_step_returns_loss_and_squared_norm_and_applies_the_update_rule():
     plan, model = EpochPlan.draw(12, 0, 0), net()
     step, given = step_of(model, label_smoothing=0.1), batch(whole_set=True)
     twin = copy.deepcopy(model).train()
@@ -79,15 +79,15 @@ def test_a_step_returns_loss_and_squared_norm_and_moves_the_weights_by_the_rate_
         torch.testing.assert_close(new.detach(), old - 0.5 * (gradient + 0.0005 * old), rtol=1e-4, atol=1e-6)
 
 
-def test_a_queued_step_gives_its_values_and_where_it_stands():
+def test_a_queued_step_has_its_position_and_its_values():
     queued = QueuedStep(2, 7, 0.25, torch.tensor([1.5, 9.0]))
     assert (queued.epoch, queued.step, queued.lr) == (2, 7, 0.25)
     assert queued.read() == [1.5, 9.0]
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_forward_and_backward_are_one_graph_for_the_compiler(precision):
-    """A break would cost a launch from Python in every step. Traced only: code for a GPU is not made here."""
+def test_the_compiler_gets_one_graph(precision):
+    """A graph break would cost a launch from Python in every step. The graph is only traced, not compiled."""
     plan, traced = EpochPlan.draw(12, 0, 0), []
 
     def backend(graph: torch.fx.GraphModule, inputs: list) -> torch.fx.GraphModule:

@@ -1,4 +1,4 @@
-"""Starting from a trained net: which weights are taken, which are drawn, and what is refused."""
+"""Starting from a trained net: which weights are taken, which are drawn, and which nets are refused."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ SWITCHES = {
 @pytest.mark.parametrize(
     ("name", "unit"), [*((name, 1.0) for name in SWITCHES), ("LRN", 16.0), ("LRN", 0.25), ("sixth convolution", 16.0)]
 )
-def test_taking_is_the_inverse_of_giving_bit_for_bit(name, unit):
+def test_take_is_the_exact_inverse_of_artifact_tensors(name, unit):
     tensors = random_artifact(SWITCHES[name]).tensors
     model = AlexNet(SWITCHES[name].build(), unit)
     model.take(tensors)
-    given = model.artifact_tensors()
-    assert given.keys() == tensors.keys()
+    converted = model.artifact_tensors()
+    assert converted.keys() == tensors.keys()
     for key, tensor in tensors.items():
-        np.testing.assert_array_equal(given[key], tensor, key)
+        np.testing.assert_array_equal(converted[key], tensor, key)
     assert (model.fc8.weight.detach().numpy() == tensors["fc8.weight"] * unit).all()
     assert (model.conv2.bias.detach().numpy() == tensors["conv2.bias"] / unit).all()
 
 
-def test_a_net_takes_what_it_gave():
+def test_a_net_takes_the_weights_of_another():
     torch.manual_seed(0)
     first, second = (AlexNet(TINY.build(), 16.0) for _ in range(2))
     initialise(first, "paper")
@@ -58,7 +58,7 @@ def test_a_net_takes_what_it_gave():
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-def test_a_net_may_take_some_tensors_only_and_keeps_the_layout_of_all():
+def test_a_net_can_take_single_tensors_and_keeps_its_layout():
     model = AlexNet(TINY.build()).to(memory_format=torch.channels_last)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.take({"conv3.weight": np.ones((16, 16, 3, 3), np.float32)})
@@ -72,7 +72,7 @@ def names(*numbers: int) -> list[ClassName]:
 
 
 def artifact_file(path: Path, net: Variant = TINY) -> Path:
-    """A trained net of classes n00000000, n00000001 and so on, stored in float16 as the trainer does."""
+    """Write a net with the classes n00000000, n00000001 and so on, in float16 as the trainer does."""
     random_artifact(net).save(path)
     return path
 
@@ -83,27 +83,34 @@ def test_the_same_classes_keep_every_layer_bit_for_bit(tmp_path, unit):
     initial = initial_weights(path, TINY.build(), names(0, 1, 2))
     assert initial.origin == f"random-alexnet-64, SHA-256 {sha256(path)}"
     run = trainer(tmp_path / "run", recipe=replace(BRIEF, unit=unit), initial=initial)
-    stored, found = load_artifact(path).tensors, run.model.artifact_tensors()
+    stored, taken = load_artifact(path).tensors, run.model.artifact_tensors()
     for name, tensor in stored.items():
-        np.testing.assert_array_equal(found[name], tensor, name)
+        np.testing.assert_array_equal(taken[name], tensor, name)
         np.testing.assert_array_equal(tensor, tensor.astype(np.float16), name)
+
+
+def test_the_recipe_sets_the_dropout_rate_whatever_the_rate_of_the_net_to_start_from(tmp_path):
+    path = artifact_file(tmp_path / "a.safetensors", replace(TINY, dropout=0.9))
+    initial = initial_weights(path, TINY.build(), names(0, 1, 2))
+    run = trainer(tmp_path / "run", recipe=replace(BRIEF, dropout=0.3), initial=initial)
+    assert run.model.architecture == replace(TINY, dropout=0.3).build()
 
 
 @pytest.mark.parametrize("classes", [(0, 1, 3), (5, 6, 7), (0, 1), (0, 1, 2, 3, 4)], ids=str)
 @pytest.mark.parametrize("init", ["he", "paper"])
-def test_other_classes_replace_the_last_layer_by_what_the_seed_draws_and_no_other(tmp_path, classes, init):
+def test_with_other_classes_only_the_last_layer_is_drawn_from_the_seed(tmp_path, classes, init):
     path, seed, recipe = artifact_file(tmp_path / "a.safetensors"), 7, replace(BRIEF, init=init)
     architecture = replace(TINY, classes=len(classes)).build()
     initial = initial_weights(path, architecture, names(*classes))
     assert initial.origin.endswith(f"SHA-256 {sha256(path)}, without fc8")
     data = {} if len(classes) >= CLASSES else {"train": two_classes(), "validation": two_classes()}
     run = trainer(tmp_path / "run", architecture, recipe, seed=seed, initial=initial, **data)
-    found, stored = run.model.artifact_tensors(), load_artifact(path).tensors
+    taken, stored = run.model.artifact_tensors(), load_artifact(path).tensors
     torch.manual_seed(seed)
     fresh = AlexNet(architecture, recipe.unit)
     initialise(fresh, init)
     drawn = fresh.artifact_tensors()
-    for name, tensor in found.items():
+    for name, tensor in taken.items():
         np.testing.assert_array_equal(tensor, (drawn if name.startswith("fc8.") else stored)[name], name)
     assert not np.array_equal(drawn["conv1.weight"], stored["conv1.weight"])
 
@@ -113,7 +120,7 @@ def two_classes() -> PackedImages:
     return replace(packed, labels=packed.labels % 2)
 
 
-def test_without_a_net_to_start_from_nothing_is_taken(tmp_path):
+def test_without_a_net_to_start_from_all_weights_are_drawn(tmp_path):
     run = trainer(tmp_path, seed=3)
     torch.manual_seed(3)
     fresh = AlexNet(TINY.build(), BRIEF.unit)
@@ -124,7 +131,7 @@ def test_without_a_net_to_start_from_nothing_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("net", "found"),
+    ("net", "part"),
     [
         (replace(TINY, hidden=24), r"fc6\.weight has shape \(24, 576\): expected \(16, 576\)"),
         (replace(TINY, kernels=(16, 16, 32, 16, 16)), r"conv3\.weight has shape \(32, 16, 3, 3\): expected \(16, 16,"),
@@ -132,9 +139,9 @@ def test_without_a_net_to_start_from_nothing_is_taken(tmp_path):
         (replace(TINY, conv1=(5, 1, 0), patch=59), r"conv1\.weight has shape \(16, 3, 5, 5\): expected \(16, 3, 3, 3"),
     ],
 )
-def test_a_net_of_another_shape_is_refused_naming_the_tensor_both_shapes_and_the_options(tmp_path, net, found):
+def test_a_net_with_other_shapes_is_refused_with_the_tensor_and_the_options(tmp_path, net, part):
     path = artifact_file(tmp_path / "a.safetensors", net)
-    match = f"--init-from .*a.safetensors: {found}.*; choose that net's --preset, --width, --hidden and --net-columns"
+    match = f"--init-from .*a.safetensors: {part}.*; choose that net's --preset, --width, --hidden and --net-columns"
     for classes in (names(0, 1, 2), names(5, 6, 7)):
         with pytest.raises(UsageError, match=match) as caught:
             initial_weights(path, TINY.build(), classes)
@@ -143,12 +150,12 @@ def test_a_net_of_another_shape_is_refused_naming_the_tensor_both_shapes_and_the
 
 
 @pytest.mark.parametrize(
-    ("other", "named"),
-    [({"channel_order": "BGR"}, "takes BGR in 0-255"), ({"value_range": "0-1", "mean": np.zeros(3)}, "RGB in 0-1,")],
+    ("change", "named"),
+    [({"channel_order": "BGR"}, "expects BGR in 0-255"), ({"value_range": "0-1", "mean": np.zeros(3)}, "RGB in 0-1,")],
 )
-def test_a_net_that_takes_other_values_than_training_gives_is_refused(tmp_path, other, named):
+def test_a_net_with_another_preprocessing_is_refused(tmp_path, change, named):
     artifact = load_artifact(artifact_file(tmp_path / "a.safetensors"))
-    manifest = replace(artifact.manifest, preprocessing=replace(artifact.manifest.preprocessing, **other))
+    manifest = replace(artifact.manifest, preprocessing=replace(artifact.manifest.preprocessing, **change))
     Artifact(manifest, artifact.tensors).save(tmp_path / "b.safetensors")
     with pytest.raises(UsageError, match=named):
         initial_weights(tmp_path / "b.safetensors", TINY.build(), names(0, 1, 2))
@@ -176,7 +183,7 @@ def test_a_damaged_file_is_one_line_and_exit_4(tmp_path, damage):
 
 
 def image_set(root: Path, wnids: list[str]) -> Path:
-    """Folders train/ and val/ with four PNG files a class, each class a brightness of its own."""
+    """Create train/ and val/ with four PNG files per class; each class has its own brightness."""
     rng = np.random.default_rng(len(wnids))
     for split in ("train", "val"):
         for label, wnid in enumerate(wnids):
@@ -206,7 +213,7 @@ def run(job: Job) -> Finished:
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory) -> Path:
-    """A net with six convolutions after a few steps on five classes."""
+    """A net with six convolutions, trained for a few steps on five classes."""
     root = tmp_path_factory.mktemp("pretrained")
     return run(job(root / "run", image_set(root / "five", [f"n{i:08}" for i in range(5)]))).path
 
@@ -225,12 +232,12 @@ def test_the_papers_pretrained_net_is_fine_tuned_on_other_classes_from_end_to_en
     assert [c.wnid for c in manifest.classes] == ["n00000001", "n00000003", "n00000009"]
     assert manifest.architecture.name == "alexnet-6conv"
     assert manifest.provenance.recipe["init_from"] == f"net, SHA-256 {sha256(pretrained)}, without fc8"
-    # Three small steps from the pre-trained weights, not from random ones.
+    # The weights are three small steps from the pre-trained ones, so they do not start from random ones.
     moved = np.abs(artifact.tensors["conv6.weight"] - before.tensors["conv6.weight"])
     assert 0 < moved.mean() < 0.2 * np.abs(before.tensors["conv6.weight"]).mean()
 
 
-def test_with_a_rate_of_almost_nothing_the_result_is_the_net_it_came_from(pretrained, three, tmp_path):
+def test_with_a_tiny_learning_rate_the_result_equals_the_net_it_started_from(pretrained, three, tmp_path):
     still = replace(BRIEF, batch=4, epochs=1, lr=1e-12)
     artifact = load_artifact(run(job(tmp_path / "run", three, pretrained, recipe=still)).path)
     for name, tensor in load_artifact(pretrained).tensors.items():
@@ -239,22 +246,22 @@ def test_with_a_rate_of_almost_nothing_the_result_is_the_net_it_came_from(pretra
 
 
 @pytest.mark.parametrize("then", ["another net", "none"])
-def test_going_on_with_another_net_to_start_from_is_refused(pretrained, three, tmp_path, then):
+def test_resuming_with_another_net_to_start_from_is_refused(pretrained, three, tmp_path, then):
     run(job(tmp_path / "run", three, pretrained))
     last = tmp_path / "run" / "last.safetensors"
     before = last.read_bytes()
-    other = artifact_file(tmp_path / "other.safetensors", SIX) if then == "another net" else None
-    with pytest.raises(ModelFileError, match=r"last\.safetensors: comes from a run with another init_from") as caught:
-        run(job(tmp_path / "run", three, other))
+    init_from = artifact_file(tmp_path / "other.safetensors", SIX) if then == "another net" else None
+    with pytest.raises(ModelFileError, match=r"last\.safetensors: from a run with another init_from") as caught:
+        run(job(tmp_path / "run", three, init_from))
     assert caught.value.exit_code == 4
     assert "\n" not in str(caught.value)
     assert last.read_bytes() == before
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes(pretrained.read_bytes())
-    run(job(tmp_path / "run", three, moved))  # what counts is the net, not where it lies
+    run(job(tmp_path / "run", three, moved))  # the same net in another file
 
 
-def test_a_run_without_one_cannot_go_on_from_one(pretrained, three, tmp_path):
+def test_a_run_from_random_weights_cannot_resume_with_a_net_to_start_from(pretrained, three, tmp_path):
     run(job(tmp_path / "run", three))
     with pytest.raises(ModelFileError, match="another init_from"):
         run(job(tmp_path / "run", three, pretrained))

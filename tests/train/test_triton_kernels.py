@@ -1,4 +1,4 @@
-"""The Triton kernels of LRN and of the augmentation, without a GPU: interpreted, and compiled for five of them."""
+"""The Triton kernels of LRN and augmentation without a GPU: interpreted, and compiled for five GPUs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CAPABILITIES = (80, 86, 90, 100, 120)
 
 
 def child(*arguments: object, **environment: str) -> list[str]:
-    """Lines of a module's output in a new process: Triton decides on import whether it compiles or interprets."""
+    """Run a module in a new process and return its lines. Importing Triton decides if it compiles or interprets."""
     command = [sys.executable, "-W", "error", "-m", *map(str, arguments)]
     ended = subprocess.run(
         command, env=os.environ | environment, cwd=Path(__file__).parents[2], capture_output=True, text=True
@@ -27,7 +27,7 @@ def child(*arguments: object, **environment: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("subject", "cases"), [("lrn", 27), ("augment", 14)])
-def test_kernels_agree_with_the_cpus_code_under_tritons_interpreter(subject, cases):
+def test_interpreted_kernels_agree_with_the_code_for_cpus(subject, cases):
     assert child("tests.train.triton_check", subject, TRITON_INTERPRET="1") == [f"{cases} cases agree"]
 
 
@@ -54,8 +54,8 @@ def test_every_layer_of_the_presets_and_every_kind_of_patch_compiles(compiled):
     assert len(of("augment", compiled)) == len(CAPABILITIES) * 2 * 3
 
 
-def test_kernels_use_no_shared_memory_spill_nothing_and_leave_room_for_many_warps(compiled):
-    """With 64 registers per thread, 32 warps fit on a multiprocessor."""
+def test_kernels_use_no_shared_memory_and_few_registers(compiled):
+    """They spill no registers. With 64 registers per thread, 32 warps fit on a multiprocessor."""
     for case, kernel in compiled.items():
         assert (kernel["shared"], kernel["spilled"]) == (0, 0), case
         assert kernel["registers"] <= 64, case

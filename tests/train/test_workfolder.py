@@ -1,4 +1,4 @@
-"""The folder of a packed set: one job goes on there, another is refused, and nobody else's files are touched."""
+"""The folder of a packed set: its job continues, other jobs are refused, and other files are left unchanged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def decoded(monkeypatch) -> list[str]:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.parametrize("after", [0, 3, 6])  # of 8: six shards' descriptions, the record, the lock
-def test_what_a_run_leaves_that_is_killed_while_cleaning_up_is_removed_by_the_next(source, undisturbed, after):
+def test_the_next_run_completes_a_clean_up_that_was_killed(source, undisturbed, after):
     killed(source, "unlink", after)
     out = source.parent / "packed"
     assert {name for name in contents(out) if not name.startswith(PARTS)} == undisturbed.keys()
@@ -49,20 +49,20 @@ def test_what_a_run_leaves_that_is_killed_while_cleaning_up_is_removed_by_the_ne
     assert not (out / PARTS).exists()
 
 
-def test_a_complete_set_is_left_alone_by_the_same_job_and_refused_to_another(source, undisturbed, decoded):
+def test_a_complete_set_is_not_changed_by_its_job_and_refused_to_others(source, undisturbed, decoded):
     first = prepare(job(source), Counted())
     decoded.clear()
     again = prepare(job(source), Counted())
     assert not decoded
     assert again.summary == f"{first.summary}; already complete"
     assert "7 train + 3 validation images of 8 x 8" in first.summary
-    with pytest.raises(UsageError, match=r"holds another packed set \(8 x 8, 7 \+ 3 images, 2 classes\); choose"):
+    with pytest.raises(UsageError, match=r"contains another packed set \(8 x 8, 7 \+ 3 images, 2 classes\); choose"):
         prepare(job(source, size=9), Counted())
     assert contents(first.path) == undisturbed
 
 
 def other_content(source: Path, split: str) -> None:
-    """An image of another size in bytes; numbers, names, labels and classes stay."""
+    """Change the size of an image file, but no number, name, label or class."""
     path = source / split / WNIDS[0] / "0.png"
     path.write_bytes(path.read_bytes() + b"\0")
 
@@ -73,7 +73,7 @@ def other_names(source: Path, split: str) -> None:
 
 
 def other_labels(source: Path, split: str) -> None:
-    """The first two images change places; numbers of images stay, in all and in each class."""
+    """Swap the classes of the first two images, so that the number of images per class does not change."""
     paths = [source / split / wnid / f"{i}.png" for i, wnid in enumerate(WNIDS)]
     for path, wnid in zip(paths, reversed(WNIDS), strict=True):
         path.rename(source / split / wnid / path.name)
@@ -83,7 +83,7 @@ OTHERS = [(change, split) for change in (other_content, other_names, other_label
 
 
 @pytest.mark.parametrize(("change", "split"), OTHERS)
-def test_a_complete_set_of_another_source_with_as_many_images_is_refused(source, undisturbed, change, split):
+def test_a_complete_set_of_another_source_with_the_same_number_of_images_is_refused(source, undisturbed, change, split):
     out = prepare(job(source), Counted()).path
     change(source, split)
     name = {"val": "validation"}.get(split, split)
@@ -93,7 +93,7 @@ def test_a_complete_set_of_another_source_with_as_many_images_is_refused(source,
     assert contents(out) == undisturbed
 
 
-def test_a_complete_set_is_known_wherever_its_source_lies(source, tmp_path, undisturbed):
+def test_a_complete_set_is_recognized_after_its_source_was_moved(source, tmp_path, undisturbed):
     out = prepare(job(source), Counted()).path
     source.rename(tmp_path / "moved")
     assert prepare(job(tmp_path / "moved", out=out), Counted()).already
@@ -127,19 +127,19 @@ def other_name(source: Path) -> Preparation:
         (lambda source: job(source, shard_bytes=2**20), r"number of images a shard \(2, now 5461\)"),
     ],
 )
-def test_resuming_with_other_settings_is_refused_naming_the_first(source, monkeypatch, change, named):
+def test_resuming_with_other_settings_is_refused_with_the_first_difference(source, monkeypatch, change, named):
     with monkeypatch.context() as patch:
         patch.setattr(module._Maker, "finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             prepare(job(source), Counted())
     before = contents(source.parent / "packed")
-    with pytest.raises(UsageError, match=f"was begun with another {named}") as caught:
+    with pytest.raises(UsageError, match=f"was started with another {named}") as caught:
         prepare(change(source), Counted())
     assert "\n" not in str(caught.value)
     assert contents(source.parent / "packed") == before
 
 
-def test_too_little_space_is_said_before_anything_is_decoded(source, decoded, monkeypatch):
+def test_too_little_space_is_refused_before_images_are_decoded(source, decoded, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1919}))
     with pytest.raises(UsageError, match=r"the set needs 0\.0 GB more, and 0\.0 GB are free"):
         prepare(job(source), Counted())
@@ -148,20 +148,20 @@ def test_too_little_space_is_said_before_anything_is_decoded(source, decoded, mo
     prepare(job(source), Counted())
 
 
-def test_a_folder_with_something_else_in_it_is_refused_and_left_as_it_is(source, tmp_path):
+def test_a_folder_with_other_files_is_refused_and_not_changed(source, tmp_path):
     before = contents(source)
     with pytest.raises(UsageError, match="is not empty; choose a new folder"):
         prepare(job(source, out=source), Counted())
     assert contents(source) == before
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "inside"):
-        with pytest.raises(UsageError, match="can't be made"):
+        with pytest.raises(UsageError, match="can't be created"):
             prepare(job(source, out=out), Counted())
 
 
 @pytest.mark.parametrize("manifest", [b'{"name": "mine"}', b"", None])
 @pytest.mark.parametrize("record", [b'{"name": "mine"}', b"", None])
-def test_somebodys_manifest_and_parts_are_refused_and_left_as_they_are(source, tmp_path, manifest, record):
+def test_another_programs_manifest_and_parts_are_refused_and_not_changed(source, tmp_path, manifest, record):
     out = tmp_path / "mine"
     (out / PARTS).mkdir(parents=True)
     (out / PARTS / "chapter").write_text("one")
@@ -175,7 +175,7 @@ def test_somebodys_manifest_and_parts_are_refused_and_left_as_they_are(source, t
     assert contents(out) == before
 
 
-def test_somebodys_parts_in_a_complete_set_are_left_as_they_are(source):
+def test_another_programs_parts_in_a_complete_set_are_not_changed(source):
     out = prepare(job(source), Counted()).path
     (out / PARTS).mkdir()
     (out / PARTS / "job.json").write_text('{"name": "mine"}')
@@ -185,7 +185,7 @@ def test_somebodys_parts_in_a_complete_set_are_left_as_they_are(source):
 
 
 @pytest.mark.parametrize("damage", ["manifest", "shard", "another source"])
-def test_nothing_is_cleaned_up_before_the_set_is_known_to_be_right(source, monkeypatch, damage):
+def test_nothing_is_cleaned_up_before_the_set_was_checked(source, monkeypatch, damage):
     out = source.parent / "packed"
     with monkeypatch.context() as patch:
         patch.setattr(module, "clean_up", interrupt)
@@ -203,7 +203,7 @@ def test_nothing_is_cleaned_up_before_the_set_is_known_to_be_right(source, monke
     assert contents(out) == before
 
 
-def test_nothing_is_cleaned_up_while_another_process_is_at_work(source, monkeypatch):
+def test_nothing_is_cleaned_up_while_another_process_uses_the_folder(source, monkeypatch):
     pytest.importorskip("fcntl", reason="needs file locks")
     out = source.parent / "packed"
     with monkeypatch.context() as patch:
@@ -223,8 +223,8 @@ def test_a_second_process_on_the_same_folder_is_refused(source):
 
     class Meanwhile(Counted):
         @contextmanager
-        def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-            with pytest.raises(UsageError, match="another process is at work on it"):
+        def counting(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
+            with pytest.raises(UsageError, match="another process is using it"):
                 prepare(job(source), Counted())
             yield lambda count: None
 

@@ -18,14 +18,14 @@ from train.step import StepReport
 
 CLASSES = 3
 TINY: Variant = replace(ALEXNET_64, kernels=(16, 16, 16, 16, 16), hidden=16, classes=CLASSES)
-"""Two columns, LRN, overlapping pooling and dropout, as the paper's net."""
+"""Two columns, LRN, overlapping pooling and dropout, like the paper's net."""
 
 BRIEF = replace(FAST, epochs=2, batch=4, lr=0.01)
 """With `images(12)`: two epochs of three steps."""
 
 
 def squares(count: int, seed: int = 0, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [count, size, size, 3] and labels [count]: noise, brighter in the channel that is the label."""
+    """Return uint8 [count, size, size, 3] and labels [count]: noise that is brighter in the label's channel."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % CLASSES
     images = rng.integers(0, 160, (count, size, size, 3))
@@ -39,7 +39,7 @@ def images(count: int, seed: int = 0, size: int = 64) -> PackedImages:
 
 
 def image_folder(root: Path, count: int = 12) -> Path:
-    """A data set of PNG files: train/ and val/, a folder for each class."""
+    """Create a data set of PNG files: train/ and val/ with one folder per class."""
     for split, seed in (("train", 0), ("val", 1)):
         for i, (pixels, label) in enumerate(zip(*squares(count, seed), strict=True)):
             folder = root / split / f"n{label:08}"
@@ -49,14 +49,14 @@ def image_folder(root: Path, count: int = 12) -> Path:
 
 
 def trainer(out: Path, architecture: Architecture | None = None, recipe: Recipe = BRIEF, **options) -> Trainer:
-    """A trainer on 12 images."""
+    """Return a trainer on 12 images."""
     settings = {"train": images(12), "validation": images(6, seed=1)} | options
     out.mkdir(exist_ok=True)
     return Trainer(architecture or TINY.build(), recipe, out=out, **settings)
 
 
 def tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """Weights, statistics and momentum, copied."""
+    """Return copies of the weights, the statistics and the momentum."""
     return {name: tensor.clone() for name, tensor in trainer.saved.tensors().items()}
 
 
@@ -67,11 +67,11 @@ def assert_bit_identical(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor])
 
 
 class KilledError(Exception):
-    """Ends a run where a test wants it to."""
+    """Ends a run in a test."""
 
 
 def kill_after(steps: int):
-    """For `Trainer.run`: ends it after so many steps, in epochs of three."""
+    """Return a callback that ends `Trainer.run` after this many steps, in epochs of three."""
 
     def on_step(report: StepReport) -> None:
         if 3 * report.epoch + report.step == steps:

@@ -1,8 +1,8 @@
-"""Run by tests under TRITON_INTERPRET=1: the trainer's Triton kernels against its code for CPUs.
+"""Run by tests with TRITON_INTERPRET=1: compares the trainer's Triton kernels with its code for CPUs.
 
 python -m tests.train.triton_check lrn | augment
 
-Triton's interpreter cuts float32 off to bfloat16, where a GPU rounds (`cvt.rn`, which another test looks for).
+Triton's interpreter truncates float32 to bfloat16, but a GPU rounds (`cvt.rn`, which another test checks).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from train.augment_triton import training_patches
 from train.lrn import lrn
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-11 + 2e-6}
-"""Relative errors that rounding explains: results are computed in float32, then rounded once."""
+"""Relative rounding errors: results are computed in float32 and rounded once."""
 
 COLUMNS = (  # channels and columns: the presets', then vectors of 4, 2 and 1 channels, and windows cut at both ends
     *((96, 1), (96, 2), (256, 1), (256, 2)),
@@ -30,7 +30,7 @@ COLUMNS = (  # channels and columns: the presets', then vectors of 4, 2 and 1 ch
 
 
 def check_lrn() -> int:
-    """Every number of channels in every type, windows of 3, 5 and 7, against the operator in float64."""
+    """Compare with the operator in float64: all numbers of channels, all types, windows of 3, 5 and 7."""
     cases = 0
     for (i, (channels, groups)), (j, dtype) in product(enumerate(COLUMNS), enumerate(TOLERANCE)):
         size = (3, 5, 7)[(i + j) % 3]
@@ -42,11 +42,11 @@ def check_lrn() -> int:
         expected = lrn(wide, spec)
         (expected_grad,) = torch.autograd.grad(expected, wide, grad.double())
         constants = (spec.size, spec.alpha, spec.beta, spec.k, spec.groups)
-        found = lrn_triton.forward(x, *constants)
-        found_grad = lrn_triton.backward(grad, x, *constants)
-        # The gradient is a difference: what cancels is as large as its largest values.
+        y = lrn_triton.forward(x, *constants)
+        x_grad = lrn_triton.backward(grad, x, *constants)
+        # The gradient is a difference of terms that can be as large as its largest values.
         slack = TOLERANCE[dtype] * expected_grad.abs().max().item()
-        for a, b, atol in ((found, expected, 1e-7), (found_grad, expected_grad, slack)):
+        for a, b, atol in ((y, expected, 1e-7), (x_grad, expected_grad, slack)):
             assert a.dtype == dtype
             assert a.is_contiguous(memory_format=torch.channels_last)
             error = (a.double() - b).abs() - TOLERANCE[dtype] * b.abs()
@@ -58,7 +58,7 @@ def check_lrn() -> int:
 
 
 def check_augment() -> int:
-    """Patches at the first and the last corner and at random ones, mirrored and not, bit for bit."""
+    """Compare patches bit for bit: at the first and the last corner and at random ones, mirrored or not."""
     rng, cases = np.random.default_rng(0), 0
     pca = ColorPCA.from_covariance(np.array([[4000.0, 3000, 2000], [3000, 5000, 2500], [2000, 2500, 6000]]))
     for side, patch, count, types in ((64, 57, 4, 3), (256, 227, 2, 1), (12, 9, 5, 3)):
@@ -74,24 +74,24 @@ def check_augment() -> int:
             inputs = (images, index, corner, plan.mirror, plan.color @ augment.color, augment.mean, patch)
             expected = augment.training(images, plan, rows, index)
             cut = (expected.view(torch.int32) & -(2**16)).view(torch.float32).bfloat16()
-            for wanted in (expected, expected.half(), cut)[:types]:
-                found = training_patches(*inputs, wanted.dtype)
-                assert found.is_contiguous(memory_format=torch.channels_last)
-                assert torch.equal(found, wanted), (side, patch, shape, wanted.dtype)
+            for converted in (expected, expected.half(), cut)[:types]:
+                patches = training_patches(*inputs, converted.dtype)
+                assert patches.is_contiguous(memory_format=torch.channels_last)
+                assert torch.equal(patches, converted), (side, patch, shape, converted.dtype)
                 cases += 1
     check_large_set()
     return cases
 
 
 def check_large_set() -> None:
-    """The last image of a set of more than 2^31 bytes, of which only its own pages are ever touched."""
+    """Check the last image of a set of more than 2^31 bytes. Only the pages of this image are used."""
     side, patch = 256, 20
     images = torch.empty((2**31 // (side * side * 3) + 2, side, side, 3), dtype=torch.uint8)
     images[-1] = torch.arange(side, dtype=torch.uint8)[:, None, None]
     index, corner = torch.tensor([len(images) - 1]), torch.tensor([[3, 5]])
     noise, mean = torch.zeros(1, 3), torch.zeros(3)
-    found = training_patches(images, index, corner, torch.tensor([False]), noise, mean, patch, torch.float32)
-    assert torch.equal(found[0, 0, :, 0], torch.arange(3.0, 3 + patch))
+    patches = training_patches(images, index, corner, torch.tensor([False]), noise, mean, patch, torch.float32)
+    assert torch.equal(patches[0, 0, :, 0], torch.arange(3.0, 3 + patch))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run by tests: compiles the trainer's Triton kernels for a GPU that need not be there, as a launch on it does.
+"""Run by tests: compiles the trainer's Triton kernels as a launch on a GPU does, without that GPU.
 
 python -m tests.train.triton_compile CAPABILITY (90 for sm_90) -> one JSON object per kernel
 """
@@ -30,7 +30,7 @@ TYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 @dataclass(frozen=True)
 class Kernel:
-    """What a launch was compiled to."""
+    """The compiled kernel of a launch."""
 
     case: str
     shared: int
@@ -39,15 +39,15 @@ class Kernel:
     spilled: int
     """Bytes of local memory per thread."""
     accesses: list[str]
-    """The loads and stores of global memory in its PTX, such as "ld.v4.b32"; each kind once."""
+    """Kinds of loads and stores of global memory in its PTX, such as "ld.v4.b32"."""
     rounding: list[str]
-    """Its conversions to 16-bit floats, such as "cvt.rn.bf16x2.f32"; each kind once."""
+    """Kinds of conversions to 16-bit floats, such as "cvt.rn.bf16x2.f32"."""
     values_per_thread: list[str]
-    """How its tensors are distributed, such as "[1, 8]": each thread has 8 neighbours of a row; each kind once."""
+    """Kinds of layouts of its tensors, such as "[1, 8]": each thread has 8 adjacent values of a row."""
 
 
 class Driver:
-    """Stands for Triton's driver of a GPU, as far as compiling needs one."""
+    """The part of Triton's driver of a GPU that compiling needs."""
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
@@ -82,7 +82,7 @@ def described(case: str, compiled: triton.compiler.CompiledKernel) -> Kernel:
 
 
 def launch_lrn() -> Iterator[str]:
-    """Forward and backward of every preset's LRN layers, in one and two columns, in every type."""
+    """Launch the LRN kernels for every preset's layers, in one and two columns, in all types."""
     steps = [step for variant, _ in PRESETS.values() for step in variant.build().steps]
     channels = sorted({step.output[0] for step in steps if isinstance(step.operation, LRN)})
     for count, columns, dtype in product(channels, (1, 2), TYPES):
@@ -95,7 +95,7 @@ def launch_lrn() -> Iterator[str]:
 
 
 def launch_augment() -> Iterator[str]:
-    """Patches of an odd size with a mean per pixel and of an even one with a mean per channel, in every type."""
+    """Launch the kernel for an odd patch size with a mean per pixel and an even one with a mean per channel."""
     side, index, corner = 256, torch.tensor([0]), torch.tensor([[0, 0]])
     images, mirror, noise = torch.zeros(1, side, side, 3, dtype=torch.uint8), torch.tensor([True]), torch.zeros(1, 3)
     for (patch, shape), dtype in product(((227, (side, side, 3)), (224, (3,))), TYPES):
@@ -104,7 +104,7 @@ def launch_augment() -> Iterator[str]:
 
 
 def main(capability: int) -> None:
-    """Launches compile for this GPU and run nothing."""
+    """Compile all launches for this GPU, without running them."""
     compiled, run = [], JITFunction.run
     driver.set_active(Driver(capability))
     JITFunction.run = lambda self, *args, **options: compiled.append(run(self, *args, **options | {"warmup": True}))

@@ -1,4 +1,4 @@
-"""From an ONNX model to a TensorRT or TensorRT-RTX engine, whose Python interfaces are all but the same."""
+"""Build TensorRT and TensorRT-RTX engines from ONNX models. Their Python interfaces are nearly the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alexnet_infer.export.lrn_plugin.kernel import MAX_SIZE
 from alexnet_infer.export.onnx_graph import PLUGIN_DOMAIN
 
 RECIPE = 1
-"""Another number where this file builds other engines from the same model: those in caches are then not taken."""
+"""To be increased when this file builds different engines from the same model, so that cached ones are not used."""
 
 MAX_MODEL_BYTES = 2**31 - 1
 
@@ -31,11 +31,12 @@ def build_engine(
     *,
     on_progress: OnProgress = lambda phase, done, total: None,
 ) -> Built:
-    """The engine for an ONNX model, which holds `manifest`'s net as `info` says: from this user's cache, or built.
+    """Return the engine for an ONNX model from this user's cache, or build it.
 
-    Networks are strongly typed: each value has the precision that it has in ONNX, and float32 is never rounded to TF32.
-    Ctrl-C stops a build. Raises BackendError when TensorRT is missing, finds no GPU that it needs, or can't build this
-    model; UsageError when the flavor can't take it; ModelFileError when it is no ONNX model.
+    `manifest` and `info` describe the model. Networks are strongly typed: each value has the precision that it has in
+    ONNX, and float32 is never rounded to TF32. Ctrl-C stops a build. Raises BackendError if TensorRT is missing, needs
+    a GPU and finds none, or can't build the model, UsageError if the flavor doesn't support the model, and
+    ModelFileError if `model` is not an ONNX model.
     """
     library = load_library(options.flavor)
     plugins = _check_model(model, options)
@@ -75,14 +76,18 @@ def build_engine(
 
 
 def _check_model(model: bytes, options: EngineOptions) -> int:
-    """How many nodes want our plugin. Other nodes that aren't ONNX's own are refused before TensorRT's parser sees
-    them: it looks at a node's type alone, and would take an LRN of any domain for ONNX's."""
+    """Return the number of nodes for alexnet-infer's plugin.
+
+    Raises UsageError if the model has any other node outside of ONNX's domain. TensorRT's parser looks only at a node's
+    type, and would run an LRN of any domain as ONNX's. Also raises UsageError if the model is too large or the plugin
+    doesn't support its LRN, and ModelFileError if `model` is not an ONNX model.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
     if len(model) > MAX_MODEL_BYTES:
         raise UsageError(
-            f"the ONNX model has {len(model)} bytes: TensorRT reads 2 GB at most; export fewer nets, or fp16"
+            f"the ONNX model has {len(model)} bytes: expected at most 2 GB; export fewer nets, or use --precision fp16"
         )
     try:
         proto = onnx.load_model_from_string(model)
@@ -90,27 +95,28 @@ def _check_model(model: bytes, options: EngineOptions) -> int:
         raise ModelFileError(f"damaged, or not an ONNX model ({one_line(error)})") from None
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer):
         raise UsageError(
-            "the ONNX model has its weights in another file: TensorRT takes them inside, 2 GB at most; "
-            "export fewer nets, or fp16"
+            "the ONNX model has its weights in another file: expected them in the model, at most 2 GB; "
+            "export fewer nets, or use --precision fp16"
         )
     foreign = [node for node in proto.graph.node if node.domain not in ("", "ai.onnx")]
     for node in foreign:
-        ours = node.domain == PLUGIN_DOMAIN
-        if options.flavor == "rtx" or not ours:
-            fix = "; export with --lrn op" if ours else ""
-            name = "TensorRT-RTX takes no plugins" if ours else "expected ONNX's own operators"
-            raise UsageError(f"{shown(node.name)} is a node of {shown(node.domain)}: {name}{fix}")
+        is_plugin = node.domain == PLUGIN_DOMAIN
+        if options.flavor == "rtx" or not is_plugin:
+            reason = "expected ONNX's own operators"
+            if is_plugin:
+                reason = "TensorRT-RTX does not support plugins; export with --lrn op"
+            raise UsageError(f"{shown(node.name)} is a node of the domain {shown(node.domain)}: {reason}")
         size = next((attribute.i for attribute in node.attribute if attribute.name == "size"), 0)
-        if size > MAX_SIZE:  # TensorRT would ask the plugin for a kernel, and print its refusal as a traceback
+        if size > MAX_SIZE:  # TensorRT would ask the plugin for a kernel and print its error as a traceback
             raise UsageError(
-                f"{shown(node.name)}: LRN over {size} channels: the plugin takes {MAX_SIZE} at most; "
+                f"{shown(node.name)}: LRN over {size} channels: the plugin supports at most {MAX_SIZE}; "
                 "export with --lrn op"
             )
     return len(foreign)
 
 
 def _without_functions(model: bytes) -> bytes:
-    """The model without its definition of LRN, so that nothing but the plugin can be taken for it."""
+    """Return the model without its definition of GroupedLRN, so that the parser can only use the plugin."""
     import onnx
 
     proto = onnx.load_model_from_string(model)
@@ -156,9 +162,9 @@ def _build(
     if watch.error is not None:
         raise watch.error
     if plan is None:
-        complaint = library.complaint("it doesn't say why")
-        seven = "7.5" in options.targets and info.precision == "fp32"
-        fix = "; 7.5 takes no float32: leave it out, or export with --precision fp16" if seven else ""
+        complaint = library.complaint("no reason given")
+        unsupported = "7.5" in options.targets and info.precision == "fp32"
+        fix = "; 7.5 does not support float32: leave it out, or export with --precision fp16" if unsupported else ""
         raise BackendError(f"{library.title} {library.version} can't build an engine of this net: {complaint}{fix}")
     if timings is not None:
         engine_cache.write_timings(_timings_name(library, gpu), bytes(timings.serialize()))
@@ -169,16 +175,16 @@ def _parse(library: Library, network: Any, model: bytes, plugins: int) -> None:
     trt = library.module
     parser = trt.OnnxParser(network, library.logger)
     if not parser.parse(model):
-        complaint = library.complaint("it doesn't say why")
+        complaint = library.complaint("no reason given")
         if parser.num_errors:
             error = parser.get_error(0)
             node = f" at {shown(error.node_name())}, {shown(error.node_operator())}" if error.node_operator() else ""
             complaint = f"{visible(' '.join(error.desc().split())[:300])}{node}"
-        raise BackendError(f"{library.title} {library.version} doesn't take this net: {complaint}")
-    found = sum(network.get_layer(i).type == trt.LayerType.PLUGIN_V3 for i in range(network.num_layers))
-    if found != plugins:
+        raise BackendError(f"{library.title} {library.version} can't parse this net: {complaint}")
+    parsed = sum(network.get_layer(i).type == trt.LayerType.PLUGIN_V3 for i in range(network.num_layers))
+    if parsed != plugins:
         raise BackendError(
-            f"{library.title} {library.version} took {found} of {plugins} LRN nodes for our plugin; "
+            f"{library.title} {library.version} uses the LRN plugin for {parsed} of {plugins} nodes: expected all; "
             "export with --lrn op"
         )
 
@@ -186,14 +192,14 @@ def _parse(library: Library, network: Any, model: bytes, plugins: int) -> None:
 def _configure(library: Library, builder: Any, network: Any, info: ExportInfo, options: EngineOptions) -> Any:
     trt = library.module
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # it rounds float32 to 10 bits, and is on where nobody says otherwise
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that `inspect` can tell
+    config.clear_flag(trt.BuilderFlag.TF32)  # rounds float32 to 10 bits; on by default
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for `inspect`
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if options.targets:
-        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # without it, RTX may allocate while it runs
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # otherwise RTX may allocate while it runs
         config.num_compute_capabilities = len(options.targets)
         for index, capability in enumerate(options.targets):
             config.set_compute_capability(_capability(trt, capability), index)
@@ -220,9 +226,9 @@ def _timings_name(library: Library, gpu: Gpu) -> str:
 
 
 def _attach_timings(library: Library, config: Any, gpu: Gpu) -> Any:
-    """TensorRT's timing cache, which must live until the engine is built. RTX times nothing, and has none."""
-    known = engine_cache.read_timings(_timings_name(library, gpu))
-    for content in (known, b""):
+    """Attach TensorRT's timing cache and return it. It must live until the engine is built. RTX times nothing."""
+    stored = engine_cache.read_timings(_timings_name(library, gpu))
+    for content in (stored, b""):
         timings = config.create_timing_cache(content)
         if timings is not None and config.set_timing_cache(timings, ignore_mismatch=False):
             return timings

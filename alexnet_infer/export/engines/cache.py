@@ -1,7 +1,7 @@
-"""Engines that this user has built: each is built once, and known again.
+"""The cache of engines that this user has built. Each engine is built once.
 
-An engine is code, so one is only run that this cache has a record of. The folder is the user's own: one where others
-can write vouches for nothing.
+An engine is code, so only engines that this cache has a record of are run. The folder must belong to the user: its
+records are worthless if other users can write to it.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ POLL_SECONDS = 0.2
 
 
 def folder() -> Path:
-    """Where this user's engines lie."""
+    """Return the folder of this user's engines."""
     return user_cache() / "engines"
 
 
 def key(facts: Mapping[str, Any]) -> str:
-    """A file name for all that an engine depends on."""
+    """Return a file name for everything that an engine depends on."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def cached(name: str, build: Callable[[], Built], on_wait: Callable[[], None] = lambda: None) -> Built:
-    """The engine that is kept as `name`; `build` makes it where there is none, or a damaged one.
+    """Return the cached engine `name`. If it is missing or damaged, `build` makes it.
 
-    Of several processes that ask at once, one builds; the others call `on_wait` once, wait, and take what it made, or
-    build when it failed. Raises BackendError when the folder can't be written, or by others too, and what `build`
-    raises.
+    If several processes ask for it at once, one of them builds. The others call `on_wait` once, wait, and return its
+    engine, or build their own if it failed. Raises BackendError if the folder can't be written or other users can write
+    to it, and the errors of `build`.
     """
     _check_private()
-    place = folder() / f"{name}.engine"
-    if found := _find(place):
-        return found
+    path = folder() / f"{name}.engine"
+    if cached_engine := _read(path):
+        return cached_engine
     with _writing():
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-        held = _only_builder(place.with_suffix(".lock"), on_wait)
+        held = _acquire(path.with_suffix(".lock"), on_wait)
     with held:
-        if found := _find(place):
-            return found
+        if cached_engine := _read(path):
+            return cached_engine
         built = build()
         with _writing():
-            save_engine(place, built)
+            save_engine(path, built)
         return built
 
 
@@ -67,68 +67,71 @@ def _writing() -> Iterator[None]:
         yield
     except OSError as error:
         raise BackendError(
-            f"{error.filename or folder()}: {error.strerror or one_line(error)}: engines are kept in {folder()}; "
+            f"{error.filename or folder()}: {error.strerror or one_line(error)}: engines are stored in {folder()}; "
             "make room there, or set XDG_CACHE_HOME to another folder"
         ) from None
 
 
 def _check_private() -> None:
-    """Raises BackendError when others could have put engines into the folder. None yet is none of theirs."""
+    """Raise BackendError if other users can write to the cache folder. A missing folder is fine."""
     with suppress(OSError):
         status = folder().stat()
         if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
             raise BackendError(
-                f"{folder()}: others can write there, and an engine is code that runs as you: delete the folder, "
-                "or set XDG_CACHE_HOME to one of your own"
+                f"{folder()}: other users can write to it, and an engine is code that runs as you: delete the folder, "
+                "or set XDG_CACHE_HOME to a folder of your own"
             )
 
 
-def _find(place: Path) -> Built | None:
+def _read(path: Path) -> Built | None:
     with suppress(ModelFileError):
-        return read_engine(place)
+        return read_engine(path)
     return None
 
 
-def _only_builder(place: Path, on_wait: Callable[[], None]) -> IO[str]:
-    """The lock file at `place`, held. The system frees it when its holder dies, so waiting always ends."""
-    held = lock(place)
+def _acquire(path: Path, on_wait: Callable[[], None]) -> IO[str]:
+    """Lock the file `path` and return it. The system releases a lock when its holder dies, so waiting always ends."""
+    held = lock(path)
     if held is None:
         on_wait()
     while held is None:
         time.sleep(POLL_SECONDS)
-        held = lock(place)
+        held = lock(path)
     return held
 
 
 def is_ours(description: EngineDescription) -> bool:
-    """Whether this user's cache has built the plan, and said just this of it: whoever runs a plan goes by what is said.
+    """Return whether this user's cache has built an engine with exactly this description.
 
-    Raises BackendError when others can write to the cache.
+    The plan's SHA-256 alone is not enough, because code that runs a plan relies on its description. Raises BackendError
+    if other users can write to the cache.
     """
     _check_private()
-    for place in folder().glob("*.engine.json"):
+    for path in folder().glob("*.engine.json"):
         with suppress(ModelFileError):
-            if read_description(place.with_suffix("")).to_json() == description.to_json():
+            if read_description(path.with_suffix("")).to_json() == description.to_json():
                 return True
     return False
 
 
 def read_timings(name: str) -> bytes:
-    """How long TensorRT's kernels took in earlier builds, in its own format; empty when nothing is known."""
+    """Return how long TensorRT's kernels took in earlier builds, in its own format. Empty if nothing is stored."""
     with suppress(OSError):
         return (folder() / f"{name}.timings").read_bytes()
     return b""
 
 
 def write_timings(name: str, content: bytes) -> None:
-    """Keeps timings for the next build. Of two builds that end together, one's are kept: they are a saving, no more."""
+    """Store timings for the next build, if possible. If two builds end at once, only one's timings are kept."""
     with suppress(OSError):
         write_atomically(folder() / f"{name}.timings", content)
 
 
 def read_kernels(name: str) -> bytes:
-    """The kernels that TensorRT-RTX compiled in earlier processes, in its own format. Empty where there are none, and
-    where other users can write to the folder, since they are code."""
+    """Return the kernels that TensorRT-RTX compiled in earlier processes, in its own format.
+
+    Empty if there are none, or if other users can write to the folder, because kernels are code.
+    """
     with suppress(OSError, BackendError):
         _check_private()
         return (folder() / f"{name}.kernels").read_bytes()
@@ -136,7 +139,7 @@ def read_kernels(name: str) -> bytes:
 
 
 def write_kernels(name: str, content: bytes) -> None:
-    """Keeps compiled kernels for the next process, where that is possible."""
+    """Store compiled kernels for the next process, if possible."""
     with suppress(OSError, BackendError):
         _check_private()
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""TensorRT engines as files, and what one is built with.
+"""TensorRT engines as files, and the options for building them.
 
-`net.engine` is the bare plan, which trtexec takes too. A plan has no room for a manifest, so `net.engine.json` lies
-beside it: which net it is, what it takes, what built it for which GPU, and the SHA-256 of the plan that all this is
-said of. Of an engine and a description that don't belong together, none is ever used.
+`net.engine` is the bare plan, which trtexec also accepts. A plan has no room for a manifest, so `net.engine.json` is
+stored beside it with the net, its input, what built the plan and for which GPU, and the plan's SHA-256. An engine is
+refused unless its SHA-256 matches its description.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from alexnet_infer.files import write_atomically
 FORMAT = 1
 
 EngineFlavor = Literal["tensorrt", "rtx"]
-"""TensorRT, which builds on the GPU that will run the engine, for that GPU; or TensorRT-RTX, which builds without one
-for many, and compiles the rest where it runs."""
+"""TensorRT builds on a GPU, for that GPU. TensorRT-RTX ("rtx") builds without a GPU, for several kinds of GPU, and
+finishes compiling where the engine runs."""
 
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
-"""What an RTX engine is built for where nothing else is said. 7.5 is left out: it takes no float32."""
+"""Default compute capabilities of an RTX engine. 7.5 is left out, because it does not support float32."""
 
 MAX_DESCRIPTION_BYTES = 2**26
 MIB = 2**20
@@ -36,15 +36,15 @@ MIB = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """How an engine is built; for which batch, `ExportInfo` says. Raises UsageError on values that make no sense."""
+    """How an engine is built. The batch is in `ExportInfo`. Raises UsageError on invalid values."""
 
     flavor: EngineFlavor = "tensorrt"
     workspace: int | None = None
-    """Bytes of GPU memory that a layer may use while it runs. None leaves it to TensorRT: all that there is."""
+    """GPU memory that a layer may use while it runs, in bytes. None for TensorRT's default, all memory."""
     optimization_level: int | None = None
-    """From 0, built fast, to 5, runs fast. None leaves it to TensorRT: 3."""
+    """From 0 (fast to build) to 5 (fast to run). None for TensorRT's default, 3."""
     capabilities: tuple[str, ...] = ()
-    """GPUs' compute capabilities, of RTX only. TensorRT builds for the GPU at hand."""
+    """Compute capabilities to build for, with RTX only. TensorRT builds for the GPU in this machine."""
 
     def __post_init__(self) -> None:
         if self.flavor not in get_args(EngineFlavor):
@@ -55,43 +55,43 @@ class EngineOptions:
             raise UsageError(f"--optimization-level {self.optimization_level}: expected 0 to 5")
         if self.capabilities and self.flavor != "rtx":
             raise UsageError(
-                f"--compute-capability {','.join(self.capabilities)}: TensorRT builds for the GPU at hand; "
+                f"--compute-capability {','.join(self.capabilities)}: TensorRT builds for the GPU in this machine; "
                 "leave it out, or add --flavor rtx"
             )
         for capability in self.capabilities:
             if not re.fullmatch(r"\d{1,2}\.\d", capability) or self.capabilities.count(capability) > 1:
                 raise UsageError(
                     f"--compute-capability {shown(','.join(self.capabilities))}: "
-                    "expected different compute capabilities, as in 8.6,8.9,12.0"
+                    "expected distinct compute capabilities, as in 8.6,8.9,12.0"
                 )
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The compute capabilities to build for; none for TensorRT."""
+        """The compute capabilities to build for. Empty for TensorRT."""
         return (self.capabilities or RTX_CAPABILITIES) if self.flavor == "rtx" else ()
 
 
 def parse_workspace(text: str) -> int:
-    """ "512MiB" or "2GiB" as bytes. Raises UsageError."""
-    if not (found := re.fullmatch(r"(\d{1,6}) ?([MG])iB", text)):
+    """Return the number of bytes in a text such as "512MiB" or "2GiB". Raises UsageError."""
+    if not (match := re.fullmatch(r"(\d{1,6}) ?([MG])iB", text)):
         raise UsageError(f"--workspace {shown(text)}: expected MiB or GiB, as in 512MiB or 2GiB")
-    return int(found[1]) * (MIB if found[2] == "M" else 1024 * MIB)
+    return int(match[1]) * (MIB if match[2] == "M" else 1024 * MIB)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRuntime:
-    """What built an engine, and what can run it. Raises SpecError on values that make no sense."""
+    """What built an engine, and what can run it. Raises SpecError on invalid values."""
 
     flavor: EngineFlavor
     version: str
-    """Of TensorRT or TensorRT-RTX. No other will do."""
+    """The version of TensorRT or TensorRT-RTX that built the engine. Only this version can run it."""
     compute_capabilities: tuple[str, ...]
     gpu: str | None
-    """The GPU's name; None for RTX, which builds for all GPUs of those capabilities."""
+    """The name of the GPU. None for RTX, which builds for all GPUs of those capabilities."""
     driver: str | None
-    """The version of the GPU's driver, as far as it could be found out."""
+    """The version of the GPU's driver, as in `Gpu`. None for RTX."""
     plugin: bool
-    """Whether our LRN plugin is in it."""
+    """Whether the engine contains alexnet-infer's LRN plugin."""
 
     def __post_init__(self) -> None:
         if self.flavor not in get_args(EngineFlavor):
@@ -109,22 +109,22 @@ class EngineRuntime:
 
     @property
     def title(self) -> str:
-        """The runtime's name and version, for people."""
+        """The runtime's name and version, such as "TensorRT 11.4.0"."""
         return f"{'TensorRT-RTX' if self.flavor == 'rtx' else 'TensorRT'} {self.version}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineDescription:
-    """All that is known of an engine but its plan. Raises SpecError on values that make no sense."""
+    """Everything known about an engine, except its plan. Raises SpecError on invalid values."""
 
     manifest: Manifest
-    """Of the first net, as in an ONNX file."""
+    """The manifest, as in an ONNX file."""
     info: ExportInfo
     runtime: EngineRuntime
     sha256: str
-    """Of the plan."""
+    """SHA-256 of the plan, in hexadecimal."""
     model_sha256: str
-    """Of the ONNX model that it was built from."""
+    """SHA-256 of the ONNX model that the engine was built from, in hexadecimal."""
 
     def __post_init__(self) -> None:
         for name in ("sha256", "model_sha256"):
@@ -133,7 +133,7 @@ class EngineDescription:
                 raise SpecError(f"{name}={shown(value)}: expected 64 hexadecimal digits")
 
     def to_json(self) -> str:
-        """Canonical JSON; `from_json` restores it exactly."""
+        """Return canonical JSON. `from_json` restores it exactly."""
         return json.dumps(
             {
                 "format": FORMAT,
@@ -148,14 +148,14 @@ class EngineDescription:
 
     @classmethod
     def from_json(cls, text: str) -> EngineDescription:
-        """Inverse of `to_json`. Raises SpecError on anything missing, surplus, out of range or contradictory."""
+        """Inverse of `to_json`. Raises SpecError if a field is missing, unknown or invalid."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise SpecError(f"is not JSON ({one_line(error)})") from None
-        found = data.get("format") if isinstance(data, dict) else None
-        if type(found) is not int or found != FORMAT:
-            raise SpecError(f"format {shown(found)}: this version reads format {FORMAT}")
+        number = data.get("format") if isinstance(data, dict) else None
+        if type(number) is not int or number != FORMAT:
+            raise SpecError(f"format {shown(number)}: this version reads format {FORMAT}")
         _check_keys("the description", data, {"format", "manifest", "export", "runtime", "sha256", "model_sha256"})
         for name in ("manifest", "export"):
             if not isinstance(data[name], str):
@@ -181,21 +181,21 @@ def _check_keys(where: str, data: Any, expected: set[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """An engine: the plan, and what is known of it."""
+    """An engine: its plan and its description."""
 
     plan: bytes = field(repr=False)
     description: EngineDescription
 
 
 def description_path(path: Path) -> Path:
-    """Where the description of the engine `path` lies."""
+    """Return the path of the description of the engine `path`."""
     return path.with_name(f"{path.name}.json")
 
 
 def save_engine(path: Path, built: Built) -> list[Path]:
-    """Writes an engine and its description; returns both paths. Raises OSError when a file can't be written.
+    """Write an engine and its description, and return both paths. Raises OSError if a file can't be written.
 
-    Whoever reads between the two finds a plan that the old description is not of, and refuses it.
+    A process that reads between the two writes finds a plan that doesn't match the old description, and refuses it.
     """
     write_atomically(path, built.plan)
     write_atomically(description_path(path), built.description.to_json().encode())
@@ -203,24 +203,24 @@ def save_engine(path: Path, built: Built) -> list[Path]:
 
 
 def read_description(path: Path) -> EngineDescription:
-    """What is said of the engine `path`, which itself isn't read. Raises ModelFileError."""
-    place = description_path(path)
+    """Read the description of the engine `path`, without reading the engine. Raises ModelFileError."""
+    description = description_path(path)
     try:
-        return EngineDescription.from_json(_read(place, MAX_DESCRIPTION_BYTES).decode())
+        return EngineDescription.from_json(_read(description, MAX_DESCRIPTION_BYTES).decode())
     except FileNotFoundError:
         raise ModelFileError(
-            f"{path}: nothing says what is in it: expected {place.name} beside it, as alexnet-infer export writes it"
+            f"{path}: has no description: expected {description.name} beside it, as written by alexnet-infer export"
         ) from None
     except OSError as error:
-        raise ModelFileError(f"{place}: {error.strerror or one_line(error)}") from None
+        raise ModelFileError(f"{description}: {error.strerror or one_line(error)}") from None
     except (SpecError, UnicodeDecodeError) as error:
-        raise ModelFileError(f"{place}: {one_line(error)}") from None
+        raise ModelFileError(f"{description}: {one_line(error)}") from None
 
 
 def read_engine(path: Path) -> Built:
-    """An engine with its description, found to belong together. Nothing of the plan has been run.
+    """Read an engine and its description, and check that they match. Nothing of the plan is run.
 
-    Raises ModelFileError when either is missing or damaged, or the plan is not the one that was described.
+    Raises ModelFileError if either is missing or damaged, or the plan is not the one that was described.
     """
     try:
         if not path.exists():
@@ -244,5 +244,5 @@ def _read(path: Path, most: int | None = None) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise SpecError("is not a regular file: expected a model file")
     if most is not None and status.st_size > most:
-        raise SpecError(f"has {status.st_size} bytes: expected a description, at most {most}")
+        raise SpecError(f"has {status.st_size} bytes: expected a description of at most {most} bytes")
     return path.read_bytes()

@@ -1,4 +1,4 @@
-"""How far a build is: TensorRT's progress monitor, bars on a terminal, and Ctrl-C."""
+"""Progress of an engine build: TensorRT's progress monitor, bars on a terminal, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from types import ModuleType
 from typing import Any
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with a phase of the build, the steps of it that are done, and all of them, when it begins, after each step and
-when it ends. Phases lie within one another."""
+"""Called with (phase, steps done, total steps) when a phase of the build begins, after each of its steps, and when it
+ends. Phases are nested."""
 
 
 @contextmanager
 def build_bars() -> Iterator[OnProgress]:
-    """Bars for the phases of a build, one below the other as they lie within one another, on stderr where that is a
-    terminal; yields what `build_engine` takes."""
+    """Show a bar for each phase of a build, nested phases below one another, if stderr is a terminal.
+
+    Yields the callback for `build_engine`.
+    """
     if not sys.stderr.isatty():
         yield lambda phase, done, total: None
         return
@@ -41,14 +43,14 @@ def build_bars() -> Iterator[OnProgress]:
 
 @contextmanager
 def stoppable() -> Iterator[list[int]]:
-    """While it lasts, Ctrl-C only fills the list that is yielded; afterwards it is a KeyboardInterrupt, as ever.
+    """Delay Ctrl-C: inside the context it only adds to the yielded list, and at the end it raises KeyboardInterrupt.
 
-    An exception in a callback of TensorRT's would end the process, and Python may raise one wherever it is.
+    Python may raise KeyboardInterrupt anywhere, and an exception in one of TensorRT's callbacks would end the process.
     """
     stopped: list[int] = []
     try:
         before = signal.signal(signal.SIGINT, lambda number, frame: stopped.append(number))
-    except ValueError:  # not in the main thread, where alone Python delivers it
+    except ValueError:  # not in the main thread, the only one that receives signals
         yield stopped
         return
     try:
@@ -60,6 +62,11 @@ def stoppable() -> Iterator[list[int]]:
 
 
 def monitor(trt: ModuleType, on_progress: OnProgress, stopped: list[int]) -> Any:
+    """Return TensorRT's progress monitor, which calls `on_progress` and stops the build once `stopped` has an entry.
+
+    An exception in `on_progress` also stops the build, and is stored in the monitor's `error`.
+    """
+
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX as they are installed, the GPU they find, and what they say of an engine."""
+"""The installed TensorRT and TensorRT-RTX, the GPU they find, and what they report about an engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alexnet_infer.export.engines.files import Built, EngineFlavor
 
 @dataclass(frozen=True)
 class Library:
-    """TensorRT or TensorRT-RTX, imported, and what it has complained of since `errors` was last cleared."""
+    """TensorRT or TensorRT-RTX, imported. `errors` are the messages that it logged as errors since it was cleared."""
 
     flavor: EngineFlavor
     module: ModuleType
@@ -24,28 +24,28 @@ class Library:
 
     @property
     def version(self) -> str:
-        """As in "11.4.0.106"."""
+        """The version, such as "11.4.0.106"."""
         return self.module.__version__
 
     def start(self, kind: str) -> Any:
-        """Its "Builder" or "Runtime". Raises BackendError where CUDA's library or driver is none that it can use."""
+        """Create its "Builder" or "Runtime". Raises BackendError if it can't use CUDA's library or driver."""
         self.errors.clear()
         try:
             return getattr(self.module, kind)(self.logger)
-        except (TypeError, RuntimeError) as error:  # what pybind11 makes of a null pointer
+        except (TypeError, RuntimeError) as error:  # pybind11 raises these for a null pointer
             complaint = self.complaint(one_line(error))
             raise BackendError(
-                f"{self.title} {self.version} can't start: {complaint}; see whether nvidia-smi's driver is new enough"
+                f"{self.title} {self.version} can't start: {complaint}; check the driver's version with nvidia-smi"
             ) from None
 
     def complaint(self, otherwise: str) -> str:
-        """The first error since `errors` was cleared, as one line; `otherwise` where there is none."""
+        """Return the first error since `errors` was cleared, as one line, or `otherwise` if there is none."""
         return visible(" ".join(self.errors[0].split())[:300]) if self.errors else otherwise
 
 
 @cache
 def load_library(flavor: EngineFlavor) -> Library:
-    """TensorRT's Python package. Raises BackendError, with the pip line, where it is missing or has no library."""
+    """Import TensorRT's Python package. Raises BackendError with the pip command if it or its library is missing."""
     title, extra = ("TensorRT-RTX", "rtx") if flavor == "rtx" else ("TensorRT", "trt")
     try:
         if flavor == "rtx":
@@ -61,14 +61,16 @@ def load_library(flavor: EngineFlavor) -> Library:
             if severity <= module.ILogger.ERROR:
                 errors.append(message)
 
-    return Library(
-        flavor, module, title, Logger(), errors
-    )  # one for the process: TensorRT keeps the first logger it is given
+    # Cached for the process, because TensorRT keeps the first logger that it is given.
+    return Library(flavor, module, title, Logger(), errors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A GPU as engines are built for it: its name, its compute capability ("8.6"), and its driver's version."""
+    """A GPU to build engines for: its name, its compute capability ("8.6") and its driver's version.
+
+    Without NVML, the version is that of the newest CUDA that the driver supports.
+    """
 
     name: str
     capability: str
@@ -76,7 +78,7 @@ class Gpu:
 
 
 def this_gpu() -> Gpu:
-    """The first GPU, made this thread's current one. Raises BackendError, with the reason, where none works."""
+    """Make the first GPU current in this thread, and return it. Raises BackendError with the reason if none works."""
     try:
         from cuda.bindings import driver as cuda
         from cuda.core import Device, system
@@ -91,29 +93,29 @@ def this_gpu() -> Gpu:
         version = str(cuda.cuDriverGetVersion()[1])
     except Exception as error:  # CUDA's errors have no public class
         reason = one_line(error).partition(". ")[0]
-        raise BackendError(f"no NVIDIA GPU that works here ({reason}): see what nvidia-smi says") from None
-    with suppress(Exception):  # NVML, which knows more than CUDA's version, isn't in every container
+        raise BackendError(f"no working NVIDIA GPU ({reason}): check with nvidia-smi") from None
+    with suppress(Exception):  # NVML has the driver's own version, but isn't in every container
         version = ".".join(str(part) for part in system.get_kernel_mode_driver_version())
     return Gpu(name=visible(name), capability=f"{major}.{minor}", driver=version)
 
 
 def deserialize(library: Library, plan: bytes) -> tuple[Any, Any]:
-    """The runtime and the engine of a plan, which must be known to be harmless: an engine is code.
+    """Return the runtime and the engine of a plan. The plan must be trusted, because an engine is code.
 
-    Raises ModelFileError when this runtime doesn't take it, BackendError when the runtime can't start.
+    Raises ModelFileError if this runtime can't load it, BackendError if the runtime can't start.
     """
     runtime = library.start("Runtime")
     library.errors.clear()
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise ModelFileError(f"{library.title} {library.version} doesn't take it: {library.complaint('damaged')}")
+        raise ModelFileError(f"{library.title} {library.version} can't load it: {library.complaint('damaged')}")
     return runtime, engine
 
 
 def inspect(built: Built) -> str:
-    """What TensorRT's inspector says of an engine: its layers, as JSON text. Needs the GPU that it is for.
+    """Return the layers of an engine as JSON text, from TensorRT's inspector. Needs the GPU that the engine is for.
 
-    Raises BackendError without one, ModelFileError when the runtime doesn't take the engine.
+    Raises BackendError without a GPU, ModelFileError if the runtime can't load the engine.
     """
     library = load_library(built.description.runtime.flavor)
     this_gpu()

@@ -1,5 +1,5 @@
-"""LRN as a TensorRT plugin, `alexnet_infer::GroupedLRN`: column-wise LRN has no TensorRT layer.
+"""LRN as a TensorRT plugin, `alexnet_infer::GroupedLRN`, because TensorRT has no layer for column-wise LRN.
 
-lrn.cu is the kernel, kernel.py compiles it to PTX, plugin.py tells TensorRT of it. The PTX travels in the engine, so
-running one needs neither Python nor this package.
+lrn.cu is the kernel, kernel.py compiles it to PTX, and plugin.py registers it with TensorRT. The PTX is stored in the
+engine, so running an engine needs neither Python nor this package.
 """

@@ -1,4 +1,4 @@
-"""From an LRN of the spec to PTX: lrn.cu with all of its constants, compiled by NVRTC, which needs no GPU."""
+"""Compile an LRN of the spec to PTX: lrn.cu with all its constants, by NVRTC, which needs no GPU."""
 
 from __future__ import annotations
 
@@ -18,30 +18,32 @@ Dtype = Literal["fp32", "fp16"]
 
 BLOCK = 128
 MAX_SIZE = 31
-"""The window is kept in registers."""
+"""Largest window, in channels. The window is kept in registers."""
 REGISTERS = 64
-"""Of a thread, for its window: with more, too few threads fit on a multiprocessor to hide the memory's latency."""
+"""Per thread, for its window. With more, too few threads fit on a multiprocessor to hide memory latency."""
 STEPS = {1: 8, 2: 4, 4: 4, 8: 2}
-"""Channels that a thread reads at once, by the pixels it takes: 16 to 64 bytes under way."""
+"""Channels that a thread reads at once, by its number of pixels: 16 to 64 bytes in flight."""
 
 OPTIONS = ("--std=c++17", "--ftz=true", "--prec-sqrt=false")
-"""The GPU's own square roots, to an ulp or two: a quarter fewer instructions, without which the fastest memory would
-wait for the arithmetic. Floats below 1.2e-38 become zero; halves keep all of theirs."""
+"""The GPU's approximate square roots, accurate to an ulp or two, take a quarter fewer instructions. With exact ones,
+arithmetic would be the limit on GPUs with the fastest memory. Floats below 1.2e-38 become zero. No half value is that
+small."""
 
 TARGETS = {(7, 5): "6.3", (8, 0): "7.0", (9, 0): "7.8", (10, 0): "8.6", (12, 0): "8.7"}
-"""Compute capabilities that PTX is made for, and the first version of the PTX language that knows each. A GPU takes the
-PTX of an earlier one. NVRTC writes the newest version that it knows, though it uses nothing of it here, and a driver
-refuses PTX that is newer than itself: so the version is set to the oldest that will do."""
+"""Compute capabilities that PTX is made for, and the first version of the PTX language that supports each.
+
+A GPU accepts PTX for an earlier capability. NVRTC declares the newest version that it supports, although the kernel
+needs nothing new. A driver refuses PTX that is newer than itself, so the version is set to the oldest that works."""
 
 SOURCE = resources.files(__package__).joinpath("lrn.cu").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How the kernel computes one LRN layer: what it is compiled with, and how it is launched.
+    """How the kernel computes one LRN layer: the constants it is compiled with, and how it is launched.
 
-    `parts` is in how many runs each column's channels are cut, each for threads of their own: with one, every value is
-    read once; with more, a few images still fill the GPU. Raises UsageError on what the kernel can't compute.
+    The channels of each column are split into `parts` runs, each with its own threads. With one part, every value is
+    read once. With more, a few images still fill the GPU. Raises UsageError if the kernel can't compute the layer.
     """
 
     spec: LRN
@@ -66,7 +68,7 @@ class Plan:
         if groups * self.runs > 65535 or self.channels * self.pixels >= 2**31:
             raise UsageError(
                 f"LRN plugin: maps {self.channels} x {self.height} x {self.width} in {groups * self.runs} runs: "
-                "expected less than 2^31 values an image and 65536 runs; choose another --lrn"
+                "expected fewer than 2^31 values per image and 65536 runs; choose another --lrn"
             )
 
     @property
@@ -83,26 +85,28 @@ class Plan:
 
     @property
     def runs(self) -> int:
-        """In a column. Fewer than `parts` where those would leave a run empty."""
+        """Runs per column. Fewer than `parts` if a run would be empty otherwise."""
         return -(-self.column // self.run)
 
     @cached_property
     def vector(self) -> int:
-        """Adjacent pixels of a thread: as many as 16 bytes and the registers hold and, since each channel's map must
-        start aligned, as divide a map's pixels. So maps with an odd number of pixels (the paper's 55 x 55, 27 x 27)
-        have no vectors; neighbouring threads read neighbouring values in any case, and memory is the limit."""
+        """Adjacent pixels per thread: as many as fit 16 bytes and the registers, and divide the pixels of a map.
+
+        The last condition keeps the map of every channel aligned. So maps with an odd number of pixels (the paper's
+        55 x 55 and 27 x 27) have no vectors. Adjacent threads read adjacent values anyway, and memory is the limit.
+        """
         wide = 4 if self.dtype == "fp32" else 8
         fitting = (v for v in STEPS if v <= wide and (STEPS[v] + self.spec.size - 1) * v <= REGISTERS)
         return max((v for v in fitting if self.pixels % v == 0), default=1)
 
     @property
     def packs(self) -> int:
-        """Threads that cover an image's pixels."""
+        """Threads that cover the pixels of an image."""
         return self.pixels // self.vector
 
     @property
     def macros(self) -> dict[str, str]:
-        """The constants of lrn.cu but its NAME. Floats are hexadecimal, so that no digit is lost."""
+        """The constants of lrn.cu except NAME. Floats are hexadecimal, so that no digit is lost."""
         return {
             "HALF": str(int(self.dtype == "fp16")),
             "CHANNELS": str(self.channels),
@@ -121,20 +125,21 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """The entry point: readable in a profile, and another for every other kernel, whatever shares a namespace."""
+        """The entry point. It is readable in a profile and unique, so that kernels can share a namespace."""
         digest = hashlib.sha256(repr((SOURCE, OPTIONS, self.macros)).encode()).hexdigest()[:12]
         return f"alexnet_infer_lrn_{self.dtype}_{self.channels}x{self.height}x{self.width}_{digest}"
 
     def grid(self, images: int) -> tuple[int, int, int]:
-        """Blocks for x [images, channels, height, width]."""
+        """Return the grid of blocks, (x, y, z), for an input [images, channels, height, width]."""
         return -(-images * self.packs // BLOCK), self.spec.groups * self.runs, 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """Compiled: launch `name` of `ptx` with `plan.grid(N)` blocks of `BLOCK` threads on (x, int32 N, y).
+    """A compiled kernel: launch `name` of `ptx` with `plan.grid(N)` blocks of `BLOCK` threads on (x, int32 N, y).
 
-    x and y are device pointers to N maps each in linear layout, float or half, 16-byte aligned, which don't overlap.
+    x and y are device pointers to the maps of N images in linear layout, float or half, 16-byte aligned. They must not
+    overlap.
     """
 
     plan: Plan
@@ -154,9 +159,9 @@ def compile_ptx(
     capability: tuple[int, int] = (8, 0),
     parts: int = 1,
 ) -> Kernel:
-    """The kernel for LRN over maps [N, channels, height, width], for GPUs of compute capability `capability` and later.
+    """Compile LRN over maps [N, channels, height, width] for GPUs of compute capability `capability` or later.
 
-    Raises UsageError where `Plan` does, BackendError without NVRTC and for GPUs before 7.5.
+    Raises the errors of `Plan`, and BackendError without NVRTC or for GPUs before 7.5.
     """
     plan = Plan(spec=spec, channels=channels, height=height, width=width, dtype=dtype, parts=parts)
     major, minor = target(capability)
@@ -167,7 +172,7 @@ def compile_ptx(
 
 
 def target(capability: tuple[int, int]) -> tuple[int, int]:
-    """The latest of `TARGETS` that a GPU of this compute capability can run. Raises BackendError."""
+    """Return the latest of `TARGETS` that a GPU of this compute capability can run. Raises BackendError if none can."""
     fitting = [known for known in TARGETS if known <= tuple(capability)]
     if not fitting:
         raise BackendError(f"compute capability {shown(tuple(capability))}: expected {min(TARGETS)} or later")
@@ -175,7 +180,7 @@ def target(capability: tuple[int, int]) -> tuple[int, int]:
 
 
 def import_nvrtc() -> ModuleType:
-    """NVRTC, found and loaded. Raises BackendError when it is missing."""
+    """Import NVRTC and load its library. Raises BackendError if it is missing."""
     try:
         from cuda.bindings import nvrtc
 
@@ -202,7 +207,7 @@ def _compile(source: str, options: list[str]) -> bytes:
 
 
 def _text(size: Callable[..., Any], get: Callable[..., Any], program: Any) -> bytes:
-    """What a pair of NVRTC's functions gives, without the zero at its end."""
+    """Return the text from a pair of NVRTC functions, without the zero at its end."""
     text = bytearray(size(program)[1])
     get(program, text)
     return bytes(text).rstrip(b"\0")

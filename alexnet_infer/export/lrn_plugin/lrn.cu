@@ -2,27 +2,27 @@
 //
 //   y_i = x_i / (K + ALPHA * sum of x_j^2 over the SIZE channels j nearest to i in i's column) ^ BETA
 //
-// A thread walks down RUN channels at VECTOR adjacent pixels with the window in registers, so that a value is read once
-// (but for those of SIZE / 2 channels beyond either end of its run). The window's squares are summed anew for each
-// channel: a running sum that adds one and takes one away would lose small squares beside large ones.
+// A thread walks down RUN channels at VECTOR adjacent pixels with the window in registers, so that each value is read
+// once (except in the SIZE / 2 channels beyond either end of its run). The squares of the window are summed again for
+// each channel: a running sum would lose small squares beside large ones.
 //
-// kernel.py gives all constants:
+// kernel.py defines all constants:
 //   NAME                 the entry point
 //   HALF                 1: values are IEEE half. Arithmetic is float: squares of values above 256 overflow half
-//   CHANNELS, COLUMN     all channels, and those of a column
+//   CHANNELS, COLUMN     number of channels, in total and per column
 //   PIXELS               height * width of a map
 //   SIZE, ALPHA, BETA, K as above
-//   ROOTS                1: BETA is 0.75, and square roots do
+//   ROOTS                1: BETA is 0.75, computed with square roots
 //   VECTOR               divides PIXELS, so that all loads and stores are aligned
 //   RUN, STEP            channels that a thread writes, and channels that it reads at once
-//   BLOCK                threads in a block
+//   BLOCK                threads per block
 //
-// Grid: x over all images' pixels / VECTOR, y over columns and their runs. Parameters in TensorRT's order: inputs,
-// scalars, outputs.
+// Grid: x over the pixels of all images / VECTOR, y over columns and their runs. Parameters are in TensorRT's order:
+// inputs, scalars, outputs.
 
 #if HALF
 typedef unsigned short Value;
-#ifdef __CUDACC__  // without cuda_fp16.h, which NVRTC has not; what runs this text as C++ brings its own
+#ifdef __CUDACC__  // NVRTC has no cuda_fp16.h; a C++ build of this file defines its own conversions
 static __device__ float widen(Value bits) {
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
@@ -44,7 +44,7 @@ struct alignas(VECTOR * sizeof(Value)) Pack {
     Value of[VECTOR];
 };
 
-// By intrinsics, because the compilers for compute capabilities before 10.0 store a Pack value by value.
+// With intrinsics, because compilers for compute capabilities before 10.0 store the values of a Pack one at a time.
 static __device__ void store(Value* to, const Pack& pack) {
     const Value* v = pack.of;
 #if VECTOR == 1

@@ -1,6 +1,6 @@
-"""The plugin `alexnet_infer::GroupedLRN`, as `tensorrt.plugin` wants it: described, tuned, implemented ahead of time.
+"""The plugin `alexnet_infer::GroupedLRN`, written with `tensorrt.plugin`: description, tuning, ahead-of-time kernel.
 
-No `from __future__ import annotations` here: TensorRT reads the annotations below as types, not as text.
+This module has no `from __future__ import annotations`: TensorRT reads the annotations below as types, not as text.
 """
 
 from functools import cache
@@ -13,18 +13,18 @@ NAMESPACE, NAME = "alexnet_infer", "GroupedLRN"
 PLUGIN = f"{NAMESPACE}::{NAME}"
 
 TACTICS = (1, 2, 4, 8)
-"""In how many parts each column's channels may be cut. TensorRT times all of them on the GPU at the batch it builds for
-and keeps the fastest: 1 reads every value once, 8 fills a GPU with a single image."""
+"""Numbers of parts that each column's channels may be split into. TensorRT times all of them on the GPU, at the batch
+that it builds for, and keeps the fastest. 1 reads every value once, 8 fills a GPU with a single image."""
 
 FALLBACK = (8, 0)
 
 
 @cache
 def register() -> None:
-    """Makes the plugin known to TensorRT in this process; a second call does nothing.
+    """Register the plugin with TensorRT in this process. A second call does nothing.
 
-    It must come before the ONNX parser, which knows the node by it alone.
-    Raises BackendError when TensorRT or NVRTC is missing.
+    Call it before parsing a model: the ONNX parser recognizes the node only through the registered plugin. Raises
+    BackendError if TensorRT or NVRTC is missing.
     """
     try:
         import tensorrt as trt
@@ -43,7 +43,7 @@ def register() -> None:
     def tune(x: trtp.TensorDesc, outputs: tuple[trtp.TensorDesc]) -> list[trtp.AutoTuneCombination]:
         return [trtp.AutoTuneCombination("FP32|FP16, FP32|FP16", "LINEAR", TACTICS)]
 
-    # All attributes, in `describe`'s order: TensorRT passes every one of them, by position.
+    # TensorRT passes all attributes by position, in the order of `describe`.
     @trtp.aot_impl(PLUGIN)
     def implement(
         x: trtp.TensorDesc,
@@ -55,7 +55,7 @@ def register() -> None:
         outputs: tuple[trtp.TensorDesc],
         tactic: int,
     ) -> tuple[str | bytes, str | bytes, trtp.KernelLaunchParams, trtp.SymIntExprs]:
-        _, channels, height, width = x.shape  # -1 for a dynamic number, which the plan refuses
+        _, channels, height, width = x.shape  # -1 for a dynamic size, which Plan refuses
         spec = LRN(name=NAME, size=size, alpha=alpha, beta=beta, k=k, groups=groups)
         dtype = "fp16" if x.dtype == trt.float16 else "fp32"
         kernel = compile_ptx(spec, channels, height, width, dtype, device_capability(), parts=max(tactic, 1))
@@ -70,7 +70,7 @@ def register() -> None:
 
 
 def device_capability() -> tuple[int, int]:
-    """Compute capability of the GPU in use; 8.0 if the driver doesn't tell, whose PTX every later GPU takes too."""
+    """Return the GPU's compute capability, or 8.0 if the driver gives none: every later GPU accepts PTX for 8.0."""
     try:
         from cuda.bindings import driver
 

@@ -1,4 +1,4 @@
-"""Engines for tests: descriptions of what need not be one, and small ones that TensorRT-RTX builds without a GPU."""
+"""Engines for tests: fake plans with descriptions, and small engines that TensorRT-RTX builds without a GPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TENSORRT = EngineRuntime(
 
 
 def engine_of(plan: bytes, runtime: EngineRuntime = RTX) -> Built:
-    """A description that is in order, of a plan that need not be one."""
+    """An engine with a valid description. `plan` may be any bytes."""
     return Built(
         plan=plan,
         description=EngineDescription(
@@ -41,7 +41,7 @@ def engine_of(plan: bytes, runtime: EngineRuntime = RTX) -> Built:
 
 
 WEIGHTY = replace(TINY, hidden=1024)
-"""Weights of 9 MB in float32, beside which the rest of an engine is small."""
+"""9 MB of float32 weights, much larger than the rest of an engine."""
 
 
 def info_of(**values: Any) -> ExportInfo:
@@ -51,7 +51,7 @@ def info_of(**values: Any) -> ExportInfo:
 
 
 def model_of(artifact: Artifact, info: ExportInfo) -> onnx.ModelProto:
-    """The ONNX model that `info` describes; its int8 form has scales made up, as the weights are."""
+    """The ONNX model that `info` describes. Its int8 form has arbitrary scales."""
     base: Precision = "fp32" if info.precision == "int8" else info.precision
     model = build_model([artifact], replace(info, precision=base, flavor=None))
     return quantized(model) if info.precision == "int8" else model

@@ -23,7 +23,7 @@ pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tens
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    """A cache of this test's own."""
+    """A separate cache for each test."""
     monkeypatch.setattr(engine_cache, "user_cache", lambda: tmp_path / "cache")
     return tmp_path / "cache" / "engines"
 
@@ -58,13 +58,13 @@ FORMS = [
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form.values())) or "fp32")
-def test_every_form_is_built_without_a_gpu_for_several_at_once(form, no_gpu):
+def test_every_form_is_built_without_a_gpu_for_several_gpus_at_once(form, no_gpu):
     built = build(info=info_of(**form), capabilities=("8.6", "8.9", "12.0"))
     assert built.description.runtime.compute_capabilities == ("8.6", "8.9", "12.0")
     source = b"images" if "views" in form else b"patches"
     assert source in built.plan
     assert b"probabilities" in built.plan
-    # The runtime looks at a plan's form first, and then for a GPU: of a good plan it only misses that.
+    # The runtime checks a plan before it looks for a GPU, so a valid plan fails only because there is no GPU.
     library = load_library("rtx")
     with pytest.raises(ModelFileError, match="CUDA driver"):
         deserialize(library, built.plan)
@@ -74,7 +74,7 @@ def test_every_form_is_built_without_a_gpu_for_several_at_once(form, no_gpu):
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form.values())) or "fp32")
-def test_an_engine_says_what_it_takes(form, gpu_capability):
+def test_an_engine_has_the_inputs_and_the_batch_of_its_export(form, gpu_capability):
     info = info_of(**form)
     built = build(info=info, capabilities=(gpu_capability,))
     _, engine = deserialize(load_library("rtx"), built.plan)
@@ -91,11 +91,11 @@ def test_the_engine_has_the_precision_of_the_model():
     sizes = [len(build(artifact, info_of(precision=precision)).plan) for precision in ("fp32", "fp16", "int8")]
     weights = sum(tensor.nbytes for tensor in artifact.tensors.values())
     overhead = sizes[0] - weights
-    assert 0 < overhead < weights / 2  # so that the following is about weights
+    assert 0 < overhead < weights / 2  # weights dominate the size
     assert [size - overhead for size in sizes] == pytest.approx([weights, weights / 2, weights / 4], rel=0.3)
 
 
-def test_the_int8_model_of_these_tests_is_a_good_one():
+def test_the_int8_model_of_these_tests_is_valid():
     artifact = random_artifact()
     model = model_of(artifact, info_of(precision="int8"))
     checker.check_model(model, full_check=True)
@@ -106,7 +106,7 @@ def test_the_int8_model_of_these_tests_is_a_good_one():
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
 
 
-def test_the_builder_is_told_what_was_asked(monkeypatch):
+def test_the_builder_gets_the_requested_options(monkeypatch):
     library = load_library("rtx")
     trt = library.module
     builder = trt.Builder(library.logger)
@@ -119,11 +119,11 @@ def test_the_builder_is_told_what_was_asked(monkeypatch):
         profiles.append(builder.create_optimization_profile())
         return profiles[-1]
 
-    listened = SimpleNamespace(
+    recording = SimpleNamespace(
         create_builder_config=builder.create_builder_config, create_optimization_profile=create_profile
     )
     options = EngineOptions(flavor="rtx", workspace=2**28, optimization_level=1, capabilities=("8.9", "12.1"))
-    config = _configure(library, listened, network, info, options)
+    config = _configure(library, recording, network, info, options)
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 2**28
     assert config.builder_optimization_level == 1
     assert [config.get_compute_capability(i) for i in range(config.num_compute_capabilities)] == [
@@ -165,15 +165,15 @@ def test_lrn_has_the_papers_constants_in_the_parsed_network():
 def test_progress_begins_and_ends_each_phase():
     seen: list[tuple[str, int, int]] = []
     build(on_progress=lambda *step: seen.append(step))
-    whole = [(done, total) for phase, done, total in seen if phase == "Building engine"]
-    assert whole[0] == (0, whole[0][1])
-    assert whole[-1] == (whole[0][1], whole[0][1])
+    outer = [(done, total) for phase, done, total in seen if phase == "Building engine"]
+    assert outer[0] == (0, outer[0][1])
+    assert outer[-1] == (outer[0][1], outer[0][1])
     assert all(0 <= done <= total for _, done, total in seen)
     ended = {phase for phase, done, total in seen if done == total}
     assert ended == {phase for phase, _, _ in seen}
 
 
-def test_what_was_built_is_taken_from_the_cache():
+def test_a_second_build_comes_from_the_cache():
     first = build()
     seen: list[object] = []
     again = build(on_progress=lambda *step: seen.append(step))
@@ -192,7 +192,7 @@ def test_what_was_built_is_taken_from_the_cache():
     ],
     ids=["net", "batch", "level", "capability", "workspace"],
 )
-def test_whatever_an_engine_depends_on_makes_another_one(change, cache):
+def test_a_change_of_anything_an_engine_depends_on_gives_another_engine(change, cache):
     build()
     change()
     assert len(list(cache.glob("*.engine"))) == 2
@@ -216,7 +216,7 @@ def test_ctrl_c_stops_a_build_and_leaves_nothing(cache):
     assert build().plan  # the lock is free again
 
 
-def test_an_error_while_progress_is_shown_stops_the_build_and_comes_through(cache):
+def test_an_error_while_progress_is_shown_stops_the_build_and_is_raised(cache):
     calls = []
 
     def fail(phase: str, done: int, total: int) -> None:
@@ -229,21 +229,23 @@ def test_an_error_while_progress_is_shown_stops_the_build_and_comes_through(cach
     assert not list(cache.glob("*.engine*"))
 
 
-def test_plugin_nodes_are_refused_with_the_form_that_works():
-    with pytest.raises(UsageError, match=r"'norm1' is a node of 'alexnet_infer'.*takes no plugins.*--lrn op"):
+def test_rtx_refuses_plugin_nodes_and_names_the_form_that_works():
+    with pytest.raises(
+        UsageError, match=r"'norm1' is a node of the domain 'alexnet_infer'.*does not support plugins.*--lrn op"
+    ):
         build(info=info_of(lrn="plugin"))
 
 
-def test_a_window_that_the_plugin_cannot_take_is_refused_before_tensorrt_asks_for_it():
+def test_a_window_that_the_plugin_does_not_support_is_refused_before_tensorrt_asks_for_it():
     model = model_of(random_artifact(), info_of(lrn="plugin"))
     assert _check_model(model.SerializeToString(), EngineOptions()) == 2
     next(attribute for attribute in model.graph.node[2].attribute if attribute.name == "size").i = 33
-    with pytest.raises(UsageError, match=r"'norm1': LRN over 33 channels: .* 31 at most; export with --lrn op"):
+    with pytest.raises(UsageError, match=r"'norm1': LRN over 33 channels: .* at most 31; export with --lrn op"):
         _check_model(model.SerializeToString(), EngineOptions())
 
 
 def test_a_library_that_cannot_start_is_one_line_with_its_reason():
-    """As with a driver that is too old: TensorRT logs why, gives null, and its bindings raise TypeError."""
+    """As with a driver that is too old: TensorRT logs the reason and returns null, and its bindings raise TypeError."""
 
     class Failing:
         __version__ = "11.4.0"
@@ -265,14 +267,16 @@ def test_a_library_that_cannot_start_is_one_line_with_its_reason():
         assert "\n" not in str(raised.value)
 
 
-def test_a_plugin_node_that_the_parser_does_not_take_for_our_plugin_is_noticed():
-    with pytest.raises(BackendError, match="took 0 of 2 LRN nodes for our plugin"):
+def test_a_plugin_node_for_which_the_parser_does_not_use_the_plugin_is_refused():
+    with pytest.raises(BackendError, match="uses the LRN plugin for 0 of 2 nodes: expected all; export with --lrn op"):
         parsed(model_of(random_artifact(), info_of(lrn="plugin")), 2)
 
 
-def test_without_the_plugin_a_parser_takes_the_definition_in_the_file_and_never_another_lrn():
-    """What trtexec sees. A node called LRN would become TensorRT's own layer with k = 1 and alpha divided by the size;
-    ours is worked out from its definition, where x comes in times sqrt(5) and alpha is the paper's."""
+def test_without_the_plugin_a_parser_uses_the_definition_in_the_file_and_never_another_lrn():
+    """As in trtexec. A node called LRN would become TensorRT's own layer with k = 1 and alpha divided by the size.
+
+    GroupedLRN is expanded to its definition, where x is multiplied by sqrt(5) and alpha is the paper's.
+    """
     model = model_of(random_artifact(), info_of(lrn="plugin"))
     network, trt = parsed(model, 0)
     found = lrn_layers(network, trt)
@@ -300,15 +304,15 @@ def test_other_foreign_nodes_are_refused():
     def change(model: onnx.ModelProto) -> None:
         model.graph.node[1].domain = "com.microsoft"
 
-    with pytest.raises(UsageError, match=r"'act1' is a node of 'com\.microsoft'"):
+    with pytest.raises(UsageError, match=r"'act1' is a node of the domain 'com\.microsoft'"):
         build_bytes(changed(change))
 
 
-def test_a_node_that_the_parser_does_not_know_is_one_line_that_names_it():
+def test_a_node_that_the_parser_does_not_know_is_named_in_one_line():
     def change(model: onnx.ModelProto) -> None:
         model.graph.node[1].op_type = "Nonsense"
 
-    with pytest.raises(BackendError, match=r"TensorRT-RTX .* doesn't take this net: .*'act1', 'Nonsense'") as raised:
+    with pytest.raises(BackendError, match=r"TensorRT-RTX .* can't parse this net: .*'act1', 'Nonsense'") as raised:
         build_bytes(changed(change))
     assert "\n" not in str(raised.value)
     assert raised.value.exit_code == 5
@@ -318,17 +322,17 @@ def test_weights_beside_the_model_are_refused():
     def change(model: onnx.ModelProto) -> None:
         model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
 
-    with pytest.raises(UsageError, match="2 GB at most"):
+    with pytest.raises(UsageError, match="at most 2 GB"):
         build_bytes(changed(change))
 
 
-def test_what_is_no_onnx_model_is_refused():
+def test_bytes_that_are_not_an_onnx_model_are_refused():
     with pytest.raises(ModelFileError, match="not an ONNX model"):
         build_bytes(b"\xff" * 100)
 
 
-def test_what_a_gpu_cannot_compute_is_one_line_with_the_fix():
-    with pytest.raises(BackendError, match=r"FP32 GEMM is not supported.*7\.5 takes no float32") as raised:
+def test_a_precision_that_a_gpu_does_not_support_is_one_line_with_the_fix():
+    with pytest.raises(BackendError, match=r"FP32 GEMM is not supported.*7\.5 does not support float32") as raised:
         build(capabilities=("7.5",))
     assert "\n" not in str(raised.value)
     assert build(info=info_of(precision="fp16"), capabilities=("7.5",)).plan
@@ -342,14 +346,14 @@ def test_a_capability_that_rtx_does_not_know_is_refused_with_those_it_does():
 @pytest.mark.parametrize(
     ("flavor", "module", "extra"), [("tensorrt", "tensorrt", "trt"), ("rtx", "tensorrt_rtx", "rtx")]
 )
-def test_a_missing_package_is_one_line_with_the_command_that_mends_it(monkeypatch, flavor, module, extra):
+def test_a_missing_package_is_one_line_with_the_command_that_installs_it(monkeypatch, flavor, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(BackendError, match=rf'pip install "alexnet-infer\[{extra}\]"') as raised:
-        load_library.__wrapped__(flavor)  # past the cache, and past a library that is there
+        load_library.__wrapped__(flavor)  # bypasses the cache
     assert "\n" not in str(raised.value)
 
 
-def test_inspecting_needs_a_gpu_and_says_so(no_gpu):
-    with pytest.raises(BackendError, match="no NVIDIA GPU that works here") as raised:
+def test_inspecting_without_a_gpu_is_refused(no_gpu):
+    with pytest.raises(BackendError, match="no working NVIDIA GPU") as raised:
         inspect(build())
     assert "\n" not in str(raised.value)

@@ -16,7 +16,7 @@ from tests.export.engines.made import build, engine_of
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    """A cache of this test's own."""
+    """A separate cache for each test."""
     monkeypatch.setattr(engine_cache, "user_cache", lambda: tmp_path / "cache")
     return tmp_path / "cache" / "engines"
 
@@ -56,7 +56,7 @@ def test_a_build_that_fails_leaves_nothing_and_the_next_one_builds(cache):
     assert engine_cache.cached("name", lambda: engine_of(b"plan"), never).plan == b"plan"
 
 
-def test_who_comes_second_waits_and_takes_the_firsts_engine():
+def test_a_second_caller_waits_and_gets_the_engine_of_the_first():
     building, waiting = threading.Event(), threading.Event()
 
     def build():
@@ -67,12 +67,12 @@ def test_who_comes_second_waits_and_takes_the_firsts_engine():
     first = threading.Thread(target=lambda: engine_cache.cached("name", build))
     first.start()
     assert building.wait(30)
-    found = engine_cache.cached("name", never, on_wait=waiting.set)  # the first ends only when this one waits
+    second = engine_cache.cached("name", never, on_wait=waiting.set)  # the first ends only once this call waits
     first.join()
-    assert found.plan == b"first"
+    assert second.plan == b"first"
 
 
-def test_who_waits_for_one_that_fails_builds():
+def test_a_second_caller_builds_if_the_first_fails():
     building, waiting = threading.Event(), threading.Event()
 
     def fail():
@@ -128,32 +128,32 @@ def test_two_processes_at_once_build_one_engine(tmp_path, monkeypatch):
     ]
     results = [process.communicate(timeout=120)[0].split() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    (one, one_built), (two, two_built) = results
-    assert one == two  # two builds of one net differ, as the next test says
-    assert {one_built, two_built} == {"True", "False"}
+    (first, first_built), (second, second_built) = results
+    assert first == second  # two builds of one net differ, as the next test shows
+    assert {first_built, second_built} == {"True", "False"}
 
 
 def test_two_builds_of_one_net_differ(tmp_path, monkeypatch):
-    """So that the test above could not pass with two builds."""
+    """Shows that the test above would fail with two builds."""
     pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
-    one = build()
+    first = build()
     monkeypatch.setattr(engine_cache, "user_cache", lambda: tmp_path / "another")
-    assert build().description.sha256 != one.description.sha256
+    assert build().description.sha256 != first.description.sha256
 
 
-def test_an_engine_is_ours_when_this_cache_built_it_wherever_it_lies_now(tmp_path):
+def test_an_engine_that_this_cache_built_is_recognized_in_any_folder(tmp_path):
     built = engine_cache.cached("name", lambda: engine_of(b"ours"))
     save_engine(tmp_path / "elsewhere.engine", built)
     assert engine_cache.is_ours(built.description)
     assert not engine_cache.is_ours(engine_of(b"theirs").description)
 
 
-def test_another_description_of_an_engine_of_ours_is_not_ours():
-    """It could name other classes, or more of them than there is memory for."""
+def test_another_description_of_a_cached_engine_is_not_recognized():
+    """It could name other classes, or more classes than fit in memory."""
     built = engine_cache.cached("name", lambda: engine_of(b"ours"))
-    lie = replace(built.description, manifest=replace(built.description.manifest, name="lie"))
-    assert lie.sha256 == built.description.sha256
-    assert not engine_cache.is_ours(lie)
+    forged = replace(built.description, manifest=replace(built.description.manifest, name="forged"))
+    assert forged.sha256 == built.description.sha256
+    assert not engine_cache.is_ours(forged)
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs POSIX permissions")
@@ -163,7 +163,7 @@ def test_a_cache_that_others_can_write_is_not_used(cache, monkeypatch):
 
     def refused() -> None:
         for use in (lambda: engine_cache.is_ours(built.description), lambda: engine_cache.cached("name", never)):
-            with pytest.raises(BackendError, match=r"others can write there.*set XDG_CACHE_HOME") as raised:
+            with pytest.raises(BackendError, match=r"other users can write to it.*set XDG_CACHE_HOME") as raised:
                 use()
             assert "\n" not in str(raised.value)
 
@@ -176,11 +176,11 @@ def test_a_cache_that_others_can_write_is_not_used(cache, monkeypatch):
     refused()
 
 
-def test_nothing_is_ours_before_anything_was_built():
+def test_an_empty_cache_recognizes_no_engine():
     assert not engine_cache.is_ours(engine_of(b"plan").description)
 
 
-def test_a_damaged_record_vouches_for_nothing(cache):
+def test_an_engine_with_a_damaged_record_is_not_recognized(cache):
     built = engine_cache.cached("name", lambda: engine_of(b"ours"))
     record = cache / "name.engine.json"
     data = json.loads(record.read_text())
@@ -189,14 +189,14 @@ def test_a_damaged_record_vouches_for_nothing(cache):
     assert not engine_cache.is_ours(built.description)
 
 
-def test_a_cache_that_cannot_be_written_is_one_line_with_what_to_do(cache):
+def test_a_cache_that_cannot_be_written_is_one_line_with_the_fix(cache):
     cache.parent.write_text("a file where the folder should be")
     with pytest.raises(BackendError, match="set XDG_CACHE_HOME") as raised:
         engine_cache.cached("name", lambda: engine_of(b"plan"))
     assert "\n" not in str(raised.value)
 
 
-def test_timings_are_kept_and_nothing_is_known_at_first(cache):
+def test_timings_are_kept_and_empty_at_first(cache):
     assert engine_cache.read_timings("gpu") == b""
     engine_cache.write_timings("gpu", b"lost")  # no folder yet: not an error
     cache.mkdir(parents=True)
@@ -204,12 +204,12 @@ def test_timings_are_kept_and_nothing_is_known_at_first(cache):
     assert engine_cache.read_timings("gpu") == b"kept"
 
 
-def test_the_key_follows_the_facts_and_not_their_order():
+def test_the_key_depends_on_the_facts_and_not_on_their_order():
     assert engine_cache.key({"a": 1, "b": 2}) == engine_cache.key({"b": 2, "a": 1})
     assert engine_cache.key({"a": 1, "b": 2}) != engine_cache.key({"a": 1, "b": 3})
 
 
-def test_compiled_kernels_are_read_again_and_a_missing_file_is_no_failure(cache):
+def test_compiled_kernels_are_read_back_and_a_missing_file_is_no_error(cache):
     assert engine_cache.read_kernels("name") == b""
     engine_cache.write_kernels("name", b"kernels")
     assert engine_cache.read_kernels("name") == b"kernels"
@@ -217,7 +217,7 @@ def test_compiled_kernels_are_read_again_and_a_missing_file_is_no_failure(cache)
     assert cache.stat().st_mode & 0o777 == 0o700
 
 
-def test_kernels_are_neither_read_nor_written_where_others_can_write(cache):
+def test_kernels_are_neither_read_nor_written_if_other_users_can_write_to_the_cache(cache):
     engine_cache.write_kernels("name", b"kernels")
     cache.chmod(0o777)
     assert engine_cache.read_kernels("name") == b""

@@ -53,7 +53,7 @@ def test_a_new_engine_with_the_old_description_is_refused(tmp_path):
         read_engine(path)
 
 
-def test_an_engine_alone_is_refused_and_told_what_is_missing(tmp_path):
+def test_an_engine_without_a_description_is_refused_and_the_missing_file_named(tmp_path):
     path = tmp_path / "net.engine"
     path.write_bytes(b"plan")
     with pytest.raises(ModelFileError, match=r"expected net\.engine\.json beside it"):
@@ -87,7 +87,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
         (lambda data: data.update(model_sha256=None), "model_sha256"),
         (lambda data: data.update(manifest={}), "manifest.*expected JSON as text"),
         (lambda data: data.update(manifest="{}"), "manifest format None"),
-        (lambda data: data.update(export="{}"), "what the file says of its export"),
+        (lambda data: data.update(export="{}"), "the export description"),
         (lambda data: data.update(runtime=[]), "runtime: missing or unknown fields"),
         (lambda data: data["runtime"].update(flavor="trt"), "flavor='trt': expected tensorrt or rtx"),
         (lambda data: data["runtime"].update(version=""), "version=''"),
@@ -99,7 +99,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
         (lambda data: data["runtime"].update(gpu=3), "gpu=3"),
     ],
 )
-def test_a_description_with_something_wrong_is_refused_and_the_thing_named(tmp_path, change, complaint):
+def test_an_invalid_description_is_refused_and_the_field_named(tmp_path, change, complaint):
     path = tmp_path / "net.engine"
     save_engine(path, engine_of(b"plan"))
     data = json.loads(description_path(path).read_text())
@@ -113,7 +113,7 @@ def test_a_description_with_something_wrong_is_refused_and_the_thing_named(tmp_p
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"format": 1'])
-def test_what_is_no_description_is_refused(tmp_path, content):
+def test_a_file_that_is_not_a_description_is_refused(tmp_path, content):
     path = tmp_path / "net.engine"
     path.write_bytes(b"plan")
     description_path(path).write_bytes(content)
@@ -121,7 +121,7 @@ def test_what_is_no_description_is_refused(tmp_path, content):
         read_description(path)
 
 
-def test_an_engine_of_tensorrt_names_its_gpu_and_driver():
+def test_a_tensorrt_engine_must_name_its_gpu_and_driver():
     for name in ("gpu", "driver"):
         with pytest.raises(SpecError, match=f"{name}=None"):
             dataclasses.replace(TENSORRT, **{name: None})
@@ -135,7 +135,7 @@ def test_workspaces_are_in_binary_units(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", "2", "2GB", "2gib", "-1GiB", "1.5GiB", "9999999GiB", "2GiB\n"])
-def test_other_workspaces_are_refused(text):
+def test_workspaces_in_another_format_are_refused(text):
     with pytest.raises(UsageError, match=r"--workspace .*512MiB or 2GiB"):
         parse_workspace(text)
 
@@ -147,18 +147,18 @@ def test_other_workspaces_are_refused(text):
         ({"workspace": 1000}, "--workspace 1000"),
         ({"optimization_level": 6}, "--optimization-level 6: expected 0 to 5"),
         ({"optimization_level": -1}, "--optimization-level -1"),
-        ({"capabilities": ("8.6",)}, "--compute-capability 8.6: TensorRT builds for the GPU at hand"),
+        ({"capabilities": ("8.6",)}, "--compute-capability 8.6: TensorRT builds for the GPU in this machine"),
         ({"flavor": "rtx", "capabilities": ("8.6", "sm_89")}, "--compute-capability '8.6,sm_89'"),
-        ({"flavor": "rtx", "capabilities": ("8.6", "8.6")}, "different compute capabilities"),
+        ({"flavor": "rtx", "capabilities": ("8.6", "8.6")}, "distinct compute capabilities"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(values, complaint):
+def test_invalid_options_are_refused(values, complaint):
     with pytest.raises(UsageError, match=complaint) as raised:
         EngineOptions(**values)
     assert raised.value.exit_code == 2
 
 
-def test_rtx_builds_for_what_is_asked_or_for_all_that_take_every_precision():
+def test_rtx_builds_for_the_requested_gpus_or_for_all_that_support_every_precision():
     assert EngineOptions(flavor="rtx", capabilities=("8.9",)).targets == ("8.9",)
     assert EngineOptions(flavor="rtx").targets == RTX_CAPABILITIES
     assert EngineOptions().targets == ()

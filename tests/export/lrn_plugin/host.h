@@ -1,5 +1,5 @@
-// What lrn.cu takes from CUDA, for a C++ compiler: the kernel's own text then runs on a CPU, a thread after another.
-// That is faithful because its threads share nothing. Only `rsqrtf` is more exact than a GPU's.
+// The parts of CUDA that lrn.cu uses, for a C++ compiler: the kernel then runs on a CPU, one thread after another.
+// This is faithful because its threads share nothing. Only `rsqrtf` is more accurate than on a GPU.
 #pragma once
 #include <cmath>
 #include <cstring>

@@ -1,15 +1,14 @@
-"""Run by a test: the plugin through TensorRT's own Python code, in the order in which TensorRT calls it.
+"""Run by a test: pass the plugin through TensorRT's own Python code, in the order in which TensorRT calls it.
 
     python tensorrt_check.py LIBRARY...
 
-Real are all of `tensorrt.plugin` (registration, its validators, the template of an ahead-of-time plugin) and the
-compiled classes below it. Not real is TensorRT's library, which isn't needed here and may be absent: the LIBRARYs are
-empty ones in its place, of which nothing is called. What it would do is done here: the registry is a dictionary,
-symbolic sizes are numbers (`Number`, `Builder`), fields have the types that its ONNX parser gives them, and nobody
-builds an engine.
+`tensorrt.plugin` (registration, validators, the template of an ahead-of-time plugin) and the compiled classes below it
+are real. TensorRT's library is not: each LIBRARY is an empty replacement, and none of its functions is called. This
+program does the library's work: the registry is a dictionary, symbolic sizes are numbers (`Number`, `Builder`), and
+fields have the types that the ONNX parser gives them. No engine is built.
 """
 
-# ruff: noqa: E402 - the libraries come before what is linked with them
+# ruff: noqa: E402 - the libraries must be loaded before the modules that are linked with them
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ ATTRIBUTES = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0, "groups": 2}
 
 
 class Registry(dict):
-    """In place of TensorRT's."""
+    """Replaces TensorRT's plugin registry."""
 
     def register_creator(self, creator: trt.IPluginCreatorV3Quick, namespace: str) -> None:
         self[creator.name, creator.plugin_version, namespace] = creator
@@ -47,7 +46,7 @@ class Registry(dict):
 
 
 class Number(trt.IDimensionExpr):
-    """A size that is known. TensorRT's class has no constructor, so `of` goes around it."""
+    """A known size. TensorRT's class has no constructor, so `of` creates it without one."""
 
     value: int
 
@@ -59,7 +58,7 @@ class Number(trt.IDimensionExpr):
 
 
 class Builder:
-    """In place of trt.IExprBuilder: it works out each expression at once."""
+    """Replaces trt.IExprBuilder. It evaluates each expression immediately."""
 
     def constant(self, value: int) -> Number:
         return Number.of(value)
@@ -71,11 +70,11 @@ class Builder:
 
 
 class Scalars(dict):
-    """In place of trt.ISymExprs."""
+    """Replaces trt.ISymExprs."""
 
 
 def parsed_fields() -> trt.PluginFieldCollection:
-    """An ONNX node's attributes as the parser hands them on: FLOAT as float32 and INT as int32, one value each."""
+    """An ONNX node's attributes as the parser passes them on: FLOAT as float32 and INT as int32, one value each."""
     types = {float: (np.float32, trt.PluginFieldType.FLOAT32), int: (np.int32, trt.PluginFieldType.INT32)}
     fields = []
     for name, value in ATTRIBUTES.items():
@@ -85,7 +84,7 @@ def parsed_fields() -> trt.PluginFieldCollection:
 
 
 def tensor(dtype: trt.DataType, shape: tuple[int, ...]) -> trt.DynamicPluginTensorDesc:
-    """A tensor of dynamic batch, up to 64, in linear layout."""
+    """A tensor with a dynamic batch of up to 64, in linear layout."""
     described = trt.DynamicPluginTensorDesc()
     described.desc.dims = trt.Dims((-1, *shape))
     described.desc.type = dtype
@@ -109,7 +108,7 @@ def check_registration(registry: Registry) -> None:
 
 
 def check_layer(registry: Registry, dtype: trt.DataType, shape: tuple[int, int, int]) -> int:
-    """A layer from the parser to its kernels; how many kernels."""
+    """Check a layer from the parser to its kernels. Returns the number of kernels."""
     creator = registry[NAME, "1", NAMESPACE]
     plugin = creator.create_plugin(
         NAME, NAMESPACE, parsed_fields(), trt.TensorRTPhase.BUILD, trt.QuickPluginCreationRequest.UNKNOWN
@@ -119,7 +118,7 @@ def check_layer(registry: Registry, dtype: trt.DataType, shape: tuple[int, int, 
     assert plugin.attrs == float32
 
     assert plugin.get_output_data_types([dtype], [4]) == [dtype]
-    assert plugin.get_aliased_input(0) == -1, "the kernel can't write over what it reads"
+    assert plugin.get_aliased_input(0) == -1, "the kernel can't overwrite its input"
     plugin.get_output_shapes([[Number.of(n) for n in (8, *shape)]], [], Builder())
     assert [size._expr.value for size in plugin.output_descs[0].shape_expr] == [8, *shape]
 
@@ -166,22 +165,22 @@ def check_launch(plugin, ends, dtype: trt.DataType, shape: tuple[int, int, int],
     assert isinstance(extra[0], trtp.SymInt32), "as lrn.cu declares it"
 
 
-def check_that_the_validators_bite() -> None:
-    """What they accept above says something only if they refuse what is wrong."""
+def check_the_validators() -> None:
+    """That they accept the plugin is meaningful only if they refuse invalid ones."""
     wrong = {
         "an annotation that is text": "def f(x: 'trtp.TensorDesc') -> trtp.TensorDesc: ...",
         "a default": "def f(x: trtp.TensorDesc, size: int = 5) -> trtp.TensorDesc: ...",
-        "an attribute of no such type": "def f(x: trtp.TensorDesc, size: list) -> trtp.TensorDesc: ...",
+        "an attribute of an unknown type": "def f(x: trtp.TensorDesc, size: list) -> trtp.TensorDesc: ...",
         "no return type": "def f(x: trtp.TensorDesc): ...",
     }
-    for number, (what, source) in enumerate(wrong.items()):
+    for number, (mistake, source) in enumerate(wrong.items()):
         names = {"trtp": trtp}
         exec(source, names)
         try:
             trtp.register(f"wrong::a{number}")(names["f"])
         except ValueError:
             continue
-        raise AssertionError(f"{what} was accepted")
+        raise AssertionError(f"{mistake} was accepted")
 
 
 def main() -> None:
@@ -192,7 +191,7 @@ def main() -> None:
     check_registration(registry)
     layers = [(dtype, shape) for dtype in (trt.float32, trt.float16) for shape in ((96, 55, 55), (256, 27, 27))]
     kernels = sum(check_layer(registry, *layer) for layer in layers)
-    check_that_the_validators_bite()
+    check_the_validators()
     print(f"TensorRT {trt.__version__}: {kernels} kernels of {len(layers)} layers accepted")
 
 

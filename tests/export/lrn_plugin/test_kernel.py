@@ -1,4 +1,4 @@
-"""What the kernel is compiled to: PTX for each generation of GPUs, without one; and what is refused."""
+"""The compiled kernel: PTX for each generation of GPUs, made without a GPU, and layers that are refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ needs_nvrtc = pytest.mark.usefixtures("nvrtc")
 
 
 def parameters(kernel: Kernel) -> list[str]:
-    """Types of the one entry point's parameters; fails where there is another entry or none of that name."""
+    """Types of the parameters of the only entry point, which must have the kernel's name."""
     ((name, listed),) = re.findall(r"\.entry\s+(\w+)\s*\((.*?)\)", kernel.ptx.decode(), re.DOTALL)
     assert name == kernel.name
     return re.findall(r"\.param\s+\.(\w+)", listed)
@@ -38,8 +38,8 @@ def parameters(kernel: Kernel) -> list[str]:
 
 def moves(kernel: Kernel) -> set[tuple[str, int]]:
     """("ld" or "st", bytes) of the accesses to global memory."""
-    found = re.findall(r"\b(ld|st)\.global\S*?(?:\.v(\d))?\.[bfu](\d+)\b", kernel.ptx.decode())
-    return {(what, int(count or 1) * int(bits) // 8) for what, count, bits in found}
+    accesses = re.findall(r"\b(ld|st)\.global\S*?(?:\.v(\d))?\.[bfu](\d+)\b", kernel.ptx.decode())
+    return {(kind, int(count or 1) * int(bits) // 8) for kind, count, bits in accesses}
 
 
 @needs_nvrtc
@@ -47,7 +47,7 @@ def moves(kernel: Kernel) -> set[tuple[str, int]]:
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("shape", [(96, 55, 55), (256, 27, 27)])
 def test_ptx_has_the_entry_and_the_parameters_that_tensorrt_passes(shape, capability, dtype):
-    """One input, one whole number, one output, and nothing else: no scratch, no shared memory, no globals."""
+    """One input, one whole number and one output. No scratch memory, no shared memory, no globals."""
     kernel = compile_ptx(PAPER, *shape, dtype, capability)
     text = kernel.ptx.decode()
     assert parameters(kernel) == ["u64", "u32", "u64"]
@@ -59,7 +59,7 @@ def test_ptx_has_the_entry_and_the_parameters_that_tensorrt_passes(shape, capabi
 
 @needs_nvrtc
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_loads_and_stores_are_of_16_bytes_where_a_maps_pixels_allow_it_and_else_of_a_value(capability):
+def test_loads_and_stores_have_16_bytes_if_a_maps_pixels_allow_it_and_otherwise_one_value(capability):
     assert moves(compile_ptx(PAPER, 96, 56, 56, "fp32", capability)) == {("ld", 16), ("st", 16)}
     assert moves(compile_ptx(PAPER, 96, 56, 56, "fp16", capability)) == {("ld", 16), ("st", 16)}
     assert moves(compile_ptx(PAPER, 96, 55, 55, "fp32", capability)) == {("ld", 4), ("st", 4)}
@@ -67,9 +67,9 @@ def test_loads_and_stores_are_of_16_bytes_where_a_maps_pixels_allow_it_and_else_
 
 
 def assembler() -> Path | None:
-    """NVIDIA's ptxas: one on the path, or the one that comes with Triton."""
-    if found := shutil.which("ptxas"):
-        return Path(found)
+    """NVIDIA's ptxas: on the path, or bundled with Triton."""
+    if ptxas := shutil.which("ptxas"):
+        return Path(ptxas)
     try:
         import triton
     except ImportError:
@@ -82,8 +82,8 @@ def assembler() -> Path | None:
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize("shape", [(96, 55, 55), (256, 27, 27), (96, 56, 56)])
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_nvidias_assembler_takes_the_ptx_and_keeps_the_window_in_registers(capability, shape, dtype, tmp_path):
-    """It refuses what its stated version of the language does not have, so that the lowered version is true."""
+def test_nvidias_assembler_accepts_the_ptx_and_keeps_the_window_in_registers(capability, shape, dtype, tmp_path):
+    """ptxas refuses features that the declared version does not have, so the lowered version is correct."""
     if not (ptxas := assembler()):
         pytest.skip("needs ptxas: pip install triton")
     source = tmp_path / "lrn.ptx"
@@ -108,7 +108,7 @@ def test_a_gpu_too_old_is_refused_in_one_line():
         compile_ptx(PAPER, 96, 55, 55, "fp32", (7, 0))
 
 
-def test_every_other_kernel_has_another_name():
+def test_different_kernels_have_different_names():
     plans = [
         Plan(spec=spec, channels=96, height=height, width=55, dtype=dtype, parts=parts)
         for spec in (PAPER, LRN(name="norm"), LRN(name="norm", k=1.0), LRN(name="norm", alpha=1e-4 * (1 + 2**-52)))
@@ -130,10 +130,10 @@ def test_every_other_kernel_has_another_name():
         ({"spec": LRN(name="n", size=4)}, "size=4: expected an odd number"),
         ({"spec": LRN(name="n", groups=5)}, "groups=5 must divide the 96 channels"),
         ({"channels": 70000, "spec": LRN(name="n", groups=70000)}, "70000 runs: expected"),
-        ({"height": 2**20, "width": 2**11}, "2\\^31 values an image"),
+        ({"height": 2**20, "width": 2**11}, "2\\^31 values per image"),
     ],
 )
-def test_what_the_kernel_cannot_compute_is_refused_in_one_line(changed, message):
+def test_a_layer_that_the_kernel_cannot_compute_is_refused_in_one_line(changed, message):
     fitting = {"spec": PAPER, "channels": 96, "height": 55, "width": 55, "dtype": "fp32"}
     with pytest.raises(UsageError, match=message) as raised:
         Plan(**{**fitting, **changed})
@@ -147,7 +147,7 @@ def test_without_nvrtc_the_error_says_what_to_install(monkeypatch):
 
 
 @needs_nvrtc
-def test_what_nvrtc_refuses_is_one_line(monkeypatch):
+def test_a_compilation_error_is_one_line(monkeypatch):
     monkeypatch.setattr("alexnet_infer.export.lrn_plugin.kernel.SOURCE", "not C++\n")
     with pytest.raises(BackendError, match=r"NVRTC says NVRTC_ERROR_COMPILATION: lrn\.cu\(1\)") as raised:
         compile_ptx(PAPER, 96, 55, 55, "fp32")

@@ -19,7 +19,7 @@ from alexnet_infer.export.lrn_plugin.kernel import BLOCK, Plan
 
 HERE = Path(__file__).parent
 GUARD = 512
-"""Values beside x, not numbers, and beside y, which must stay as they are."""
+"""Number of NaNs before and after x and y. Those around y must not be overwritten."""
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 
@@ -39,7 +39,7 @@ def built(tmp_path) -> Callable[[Plan], ctypes.CDLL]:
 
 @pytest.fixture
 def computed(built) -> Callable[[Plan, np.ndarray], np.ndarray]:
-    """y of x [N, C, H, W] by the kernel, which must read nothing beside x that matters, and write nothing beside y."""
+    """Run the kernel on x [N, C, H, W]. It must use no value outside of x and write nothing outside of y."""
 
     def compute(plan: Plan, x: np.ndarray) -> np.ndarray:
         around_x, around_y = (np.full(x.size + 2 * GUARD, np.nan, x.dtype) for _ in range(2))
@@ -65,13 +65,13 @@ def hundreds(plan: Plan, images: int, scale: float = 300) -> np.ndarray:
 
 
 def assert_agree(y: np.ndarray, x: np.ndarray, spec: LRN) -> None:
-    """To a few roundings in float; to the rounding of the result in half."""
+    """To a few roundings in float, and to the rounding of the result in half."""
     expected = lrn(x.astype(np.float64), spec)
     rtol, atol = {"f4": (2e-6, 0), "f2": (2**-11 * 1.01, 2**-24)}[x.dtype.str[1:]]
     np.testing.assert_allclose(y.astype(np.float64), expected, rtol=rtol, atol=atol)
 
 
-SHAPES = {  # channels, height, width, groups, size, parts, images: pixels adjacent in a thread, float and half
+SHAPES = {  # (channels, height, width, groups, size, parts, images), adjacent pixels per thread in (float, half)
     "paper's window, odd map": ((22, 5, 7, 2, 5, 1, 3), (1, 1)),
     "vectors of 4 and 8": ((12, 4, 6, 2, 5, 1, 3), (4, 8)),
     "vectors of 4": ((20, 2, 6, 4, 3, 2, 2), (4, 4)),
@@ -92,7 +92,7 @@ def test_the_kernel_agrees_with_the_definition_on_activations_in_the_hundreds(na
     (channels, height, width, groups, size, parts, images), vectors = SHAPES[name]
     spec = LRN(name="norm", groups=groups, size=size)
     plan = Plan(spec=spec, channels=channels, height=height, width=width, dtype=dtype, parts=parts)
-    assert plan.vector == vectors[dtype == "fp16"], "the case is not what its name says"
+    assert plan.vector == vectors[dtype == "fp16"], "the case does not match its name"
     x = hundreds(plan, images)
     assert np.median(lrn(x.astype(np.float64), spec) / x) < 0.5, "the sum of squares must matter"
     assert_agree(computed(plan, x), x, spec)
@@ -102,7 +102,7 @@ def test_the_kernel_agrees_with_the_definition_on_activations_in_the_hundreds(na
 @pytest.mark.parametrize(
     "constants", [{"beta": 0.6}, {"beta": 0.0}, {"k": 1e-6, "alpha": 0.3}, {"alpha": 2e-5, "k": 1.0}]
 )
-def test_other_constants_than_the_papers_agree_too(constants, dtype, computed):
+def test_constants_other_than_the_papers_agree(constants, dtype, computed):
     spec = LRN(name="norm", groups=2, **constants)
     plan = Plan(spec=spec, channels=10, height=3, width=5, dtype=dtype)
     x = hundreds(plan, 2)
@@ -122,7 +122,7 @@ def test_a_wrong_constant_is_far_outside_the_tolerance(wrong, computed):
 
 
 def test_half_squares_are_summed_in_float(computed):
-    """Half's largest number is 65504: squares of values from 256 on overflow it."""
+    """The largest half is 65504, so squares of values from 256 on overflow."""
     spec = LRN(name="norm")
     plan = Plan(spec=spec, channels=12, height=4, width=4, dtype="fp16")
     x = hundreds(plan, 2, 8000)
@@ -132,7 +132,7 @@ def test_half_squares_are_summed_in_float(computed):
 
 
 def test_small_values_after_large_ones_lose_nothing(computed):
-    """A sum from which the leaving channel's square is subtracted would keep the rounding of 1e8 among squares of 1."""
+    """A running sum would keep the rounding error of 1e8 after the large value has left the window."""
     spec = LRN(name="norm", alpha=1.0, k=1e-3)
     plan = Plan(spec=spec, channels=24, height=3, width=3, dtype="fp32")
     x = hundreds(plan, 1, 1.0)
@@ -148,7 +148,7 @@ def test_zeros_stay_zero_and_squares_beyond_float_give_zero_not_nan(computed):
 
 
 def test_offsets_beyond_2_to_the_31_are_reached(built):
-    """Image 7424 of conv1's maps alone, at its place in a tensor of which the rest doesn't exist."""
+    """Only image 7424 of conv1's maps exists, at its offset in a larger tensor."""
     spec = LRN(name="norm", groups=2)
     plan = Plan(spec=spec, channels=96, height=55, width=55, dtype="fp32")
     before, image = 7424, 96 * 55 * 55

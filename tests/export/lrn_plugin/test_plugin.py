@@ -1,4 +1,4 @@
-"""The plugin's dealings with TensorRT, as far as they go without a GPU and without TensorRT's library."""
+"""The plugin's interface with TensorRT, as far as it can be tested without a GPU and without TensorRT's library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alexnet_infer.export.lrn_plugin.kernel import import_nvrtc
 ROOT = Path(__file__).parents[3]
 
 LIBRARIES = ("libnvinfer.so.11", "libnvinfer_plugin.so.11", "libnvonnxparser.so.11")
-"""What TensorRT's compiled Python classes are linked with."""
+"""The libraries that TensorRT's compiled Python classes are linked with."""
 
 ABSENT = (
     "createInferBuilder_INTERNAL",
@@ -31,7 +31,7 @@ ABSENT = (
     "getPluginRegistry",
     "initLibNvInferPlugins",
 )
-"""All that they take from those libraries. In their place nothing is done."""
+"""The functions that they use from those libraries. The tests replace them by functions that do nothing."""
 
 
 @pytest.fixture
@@ -46,9 +46,11 @@ def empty_libraries(tmp_path) -> list[Path]:
 
 @pytest.mark.skipif(not importlib.util.find_spec("tensorrt_bindings"), reason="needs TensorRT's Python files")
 @pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
-def test_tensorrts_own_checks_accept_the_plugin_and_hand_on_its_kernels(empty_libraries):
-    """tensorrt_check.py says what of TensorRT is real in this and what is not. In a process of its own, since a module
-    that isn't whole goes by TensorRT's name there."""
+def test_tensorrts_own_checks_accept_the_plugin_and_pass_on_its_kernels(empty_libraries):
+    """tensorrt_check.py says which parts of TensorRT are real in this test.
+
+    It runs in a separate process, because it imports an incomplete module under TensorRT's name.
+    """
     try:
         import_nvrtc()
     except BackendError as error:

@@ -1,0 +1,170 @@
+"""An evaluation on a terminal: one screen, every row on one line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from alexnet_infer.decode import printable
+from alexnet_infer.evaluation.paper import PUBLISHED
+from alexnet_infer.evaluation.result import SIGNIFICANCE, Evaluation, Paired
+from alexnet_infer.evaluation.tables import STARRED, References, Row, percent, rows, starred, verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SHOWN = 3
+"""The number of worst classes and of confused pairs that are printed. The JSON has all classes and more pairs."""
+
+FEWEST = 5
+"""Images that a class must have for its error to be printed."""
+
+GAP = "  "
+"""Between two columns."""
+
+SHORTEST = 12
+"""Cells to which a name may be shortened."""
+
+
+def render(evaluation: Evaluation, console: Console, references: References = "near") -> None:
+    """Print an evaluation.
+
+    The order is: errors of this run, the ensemble against its best net, published errors, worst classes and
+    confusions, deviations from the paper's protocol. Rows take one line. To make them fit the console's width, names
+    are shortened. Figures never are.
+    """
+    table = rows(evaluation, references)
+    _print_errors(evaluation, [row for row in table if row.images is not None], console)
+    if evaluation.ensemble is not None:
+        _print_comparison(evaluation, console)
+    _print_published([row for row in table if row.images is None], console)
+    _print_classes(evaluation, console)
+    if evaluation.protocol.deviations:
+        _print(console, "\nUnlike the paper's protocol:", "bold")
+        for sentence in evaluation.protocol.deviations:
+            _print(console, f"- {printable(sentence)}")
+
+
+def _print_errors(evaluation: Evaluation, table: Sequence[Row], console: Console) -> None:
+    data = evaluation.data
+    of = "" if data.sample is None else f" of {data.sample.of:,}"
+    images = f"{data.images:,}{of} image{'s' * (of != '' or data.images != 1)}"
+    views = "ten views" if evaluation.protocol.views == "ten" else "central view"
+    _print(console, f"{printable(data.name)}: {images}, {data.classes:,} classes, {views}", "bold")
+    styles = [*[""] * (len(table) - 1), "bold"]  # the last row is the headline
+    cells = [(row.net, percent(row.top1), percent(row.top5)) for row in table]
+    _print_table(console, ("~net", "top-1 error", "top-5 error"), cells, styles)
+    ece = evaluation.calibration.ece
+    bins = len(evaluation.calibration.bins)
+    calibration = "" if ece is None else f" Expected calibration error ({bins} bins): {100 * ece:.2f} %."
+    _print(console, f"Intervals: 95 % (Wilson).{calibration}", "dim")
+    if data.unreadable:
+        count = f"{len(data.unreadable):,} of the {data.images:,} images"
+        _print(console, f"{count} can't be read and count as wrong.", "yellow")
+
+
+def _print_comparison(evaluation: Evaluation, console: Console) -> None:
+    against = evaluation.against_best
+    assert against is not None
+    title = f"Mean of {len(evaluation.nets)} nets against the best of them, "
+    name = _shortened(printable(against.net), max(console.width - len(title), SHORTEST))
+    _print(console, f"\n{title}{name}", "bold")
+    cells = [("top-1", *_paired(against.top1)), ("top-5", *_paired(against.top5))]
+    headings = ("", "difference in points", ">only mean wrong", ">only net wrong", ">McNemar's p")
+    _print_table(console, headings, cells)
+    _print(console, verdict(against), "bold")
+    _print(console, f"Significant: McNemar's exact p < {SIGNIFICANCE}, and 0 outside the paired 95 % interval.", "dim")
+
+
+def _paired(pair: Paired) -> tuple[str, ...]:
+    difference, low, high = (f"{100 * value:+.2f}" for value in (pair.difference, pair.low, pair.high))
+    p = "< 1e-12" if pair.p < 1e-12 else f"{pair.p:.2g}"
+    return f"{difference} [{low}, {high}]", f"{pair.ensemble_only_wrong:,}", f"{pair.net_only_wrong:,}", p
+
+
+def _print_published(table: Sequence[Row], console: Console) -> None:
+    _print(console, "")
+    cells = []
+    for row in table:
+        errors = ("" if figure is None else f"{figure[0]:.1f}" for figure in (row.top1, row.top5))
+        cells.append((row.net, row.data, row.views, *errors, row.note))
+    styles = ["" if row.comparable else "dim" for row in table]
+    _print_table(console, ("published, %", "data", "views", ">top-1", ">top-5", ""), cells, styles)
+    sources = list(dict.fromkeys(row.source for row in table))
+    more = "" if len(table) == len(PUBLISHED) else f" All {len(PUBLISHED)} rows: --references all"
+    _print(console, f"Source{'s' * (len(sources) > 1)}: {'; '.join(sources)}.{more}", "dim")
+    if starred(table):
+        _print(console, STARRED, "dim")
+
+
+def _print_classes(evaluation: Evaluation, console: Console) -> None:
+    classes = [result for result in evaluation.classes if result.images >= FEWEST]
+    if not classes:
+        _print(console, f"\nNo class has {FEWEST} images: worst classes and confusions are not shown.", "dim")
+        return
+    _print(console, "")
+    worst = sorted(classes, key=lambda result: (-result.top1 / result.images, -result.top5 / result.images))[:SHOWN]
+    cells = [
+        (_short(result.name), result.wnid, f"{result.top1:,}", f"{result.top5:,}", f"{result.images:,}")
+        for result in worst
+    ]
+    _print_table(console, ("~worst classes", "WordNet id", ">top-1 wrong", ">top-5 wrong", ">images"), cells)
+    names = _class_names(evaluation)
+    pairs = [pair for pair in evaluation.confusions if pair.of >= FEWEST][:SHOWN]
+    if pairs:
+        _print(console, "")
+        cells = [
+            (names[pair.label], names.get(pair.guess, pair.guess), f"{pair.images:,}", f"{pair.of:,}") for pair in pairs
+        ]
+        _print_table(console, ("~most confused", "~classified as", ">images", ">of"), cells)
+
+
+def _class_names(evaluation: Evaluation) -> dict[str, str]:
+    """The short name of each class of the data, by WordNet id. Names that several classes have include the id."""
+    count = Counter(_short(result.name) for result in evaluation.classes)
+    return {
+        result.wnid: name if count[name := _short(result.name)] == 1 else f"{name} ({result.wnid})"
+        for result in evaluation.classes
+    }
+
+
+def _short(name: str) -> str:
+    return name.split(",")[0].strip()
+
+
+def _print(console: Console, text: str, style: str = "") -> None:
+    """Print text that is not parsed as markup and not wrapped."""
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _print_table(
+    console: Console, headings: Sequence[str], cells: Sequence[Sequence[str]], styles: Sequence[str] = ()
+) -> None:
+    """Print a heading and one line for each row of `cells`, in that row's style.
+
+    A heading that begins with > aligns its column to the right. One that begins with ~ marks a column of names.
+    """
+    table = [[heading.lstrip(">~") for heading in headings], *([printable(cell) for cell in row] for row in cells)]
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    names = [i for i, heading in enumerate(headings) if heading.startswith("~")]
+    fixed = sum(widths) - sum(widths[i] for i in names) + len(GAP) * (len(widths) - 1)
+    for i in names:
+        widths[i] = min(widths[i], max((console.width - fixed) // len(names), SHORTEST))
+    for row, style in zip(table, ["", *(styles or [""] * len(cells))], strict=True):
+        padded = []
+        for heading, text, width in zip(headings, map(_shortened, row, widths), widths, strict=True):
+            space = " " * (width - cell_len(text))
+            padded.append(space + text if heading.startswith(">") else text + space)
+        _print(console, GAP.join(padded).rstrip(), style)
+
+
+def _shortened(text: str, width: int) -> str:
+    """`text` in at most `width` cells. Its middle is left out: the names of similar nets differ at the end."""
+    if cell_len(text) <= width:
+        return text
+    end = (width - 3) // 2
+    return f"{set_cell_size(text, width - 3 - end)}...{set_cell_size(text[::-1], end)[::-1]}"
