@@ -22,11 +22,11 @@ from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import Example, LabelledImages, map_classes
 from alexnet_infer.decode import printable, read_rgb
 from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError, shown
-from alexnet_infer.evaluation.assemble import mean_of
 from alexnet_infer.evaluation.result import ErrorRate, Unreadable
 from alexnet_infer.evaluation.run import stratified
 from alexnet_infer.evaluation.statistics import Tally, pairing
 from alexnet_infer.export.info import Precision
+from alexnet_infer.metrics import mean_probabilities
 from alexnet_infer.photos import Photo
 from alexnet_infer.predict import PHOTOS_PER_CALL, Net
 from alexnet_infer.preprocess import Rescaling, Views, square_of
@@ -52,7 +52,7 @@ NEAR_TIE = 0.01
 _QUARTERS = ("upper left", "upper right", "lower left", "lower right")
 
 
-class Ensemble(Net):
+class MeanNet(Net):
     """The equal-weight mean of nets that take the same squares, like an exported file with several nets.
 
     Views, backend and manifest are those of the first net. The name joins the names of all nets.
@@ -65,7 +65,7 @@ class Ensemble(Net):
 
     def probabilities(self, squares: Sequence[np.ndarray]) -> np.ndarray:
         """Return the mean probabilities float32 [N, classes] of N squares uint8 [S, S, 3] RGB."""
-        return mean_of([net.probabilities(squares) for net in self._nets])
+        return mean_probabilities([net.probabilities(squares) for net in self._nets])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,11 +263,9 @@ def _read_photo(kinds: set[Rescaling], photo: Photo) -> list[_Picture]:
     """Read a photo: the full photo, then its quarters unless it is only one pixel wide or high."""
     name = photo.printable_name
     try:
-        if photo.problem is not None:
-            raise UnreadableInputError(photo.problem)
-        if photo.path is None:
+        if photo.name == "-":
             raise UnreadableInputError("standard input can't be compared: expected files, folders or patterns")
-        image = read_rgb(photo.path, name=photo.name, shrink_to=2 * max(kind.size for kind in kinds))
+        image = read_rgb(photo.source(), name=photo.name, shrink_to=2 * max(kind.size for kind in kinds))
         across, down = image.width // 2, image.height // 2
         parts = {name: image}
         if across and down:

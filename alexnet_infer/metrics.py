@@ -1,6 +1,11 @@
-"""Top-k counts. They are integers, so the counts of parts of a set add up to exactly the count of the set."""
+"""Top-k counts, and the mean of several nets.
+
+Counts are integers, so the counts of parts of a set add up to exactly the count of the set.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,3 +43,8 @@ def classes_ahead(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     own = scores[np.arange(len(labels)), labels][:, None]
     lower = np.arange(scores.shape[1]) < labels[:, None]
     return (scores > own).sum(1) + ((scores == own) & lower).sum(1)
+
+
+def mean_probabilities(probabilities: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the equal-weight mean of several nets' probabilities, each [N, C], as float32."""
+    return np.mean(probabilities, axis=0, dtype=np.float64).astype(np.float32)

@@ -22,6 +22,7 @@ from alexnet_infer.backends import Backend, Device, Runtime
 from alexnet_infer.backends.opening import open_model
 from alexnet_infer.decode import read_squares
 from alexnet_infer.errors import UnreadableInputError, UsageError
+from alexnet_infer.metrics import mean_probabilities
 from alexnet_infer.nets import check_same_classes, find_net
 from alexnet_infer.photos import Photo, fetched, named
 from alexnet_infer.preprocess import Rescaling, Views, patches
@@ -113,7 +114,7 @@ class _Classifier(ABC):
         for net in self.nets:
             rescaling = net.manifest.preprocessing.rescaling
             each.append(net.probabilities([squares[rescaling] for squares in photos]))
-        return each[0] if len(each) == 1 else np.mean(each, axis=0, dtype=np.float64).astype(np.float32)
+        return mean_probabilities(each)
 
     def _check_top(self, top: int) -> None:
         if not 1 <= top <= len(self.classes):

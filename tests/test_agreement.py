@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from alexnet_infer import agreement
-from alexnet_infer.agreement import TOLERANCES, Ensemble, check_tolerance, compare, default_tolerance
+from alexnet_infer.agreement import TOLERANCES, MeanNet, check_tolerance, compare, default_tolerance
 from alexnet_infer.artifact import load_artifact
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.datasets import open_images
@@ -263,7 +263,7 @@ def test_a_net_agrees_with_itself_exactly_and_not_with_another(artifact, tmp_pat
 
 def test_an_ensemble_is_the_mean_of_its_nets(tabled, greys):
     mean = (OURS + theirs()) / 2
-    found = compare(Ensemble([tabled(OURS), tabled(theirs())]), tabled(mean), open_images(greys))
+    found = compare(MeanNet([tabled(OURS), tabled(theirs())]), tabled(mean), open_images(greys))
     assert found.within(1e-7)
     assert found.reference.net == " + ".join([found.candidate.net] * 2)
     assert not compare(tabled(OURS), tabled(mean), open_images(greys)).within(0.1)

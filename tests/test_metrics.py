@@ -1,4 +1,4 @@
-"""Top-k counts compared with hand-counted cases and a sort."""
+"""Top-k counts compared with hand-counted cases and a sort; the mean of nets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alexnet_infer.errors import UsageError
-from alexnet_infer.metrics import topk_correct
+from alexnet_infer.metrics import mean_probabilities, topk_correct
 
 
 def test_counts_by_hand():
@@ -71,3 +71,12 @@ def test_labels_out_of_range_are_refused(labels):
 def test_k_below_one_is_refused():
     with pytest.raises(UsageError, match="k=0"):
         topk_correct(np.zeros((1, 3)), np.array([0]), 0)
+
+
+def test_the_mean_of_nets_is_taken_of_probabilities_with_equal_weights():
+    first, second = np.float32([[1, 0, 0]]), np.float32([[0, 0.5, 0.5]])
+    assert mean_probabilities([first, second]).tolist() == [[0.5, 0.25, 0.25]]
+    assert mean_probabilities([first]).tobytes() == first.tobytes()
+    many = np.random.default_rng(0).random((7, 3, 6)).astype(np.float32)
+    for order in ([6, 5, 4, 3, 2, 1, 0], [3, 0, 6, 1, 5, 2, 4]):
+        assert (mean_probabilities(many[order]) == mean_probabilities(many)).all()

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_infer.agreement import Ensemble, check_tolerance, default_tolerance
+from alexnet_infer.agreement import MeanNet, check_tolerance, default_tolerance
 from alexnet_infer.commands.compare import choose_images, report, verify
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.decode import printable
@@ -196,14 +196,14 @@ def _elsewhere(engine: Path, request: ExportRequest, exported: Exported) -> str:
     reference = request.models[0] if len(request.models) == 1 else exported.onnx
     if reference is None:
         return "add --onnx to write a file of the same nets that it can be compared with"
-    command = shlex.join(["alexnet-infer", "compare", str(reference), str(engine)])
+    command = shlex.join(["alexnet-infer", "compare", str(reference), str(engine), "--trust-engine"])
     return f"verify it on a machine that can run it: {command}"
 
 
 def reference_net(request: ExportRequest, candidate: Net) -> Net:
     """Return the exported nets, or their mean, in float32 on the CPU with the views of `candidate`."""
     nets = [load(path, device="cpu", views=candidate.views, backend="onnxruntime") for path in request.models]
-    return nets[0] if len(nets) == 1 else Ensemble(nets)
+    return nets[0] if len(nets) == 1 else MeanNet(nets)
 
 
 def _served(exported: Exported) -> ServedModel:

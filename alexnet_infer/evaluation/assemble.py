@@ -16,8 +16,9 @@ from alexnet_infer.errors import shown
 from alexnet_infer.evaluation.paper import TestedNet, deviations
 from alexnet_infer.evaluation.predictions import ABOUT, Predictions, PredictionsError, Row
 from alexnet_infer.evaluation.result import Data, Evaluation, NetFacts, Protocol, Sample, Unreadable, evaluation
-from alexnet_infer.evaluation.run import check_same_classes
 from alexnet_infer.evaluation.statistics import Tally
+from alexnet_infer.metrics import mean_probabilities
+from alexnet_infer.nets import check_same_classes
 
 Shards = Sequence[Predictions]
 """The predictions of one net, in consecutive parts of the images."""
@@ -115,7 +116,7 @@ def assemble(nets: Sequence[Shards]) -> Evaluation:
         unread += [row for row in rows if row.error is not None]
         scored = [*zip(tallies, probabilities, strict=True)]
         if len(nets) > 1:
-            scored.append((mean, mean_of(probabilities)))
+            scored.append((mean, mean_probabilities(probabilities)))
         for tally, values in scored:
             _add(tally, rows, values, labels, to_net)
     # Folders depend on the layout of the set, so they are left out. They stay if several images have the same name.
@@ -168,11 +169,6 @@ def display_names(nets: Sequence[Shards]) -> list[str]:
 
 def _last(name: str) -> str:
     return PurePosixPath(name).name
-
-
-def mean_of(probabilities: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the equal-weight mean of the nets' probabilities, each [B, classes], as float32."""
-    return np.mean(probabilities, axis=0, dtype=np.float64).astype(np.float32)
 
 
 def outputs_of(net: Mapping[str, Any]) -> list[ClassName]:

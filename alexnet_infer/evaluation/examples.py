@@ -10,7 +10,8 @@ import numpy as np
 from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.decode import read_square
-from alexnet_infer.evaluation.assemble import Shards, mean_of, outputs_of, together
+from alexnet_infer.evaluation.assemble import Shards, outputs_of, together
+from alexnet_infer.metrics import mean_probabilities
 from alexnet_infer.preprocess import Preprocessing
 
 SHOWN = 24
@@ -54,7 +55,7 @@ def choose_examples(
     wnids = [wnid for wnid, _ in about.data["classes"]]
     confidence, wrong, read = [], [], []
     for rows, probabilities in together(nets):
-        best = mean_of(probabilities)
+        best = mean_probabilities(probabilities)
         guesses = best.argmax(1)
         confidence.append(best.max(1))
         wrong += [outputs[guess].wnid != wnids[row.label] for row, guess in zip(rows, guesses, strict=True)]
@@ -80,7 +81,7 @@ def _read(
     images = dict(zip(places, data.at([positions[place] for place in places]), strict=True))
     shown, begin = {}, 0
     for rows, probabilities in together(nets):
-        best = mean_of(probabilities)
+        best = mean_probabilities(probabilities)
         for place in (place for place in places if begin <= place < begin + len(rows)):
             example, scores, row = images[place], best[place - begin], rows[place - begin]
             order = np.argsort(-scores, kind="stable")[:GUESSES]  # stable: ties go to the lower index

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from alexnet_infer.errors import BackendError, UsageError
-from alexnet_infer.evaluation.assemble import Shards, display_names, mean_of, together
+from alexnet_infer.evaluation.assemble import Shards, display_names, together
 from alexnet_infer.files import write_atomically
+from alexnet_infer.metrics import mean_probabilities
 
 TOP = 5
 """Guesses per image."""
@@ -57,7 +58,7 @@ def _rows(nets: Sequence[Shards]) -> Iterator[dict[str, Any]]:
     wnids, names = about.net["wnids"], display_names(nets)
     labels = [wnid for wnid, _ in about.data["classes"]]
     for rows, probabilities in together(nets):
-        best = mean_of(probabilities)
+        best = mean_probabilities(probabilities)
         order = np.argsort(-best, axis=1, kind="stable")[:, :TOP]  # stable: ties go to the lower index
         firsts = [values.argmax(1) for values in probabilities]
         for i, row in enumerate(rows):

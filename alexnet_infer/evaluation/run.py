@@ -23,6 +23,7 @@ from alexnet_infer.evaluation.paper import departures
 from alexnet_infer.evaluation.pipeline import Clock, predict
 from alexnet_infer.evaluation.predictions import About, Predictions
 from alexnet_infer.evaluation.ray_engine import predict_on_ray
+from alexnet_infer.nets import check_same_classes
 from alexnet_infer.predict import LARGEST_BATCH, Net, load
 from alexnet_infer.preprocess import Views
 from alexnet_infer.progress import counting
@@ -209,16 +210,6 @@ def _check_different(models: Sequence[Path], members: Sequence[Sequence[str]]) -
             twin = first.setdefault(digest, path)
             if twin is not path:
                 raise UsageError(f"{path}: the same net as {twin}; an ensemble needs different nets")
-
-
-def check_same_classes(wnids: Sequence[Sequence[str]], names: Sequence[str]) -> None:
-    """Raise UsageError unless all nets have the same classes in the same order. `names` are the nets' names."""
-    for own, name in zip(wnids, names, strict=True):
-        if list(own) != list(wnids[0]):
-            raise UsageError(
-                f"{name}: has other classes than {names[0]} ({len(own)} and {len(wnids[0])}); only nets with the same "
-                "classes in the same order can be averaged"
-            )
 
 
 def _positions(data: LabelledImages, request: Request) -> Sequence[int]:

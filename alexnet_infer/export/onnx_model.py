@@ -6,7 +6,7 @@ onnx_graph.py builds the graph of a single net. quantize.py turns the float32 mo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ from alexnet_infer.artifact import METADATA_KEY, Artifact
 from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.export.info import EXPORT_KEY, ExportInfo, FileViews, LRNForm
 from alexnet_infer.export.onnx_graph import INPUT, OUTPUT, Graph
-from alexnet_infer.preprocess import Preprocessing, patch_offsets
+from alexnet_infer.preprocess import Preprocessing, Rescaling, patch_offsets
 
 if TYPE_CHECKING:
     import onnx
@@ -140,7 +140,9 @@ def check_together(artifacts: Sequence[Artifact], views: FileViews) -> None:
         if [c.wnid for c in manifest.classes] != [c.wnid for c in first.classes]:
             raise UsageError(f"{names} have different classes: nets in one file need the same classes")
         recipes = first.preprocessing.to_json(), manifest.preprocessing.to_json()
-        shared = recipes[0].keys() if views == "none" else ("size", "resample")  # the rest is in the graph, per net
+        shared = (
+            recipes[0].keys() if views == "none" else [field.name for field in fields(Rescaling)]
+        )  # the rest is in the graph, per net
         if different := [key for key in shared if recipes[0][key] != recipes[1][key]]:
             fix = "; --views center or ten allows different means" if different == ["mean"] else ""
             raise UsageError(f"{names} differ in {shown(different)}: nets in one file need the same input{fix}")

@@ -17,6 +17,7 @@ from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
 from alexnet_infer.export.info import ExportInfo, Member
 from tests.evaluation.toys import save_net, write_set
+from tests.published.server import Server
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
@@ -69,6 +70,27 @@ def test_a_faithful_export_agrees_on_the_bundled_photos(run, net, tmp_path):
     assert lines[2].split() == ["images", "15"]  # three photos, whole and in quarters
     assert "within 1e-05; in " in lines[3]
     assert "top-1 error" not in out
+
+
+def test_a_photo_at_a_url_is_compared_like_a_file(run, net, tmp_path):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)).save(photo)
+    wrong = export(net, tmp_path / "net.onnx", scale=1.01)
+    server = Server(photo.read_bytes())
+    try:
+        outputs = [run(net, wrong, photos=[name], as_json=True)[1] for name in (server.url, str(photo))]
+    finally:
+        server.close()
+    from_url, from_file = map(json.loads, outputs)
+    assert from_url.pop("largest_image").startswith(server.url)
+    assert from_file.pop("largest_image").startswith(str(photo))
+    assert from_url == from_file
+    assert from_url["largest"] > 0
+
+
+def test_standard_input_is_refused_in_one_line(run, net):
+    with pytest.raises(UnreadableInputError, match="standard input can't be compared"):
+        run(net, net, photos=["-"])
 
 
 def test_an_export_that_gives_other_probabilities_exits_1_and_says_where(run, net, tmp_path):

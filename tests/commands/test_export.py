@@ -310,7 +310,9 @@ def test_an_rtx_engine_is_built_without_a_gpu_and_reported_as_unverified(run, ne
     assert [line.split("  ")[0] for line in out.splitlines()[: len(files)]] == [f"out/{name}" for name in files]
     assert {path.name for path in Path("out").iterdir()} == set(files)
     assert err.startswith("out/red.engine: not verified, because it can't run here (")
-    assert err.endswith(f"verify it on a machine that can run it: alexnet-infer compare {net} out/red.engine\n")
+    assert err.endswith(
+        f"verify it on a machine that can run it: alexnet-infer compare {net} out/red.engine --trust-engine\n"
+    )
     assert err.count("\n") == 1
     assert ("within 1e-05" in out) == bool(also)
     assert "capability 8.9, 12.0" in Path("out/README.md").read_text()

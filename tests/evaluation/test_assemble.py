@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from alexnet_infer.errors import UsageError
-from alexnet_infer.evaluation.assemble import assemble, collect, display_names, mean_of, together
+from alexnet_infer.evaluation.assemble import assemble, collect, display_names, together
 from alexnet_infer.evaluation.predictions import About, Predictions, PredictionsError, Row
 from alexnet_infer.evaluation.result import Unreadable
 from tests.datasets.mini import WNIDS, refused
@@ -102,15 +102,6 @@ def test_one_net_has_no_ensemble_and_is_the_headline(nets):
     assert result.ensemble is None
     assert result.errors is result.nets[0]
     assert result.protocol.nets == 1
-
-
-def test_the_mean_of_nets_is_taken_of_probabilities_with_equal_weights():
-    one, other = np.float32([[1, 0, 0]]), np.float32([[0, 0.5, 0.5]])
-    assert mean_of([one, other]).tolist() == [[0.5, 0.25, 0.25]]
-    assert mean_of([one]).tobytes() == one.tobytes()
-    many = np.random.default_rng(0).random((7, 3, 6)).astype(np.float32)
-    for order in ([6, 5, 4, 3, 2, 1, 0], [3, 0, 6, 1, 5, 2, 4]):
-        assert (mean_of(many[order]) == mean_of(many)).all()
 
 
 def test_images_of_a_class_that_the_nets_lack_are_wrong(tmp_path):

@@ -132,6 +132,13 @@ def test_nets_with_different_means_can_share_only_a_file_that_cuts_its_views():
         build_model(nets, described(2))
 
 
+@pytest.mark.parametrize("views", ["none", "center", "ten"])
+def test_nets_that_take_different_squares_are_refused(views):
+    nets = [random_artifact(), preprocessed(random_artifact(seed=1), fit="stretch")]
+    with pytest.raises(UsageError, match=r"differ in \['fit'\]: nets in one file need the same input$"):
+        build_model(nets, described(2, views=views))
+
+
 def test_nets_with_the_same_preprocessing_share_their_views():
     nets = [random_artifact(), random_artifact(seed=1)]
     model = build_model(nets, described(2, views="ten"))
