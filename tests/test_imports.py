@@ -145,6 +145,7 @@ TRAIN_MAY = {
     "errors",
     "files",
     "help",
+    "machine",
     "__version__",
 }
 

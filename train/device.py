@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from alexnet_infer.errors import BackendError
+from alexnet_infer.machine import cpu_name
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # <malloc.h>
 
@@ -29,6 +30,13 @@ def pick_device(choice: DeviceChoice) -> torch.device:
     if not available or choice == "cpu":
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # torchrun gives each process its own
+
+
+def hardware(device: torch.device) -> str:
+    """Return the name of the GPU, or of the CPU with the number of cores in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_name()}, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
 def working_precision(device: torch.device) -> torch.dtype:

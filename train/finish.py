@@ -17,7 +17,7 @@ from alexnet_infer import __version__
 from alexnet_infer.artifact import Artifact, ClassName, Manifest, MeasuredError, Provenance, sha256
 from alexnet_infer.errors import SpecError, UsageError
 from alexnet_infer.files import write_atomically
-from train.device import exact_float32
+from train.device import exact_float32, hardware
 from train.evaluate import count_correct
 from train.feed import Feed
 from train.loop import Trainer
@@ -151,7 +151,10 @@ def _as_json(finished: Finished, trainer: Trainer) -> str:
         "errors": [dataclasses.asdict(error) for error in provenance.errors],
         "epochs": provenance.recipe["trained_epochs"],
         "result": provenance.recipe["result"],
+        "seed": provenance.seed,
         "training_seconds": round(trainer.state.seconds, 1),
+        "hardware": hardware(trainer.device),
+        "software": provenance.software,
         "validation_views": trainer.recipe.validation_views,
         "top1_error_by_epoch": trainer.state.errors,
         "top5_error_by_epoch": trainer.state.top5,

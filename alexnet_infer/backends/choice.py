@@ -7,7 +7,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from alexnet_infer.backends import Backend
 from alexnet_infer.errors import AlexNetInferError
 from alexnet_infer.export.onnx_file import OnnxFile
 from alexnet_infer.files import user_cache, write_atomically
+from alexnet_infer.machine import cpu_name
 
 CpuRuntime = Literal["onnxruntime", "openvino"]
 
@@ -123,7 +123,7 @@ def _question(net: Artifact | OnnxFile) -> dict[str, object]:
     return {
         "architecture": hashlib.sha256(content).hexdigest(),
         "versions": {name: _version(name) for name in get_args(CpuRuntime)},
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
     }
 
@@ -134,15 +134,6 @@ def _version(runtime: CpuRuntime) -> str:
         with suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(package)
     return "unknown"
-
-
-def _cpu() -> str:
-    """The CPU's model name, or its architecture if the system gives no name."""
-    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _remembered(path: Path, question: Mapping[str, object]) -> CpuRuntime | None:

@@ -195,7 +195,6 @@ class Runs:
         record = json.loads((out / f"{name(seed)}.json").read_bytes())
         speeds = [r["images_per_second"] for r in read_log(out / "log.jsonl") if r["event"] == "step"]
         record["images_per_second"] = float(np.median([speed for speed in speeds if speed] or [0.0]))
-        record["hardware"] = hardware(self.context.device)
         self.context.record(name(seed), record)
 
     def _check(self, processes: Sequence[tuple[Path, subprocess.Popen]]) -> None:
@@ -213,12 +212,6 @@ def steps(out: Path) -> int:
         return 0
     records = [r for r in read_log(path) if r["event"] == "step"]
     return sum(r["steps"] for r in records)
-
-
-def hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}"
-    return f"CPU, {os.cpu_count()} cores, PyTorch {torch.__version__}"
 
 
 def evaluate(context: Context, packed: Path, paths: Sequence[Path]) -> None:

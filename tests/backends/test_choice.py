@@ -68,7 +68,7 @@ def test_the_first_choice_is_kept_even_if_the_times_change(cache, timed):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("_version", lambda runtime: "0.0"), ("_cpu", lambda: "another")], ids=["version", "CPU"]
+    ("name", "value"), [("_version", lambda runtime: "0.0"), ("cpu_name", lambda: "another")], ids=["version", "CPU"]
 )
 def test_another_version_or_cpu_is_timed_again(cache, timed, monkeypatch, name, value):
     choose_cpu_backend(ARTIFACT)

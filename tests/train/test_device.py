@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 import torch
 
 from alexnet_infer.errors import BackendError
-from train.device import pick_device, resolve_compile, working_precision
+from train.device import hardware, pick_device, resolve_compile, working_precision
 
 ROOT = Path(__file__).parents[2]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -34,6 +34,15 @@ def test_cuda_without_a_gpu_is_refused(monkeypatch):
     with pytest.raises(BackendError, match=r"--device cuda: .* use --device cpu") as caught:
         pick_device("cuda")
     assert caught.value.exit_code == 5
+
+
+def test_the_hardware_is_the_gpu_or_the_cpu_with_its_cores_in_use(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    assert hardware(torch.device("cuda", 1)) == "GPU 1"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr("train.device.os.cpu_count", lambda: 8)
+    monkeypatch.setattr("train.device.cpu_name", lambda: "Processor X")
+    assert hardware(CPU) == "Processor X, 3 of 8 cores"
 
 
 @pytest.mark.parametrize(

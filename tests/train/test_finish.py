@@ -146,6 +146,9 @@ def test_the_json_summary_has_the_file_and_its_errors(tmp_path):
     assert summary["sha256"] == sha256(done.path)
     assert summary["bytes"] == done.path.stat().st_size
     assert summary["parameters"] == TINY.build().parameters
+    assert (summary["seed"], summary["training_seconds"]) == (run.seed, round(run.state.seconds, 1))
+    assert f"of {os.cpu_count()} cores" in summary["hardware"]
+    assert torch.__version__ in summary["software"]
     assert summary["errors"] == [dataclasses.asdict(e) for e in done.artifact.manifest.provenance.errors]
     assert (summary["top1_error_by_epoch"], summary["top5_error_by_epoch"]) == (run.state.errors, run.state.top5)
     ten = done.artifact.manifest.provenance.errors[1]
