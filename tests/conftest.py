@@ -1,4 +1,4 @@
-"""Fixtures for more than one file."""
+"""Shared fixtures."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 from alexnet_infer import cli
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import ONNX Runtime themselves, too
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import ONNX Runtime directly
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory):
-    """Nothing of a test goes into the user's cache, and nothing comes from it."""
+    """Tests neither write to the user's cache nor read from it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -23,7 +23,7 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture
 def run(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
-    """The program in this process: run("info", "alexnet") -> (exit code, standard output, standard error)."""
+    """Run the program in this process: run("info", "alexnet") -> (exit code, standard output, standard error)."""
 
     def run(*arguments: object, columns: int = 160) -> tuple[int, str, str]:
         monkeypatch.setenv("COLUMNS", str(columns))

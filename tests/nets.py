@@ -12,11 +12,11 @@ from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import ALEXNET_64, Variant
 
 TINY = replace(ALEXNET_64, kernels=(16, 32, 32, 32, 32), hidden=24, classes=7)
-"""Two columns, LRN, overlapping pooling, as the paper's net, in a few milliseconds."""
+"""Two columns, LRN and overlapping pooling, as in the paper's net. It runs in a few milliseconds."""
 
 
 def random_artifact(variant: Variant = TINY, *, size: int | None = None, seed: int = 0) -> Artifact:
-    """`variant` with He-initialised weights, and biases and a mean large enough that leaving them out would show."""
+    """Return a net with He-initialised weights. Its biases and mean are large enough that omitting them is noticed."""
     rng = np.random.default_rng(seed)
     architecture = variant.build()
     tensors = {}
@@ -44,6 +44,6 @@ def random_artifact(variant: Variant = TINY, *, size: int | None = None, seed: i
 
 
 def large_patches(variant: Variant = TINY, count: int = 2, seed: int = 1) -> np.ndarray:
-    """Patches float32 [count, 3, patch, patch] that drive activations into the hundreds, where LRN's sum matters."""
+    """Return patches float32 [count, 3, patch, patch]. They drive activations into the hundreds, where LRN's sum matters."""
     rng = np.random.default_rng(seed)
     return rng.normal(0, 200, (count, 3, variant.patch, variant.patch)).astype(np.float32)

@@ -1,1 +1,1 @@
-"""What each command of the program does once its arguments are parsed."""
+"""The commands of `alexnet-infer`, called with parsed arguments."""

@@ -1,4 +1,4 @@
-"""What commands say on stderr of images that could not be read."""
+"""Messages on stderr about images that can't be read."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from alexnet_infer.evaluation.result import Unreadable
 
 NAMED = 10
-"""Unreadable images that are named."""
+"""The number of unreadable images that are named."""
 
 
 def name_unreadable(unreadable: Sequence[Unreadable]) -> None:
-    """A line for each of the first ones, and one for the rest."""
-    for one in unreadable[:NAMED]:
-        print(f"error: {one.image}: {one.reason}", file=sys.stderr)
+    """Print one line for each of the first NAMED images, and one line for the others."""
+    for image in unreadable[:NAMED]:
+        print(f"error: {image.image}: {image.reason}", file=sys.stderr)
     if len(unreadable) > NAMED:
         print(f"error: {len(unreadable) - NAMED} more can't be read; --json lists them", file=sys.stderr)

@@ -1,1 +1,1 @@
-"""Engines of TensorRT and TensorRT-RTX."""
+"""TensorRT and TensorRT-RTX engines."""
