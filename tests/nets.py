@@ -44,6 +44,6 @@ def random_artifact(variant: Variant = TINY, *, size: int | None = None, seed: i
 
 
 def large_patches(variant: Variant = TINY, count: int = 2, seed: int = 1) -> np.ndarray:
-    """Return patches float32 [count, 3, patch, patch]. They drive activations into the hundreds, where LRN's sum matters."""
+    """Return patches float32 [count, 3, patch, patch] that drive activations into the hundreds, where LRN matters."""
     rng = np.random.default_rng(seed)
     return rng.normal(0, 200, (count, 3, variant.patch, variant.patch)).astype(np.float32)
