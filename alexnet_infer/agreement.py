@@ -27,7 +27,7 @@ from alexnet_infer.evaluation.run import stratified
 from alexnet_infer.evaluation.statistics import Tally, pairing
 from alexnet_infer.export.info import Precision
 from alexnet_infer.metrics import mean_probabilities
-from alexnet_infer.photos import Photo
+from alexnet_infer.photos import Photo, fetched
 from alexnet_infer.predict import PHOTOS_PER_CALL, Net
 from alexnet_infer.preprocess import Rescaling, Views, square_of
 
@@ -194,7 +194,7 @@ def compare(
     elif limit is not None:
         raise UsageError(f"--limit {limit}: expected a labelled set to sample from; name it with --data")
     else:
-        count, sources, read = _Count(reference, candidate), images, partial(_read_photo, kinds)
+        count, sources, read = _Count(reference, candidate), _fetched(images), partial(_read_photo, kinds)
     for batch in _batches(sources, read):
         count.add(batch)
         on_images(len(batch))
@@ -259,12 +259,19 @@ def _read_example(folder: str, kinds: set[Rescaling], example: Example) -> list[
         return [_Picture(name=name, label=example.label, error=str(error).removeprefix(f"{name}: "))]
 
 
+def _fetched(photos: Iterable[Photo]) -> Iterator[Photo]:
+    """Fetch URLs outside the threads that decode, which would delay the end of an interrupted program."""
+    remaining = iter(photos)
+    while chunk := list(islice(remaining, PHOTOS_PER_CALL)):
+        yield from fetched(chunk)
+
+
 def _read_photo(kinds: set[Rescaling], photo: Photo) -> list[_Picture]:
     """Read a photo: the full photo, then its quarters unless it is only one pixel wide or high."""
     name = photo.printable_name
     try:
         if photo.name == "-":
-            raise UnreadableInputError("standard input can't be compared: expected files, folders or patterns")
+            raise UnreadableInputError("standard input can't be compared: expected files, folders, patterns or URLs")
         image = read_rgb(photo.source(), name=photo.name, shrink_to=2 * max(kind.size for kind in kinds))
         across, down = image.width // 2, image.height // 2
         parts = {name: image}

@@ -84,6 +84,10 @@ def _rows(command: Command | Group, ctx: typer.Context) -> dict[str, list[_Row]]
 
 def _panel(title: str, rows: list[_Row], names: int, width: int) -> str:
     name, *headings = title.split("\t")
+    if headings:
+        rows = [
+            (option, text, default + "\t" * (len(headings) - 1 - default.count("\t"))) for option, text, default in rows
+        ]
     widths = [
         max(len(text) for text in (heading, *(default.split("\t")[i] for *_, default in rows)))
         for i, heading in enumerate(headings)

@@ -15,13 +15,17 @@ from typing import BinaryIO
 
 import numpy as np
 
-from alexnet_infer.decode import MAX_BYTES, printable, read_squares
+from alexnet_infer.decode import printable, read_squares
 from alexnet_infer.errors import UnreadableInputError, one_line
 from alexnet_infer.preprocess import Preprocessing, Rescaling
 from alexnet_infer.web import Fetch, FetchError, is_http, without_password
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 """Suffixes of the files that are read from a directory. A file that is named directly may have any name."""
+
+
+MAX_URL_BYTES = 64_000_000
+"""The largest image that is fetched. Several are in memory at the same time, before they are decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,7 @@ class Photo:
 def fetched(photos: Sequence[Photo]) -> list[Photo]:
     """Fetch the URLs among `photos`, all at the same time. They get their `content`, or a `problem`."""
     fetches = [
-        Fetch(photo.url, MAX_BYTES) if photo.url and photo.content is None and photo.problem is None else None
+        Fetch(photo.url, MAX_URL_BYTES) if photo.url and photo.content is None and photo.problem is None else None
         for photo in photos
     ]
     return [photo if fetch is None else _completed(photo, fetch) for photo, fetch in zip(photos, fetches, strict=True)]

@@ -31,7 +31,7 @@ REDIRECTS = 5
 READ_TIMEOUT = 10.0
 """Seconds that a `Fetch` waits for a connection, and for each next byte."""
 
-TOTAL_TIMEOUT = 60.0
+TOTAL_TIMEOUT = 120.0
 """Seconds in which a `Fetch` must be complete."""
 
 
@@ -60,8 +60,20 @@ def is_address(url: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """Return `url` with `***` in place of a password, for messages."""
-    return re.sub(r"^([a-z][a-z0-9+.-]*://[^/?#:]*):[^/?#]*@", r"\1:***@", url, flags=re.IGNORECASE)
+    """Return `url` with `***` in place of a password, for messages.
+
+    A password with an unencoded "/", "?" or "#" makes the URL invalid, but is hidden as well.
+    """
+    login = r"[^/?#]*" if _is_valid(url) else ".*"
+    return re.sub(rf"^([a-z][a-z0-9+.-]*://[^/?#:]*):{login}@", r"\1:***@", url, flags=re.IGNORECASE)
+
+
+def _is_valid(url: str) -> bool:
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        return False
+    return True
 
 
 class Fetch:
@@ -123,8 +135,14 @@ def open_url(url: str, headers: Mapping[str, str] | None = None, *, timeout: flo
 
     Raises FetchError. Read the response inside `network_errors`.
     """
+    from http.client import InvalidURL
+
     with network_errors():
-        return _opener().open(_request(url, headers or {}), timeout=timeout)
+        request = _request(url, headers or {})
+        try:
+            return _opener().open(request, timeout=timeout)
+        except (InvalidURL, ValueError):  # URLError is neither
+            raise FetchError("not a valid URL, or an invalid proxy in HTTP_PROXY or HTTPS_PROXY", final=True) from None
 
 
 @contextmanager
@@ -183,6 +201,10 @@ def _opener() -> OpenerDirector:
             answer.close()  # or urllib reads its body, of whatever length
             if not is_http(url):  # urllib itself follows ftp
                 raise HTTPError(url, code, f"{message} - Redirection to url '{url}' is not allowed", headers, answer)
-            return super().redirect_request(request, answer, code, message, headers, url)
+            redirected = super().redirect_request(request, answer, code, message, headers, url)
+            if redirected is not None:
+                # ProxyHandler adds the proxy's password to the request, but the next server may be reached directly.
+                redirected.remove_header("Proxy-authorization")
+            return redirected
 
     return build_opener(Redirects)

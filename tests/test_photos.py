@@ -343,13 +343,9 @@ def test_urls_keep_their_place_among_files_and_are_no_patterns(tree):
     ids=["404", "html", "file", "text", "empty", "large"],
 )
 def test_a_url_without_an_image_is_refused(server, monkeypatch, body, headers, expected):
-    monkeypatch.setattr(photos, "MAX_BYTES", 1000)
+    monkeypatch.setattr(photos, "MAX_URL_BYTES", 1000)
     server.script = [server.says(body, **headers)]
     assert refusal(server.url).startswith(f"{server.url}: {expected}")
-
-
-def test_urls_have_the_size_limit_of_files():
-    assert photos.MAX_BYTES == decode.MAX_BYTES
 
 
 def test_a_url_is_printed_without_its_password_and_harmless_to_a_terminal(server):

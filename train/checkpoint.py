@@ -168,16 +168,25 @@ def _damaged(path: Path, error: Exception) -> ModelFileError:
 
 def _refuse_other(path: Path, saved: dict, config: dict) -> None:
     if difference := _difference(saved, json.loads(json.dumps(config))):
-        raise ModelFileError(f"{path}: from a run with another {difference}; choose another --out, or remove the file")
+        raise ModelFileError(
+            f"{path}: from a run with another {difference}; repeat that run's options to resume it, choose another "
+            "--out, or remove the file"
+        )
+
+
+COVERED = ("recipe.dropout",)
+"""Settings that old checkpoints lack, and that other settings cover: the architecture has the dropout rate."""
 
 
 def _difference(saved: Any, now: Any, where: str = "") -> str:
     """Return the first difference of two JSON values, such as "recipe.epochs (22, now 10)"; "" if there is none.
 
-    Keys that `saved` lacks are not compared.
+    Top-level keys that `saved` lacks are not compared, nor are those in COVERED.
     """
     if isinstance(saved, dict) and isinstance(now, dict):
-        parts = [(value, now.get(key), f"{where}.{key}".lstrip(".")) for key, value in saved.items()]
+        paths = {key: f"{where}.{key}".lstrip(".") for key in [*saved, *(now if where else ())]}
+        compared = {key: path for key, path in paths.items() if key in saved or path not in COVERED}
+        parts = [(saved.get(key), now.get(key), path) for key, path in compared.items()]
     elif isinstance(saved, list) and isinstance(now, list) and len(saved) == len(now):
         labels = [item.get("name", i) if isinstance(item, dict) else i for i, item in enumerate(saved)]
         parts = [(a, b, f"{where}.{label}") for a, b, label in zip(saved, now, labels, strict=True)]

@@ -112,9 +112,10 @@ def make_verification(
     if tolerance is not None:
         check_tolerance(tolerance)
     images = choose_images(data=data, photos=photos, limit=limit)
-    if photos and not any(photo.path is not None and os.path.exists(photo.path) for photo in images):  # noqa: PTH110
+    exist = (photo.url is not None or (photo.path is not None and os.path.exists(photo.path)) for photo in images)  # noqa: PTH110
+    if photos and not any(exist):
         raise UnreadableInputError(
-            f"--photo {printable(photos[0])}: no photo found; expected files, folders or patterns"
+            f"--photo {printable(photos[0])}: no photo found; expected files, folders, patterns or URLs"
         )
     if limit is not None and not 1 <= limit <= len(images):  # checked before anything is exported
         raise UsageError(f"--limit {limit}: expected 1 to {len(images)}, the number of images")

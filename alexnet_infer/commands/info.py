@@ -159,7 +159,7 @@ def _provenance(manifest: Manifest, exported: ExportInfo | None) -> Table:
         ("trained", f"{_trained(origin)}, recipe {origin.recipe.get('name', '?')}, {origin.software}"),
     ]
     for error in origin.errors:
-        views = {"ten": "ten views", "center": "center view"}[error.views]
+        views = {"ten": "ten views", "center": "center view"}.get(error.views, error.views)
         rates = f"top-1 {error.top1 / error.images:.2%}, top-5 {error.top5 / error.images:.2%}"
         rows.append(("error", f"{rates} ({views}, {error.images:,} images, {error.data})"))
     if exported is not None:

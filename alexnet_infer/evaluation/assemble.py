@@ -41,7 +41,7 @@ def collect(folders: Sequence[Path]) -> list[Shards]:
             nets[part.about.subject][part.about.begin, part.about.end] = part
     ordered = [[parts[key] for key in sorted(parts)] for parts in nets.values()]
     ordered.sort(key=lambda shards: (shards[0].about.net["name"], shards[0].about.net["sha256"]))
-    _check_different(ordered)
+    _check_backends(ordered)
     first = ordered[0][0].about
     for shards in ordered:
         about = shards[0].about
@@ -56,11 +56,12 @@ def collect(folders: Sequence[Path]) -> list[Shards]:
                 f"{about.net['name']}: computed in {len(shards)} parts, {first.net['name']} in {len(ordered[0])}; "
                 "expected all nets in the same --shard I/N"
             )
+    _check_different(ordered)
     check_same_classes([s[0].about.net["wnids"] for s in ordered], display_names(ordered))
     return ordered
 
 
-def _check_different(nets: Sequence[Shards]) -> None:
+def _check_backends(nets: Sequence[Shards]) -> None:
     """Raise PredictionsError if the same net ran on two backends. It would count as two nets, or mix results."""
     ran: dict[str, str] = {}
     for about in (shards[0].about for shards in nets):
@@ -69,6 +70,18 @@ def _check_different(nets: Sequence[Shards]) -> None:
             raise PredictionsError(
                 f"{about.net['name']}: some predictions are from {shown(backend)}, some from "
                 f"{shown(about.net['backend'])}; expected the same backend on all machines"
+            )
+
+
+def _check_different(nets: Sequence[Shards]) -> None:
+    """Raise PredictionsError if the same net is there twice, as after an update of alexnet-infer."""
+    first: dict[str, Shards] = {}
+    for shards in nets:
+        twin = first.setdefault(shards[0].about.net["sha256"], shards)
+        if twin is not shards:
+            raise PredictionsError(
+                f"{shards[0].about.net['name']}: {twin[0].folder} and {shards[0].folder} are both predictions of this "
+                "net, from different versions of alexnet-infer; delete one of them"
             )
 
 

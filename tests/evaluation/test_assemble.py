@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +255,15 @@ def test_one_net_on_two_runtimes_is_refused(tmp_path):
     made(tmp_path, about(8, begin=0, end=4, backend="CPU"), ROWS, table(A))
     made(tmp_path, about(8, begin=4, end=8, backend="CUDA"), ROWS, table(A))
     refused(lambda: collect([tmp_path]), "'CPU'", "'CUDA'", "the same backend on all machines", error=PredictionsError)
+
+
+def test_one_net_computed_with_other_settings_does_not_count_as_two(tmp_path):
+    current = about(8)
+    earlier = replace(current, net=current.net | {"departures": ["as an earlier version described it"]})
+    for folder, description in (("one", earlier), ("one", current), ("old", earlier), ("new", current)):
+        made(tmp_path / folder, description, ROWS, table(A))
+    for folders in ([tmp_path / "one"], [tmp_path / "old", tmp_path / "new"]):
+        refused(lambda f=folders: collect(f), "are both predictions of this net", "delete one", error=PredictionsError)
 
 
 def test_nets_of_other_classes_are_refused(nets, tmp_path):

@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,7 +69,7 @@ def test_a_loaded_checkpoint_is_bit_identical_to_the_saved_one(saved):
 def test_a_run_with_other_settings_is_refused_naming_the_first(saved, change, named):
     config = copy.deepcopy(CONFIG)
     change(config)
-    with pytest.raises(ModelFileError, match=f"another {named}; choose another --out") as caught:
+    with pytest.raises(ModelFileError, match=f"another {named}; repeat that run's options") as caught:
         checkpoint.load(saved, config, SHAPES)
     assert caught.value.exit_code == 4
 
@@ -84,6 +85,13 @@ def test_a_run_with_other_settings_is_refused_naming_the_first(saved, change, na
 def test_a_checkpoint_from_before_a_setting_was_recorded_is_accepted(saved, config):
     assert checkpoint.load(saved, config, SHAPES)[0] == STATE
     checkpoint.check(saved, config)
+
+
+def test_a_checkpoint_that_lacks_another_recipe_setting_is_refused(saved):
+    config = CONFIG | {"recipe": CONFIG["recipe"] | {"validation_views": "ten"}}
+    for read in (partial(checkpoint.load, shapes=SHAPES), checkpoint.check):
+        with pytest.raises(ModelFileError, match=r"another recipe\.validation_views \(None, now 'ten'\)"):
+            read(saved, config)
 
 
 @pytest.mark.parametrize("name", ["epochs", "lr"])
@@ -234,7 +242,7 @@ def test_a_check_compares_only_the_given_settings(saved):
         ({"seed": 1}, r"seed \(0, now 1\)"),
         ({"seed": 0, "recipe": CONFIG["recipe"] | {"lr": 0.01}}, r"recipe\.lr \(0\.04, now 0\.01\)"),
     ):
-        with pytest.raises(ModelFileError, match=f"another {named}; choose another --out") as caught:
+        with pytest.raises(ModelFileError, match=f"another {named}; repeat that run's options") as caught:
             checkpoint.check(saved, wrong)
         assert caught.value.exit_code == 4
 
