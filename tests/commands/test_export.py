@@ -22,6 +22,7 @@ from alexnet_infer.export.engines.runtime import load_library, this_gpu
 from alexnet_infer.export.onnx_file import read_model
 from alexnet_infer.predict import load
 from tests.evaluation.toys import OTHER_WNIDS, save_net, write_set
+from tests.published.server import Server
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
@@ -446,6 +447,17 @@ def test_a_missing_set_and_missing_photos_are_refused_before_anything_is_exporte
     refused(run, 2, "not both", net, "--data", "absent", "--photo", photos)
     for photo in ("absent.jpg", "absent/*.jpg", "-", ""):
         refused(run, 3, f"--photo {photo}: no photo found", net, "--photo", photo)
+
+
+def test_a_file_is_verified_on_a_photo_at_a_url(run, net, photos):
+    server = Server(next(path for path in sorted(Path(photos).iterdir()) if path.is_file()).read_bytes())
+    try:
+        code, out, _ = run("export", net, "-o", "out", "--photo", server.url, "--json")
+    finally:
+        server.close()
+    assert code == 0
+    assert len(server.requests) == 1
+    assert json.loads(out)["verified"]["out/red.onnx"]["images"] == 5  # the photo and its quarters
 
 
 def test_nets_that_cannot_be_averaged_are_refused(run, nets, tmp_path):

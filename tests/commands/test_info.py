@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from alexnet_infer.artifact import Artifact, MeasuredError
 from alexnet_infer.presets import PRESETS
 from tests.nets import random_artifact
 
@@ -93,3 +95,14 @@ def test_a_file_that_is_not_a_net_exits_4(run, tmp_path):
     code, out, err = run("info", path)
     assert (code, out, err.count("\n")) == (4, "", 1)
     assert run("info", tmp_path / "absent.safetensors")[0] == 4
+
+
+def test_errors_of_unknown_views_are_shown_by_their_name(run, tmp_path):
+    artifact = random_artifact()
+    error = MeasuredError(data="some set", views="one", images=10, top1=5, top5=1)
+    provenance = replace(artifact.manifest.provenance, errors=(error,))
+    path = tmp_path / "net.safetensors"
+    Artifact(replace(artifact.manifest, provenance=provenance), artifact.tensors).save(path)
+    code, out, err = run("info", path)
+    assert (code, err) == (0, "")
+    assert "top-1 50.00%, top-5 10.00% (one, 10 images, some set)" in " ".join(out.split())
