@@ -37,9 +37,9 @@ TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-5, "fp16": 0.01, "int8": 0.1
 An error d of a logit changes its probability by at most d / 4.
 
 - fp32: another order of summation changes a logit by a few times 2^-24 of its value. For logits of 20 this gives 1e-5.
-  The embedded net has 7e-8.
+  The bundled net has 7e-8.
 - fp16: every activation is rounded to 2^-11 of its value. This is 0.01 for a logit of 20, and as much again from the
-  layers before. The embedded net has 0.0011 if every activation is rounded (200 images, central view).
+  layers before. The bundled net has 0.0011 if every activation is rounded (200 images, central view).
 - int8: a step is 1/127 of a layer's largest activation, so logits change by some tenths. On 300 images the difference
   was 0.03 with signed activations and 0.09 with unsigned ones.
 

@@ -20,7 +20,7 @@ class NotPulledError(ModelFileError):
 
     def __init__(self, name: str, size: int) -> None:
         super().__init__(
-            f"{name} is not on this machine yet: `alexnet-infer pull {name}` fetches it ({size / 1e6:.0f} MB)"
+            f"{name} is not on this machine yet: `alexnet-infer pull {name}` downloads it ({size / 1e6:.0f} MB)"
         )
         self.name = name
 

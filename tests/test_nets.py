@@ -114,7 +114,7 @@ def test_a_folder_does_not_hide_a_net_of_the_same_name(beside, tmp_path, monkeyp
 
 def test_a_published_net_is_found_once_it_was_pulled(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(NotPulledError, match=r"`alexnet-infer pull caffenet` fetches it \(244 MB\)"):
+    with pytest.raises(NotPulledError, match=r"`alexnet-infer pull caffenet` downloads it \(244 MB\)"):
         find_net("caffenet")
     folder = tmp_path / "alexnet-infer" / "models"
     folder.mkdir(parents=True)

@@ -107,7 +107,7 @@ def export(
         Path | None, option(VERIFY, "Labelled set to compare on.", metavar="PATH", default="example photos")
     ] = None,
     photo: Annotated[
-        list[str] | None, option(VERIFY, "Photo to compare on; repeatable.", metavar="PATH", default=False)
+        list[str] | None, option(VERIFY, "File, folder, pattern or URL; repeatable.", metavar="PATH", default=False)
     ] = None,
     limit: Annotated[int | None, option(VERIFY, "Compare on N images of the set.", metavar="N", default="all")] = None,
     tolerance: _Tolerance = None,
@@ -194,7 +194,7 @@ def compare(
     a: Annotated[Path, argument("A", "Reference: net's name, model file, .onnx or .engine.", parser=net)],
     b: Annotated[Path, argument("B", "Net to compare with it.", parser=net)],
     photos: Annotated[
-        list[str] | None, argument("[PHOTO]...", "Files, folders or patterns.", default="example photos")
+        list[str] | None, argument("[PHOTO]...", "Files, folders, patterns or http(s) URLs.", default="example photos")
     ] = None,
     data: Annotated[
         Path | None, option(WHAT, "Use this labelled set instead of photos.", metavar="PATH", default=False)

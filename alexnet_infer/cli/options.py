@@ -28,7 +28,7 @@ def net(model: str) -> Path:
         from alexnet_infer.commands.pull import fetch
         from alexnet_infer.published.registry import published
 
-        if not _agreed(f"{error}. Fetch it now?"):
+        if not _agreed(f"{error}. Download it now?"):
             raise
         return fetch(published(error.name))
 
@@ -47,7 +47,7 @@ Backend = Annotated[
     Literal["auto", "onnxruntime", "openvino"],
     option(RUNTIME, "auto (the faster one), onnxruntime or openvino.", metavar="NAME"),
 ]
-TrustEngine = Annotated[bool, option(RUNTIME, "Run an engine built elsewhere. An engine is code.", "--trust-engine")]
+TrustEngine = Annotated[bool, option(RUNTIME, "Run a TensorRT engine built elsewhere. It is code.", "--trust-engine")]
 Split = Annotated[Literal["validation", "train"], option(WHAT, "Split: validation or train.", metavar="NAME")]
 Layout = Annotated[
     str | None,

@@ -34,7 +34,7 @@ def models(
         bool, option(OUTPUT, "Print one JSON object, with protocols, sources and licences.", "--json")
     ] = False,
 ) -> None:
-    """List bundled, downloaded and available nets."""
+    """List bundled, pulled and published nets."""
     from alexnet_infer.commands.models import run
 
     run(as_json=as_json)

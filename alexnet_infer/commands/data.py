@@ -46,7 +46,7 @@ def run(
 ) -> int:
     """Check the set, print the findings and return the report's exit code.
 
-    With `model`, or with `quick_test` for the embedded net, the labels of a sample are also compared with a net's
+    With `model`, or with `quick_test` for the bundled net, the labels of a sample are also compared with a net's
     guesses.
 
     Raises the errors of `check` and, before any image is read, those of `load`.

@@ -151,7 +151,7 @@ def test_one_copy_cannot_be_several_nets(site, run, tmp_path):
 def test_a_net_that_was_not_pulled_is_refused_with_the_command(site, run):
     code, out, err = run("classify", CAT, "--model", "small")
     assert (code, out, err.count("\n")) == (4, "", 1)
-    assert "`alexnet-infer pull small` fetches it" in err
+    assert "`alexnet-infer pull small` downloads it" in err
 
 
 class _Terminal(io.StringIO):
@@ -169,7 +169,7 @@ def test_on_a_terminal_a_net_that_was_not_pulled_is_offered(site, monkeypatch, c
         with pytest.raises(NotPulledError):
             options.net("small")
     assert len(site.requests) == fetched
-    assert "Fetch it now? [y/N]" in sys.stderr.getvalue()
+    assert "Download it now? [y/N]" in sys.stderr.getvalue()
     assert capsys.readouterr().out == ""  # reserved for the command's output
 
 
