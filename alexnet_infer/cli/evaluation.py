@@ -109,7 +109,9 @@ def evaluate(
         str | None,
         option(MACHINES, "Part I of N only; `eval merge` joins them.", metavar="I/N", default="1/1"),
     ] = None,
-    engine: Annotated[Literal["local", "ray"], option(MACHINES, "Where to compute: here, or on a Ray cluster.")] = "local",
+    engine: Annotated[
+        Literal["local", "ray"], option(MACHINES, "Where to compute: here, or on a Ray cluster.")
+    ] = "local",
     address: Annotated[
         str | None,
         option(MACHINES, "Ray cluster.", metavar="ADDRESS", default="a running one, or local"),
