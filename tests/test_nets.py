@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from alexnet_infer import nets
-from alexnet_infer.artifact import embedded_model
+from alexnet_infer.artifact import embedded_model, load_manifest, sha256
 from alexnet_infer.errors import UsageError
 from alexnet_infer.nets import (
     NotPulledError,
@@ -41,6 +43,30 @@ def test_the_default_net_is_first_then_the_others_by_name(beside):
 def test_the_package_has_at_least_the_default_net():
     assert nets_at_hand()[0] == embedded_model()
     assert choose_nets([], None) == [embedded_model()]
+
+
+def ten_view_errors(path: Path) -> tuple[int, int]:
+    """The images that are wrong in the first guess, and in the first five, of a bundled net's validation split."""
+    (error,) = (error for error in load_manifest(path).provenance.errors if error.views == "ten")
+    return error.top1, error.top5
+
+
+def test_the_default_net_has_the_lowest_error_of_the_bundled_nets():
+    assert ten_view_errors(embedded_model()) == min(map(ten_view_errors, nets_at_hand()))
+
+
+@pytest.mark.parametrize("path", nets_at_hand(), ids=lambda path: path.stem)
+def test_every_bundled_net_has_its_record(path):
+    record = json.loads(path.with_suffix(".json").read_text())
+    manifest = load_manifest(path)
+    assert (record["model"], record["bytes"], record["sha256"]) == (path.name, path.stat().st_size, sha256(path))
+    assert record["parameters"] == manifest.architecture.parameters
+    assert record["errors"] == [asdict(error) for error in manifest.provenance.errors]
+    assert record["seed"] == manifest.provenance.seed
+    assert len(record["top1_error_by_epoch"]) == record["epochs"]
+    assert record["training_seconds"] > 0
+    assert record["hardware"]
+    assert record["software"]
 
 
 def test_without_names_the_default_net_or_the_first_bundled_nets_are_chosen(beside):
