@@ -328,7 +328,9 @@ def test_an_unverified_engine_of_several_nets_is_compared_with_their_mean_and_no
     arguments = ["-o", "my out", "--trt", "--flavor", "rtx", "--compute-capability", "8.9", "--photo", photos]
     assert "add --onnx" in run("export", *nets, *arguments)[2]
     err = run("export", *nets, *arguments, "--onnx")[2]
-    assert err.endswith("alexnet-infer compare 'my out/red-and-1-more.onnx' 'my out/red-and-1-more.engine' --trust-engine\n")
+    assert err.endswith(
+        "alexnet-infer compare 'my out/red-and-1-more.onnx' 'my out/red-and-1-more.engine' --trust-engine\n"
+    )
 
 
 @pytest.mark.usefixtures("rtx", "no_gpu")
