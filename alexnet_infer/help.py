@@ -84,24 +84,18 @@ def _rows(command: Command | Group, ctx: typer.Context) -> dict[str, list[_Row]]
 
 def _panel(title: str, rows: list[_Row], names: int, width: int) -> str:
     name, *headings = title.split("\t")
-    if headings:
-        rows = [
-            (option, text, default + "\t" * (len(headings) - 1 - default.count("\t"))) for option, text, default in rows
-        ]
-    widths = [
-        max(len(text) for text in (heading, *(default.split("\t")[i] for *_, default in rows)))
-        for i, heading in enumerate(headings)
-    ]
+    cells = [(default.split("\t") + [""] * len(headings))[: len(headings)] for *_, default in rows]
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
 
     def start(name: str, values: list[str]) -> str:
         return "  ".join([name.ljust(names + 2), *(v.ljust(w) for v, w in zip(values, widths, strict=True))]).rstrip()
 
     lines = [typer.style(start(f"{name}:", headings), bold=True)]
     indent = " " * (names + 4 + sum(widths) + 2 * len(widths))
-    for name, text, default in rows:
+    for (name, text, default), values in zip(rows, cells, strict=True):
         if default and not headings:
             text = f"{text} [default: {default}]"
-        first = start(f"  {name}", default.split("\t") if headings else [])
+        first = start(f"  {name}", values)
         text = _wrapped(text, width, indent)
         if len(name) <= names:
             lines.append(first.ljust(len(indent)) + text.lstrip())

@@ -57,7 +57,7 @@ class Variant:
     dropout_first: bool = False
     """Drop inputs of fc6 and fc7, as torchvision does, rather than their outputs, as the paper does."""
     width: float = 1.0
-    """Factor for every kernel count, rounded to a multiple of 16, at least 2; 1 leaves the counts unchanged."""
+    """Multiplies the kernel counts; results are rounded to a multiple of 16, at least 2. 1 changes nothing."""
 
     def build(self) -> Architecture:
         """Return the architecture. Raises SpecError if the values describe no net (empty maps, uneven columns)."""

@@ -1,4 +1,4 @@
-"""Check a labelled image set for everything that would spoil an evaluation, before one is run."""
+"""Check a labelled image set for problems that would make an evaluation wrong."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ RECORD = np.dtype([("label", "<i4"), ("guess", "<i4"), ("ahead", "<i4"), ("confi
 number of classes ahead of the label, or NEVER; the probability of the best class in units of 2^-40."""
 
 NEVER = 2**31 - 1
-"""The value of `ahead` for an image that is wrong for every k."""
+"""The value of `ahead` for an image that can't be right: it is unreadable, or its class is not one of the net's."""
 
 
 def wilson(wrong: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -167,7 +167,7 @@ class Tally:
         """Add the next B images.
 
         `probabilities` is [B, C]. `data_labels` [B] are positions in the data's classes. `net_labels` [B] are indices
-        of the net's C classes, or -1 if the net does not have the class. Such an image is wrong for every k. With
+        of the net's C classes, or -1 if the net does not have the class. Such an image counts as wrong. With
         C < 5, every other image is right in the top 5. If probabilities are equal, the lower index ranks first.
 
         Raises UsageError if shapes or labels are invalid, or if a value is NaN or no probability.

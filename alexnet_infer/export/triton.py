@@ -34,7 +34,7 @@ _FLOAT32 = (
     "optimization { execution_accelerators { gpu_execution_accelerator [ {",
     '  name: "cuda" parameters { key: "use_tf32" value: "0" }',
     "} ] } }",
-    "# 1: don't time all convolution algorithms for every new batch size.",
+    "# 1: choose convolution algorithms by a heuristic, not by timing all of them.",
     'parameters { key: "cudnn_conv_algo_search" value { string_value: "1" } }',
 )
 """Triton's ONNX Runtime backend passes the options of the accelerator "cuda" unchanged to the CUDA provider. It reads

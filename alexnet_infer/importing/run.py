@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -18,18 +18,9 @@ from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError, shown, visible
 from alexnet_infer.files import write_atomically
 from alexnet_infer.importing.conventions import OF_PRESETS, Convention, convention, fold, published_convention
+from alexnet_infer.importing.formats import SUFFIXES, Format
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import variant
-
-Format = Literal["onnx", "onnx-quantized", "caffemodel", "state-dict", "checkpoint"]
-
-SUFFIXES: dict[str, Format] = {
-    ".onnx": "onnx",
-    ".caffemodel": "caffemodel",
-    ".pth": "state-dict",
-    ".pt": "state-dict",
-    ".safetensors": "checkpoint",
-}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,23 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
 from alexnet_infer.artifact import EMBEDDED
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError, meant, one_line, shown
 from alexnet_infer.files import along
 from alexnet_infer.importing.conventions import CONVENTIONS
+from alexnet_infer.importing.formats import Format
 from alexnet_infer.presets import PRESETS
 from alexnet_infer.web import is_address
 
-if TYPE_CHECKING:
-    from alexnet_infer.importing.run import Format
-
 VARIABLE = "ALEXNET_INFER_REGISTRY"
 """The environment variable that names a registry file to use instead, with a site's own nets or mirrors."""
-
-FORMATS = ("onnx", "onnx-quantized", "caffemodel", "state-dict", "checkpoint")
-"""The values of `importing.run.Format`, which is not imported here: `classify` reads the registry, and starts fast."""
 
 DIGESTS = {"sha256": 64, "sha384": 96, "sha512": 128}
 """Number of hex digits of each kind. SHA-1, as on Caffe's pages, is not accepted: a second file with the same digest
@@ -89,7 +84,7 @@ class Published:
             raise SpecError(f"name={self.name}: is the name of a bundled net; expected another name")
         for field in ("summary", "digest", "licence", "data", "software"):
             _check_text(f"{self.name}: {field}", getattr(self, field))
-        choices = {"format": FORMATS, "preset": PRESETS, "preprocessing": CONVENTIONS}
+        choices = {"format": get_args(Format), "preset": PRESETS, "preprocessing": CONVENTIONS}
         for field, known in choices.items():
             value = getattr(self, field)
             if not isinstance(value, str) or value not in known:

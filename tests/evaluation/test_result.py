@@ -12,7 +12,7 @@ import pytest
 from alexnet_infer import __version__
 from alexnet_infer.artifact import ClassName
 from alexnet_infer.errors import UsageError
-from alexnet_infer.evaluation.result import Data, Paired, Protocol, Sample, evaluation, parse_condition
+from alexnet_infer.evaluation.result import Data, Evaluation, Paired, Protocol, Sample, evaluation, parse_condition
 from alexnet_infer.evaluation.statistics import Tally, mcnemar, wilson
 from tests.evaluation.results import CLASSES, GUESSES, NAMES, WNIDS, facts, result, tally
 
@@ -104,17 +104,21 @@ def test_an_interval_that_reaches_0_leaves_the_verdict_undecided():
     assert replace(pair, low=0.01, high=0.2).verdict == "worse"
 
 
-@pytest.mark.parametrize(("order", "best"), [(("first", "second"), "first"), (("second", "first"), "first")])
-def test_the_best_net_has_the_lowest_top_1_error(order, best):
-    nets = [(facts(name), tally(GUESSES[name])) for name in order]
-    made = evaluation(
+def of_two(nets: dict[str, str], mean: str) -> Evaluation:
+    """Evaluate two nets, given the name of each and of its guesses, with the guesses of `mean` as their mean's."""
+    return evaluation(
         data=Data(name="zoo", listing="", images=8, classes=7),
         protocol=Protocol(views="ten", nets=2),
         classes=CLASSES,
         guesses=CLASSES,
-        nets=nets,
-        ensemble=tally(GUESSES["mean"]),
+        nets=[(facts(name), tally(GUESSES[guesses])) for name, guesses in nets.items()],
+        ensemble=tally(GUESSES[mean]),
     )
+
+
+@pytest.mark.parametrize(("order", "best"), [(("first", "second"), "first"), (("second", "first"), "first")])
+def test_the_best_net_has_the_lowest_top_1_error(order, best):
+    made = of_two({name: name for name in order}, mean="mean")
     assert made.against_best.net == best
     assert made.against_best.top1.net_only_wrong == 1
 
@@ -130,15 +134,7 @@ def test_of_equal_nets_the_top_5_error_decides_and_then_the_order():
 
 def test_the_difference_is_the_ensembles_error_minus_the_nets():
     """With a net in the mean's place and the mean in the net's, the sign changes."""
-    nets = [(facts("a"), tally(GUESSES["mean"])), (facts("b"), tally(GUESSES["mean"]))]
-    turned = evaluation(
-        data=Data(name="zoo", listing="", images=8, classes=7),
-        protocol=Protocol(views="ten", nets=2),
-        classes=CLASSES,
-        guesses=CLASSES,
-        nets=nets,
-        ensemble=tally(GUESSES["second"]),
-    )
+    turned = of_two({"a": "mean", "b": "mean"}, mean="second")
     pair = turned.ensemble.against[0].top1
     assert (pair.difference, pair.ensemble_only_wrong, pair.net_only_wrong) == (0.25, 2, 0)
 

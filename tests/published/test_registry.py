@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import get_args
 
 import pytest
 
 from alexnet_infer.artifact import EMBEDDED
 from alexnet_infer.errors import ModelFileError, UsageError
 from alexnet_infer.importing.conventions import CONVENTIONS
-from alexnet_infer.importing.run import Format
 from alexnet_infer.presets import PRESETS, variant
-from alexnet_infer.published.registry import FORMATS, VARIABLE, published, registry
+from alexnet_infer.published.registry import VARIABLE, published, registry
 
 
 def test_the_well_known_nets_are_in_it():
@@ -33,10 +31,6 @@ def test_each_entry_names_a_preset_a_convention_and_sources_that_exist(name):
     assert 0 < net.error.top5 < net.error.top1 < 100
     # float32 weights and little else; a quantized file is a quarter of that
     assert net.size / (1 if net.format == "onnx-quantized" else 4) == pytest.approx(61e6, rel=0.01)
-
-
-def test_the_formats_are_those_that_can_be_imported():
-    assert get_args(Format) == FORMATS
 
 
 def test_published_figures_are_errors_not_accuracies():

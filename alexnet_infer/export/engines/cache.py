@@ -34,7 +34,7 @@ def folder() -> Path:
 
 
 def key(facts: Mapping[str, Any]) -> str:
-    """Return a file name for everything that an engine depends on."""
+    """Return the name of an engine in the cache: a hash of `facts`, the inputs that determine it."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
