@@ -112,7 +112,7 @@ def main() -> None:
             print("" if measured is None else f", {measured / 1e6:.2f} MB on the loopback interface")
             print(f"one step: {seconds * 1e3:.0f} ms, {result['exchange_share']:.1%} of it exchange and waiting")
             print(f"the same net in one process with all threads: {alone * 1e3:.0f} ms")
-    dist.destroy_process_group()
+    ranks.leave()
 
 
 if __name__ == "__main__":

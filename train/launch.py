@@ -79,6 +79,7 @@ def _run(
         )
         _train(trainer, _log(job, trainer), display, until)
         model, epochs = trainer.result(job.result)
+        trainer.ranks.leave()
         if not trainer.ranks.first:
             return None
         with display.counting("measuring", len(trainer.validation)) as advance:

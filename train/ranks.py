@@ -87,6 +87,14 @@ class Ranks:
         if self.count > 1:
             dist.barrier(group=self.patient_group)
 
+    def leave(self) -> None:
+        """Close the connections to the other processes. Each process calls this after its last exchange.
+
+        With connections open, Gloo's threads are still running when the interpreter exits, which can abort the process.
+        """
+        if self.count > 1:
+            dist.destroy_process_group()
+
     def check_same(self, config: dict[str, Any]) -> None:
         """Raise UsageError on all processes if their settings or data differ."""
         if self.count == 1:

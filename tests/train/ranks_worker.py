@@ -58,7 +58,7 @@ def main() -> None:
 
     with suppress(Enough):
         run.run(on_step=fail, on_epoch=stop)
-    torch.distributed.destroy_process_group()
+    ranks.leave()
 
 
 if __name__ == "__main__":
