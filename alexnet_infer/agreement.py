@@ -36,18 +36,18 @@ TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-5, "fp16": 0.01, "int8": 0.1
 
 An error d of a logit changes its probability by at most d / 4.
 
-- fp32: another order of summation changes a logit by a few times 2^-24 of its value. For logits of 20 this gives 1e-5.
-  The bundled net has 7e-8.
-- fp16: every activation is rounded to 2^-11 of its value. This is 0.01 for a logit of 20, and as much again from the
-  layers before. The bundled net has 0.0011 if every activation is rounded (200 images, central view).
-- int8: a step is 1/127 of a layer's largest activation, so logits change by some tenths. On 300 images the difference
+- fp32: a different order of summation changes a logit by a few times 2^-24 of its value. For logits of 20 this gives
+  1e-5. The bundled net differs by 7e-8.
+- fp16: every activation is rounded to 2^-11 of its value. This is 0.01 for a logit of 20, and the earlier layers add as
+  much again. The bundled net differs by 0.0011 if every activation is rounded (200 images, central view).
+- int8: a step is 1/127 of a layer's largest activation, so logits change by a few tenths. On 300 images the difference
   was 0.03 with signed activations and 0.09 with unsigned ones.
 
 A wrong LRN constant or channel order changes probabilities by more than any of these on some photo.
 """
 
 NEAR_TIE = 0.01
-"""A flip is a near tie if the reference's probability of its first guess is higher by at most this."""
+"""A flip is a near tie if the reference's probabilities of the two nets' first guesses differ by at most this."""
 
 _QUARTERS = ("upper left", "upper right", "lower left", "lower right")
 
@@ -176,10 +176,10 @@ def compare(
 ) -> Agreement:
     """Run both nets on the same images and compare their probabilities.
 
-    Each net gets the square that its own preprocessing makes of an image. A photo counts as five images, the full photo
-    and its quarters, so that a few photos suffice. A labelled set is used completely, or as a stratified sample of
+    Each net gets the square that its own preprocessing makes from an image. A photo counts as five images, the full
+    photo and its quarters, so that a few photos suffice. A labelled set is used in full, or as a stratified sample of
     `limit` images. Memory does not grow with the number of images, except for a few bytes per labelled image.
-    `on_images` is called with the number of images just done.
+    `on_images` is called with the number of images just processed.
 
     Raises UsageError if the nets differ in classes or views, if the nets and the data share no class, or if `limit` is
     out of range or given for photos. Raises ModelFileError if a net's outputs are not probabilities, for example NaN.
@@ -221,7 +221,7 @@ def _positions(data: LabelledImages, limit: int | None) -> Sequence[int]:
     if limit is None:
         return range(len(data))
     if not 1 <= limit <= len(data):
-        raise UsageError(f"--limit {limit}: expected 1 to {len(data)}, the images of the set")
+        raise UsageError(f"--limit {limit}: expected 1 to {len(data)}, the number of images in the set")
     return stratified(data.labels, limit)
 
 
@@ -260,7 +260,7 @@ def _read_example(folder: str, kinds: set[Rescaling], example: Example) -> list[
 
 
 def _fetched(photos: Iterable[Photo]) -> Iterator[Photo]:
-    """Fetch URLs outside the threads that decode, which would delay the end of an interrupted program."""
+    """Fetch URLs outside the decoding threads: an interrupted program waits for these threads before it exits."""
     remaining = iter(photos)
     while chunk := list(islice(remaining, PHOTOS_PER_CALL)):
         yield from fetched(chunk)

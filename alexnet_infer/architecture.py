@@ -21,10 +21,10 @@ from typing import Any, ClassVar, Literal
 from alexnet_infer.errors import SpecError, shown
 
 MAX_VALUES = 2**26
-"""Most values in one activation: 256 MB per patch in float32, over 200 times the paper's largest map."""
+"""Maximum number of values in one activation: 256 MB per patch in float32, over 200 times the paper's largest map."""
 
 MAX_PARAMETERS = 2**30
-"""Most values in all tensors together: 4 GB in float32. A larger spec is refused before any memory is allocated."""
+"""Maximum number of values in all tensors: 4 GB in float32. A larger spec is refused before memory is allocated."""
 
 Shape = tuple[int, ...]
 """The shape of an activation without the batch axis: (channels, height, width) for maps, (units,) for vectors."""
@@ -379,7 +379,7 @@ def _map_shape(operation: Conv | MaxPool | LRN | BatchNorm, shape: Shape) -> Sha
 def _positions(operation: Conv | MaxPool, extent: int, beyond: int) -> int:
     """Number of window positions along `extent` pixels with `beyond` more pixels added at the edges."""
     if extent + beyond < operation.size:
-        added = f" and {beyond} pixels beyond its edges" if beyond else ""
+        added = f" plus {beyond} pixels beyond its edges" if beyond else ""
         raise SpecError(
             f"{operation.name}: its {operation.size}-pixel window is larger than the {extent}-pixel map{added}"
         )

@@ -212,7 +212,10 @@ def _is_plain(value: object, levels: int = 4) -> bool:
 
 
 def classes_from_json(data: Any) -> tuple[ClassName, ...]:
-    """Return the classes in a manifest's list of [WordNet id, name] pairs. Raises SpecError if `data` is not one."""
+    """Return the classes in a manifest's list of [WordNet id, name] pairs.
+
+    Raises SpecError if `data` is not such a list.
+    """
     if not isinstance(data, list):
         raise SpecError(f"classes={shown(data)}: expected a list of [WordNet id, name] pairs")
     for item in data:

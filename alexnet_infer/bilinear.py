@@ -13,7 +13,7 @@ Box = tuple[float, float, float, float]
 
 
 def resize(image_hwc: np.ndarray, size: int, box: Box) -> np.ndarray:
-    """Resample the part of an image uint8 [H, W, C] in `box` to uint8 [size, size, C]."""
+    """Resample the region `box` of an image uint8 [H, W, C] to uint8 [size, size, C]."""
     height, width = image_hwc.shape[:2]
     left, top, right, bottom = box
     columns, column_weights = _taps(left, right, size)

@@ -1,6 +1,6 @@
 """Decode an image from an untrusted source to 8-bit RGB.
 
-Every defect raises an UnreadableInputError with a message of one line. Nothing is printed.
+Every defect raises an UnreadableInputError with a one-line message. Nothing is printed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from alexnet_infer.errors import UnreadableInputError, one_line
 from alexnet_infer.preprocess import Rescaling, square_of
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-"""Pillow's decoders that an input may reach. JPEG includes MPO: several JPEGs, of which the first is used. The others
-are excluded: EPS would run Ghostscript on the file, and rare formats are the least tested against malicious files."""
+"""The Pillow decoders that an input may reach. JPEG includes MPO: several JPEGs, of which the first is used. Other
+decoders are excluded: EPS would run Ghostscript on the file, and rare formats are the least tested against malicious
+files."""
 
 MAX_PIXELS = 33_000_000
 """The largest image that is decoded. Reading takes at most 8 bytes per pixel, 264 MB, for the decoded image and its RGB
@@ -67,9 +68,9 @@ def read_squares(
     rescalings: Collection[Rescaling],
     apply_exif: bool = True,
 ) -> dict[Rescaling, np.ndarray]:
-    """Decode an image once, and rescale it to a square uint8 [S, S, 3] RGB in each of several ways.
+    """Decode an image once, and return a square uint8 [S, S, 3] RGB for each of `rescalings`.
 
-    A large JPEG must allow the largest S, see `read_rgb`. Arguments and errors are those of `read_rgb` and `square_of`.
+    Arguments and errors are those of `read_rgb`, with the largest S as `shrink_to`, and of `square_of`.
     """
     largest = max(rescaling.size for rescaling in rescalings)
     image = read_rgb(source, name=name, shrink_to=largest, apply_exif=apply_exif)
@@ -89,7 +90,8 @@ def read_rgb(
     applied. With `apply_exif`, the image is rotated according to its EXIF orientation; a damaged EXIF block is ignored.
 
     `shrink_to` is the S to which the shorter side will be rescaled. With it, a JPEG of more than MAX_PIXELS may be
-    decoded at 1/2, 1/4 or 1/8 of its size, but at least 2 S, instead of being refused. Other images are not affected.
+    decoded at 1/2, 1/4 or 1/8 of its size instead of being refused, if the shorter side stays at least 2 S. Other
+    images are not affected.
 
     Raises UnreadableInputError for any defect. Its message begins with `name`.
     """
@@ -112,7 +114,7 @@ def printable(text: str) -> str:
 
 
 class _RefusedError(Exception):
-    """An image is not read. The message is the reason, for the user."""
+    """An image is refused. The message tells the user the reason."""
 
 
 def _reason(error: Exception) -> str:
@@ -167,13 +169,13 @@ def _check_bytes(count: int) -> None:
 def _keep_small(image: Image.Image, shrink_to: int | None) -> None:
     """Set an image of more than MAX_PIXELS to be decoded at a smaller scale, or refuse it. Nothing is decoded yet."""
     width, height = image.size
-    if image.format == "TIFF":  # its decoder unpacks complete tiles, even if the image needs little of them
+    if image.format == "TIFF":  # its decoder unpacks complete tiles, even if the image covers only a small part of them
         width = max(width, image.tag_v2.get(ExifTags.Base.TileWidth, 0))
         height = max(height, image.tag_v2.get(ExifTags.Base.TileLength, 0))
     if width * height <= MAX_PIXELS:
         return
     scale = next((s for s in (2, 4, 8) if width * height <= MAX_PIXELS * s * s), None)
-    # The rescaling to S still shrinks by 2 or more after this, which hides the difference of the decoder's filter.
+    # After this, the rescaling to S still shrinks by 2 or more, which hides the effect of the decoder's filter.
     if scale and shrink_to and min(width, height) // scale >= 2 * shrink_to and _has_one_scan(image):
         image.draft(None, (width // scale, height // scale))
     else:
@@ -181,9 +183,9 @@ def _keep_small(image: Image.Image, shrink_to: int | None) -> None:
 
 
 def _has_one_scan(image: Image.Image) -> bool:
-    """Return whether this is a JPEG of one scan, which libjpeg decodes as a stream.
+    """Return whether this is a JPEG with a single scan, which libjpeg decodes as a stream.
 
-    For a JPEG of several scans, libjpeg keeps the coefficients of the complete image at full scale. The image has
+    For a JPEG with several scans, libjpeg keeps the coefficients of the complete image at full scale. The image has
     several scans if the first doesn't hold all components (ISO/IEC 10918-1, B.2.3: marker, length, number of
     components, two bytes for each, ...).
     """
@@ -217,7 +219,7 @@ def _to_rgb(image: Image.Image, apply_exif: bool) -> Image.Image:
 def _turned(image: Image.Image) -> Image.Image:
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # of as many types as in `read_rgb`, but here the pixels may be intact
+    except Exception:  # of any type, as in `read_rgb`, but here the pixels may be intact
         return image
     return image if turn is None else image.transpose(turn)
 

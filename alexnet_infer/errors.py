@@ -14,12 +14,12 @@ def shown(value: object) -> str:
     try:
         text = _SHORT.repr(value)
     except ValueError:  # Python does not print integers of more than 4,300 digits
-        return "a number of thousands of digits"
+        return "a number with thousands of digits"
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def one_line(error: Exception) -> str:
-    """Return the message of a library's error for use in another: one printable line of at most 300 characters."""
+    """Return a library's error message for use in another message: one printable line of at most 300 characters."""
     return visible(" ".join(str(error).split())[:300])
 
 

@@ -1,4 +1,4 @@
-"""Atomic writes, lock files, and the places of the package's own files."""
+"""Atomic writes, lock files, and the locations of the package's own files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def lock(path: Path) -> IO[str] | None:
     """Lock the file at `path`. The lock is held until the returned file is closed or the process ends.
 
     Returns None if another process, or an open file of this process, holds the lock. Where locks don't exist (Windows,
-    some network disks), the file is returned without one. Raises OSError if the file can't be opened.
+    some network disks), the file is returned unlocked. Raises OSError if the file can't be opened.
     """
     file = path.open("a")
     with suppress(ImportError):

@@ -90,6 +90,6 @@ def check_same_classes(wnids: Sequence[Sequence[str]], names: Sequence[str]) -> 
     for own, name in zip(wnids, names, strict=True):
         if list(own) != list(wnids[0]):
             raise UsageError(
-                f"{name}: has other classes than {names[0]} ({len(own)} and {len(wnids[0])}); only nets with the same "
-                "classes can be averaged"
+                f"{name}: has different classes from {names[0]} ({len(own)} and {len(wnids[0])}); only nets with the "
+                "same classes can be averaged"
             )

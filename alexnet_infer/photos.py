@@ -55,9 +55,9 @@ class Photo:
         return self.squares([preprocessing.rescaling])[preprocessing.rescaling]
 
     def squares(self, rescalings: Collection[Rescaling]) -> dict[Rescaling, np.ndarray]:
-        """Read and decode the photo once, and rescale it to a square in each of several ways.
+        """Read and decode the photo once, and return a square uint8 [S, S, 3] RGB for each of `rescalings`.
 
-        Raises UnreadableInputError, as `square`.
+        Raises UnreadableInputError, like `square`.
         """
         return read_squares(self.source(), name=self.name, rescalings=rescalings)
 
@@ -90,11 +90,11 @@ def _completed(photo: Photo, fetch: Fetch) -> Photo:
         return replace(photo, problem=f"can't be fetched ({one_line(error)})")
 
 
-def named(text: str) -> Photo:
-    """Return the photo at a path or an http or https URL."""
-    if is_http(text):
-        return Photo(name=without_password(text), url=text)
-    return Photo(name=text, path=Path(text))
+def named(photo: str | Path) -> Photo:
+    """Return the photo at a path or, if `photo` is a str, an http or https URL."""
+    if isinstance(photo, str) and is_http(photo):
+        return Photo(name=without_password(photo), url=photo)
+    return Photo(name=str(photo), path=Path(photo))
 
 
 def expand(inputs: Sequence[str]) -> Iterator[Photo]:

@@ -28,14 +28,14 @@ from alexnet_infer.photos import Photo, fetched, named
 from alexnet_infer.preprocess import Rescaling, Views, patches
 
 LARGEST_BATCH = 1024
-"""Images that may go through a net at once: ten views of 1,024 images, of 227 pixels, are 6 GB."""
+"""Maximum number of images per call of a net: ten views of 1,024 images at 227 x 227 pixels are 6 GB."""
 
 PHOTOS_PER_CALL = 8
-"""Photos that go through a net at once. Eight are 80 patches: enough to keep two cores busy, and about 500 MB of
-activations in the full-size net."""
+"""Photos per call of a net. With ten views, eight photos are 80 patches: enough to keep two cores busy, and about
+500 MB of activations in the full-size net."""
 
 Squares = Mapping[Rescaling, np.ndarray]
-"""One photo as a square uint8 [S, S, 3] RGB in each of several ways."""
+"""The square uint8 [S, S, 3] RGB of one photo for each rescaling."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Result:
 
 
 class _Classifier(ABC):
-    """Labels for photos by the mean probabilities of one or more nets: what `Net` and `Ensemble` share."""
+    """Base of `Net` and `Ensemble`: labels photos by the mean probabilities of one or more nets."""
 
     @property
     @abstractmethod
@@ -78,23 +78,25 @@ class _Classifier(ABC):
         UnreadableInputError if it can't be read as an image.
         """
         self._check_top(top)
-        if isinstance(photo, str):
+        if isinstance(photo, (str, Path)):
             squares = named(photo).squares(self._rescalings)
         else:
-            name = str(photo) if isinstance(photo, Path) else "the image"
-            squares = read_squares(photo, name=name, rescalings=self._rescalings)
+            squares = read_squares(photo, name="the image", rescalings=self._rescalings)
         return list(self._labels(self._mean_probabilities([squares])[0], top))
 
-    def classify_all(self, photos: Iterable[Photo], top: int = 5) -> Iterator[Result]:
+    def classify_all(self, photos: Iterable[str | Path | Photo], top: int = 5) -> Iterator[Result]:
         """Yield the labels of many photos, in order. A photo that can't be read yields its error.
 
-        Photos are fetched and decoded in parallel, PHOTOS_PER_CALL at a time, so memory doesn't grow with their number.
+        `photos` are paths, http or https URLs (as str), or what `alexnet_infer.photos.expand` yields. They are fetched
+        and decoded in parallel, PHOTOS_PER_CALL at a time, so memory doesn't grow with their number.
         """
         self._check_top(top)
-        photos = iter(photos)
+        if isinstance(photos, (str, Path)):
+            raise UsageError(f"photos={photos!r}: expected several photos; use classify for one")
+        entries = (photo if isinstance(photo, Photo) else named(photo) for photo in photos)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # more threads would only hold more decoded photos
-            while chunk := list(islice(photos, PHOTOS_PER_CALL)):
-                # URLs are fetched outside the pool, whose threads would delay the end of an interrupted program.
+            while chunk := list(islice(entries, PHOTOS_PER_CALL)):
+                # URLs are fetched outside the pool: an interrupted program waits for its threads before it exits.
                 squares = list(pool.map(self._squares_or_error, fetched(chunk)))
                 readable = [item for item in squares if not isinstance(item, UnreadableInputError)]
                 rows = iter(self._mean_probabilities(readable) if readable else ())
@@ -213,7 +215,8 @@ def load(
 
     `views`: "ten" or "center". If not given, the views that an exported file averages itself, or else ten. `device`:
     "cpu", "cuda", or "auto" for a CUDA GPU if one works. `backend`: "onnxruntime", "openvino", or "auto" for the faster
-    installed one. `trust_engine`: run an engine that was not built by this user's own cache. Engines are code.
+    installed one. `trust_engine`: run an engine even if this user's cache has no record of building it. Engines are
+    code.
 
     Raises ModelFileError if the file can't be used, BackendError if the runtime or the device is missing, and
     UsageError for invalid values.

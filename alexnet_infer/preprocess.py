@@ -42,7 +42,7 @@ class Rescaling:
     """S: the side of the square, in pixels."""
     resample: str = "bicubic"
     """nearest, bilinear, bicubic or lanczos: Pillow's filters. All but nearest antialias when shrinking.
-    bilinear-aliased: OpenCV's filter, and so Caffe's. It interpolates between the four nearest pixels at any scale."""
+    bilinear-aliased: OpenCV's filter, as in Caffe. It interpolates between the four nearest pixels at any scale."""
     fit: Literal["crop", "stretch"] = "crop"
     """crop: rescale the shorter side to S, then take the central square (section 2). stretch: rescale both sides to S,
     whatever the shape, as Caffe's tools do."""
@@ -61,7 +61,7 @@ class Preprocessing:
     """
 
     size: int
-    """S. Together with `resample` and `fit`, the fields of `Rescaling`."""
+    """S, the side of the square. `size`, `resample` and `fit` are the fields of `Rescaling`."""
     patch: int
     """Side of the patches, in pixels. At most `size`."""
     mean: np.ndarray
@@ -159,10 +159,10 @@ def central_square(image: Image.Image, size: int, resample: str = "bicubic") -> 
     """Rescale the shorter side of an RGB image to `size` and take the central square: uint8 [size, size, 3].
 
     Only the part of the image that the square needs is resampled, so a 20 x 60,000 strip costs no more than a square.
-    The result is that of rescaling the complete image and then cropping (section 2). The corner of the square is at
-    whole pixels of the rescaled image, rounded down. Values differ by at most one level in landscape photos, and by a
-    few in portrait photos: Pillow rounds between its passes along rows and columns, and their order depends on the
-    shape (docs/preprocessing.md).
+    Up to rounding, the result is that of rescaling the complete image and then cropping (section 2). Values differ by
+    at most one level in landscape photos, and by a few in portrait photos: Pillow rounds between its passes along rows
+    and columns, and their order depends on the shape (docs/preprocessing.md). The corner of the square is at whole
+    pixels of the rescaled image, rounded down.
 
     Raises UnreadableInputError if the image has no pixels.
     """
@@ -181,7 +181,7 @@ def central_square(image: Image.Image, size: int, resample: str = "bicubic") -> 
 
 
 def _resized(image: Image.Image, size: int, resample: str, box: bilinear.Box) -> np.ndarray:
-    """Resample the part of the image in `box` to uint8 [size, size, 3]."""
+    """Resample the region `box` of the image to uint8 [size, size, 3]."""
     if resample == ALIASED:
         return bilinear.resize(np.asarray(image), size, box)
     return np.asarray(image.resize((size, size), FILTERS[resample], box=box))

@@ -60,7 +60,7 @@ class Variant:
     """Multiplies the kernel counts; results are rounded to a multiple of 16, at least 2. 1 changes nothing."""
 
     def build(self) -> Architecture:
-        """Return the architecture. Raises SpecError if the values describe no net (empty maps, uneven columns)."""
+        """Return the architecture. Raises SpecError if the values don't describe a net (empty maps, uneven columns)."""
         if len(self.kernels) != 5:
             raise SpecError(f"kernels={shown(self.kernels)}: expected five numbers, one for each of conv1 to conv5")
         if self.normalization not in ("lrn", "batchnorm", "none"):
@@ -139,7 +139,7 @@ PRESETS: dict[str, tuple[Variant, str]] = {
 
 
 def variant(name: str) -> Variant:
-    """Return the preset called `name`. Raises UsageError, listing the presets, if there is none."""
+    """Return the preset called `name`. Raises UsageError, listing the presets, for an unknown name."""
     try:
         return PRESETS[name][0]
     except KeyError:
@@ -147,5 +147,5 @@ def variant(name: str) -> Variant:
 
 
 def preset(name: str) -> Architecture:
-    """Return the architecture of the preset called `name`. Raises UsageError if there is none."""
+    """Return the architecture of the preset called `name`. Raises UsageError for an unknown name."""
     return variant(name).build()

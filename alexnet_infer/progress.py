@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def counting(title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """Show a bar for `total` images or other units. Yields a function to call with the number just done."""
+    """Show a bar for `total` images or other units. Yields a function to call with the number just completed."""
     if not sys.stderr.isatty():
         yield lambda count: None
         return

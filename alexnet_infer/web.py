@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from urllib.request import OpenerDirector, Request
 
 CHUNK = 2**18
-"""Bytes read at once, at most."""
+"""Maximum number of bytes per read."""
 
 REDIRECTS = 5
 
@@ -38,7 +38,7 @@ TOTAL_TIMEOUT = 120.0
 class FetchError(Exception):
     """The network or the server failed. The message is the cause.
 
-    `final`: another attempt would fail as well. `status`: the HTTP status, if an answer with an error status arrived.
+    `final`: another attempt would fail as well. `status`: the HTTP status, if a response with an error status arrived.
     """
 
     def __init__(self, cause: object, *, final: bool = False, status: int | None = None) -> None:
@@ -77,7 +77,7 @@ def _is_valid(url: str) -> bool:
 
 
 class Fetch:
-    """A request for the content of an http or https URL, which begins at once, in the background.
+    """A background request for the content of an http or https URL. It starts immediately.
 
     The content must arrive within TOTAL_TIMEOUT, have at most `limit` bytes, and not be a web page.
     """
@@ -86,8 +86,8 @@ class Fetch:
         assert is_http(url), url
         self._deadline = time.monotonic() + TOTAL_TIMEOUT
         self._outcome: Future[bytes] = Future()
-        # Only a thread can be abandoned after the total time: a name lookup has no timeout, and READ_TIMEOUT starts
-        # again with every address, every redirect and every byte of a header. A daemon doesn't delay the program's end.
+        # Only a thread can be abandoned after TOTAL_TIMEOUT: a name lookup has no timeout, and READ_TIMEOUT restarts
+        # with every address, every redirect and every byte of a header. A daemon thread doesn't delay the exit.
         threading.Thread(target=self._run, args=(url, limit), daemon=True).start()
 
     def content(self) -> bytes:
@@ -109,7 +109,7 @@ def _too_late() -> FetchError:
 
 
 def _content(url: str, limit: int, deadline: float) -> bytes:
-    too_long = FetchError(f"longer than {limit:,} bytes, the limit")
+    too_long = FetchError(f"larger than the limit of {limit:,} bytes")
     with closing(open_url(url, timeout=READ_TIMEOUT)) as response, network_errors():
         if (kind := response.headers.get_content_type()) in ("text/html", "application/xhtml+xml"):
             raise FetchError(f"a web page, {kind}; expected the URL of the image itself")
@@ -160,11 +160,11 @@ def network_errors() -> Iterator[None]:
             cause = f"HTTP {error.code} {str(error.reason)[:120]}"
             raise FetchError(cause, final=not may_pass, status=error.code) from None
     except urllib.error.URLError as error:
-        # urllib gives a str for "no host given" and "file not on local host". The last three are of file:// URLs.
+        # urllib gives a str for "no host given" and "file not on local host". The last three come from file:// URLs.
         final = (str, ssl.SSLCertVerificationError, FileNotFoundError, PermissionError, IsADirectoryError)
         raise FetchError(error.reason, final=isinstance(error.reason, final)) from None
     except (http.client.InvalidURL, ValueError, OverflowError):
-        # Not the error's own message: it may quote a part of a password.
+        # The error's own message is not used, since it may quote part of a password.
         raise FetchError("not a valid URL", final=True) from None
     except http.client.IncompleteRead:
         raise FetchError("the connection ended early") from None
@@ -176,9 +176,9 @@ def _request(url: str, headers: Mapping[str, str]) -> Request:
     from urllib.request import Request
 
     parts = urlsplit(url)
-    _ = parts.port  # raises ValueError for a port that isn't one
+    _ = parts.port  # raises ValueError for an invalid port
     login, _, host = parts.netloc.rpartition("@")
-    # Encode spaces and non-ASCII letters, as copied from an address bar. What is percent-encoded already stays so.
+    # Encode spaces and non-ASCII letters, as copied from an address bar. Existing percent-encoding is kept.
     path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
     address = urlunsplit((parts.scheme, host.encode("idna").decode(), path, query, ""))
     request = Request(address, headers={"User-Agent": f"alexnet-infer/{__version__}", **headers})
@@ -198,7 +198,7 @@ def _opener() -> OpenerDirector:
         inf_msg = "too many redirects; the last: "
 
         def redirect_request(self, request: Any, answer: Any, code: int, message: str, headers: Any, url: str) -> Any:
-            answer.close()  # or urllib reads its body, of whatever length
+            answer.close()  # otherwise urllib reads its body, however long
             if not is_http(url):  # urllib itself follows ftp
                 raise HTTPError(url, code, f"{message} - Redirection to url '{url}' is not allowed", headers, answer)
             redirected = super().redirect_request(request, answer, code, message, headers, url)

@@ -1,1 +1,1 @@
-"""Measuring programs, each started by hand; see CONTRIBUTING.md."""
+"""Benchmark programs, each run by hand; see CONTRIBUTING.md."""

@@ -2,8 +2,8 @@
 
     python benchmarks/cold_start.py [PHOTO] [--json]
 
-Both run in new processes, in turns; the figures are medians. "Cold" means a new interpreter; the files are in the page
-cache.
+Both run in new processes, alternately; the figures are medians. "Cold" means a new interpreter; the files are in the
+page cache.
 """
 
 from __future__ import annotations

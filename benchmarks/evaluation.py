@@ -5,7 +5,7 @@
     python benchmarks/evaluation.py memory [--images 1000 50000]            peak memory, each in a separate process
 
 `decode` compares alexnet-infer with plain Pillow and, if installed, with simplejpeg and OpenCV. All of them return a
-256 x 256 square. `pipeline` and `decode` time their parts in turns and use medians.
+256 x 256 square. `pipeline` and `decode` time their parts in interleaved rounds and use medians.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def pipeline(data: LabelledImages, images: int) -> dict[str, float]:
 
 
 def medians(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each, run in turns."""
+    """Return the median seconds of each. Each round runs all of them once."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, call in runs.items():

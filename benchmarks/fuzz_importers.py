@@ -1,10 +1,10 @@
-"""Feeds damaged files to every importer for some minutes: each file must give a net or a one-line error.
+"""Feeds damaged files to every importer for a few minutes: each file must give a net or a one-line error.
 
     python -m benchmarks.fuzz_importers --minutes 10 caffemodel onnx quantized state-dict checkpoint
 
 A file that gives anything else is saved in the current folder, so that it can become a test. Needs the packages that
-the tests need. `state-dict` starts a process for each file, so it reads some hundred files in ten minutes; the other
-importers read some ten thousand.
+the tests need. `state-dict` starts a process for each file, so it reads a few hundred files in ten minutes; the other
+importers read about ten thousand.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.importing.zoo import quantized_zoo, zoo_graph
 from tests.nets import random_artifact
 
 MEMORY = 2**30
-"""Most bytes of memory that reading a small file may use."""
+"""Maximum memory in bytes that reading a small file may use."""
 
 INTERESTING = (0, 1, 127, 128, 255, 2**31 - 1, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1)
 

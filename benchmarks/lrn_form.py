@@ -63,10 +63,10 @@ def gemm_session(n: int) -> ort.InferenceSession:
 
 
 def interleaved_medians(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each. A round runs each four times and omits the first time.
+    """Return the median seconds of each. A round calls each four times and discards the first time.
 
-    In the first call, the 240 MB of weights come from memory, because the other runs have replaced them in the cache. A
-    net that classifies many photos stays in the cache.
+    In the first call, the 240 MB of weights come from memory, because the other runs have evicted them from the cache.
+    A net that classifies many photos stays in the cache.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
@@ -115,7 +115,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result))
         return
-    print(f"ten 227 patches, full-size net, ONNX Runtime {ort.__version__}, CPU")
+    print(f"ten 227 x 227 patches, full-size net, ONNX Runtime {ort.__version__}, CPU")
     print(f"LRN as ONNX's node      {result['lrn_node_ms']:7.1f} ms")
     print(f"LRN as a convolution    {result['lrn_conv_ms']:7.1f} ms   {result['speedup']:.2f} times faster")
     print(f"limit at the GEMM rate  {result['gemm_limit_ms']:7.1f} ms   ({result['gemm_gflops']:.0f} GFLOP/s measured)")

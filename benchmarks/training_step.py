@@ -2,8 +2,8 @@
 
     python benchmarks/training_step.py [--precision float32] [--width 0.5] [--json]
 
-`alexnet-64` for 200 classes: forward, backward and update, without loading data. The two modes run in turns, each in a
-new process. The ratio is that of the medians.
+`alexnet-64` for 200 classes: forward, backward and update, without loading data. The two modes run alternately, each
+time in a new process. The ratio is that of the medians.
 """
 
 from __future__ import annotations

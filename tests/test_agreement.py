@@ -32,8 +32,10 @@ OURS[4, [4, 5]] = 0.304, 0.296  # a near tie
 
 
 def theirs() -> np.ndarray:
-    """Unlike OURS: image 0's probabilities move by 0.05 at most; 2 is taken for 0, 4 for 5, and 5 for 1, whose label
-    then is not among the five best."""
+    """Return OURS with changes: image 0's probabilities change by at most 0.05, and 2 is guessed as 0, 4 as 5, 5 as 1.
+
+    The label of image 5 is then not among the five best.
+    """
     table = OURS.copy()
     table[0, [0, 1]] += -0.05, 0.05
     table[2, [0, 2]] = table[2, [2, 0]]
@@ -44,7 +46,7 @@ def theirs() -> np.ndarray:
 
 
 class Table:
-    """A backend that takes whole squares and looks the probabilities up by the grey level, from 1 on."""
+    """A backend that takes whole squares and looks up probabilities by grey level, starting at 1."""
 
     takes_squares = True
 
@@ -82,16 +84,16 @@ def photos(folder: Path, count: int, side: tuple[int, int] = (9, 9)) -> list[Pho
     return list(expand([str(folder)]))
 
 
-def test_figures_of_labelled_images_are_those_worked_out_by_hand(tabled, greys):
-    found = compare(tabled(OURS), tabled(theirs(), "another table"), open_images(greys))
-    assert (found.images, found.compared, found.classes, found.views) == (6, 6, CLASSES, "ten")
-    assert (found.reference.backend, found.candidate.backend) == ("a table", "another table")
-    assert found.largest == pytest.approx(0.91 - 0.1)
-    assert found.largest_image == "006.png"
+def test_figures_of_labelled_images_are_those_computed_by_hand(tabled, greys):
+    result = compare(tabled(OURS), tabled(theirs(), "another table"), open_images(greys))
+    assert (result.images, result.compared, result.classes, result.views) == (6, 6, CLASSES, "ten")
+    assert (result.reference.backend, result.candidate.backend) == ("a table", "another table")
+    assert result.largest == pytest.approx(0.91 - 0.1)
+    assert result.largest_image == "006.png"
     differences = [0.05, 0.05, 0.4, 0.4, 0.008, 0.008, 0.81, 0.49, *[0.08] * 4]
-    assert found.mean == pytest.approx(sum(differences) / (6 * CLASSES))
-    assert (found.flips, found.near_ties) == (3, 1)
-    top1, top5 = found.top1, found.top5
+    assert result.mean == pytest.approx(sum(differences) / (6 * CLASSES))
+    assert (result.flips, result.near_ties) == (3, 1)
+    top1, top5 = result.top1, result.top5
     assert (top1.reference.wrong, top1.candidate.wrong) == (0, 3)
     assert (top1.reference_only_wrong, top1.candidate_only_wrong) == (0, 3)
     assert top1.difference == pytest.approx(3 / 6)
@@ -101,15 +103,15 @@ def test_figures_of_labelled_images_are_those_worked_out_by_hand(tabled, greys):
 
 
 def test_the_sign_says_whether_the_candidate_is_worse(tabled, greys):
-    found = compare(tabled(theirs()), tabled(OURS), open_images(greys))
-    assert found.top1.difference == pytest.approx(-3 / 6)
-    assert (found.top1.reference_only_wrong, found.top1.candidate_only_wrong) == (3, 0)
+    result = compare(tabled(theirs()), tabled(OURS), open_images(greys))
+    assert result.top1.difference == pytest.approx(-3 / 6)
+    assert (result.top1.reference_only_wrong, result.top1.candidate_only_wrong) == (3, 0)
 
 
 def test_without_labels_there_are_no_errors(tabled, tmp_path):
-    found = compare(tabled(OURS), tabled(theirs()), photos(tmp_path, 6))
-    assert found.top1 is found.top5 is None
-    assert found.largest == pytest.approx(0.91 - 0.1)
+    result = compare(tabled(OURS), tabled(theirs()), photos(tmp_path, 6))
+    assert result.top1 is result.top5 is None
+    assert result.largest == pytest.approx(0.91 - 0.1)
 
 
 def test_a_photo_counts_whole_and_in_quarters(tabled, tmp_path):
@@ -119,17 +121,17 @@ def test_a_photo_counts_whole_and_in_quarters(tabled, tmp_path):
     net = tabled(OURS)
     rows = OURS.copy()
     rows[3, [3, 5]] = 0.1, 0.5
-    found = compare(net, tabled(rows), expand([str(tmp_path / "four.png")]))
-    assert found.images == 5
+    result = compare(net, tabled(rows), expand([str(tmp_path / "four.png")]))
+    assert result.images == 5
     assert net.backend.seen == [1, 1, 2, 3, 4]  # the whole, and each quarter, by its upper left pixel
-    assert found.largest_image == f"{tmp_path}/four.png, lower right"
+    assert result.largest_image == f"{tmp_path}/four.png, lower right"
 
 
 def test_a_photo_of_one_pixel_has_no_quarters(tabled, tmp_path):
     assert compare(tabled(OURS), tabled(OURS), photos(tmp_path, 1, (1, 5))).images == 1
 
 
-def test_photos_are_turned_as_their_exif_says_and_labelled_images_are_not(tabled, tmp_path):
+def test_the_exif_orientation_is_applied_to_photos_and_not_to_labelled_images(tabled, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     pixels = np.full((40, 40, 3), 1, np.uint8)
@@ -146,14 +148,14 @@ def test_photos_are_turned_as_their_exif_says_and_labelled_images_are_not(tabled
 
 def test_unreadable_images_are_listed_and_count_as_wrong_for_both(tabled, greys):
     (greys / "002.png").write_bytes(b"not an image")
-    found = compare(tabled(OURS), tabled(OURS), open_images(greys))
-    assert (found.images, found.compared, found.flips) == (6, 5, 0)
-    ((image, reason),) = [(one.image, one.reason) for one in found.unreadable]
+    result = compare(tabled(OURS), tabled(OURS), open_images(greys))
+    assert (result.images, result.compared, result.flips) == (6, 5, 0)
+    ((image, reason),) = [(one.image, one.reason) for one in result.unreadable]
     assert image == "002.png"
     assert reason.startswith("not an image")
-    assert (found.top1.reference.wrong, found.top1.candidate.wrong) == (1, 1)
-    assert found.top1.difference == 0
-    assert found.largest == 0  # the same file, and the zeros that stand for the image are not compared
+    assert (result.top1.reference.wrong, result.top1.candidate.wrong) == (1, 1)
+    assert result.top1.difference == 0
+    assert result.largest == 0  # the zeros in place of the image are not compared
 
 
 def test_a_comparison_without_readable_images_is_refused(tabled, tmp_path):
@@ -167,7 +169,7 @@ def test_a_comparison_without_readable_images_is_refused(tabled, tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.5])
-def test_values_that_are_no_probabilities_are_refused(tabled, greys, value):
+def test_values_that_are_not_probabilities_are_refused(tabled, greys, value):
     broken = OURS.copy()
     broken[3, 2] = value
     for nets, role in (((broken, OURS), "reference"), ((OURS, broken), "candidate"), ((broken, broken), "reference")):
@@ -200,7 +202,7 @@ def test_a_sample_of_photos_is_refused(tabled, tmp_path):
         compare(tabled(OURS), tabled(OURS), photos(tmp_path, 2), limit=1)
 
 
-def test_figures_do_not_depend_on_how_many_images_go_at_once(tabled, greys, monkeypatch):
+def test_figures_do_not_depend_on_the_number_of_images_per_call(tabled, greys, monkeypatch):
     together = compare(tabled(OURS), tabled(theirs()), open_images(greys))
     monkeypatch.setattr(agreement, "PHOTOS_PER_CALL", 1)
     apart = compare(tabled(OURS), tabled(theirs()), open_images(greys))
@@ -208,12 +210,12 @@ def test_figures_do_not_depend_on_how_many_images_go_at_once(tabled, greys, monk
     assert apart.mean == pytest.approx(together.mean, rel=1e-12)
 
 
-def test_no_more_images_go_through_a_net_at_once_than_it_is_given_in_classify(tabled, tmp_path):
+def test_a_net_gets_no_more_images_per_call_than_in_classify(tabled, tmp_path):
     net, done = tabled(np.concatenate([OURS] * 4)), []
     real, calls = net.backend.infer, []
     net.backend.infer = lambda inputs: calls.append(len(inputs)) or real(inputs)
-    found = compare(net, tabled(np.concatenate([OURS] * 4)), photos(tmp_path, 20), on_images=done.append)
-    assert found.images == sum(done) == sum(calls) == 100
+    result = compare(net, tabled(np.concatenate([OURS] * 4)), photos(tmp_path, 20), on_images=done.append)
+    assert result.images == sum(done) == sum(calls) == 100
     assert max(calls) <= agreement.PHOTOS_PER_CALL
 
 
@@ -236,7 +238,7 @@ def test_each_net_gets_the_square_that_its_own_preprocessing_makes(artifact, tmp
     root = write_set(tmp_path / "set", 6)
     other = load_artifact(save_net(tmp_path / "other.safetensors", resample="nearest"))
     nets = [Net(one.manifest, ReferenceBackend(one), "center") for one in (artifact, other)]
-    found = compare(*nets, open_images(root))
+    result = compare(*nets, open_images(root))
     largest, flips = 0.0, 0
     for example in open_images(root):
         p, q = (
@@ -245,9 +247,9 @@ def test_each_net_gets_the_square_that_its_own_preprocessing_makes(artifact, tmp
         )
         largest = max(largest, np.abs(p - q).max())
         flips += int(p.argmax() != q.argmax())
-    assert found.largest == pytest.approx(largest, abs=1e-12)
+    assert result.largest == pytest.approx(largest, abs=1e-12)
     assert largest > 1e-3  # the filters make a difference
-    assert found.flips == flips
+    assert result.flips == flips
 
 
 def test_a_net_agrees_with_itself_exactly_and_not_with_another(artifact, tmp_path):
@@ -263,9 +265,9 @@ def test_a_net_agrees_with_itself_exactly_and_not_with_another(artifact, tmp_pat
 
 def test_an_ensemble_is_the_mean_of_its_nets(tabled, greys):
     mean = (OURS + theirs()) / 2
-    found = compare(MeanNet([tabled(OURS), tabled(theirs())]), tabled(mean), open_images(greys))
-    assert found.within(1e-7)
-    assert found.reference.net == " + ".join([found.candidate.net] * 2)
+    result = compare(MeanNet([tabled(OURS), tabled(theirs())]), tabled(mean), open_images(greys))
+    assert result.within(1e-7)
+    assert result.reference.net == " + ".join([result.candidate.net] * 2)
     assert not compare(tabled(OURS), tabled(mean), open_images(greys)).within(0.1)
 
 
@@ -282,6 +284,6 @@ def test_the_tolerance_is_that_of_the_coarser_precision(tabled, descriptions, to
 
 
 @pytest.mark.parametrize("value", [-1e-9, 1.1, float("nan"), float("inf")])
-def test_a_tolerance_that_is_no_difference_of_probabilities_is_refused(value):
+def test_a_tolerance_that_is_not_from_0_to_1_is_refused(value):
     with pytest.raises(UsageError, match=r"--tolerance .*: expected a difference of probabilities"):
         check_tolerance(value)

@@ -1,4 +1,4 @@
-"""Shapes, parameters and multiply-adds against independent arithmetic; specs that describe no net."""
+"""Shapes, parameters and multiply-adds against independent arithmetic; specs that do not describe a net."""
 
 from __future__ import annotations
 
@@ -172,13 +172,13 @@ def test_json_restores_every_kind_of_operation_exactly():
     assert {o.op for o in restored.operations} == {o["op"] for o in SMALL.to_json()["operations"]}
 
 
-# Specs that describe no net.
+# Specs that do not describe a net.
 
 ENDLESS = pytest.param(10**5000, id="more digits than Python prints")
 
 
 def refused(build: Callable[[], Any], *parts: str) -> None:
-    """`build` raises SpecError with a one-line message that contains all `parts`."""
+    """Check that `build` raises SpecError with a one-line message that contains all `parts`."""
     with pytest.raises(SpecError) as caught:
         build()
     message = str(caught.value)

@@ -125,7 +125,7 @@ def good(**changed: tuple[str, np.ndarray] | None) -> dict[str, tuple[str, np.nd
 
 
 def refused(path: Path, *parts: str, load: Callable[[Path], Any] = load_artifact) -> str:
-    """Loading raises ModelFileError (exit code 4) with a one-line message that starts with the path and has `parts`."""
+    """Check that loading raises ModelFileError (exit code 4) in one line that starts with the path and has `parts`."""
     with pytest.raises(ModelFileError) as caught:
         load(path)
     message = str(caught.value)
@@ -431,7 +431,7 @@ def test_any_flipped_byte_is_refused_or_changes_only_values(artifact, path):
             loaded = load_artifact(path)
         except ModelFileError as error:
             refusals += str(error).isprintable()
-        else:  # a weight or a letter of a text changed: the format has no checksum
+        else:  # a weight or a letter in a text changed: the format has no checksum
             assert all(np.isfinite(array).all() for array in loaded.tensors.values())
     assert refusals > 40
 

@@ -11,7 +11,7 @@ from alexnet_infer.bilinear import resize
 
 cv2 = pytest.importorskip("cv2", reason="needs OpenCV: pip install opencv-python-headless")
 pytestmark = pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "AMD64"), reason="OpenCV's builds for other processors have code of their own"
+    platform.machine() not in ("x86_64", "AMD64"), reason="OpenCV uses different code on other processors"
 )
 
 

@@ -40,7 +40,7 @@ def test_a_closed_stream_is_not_an_error():
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("command", ["models", "info", f"classify {CAT} --json"])
-def test_a_full_disk_under_stdout_is_one_line(command):
+def test_a_full_disk_under_stdout_is_a_one_line_error(command):
     code, _, err = shell(f"PROGRAM {command} > /dev/full")
     assert (code, err.count("\n")) == (2, 1)
     assert "No space left on device" in err

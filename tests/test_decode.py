@@ -27,7 +27,7 @@ from alexnet_infer.errors import UnreadableInputError
 
 ROOT = Path(__file__).parents[1]
 COLOURS = np.array([[(230, 20, 30), (20, 200, 40), (240, 240, 240)], [(30, 40, 220), (10, 10, 10), (230, 220, 20)]])
-"""Two rows, three columns: all fields differ, so that every rotation and swap of channels shows."""
+"""Two rows, three columns: all fields differ, so that every rotation and swap of channels is detected."""
 
 
 def fields(side: int = 32) -> np.ndarray:
@@ -80,7 +80,7 @@ def middles(array: np.ndarray) -> np.ndarray:
 
 
 def refusal(source, **options) -> str:
-    """The one line with which an image is refused, without the name."""
+    """Return the one-line message with which an image is refused, without the name."""
     with pytest.raises(UnreadableInputError) as caught:
         read_rgb(source, name="photo", **options)
     message = str(caught.value)
@@ -455,7 +455,7 @@ def test_a_file_without_permission_is_refused(tmp_path):
     assert "Permission denied" in refusal(path)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_pipes_and_devices_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     code = """
@@ -501,7 +501,7 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_whatever_pillow_raises_becomes_one_line(error, monkeypatch):
+def test_every_error_that_pillow_raises_is_a_one_line_error(error, monkeypatch):
     def broken(*_, **__):
         raise error
 
@@ -786,7 +786,7 @@ def test_nothing_reaches_stderr_where_pillow_and_libtiff_alone_would_print(tmp_p
     ],
     ids=str,
 )
-def test_changed_bytes_give_an_image_or_one_line_and_no_output(kind, options, capfd):
+def test_changed_bytes_give_an_image_or_a_one_line_error_and_no_output(kind, options, capfd):
     rng = np.random.default_rng(sum(map(ord, kind)))
     sound = encoded(fields(12), kind, **options)
     refused = 0

@@ -1,4 +1,4 @@
-"""The documents against the repository: what they link to and name exists, and their examples run as printed."""
+"""The documents: their links and the files they name exist, and their examples run as printed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def identifier(path: Path) -> str:
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """What stands in the document's fenced blocks of a language."""
+    """Return the contents of the document's fenced code blocks in `language`."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
@@ -28,13 +28,13 @@ def prose(text: str) -> str:
 
 
 def anchors(text: str) -> set[str]:
-    """The names by which a document's headings can be linked, as GitHub makes them."""
+    """Return the anchors that GitHub makes from a document's headings."""
     headings = re.findall(r"^#+ (.*)$", prose(text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def broken_links(document: Path) -> Iterator[str]:
-    """Relative links, `[text](target)` and `[name]: target`, that lead nowhere; names of references never given."""
+    """Yield broken relative links, `[text](target)` and `[name]: target`, and references without a definition."""
     text = prose(document.read_text(encoding="utf-8"))
     given = dict(re.findall(r"^\[([^\]]+)\]: (\S+)$", text, re.MULTILINE))
     yield from (name for name in re.findall(r"\]\[([^\]]+)\]", text) if name not in given)
@@ -48,19 +48,19 @@ def broken_links(document: Path) -> Iterator[str]:
 
 
 def missing_sources(text: str, root: Path) -> list[str]:
-    """Python files named by their path from the root or the package, as `folder/file.py`, that are not there."""
+    """Return the named Python files that do not exist. Paths start at the root or the package: `folder/file.py`."""
     local = re.sub(r"[a-z]+://\S+", "", text)
     named = re.findall(r"(?<![\w/.<-])(?:[\w-]+/)+[\w-]+\.py\b", local)
     return sorted({n for n in named if not any((root / base / n).is_file() for base in (".", "alexnet_infer"))})
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=identifier)
-def test_every_relative_link_leads_somewhere(document):
+def test_every_relative_link_works(document):
     assert list(broken_links(document)) == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=identifier)
-def test_every_source_file_named_exists(document):
+def test_every_named_source_file_exists(document):
     assert missing_sources(document.read_text(encoding="utf-8"), ROOT) == []
 
 
@@ -75,7 +75,7 @@ def test_every_page_can_be_reached_from_the_root(page):
     assert page in links
 
 
-def test_the_pages_that_users_argue_about_are_there_and_have_examples():
+def test_the_pages_on_disputed_questions_exist_and_have_examples():
     with_examples = {page.name for page in PAGES if blocks(page.read_text(encoding="utf-8"), "pycon")}
     assert {"evaluation.md", "lrn.md", "model-format.md", "preprocessing.md"} <= with_examples
     assert (ROOT / "CONTRIBUTING.md").is_file()
@@ -91,7 +91,7 @@ def test_examples_run_as_printed(page):
     assert results.failed == 0, "".join(output)
 
 
-def test_the_finders_find(tmp_path: Path):
+def test_broken_links_and_missing_sources_are_detected(tmp_path: Path):
     (tmp_path / "there.md").write_text("# A heading: with `code`\n")
     document = tmp_path / "page.md"
     document.write_text(

@@ -39,7 +39,7 @@ def test_an_old_file_is_replaced(target):
     assert names(target.parent) == [target.name]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permission bits are POSIX's")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permission bits")
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o027])
 def test_the_file_has_the_permissions_that_any_new_file_has(tmp_path, umask):
     before = os.umask(umask)
@@ -172,7 +172,7 @@ def test_a_lock_excludes_its_own_process_until_it_is_closed(tmp_path):
 
 
 @pytest.mark.parametrize("reason", [OSError(errno.ENOLCK, "No locks available"), OSError(errno.ENOSYS, "no such call")])
-def test_where_locks_do_not_exist_files_are_returned_without_one(tmp_path, monkeypatch, reason):
+def test_without_lock_support_files_are_returned_without_a_lock(tmp_path, monkeypatch, reason):
     fcntl = pytest.importorskip("fcntl")
 
     def fail(*_: object) -> None:
@@ -191,6 +191,6 @@ def test_without_fcntl_files_are_returned_without_a_lock(tmp_path, monkeypatch):
         assert second is not None
 
 
-def test_a_lock_file_that_can_not_be_opened_is_an_os_error(tmp_path):
+def test_a_lock_file_that_cannot_be_opened_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         lock(tmp_path / "absent" / "lock")

@@ -1,4 +1,4 @@
-"""Who may import what: read from the sources, so that a package that happens to be installed hides nothing."""
+"""Which modules import what, read from the sources. The result does not depend on which packages are installed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "alexnet_infer"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 CHILD = PACKAGE / "importing" / "torch_child.py"
-"""Runs in a process of its own."""
+"""Runs in a separate process."""
 
 RUNTIMES = {"onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda"}
 
 
 def imports(source: str, package: str = "") -> Iterator[tuple[str, bool]]:
-    """(module, whether the import runs when the file is imported) of every import in a source text.
+    """Yield (module, whether the import runs when the file is imported) for every import in a source text.
 
     An import under `if TYPE_CHECKING:` never runs; one inside a function runs later.
     """
@@ -52,7 +52,7 @@ def top(module: str) -> str:
     return module.split(".")[0]
 
 
-def test_the_reader_of_imports_sees_them_all():
+def test_every_form_of_import_is_detected():
     source = """
 import a.b as c
 from d import e
@@ -105,7 +105,7 @@ def test_nothing_imports_the_program_that_reads_pickles(path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_runtimes_are_imported_where_they_belong_only_and_when_they_are_used(path):
+def test_runtimes_are_imported_only_where_they_belong_and_when_they_are_used(path):
     allowed = path.relative_to(PACKAGE).parts[0] in ("backends", "export", "importing")
     for module, at_once in imports_of(path):
         if top(module) in RUNTIMES:
@@ -122,12 +122,12 @@ TRAINING = sorted([*(ROOT / "train").rglob("*.py"), *(ROOT / "benchmarks" / "gpu
 
 
 @pytest.mark.parametrize("path", SOURCES + TRAINING, ids=lambda path: str(path.relative_to(ROOT)))
-def test_packages_that_a_machine_for_training_may_lack_are_imported_when_they_are_used(path):
+def test_packages_that_a_training_machine_may_lack_are_imported_when_they_are_used(path):
     at_once = {top(module) for module, at_once in imports_of(path) if at_once}
     assert not at_once & {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "platformdirs"}
 
 
-def test_the_architecture_needs_the_standard_library_only():
+def test_the_architecture_needs_only_the_standard_library():
     import sys
 
     modules = {top(module) for module, _ in imports_of(PACKAGE / "architecture.py")}
@@ -151,7 +151,7 @@ TRAIN_MAY = {
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "train").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_trainer_uses_the_packages_leaves_only(path):
+def test_the_trainer_imports_only_the_allowed_modules_of_the_package(path):
     used = {module.split(".")[1] for module, _ in imports_of(path) if top(module) == "alexnet_infer"}
     assert used <= TRAIN_MAY
 

@@ -27,7 +27,7 @@ NAMED = [Path("c.safetensors"), Path("a.safetensors"), Path("b.safetensors")]
 
 
 @pytest.fixture
-def beside(tmp_path, monkeypatch) -> list[Path]:
+def bundled(tmp_path, monkeypatch) -> list[Path]:
     """Three bundled nets, of which "m" is the default, and a file that is not a net."""
     paths = [tmp_path / f"{name}.safetensors" for name in "mbz"]
     for path in [*paths, tmp_path / "card.md"]:
@@ -36,8 +36,8 @@ def beside(tmp_path, monkeypatch) -> list[Path]:
     return paths
 
 
-def test_the_default_net_is_first_then_the_others_by_name(beside):
-    assert nets_at_hand() == beside
+def test_the_default_net_is_first_then_the_others_by_name(bundled):
+    assert nets_at_hand() == bundled
 
 
 def test_the_package_has_at_least_the_default_net():
@@ -69,19 +69,19 @@ def test_every_bundled_net_has_its_record(path):
     assert record["software"]
 
 
-def test_without_names_the_default_net_or_the_first_bundled_nets_are_chosen(beside):
-    assert choose_nets([], None) == beside[:1]
+def test_without_names_the_default_net_or_the_first_bundled_nets_are_chosen(bundled):
+    assert choose_nets([], None) == bundled[:1]
     for count in (1, 2, 3):
-        assert choose_nets([], count) == beside[:count]
+        assert choose_nets([], count) == bundled[:count]
 
 
-def test_all_named_nets_or_the_first_of_them_are_chosen(beside):
+def test_all_named_nets_or_the_first_of_them_are_chosen(bundled):
     assert choose_nets(NAMED, None) == NAMED
     for count in (1, 2, 3):
         assert choose_nets(NAMED, count) == NAMED[:count]
 
 
-def test_too_few_nets_are_refused_with_their_names(beside):
+def test_too_few_nets_are_refused_with_their_names(bundled):
     refused(
         lambda: choose_nets([], 9),
         "--ensemble 9: expected at most 3, the number of nets available (m.safetensors, b.safetensors, z.safetensors)",
@@ -96,7 +96,7 @@ def test_an_ensemble_without_nets_is_refused(count):
     refused(lambda: choose_nets(NAMED, count), f"--ensemble {count}: expected at least 1", error=UsageError)
 
 
-def test_a_net_named_twice_is_refused(beside):
+def test_a_net_named_twice_is_refused(bundled):
     twice = [NAMED[0], NAMED[1], Path("./c.safetensors")]
     refused(lambda: choose_nets(twice, None), "c.safetensors: named twice", error=UsageError)
     assert choose_nets(twice, 2) == NAMED[:2]  # the third isn't used
@@ -107,20 +107,20 @@ def test_nets_with_other_classes_or_another_order_are_refused_by_name():
     for classes in (["a"], ["b", "a"], ["a", "c"]):
         refused(
             lambda classes=classes: check_same_classes([["a", "b"], classes], ["one", "two"]),
-            "two: has other classes than one",
+            "two: has different classes from one",
             error=UsageError,
         )
 
 
-def test_a_net_is_found_by_its_name_or_by_its_file(beside, tmp_path, monkeypatch):
-    assert find_net("b") == beside[1]
-    assert find_net(beside[2]) == beside[2]
+def test_a_net_is_found_by_its_name_or_by_its_file(bundled, tmp_path, monkeypatch):
+    assert find_net("b") == bundled[1]
+    assert find_net(bundled[2]) == bundled[2]
     monkeypatch.chdir(tmp_path)
     Path("z").touch()
     assert find_net("z") == Path("z")  # a file takes precedence
 
 
-def test_anything_with_a_suffix_or_a_folder_is_a_path(beside):
+def test_anything_with_a_suffix_or_a_folder_is_a_path(bundled):
     for name in ("gone.safetensors", "folder/caffenet", "x" * 300 + ".onnx"):
         assert find_net(name) == Path(name)
 
@@ -128,17 +128,17 @@ def test_anything_with_a_suffix_or_a_folder_is_a_path(beside):
 @pytest.mark.parametrize(
     ("name", "meant"), [("caffe-net", "did you mean caffenet"), ("bb", "did you mean b"), ("x" * 300, "of a net;")]
 )
-def test_an_unknown_name_is_refused_with_a_similar_one(beside, name, meant):
+def test_an_unknown_name_is_refused_with_a_similar_one(bundled, name, meant):
     refused(lambda: find_net(name), "neither a file nor the name of a net", meant, error=UnknownNetError)
 
 
-def test_a_folder_does_not_hide_a_net_of_the_same_name(beside, tmp_path, monkeypatch):
+def test_a_folder_does_not_hide_a_net_of_the_same_name(bundled, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("b").mkdir()
-    assert find_net("b") == beside[1]
+    assert find_net("b") == bundled[1]
 
 
-def test_a_published_net_is_found_once_it_was_pulled(tmp_path, monkeypatch):
+def test_a_published_net_is_found_once_it_is_pulled(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(NotPulledError, match=r"`alexnet-infer pull caffenet` downloads it \(244 MB\)"):
         find_net("caffenet")

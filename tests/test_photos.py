@@ -59,7 +59,7 @@ def names(*inputs: str) -> list[str]:
 
 
 def refusal(*inputs: str) -> str:
-    """The one line with which the only photo of `inputs` is refused."""
+    """Return the one-line message with which the only photo of `inputs` is refused."""
     (photo,) = expand(inputs)
     with pytest.raises(UnreadableInputError) as caught:
         photo.square(PREPROCESSING)
@@ -77,7 +77,7 @@ def test_files_keep_their_order_and_repetitions_whatever_their_suffix(tree):
     assert names("b.jpg", "notes.txt", "a.png", "./b.jpg") == ["b.jpg", "notes.txt", "a.png", "./b.jpg"]
 
 
-def test_nothing_is_read_before_a_photo_is_asked_for_its_square(tree):
+def test_a_photo_is_read_only_when_its_square_is_requested(tree):
     folder = tree("a.png", "b.png")
     photos = list(expand(["a.png", "b.png"]))
     (folder / "a.png").unlink()
@@ -177,7 +177,7 @@ def test_a_directory_with_the_name_of_an_image_is_searched_and_not_read(tree):
     assert names("photos") == ["photos/album.jpg/a.png"]
 
 
-def test_links_in_a_circle_end(tree):
+def test_symbolic_link_loops_end(tree):
     folder = tree("trip/a.jpg")
     (folder / "trip" / "again").symlink_to(folder / "trip", target_is_directory=True)
     assert names("trip") == ["trip/a.jpg"]
@@ -220,10 +220,10 @@ def test_a_directory_that_fails_is_refused_and_its_neighbours_are_read(tree, mon
         closed.square(PREPROCESSING)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_fifo_among_the_images_is_refused(tree):
     os.mkfifo(tree() / "pipe.jpg")
-    assert "a pipe or device" in refusal(".")  # that this does not wait is tested in a process, in test_decode.py
+    assert "a pipe or device" in refusal(".")  # test_decode.py tests in a process that this does not wait
 
 
 # Patterns
@@ -324,7 +324,7 @@ def test_several_squares_need_one_request(server):
         assert (squares[rescaling] == central_square(image, rescaling.size, rescaling.resample)).all()
 
 
-def test_urls_keep_their_place_among_files_and_are_no_patterns(tree):
+def test_urls_keep_their_place_among_files_and_are_not_patterns(tree):
     tree("a.jpg", "http:/example.org/b.jpg")
     given = ["http://example.org/b.jpg?[x]*", "a.jpg", "HTTPS://example.org/", "*.jpg"]
     assert names(*given) == [*given[:3], "a.jpg"]
@@ -338,7 +338,7 @@ def test_urls_keep_their_place_among_files_and_are_no_patterns(tree):
         (b"", {"status": 302, "Location": "file:///etc/hostname"}, "can't be fetched (HTTP 302 Found - Redirection to"),
         (b"just text", {}, "not an image"),
         (b"", {}, "empty (0 bytes)"),
-        (b"x" * 1001, {}, "can't be fetched (longer than 1,000 bytes, the limit)"),
+        (b"x" * 1001, {}, "can't be fetched (larger than the limit of 1,000 bytes)"),
     ],
     ids=["404", "html", "file", "text", "empty", "large"],
 )
@@ -367,7 +367,7 @@ def test_a_url_is_printed_without_its_password_and_harmless_to_a_terminal(server
 
 @pytest.mark.parametrize("resample", ["bicubic", "nearest"])
 @pytest.mark.parametrize("shape", [(40, 30), (31, 57), (16, 16), (9, 7)])
-def test_a_square_is_that_of_the_decoded_image_with_the_filter_of_the_net(tmp_path, shape, resample):
+def test_a_square_is_made_from_the_decoded_image_with_the_filter_of_the_net(tmp_path, shape, resample):
     image = gradient(*shape)
     image.save(tmp_path / "photo.png")
     preprocessing = Preprocessing(size=SIZE, patch=SIZE, mean=np.zeros(3), resample=resample)
@@ -402,8 +402,10 @@ def test_one_pixel_fills_the_square(tmp_path):
 
 
 def weights(side: int, after: int, size: int) -> np.ndarray:
-    """float64 [size, side]: the antialiased bicubic (Keys, a = -0.5) that rescales `side` pixels to `after`, for
-    the `size` in the middle."""
+    """Return float64 [size, side]: the antialiased bicubic filter (Keys, a = -0.5) from `side` pixels to `after`.
+
+    Only the `size` pixels in the middle are computed.
+    """
     step = side / after
     centres = (np.arange(size) + (after - size) // 2 + 0.5) * step
     x = np.abs(np.arange(side) + 0.5 - centres[:, None]) / max(step, 1)
@@ -412,7 +414,7 @@ def weights(side: int, after: int, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(20, 60_000), (60_000, 20), (3, 9_001), (300, 200), (201, 300)])
-def test_squares_even_of_long_strips_are_those_of_the_filters_formula(tmp_path, shape):
+def test_squares_match_the_filters_formula_even_for_long_strips(tmp_path, shape):
     width, height = shape
     pixels = np.random.default_rng(3).integers(40, 216, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png", compress_level=1)

@@ -56,13 +56,22 @@ def test_the_central_view_is_the_fifth_of_the_ten():
     np.testing.assert_allclose(net("center").probabilities([square])[0], ten[4], rtol=1e-12)
 
 
-def test_photos_in_a_batch_get_what_each_gets_alone(folder: Path):
+def test_photos_in_a_batch_get_the_same_labels_as_alone(folder: Path):
     results = list(net().classify_all(expand([str(folder)]), top=3))
     assert [Path(r.photo.name).name for r in results] == sorted(p.name for p in folder.iterdir())
     for result in results:
         alone = net().classify(result.photo.name, top=3)
         assert [label.index for label in alone] == [label.index for label in result.labels]
         assert [label.probability for label in alone] == pytest.approx([label.probability for label in result.labels])
+
+
+def test_many_photos_may_be_paths_strings_or_what_expand_yields(folder: Path):
+    paths = [folder / "00.png", folder / "01.png"]
+    expected = list(net().classify_all(expand(map(str, paths))))
+    assert list(net().classify_all(paths)) == list(net().classify_all(map(str, paths))) == expected
+    for one_photo in (paths[0], str(paths[0])):
+        with pytest.raises(UsageError, match=r"photos=.*00\.png.*: expected several photos; use classify for one"):
+            list(net().classify_all(one_photo))
 
 
 def test_a_bad_photo_yields_its_error_in_its_place_and_the_others_get_labels(folder: Path):
@@ -169,7 +178,7 @@ def test_a_photo_that_an_ensemble_cannot_read_yields_its_error(members, folder: 
 
 def test_nets_with_other_classes_and_an_empty_ensemble_are_refused(members):
     six = random_artifact(dataclasses.replace(TINY, name="six", classes=6))
-    with pytest.raises(UsageError, match=r"random-six: has other classes than random-alexnet-64 \(6 and 7\)"):
+    with pytest.raises(UsageError, match=r"random-six: has different classes from random-alexnet-64 \(6 and 7\)"):
         Ensemble([*members, Net(six.manifest, ReferenceBackend(six))])
     with pytest.raises(UsageError, match="expected at least 1"):
         Ensemble([])
@@ -196,7 +205,7 @@ def test_load_refuses_missing_files_and_invalid_values(tmp_path: Path):
         load(path, views="five")
 
 
-def test_a_loaded_net_gives_the_references_probabilities(tmp_path: Path):
+def test_a_loaded_net_matches_the_reference(tmp_path: Path):
     pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
     path = tmp_path / "net.safetensors"
     ARTIFACT.save(path, np.float32)

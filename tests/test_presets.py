@@ -336,7 +336,7 @@ def test_any_width_gives_kernel_counts_that_two_columns_can_share(width):
     ],
     ids=str,
 )
-def test_values_that_describe_no_net_are_refused_by_name_and_value(fields, message):
+def test_values_that_do_not_describe_a_net_are_refused_by_name_and_value(fields, message):
     with pytest.raises(SpecError, match=message) as caught:
         Variant(**fields).build()
     assert str(caught.value).isprintable()

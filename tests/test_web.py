@@ -65,7 +65,7 @@ def test_chunked_content_arrives_complete_and_is_refused_if_it_ends_early(server
 
 def test_a_request_names_the_program(server):
     agents = []
-    server.script = [lambda request: (agents.append(request.headers["User-Agent"]), server.well(request))]
+    server.script = [lambda request: (agents.append(request.headers["User-Agent"]), server.serve(request))]
     fetch(server.url, LIMIT)
     assert agents == [f"alexnet-infer/{__version__}"]
 
@@ -77,7 +77,7 @@ def test_a_request_names_the_program(server):
 def test_the_limit_itself_is_accepted_and_a_byte_more_is_refused(server, length):
     server.script = [server.says(CONTENT, length=length)] * 2
     assert fetch(server.url, len(CONTENT)) == CONTENT
-    assert refused(server.url, len(CONTENT) - 1) == "longer than 1,048,582 bytes, the limit"
+    assert refused(server.url, len(CONTENT) - 1) == "larger than the limit of 1,048,582 bytes"
 
 
 def test_a_declared_length_beyond_the_limit_is_refused_before_the_content_arrives(server):
@@ -85,7 +85,7 @@ def test_a_declared_length_beyond_the_limit_is_refused_before_the_content_arrive
     assert "longer than" in refused(server.url)
 
 
-def test_content_without_end_is_refused_at_the_limit(server):
+def test_endless_content_is_refused_at_the_limit(server):
     def endless(request):
         server.answer(request, b"", length=None)
         while True:
@@ -118,7 +118,7 @@ def drips(part: bytes, beginning: bytes = b""):
     [drips(b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"), drips(b"x", b"HTTP/1.1 200 OK\r\nX-Slow: ")],
     ids=["body", "header"],
 )
-def test_a_server_that_never_stops_for_long_is_refused_after_the_total_time(server, monkeypatch, slow):
+def test_a_server_that_sends_slowly_is_refused_after_the_total_time(server, monkeypatch, slow):
     monkeypatch.setattr(web, "TOTAL_TIMEOUT", 0.3)
     server.script = [slow]
     started = time.monotonic()
@@ -151,7 +151,7 @@ def test_a_redirect_to_another_scheme_is_refused_with_its_target(server, target)
     assert message == f"HTTP 302 Found - Redirection to url '{target}' is not allowed"
 
 
-def test_redirects_in_a_circle_and_redirects_without_end_are_refused(server):
+def test_redirect_loops_and_endless_redirects_are_refused(server):
     server.script = [server.says(b"", 302, Location="/net.bin")] * 100
     assert refused(server.url) == "HTTP 302 too many redirects; the last: Found"
     assert len(server.requests) <= web.REDIRECTS + 1
@@ -218,13 +218,17 @@ def test_a_path_is_encoded_where_needed_and_a_query_is_kept(server, given, sent)
     assert paths(server) == [sent or "/"]
 
 
-def test_a_password_is_sent_to_the_first_server_only_and_never_shown(server):
+def test_a_password_is_sent_only_to_the_first_server_and_never_shown(server):
     sent = []
 
     def note(answer):
         return lambda request: (sent.append(request.headers["Authorization"]), answer(request))
 
-    server.script = [note(server.says(b"", 302, Location="/elsewhere")), note(server.well), note(server.says(b"", 401))]
+    server.script = [
+        note(server.says(b"", 302, Location="/elsewhere")),
+        note(server.serve),
+        note(server.says(b"", 401)),
+    ]
     url = server.url.replace("//", "//me:s%40cret@")
     assert fetch(url, LIMIT) == CONTENT
     assert sent == [f"Basic {base64.b64encode(b'me:s@cret').decode()}", None]
@@ -244,7 +248,7 @@ def test_the_proxys_password_is_not_sent_to_a_server_that_is_reached_directly(se
     def note(answer):
         return lambda request: (sent.append(request.headers["Proxy-Authorization"]), answer(request))
 
-    server.script = [note(redirect), note(server.well)]
+    server.script = [note(redirect), note(server.serve)]
     monkeypatch.setenv("http_proxy", server.url.removesuffix("/net.bin").replace("//", "//me:secret@"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert fetch("http://example.invalid/photo.jpg", LIMIT) == CONTENT
@@ -256,7 +260,7 @@ def test_an_invalid_proxy_is_named_as_a_possible_cause(monkeypatch):
     assert "HTTP_PROXY" in refused("http://example.invalid/photo.jpg")
 
 
-# Words about URLs.
+# Helpers for URLs.
 
 
 @pytest.mark.parametrize(
@@ -276,7 +280,7 @@ def test_a_password_is_hidden_and_nothing_else_changes(url, shown):
     assert without_password(url) == shown
 
 
-def test_schemes_are_told_apart_in_either_case():
+def test_schemes_are_recognised_in_either_case():
     assert [url for url in ("http://x", "HTTPS://x", "file:///x", "ftp://x", "http:/x", "photo") if is_http(url)] == [
         "http://x",
         "HTTPS://x",

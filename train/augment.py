@@ -18,8 +18,8 @@ class ColorPCA:
     """Principal components of the RGB values of a training set's pixels, for the colour noise.
 
     `axes` float32 [3, 3] has a unit eigenvector of the covariance in each column. `scale` float32 [3] has the factor of
-    each: the paper multiplies by the eigenvalue lambda of pixels in 0-1, which in grey levels is
-    255 * lambda = lambda_255 / 255.
+    each axis. The paper multiplies by the eigenvalue lambda for pixels in 0-1. In grey levels, that is 255 * lambda, or
+    lambda_255 / 255 with the eigenvalue lambda_255 for pixels in 0-255.
     """
 
     axes: np.ndarray

@@ -35,14 +35,18 @@ class RunState:
 
     @property
     def best_epoch(self) -> int:
-        """Epoch (from 1) with the lowest top-1 validation error, the first if several are equal; 0 before the first."""
+        """Epoch (from 1) with the lowest top-1 validation error, the first if several are equal.
+
+        0 before the first epoch ends.
+        """
         return self.errors.index(min(self.errors)) + 1 if self.errors else 0
 
 
 def save(path: Path, config: dict, state: RunState, tensors: dict[str, Tensor], net: dict | None = None) -> None:
     """Write a checkpoint atomically: a reader sees either the old file or the new one.
 
-    `net`: what `alexnet-infer import` needs to make a model file from it: preprocessing and classes, as in a manifest.
+    `net`: what `alexnet-infer import` needs to turn the checkpoint into a model file: preprocessing and classes, as in
+    a manifest.
 
     Raises UsageError if it can't be written; the old checkpoint is then unchanged.
     """
@@ -103,8 +107,8 @@ def load(path: Path, config: dict, shapes: dict[str, tuple[int, ...]]) -> tuple[
     """Read a checkpoint of a run with this configuration, whose tensors have exactly these names and shapes.
 
     Raises ModelFileError if the file is damaged, or if it comes from a run with other settings. The message names the
-    first difference. Settings that the file does not have, at any depth, are not compared: an earlier version did not
-    record them.
+    first difference. Top-level settings that the file lacks are not compared, because an earlier version did not record
+    them. Nested settings that it lacks are compared, except those in `COVERED`.
     """
     saved, state = _metadata(path)
     _refuse_other(path, saved, config)
@@ -131,10 +135,10 @@ def check(path: Path, config: dict) -> None:
 
 
 def keep(path: Path, kept: Path) -> None:
-    """Make `kept` the checkpoint that is now at `path`, atomically.
+    """Keep the checkpoint that is now at `path` under the name `kept` as well, atomically.
 
-    `kept` becomes a hard link, which takes neither time nor space: `save` later replaces `path` but not the file
-    itself. Without hard links the file is copied. Raises UsageError if `kept` can't be written.
+    `kept` becomes a hard link, which takes neither time nor space. A later `save` puts a new file at `path` and leaves
+    `kept` unchanged. Without hard links the file is copied. Raises UsageError if `kept` can't be written.
     """
     temporary = kept.with_name(f".{kept.name}.tmp")
     try:
@@ -169,7 +173,7 @@ def _damaged(path: Path, error: Exception) -> ModelFileError:
 def _refuse_other(path: Path, saved: dict, config: dict) -> None:
     if difference := _difference(saved, json.loads(json.dumps(config))):
         raise ModelFileError(
-            f"{path}: from a run with another {difference}; repeat that run's options to resume it, choose another "
+            f"{path}: from a run with a different {difference}; repeat that run's options to resume it, choose another "
             "--out, or remove the file"
         )
 
@@ -181,7 +185,7 @@ COVERED = ("recipe.dropout",)
 def _difference(saved: Any, now: Any, where: str = "") -> str:
     """Return the first difference of two JSON values, such as "recipe.epochs (22, now 10)"; "" if there is none.
 
-    Top-level keys that `saved` lacks are not compared, nor are those in COVERED.
+    A key that `saved` lacks is not compared if it is at the top level or in COVERED.
     """
     if isinstance(saved, dict) and isinstance(now, dict):
         paths = {key: f"{where}.{key}".lstrip(".") for key in [*saved, *(now if where else ())]}

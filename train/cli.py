@@ -106,7 +106,7 @@ def train(
     tensorboard: Annotated[
         bool, option(RUN, "Also write TensorBoard events (OUT/tensorboard).", "--tensorboard")
     ] = False,
-    width: Annotated[float | None, _net("width", "Factor on every kernel count.", "X")] = None,
+    width: Annotated[float | None, _net("width", "Factor for every kernel count.", "X")] = None,
     hidden: Annotated[int | None, _net("hidden", "Units of fc6 and fc7.", "N")] = None,
     net_columns: Annotated[int | None, _net("columns", "1 or 2.", "N")] = None,
     activation: Annotated[Literal["relu", "tanh"] | None, _net("activation", "relu or tanh.", "NAME")] = None,
@@ -121,7 +121,7 @@ def train(
     schedule: Annotated[
         Literal["plateau", "onecycle"] | None, _recipe("schedule", "Learning-rate schedule.", "NAME")
     ] = None,
-    warmup: Annotated[float | None, _recipe("warmup", "onecycle: share of warm-up.", "X")] = None,
+    warmup: Annotated[float | None, _recipe("warmup", "onecycle: warm-up fraction.", "X")] = None,
     patience: Annotated[int | None, _recipe("patience", "plateau: epochs to wait.", "N")] = None,
     momentum: Annotated[float | None, _recipe("momentum", "Momentum.", "X")] = None,
     weight_decay: Annotated[float | None, _recipe("weight_decay", "Weight decay.", "X")] = None,
@@ -146,8 +146,8 @@ def train(
         bool | None, option(MACHINE, "Use torch.compile.", "--compile/--no-compile", default="on GPUs, if possible")
     ] = None,
 ) -> None:
-    """Train an AlexNet and write a model file with its measured errors. The same command
-    continues from the last checkpoint.
+    """Train an AlexNet and write a model file with its measured errors. Run the same
+    command again to continue from the last checkpoint.
     """
     if context.invoked_subcommand:
         return
@@ -223,8 +223,8 @@ def prepare(
 ) -> None:
     """Decode a data set once, for training.
 
-    The squares are stored as uint8, and training maps them into memory. The same command continues where it stopped.
-    Exits with 1 if some images could not be read; they are listed.
+    The squares are stored as uint8, and training maps them into memory. After an interruption, run the same command
+    again to continue. Exits with 1 if some images could not be read; they are listed.
     """
     from train.display import Display
     from train.packed import open_packed
@@ -243,7 +243,7 @@ def prepare(
             with display.counting("checking", packed.bytes, "bytes") as advance:
                 packed.verify(advance)
     except KeyboardInterrupt:
-        _leave("interrupted: the same command resumes from here", 130)
+        _leave("interrupted: run the same command again to continue", 130)
     print(preparation.summary)
     if any(preparation.unreadable.values()):
         raise typer.Exit(1)
@@ -253,7 +253,7 @@ def prepare(
 def plot(
     runs: Annotated[
         list[Path],
-        argument("RUN...", "Folders of runs, or their log.jsonl."),
+        argument("RUN...", "Run folders, or their log.jsonl files."),
     ],
     out: Annotated[Path, option("Output", "Image file to write.", "-o", "--out", metavar="FILE")] = Path("curves.png"),
     as_json: Annotated[bool, option("Output", "Print the figures as JSON; draw nothing.", "--json")] = False,
@@ -287,7 +287,7 @@ def _run(job: Job) -> None:
         if result is not None:
             print(result.summary)
     except KeyboardInterrupt:  # while reading data or measuring the result
-        _leave("interrupted: the same command starts again", 130)
+        _leave("interrupted: run the same command to start again", 130)
 
 
 def main() -> None:

@@ -49,7 +49,7 @@ class PackedImages:
     mapped: bool = False
     """Whether the shards are memory maps of files, read page by page."""
     unreadable: int = 0
-    """Further images of the split, which could not be decoded. They count as wrong in an error."""
+    """Number of further images of the split, which could not be decoded. They count as wrong."""
     known: Statistics | None = None
     """The statistics, if they are known; None to compute them from the pixels."""
     digest: str = ""

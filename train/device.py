@@ -20,7 +20,10 @@ DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 
 def pick_device(choice: DeviceChoice) -> torch.device:
-    """Return the device to train on; "auto" is a CUDA GPU if available. Raises BackendError if "cuda" is not."""
+    """Return the device to train on; "auto" is a CUDA GPU if available.
+
+    Raises BackendError if `choice` is "cuda" and no CUDA GPU is available.
+    """
     available = torch.cuda.is_available()
     if choice == "cuda" and not available:
         raise BackendError(
@@ -43,7 +46,7 @@ def working_precision(device: torch.device) -> torch.dtype:
     """Return the precision of convolutions and matrix products; weights, momentum and loss are always float32.
 
     bfloat16 if the chip supports it natively (GPUs from Ampere on, CPUs with AVX512-BF16 or AMX), else float32.
-    Emulated bfloat16 is slower than float32, on a CPU several times.
+    Emulated bfloat16 is slower than float32, and several times slower on a CPU.
     """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -75,7 +78,7 @@ def resolve_compile(choice: bool | None, device: torch.device) -> bool:
 
 
 def prepare_process(device: torch.device) -> None:
-    """Configure this process to train faster on `device`. Results change by rounding only."""
+    """Configure this process to train faster on `device`. Results change only by rounding."""
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # cuDNN times its algorithms once, as all steps have the same shapes
     else:

@@ -78,7 +78,7 @@ class TrainingView:
 
 
 class Display:
-    """Shows bars and lines on a console, by default on stderr. From 80 columns on, no text is cut."""
+    """Shows bars and lines on a console, by default on stderr. With 80 columns or more, no text is cut off."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)

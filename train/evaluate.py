@@ -14,7 +14,7 @@ from alexnet_infer.preprocess import Views, patch_offsets
 from train.feed import Feed
 
 PATCHES_PER_CALL = {"cpu": 160, "cuda": 2560}
-"""Patches in a forward pass. The first maps of 160 patches take 190 MB in the full-width net."""
+"""Patches in a forward pass. The output of conv1 for 160 patches takes 190 MB in the full-width net."""
 
 CENTER = 4
 """Position of the unmirrored central patch among the ten (`alexnet_infer.preprocess.patches`)."""
@@ -46,7 +46,7 @@ def count_correct(
     views: Views,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> dict[Views, tuple[int, int]]:
-    """Return, by view, how many of the images at `rows` have their label first, and among the first five.
+    """Return, by view, the number of images at `rows` whose label is ranked first, and among the first five.
 
     With `views` "ten", the counts are for the mean of the ten probability vectors and, as it costs nothing, for the
     central view; with "center" for the central view only. Ties go to the lower class index. `on_images` is called with

@@ -30,7 +30,8 @@ class Feed:
     batches from the shards and, for a GPU, copy them to it while it computes.
 
     `share`: the set is kept on a GPU if it takes less than this share of the GPU's free memory. `readers`: the number
-    of threads that read a batch together; None for one on a CPU, which has other work, and up to `READERS` for a GPU.
+    of threads that read a batch together; None for one thread on a CPU, which is also busy training, and up to
+    `READERS` threads for a GPU.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class Staging:
         return self._buffers[self._turn][:count]
 
     def copy(self, host: Tensor) -> tuple[Tensor, torch.cuda.Event]:
-        """Start copying the images of the last `buffer` to the GPU. The copy is complete once the event occurred."""
+        """Start copying the images of the last `buffer` to the GPU. The event occurs when the copy is complete."""
         with torch.cuda.stream(self._stream):
             on_device = host.to(self._device, non_blocking=True)
             self._copied[self._turn].record(self._stream)

@@ -1,4 +1,4 @@
-"""The settings of one training run. Imports no torch, so that a wrong setting is refused at once."""
+"""The settings of one training run. Does not import torch, so that a wrong setting is refused at once."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ class Job:
         wrong = self.name.startswith(".") or "/" in self.name or "\\" in self.name or self.name in TAKEN
         if not self.name or not self.name.isprintable() or wrong or len(self.name.encode()) > 200:
             raise UsageError(
-                f"--name {self.name!r}: expected a file name without folder and suffix, other than 'last', 'best' and "
-                "'log'"
+                f"--name {self.name!r}: expected a file name without a folder or suffix, other than 'last', 'best' "
+                "and 'log'"
             )
 
     def architecture(self, classes: int) -> Architecture:

@@ -57,7 +57,7 @@ def launch(job: Job, display: Display) -> Finished | None:
     architecture = job.architecture(len(source.classes))
     initial = initial_weights(job.init_from, architecture, source.classes) if job.init_from else Initial()
     with _own_folder(job, ranks.first):
-        if (job.out / LAST).exists():  # refuse another run before decoding takes minutes
+        if (job.out / LAST).exists():  # refuse a different run before spending minutes on decoding
             checkpoint.check(job.out / LAST, run_settings(architecture, job.recipe, job.seed, initial))
         settings = {"device": device, "ranks": ranks, "initial": initial, "compile": compile}
         return _run(job, architecture, source, display, until, settings)
@@ -154,8 +154,8 @@ def _train(trainer: Trainer, log: RunLog | None, display: Display, until: float)
         reason = "finished" if trainer.finished else "time limit"
         if reason == "time limit":
             display.note(
-                f"--max-hours: stopped after {state.epoch} epochs and {state.step} steps; the same command resumes "
-                "the run"
+                f"--max-hours: stopped after {state.epoch} epochs and {state.step} steps; run the same command "
+                "again to resume"
             )
     except DivergedError:
         reason = "diverged"
@@ -163,11 +163,13 @@ def _train(trainer: Trainer, log: RunLog | None, display: Display, until: float)
     except KeyboardInterrupt:
         reason = "interrupted"
         if trainer.ranks.count > 1:  # saving needs all ranks, and the others may be at another step
-            raise InterruptedRunError("interrupted: the same command resumes from the last checkpoint") from None
+            raise InterruptedRunError(
+                "interrupted: run the same command again to resume from the last checkpoint"
+            ) from None
         trainer.save(log.on_step if log else lambda report: None)
         raise InterruptedRunError(
             f"interrupted after {state.epoch} epochs and {state.step} steps: saved to {trainer.saved.last}; "
-            "the same command resumes the run"
+            "run the same command again to resume"
         ) from None
     finally:
         if log:

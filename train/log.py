@@ -46,9 +46,9 @@ class RunLog:
     A figure that is not finite or not measured is null. Each call writes whole lines and passes them to the operating
     system before it returns. Nothing is written before `start` or after `close`.
 
-    Call `flush` before each checkpoint, so that the log of a run that resumes from it lacks no step.
+    Call `flush` before each checkpoint, so that no step is missing from the log of a run that resumes from it.
 
-    `tensorboard`: folder for the same figures as TensorBoard events; None for none.
+    `tensorboard`: folder for the same figures as TensorBoard events; None to write no events.
 
     Raises UsageError if the log can't be written, after which nothing more is written, and BackendError if
     `tensorboard` is given but its package is not installed.
@@ -213,7 +213,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 def position(record: dict[str, Any]) -> tuple[int, int]:
-    """Return (epochs completed, steps completed in the next one) at `record`. A log is in this order."""
+    """Return (epochs completed, steps completed in the next one) at `record`. Records in a log are in this order."""
     return record.get("epoch", 0), record.get("step", 0)
 
 

@@ -41,7 +41,7 @@ BEHIND = {"cpu": 0, "cuda": 1}
 
 
 class Trainer:
-    """Trains `architecture`, with the dropout rate of `recipe`, by `recipe`. Resumes from the checkpoint in `out`.
+    """Trains `architecture` by `recipe`, which also sets the dropout rate. Resumes from the checkpoint in `out`.
 
     The same seed, recipe and data give the same weights, bit for bit on one CPU, even if the run was interrupted:
     every random number, including dropout's, is a function of the seed, the epoch and the image. An epoch has
@@ -142,7 +142,7 @@ class Trainer:
         self.ranks.wait()
 
     def _net(self) -> dict[str, Any] | None:
-        """Return a model file's entries beside the architecture; None if the classes are not known."""
+        """Return a model file's entries other than the architecture; None if the classes are not known."""
         if not self.classes:
             return None
         classes = [[c.wnid, c.name] for c in self.classes]
@@ -157,7 +157,8 @@ class Trainer:
         """Return the undivided net and the number of epochs that it was trained for.
 
         "last" is the net after the last step, "best" the net after the epoch with the lowest top-1 validation error.
-        Until the first epoch ends, both are the last. All ranks must call this; only the first rank's net is valid.
+        Before the first epoch ends, "best" is the same as "last". All ranks must call this; only the first rank's net
+        is valid.
 
         Raises ModelFileError if the best checkpoint is missing, damaged or from another run.
         """
@@ -167,7 +168,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether the recipe's epochs, or the waits of its `plateau` schedule, are used up."""
+        """Whether all of the recipe's epochs are done, or its `plateau` schedule has ended training."""
         waited_enough = self.recipe.schedule == "plateau" and plateau(self.recipe, self.state.errors)[1]
         return self.state.epoch >= self.recipe.epochs or waited_enough
 
@@ -181,7 +182,7 @@ class Trainer:
         """Train to the end of the recipe, or until the time limit. Returns the state of the run.
 
         The limit, `until`, is a time of `time.monotonic`. The run stops after the first step that begins at or after
-        it; on a GPU, after one step more or at the end of the epoch.
+        it; on a GPU, after one more step or at the end of the epoch.
 
         The callbacks run between steps: `on_save` before each checkpoint, `on_epoch` after an epoch's checkpoint. If
         one of them raises, `save` can still save every step. On a GPU, a step is reported while the next one runs.
@@ -249,7 +250,8 @@ class Trainer:
     def _queue(self, batch: Batch, plan: EpochPlan, *, due: bool, over: bool) -> None:
         """Queue a step on the device.
 
-        The first process decides for all whether to save or stop next. Its decision is summed with the step's values.
+        The first process decides for all processes whether to save or stop next. Its decision is summed with the
+        step's values.
         """
         lr = self._lr()
         values = self.training_step(batch, plan, lr)

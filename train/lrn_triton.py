@@ -6,8 +6,8 @@ spans two columns. The rest of its windows is in the vectors before and after it
 These loads hit the first-level cache. So every value is read from memory once and written once (2 tensors forward, 3
 backward), without shared memory.
 
-In bfloat16 the kernels execute 17 instructions per value forward and 36 backward, in float32 19 and 43. An H200 can
-execute 27 and 41, in float32 55 and 82, in the time that its memory needs for the same value.
+Per value, the kernels execute 17 instructions forward and 36 backward in bfloat16, and 19 and 43 in float32. In the
+time that its memory needs for the same value, an H200 can execute 27 and 41 in bfloat16, and 55 and 82 in float32.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from train.recipe import Recipe
 class PaperSGD:
     """The update rule of section 5: v <- momentum v - weight_decay lr w - lr grad; w <- w + v.
 
-    `torch.optim.SGD` applies the learning rate outside of v, which gives other weights once the rate changes.
+    `torch.optim.SGD` applies the learning rate outside of v, which gives different weights once the rate changes.
     """
 
     def __init__(self, parameters: list[Tensor], momentum: float, weight_decay: float) -> None:
@@ -68,10 +68,10 @@ def onecycle(recipe: Recipe, progress: float) -> float:
 
 
 def plateau(recipe: Recipe, errors: list[float]) -> tuple[float, bool]:
-    """Apply the paper's rule to the validation errors of all epochs so far: (learning rate, whether training is over).
+    """Return (learning rate, whether training is over) by the paper's rule, from the validation errors of all epochs.
 
     The rate is divided by 10 after `patience` epochs without a new lowest error, at most three times. Training is over
-    when the error does not improve for `patience` epochs more.
+    when the error does not improve for `patience` more epochs.
     """
     best, waited, drops = math.inf, 0, 0
     for error in errors:

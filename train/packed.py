@@ -40,11 +40,11 @@ AGAIN = "remove the folder and create it again with python -m train prepare"
 
 _MAX_MANIFEST = 2**26
 _MAX_IMAGES = 10**8
-"""Limits how much memory a manifest can make the reader allocate. The whole ImageNet has 14 million images."""
+"""Limits how much memory a manifest can make the reader allocate. The full ImageNet has 14 million images."""
 
 
 class PackedSetError(AlexNetInferError):
-    """A packed set is damaged, incomplete or inconsistent, or has another version."""
+    """A packed set is damaged, incomplete or inconsistent, or has an unsupported version."""
 
     exit_code = 4
 
@@ -208,7 +208,7 @@ def open_packed(root: Path) -> PackedSet:
 
 @dataclass(frozen=True)
 class _Value:
-    """An untrusted value, such as one from a manifest, and its place for messages.
+    """An untrusted value, such as one from a manifest, and its location, for error messages.
 
     A method returns the value as the type in its name, or raises PackedSetError if it is not of that type.
     """

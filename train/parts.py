@@ -26,7 +26,7 @@ class Sums:
     pixels: np.ndarray
     """Unsigned integers [S, S, 3]: the sum over the squares at each pixel."""
     products: np.ndarray
-    """uint64 [3, 3]: the sum of the product of each two of R, G and B over all pixels of all squares."""
+    """uint64 [3, 3]: entry i, j is the sum of channel i times channel j over all pixels of all squares."""
     images: int = 0
 
     @classmethod
@@ -103,8 +103,8 @@ class Part:
 def decode(examples: list[Example], size: int, root: Path) -> tuple[np.ndarray, Part]:
     """Decode examples to squares of side `size`.
 
-    Returns the squares of those that can be decoded, uint8 [n, S, S, 3], and the part of all of them. An image that is
-    a file is named by its path relative to `root`.
+    Returns the squares of those that can be decoded, uint8 [n, S, S, 3], and the `Part` of all examples. An image that
+    is a file is named by its path relative to `root`.
     """
     rescaling = Rescaling(size=size, resample=RESAMPLE)
     squares = np.empty((len(examples), size, size, 3), np.uint8)

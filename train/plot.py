@@ -55,7 +55,7 @@ def curves(run: Path) -> dict[str, Any]:
     records = sorted(read_log(run), key=position)
     starts, steps, epochs = ([r for r in records if r["event"] == event] for event in ("start", "step", "epoch"))
     if not steps and not epochs:
-        raise UnreadableInputError(f"{run}: nothing was logged yet; expected a run with at least one logged step")
+        raise UnreadableInputError(f"{run}: nothing has been logged yet; expected a run with at least one logged step")
     if not starts:
         raise UnreadableInputError(f"{run}: the log has no start event; expected a log that python -m train wrote")
     per_epoch = starts[-1]["steps_per_epoch"]
@@ -98,7 +98,7 @@ def distinct_names(runs: Sequence[Path]) -> list[str]:
 
 
 def _folder(run: Path) -> Path:
-    """Return the absolute path that names a run: its folder, or its log if the log has another name than usual."""
+    """Return the absolute path that names a run: its folder, or its log if that is not named log.jsonl."""
     path = Path(os.path.abspath(run))  # noqa: PTH100 (`resolve` would replace the name of a link)
     return path.parent if path.name == LOG_NAME and not run.is_dir() else path
 

@@ -1,10 +1,10 @@
 """Create a packed set (`train.packed`) from a labelled data set, by decoding every image to a square once.
 
-A shard is for a fixed range of the source's images; its file has those that could be decoded. It is written to `.parts`
-(`train.workfolder`), synced and renamed into place. Only then is its description written to `.parts`: labels, hash and
-exact sums (`train.parts`). So if a run ends early, for whatever reason, the next one skips the shards that have a
-description and makes the others. As all sums are integers, the files of the finished set are the same, byte for byte,
-as those of an uninterrupted run.
+Each shard covers a fixed range of the source's images; its file has those that could be decoded. The file is written to
+`.parts` (`train.workfolder`), synced and renamed into place. Only then is its description written to `.parts`: labels,
+hash and exact sums (`train.parts`). So if a run ends early, for whatever reason, the next one skips the shards that
+have a description and makes the others. Because all sums are integers, the files of the finished set are the same, byte
+for byte, as those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Preparation:
     workers: int | None = None
     """Number of threads that decode; None for one per core."""
     shard_bytes: int = 2**30
-    """Maximum size of a shard, which has at least one image."""
+    """Maximum size of a shard in bytes. A shard has at least one image, even if that is larger."""
 
     def __post_init__(self) -> None:
         for option, value, high in (
@@ -158,7 +158,8 @@ def _check_classes(sources: Mapping[Split, LabelledImages]) -> None:
         differing = sorted(set(train) ^ set(validation))
         raise UnreadableInputError(
             f"{sources['validation'].root}: the train and validation splits must have the same classes, but "
-            f"{len(differing)} are in one only ({', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''})"
+            f"{len(differing)} are in only one of them ({', '.join(differing[:3])}"
+            f"{', ...' if len(differing) > 3 else ''})"
         )
 
 
@@ -284,7 +285,7 @@ class _Maker:
             "mean": self._array(MEAN, sums.mean.astype("<f4")),
             "covariance": covariance.tolist(),
             "eigenvalues": values.clip(0).tolist(),
-            "eigenvectors": (vectors * np.sign(largest)).tolist(),  # of an axis's two directions, always the same one
+            "eigenvectors": (vectors * np.sign(largest)).tolist(),  # the largest entry of each is positive
             "software": {
                 "alexnet-infer": __version__,
                 "numpy": np.__version__,
@@ -337,8 +338,8 @@ def _result(job: Preparation, sources: Mapping[Split, LabelledImages], already: 
     for split in SPLITS:
         if packed.listing(split) != sources[split].listing:
             raise UsageError(
-                f"--out {job.out}: contains a packed set of another source than {sources[split].root} (other names, "
-                f"sizes or labels of {split} images); choose another folder, or remove this one"
+                f"--out {job.out}: contains a packed set made from a different source than {sources[split].root} "
+                f"(different names, sizes or labels of {split} images); choose another folder, or remove this one"
             )
     total = packed.bytes + (job.out / MANIFEST).stat().st_size
     return Prepared(path=job.out, size=job.size, images=images, unreadable=unreadable, bytes=total, already=already)

@@ -20,7 +20,7 @@ It is longer than `torch.compile` takes without a cache, because ranks with a ca
 """
 
 PATIENCE = timedelta(hours=2)
-"""The same while ranks do different work. torchrun notices if a rank dies during that time."""
+"""The same limit while ranks do different work. torchrun notices if a rank dies during that time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class Ranks:
             for key in config:
                 if rank_config.get(key) != configs[0].get(key):
                     raise UsageError(
-                        f"rank {rank} has another {key} than rank 0: start all ranks with the same command and data"
+                        f"ranks 0 and {rank} differ in {key}: start all ranks with the same command and data"
                     )
 
 
@@ -118,7 +118,7 @@ def join(device: torch.device, columns: int, timeout: timedelta = TIMEOUT) -> Ra
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count % columns:
         raise UsageError(
-            f"--columns: {count} processes can't be grouped by {columns}; start the run with "
+            f"--columns: the number of processes is {count}: expected a multiple of {columns}; start the run with "
             f"torchrun --nproc-per-node {columns} -m train ..."
         )
     if count == 1:
@@ -140,9 +140,9 @@ def join(device: torch.device, columns: int, timeout: timedelta = TIMEOUT) -> Ra
 
 
 def _group(members: Tensor, timeout: timedelta) -> dist.ProcessGroup | None:
-    """Return this process's group; the rows of `members` are the ranks of the groups. None for a group of one.
+    """Return this process's group; each row of `members` has the ranks of a group. None for a group of one.
 
-    All processes must call this. `DeviceMesh` is no alternative, because its groups have PyTorch's default timeout.
+    All processes must call this. `DeviceMesh` can't be used, because its groups have PyTorch's default timeout.
     """
     if members.shape[1] == 1:
         return None

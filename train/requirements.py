@@ -11,7 +11,7 @@ TORCH = "torch>=2.9,<2.15"
 """The supported releases of PyTorch, as in pyproject.toml."""
 
 RELEASES = "2.9 to 2.14"
-"""The same for messages."""
+"""The same range, for messages."""
 
 
 def import_failure(error: Exception) -> BackendError:

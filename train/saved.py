@@ -92,7 +92,7 @@ class SavedRun:
         return self._model_from({name: self.ranks.whole(tensor) for name, tensor in self.model.state_dict().items()})
 
     def best_model(self) -> AlexNet:
-        """Return the undivided net of the best checkpoint. Only the first rank's is valid.
+        """Return the undivided net of the best checkpoint. Only the first rank's net is valid.
 
         Raises ModelFileError if the checkpoint is missing, damaged or from another run.
         """

@@ -42,7 +42,9 @@ class Source:
 
 
 def open_source(root: Path, size: int | None, patch: int, default: int) -> Source:
-    """Open the data set at `root` for squares of side `size`; None for the size of a packed set, or else `default`.
+    """Open the data set at `root` for squares of side `size`.
+
+    None stands for the size of a packed set, and for `default` with other data.
 
     Raises PackedSetError or UnreadableInputError if the data set is invalid, and UsageError if the squares of a packed
     set have another size or are smaller than the net's patches.
@@ -51,13 +53,13 @@ def open_source(root: Path, size: int | None, patch: int, default: int) -> Sourc
         packed = open_packed(root)
         if size not in (None, packed.size):
             raise UsageError(
-                f"--image-size {size}: {root} was packed with squares of {packed.size}; leave the option out, or pack "
-                "the set again"
+                f"--image-size {size}: {root} was packed with {packed.size} x {packed.size} squares; leave the option "
+                "out, or pack the set again"
             )
         if packed.size < patch:
             raise UsageError(
-                f"--data {root}: packed with squares of {packed.size}, smaller than the net's patches ({patch}); pack "
-                f"the set again with --image-size {default}"
+                f"--data {root}: packed with {packed.size} x {packed.size} squares, smaller than the net's patches "
+                f"({patch}); pack the set again with --image-size {default}"
             )
         return Source(classes=packed.classes, size=packed.size, splits=packed)
     splits = LabelledImages(root, "train"), LabelledImages(root, "validation")
@@ -70,6 +72,6 @@ def open_source(root: Path, size: int | None, patch: int, default: int) -> Sourc
 def _differing_classes(train: LabelledImages, validation: LabelledImages) -> str:
     differing = sorted({c.wnid for c in train.classes} ^ {c.wnid for c in validation.classes})
     return (
-        f"{train.root}: the train and validation splits must have the same classes, but {len(differing)} are in one "
-        f"only ({', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''})"
+        f"{train.root}: the train and validation splits must have the same classes, but {len(differing)} are in "
+        f"only one of them ({', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''})"
     )

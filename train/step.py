@@ -40,7 +40,7 @@ class Batch:
 
 
 class TrainingStep:
-    """Updates `model` in place, by one batch per call.
+    """Updates `model` in place with one batch per call.
 
     A call queues the work on the device and does not wait for it; the results stay on the device.
     """
@@ -116,7 +116,7 @@ class StepReport:
 
 
 class QueuedStep:
-    """A step that is queued on the device, with its values in transfer to the host."""
+    """A step that is queued on the device; its values are being copied to the host."""
 
     def __init__(self, epoch: int, step: int, lr: float, values: Tensor) -> None:
         self.epoch, self.step, self.lr = epoch, step, lr

@@ -15,7 +15,7 @@ from alexnet_infer.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Initial:
-    """Initial weights, for activations in grey levels, and a description of their origin. Empty to draw all weights."""
+    """Initial weights, for activations in grey levels, and their origin. Empty if all weights are drawn at random."""
 
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
     origin: str = ""

@@ -67,7 +67,7 @@ def clean_up(out: Path) -> None:
 
 
 def _holds_something(out: Path) -> bool:
-    """Whether the folder has files that are not hidden, or files in `.parts` that no run without a record leaves."""
+    """Whether the folder has files that are not hidden, or `.parts` has more than the lock and temporary records."""
     if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
         return True
     parts = out / PARTS
@@ -88,7 +88,7 @@ def _check_same(out: Path, record: Path, settings: Mapping[str, Any]) -> None:
         different = ["version of alexnet-infer"]
     if different:
         raise UsageError(
-            f"--out {out}: was started with another {different[0]}; choose another folder, or remove this one"
+            f"--out {out}: was started with a different {different[0]}; choose another folder, or remove this one"
         )
 
 
@@ -97,6 +97,6 @@ def _check_space(out: Path, total: int) -> None:
     free = shutil.disk_usage(out).free
     if needed > free:
         raise UsageError(
-            f"--out {out}: the set needs {needed / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free; choose another "
-            "disk or a smaller --image-size"
+            f"--out {out}: the set needs {needed / 1e9:.1f} GB more, but only {free / 1e9:.1f} GB are free; choose "
+            "another disk or a smaller --image-size"
         )

@@ -41,7 +41,7 @@ class EngineBackend:
         if not trust and not engine_cache.is_ours(description):
             raise ModelFileError(
                 f"{path}: not built by you on this machine, or changed since; an engine is code that runs with your "
-                "rights: build your own with alexnet-infer export, or add --trust-engine if you trust its source"
+                "permissions: build your own with alexnet-infer export, or add --trust-engine if you trust its source"
             )
         library = load_library(description.runtime.flavor)
         check_version(path, description.runtime, library.version)
@@ -228,8 +228,8 @@ class _Net:
     def _context_strategy(self, kernels: str) -> Any:
         """Return how execution contexts are created: with memory that this class allocates.
 
-        RTX compiles kernels for a new shape in the background while it already runs, and captures its graph itself when
-        they are ready. They are stored in the engine cache under the name `kernels`.
+        RTX compiles kernels for a new shape in the background while it is already running, and captures its own CUDA
+        graph when they are ready. The kernels are stored in the engine cache under the name `kernels`.
         """
         trt = self._library.module
         user_managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED

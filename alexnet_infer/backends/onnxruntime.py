@@ -35,16 +35,17 @@ GPU_SQUARES = 64
 """Squares per call on a GPU. Ten views of each keep it busy and take 2 GB with the full-size net."""
 
 PREPACK_BYTES = 64_000_000
-"""Bytes of weights below which ONNX Runtime does not rearrange them. Rearranging makes the full-size net 13 % faster.
-The default net gains nothing, and it costs 40 ms, a sixth of the time until the first photo is classified."""
+"""Bytes of weights below which ONNX Runtime's prepacking, which rearranges weights, is disabled. Prepacking makes the
+full-size net 13 % faster. For the default net it gains nothing and costs 40 ms, a sixth of the time until the first
+photo is classified."""
 
 
 class OnnxRuntimeBackend:
     """A net from a model file, or an exported ONNX file, in an ONNX Runtime session.
 
-    With `device="auto"` it runs on a CUDA GPU if one works, otherwise on the CPU. A named device is used or refused.
-    On a GPU, float32 is not rounded to TF32. On a CPU, a float16 file is rounded as its operations prescribe (see
-    export/half.py), which is slower than float32.
+    With `device="auto"` it runs on a CUDA GPU if one works, otherwise on the CPU. An explicit device is never replaced
+    by another. On a GPU, float32 is not rounded to TF32. On a CPU, the results of a file's float16 operations are
+    rounded to float16 (see export/half.py), unless its weights are in a separate file. Rounding is slower than float32.
 
     On a GPU, a net from a model file takes squares, and cuts and averages `views` itself, unless `views` is "none".
     For squares of 256 pixels, 197 KB per image are then copied to the GPU instead of 6.2 MB of patches. On a CPU it
@@ -95,7 +96,7 @@ class OnnxRuntimeBackend:
         try:
             probabilities = self._session.run([OUTPUT], {self._input: inputs})[0]
         except Exception as error:  # ONNX Runtime's errors have no common base class
-            if self._on_gpu and (self._path is None or _is_of_the_gpu(error)):
+            if self._on_gpu and (self._path is None or _is_gpu_failure(error)):
                 raise _gpu_error(error) from None
             if self._path is None:
                 raise
@@ -131,7 +132,7 @@ def _gpu_session(ort: ModuleType, net: Artifact | OnnxFile, views: FileViews, *,
     error. Both are suppressed, since programs read results from standard output.
     """
     ort.set_default_logger_severity(FATAL)
-    reason = "it gives no reason"
+    reason = "no reason given"
     try:
         with redirect_stdout(io.StringIO()):
             if hasattr(ort, "preload_dlls"):
@@ -199,8 +200,8 @@ def _memory_is_full(error: Exception) -> bool:
     return any(phrase in text for phrase in ("out of memory", "failed to allocate memory", "alloc_failed"))
 
 
-def _is_of_the_gpu(error: Exception) -> bool:
-    """Whether the GPU failed and not the file. ONNX Runtime names the library, as in "CUDNN_FE failure 11: ..."."""
+def _is_gpu_failure(error: Exception) -> bool:
+    """Whether the GPU failed, not the file. ONNX Runtime names the library, as in "CUDNN_FE failure 11: ..."."""
     return _memory_is_full(error) or re.search(r"\b(CUDA|CUDNN|CUDNN_FE|CUBLAS) failure\b", str(error)) is not None
 
 

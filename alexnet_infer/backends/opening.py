@@ -56,8 +56,8 @@ def open_model(
 ) -> Opened:
     """Open the net in the file `path`, whose suffix says what kind of file it is.
 
-    `views` applies to model files only: the views that the backend may cut and average itself. A backend that can do
-    so, on a GPU, then takes squares.
+    `views` applies to model files only: the views that the backend may cut and average itself. On a GPU it does so, and
+    takes squares.
 
     Raises ModelFileError if the file can't be used, BackendError if a runtime or device is missing or can't run this
     kind of file, and UsageError if `device` or `runtime` is unknown.

@@ -19,7 +19,7 @@ from alexnet_infer.export.onnx_file import OnnxFile
 from alexnet_infer.export.onnx_graph import build_onnx
 
 MAX_BYTES = 2**31 - 2**26
-"""Most bytes of weights in a model file. OpenVINO gets them in one protobuf message, which is limited to 2 GB."""
+"""Maximum bytes of weights in a model file. OpenVINO gets them in one protobuf message, which is limited to 2 GB."""
 
 
 class OpenVinoBackend:
@@ -93,7 +93,7 @@ def version(ov: ModuleType) -> str:
 def _request_of_artifact(ov: ModuleType, artifact: Artifact) -> Any:
     """Compile a model file's net. The weights are copied into the model, since OpenVINO can't use external arrays.
 
-    LRN is ONNX's node, for which OpenVINO has a fast kernel.
+    LRN becomes ONNX's LRN operator, for which OpenVINO has a fast kernel.
     """
     size = sum(tensor.nbytes for tensor in artifact.tensors.values())
     if size > MAX_BYTES:

@@ -35,14 +35,14 @@ class Machine:
         return cls(flops=2 * SQUARE**3 / product.p50, bandwidth=4 * TALL**2 / reading.p50)
 
     def floor(self, multiply_adds: int, weight_bytes: int) -> float:
-        """Return the least seconds that a call with these float32 multiply-adds and bytes of weights takes."""
+        """Return the minimum time in seconds of a call with these float32 multiply-adds and bytes of weights."""
         return max(2 * multiply_adds / self.flops, weight_bytes / self.bandwidth)
 
 
 def probes() -> Sequence[Run]:
     """Return the two calls to time for `Machine.of`: a matrix product, and a matrix-vector product.
 
-    The matrix-vector product reads its matrix once. Both run in NumPy's BLAS on all cores. They hold 290 MB.
+    The matrix-vector product reads its matrix once. Both run in NumPy's BLAS on all cores. Together they hold 290 MB.
     """
     rng = np.random.default_rng(0)
     square = rng.standard_normal((SQUARE, SQUARE), np.float32)

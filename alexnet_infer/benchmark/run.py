@@ -93,7 +93,7 @@ class Row:
     batch: int
     timing: Timing
     floor: float | None
-    """Least seconds that this CPU takes in float32; None if no floor is known."""
+    """Minimum time in seconds on this CPU in float32. None if no floor is known."""
 
     @property
     def per_second(self) -> float:

@@ -53,9 +53,9 @@ def interleave(
 ) -> list[Timing]:
     """Time calls of each of `runs`, which must return only when their work is done. Returns a Timing for each.
 
-    Each is first called `warmup` times. Then, in each of `rounds` rounds, each has a turn of `seconds / rounds`
-    seconds, with at least one timed call. A turn starts with a call that is not timed and brings the weights back into
-    the cache, since a net that classifies many photos stays there. `on_turn` is called after each turn.
+    Every run is first called `warmup` times. Then, in each of `rounds` rounds, every run has a turn of
+    `seconds / rounds` seconds, with at least one timed call. A turn starts with an untimed call that brings the weights
+    back into the cache, where they stay while a net classifies many photos. `on_turn` is called after each turn.
     """
     for run in runs:
         for _ in range(warmup):

@@ -91,9 +91,7 @@ def classify(
     ],
     model: Annotated[
         Path | None,
-        option(
-            WHAT, "Net's name, model file, .onnx or .engine.", parser=net, metavar="NET", default="best bundled net"
-        ),
+        option(WHAT, "Net name, model file, .onnx or .engine.", parser=net, metavar="NET", default="best bundled net"),
     ] = None,
     ensemble: Annotated[int | None, option(WHAT, "Average N bundled nets.", min=1, metavar="N", default="1")] = None,
     views: Annotated[
@@ -114,8 +112,8 @@ def classify(
 ) -> None:
     """Label photos with the classes that a net knows.
 
-    A photo that cannot be read is reported on standard error, and the others continue. Exits with 1 if some photos
-    failed, 3 if all failed.
+    A photo that cannot be read is reported on standard error, and the other photos are still classified. Exits with 1
+    if some photos failed, 3 if all failed.
     """
     from alexnet_infer.commands.classify import run
 
@@ -146,7 +144,7 @@ app.command("import", cls=Command, epilog=IMPORT_EXAMPLES, rich_help_panel=NETS)
 @app.command(cls=Command, epilog=INFO_EXAMPLES, rich_help_panel=NETS)
 def info(
     net: Annotated[
-        str, argument("[NET]", "Preset, net's name, model file, .onnx or .engine.", default="best bundled net")
+        str, argument("[NET]", "Preset, net name, model file, .onnx or .engine.", default="best bundled net")
     ] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -162,7 +160,7 @@ def info(
 @app.command(cls=Command, epilog=FILTERS_EXAMPLES, rich_help_panel=NETS)
 def filters(
     model: Annotated[
-        Path | None, argument("[NET]", "Net's name or model file.", parser=net, default="best bundled net")
+        Path | None, argument("[NET]", "Net name or model file.", parser=net, default="best bundled net")
     ] = None,
     out: Annotated[Path, option(OUTPUT, "PNG file to write.", "-o", "--out", metavar="FILE")] = Path("kernels.png"),
 ) -> None:
@@ -206,7 +204,7 @@ def main() -> None:
 
 
 def _prepare_streams() -> None:
-    """Replace closed streams by the null device, and escape characters that a stream cannot encode."""
+    """Replace closed streams with the null device, and escape characters that a stream cannot encode."""
     for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

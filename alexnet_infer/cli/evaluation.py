@@ -71,7 +71,7 @@ def evaluate(
         list[Path] | None,
         option(
             WHAT,
-            "Net's name or file; repeat to average nets.",
+            "Net name or file; repeat to average nets.",
             "--model",
             "--models",
             parser=net,
@@ -107,7 +107,7 @@ def evaluate(
     fresh: Annotated[bool, option(RUNTIME, "Compute cached predictions again.", "--fresh")] = False,
     shard: Annotated[
         str | None,
-        option(MACHINES, "Part I of N only; `eval merge` joins them.", metavar="I/N", default="1/1"),
+        option(MACHINES, "Evaluate part I of N; `eval merge` joins the parts.", metavar="I/N", default="1/1"),
     ] = None,
     engine: Annotated[
         Literal["local", "ray"], option(MACHINES, "Where to compute: here, or on a Ray cluster.")
@@ -189,7 +189,7 @@ def check(
     layout: Layout = None,
     split: Split = "validation",
     hashing: Annotated[
-        bool, option(CHECKS, "Compare MD5 of official archives; reads them twice.", "--hash/--no-hash")
+        bool, option(CHECKS, "Check the MD5 of official archives; reads them twice.", "--hash/--no-hash")
     ] = True,
     model: Annotated[
         Path | None,

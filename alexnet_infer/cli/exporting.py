@@ -115,7 +115,7 @@ def export(
         Path | None, option(OUTPUT, "Folder to write to.", "-o", "--out", metavar="DIR", default="named after the net")
     ] = None,
     triton: Annotated[
-        Path | None, option(OUTPUT, "Also add it to this Triton model repository.", metavar="DIR", default=False)
+        Path | None, option(OUTPUT, "Triton model repository to add the file to.", metavar="DIR", default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -163,7 +163,7 @@ def benchmark(
     device: Device = "auto",
     backend: Annotated[
         Literal["all", "auto", "onnxruntime", "openvino"],
-        option(RUNTIME, "all (every one installed), auto, onnxruntime or openvino.", metavar="NAME"),
+        option(RUNTIME, "all (every installed runtime), auto, onnxruntime or openvino.", metavar="NAME"),
     ] = "all",
     trust_engine: TrustEngine = False,
     plot: Annotated[
@@ -191,7 +191,7 @@ def benchmark(
 
 
 def compare(
-    a: Annotated[Path, argument("A", "Reference: net's name, model file, .onnx or .engine.", parser=net)],
+    a: Annotated[Path, argument("A", "Reference: net name, model file, .onnx or .engine.", parser=net)],
     b: Annotated[Path, argument("B", "Net to compare with it.", parser=net)],
     photos: Annotated[
         list[str] | None, argument("[PHOTO]...", "Files, folders, patterns or http(s) URLs.", default="example photos")

@@ -44,7 +44,7 @@ def pull(
     names: Annotated[list[str], argument("NAME...", "Published nets, as `alexnet-infer models` lists them.")],
     source: Annotated[
         str | None,
-        option(HOW, "Copy or mirror; verified as well.", "--from", metavar="FILE|URL", default="the publisher"),
+        option(HOW, "Copy or mirror; also verified.", "--from", metavar="FILE|URL", default="the publisher"),
     ] = None,
     force: Annotated[bool, option(HOW, "Fetch and convert again.", "--force")] = False,
     as_json: Annotated[bool, option(OUTPUT, "Print one JSON object per net.", "--json")] = False,
@@ -52,7 +52,7 @@ def pull(
     """Download published nets, and convert them to model files.
 
     Each download is verified. An interrupted download continues where it stopped. Exits with 3 if a net cannot be
-    fetched, 4 if a file is not the expected one, 1 if some of several nets failed.
+    fetched, 4 if a file is not the expected one, 1 if any of several nets fails.
     """
     from alexnet_infer.commands.pull import run
 
@@ -77,18 +77,20 @@ def import_(
         str | None,
         option(
             HOW,
-            "How its images are prepared: caffe, caffe-zoo, torchvision or a JSON file.",
+            "How the net's images are prepared: caffe, caffe-zoo, torchvision or a JSON file.",
             metavar="NAME|FILE",
             default="that of the preset's published nets",
         ),
     ] = None,
-    patch: Annotated[int | None, option(HOW, "Side of its patches.", metavar="PIXELS", default="the file's")] = None,
+    patch: Annotated[
+        int | None, option(HOW, "Side of the net's patches.", metavar="PIXELS", default="the file's")
+    ] = None,
     classes: Annotated[
         Path | None,
         option(HOW, "One line per output: WordNet id and name.", metavar="FILE", default="ILSVRC-2012's 1,000 classes"),
     ] = None,
     data: Annotated[
-        str | None, option(HOW, "Its training data, for the manifest.", metavar="TEXT", default=False)
+        str | None, option(HOW, "The net's training data, for the manifest.", metavar="TEXT", default=False)
     ] = None,
     name: Annotated[str | None, option(OUTPUT, "Name of the net.", metavar="NAME", default="the file's name")] = None,
     out: Annotated[

@@ -22,7 +22,7 @@ def run(request: Request, *, as_json: bool = False, plot: Path | None = None) ->
 
     A model that one of several runtimes can't run is reported on stderr.
 
-    Before it measures, raises UsageError if `plot` is not a valid name for a PNG file, BackendError if matplotlib is
+    Before measuring, raises UsageError if `plot` is not a valid name for a PNG file, BackendError if matplotlib is
     missing, and the errors of `subjects`. After printing the results, raises UsageError if `plot` can't be written.
     """
     if plot is not None:

@@ -44,7 +44,9 @@ def run(
     Returns the exit code: 0, or 1 if some photos can't be read, or 3 if none can.
     """
     if model is not None and ensemble is not None and ensemble > 1:
-        raise UsageError(f"--ensemble {ensemble}: averages bundled nets, and --model {model} is one net; leave one out")
+        raise UsageError(
+            f"--ensemble {ensemble}: averages bundled nets, and --model {model} is one net; omit one of the two options"
+        )
     paths = choose_nets([model] if model is not None else [], ensemble)
     entries = list(expand(photos))
     if runtime == "auto" and len(entries) < FEW and paths[0].suffix not in ENGINE_SUFFIXES and find_spec("onnxruntime"):

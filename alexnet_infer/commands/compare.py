@@ -39,8 +39,8 @@ def run(
 ) -> int:
     """Compare the net in `b` with that in `a`, and print the agreement. Returns the exit code of `report`.
 
-    `views` are by default those that one of the files cuts itself, or else ten. `tolerance` is by default that of the
-    coarser precision (`agreement.TOLERANCES`). Raises the errors of `load`, `choose_images` and `agreement.compare`.
+    By default, `views` are those that one of the files cuts itself, or else ten, and `tolerance` is that of the coarser
+    precision (`agreement.TOLERANCES`). Raises the errors of `load`, `choose_images` and `agreement.compare`.
     """
     if tolerance is not None:
         check_tolerance(tolerance)
@@ -152,7 +152,7 @@ def _print_table(agreement: Agreement, tolerance: float) -> None:
 def _rows(agreement: Agreement, tolerance: float) -> list[tuple[str, str, str]]:
     """Return the name, the value and a note for each line."""
     unreadable = len(agreement.unreadable)
-    near = f"{agreement.near_ties:,} of them near ties (the reference leads by at most {NEAR_TIE:g})"
+    near = f"{agreement.near_ties:,} of them near ties (the reference's probabilities differ by at most {NEAR_TIE:g})"
     rows = [
         ("images", f"{agreement.compared:,}", f"{unreadable:,} more can't be read" if unreadable else ""),
         (

@@ -1,4 +1,4 @@
-"""`alexnet-infer data check`: find the defects of a labelled image set before a long evaluation."""
+"""`alexnet-infer data check`: find defects in a labelled image set before a long evaluation."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ CLASSES, IMAGES = 40, 20
 the whole sample in seconds."""
 
 JUDGED = 5
-"""Minimum number of images of a class for a verdict on it."""
+"""Minimum number of images needed to judge a class."""
 
 DOMINANT = 0.3
-"""Minimum share of a class's images for a guess to dominate the class. Nets of the 2010s are right more often, and
-guesses that are unrelated to the class almost never reach it."""
+"""A guess dominates a class if at least this share of the class's images get it. Nets of the 2010s are right more often
+than this, and guesses that are unrelated to the class almost never reach it."""
 
 
 def run(
@@ -151,10 +151,10 @@ def judge(
 ) -> Finding:
     """Judge whether labels, int [N], fit a net's guesses, int [N]. `to_net` maps each label to the net's class.
 
-    Labels look permuted if accuracy is near chance although most classes are dominated by a wrong guess, mostly a
-    different one for each: the net recognises the images, but under other labels. If accuracy is near chance and they
-    are not, images and labels are unrelated or the net is useless. If only some classes are dominated by a wrong guess
-    and almost never recognised, they may be swapped.
+    If accuracy is near chance but most classes are dominated by a wrong guess, which mostly differs between classes,
+    labels look permuted: the net recognises the images, but under other labels. If accuracy is near chance and most
+    classes have no such guess, images and labels are unrelated or the net is useless. If accuracy is well above chance,
+    classes that are dominated by a wrong guess and almost never recognised may be swapped.
     """
     if len(labels) < IMAGES:
         return Finding(level="note", title="the net was not tried", detail=f"{len(labels)} images are too few")
@@ -211,7 +211,7 @@ class _Confusion:
 
 
 def _confusion(guesses: np.ndarray, own: int) -> _Confusion | None:
-    """The wrong guess that dominates a class, from the `guesses` on its images; None if no guess or its `own` does."""
+    """The wrong guess that dominates a class, from the `guesses` for its images; None if `own` or no guess does."""
     guess, count = Counter(guesses.tolist()).most_common(1)[0]
     if guess == own or count < DOMINANT * len(guesses):
         return None

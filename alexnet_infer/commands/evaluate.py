@@ -26,13 +26,13 @@ from alexnet_infer.nets import choose_nets
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """The forms in which the result is given, and the conditions for exit code 1.
+    """The output formats of the result, and the conditions for exit code 1.
 
     Raises UsageError if a file can't be written under its name, and BackendError if a package for it is missing.
     """
 
     form: Literal["table", "json", "csv", "markdown"] = "table"
-    """The form on stdout."""
+    """The format on stdout."""
     save_predictions: Path | None = None
     report: Path | None = None
     fail_if: tuple[Condition, ...] = ()
@@ -46,7 +46,7 @@ class Output:
 
             check_report()
             if self.report.exists() and not self.report.is_dir():
-                raise UsageError(f"--report {self.report}: is a file; expected a folder, new or not")
+                raise UsageError(f"--report {self.report}: is a file; expected a new or existing folder")
 
 
 def make_request(
@@ -85,7 +85,7 @@ def make_output(
     as_json: bool, csv: bool, markdown: bool, save_predictions: Path | None, fail_if: Sequence[str], **given: Any
 ) -> Output:
     """Build the output from the command line's options. Raises the errors of `Output` and `parse_condition`, and
-    UsageError if several forms are asked for."""
+    UsageError if several formats are requested."""
     forms = [name for name, wanted in (("json", as_json), ("csv", csv), ("markdown", markdown)) if wanted]
     if len(forms) > 1:
         raise UsageError(f"--{forms[0]} and --{forms[1]}: expected one of them")
@@ -104,7 +104,7 @@ def run(request: Request, output: Output, *, references: tables.References = "ne
     """
     if request.shards > 1 and (output != Output(profile=output.profile) or references != "near"):
         raise UsageError(
-            "--shard: computes a part and has no result; give the result's options (--json, ...) to alexnet-infer "
+            "--shard: computes a part and prints no result; give the output options (--json, ...) to alexnet-infer "
             "eval merge"
         )
     clock = Clock()

@@ -196,7 +196,7 @@ def _elsewhere(engine: Path, request: ExportRequest, exported: Exported) -> str:
     """Return how to verify an engine on a machine that can run it. Only an ONNX file holds the mean of several nets."""
     reference = request.models[0] if len(request.models) == 1 else exported.onnx
     if reference is None:
-        return "add --onnx to write a file of the same nets that it can be compared with"
+        return "add --onnx to write an ONNX file of the same nets to compare it with"
     command = shlex.join(["alexnet-infer", "compare", str(reference), str(engine), "--trust-engine"])
     return f"verify it on a machine that can run it: {command}"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def run(net: str, *, as_json: bool) -> None:
-    """Print the layers of a preset, or those of the net in a file and its origin.
+    """Print the layers of a preset, or the layers and origin of the net in a file.
 
     `net` is a preset, a net's name or a path; empty for the default bundled net. Raises UsageError if `net` is none of
     these, and ModelFileError if the file can't be read.

@@ -19,8 +19,8 @@ from alexnet_infer.published.registry import Published, published
 def run(names: Sequence[str], *, source: str | None, force: bool, as_json: bool) -> int:
     """Pull the nets, print the path of each, and return the exit code.
 
-    A net that fails is reported in one line on stderr, and the others continue. Raises UsageError for an unknown name,
-    before anything is fetched.
+    A net that fails is reported in one line on stderr, and the other nets are still pulled. Raises UsageError for an
+    unknown name, before anything is fetched.
     """
     nets = [published(name) for name in dict.fromkeys(names)]
     if source is not None and len(nets) > 1:

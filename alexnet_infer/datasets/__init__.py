@@ -26,11 +26,11 @@ class LabelledImages:
     """One split of the data set in `root`, a folder or an archive.
 
     `layout` is a key of LAYOUTS; None detects it. Iteration yields `Example`s in the set's own order. `classes` are in
-    order of WordNet ids. A label is a position among them, whatever numbers the files contain.
+    order of WordNet ids. A label is a position in `classes`, whatever numbers the files contain.
 
     Raises UnreadableInputError if the split is missing, or if a part of it is missing or damaged. Iteration raises it
     if an example can't be read, has no label or has a label out of range; no example is left out silently. Raises
-    UsageError if the folder fits several layouts, or if the layout doesn't exist or has no such split. Raises
+    UsageError if the folder matches several layouts, or if the layout doesn't exist or has no such split. Raises
     BackendError if a package that reads the layout is not installed: pyarrow for Parquet, SciPy for the devkit.
     """
 
@@ -49,7 +49,7 @@ class LabelledImages:
         return self.examples()
 
     def examples(self, start: int = 0, on_error: OnError = "raise") -> Iterator[Example]:
-        """Return an iterator over the examples from position `start` (0 to the length) on.
+        """Return an iterator over the examples, beginning at position `start` (0 to the length).
 
         Images before `start` are not read, except those in the same row group of a Parquet file. With
         `on_error="yield"`, an image that can't be read is yielded with its `error` and empty `data`. An error that
@@ -60,7 +60,7 @@ class LabelledImages:
         return self._source.examples(start, on_error)
 
     def at(self, positions: Iterable[int], on_error: OnError = "raise") -> Iterator[Example]:
-        """Return an iterator over the examples at `positions`, which must ascend. Errors are as in `examples`."""
+        """Return an iterator over the examples at strictly ascending `positions`. Errors are as in `examples`."""
         return self._source.at(positions, on_error)
 
     @cached_property

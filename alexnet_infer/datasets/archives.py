@@ -130,8 +130,8 @@ def _check_member(where: Path | str, member: tarfile.TarInfo, repeated: bool) ->
 def _members(file: IO[bytes], where: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str]]:
     """Yield each member of an archive as (archive, member, file name).
 
-    Unlike tarfile, this requires the end-of-archive marker. tarfile takes a damaged header for the end and silently
-    leaves out the remaining images.
+    Unlike tarfile, this requires the end-of-archive marker. tarfile mistakes a damaged header for the end and silently
+    skips the remaining images.
     """
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:

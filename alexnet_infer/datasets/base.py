@@ -1,4 +1,4 @@
-"""The interface that all layouts implement: classes, and examples from any position on."""
+"""The interface that all layouts implement: classes, and examples from any position."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Source(ABC):
     """One split of a data set in one layout.
 
     The constructor reads what is needed to know the classes and the number of examples, but no image. It raises
-    UnreadableInputError if the split is missing, or if a part of it is missing, damaged or contradicts another part.
+    UnreadableInputError if the split is missing, or if a part of it is missing, is damaged or contradicts another part.
     """
 
     layout: ClassVar[str]
@@ -58,7 +58,7 @@ class Source(ABC):
 
     @abstractmethod
     def examples(self, start: int, on_error: OnError) -> Iterator[Example]:
-        """Yield the examples from position `start` on.
+        """Yield the examples, beginning at position `start`.
 
         An image that can't be read raises UnreadableInputError or, with `on_error="yield"`, is yielded with its
         `error`. An unknown label always raises UnreadableInputError.
@@ -66,7 +66,7 @@ class Source(ABC):
 
     @abstractmethod
     def at(self, positions: Iterable[int], on_error: OnError) -> Iterator[Example]:
-        """Yield the examples at `positions`, which must ascend."""
+        """Yield the examples at `positions`, which must be strictly ascending."""
 
     @abstractmethod
     def labels(self) -> Iterator[int]:
@@ -74,12 +74,12 @@ class Source(ABC):
 
     @abstractmethod
     def contents(self) -> Iterator[Sequence[str | int | None]]:
-        """Yield (name, size, label) of the examples, in order, without reading images. None is an unknown value."""
+        """Yield (name, size, label) of the examples, in order, without reading images. Unknown values are None."""
 
     def absent(self, root: Path, split: Split) -> UnreadableInputError:
         """Return the error for a `root` that isn't in this layout."""
         return UnreadableInputError(
-            f"{root}: no {split} split here in the layout {self.layout}; expected {self.accepts[split]}"
+            f"{root}: no {split} split here in layout {self.layout}; expected {self.accepts[split]}"
         )
 
 
@@ -160,7 +160,7 @@ def refuse(path: Path, error: Exception) -> NoReturn:
 
 
 def refuse_lines(path: Path, bad: Sequence[tuple[int, str]], expected: str) -> None:
-    """Raise UnreadableInputError if `bad`, (number, text) of each wrong line, isn't empty. It shows the first line."""
+    """Raise UnreadableInputError if there are `bad` lines, given as (number, text). The message shows the first one."""
     if bad:
         number, text = bad[0]
         more = f" ({len(bad)} lines are wrong; this is the first)" if len(bad) > 1 else ""
@@ -184,7 +184,7 @@ def read_file(path: Path) -> bytes:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 text file, without line ends of either kind (LF or CRLF).
+    """Return the lines of a UTF-8 text file, without their line endings (LF or CRLF).
 
     Raises what `read_file` raises, and UnreadableInputError if the file isn't UTF-8.
     """
@@ -217,5 +217,5 @@ def labelled(
     counts = f"{source}: {len(labels)} labels for {len(images)} images in {folder}"
     for names, lacking in ((labels.keys() - images.keys(), "no image"), (images.keys() - labels.keys(), "no label")):
         if names and (all_images or lacking == "no image"):
-            raise UnreadableInputError(f"{counts}: {len(names)} have {lacking}, the first is {printable(min(names))}")
+            raise UnreadableInputError(f"{counts}: {len(names)} have {lacking}; the first is {printable(min(names))}")
     return [Entry(printable(name), labels[name], images[name]) for name in sorted(labels)]

@@ -22,7 +22,7 @@ def is_wordnet_id(text: str) -> bool:
 
 
 def class_name(where: Path, wnid: str, name: str) -> ClassName:
-    """Return the class. Raises UnreadableInputError that names the file `where` unless id and name are printable."""
+    """Return the class. Raises UnreadableInputError, naming the file `where`, if the id or name is not printable."""
     try:
         return ClassName(wnid=wnid, name=name)
     except SpecError as error:
@@ -32,7 +32,7 @@ def class_name(where: Path, wnid: str, name: str) -> ClassName:
 def read_table(path: Path) -> dict[str, str]:
     """Return WordNet id -> name in the file's order, or {} if the file doesn't exist. Its name must be in TABLES.
 
-    Raises UnreadableInputError if a line has another form or an id occurs twice.
+    Raises UnreadableInputError if a line is malformed or an id occurs twice.
     """
     try:
         lines = read_lines(path)
@@ -46,13 +46,13 @@ def read_table(path: Path) -> dict[str, str]:
             expected = _EXPECTED[separator]
             raise UnreadableInputError(f"{path}, line {number}: {shown(line)}: expected {expected}")
         if wnid in names:
-            raise UnreadableInputError(f"{path}, line {number}: {shown(wnid)} occurs for the second time")
+            raise UnreadableInputError(f"{path}, line {number}: {shown(wnid)} occurs twice; expected each id once")
         names[wnid] = name
     return names
 
 
 def find_table(folder: Path) -> tuple[Path, dict[str, str]]:
-    """The first of TABLES that exists in `folder`, and its content; (path of a classes.tsv, {}) if none does."""
+    """The path and content of the first of TABLES in `folder`, or (path of classes.tsv, {}) if there is no table."""
     for table in TABLES:
         if names := read_table(folder / table):
             return folder / table, names

@@ -23,7 +23,7 @@ NAMES = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12", "devkit")
 _META = "data/meta.mat"
 _TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 _MAX_BYTES = 256 << 20
-"""Limit for the kit when it is unpacked in memory. The published archive has 2.6 MB."""
+"""Limit for the kit when it is unpacked in memory. The published archive is 2.6 MB."""
 _MAX_SECONDS = 120
 
 
@@ -45,11 +45,11 @@ def open_devkit(folder: Path) -> Devkit:
 class Devkit:
     """The content of `meta.mat` and the ground truth, from the published archive or its unpacked folder.
 
-    `classes` are sorted by WordNet id. `labels` maps the name of each validation image to its position among them. The
-    kit's own numbers, `ILSVRC2012_ID`, are in another order and are not exposed.
+    `classes` are sorted by WordNet id. `labels` maps the name of each validation image to a position in `classes`. The
+    kit's own numbers, `ILSVRC2012_ID`, are in a different order and are not exposed.
 
-    Raises UnreadableInputError if the kit is incomplete, damaged or contradicts itself. Raises BackendError if SciPy is
-    not installed.
+    Raises UnreadableInputError if the kit is incomplete or damaged, or contradicts itself. Raises BackendError if SciPy
+    is not installed.
     """
 
     classes: tuple[ClassName, ...]
@@ -148,8 +148,8 @@ json.dump(rows, sys.stdout)
 def _read_meta(data: bytes) -> list[tuple[int, str, str, int]]:
     """ILSVRC2012_ID, WNID, words and num_children of every synset in the content of a meta.mat.
 
-    A separate process reads it, since a damaged file can crash SciPy's reader (1.17) and Python with it. Raises
-    ValueError with the cause if it can't be read. Raises BackendError if SciPy is not installed.
+    A separate process reads `data`, since a damaged file can crash SciPy's reader (1.17) and Python with it. Raises
+    ValueError with the cause if `data` can't be read. Raises BackendError if SciPy is not installed.
     """
     try:
         import scipy  # noqa: F401
@@ -159,7 +159,7 @@ def _read_meta(data: bytes) -> list[tuple[int, str, str, int]]:
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=_MAX_SECONDS)
     except subprocess.TimeoutExpired:
-        raise ValueError(f"not read after {_MAX_SECONDS} seconds") from None
+        raise ValueError(f"reading it took more than {_MAX_SECONDS} seconds") from None
     if done.returncode == 1:
         raise ValueError(done.stderr.decode("utf-8", "replace")[-200:])
     if done.returncode:

@@ -16,8 +16,9 @@ _FOLDERS = {"train": ("train",), "validation": ("validation", "val")}
 class Folders(Listed):
     """A folder `train`, or `validation` or `val`, with one folder per WordNet id, as torchvision stores ILSVRC.
 
-    Without a folder for the validation split, `root` itself may contain its classes. A table of classes in `root` may
-    give their names. Every folder that isn't hidden is a class: an empty one keeps its position among the labels.
+    If there is no folder for the validation split, `root` itself may contain the class folders. A table of classes in
+    `root` may give their names. Every folder that isn't hidden is a class: an empty one keeps its position among the
+    labels.
     """
 
     layout = "folders"

@@ -79,7 +79,7 @@ class Kaggle(Listed):
         if folders.keys() != positions.keys():
             differing = folders.keys() ^ positions.keys()
             raise UnreadableInputError(
-                f"{folder}: its folders and {mapping.name} differ in {len(differing)} classes, the first is "
+                f"{folder}: its folders and {mapping.name} differ in {len(differing)} classes; the first is "
                 f"{shown(min(differing))}; expected one folder per class"
             )
         self.entries = entries([folders[wnid] for wnid in positions])
@@ -93,7 +93,7 @@ class Kaggle(Listed):
         folders = (root, root / "ILSVRC", root / "ILSVRC" / "Data", root / "ILSVRC" / "Data" / "CLS-LOC")
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is None:
-            raise UnreadableInputError(f"{root / name}: not found; expected it from Kaggle's archive")
+            raise UnreadableInputError(f"{root / name}: not found; it is part of Kaggle's archive")
         return path
 
 

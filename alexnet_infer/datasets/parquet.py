@@ -115,7 +115,7 @@ class Parquet(Source):
         return Example(name=_name(where, image), data=data, label=position, error=error)
 
     def _label(self, where: str, label: int | None) -> int:
-        """The class of a row in order of WordNet ids. Raises UnreadableInputError if `label` is out of range."""
+        """The position in `classes` for a row's stored `label`. Raises UnreadableInputError if it is out of range."""
         if label is None or not 0 <= label < len(self._labels):
             raise UnreadableInputError(f"{where}: label {label}: expected 0 to {len(self._labels) - 1}")
         return self._labels[label]
@@ -143,7 +143,7 @@ def _carried_classes(shard: Path) -> list[str]:
         names = json.loads(metadata)["info"]["features"]["label"]["names"]
         if all(map(is_wordnet_id, names)) and len(set(names)) == len(names):
             return list(names)
-    except (ValueError, TypeError, KeyError, RecursionError):  # no metadata, or in another form
+    except (ValueError, TypeError, KeyError, RecursionError):  # missing or unexpected metadata
         pass
     return []
 

@@ -103,7 +103,7 @@ def _refusal(layout: str, problem: str) -> Finding:
 
 
 def _contents(data: LabelledImages, split: Split, known: str | None) -> Iterator[Finding]:
-    expected = f"{ILSVRC} has {IMAGES[split]:,} in 1,000"
+    expected = f"{ILSVRC} has {IMAGES[split]:,} images in 1,000 classes"
     have = f"{len(data):,} images in {len(data.classes):,} classes"
     yield Finding(level="ok", title=f"layout {data.layout}", detail=have, count=len(data))
     if known != ILSVRC:
@@ -127,7 +127,7 @@ def _sizes(data: LabelledImages, split: Split, known: str | None) -> Iterator[Fi
             level="error" if complete else "warning",
             title="classes without exactly 50 images",
             detail=f"{detail}; {ILSVRC} has 50 in each",
-            advice=f"The labels are not the official ones. Use the devkit's. {PERMUTED}." if complete else "",
+            advice=f"The labels are not the official ones. Use those in the devkit. {PERMUTED}." if complete else "",
             count=len(off),
             examples=_class_examples(data.classes, off, counts),
         )
@@ -183,7 +183,7 @@ def _archives(folder: Path, split: Split, hashing: bool, known: str | None) -> I
 
 
 def _archive(path: Path, size: int | None, md5: str, hashing: bool, known: str | None) -> Finding:
-    foreign = "note" if known not in (ILSVRC, "refused") else None  # a set other than ILSVRC has archives of its own
+    foreign = "note" if known not in (ILSVRC, "refused") else None  # a set other than ILSVRC has its own archives
     actual, advice = path.stat().st_size, "Download it again from https://image-net.org."
     if size is not None and actual != size:
         detail = f"{actual:,} bytes; the official one has {size:,}"

@@ -39,7 +39,7 @@ class Finding:
     count: int | None = None
     """The number of images, classes or files concerned."""
     examples: tuple[str, ...] = ()
-    """The first of them, at most LISTED."""
+    """The first of these images, classes or files, at most LISTED."""
 
 
 @dataclass(frozen=True, kw_only=True)

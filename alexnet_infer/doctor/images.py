@@ -40,8 +40,8 @@ _TRAITS = {
     "cmyk": ("in CMYK", "Converted without a colour profile. ILSVRC's training set has 22 of them."),
     "grey": ("in greyscale", "Read with three equal channels."),
     "small": ("with a side below 64 pixels", "They are enlarged, which blurs them."),
-    "huge": (f"of more than {MAX_PIXELS:,} pixels", "Decoded at a smaller size, which needs single-scan JPEG."),
-    "turned": ("with an EXIF orientation", "The orientation is not applied, as ILSVRC's labels assume."),
+    "huge": (f"of more than {MAX_PIXELS:,} pixels", "Decoded at a smaller size, possible only for single-scan JPEGs."),
+    "turned": ("with an EXIF orientation", "The orientation is ignored, as ILSVRC's labels assume."),
 }
 """Odd properties of an image that decodes: key -> (words that follow "images" in a title, advice)."""
 
@@ -56,7 +56,8 @@ class _Look:
 
 @dataclass
 class Seen:
-    """The results for all images. For 1.28 million, digests take 20 MB and names 100 MB, unless a list shares them."""
+    """The results for all images. For 1.28 million images, the digests take 20 MB. The names take 100 MB, unless the
+    image set also keeps them."""
 
     names: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)

@@ -90,7 +90,9 @@ def _compare(given: np.ndarray, true: np.ndarray, ids: np.ndarray, names: Sequen
         return _devkits_order(f"{len(wrong):,} of {len(given):,} labels are wrong: they are ILSVRC2012_ID - 1")
     pairs = {*zip(given.tolist(), true.tolist(), strict=True)}
     permuted = len(pairs) == len({*given.tolist()}) == len({*true.tolist()})
-    detail = f"of {len(given):,}" + ("; the classes are consistently renumbered" if permuted else "")
+    detail = f"{len(wrong):,} of {len(given):,} labels are wrong"
+    if permuted:
+        detail += "; the classes are consistently renumbered"
     return Finding(
         level="error",
         title="labels are permuted" if permuted else "labels differ from the devkit's",

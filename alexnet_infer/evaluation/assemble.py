@@ -1,4 +1,4 @@
-"""Predictions on disk to a result. Shards from several machines give the same result as one machine."""
+"""From predictions on disk to a result. Shards from several machines give the same result as one machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Shards = Sequence[Predictions]
 
 
 def collect(folders: Sequence[Path]) -> list[Shards]:
-    """Read the predictions in `folders`, which are caches. Nets are in the order of their names.
+    """Read the predictions in `folders`, which are caches. Nets are sorted by name.
 
     Raises PredictionsError if a folder has no predictions, if they belong to different evaluations, or if a part is
     missing or present twice. Raises UsageError if the nets have different classes.
@@ -47,14 +47,14 @@ def collect(folders: Sequence[Path]) -> list[Shards]:
         about = shards[0].about
         if (about.data, about.views, about.batch) != (first.data, first.views, first.batch):
             raise PredictionsError(
-                f"{shards[0].folder}: other data, views or batch than {ordered[0][0].folder}; use a separate --cache "
-                "for each evaluation"
+                f"{shards[0].folder}: data, views or batch differ from those of {ordered[0][0].folder}; use a separate "
+                "--cache for each evaluation"
             )
         _check_whole(shards)
         if _ranges(shards) != _ranges(ordered[0]):
             raise PredictionsError(
                 f"{about.net['name']}: computed in {len(shards)} parts, {first.net['name']} in {len(ordered[0])}; "
-                "expected all nets in the same --shard I/N"
+                "expected the same N in --shard I/N for all nets"
             )
     _check_different(ordered)
     check_same_classes([s[0].about.net["wnids"] for s in ordered], display_names(ordered))
@@ -74,7 +74,7 @@ def _check_backends(nets: Sequence[Shards]) -> None:
 
 
 def _check_different(nets: Sequence[Shards]) -> None:
-    """Raise PredictionsError if the same net is there twice, as after an update of alexnet-infer."""
+    """Raise PredictionsError if the same net is present twice, for example after an update of alexnet-infer."""
     first: dict[str, Shards] = {}
     for shards in nets:
         twin = first.setdefault(shards[0].about.net["sha256"], shards)
@@ -91,7 +91,7 @@ def _check_whole(shards: Shards) -> None:
         if part.about.begin != end:
             raise PredictionsError(
                 f"{about.net['name']}: images {min(end, part.about.begin)} to {max(end, part.about.begin) - 1} are "
-                "missing or present twice; run the missing shard, and do not mix shards of different --shard I/N"
+                "missing or present twice; run the missing shard, and do not mix shards with different N in --shard I/N"
             )
         end = part.about.end
     if end != _count(shards):
@@ -111,7 +111,7 @@ def _count(shards: Shards) -> int:
 
 
 def assemble(nets: Sequence[Shards]) -> Evaluation:
-    """Compute the result of complete predictions of the same images. Several nets are also averaged.
+    """Compute the result from complete predictions for the same images. Several nets are also averaged.
 
     Raises PredictionsError if the predictions are damaged or for different images.
     """
@@ -132,7 +132,7 @@ def assemble(nets: Sequence[Shards]) -> Evaluation:
             scored.append((mean, mean_probabilities(probabilities)))
         for tally, values in scored:
             _add(tally, rows, values, labels, to_net)
-    # Folders depend on the layout of the set, so they are left out. They stay if several images have the same name.
+    # Folders depend on the layout of the set, so they are left out unless several images have the same name.
     unique = len(names) == len(listing)
     unreadable = [Unreadable(image=_last(row.name) if unique else row.name, reason=row.error or "") for row in unread]
     facts = [{**shards[0].about.net, "name": name} for shards, name in zip(nets, display_names(nets), strict=True)]
@@ -167,14 +167,14 @@ def together(nets: Sequence[Shards]) -> Iterator[tuple[list[Row], list[np.ndarra
     for chunks in zip(*walks, strict=True):
         if any(rows != chunks[0][0] for rows, _ in chunks):
             raise PredictionsError(
-                f"{nets[0][0].folder}: other images than in the other nets' predictions, or images that could be read "
-                "in one run only; remove the folder and run the evaluation again"
+                f"{nets[0][0].folder}: its images differ from those in the other nets' predictions, or could be read "
+                "in only one of the runs; remove the folder and run the evaluation again"
             )
         yield chunks[0][0], [values for _, values in chunks]
 
 
 def display_names(nets: Sequence[Shards]) -> list[str]:
-    """Return the names of the nets. Names that several nets have are followed by the first digits of the SHA-256."""
+    """Return the names of the nets. A name that several nets share is followed by the first digits of the SHA-256."""
     facts = [shards[0].about.net for shards in nets]
     count = Counter(net["name"] for net in facts)
     return [net["name"] if count[net["name"]] == 1 else f"{net['name']} {net['sha256'][:8]}" for net in facts]

@@ -77,7 +77,7 @@ def _read(
     positions: Sequence[int],
     preprocessing: Preprocessing,
 ) -> dict[int, Shown]:
-    """Read the images at `places`, which are indices of `positions`. The result has the places as keys."""
+    """Read the images at `places`, which are indices into `positions`. The keys of the result are the places."""
     images = dict(zip(places, data.at([positions[place] for place in places]), strict=True))
     shown, begin = {}, 0
     for rows, probabilities in together(nets):

@@ -63,11 +63,11 @@ class Kernels:
 def kernel_image(weights: np.ndarray, columns: int, scale: int) -> np.ndarray:
     """Draw kernels [K, 3, h, w] in RGB order as tiles: uint8 [H, W, 3].
 
-    The kernels of the first column are above those of the second. Each column has rows of equal length, at most ROW. A
-    weight of 0 is grey (128) in every kernel. Each kernel has its own scale, on which its weight of largest magnitude
-    in any colour is 0 or 255, so the strengths of kernels can't be compared. Each weight becomes `scale` x `scale`
-    pixels. GAP black pixels are between and around the tiles, COLUMN_GAP between the columns. K must be a multiple of
-    `columns`.
+    The kernels of the first column are above those of the second. A column's rows have the same length, at most ROW,
+    except that the last one may be shorter. A weight of 0 is grey (128) in every kernel. Each kernel has its own scale,
+    on which its weight of largest magnitude in any colour is 0 or 255, so the strengths of kernels can't be compared.
+    Each weight becomes `scale` x `scale` pixels. There are GAP black pixels between and around the tiles, and
+    COLUMN_GAP between the columns. K must be a multiple of `columns`.
     """
     count, _, height, width = weights.shape
     assert count % columns == 0, (count, columns)

@@ -34,7 +34,7 @@ images, but its classes are different.
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """Published errors in per cent, with the digits of the publication. An error is None if it is not published."""
+    """Published errors in per cent, with as many digits as published. An error is None if it is not published."""
 
     source: str
     data_set: str

@@ -1,8 +1,8 @@
-"""A labelled image set to predictions: read, decode and resize once for all nets, cut the views, run the nets.
+"""From a labelled image set to predictions: read, decode and resize once for all nets, cut the views, run the nets.
 
 Images are read and decoded on all cores, at most a few batches ahead of the nets, so memory does not grow with the set.
 Every call of a net has the same number of patches. Short batches are padded with zeros, since a runtime may round a
-matrix product differently for another number of rows, and the probabilities of an image must not depend on its
+matrix product differently for a different number of rows, and the probabilities of an image must not depend on its
 neighbours.
 """
 
@@ -38,14 +38,14 @@ class Clock:
     """The time spent in each stage."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Seconds in each of STAGES, added over all threads."""
+    """Seconds in each of STAGES, summed over all threads."""
     wall: float = 0.0
     """Seconds from beginning to end."""
     workers: int = 1
     """Threads that decode and resize. Each of the other stages has one thread."""
 
     def bottleneck(self) -> tuple[str, float] | None:
-        """Return the stage that the others wait for and the share of the time in which it was busy, from 0 to 1.
+        """Return the stage that the others wait for and the fraction of the time it was busy, from 0 to 1.
 
         Decoding and resizing count as one stage, "decode", since they run in the same threads. On a CPU they also take
         cores from the net. Returns None if nothing ran.
@@ -116,7 +116,7 @@ def _inputs(
 ) -> list[np.ndarray | None]:
     """Return the input of each net for the readable images, padded to the batch, or None if no image is readable.
 
-    Nets with the same second element have the same input.
+    `nets` has pairs (net, recipe). Nets with the same recipe share an input.
     """
     readable = [image for image in decoded if image.squares]
     if not readable:

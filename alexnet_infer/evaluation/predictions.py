@@ -35,7 +35,7 @@ CHUNK = 1024
 
 
 class PredictionsError(AlexNetInferError):
-    """Predictions that are damaged, incomplete or of different evaluations."""
+    """Predictions that are damaged, incomplete or from different evaluations."""
 
     exit_code = 4
 
@@ -50,9 +50,9 @@ class About:
     """name, layout, split, listing, classes as [wnid, name], images of the full set, sample size or null."""
     views: str
     batch: int
-    """Images per call of the net. Another number may change the last digit of a probability."""
+    """Images per call of the net. A different number may change the last digit of a probability."""
     software: str
-    """Versions of the packages that decode images and cut patches. Other versions may give other values."""
+    """Versions of the packages that decode images and cut patches. Other versions may give different values."""
     begin: int
     end: int
     """The images are at positions `begin` to `end` - 1 of the set or of its sample."""
@@ -81,7 +81,7 @@ class About:
             fields = json.loads((folder / ABOUT).read_bytes())
             version = fields.pop("format")
             if version != FORMAT:
-                raise PredictionsError(f"{folder}: predictions of format {shown(version)}; this version reads {FORMAT}")
+                raise PredictionsError(f"{folder}: predictions in format {shown(version)}; this version reads {FORMAT}")
             about = cls(**fields)
             if about.key != folder.name:
                 raise ValueError("the folder's name is not the key of its description")
@@ -99,14 +99,14 @@ class Row:
     label: int
     """Position in the data's classes."""
     error: str | None
-    """Why the image can't be read, without its name, or None if it can."""
+    """Why the image can't be read, without the image's name, or None if it can."""
 
 
 class Predictions:
     """The predictions of one net for a range of images, in a folder of `cache`.
 
-    If there are none, they are created empty. If a killed run left some, they continue after its last complete batch.
-    Until `close`, no other process can open incomplete predictions for writing.
+    If the folder does not exist, it is created without images. If a run was killed, predictions continue after its last
+    complete batch. Until `close`, no other process can open incomplete predictions for writing.
 
     Raises UsageError if the cache can't be written, or if another process is writing to these predictions.
     """
@@ -167,7 +167,7 @@ class Predictions:
     def append(self, rows: Sequence[Row], probabilities: np.ndarray) -> None:
         """Append the next images and their `probabilities`, float32 [len(rows), classes].
 
-        Raises UsageError if they can't be written, for example to a full disk.
+        Raises UsageError if they can't be written, for example because the disk is full.
         """
         lines = "".join(json.dumps([row.name, row.label, row.error]) + "\n" for row in rows)
         with _writing(self.folder):

@@ -4,7 +4,7 @@ Parts consist of the same batches as on a single machine, and their predictions 
 So a run can be stopped, resumed with or without Ray, merged and reused in other ensembles, and its result equals that
 of a single machine to the last digit. Ray Data schedules the parts and repeats the part of a worker that dies.
 
-Nodes must have this version of the package and the data under the same path. The nets are sent to them.
+Nodes must have this version of the package and the data at the same path. The nets are sent to them.
 """
 
 from __future__ import annotations
@@ -65,11 +65,13 @@ def predict_on_ray(
     clock: Clock | None = None,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Complete predictions like `pipeline.predict`, on a cluster. `nets` has each net's file and its predictions.
+    """Complete predictions on a cluster, as `pipeline.predict` does locally.
+
+    `nets` has each net's file and its predictions.
 
     `address` is the cluster's address. By default it is the one that Ray finds ($RAY_ADDRESS, or a cluster that runs on
     this machine), or else a temporary cluster on this machine. `workers` is the number of cores per worker, by default
-    those of this machine, or the share of a node's cores per GPU.
+    the number of this machine's cores, or with GPUs a node's cores divided by its GPUs.
 
     Raises BackendError if Ray is not installed, if the cluster can't be reached or has too few resources, or if a node
     differs from this machine. Raises the errors of `open_images` and `load` on the nodes.
@@ -104,7 +106,7 @@ def predict_on_ray(
 
 
 def _parts(positions: Sequence[int], predictions: Sequence[Predictions]) -> list[dict[str, Any]]:
-    """Divide the images that are not done by all nets into parts.
+    """Divide the images that at least one net has not done yet into parts.
 
     A part has the index of its first image in `positions`, the positions of its images, and for each net the number of
     these images that are done.
@@ -141,7 +143,7 @@ class Worker:
         self._work = work
 
     def __call__(self, part: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the batches of a part for `_take`. An AlexNetInferError is sent as data: Ray would wrap it."""
+        """Return the batches of a part for `_take`. An AlexNetInferError is returned as data: Ray would wrap it."""
         batches: list[dict[str, Any]] = []
         clock = Clock()
         try:
@@ -159,7 +161,9 @@ class Worker:
         """The data on this node. Raises UnreadableInputError if its images differ from those on the first machine."""
         data = open_images(self._work.root, self._work.split, self._work.layout)
         if data.listing != self._work.abouts[0].data["listing"]:
-            raise UnreadableInputError(f"{data.root}: other images than where the evaluation started; copy them again")
+            raise UnreadableInputError(
+                f"{data.root}: its images differ from those on the machine that started the evaluation; copy them again"
+            )
         return data
 
     @cached_property
@@ -184,13 +188,13 @@ class Worker:
     def _expect(name: str, actual: object, expected: object) -> None:
         if actual != expected:
             raise BackendError(
-                f"{name} {actual}, but {expected} where the evaluation was started, and probabilities might differ; "
-                "use the same hardware and software on all machines"
+                f"{name} {actual}, but {expected} on the machine that started the evaluation, so probabilities might "
+                "differ; use the same hardware and software on all machines"
             )
 
 
 class _Sent(Predictions):
-    """Predictions of a part that are sent instead of written to disk."""
+    """Predictions of a part, which are sent to the first machine instead of being written to disk."""
 
     def __init__(self, about: About, net: int, part: Mapping[str, Any], batches: list[dict[str, Any]]) -> None:
         self.about, self._net, self._begin, self._batches = about, net, part["begin"], batches

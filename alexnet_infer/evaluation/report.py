@@ -66,8 +66,8 @@ def check_report() -> None:
 def write_report(result: Evaluation, examples: Examples, nets: Sequence[ReportedNet], out: Path) -> Path:
     """Write the page `out`/index.html and return its path. The folder is created if necessary.
 
-    `nets` are the nets of the result in its order. If their files are not available, `nets` is empty, and the page has
-    no kernels and no information about training. All published errors are on the page.
+    `nets` are the nets of the result in the same order. If their files are not available, `nets` is empty, and the page
+    has no kernels and no information about training. All published errors are on the page.
 
     Raises BackendError if jinja2 is missing, and UsageError if the page can't be written.
     """
@@ -143,7 +143,7 @@ def _points(fraction: float) -> str:
 
 
 def _chance(p: float) -> str:
-    """Format a p-value. Small values are powers of ten."""
+    """Format a p-value. Values below 0.001 are in scientific notation."""
     from markupsafe import Markup
 
     if p >= 0.001:
@@ -155,7 +155,7 @@ def _chance(p: float) -> str:
 
 
 def _breaks(path: str) -> str:
-    """Format a path that may be broken after its slashes."""
+    """Format a path, with line breaks allowed after its slashes."""
     from markupsafe import Markup
 
     return Markup("/<wbr>").join(map(printable, path.split("/")))
@@ -181,7 +181,7 @@ def _by_source(published: Iterable[Row]) -> list[list[Row]]:
 
 
 def _names(result: Evaluation, nets: Iterable[ReportedNet]) -> dict[str, str]:
-    """Return the first name of each class of the nets and of the data, by WordNet id."""
+    """Return the short name (up to the first comma) of each class of the nets and of the data, by WordNet id."""
     classes = [*(named for net in nets for named in net.manifest.classes), *result.classes]
     return {named.wnid: named.name.split(",")[0].strip() for named in classes}
 

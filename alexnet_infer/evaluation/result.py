@@ -145,7 +145,7 @@ class NetResult(NetFacts):
 
 @dataclass(frozen=True, kw_only=True)
 class Against:
-    """The ensemble compared with the net of this name."""
+    """The ensemble compared with the net named `net`."""
 
     net: str
     top1: Paired

@@ -31,7 +31,7 @@ from alexnet_infer.progress import counting
 DATA_VARIABLE = "ALEXNET_INFER_DATA"
 
 BATCH = 16
-"""Images per call of a net. With ten views they are 160 patches, which keep two cores or a GPU busy."""
+"""Images per call of a net. With ten views, that is 160 patches, enough to keep two cores or a GPU busy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Request:
     layout: str | None = None
     split: Literal["validation", "train"] = "validation"
     views: Views | None = None
-    """None for the views that an exported file cuts itself, or for the paper's ten views if it cuts none."""
+    """None for the views that an exported file averages itself, or else the paper's ten views."""
     device: Device = "auto"
     runtime: Runtime = "auto"
     trust_engine: bool = False
@@ -58,7 +58,7 @@ class Request:
     engine: Literal["local", "ray"] = "local"
     """With "ray", the machines of a cluster compute the predictions. The result is the same."""
     fresh: bool = False
-    """Recompute predictions that the cache has."""
+    """Recompute predictions that are already in the cache."""
     address: str | None = None
     """The address of the Ray cluster, or None for the one that Ray finds."""
 
@@ -81,12 +81,13 @@ class Request:
 
 
 def data_folder(given: Path | None) -> Path:
-    """Return the path `given`, or else that of $ALEXNET_INFER_DATA. Raises UsageError if both are missing."""
+    """Return the path `given`, or else the one in $ALEXNET_INFER_DATA. Raises UsageError if both are missing."""
     path = given or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
     if path is None:
         raise UsageError(
             f"--data is missing, and ${DATA_VARIABLE} is not set: expected a labelled image set. For ILSVRC-2012, get "
-            "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from https://image-net.org and name their folder"
+            "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from https://image-net.org and give the folder "
+            "that contains them"
         )
     return path
 
@@ -100,8 +101,8 @@ def stratified(labels: Sequence[int], count: int) -> list[int]:
     places: dict[int, list[int]] = defaultdict(list)
     for position, label in enumerate(labels):
         places[label].append(position)
-    # Largest remainders: of all integers that add up to `count`, these are nearest to the shares. Classes with equal
-    # remainders are chosen evenly, since the lowest WordNet ids are all animals.
+    # Largest remainders: of all integers that add up to `count`, these are nearest to the shares. Among classes with
+    # equal remainders, the choice is spread evenly, since the lowest WordNet ids are all animals.
     numbers = {label: count * len(own) // len(labels) for label, own in places.items()}
     classes: dict[int, list[int]] = defaultdict(list)
     for label in sorted(places):
@@ -118,7 +119,7 @@ def stratified(labels: Sequence[int], count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Computed:
-    """Complete predictions with their data and nets. The nets are in the order of their names."""
+    """Complete predictions with their data and nets. The nets are sorted by name."""
 
     data: LabelledImages
     positions: Sequence[int]
@@ -141,7 +142,7 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
     for path, net in zip(models, nets, strict=True):
         if net.views != nets[0].views:
             raise UsageError(
-                f"{path}: averages views={net.views}, {models[0]} views={nets[0].views}; expected the same views"
+                f"{path}: uses views={net.views}, but {models[0]} uses views={nets[0].views}; expected the same views"
             )
     check_same_classes([[c.wnid for c in net.manifest.classes] for net in nets], list(map(str, models)))
     map_classes(data.classes, nets[0].manifest.classes)  # raises before anything is computed
@@ -183,9 +184,9 @@ def _load(path: Path, request: Request) -> Net:
 
 
 def _members(path: Path, digest: str, request: Request) -> list[str]:
-    """Return the SHA-256 of the nets in the file `path`: those it was exported from, or else its own.
+    """Return the SHA-256 of each net in the file `path`: of the files it was exported from, or else of `path` itself.
 
-    Raises UsageError if the file holds several nets and is not the only one, or if it can't be sent to a cluster.
+    Raises UsageError if the file contains several nets and is not the only file, or if it can't be sent to a cluster.
     """
     if path.suffix not in EXPORTED_SUFFIXES:
         return [digest]
@@ -193,12 +194,14 @@ def _members(path: Path, digest: str, request: Request) -> list[str]:
     if info is None:
         return [digest]
     if len(info.members) > 1 and len(request.models) > 1:
-        raise UsageError(f"{path}: holds {len(info.members)} nets and would count as one net; name the nets' own files")
+        raise UsageError(f"{path}: contains {len(info.members)} nets and would count as one; give one file per net")
     if request.engine == "ray" and path.suffix == ".onnx":
         from alexnet_infer.export.onnx_file import read_model
 
         if read_model(path).data:
-            raise UsageError(f"{path}: has its weights in a second file, which is not sent; leave out --engine ray")
+            raise UsageError(
+                f"{path}: has its weights in a second file, which is not sent to the cluster; leave out --engine ray"
+            )
     return [member.sha256 for member in info.members]
 
 
@@ -221,7 +224,7 @@ def _positions(data: LabelledImages, request: Request) -> Sequence[int]:
 
 
 def _range(count: int, request: Request) -> tuple[int, int]:
-    """Return the range of this shard among `count` images. A shard has whole batches, the same as on one machine."""
+    """Return the range of this shard among `count` images. It consists of whole batches, the same as on one machine."""
     batches = -(-count // request.batch)
     begin, end = (request.batch * (batches * (request.shard + i) // request.shards) for i in (0, 1))
     if begin >= min(end, count):

@@ -1,7 +1,7 @@
 """Per-image results of a net, the errors that follow from them, and their uncertainty.
 
 Everything is counted in integers and divided once, so no figure depends on how the images were divided into chunks or
-over workers. docs/evaluation.md defines the figures and says when to use which.
+among workers. docs/evaluation.md defines the figures and says when to use which.
 """
 
 from __future__ import annotations
@@ -168,9 +168,9 @@ class Tally:
 
         `probabilities` is [B, C]. `data_labels` [B] are positions in the data's classes. `net_labels` [B] are indices
         of the net's C classes, or -1 if the net does not have the class. Such an image counts as wrong. With
-        C < 5, every other image is right in the top 5. If probabilities are equal, the lower index ranks first.
+        C <= 5, all other images are right in the top 5. If probabilities are equal, the lower index ranks first.
 
-        Raises UsageError if shapes or labels are invalid, or if a value is NaN or no probability.
+        Raises UsageError if shapes or labels are invalid, or if a value is NaN or not a probability.
         """
         probabilities, data_labels, net_labels = map(np.asarray, (probabilities, data_labels, net_labels))
         if probabilities.ndim != 2 or not probabilities.shape[1]:
@@ -179,7 +179,7 @@ class Tally:
         _check_labels("data_labels", data_labels, images, 0, self.classes)
         _check_labels("net_labels", net_labels, images, -1, outputs)
         if not ((probabilities >= 0) & (probabilities < 1.001)).all():  # a rounded mean may be slightly above 1
-            raise UsageError("probabilities: expected numbers from 0 to 1, not other numbers or NaN")
+            raise UsageError("probabilities: expected numbers from 0 to 1, without NaN")
         records = np.empty(images, RECORD)
         records["label"] = data_labels
         records["guess"] = guess = probabilities.argmax(1)  # the first of equal ones
@@ -190,7 +190,7 @@ class Tally:
         self._parts.append(records)
 
     def add_unreadable(self, data_label: int) -> None:
-        """Add the next image, which can't be read. It is wrong, and not part of calibration and confusions."""
+        """Add the next image, which can't be read. It counts as wrong. Calibration and confusions exclude it."""
         _check_labels("data_label", np.asarray([data_label]), 1, 0, self.classes)
         self._parts.append(np.array([(data_label, -1, NEVER, 0)], RECORD))
 

@@ -1,6 +1,6 @@
 """The errors of a run and published errors as rows, and these rows as CSV and Markdown. Errors are in per cent.
 
-Names come from files that anyone may have made. They are shown as text on one line and never parsed as markup.
+Names come from untrusted files. They are shown as text on one line and never parsed as markup.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ References = Literal["near", "all"]
 NEAREST = 3
 """The largest number of published rows with "near"."""
 
-STARRED = "*: a sixth convolution, pre-trained on 22,000 classes (two of the seven nets)."
+STARRED = "*: a sixth convolution, pre-trained on 22,000 classes (two of the 7 CNNs*)."
 """The paper's mark after the name of a net."""
 
 _VIEWS = {"ten": "ten", "center": "centre", None: ""}
@@ -43,8 +43,8 @@ class Row:
     top1: Figure
     top5: Figure
     note: str
-    """For published rows, why they can't be compared with the run, or only in part. For the run, whether it used a
-    sample."""
+    """For published rows, what limits or prevents a comparison with the run. For the run, the size of the sample if it
+    used one."""
     source: str
     trained_on: str = ""
     comparable: bool = True
@@ -141,7 +141,7 @@ def verdict(against: Against) -> str:
 
 
 def csv(evaluation: Evaluation, references: References = "near") -> str:
-    """Return `rows` as CSV with a header. Errors are in per cent, and empty if there is none."""
+    """Return `rows` as CSV with a header. Errors are in per cent. Unknown errors are empty."""
     out = io.StringIO()
     lines = writer(out, lineterminator="\n")
     ends = [f"{metric}{end}" for metric in ("top1", "top5") for end in ("", "_low", "_high")]

@@ -21,13 +21,13 @@ SHOWN = 3
 """The number of worst classes and of confused pairs that are printed. The JSON has all classes and more pairs."""
 
 FEWEST = 5
-"""Images that a class must have for its error to be printed."""
+"""The number of images that a class must have for its error to be printed."""
 
 GAP = "  "
 """Between two columns."""
 
 SHORTEST = 12
-"""Cells to which a name may be shortened."""
+"""Names are not shortened to fewer cells than this."""
 
 
 def render(evaluation: Evaluation, console: Console, references: References = "near") -> None:
@@ -104,7 +104,7 @@ def _print_published(table: Sequence[Row], console: Console) -> None:
 def _print_classes(evaluation: Evaluation, console: Console) -> None:
     classes = [result for result in evaluation.classes if result.images >= FEWEST]
     if not classes:
-        _print(console, f"\nNo class has {FEWEST} images: worst classes and confusions are not shown.", "dim")
+        _print(console, f"\nNo class has {FEWEST} or more images: worst classes and confusions are not shown.", "dim")
         return
     _print(console, "")
     worst = sorted(classes, key=lambda result: (-result.top1 / result.images, -result.top5 / result.images))[:SHOWN]

@@ -1,7 +1,7 @@
 """Emulate a float16 model on a CPU: compute in float32, and round every value between two operations to float16.
 
-CPU runtimes have no float16 arithmetic. ONNX Runtime puts casts around each operation and then removes those between
-two operations, so that it computes in float32 throughout. Neither rounding errors nor overflows would show.
+On x86, ONNX Runtime's CPU provider runs a float16 model in float32: it puts casts around each operation and then
+removes those between two operations. Neither rounding errors nor overflows would show.
 """
 
 from __future__ import annotations

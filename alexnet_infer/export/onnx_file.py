@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 MAX_EMBEDDED = 2**31 - 2**26
-"""From this size on, in bytes, a model's weights go to a file beside it. A protobuf message is limited to 2 GB."""
+"""A model of this many bytes or more keeps its weights in a file beside it. A protobuf message is limited to 2 GB."""
 
 ALIGNMENT = 4096
 """Tensors in that file begin at multiples of this many bytes, so that runtimes can memory-map them."""
@@ -33,9 +33,10 @@ def save_model(
 ) -> list[Path]:
     """Write a model with the weights that were kept `outside` of it, and return the files that were written.
 
-    If the model with its weights has less than `max_embedded` bytes, they go into the model. Otherwise they go into one
-    file beside it that is named after its content, so that a reader finds the old model with the old weights or the new
-    model with the new weights. `model` is changed. Raises OSError if a file can't be written.
+    If the model including its weights is smaller than `max_embedded` bytes, the weights go into the model. Otherwise
+    they go into one file beside it, named after a hash of its content, so that a reader finds either the old model with
+    the old weights or the new model with the new weights. `model` is changed. Raises OSError if a file can't be
+    written.
     """
     external = [tensor for tensor in model.graph.initializer if tensor.name in outside and tensor.external_data]
     inside = sum(outside[tensor.name].nbytes for tensor in external) + model.ByteSize() < max_embedded
@@ -104,7 +105,7 @@ def read_model(path: Path) -> OnnxFile:
         if not stat.S_ISREG(path.stat().st_mode):
             raise SpecError("is not a regular file: expected a model file")
         if path.stat().st_size >= 2**31:
-            raise SpecError(f"has {path.stat().st_size} bytes: expected an ONNX file, which has less than 2 GB")
+            raise SpecError(f"has {path.stat().st_size} bytes: expected an ONNX file of less than 2 GB")
         content = path.read_bytes()
         model = onnx.load_model_from_string(content)
         properties = {p.key: p.value for p in model.metadata_props}
@@ -147,7 +148,10 @@ def _check_ends(model: onnx.ModelProto, manifest: Manifest, info: ExportInfo) ->
 
 
 def _check_external(model: onnx.ModelProto, folder: Path) -> tuple[Path, ...]:
-    """Return the files that hold weights. A path out of the directory or a link could read any of the user's files."""
+    """Return the files that hold weights.
+
+    Raises SpecError for a link or a path outside `folder`, which could point to any of the user's files.
+    """
     from onnx import TensorProto
 
     files: dict[str, Path] = {}

@@ -1,4 +1,4 @@
-"""Build the ONNX graph of a net operation by operation from its spec and weights (not traced)."""
+"""Build the ONNX graph of a net from its spec and weights, operation by operation, without tracing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 OPSET = 17
 IR_VERSION = 8
 PLUGIN_DOMAIN, PLUGIN = "alexnet_infer", "GroupedLRN"
-"""Not called LRN: a parser that doesn't know the node looks only at its type. It would silently run ONNX's LRN, which
-divides alpha by the size and has no groups."""
+"""The node is not called LRN, because a parser that doesn't know it looks only at its type. That parser would silently
+run ONNX's LRN, which divides alpha by the size and has no groups."""
 
 INPUT = "patches"
 OUTPUT = "probabilities"
@@ -139,7 +139,7 @@ class Graph:
         """Append a net that reads float32 `patches`, and return the name of its float32 probabilities.
 
         With `half`, weights and activations are float16. LRN's sum, batch norm and the softmax stay in float32, because
-        squares of values from 256 on overflow float16. `prefix` keeps the names of several nets distinct. Raises
+        squares of values of 256 or more overflow float16. `prefix` keeps the names of several nets distinct. Raises
         SpecError if a weight is too large for float16.
         """
         value = self.cast(patches, np.float16, f"{prefix}half") if half else patches
@@ -200,7 +200,7 @@ class _Operation:
         return [self.graph.constant(f"{self.prefix}{name}", value) for name, value in values.items()]
 
     def _in_float(self, x: str, add: Callable[[str, str], str]) -> str:
-        """Append what `add(x, name)` appends, in float32 at every precision, and return the name of the output."""
+        """Call `add` on `x` in float32, whatever the precision of the net, and return the name of the output."""
         if not self.half:
             return add(x, self.name)
         wide = self.graph.cast(x, np.float32, f"{self.name}.wide")
@@ -210,7 +210,7 @@ class _Operation:
         return self.graph.node("BatchNormalization", [x, *self._tensors()], name, epsilon=self.step.operation.eps)
 
     def _lrn_node(self, x: str, name: str) -> str:
-        """ONNX's LRN divides alpha by the size and has no groups, so columns are folded into the batch axis."""
+        """ONNX's LRN divides alpha by the size. It has no groups, so columns are folded into the batch axis."""
         o, g = self.step.operation, self.graph
         constants = {"size": o.size, "alpha": o.alpha_per_size, "beta": o.beta, "bias": o.k}
         if o.groups == 1:
@@ -238,7 +238,7 @@ class _Operation:
         return g.node("Div", [x, power], name)
 
     def _lrn_plugin(self, o: LRN, x: str) -> str:
-        """Append a GroupedLRN node. TensorRT's parser replaces it by the plugin of that name and namespace."""
+        """Append a GroupedLRN node. TensorRT's parser replaces it with the plugin of that name and namespace."""
         constants = {"size": o.size, "alpha": o.alpha, "beta": o.beta, "k": o.k, "groups": o.groups}
         plugin = {"plugin_version": "1", "plugin_namespace": PLUGIN_DOMAIN}
         return self.graph.node(PLUGIN, [x], self.name, domain=PLUGIN_DOMAIN, **constants, **plugin)
@@ -248,7 +248,7 @@ def lrn_function() -> onnx.FunctionProto:
     """Return the definition of `alexnet_infer::GroupedLRN` in ONNX operators, so that every runtime can run the node.
 
     ONNX's LRN divides alpha by the size, and a function can't compute a new value for an attribute. So x is multiplied
-    by the square root of the size before LRN, and the result is divided by it.
+    by the square root of the size before LRN, and the result is divided by the same root.
     """
     from onnx import AttributeProto, TensorProto, helper
 

@@ -1,8 +1,8 @@
 """Quantize a net's convolutions and fully-connected layers to 8 bits, with QuantizeLinear and DequantizeLinear nodes.
 
 The scale of an activation is measured by running images through the float net. Weights have one scale per output
-channel, computed from the weights. ONNX Runtime's quantizer inserts the nodes. All other operations stay in float: LRN
-with its convolution, the views and the softmax.
+channel, computed from the weights. ONNX Runtime's quantizer inserts the nodes. With the flavor "cpu", ReLU, max pooling
+and Flatten are quantized too. All other operations stay in float: LRN with its convolution, the views and the softmax.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Method = Literal["entropy", "percentile", "minmax"]
 complete one, by Kullback-Leibler divergence. "percentile": at PERCENTILE of the magnitudes. "minmax": nowhere."""
 
 PERCENTILE = 99.999
-"""With 99.99, quantization changed a bundled net's probabilities 1.5 to 2 times as much, with 99.9, 5 to 7.5 times."""
+"""With 99.99, quantization changed a bundled net's probabilities 1.5 to 2 times as much; with 99.9, 5 to 7.5 times."""
 
 BINS, LEVELS = 2048, 128
 """Bins of the histogram of magnitudes, and the levels that "entropy" rounds it to (Migacz, 8-bit inference with
@@ -47,7 +47,7 @@ class QuantizationOptions:
     flavor: Flavor = "cpu"
     keep_float: tuple[str, ...] = ()
     """Names of layers that stay in float. With several nets, "conv1" is that layer of every net and "net1.conv1" that
-    of the first. No layer has to: a bundled net's error was the same with all layers quantized."""
+    of the first. No layer needs to: a bundled net's error was the same with all layers quantized."""
 
     def __post_init__(self) -> None:
         for name, kind in (("method", Method), ("flavor", Flavor)):
@@ -56,12 +56,12 @@ class QuantizationOptions:
 
 
 def quantize(model: onnx.ModelProto, batches: Iterable[np.ndarray], options: QuantizationOptions) -> onnx.ModelProto:
-    """Return an 8-bit copy of a float32 model from `build_model` or `build_onnx`, with any views, LRN form and nets.
+    """Return an 8-bit copy of a float32 model from `build_model` or `build_onnx`.
 
-    `batches` are inputs of the model with any number of images each. They are run one image at a time. The names of the
-    input and the output and the metadata are kept. `model` may have up to MAX_BYTES. Raises UsageError if there is no
-    image or `keep_float` names an unknown layer, SpecError if an activation overflows, BackendError without ONNX
-    Runtime.
+    `model` may have any views, LRN form and number of nets, and up to MAX_BYTES. `batches` are inputs of the model with
+    any number of images each. They are run one image at a time. The names of the input and the output and the metadata
+    are kept. Raises UsageError if there is no image or `keep_float` names an unknown layer, SpecError if an activation
+    overflows, and BackendError if ONNX Runtime is missing.
     """
     from onnx import shape_inference
 
@@ -93,7 +93,7 @@ def _chosen(model: onnx.ModelProto, options: QuantizationOptions) -> set[str]:
             raise UsageError(f"--keep-float {shown(wanted)}: no such layer; expected some of {', '.join(layer_nodes)}")
         kept |= matching
     nodes = {node.name for name, node in layer_nodes.items() if name not in kept}
-    if options.flavor == "cpu":  # operations that pass 8 bits on unchanged; TensorRT finds them itself
+    if options.flavor == "cpu":  # operations that pass 8-bit values through; TensorRT finds them itself
         nodes |= {node.name for node in model.graph.node if node.op_type in ("Relu", "MaxPool", "Flatten")}
     return nodes
 
@@ -143,7 +143,7 @@ class Histogram:
     """The extremes of an activation, and a histogram of its magnitudes.
 
     ONNX Runtime's own collector counts the zeros after a ReLU. Its entropy method then clips far too much (a bundled
-    net's error rose by 16 points), and it takes half a minute.
+    net's error rose by 16 points), and the collector takes half a minute.
     """
 
     def __init__(self) -> None:
@@ -166,7 +166,7 @@ class Histogram:
         self.zeros += zeros
 
     def range(self, method: Method) -> tuple[float, float]:
-        """Return the (lowest, highest) value that is not clipped. 0 is always inside."""
+        """Return the (lowest, highest) values that are not clipped. The range always contains 0."""
         if method == "minmax":
             return self.low, self.high
         bins = self._entropy() if method == "entropy" else self._percentile()
@@ -196,7 +196,7 @@ class Histogram:
 def _with_quantizers(
     model: onnx.ModelProto, chosen: set[str], ranges: dict[str, tuple[float, float]], flavor: Flavor
 ) -> onnx.ModelProto:
-    """Return `model` with the pairs of nodes inserted. `model` itself is modified."""
+    """Return `model` with the pairs of QuantizeLinear and DequantizeLinear inserted. `model` itself is modified."""
     from onnx import helper
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData

@@ -1,4 +1,4 @@
-"""The README in an exported folder: what the files are, how to prepare an image, run them and check them."""
+"""The README in an exported folder: what the files are, how to prepare an image, and how to run and check the files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIGNATURE = "written by alexnet-infer from"
 
 _LRN = {
     "op": "ONNX's LRN node",
-    "conv": "a 1x1 convolution of the squares and elementwise operations",
+    "conv": "a 1x1 convolution of the squares, followed by elementwise operations",
     "plugin": "an `alexnet_infer::GroupedLRN` node, which the ONNX model defines in ONNX operators and alexnet-infer's "
     "TensorRT plugin implements",
 }
@@ -68,7 +68,7 @@ def _metadata(onnx: Path | None, engine: Path | None) -> str:
         holders.append(f"the metadata of `{onnx.name}` (keys `alexnet_infer` and `alexnet_infer_export`)")
     if engine is not None:
         holders.append(f"`{engine.name}.json`")
-    return f"The same information is in {' and '.join(holders)}, as JSON."
+    return f"The class names, the preprocessing and the export settings are in {' and '.join(holders)}, as JSON."
 
 
 def _members(info: ExportInfo) -> str:
@@ -103,17 +103,17 @@ def _preparation(preprocessing: Preprocessing, info: ExportInfo) -> str:
             f"{size} pixels."
         )
     if info.takes_squares:
-        rest = f", cuts ten patches of {patch} x {patch} and averages their probabilities"
+        rest = f", cuts ten {patch} x {patch} patches and averages their probabilities"
         if info.views == "center":
-            rest = f" and cuts the central patch of {patch} x {patch}"
+            rest = f" and cuts the central {patch} x {patch} patch"
         return f"{text} The file does the rest: it subtracts the training mean{rest}."
-    mean = "the training mean of each pixel, which is in the JSON named below"
+    mean = "the training mean of each pixel, which is in the JSON named at the end of this README"
     if preprocessing.mean.ndim == 1:
         mean = "the training mean (" + ", ".join(f"{value:.3f}" for value in preprocessing.mean) + ")"
     return (
         f"{text} Take {preprocessing.channel_order} values in the range {preprocessing.value_range} and subtract "
-        f"{mean}. Then cut out the central patch of {patch} x {patch}. Or cut out ten patches, which are the four "
-        "corners, the centre and their mirror images, and average the ten probability vectors."
+        f"{mean}. Then crop the central {patch} x {patch} patch, or crop ten patches (the four corners, the centre "
+        "and their mirror images) and average the ten probability vectors."
     )
 
 

@@ -45,10 +45,10 @@ class ExportRequest:
     lrn: LRNForm = "op"
     batch: Batch = field(default_factory=Batch)
     flavor: Flavor | None = None
-    """The flavor of int8. None for "tensorrt" with an engine and "cpu" without."""
+    """The flavor of int8. None: "tensorrt" if an engine is built, otherwise "cpu"."""
     calibration: Calibration | None = None
     out: Path | None = None
-    """The folder. None for one in the working directory that is named after the net and its form."""
+    """The folder to write. None: a folder in the working directory with the name that `folder_name` gives."""
 
     def __post_init__(self) -> None:
         for path in self.models:
@@ -71,7 +71,7 @@ class ExportRequest:
 
     @property
     def int8_flavor(self) -> Flavor | None:
-        """The flavor of int8 that is exported. None for another precision."""
+        """The flavor of int8 to export. None for other precisions."""
         if self.precision != "int8":
             return None
         return self.flavor or ("cpu" if self.engine is None else "tensorrt")
@@ -170,7 +170,7 @@ def folder_name(info: ExportInfo) -> str:
 
 
 def file_stem(info: ExportInfo) -> str:
-    """Return the name of the files without suffix: the net's name in characters that every file system allows."""
+    """Return the files' name without suffix: the net's name, reduced to characters that every file system allows."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", info.members[0].name).strip(".-")[:80] or "alexnet"
     return name if len(info.members) == 1 else f"{name}-and-{len(info.members) - 1}-more"
 
@@ -202,7 +202,7 @@ def _size(model: onnx.ModelProto, outside: dict[str, np.ndarray]) -> int:
 
 
 def _content(model: onnx.ModelProto, outside: dict[str, np.ndarray]) -> bytes:
-    """Return the model including its weights as bytes, for the engine builder. Raises UsageError from 2 GiB on."""
+    """Return the model including its weights as bytes, for the engine builder. Raises UsageError at 2 GiB or more."""
     import onnx
 
     size = _size(model, outside)

@@ -25,12 +25,14 @@ from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.files import write_atomically
 
 QUEUE_DELAY = 1000
-"""Microseconds that a request waits for others, so that they run together. The net takes longer on most devices."""
+"""Maximum wait of a request for others to join its batch, in microseconds. Running the net takes longer on most
+devices."""
 
 CONFIG, LABELS, README = "config.pbtxt", "labels.txt", "README.md"
 
 _FLOAT32 = (
-    "# On a GPU, don't round float32 to TF32 (10 bits), as ONNX Runtime does by default. Needs Triton 24.07 or later.",
+    "# On a GPU, don't round float32 to TF32 (10 mantissa bits), as ONNX Runtime does by default.",
+    "# Needs Triton 24.07 or later.",
     "optimization { execution_accelerators { gpu_execution_accelerator [ {",
     '  name: "cuda" parameters { key: "use_tf32" value: "0" }',
     "} ] } }",
@@ -87,7 +89,7 @@ class ServedModel:
 
     @property
     def interface(self) -> dict[str, Any]:
-        """What clients and the config rely on. All versions of a model have the same."""
+        """What clients and the config rely on. It is the same for all versions of a model."""
         name, kind, dims = self.input
         batch = self.info.batch
         return {
@@ -108,8 +110,8 @@ def write_repository(
     has a model of this name, `model` becomes its next version, and the config is kept, since its owner may have changed
     it. `queue_delay` is in microseconds.
 
-    Raises UsageError for an invalid name or queue delay, for an existing model with another interface or other class
-    names or not written by alexnet-infer, and if the folder can't be written.
+    Raises UsageError if the name or the queue delay is invalid, if an existing model has a different interface or
+    different class names or was not written by alexnet-infer, or if the folder can't be written.
     """
     name = _safe_name(model.manifest.name) if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
@@ -137,7 +139,7 @@ def write_repository(
 
 
 def _safe_name(text: str) -> str:
-    """Return a net's name in characters that are allowed in a folder's name and in a URL."""
+    """Return a net's name, reduced to characters that are allowed in a folder's name and in a URL."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")[:100] or "alexnet"
 
 
@@ -163,7 +165,7 @@ def _check_same(target: Path, model: ServedModel, labels: str) -> None:
                 "expected the same, or another folder"
             )
     if not (target / LABELS).exists() or (target / LABELS).read_bytes() != labels.encode():
-        raise UsageError(f"{target / LABELS}: this model has other class names; give --triton another folder")
+        raise UsageError(f"{target / LABELS}: this model has different class names; give --triton another folder")
 
 
 def versions(folder: Path) -> list[int]:
@@ -279,7 +281,7 @@ import tritonclient.http as triton
 tensor = triton.InferInput("{source}", list(inputs.shape), "{element}")
 tensor.set_data_from_numpy(inputs)
 answer = triton.InferenceServerClient("localhost:8000").infer("{name}", [tensor])
-probabilities = answer.as_numpy("probabilities").mean(0)  # all rows are of one photo
+probabilities = answer.as_numpy("probabilities").mean(0)  # all rows are from the same photo
 labels = Path("{LABELS}").read_text(encoding="utf-8").splitlines()
 for i in np.argsort(-probabilities)[:5]:
     print(f"{{probabilities[i]:.1%}} {{labels[i]}}")
@@ -309,10 +311,10 @@ inputs = np.resize(patches(square, preprocessing), ({count}, 3, {preprocessing.p
 
 
 def _note(model: ServedModel) -> str:
-    """Return where the file runs, in Markdown."""
+    """Return a note in Markdown that says where the file runs."""
     if model.tensorrt is None:
         return "The server runs the model on a GPU if it has one (`docker run --gpus all`), otherwise on the CPU."
-    plugin = " The LRN plugin's code is in the engine: no library to load." if model.info.lrn == "plugin" else ""
+    plugin = " The LRN plugin's code is in the engine, so no library is needed." if model.info.lrn == "plugin" else ""
     return f"""The engine was built by TensorRT {model.tensorrt}. It runs only in that version, on the kind of GPU that
-built it. Find the tag with this version at https://docs.nvidia.com/deeplearning/frameworks/support-matrix, or show the
-version in an image with `docker run --rm IMAGE sh -c "ls /usr/lib/*/libnvinfer.so.*"`.{plugin}"""
+built it. Find the image tag with this version at https://docs.nvidia.com/deeplearning/frameworks/support-matrix, or
+print the version in an image with `docker run --rm IMAGE sh -c "ls /usr/lib/*/libnvinfer.so.*"`.{plugin}"""

@@ -1,1 +1,1 @@
-"""Import trained nets of other tools: convert Caffe, ONNX and PyTorch files to model files."""
+"""Import nets trained with other tools: convert Caffe, ONNX and PyTorch files to model files."""

@@ -1,6 +1,6 @@
-"""The part of Caffe's message layout that is read, declared at run time from BVLC's `src/caffe/proto/caffe.proto`.
+"""The part of Caffe's schema that is read, declared at run time after BVLC's `src/caffe/proto/caffe.proto`.
 
-protobuf skips all other fields of a file. Layers come in two layouts: the one of 2014 (V1, with numbered types) and the
+protobuf skips all other fields of a file. Layers come in two layouts: V1 (from 2014, with numbered types) and the
 current one. The messages that describe a convolution, a pooling and so on are the same in both.
 """
 

@@ -62,7 +62,7 @@ def _parsed(content: bytes) -> list[_Layer]:
         raise SpecError(f"damaged, or not a caffemodel ({one_line(error)})") from None
     count = len(net.layers) or len(net.layer)
     if not 0 < count <= MAX_LAYERS:
-        raise SpecError(f"has {count} layers: expected a caffemodel, with 1 to {MAX_LAYERS}")
+        raise SpecError(f"has {count} layers: expected a caffemodel with 1 to {MAX_LAYERS} layers")
     kinds = [V1_KINDS.get(layer.type, f"kind {layer.type}") for layer in net.layers]
     kinds = kinds or [layer.type.decode("utf-8", "replace") for layer in net.layer]
     return [
@@ -98,7 +98,7 @@ def _operation(layer: _Layer) -> Operation | None:
         case "Convolution":
             settings = message.convolution_param
             if _side(name, settings.dilation, default=1) != 1:
-                raise SpecError(f"{name}: dilation={shown(list(settings.dilation))}: expected none")
+                raise SpecError(f"{name}: dilation={shown(list(settings.dilation))}: expected 1")
             size, stride, pad = _window(name, settings)
             kernels, groups = settings.num_output, settings.group
             return Conv(name=name, kernels=kernels, size=size, stride=stride, pad=pad, groups=groups)
@@ -132,7 +132,7 @@ def _operation(layer: _Layer) -> Operation | None:
 
 
 def _window(name: str, settings: Any) -> tuple[int, int, int]:
-    """Size, stride and padding. Each may be given once, once per direction, or under two names."""
+    """Size, stride and padding. Each may be one number, one per direction, or two fields that end in `_h` and `_w`."""
     sides = []
     for short, key, default in (("kernel", "kernel_size", 0), ("stride", "stride", 1), ("pad", "pad", 0)):
         given = [getattr(settings, f"{short}_{axis}") for axis in "hw" if settings.HasField(f"{short}_{axis}")]
@@ -159,13 +159,13 @@ def _weights(layer: _Layer) -> Layer:
 
 
 def _values(name: str, blob: Any, *, flat: bool) -> np.ndarray:
-    """A blob as float32. With `flat`, the leading sides of 1 that old files give a vector or matrix are removed."""
+    """A blob as float32. With `flat`, the leading 1s in the shapes of old files' vectors and matrices are removed."""
     from alexnet_infer.importing.caffe_messages import SIDES
 
     sides = list(blob.shape.dim) if blob.HasField("shape") else [getattr(blob, side) for side in SIDES]
     content, dtype = (b"".join(blob.double_data), "<f8") if blob.double_data else (b"".join(blob.data), "<f4")
     if len(sides) > 4 or min(sides, default=1) < 1 or math.prod(sides) * np.dtype(dtype).itemsize != len(content):
-        raise SpecError(f"{shown(name)} has shape {shown(sides)} and {len(content)} bytes of values: they disagree")
+        raise SpecError(f"{shown(name)} has shape {shown(sides)} but {len(content)} bytes of values")
     if flat:
         dimensions = 1 if name.endswith(".bias") else 2
         while len(sides) > dimensions and sides[0] == 1:

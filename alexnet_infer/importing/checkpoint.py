@@ -1,4 +1,4 @@
-"""Checkpoints of alexnet-infer's trainer (`last.safetensors`, `best.safetensors`): the net in a run's state."""
+"""Read the net from a checkpoint of alexnet-infer's trainer (`last.safetensors` or `best.safetensors`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alexnet_infer.importing.roles import as_float32, listed
 from alexnet_infer.preprocess import Preprocessing
 
 OWN = "model."
-"""Prefix of the names of the net's tensors. Those of the optimiser have another."""
+"""Prefix of the names of the net's tensors. The optimiser's tensors have another prefix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def _in_grey_levels(tensors: dict[str, np.ndarray], architecture: Architecture, 
     if type(unit) not in (int, float) or not 0 < unit < 1e6:  # type: ignore[operator]
         raise SpecError(f"recipe.unit={shown(unit)}: expected a number above 0")
     if unit != 1 and not architecture.scales:
-        raise SpecError(f"recipe.unit={shown(unit)}: a net with tanh or batch norm does not scale; expected 1")
+        raise SpecError(f"recipe.unit={shown(unit)}: a net with tanh or batch norm can't be rescaled; expected 1")
     last = architecture.operations[-1].name
     factor = np.float32(unit)  # type: ignore[arg-type]
     with np.errstate(all="ignore"):  # values beyond float32 are refused later, by name

@@ -56,7 +56,7 @@ def _are_numbers(values: Any) -> bool:
 
 CONVENTIONS = {
     # create_imagenet.sh with RESIZE=true, which uses OpenCV, and models/bvlc_alexnet/train_val.prototxt. Caffe
-    # subtracted a mean image from a separate file; these are the means over its pixels, which its examples use instead.
+    # subtracted a mean image from a separate file. Caffe's examples use the means over its pixels instead, as here.
     "caffe": Convention(
         size=256, fit="stretch", resample=ALIASED, channel_order="BGR", value_range="0-255", mean=(104.0, 117.0, 123.0)
     ),
@@ -89,7 +89,10 @@ ZOO_PATCH = 224
 
 
 def published_convention(preset: str | None, patch: int) -> str | None:
-    """The convention with which a preset's published nets were measured on such patches, or None without such nets."""
+    """Return the convention with which a preset's published nets were measured on patches of this side.
+
+    None if the preset has no published nets.
+    """
     name = OF_PRESETS.get(preset or "")
     return "caffe-zoo" if name == "caffe" and patch == ZOO_PATCH else name
 

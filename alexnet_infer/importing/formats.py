@@ -1,4 +1,7 @@
-"""The file formats that can be imported. Imports no other module, because `classify` reads the registry of nets."""
+"""The file formats that can be imported.
+
+This module imports no other module of the package. `classify` loads it with the registry of nets, and must start fast.
+"""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def read_graph(path: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError
 
     if path.stat().st_size >= 2**31:
-        raise SpecError(f"has {path.stat().st_size} bytes: expected an ONNX file, which has less than 2 GB")
+        raise SpecError(f"has {path.stat().st_size} bytes: expected an ONNX file of less than 2 GB")
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except DecodeError as error:
@@ -68,15 +68,15 @@ def patch_side(value: onnx.ValueInfoProto) -> int:
 def read_onnx(path: Path, architecture: Architecture) -> tuple[Architecture, dict[str, np.ndarray]]:
     """Return the architecture that the graph computes, and its tensors as float32.
 
-    It is `architecture`, a preset, except for the side of the patches and for the poolings whose last window extends
-    over the edge, which depend on that side. Dropout is the preset's, since it does nothing at inference.
+    It is `architecture`, a preset, except for the side of the patches and for the pooling layers whose last window
+    extends past the edge, which depend on that side. Dropout is the preset's, since it does nothing at inference.
 
     Raises SpecError if the file isn't such a graph. The message names the first node that differs from the preset and,
     if the graph fits another preset, that preset. Raises OSError if the file can't be read.
     """
     model = read_graph(path)
     if is_quantized(model):
-        raise SpecError("is quantized, and float weights would make it another net; write it to a .onnx file, with -o")
+        raise SpecError("is quantized, and float weights would make it a different net; write a .onnx file with -o")
     walk = _Walk(model)
     layers: list[_GraphOperation] = []
     try:
@@ -169,7 +169,7 @@ class _Walk:
                 weights = {"weight": self._weights(node, 1), "bias": self._weights(node, 2)}
                 sides = list(weights["weight"].dims)
                 if len(sides) != 4:
-                    raise SpecError(f"{name}: weights of shape {shown(sides)}: expected four sides")
+                    raise SpecError(f"{name}: weights of shape {shown(sides)}: expected four dimensions")
                 size, stride, pad = window(name, {"kernel_shape": sides[2:], **get})
                 groups = whole(name, get, "group", 1)
                 operation = Conv(name="conv", kernels=sides[0], size=size, stride=stride, pad=pad, groups=groups)
@@ -242,7 +242,7 @@ class _Walk:
 
 
 def _with_geometry(architecture: Architecture, patch: int, pools: list[MaxPool]) -> Architecture:
-    """`architecture` on patches of this side, with the `ceil` of these poolings."""
+    """`architecture` on patches of this side, with the `ceil` of these pooling layers."""
     ceils = iter([pool.ceil for pool in pools])
     operations = [replace(o, ceil=next(ceils)) if isinstance(o, MaxPool) else o for o in architecture.operations]
     return replace(architecture, patch=patch, operations=tuple(operations))

@@ -38,7 +38,7 @@ def real(name: str, get: Mapping[str, Any], key: str, default: float) -> float:
 def values_of(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
     """Return a tensor's values as float32, from the message or from a file in `folder`.
 
-    Raises SpecError if its type is not a float type, if its size doesn't match its shape, or if its file is elsewhere.
+    Raises SpecError if it has no float type, if its size doesn't match its shape, or if its file is not in `folder`.
     """
     from onnx import TensorProto, helper
 
@@ -53,12 +53,12 @@ def values_of(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     place, begin, length = external_place(tensor, folder)
     if length != count * dtype.itemsize:
-        raise SpecError(f"{name} has shape {shown(sides)} and {length} bytes of values: they disagree")
+        raise SpecError(f"{name} has shape {shown(sides)} but {length} bytes of values")
     return as_float32(np.fromfile(place, dtype.newbyteorder("<"), count, offset=begin).reshape(sides))
 
 
 def integers_of(tensor: onnx.TensorProto) -> list[int]:
-    """Return the values of an int64 vector of at most 8, from the message. Raises SpecError for any other tensor."""
+    """Return an int64 vector of up to 8 elements from the message. Raises SpecError for any other tensor."""
     from onnx import TensorProto
 
     if (
@@ -68,12 +68,14 @@ def integers_of(tensor: onnx.TensorProto) -> list[int]:
         or tensor.data_location == TensorProto.EXTERNAL
     ):
         sides = shown(list(tensor.dims))
-        raise SpecError(f"{shown(tensor.name)} has type {_type(tensor)}, shape {sides}: expected a few whole numbers")
+        raise SpecError(
+            f"{shown(tensor.name)} has type {_type(tensor)}, shape {sides}: expected an INT64 vector of up to 8 values"
+        )
     return _array(tensor).tolist()
 
 
 def is_float(tensor: onnx.TensorProto) -> bool:
-    """Whether the tensor has a type in which weights can be read."""
+    """Whether the tensor has a float type that weights can be read from."""
     from onnx import TensorProto
 
     return tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
@@ -147,14 +149,14 @@ def lrn(name: str, get: Mapping[str, Any]) -> LRN:
 
 
 def pool(name: str, get: Mapping[str, Any], shape: tuple[int, ...]) -> MaxPool:
-    """Return max pooling. Padding at the lower right that adds one window, over the edge, becomes `ceil`."""
+    """Return max pooling. Padding at the lower right that adds a window past the edge becomes `ceil`."""
     pads = get.get("pads", [0, 0, 0, 0])
     _check_auto_pad(name, get)
     size, stride, _ = window(name, {**get, "pads": [0, 0, 0, 0]})
     plain = MaxPool(name="pool", size=size, stride=stride)
     with_ceil = replace(plain, ceil=True)
     if not isinstance(pads, list) or len(pads) != 4 or any(pads[:2]) or pads[2] != pads[3]:
-        raise SpecError(f"{name}: pads={shown(pads)}: expected 0 at the upper left, equal ones at the lower right")
+        raise SpecError(f"{name}: pads={shown(pads)}: expected 0 at the upper left, equal values at the lower right")
     padding = pads[2]
     if type(padding) is not int:
         raise SpecError(f"{name}: pads={shown(pads)}: expected whole numbers")
@@ -165,4 +167,4 @@ def pool(name: str, get: Mapping[str, Any], shape: tuple[int, ...]) -> MaxPool:
     for operation in (plain, with_ceil):
         if 0 <= padding < size and (shape[-1] + padding - size) // stride + 1 == operation.output(shape)[-1]:
             return operation
-    raise SpecError(f"{name}: pads={shown(pads)}: expected padding that only the last window needs")
+    raise SpecError(f"{name}: pads={shown(pads)}: expected padding without effect, or that of ceil_mode=1")

@@ -1,7 +1,7 @@
 """Quantized ONNX graphs, such as the Model Zoo's int8 and qdq files, as exported files of alexnet-infer.
 
-Converting the weights to float would give another net. So the graph is kept as it is, and only gets what identifies an
-exported file: a manifest, and the standard names for its input and output.
+Converting the weights to float would give a different net. So the graph is kept as it is, and only gets what identifies
+an exported file: a manifest, and the standard names for its input and output.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _IGNORED = (*IGNORED, "kernels", "units")
 
 MICROSOFT = "com.microsoft"
 DOMAINS = ("", "ai.onnx", MICROSOFT)
-"""Domains whose operators may run: ONNX's, and the one of ONNX Runtime's operators for quantized graphs."""
+"""Domains whose operators may run: ONNX's own, and ONNX Runtime's domain of operators for quantized graphs."""
 
 
 def input_side(path: Path) -> int:
@@ -83,7 +83,7 @@ def _check_plain(model: onnx.ModelProto) -> None:
     from onnx import TensorProto
 
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors_in(model)):
-        raise SpecError("has weights outside the file: expected all in one file")
+        raise SpecError("has weights outside the file: expected all of them in the file")
     if model.functions:
         raise SpecError(f"has {len(model.functions)} functions of its own: expected none")
     for node in model.graph.node:
@@ -97,7 +97,7 @@ def _check_plain(model: onnx.ModelProto) -> None:
 def _operations(model: onnx.ModelProto) -> list[FileOperation]:
     """The operations of the nodes, in the order of the graph.
 
-    Nodes that quantizers insert are left out. So are ReLUs, which quantizers merge into the layer before.
+    Nodes that quantizers insert are left out. So are ReLUs, which quantizers merge into the preceding layer.
     """
     operations = []
     for node in model.graph.node:
@@ -121,7 +121,7 @@ def _operations(model: onnx.ModelProto) -> list[FileOperation]:
 
 
 def _check_gives_probabilities(model: onnx.ModelProto) -> None:
-    """Raise SpecError unless a softmax computes the output, with at most quantization after it."""
+    """Raise SpecError unless a softmax computes the output. Only quantization nodes may follow it."""
     makers = {name: node for node in model.graph.node for name in node.output}
     last = makers.get(model.graph.output[0].name) if model.graph.output else None
     for rounding in ("DequantizeLinear", "QuantizeLinear"):

@@ -29,7 +29,7 @@ def as_float32(values: np.ndarray) -> np.ndarray:
 def by_role(layers: Sequence[Layer], architecture: Architecture) -> dict[str, np.ndarray]:
     """Return the tensors of `architecture` from `layers`, which are in the order in which the net applies them.
 
-    Raises SpecError if layers or parts are missing or additional, if a shape differs, or if a tensor is not of floats.
+    Raises SpecError if layers or parts are missing or additional, if a shape differs, or if a tensor is not float.
     The message names the layers or parts.
     """
     wanted = [step for step in architecture.steps if step.tensors]

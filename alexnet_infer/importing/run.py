@@ -1,4 +1,4 @@
-"""Convert one file of another tool to one model file."""
+"""Convert one file from another tool to one model file."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class ImportRequest:
     name: str
     """The name of the net in the model file."""
     format: Format | None = None
-    """The format of the file. None: from the suffix of its name."""
+    """The format of the file. None: derived from the suffix of its name."""
     preset: str | None = None
     """The preset that describes the net. It may be None for a checkpoint, which contains its architecture."""
     patch: int | None = None
-    """Side of the patches, for files whose side (the Model Zoo's 224) differs from the preset's (227).
+    """Side of the patches, for files that take other patches (the Model Zoo's: 224) than the preset (227).
 
     None: the file's or, if the file doesn't state it, the preset's.
     """
@@ -117,7 +117,7 @@ def import_net(request: ImportRequest) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class _FileNet:
-    """The net as the file describes it. What is None must come from the request."""
+    """The net as the file describes it. Fields that are None must come from the request."""
 
     architecture: Architecture
     tensors: dict[str, np.ndarray]
@@ -145,8 +145,8 @@ def _preset(request: ImportRequest) -> Architecture:
 def _on_patches(request: ImportRequest, side: int) -> Architecture:
     """The preset on patches of this side.
 
-    If the side differs from the preset's, only the window of the last pooling extends over the edge, as in the Model
-    Zoo's files.
+    If the side differs from the preset's, only the last pooling layer has a window that extends past the edge, as in
+    the Model Zoo's files.
     """
     assert request.preset is not None
     preset = _preset(request)
@@ -155,7 +155,7 @@ def _on_patches(request: ImportRequest, side: int) -> Architecture:
     zoo = replace(variant(request.preset), patch=side, ceil_pools=(5,), classes=preset.classes).build()
     if zoo.tensors != preset.tensors:
         raise ModelFileError(
-            f"{request.source}: takes patches of {side}: expected {preset.patch}, as the preset {request.preset} does"
+            f"{request.source}: takes patches of {side}: expected {preset.patch}, as in the preset {request.preset}"
         )
     return zoo
 
@@ -197,7 +197,7 @@ def _read_onnx(request: ImportRequest) -> _FileNet:
 
 
 def _check_patch(request: ImportRequest, fitting: Sequence[Architecture]) -> Architecture:
-    """The architecture with the requested patches, by default the first. Raises UsageError if there is none."""
+    """The architecture with the requested patches, by default the first. Raises UsageError if no architecture fits."""
     for architecture in fitting:
         if request.patch in (None, architecture.patch):
             return architecture
@@ -209,8 +209,8 @@ def _convention(request: ImportRequest, architecture: Architecture) -> Conventio
     name = request.convention or published_convention(request.preset, architecture.patch)
     if name is None:
         raise UsageError(
-            f"{request.source}: doesn't state its preprocessing, and this preset has no published net; name it with "
-            "--preprocessing"
+            f"{request.source}: doesn't state its preprocessing, and this preset has no published net; name a "
+            "convention with --preprocessing"
         )
     chosen = convention(name)
     if chosen.size < architecture.patch:
@@ -252,7 +252,7 @@ def _adopt(request: ImportRequest) -> Path:
     with _naming(request.source):
         side = input_side(request.source)
     if request.patch not in (None, side):
-        raise UsageError(f"--patch {request.patch}: {request.source} takes patches of {side}, as it is quantized")
+        raise UsageError(f"--patch {request.patch}: {request.source} is quantized and takes only patches of {side}")
     architecture = _on_patches(request, side)
     chosen = _convention(request, architecture)
     if chosen.std != (1.0, 1.0, 1.0):

@@ -42,7 +42,7 @@ def read_state_dict(path: Path, architecture: Architecture) -> dict[str, np.ndar
 
 
 def _check_size(path: Path) -> None:
-    """Raise SpecError if the file is too large, or compressed, since it could then expand. torch doesn't compress."""
+    """Raise SpecError if the file is too large, or if it is compressed and so could expand. torch doesn't compress."""
     if path.stat().st_size > 4 * MAX_PARAMETERS:
         raise SpecError(f"has {path.stat().st_size} bytes: expected at most {4 * MAX_PARAMETERS}")
     try:
@@ -58,7 +58,7 @@ def _check_size(path: Path) -> None:
 
 def _convert(path: Path, plain: Path) -> None:
     child = Path(__file__).with_name("torch_child.py")
-    # -P: don't import from the folder of torch_child.py, whose modules could hide others of the same name.
+    # -P: don't import from the folder of torch_child.py, whose modules could shadow others of the same name.
     command = [sys.executable, "-P", str(child), str(path.resolve()), str(plain)]
     try:
         process = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False, env=_environment())
@@ -66,7 +66,7 @@ def _convert(path: Path, plain: Path) -> None:
         raise SpecError(f"torch did not read it within {TIMEOUT} seconds") from None
     if process.returncode or not plain.exists():
         lines = process.stderr.decode("utf-8", "replace").strip().splitlines()
-        reason = visible(lines[-1])[:300] if lines else f"the process that reads it ended with {process.returncode}"
+        reason = visible(lines[-1])[:300] if lines else f"the process that reads it exited with {process.returncode}"
         if process.returncode == BackendError.exit_code:
             raise BackendError(f"{path}: {reason}")
         raise SpecError(reason)

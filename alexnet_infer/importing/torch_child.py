@@ -1,7 +1,7 @@
 """Read a PyTorch file in a separate process and write its tensors as safetensors. `state_dict.py` runs it by path.
 
 This is the only file of the package that imports torch, and no other file imports it. If it refuses a file, it prints
-one line on stderr and exits with code 1, or with code 5 if torch itself is the cause.
+one line to stderr and exits with code 1, or with code 5 if torch itself is the cause.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 ROOM = 2**31
-"""Bytes that reading may take in addition to 4 times the file's: a pickle may request an array of any length."""
+"""Bytes of memory for reading, on top of 4 times the file's size: a pickle may request an array of any length."""
 
 
 def main(source: str, target: str) -> None:
@@ -30,7 +30,7 @@ def main(source: str, target: str) -> None:
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # hostile bytes can raise almost any exception
-        # torch's own message would advise to read the file without weights_only.
+        # torch's own message would suggest reading the file without weights_only.
         if "weights_only" in str(error):
             foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
             problem = f"contains a {foreign[1]}" if foreign else "contains more than tensors, or is damaged"
@@ -56,11 +56,11 @@ def checked(content: object, size: int) -> dict:
     import torch
 
     if not isinstance(content, dict) or not content:
-        refuse(f"contains a {type(content).__name__}: expected a state dict, tensors by name")
+        refuse(f"contains a {type(content).__name__}: expected a state dict of named tensors")
     claimed = 0
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            refuse(f"{str(name)[:60]!r} is a {type(tensor).__name__}: expected a state dict, tensors by name")
+            refuse(f"{str(name)[:60]!r} is a {type(tensor).__name__}: expected a state dict of named tensors")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
             refuse(f"{name[:60]!r} is not a plain tensor: expected dense, real values")
         claimed += tensor.numel() * tensor.element_size()

@@ -1,4 +1,4 @@
-"""The cache of pulled nets. Each is one model file in it."""
+"""The cache of pulled nets, with one model file per net."""
 
 from __future__ import annotations
 

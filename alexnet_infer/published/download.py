@@ -1,7 +1,7 @@
 """Downloads of files of known size and digest, over connections that may break.
 
 The bytes received are kept in a `.part` file, even if the program is killed, and the next attempt asks for the rest. A
-file is used only if its size and digest are those of the registry. All digests there are SHA-2, so plain HTTP, or a
+file is used only if its size and digest match the registry. All digests there are SHA-2, so plain HTTP, or a
 redirect to it, is as safe as HTTPS.
 """
 
@@ -26,7 +26,7 @@ TIMEOUT = 30.0
 """Seconds to wait for a connection, and for the next byte."""
 
 ATTEMPTS = 5
-"""Attempts in a row that may bring no progress."""
+"""Maximum number of consecutive attempts without progress."""
 
 PAUSE = 0.5
 """Seconds before the next attempt; doubled after each attempt without progress."""
@@ -51,7 +51,7 @@ class _WrongContentError(Exception):
 
 
 class _RangeError(FetchError):
-    """The server sent another range of bytes than was requested, so the `.part` file can't be continued."""
+    """The server sent a different range of bytes than requested, so the `.part` file can't be continued."""
 
 
 @contextmanager
@@ -113,8 +113,8 @@ def _check_space(wanted: Wanted, folder: Path, kept: int) -> None:
     needed = 2 * wanted.size - kept  # the download, and the model file made from it
     if free < needed:
         raise UsageError(
-            f"{wanted.name}: needs {needed / 1e6:.0f} MB in {folder}, where {free / 1e6:.0f} MB are free; free some, "
-            "or set XDG_CACHE_HOME to a folder on another disk"
+            f"{wanted.name}: needs {needed / 1e6:.0f} MB in {folder}, where {free / 1e6:.0f} MB are free; free some "
+            "space, or set XDG_CACHE_HOME to a folder on another disk"
         )
 
 
@@ -179,7 +179,7 @@ class _Transfer:
                 if isinstance(error, _RangeError) or error.status == 416:  # the server can't continue this `part`
                     self._discard()
             size = _size(self.part)
-            # Progress beyond the largest size so far: a server without ranges that always breaks off starts at 0 again.
+            # Progress means a new largest size: a server without ranges that always breaks off starts again at 0.
             idle, most = (0, size) if size > most else (idle + 1, most)
             if size < self.wanted.size:
                 if problem.final or idle >= ATTEMPTS:
@@ -204,12 +204,12 @@ class _Transfer:
             self._append(response, begin)
 
     def _append(self, response: Any, size: int) -> None:
-        """Write the body after the first `size` bytes of `part`. One byte more than the file has proves it wrong."""
+        """Write the body after the first `size` bytes of `part`. Raises _WrongContentError if the body is too long."""
         with self.part.open("r+b" if self.part.exists() else "wb") as file:
             file.truncate(size)
             file.seek(size)
             while size <= self.wanted.size:
-                with network_errors():  # and only here: other OSErrors are of this machine's disk
+                with network_errors():  # only here: other OSErrors come from this machine's disk
                     block = response.read1(min(CHUNK, self.wanted.size + 1 - size))
                 if not block:
                     return
@@ -238,7 +238,7 @@ def _begin(wanted: Wanted, response: Any, kept: int) -> int:
 
 
 def _check_response(wanted: Wanted, response: Any, begin: int) -> None:
-    """Recognize an error page or a login page by its headers. Raises _WrongContentError."""
+    """Recognise an error page or a login page by its headers. Raises _WrongContentError."""
     encoding = visible(response.headers.get("Content-Encoding", "identity"))[:60]
     if encoding.lower() not in ("identity", ""):
         raise _WrongContentError(f"sent it compressed ({encoding}), which was not requested: expected the file itself")

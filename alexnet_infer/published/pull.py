@@ -45,7 +45,7 @@ def pull(
             return import_net(_request(net, path, target))
     except OSError as error:
         raise UsageError(
-            f"{error.filename or target}: {error.strerror or error}; set XDG_CACHE_HOME to a folder that can be written"
+            f"{error.filename or target}: {error.strerror or error}; set XDG_CACHE_HOME to a writable folder"
         ) from None
 
 

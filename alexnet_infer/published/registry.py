@@ -15,7 +15,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
-from alexnet_infer.artifact import EMBEDDED
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError, meant, one_line, shown
 from alexnet_infer.files import along
 from alexnet_infer.importing.conventions import CONVENTIONS
@@ -27,8 +26,8 @@ VARIABLE = "ALEXNET_INFER_REGISTRY"
 """The environment variable that names a registry file to use instead, with a site's own nets or mirrors."""
 
 DIGESTS = {"sha256": 64, "sha384": 96, "sha512": 128}
-"""Number of hex digits of each kind. SHA-1, as on Caffe's pages, is not accepted: a second file with the same digest
-can be made."""
+"""Number of hex digits of each kind. SHA-1, as on Caffe's pages, is not accepted: two files with the same digest can
+be made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +47,7 @@ class PublishedError:
         if not all(type(figure) in (int, float) and math.isfinite(figure) for figure in figures) or not (
             0 <= self.top5 <= self.top1 <= 100
         ):
-            raise SpecError(
-                f"error: top1, top5={shown(figures[::-1])}: expected per cents, the first at least the second"
-            )
+            raise SpecError(f"error: top1, top5={shown(figures[::-1])}: expected percentages, top1 at least top5")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +60,7 @@ class Published:
     urls: tuple[str, ...]
     """URLs of the file, tried in this order."""
     size: int
-    """Of the file to download, in bytes."""
+    """Size of the file to download, in bytes."""
     digest: str
     """Kind and hex digits: "sha256:6b0d..."."""
     licence: str
@@ -80,7 +77,7 @@ class Published:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", self.name):
             raise SpecError(f"name={shown(self.name)}: expected lower-case letters, digits and hyphens")
-        if self.name == EMBEDDED:
+        if along(f"{self.name}.safetensors").is_file():
             raise SpecError(f"name={self.name}: is the name of a bundled net; expected another name")
         for field in ("summary", "digest", "licence", "data", "software"):
             _check_text(f"{self.name}: {field}", getattr(self, field))
@@ -100,7 +97,9 @@ class Published:
             raise SpecError(f"{self.name}: size={shown(self.size)}: expected a number of bytes")
         kind, _, digits = self.digest.partition(":")
         if kind not in DIGESTS or not re.fullmatch(f"[0-9a-f]{{{DIGESTS[kind]}}}", digits):
-            raise SpecError(f"{self.name}: digest={shown(self.digest)}: expected {', '.join(DIGESTS)} and its digits")
+            raise SpecError(
+                f"{self.name}: digest={shown(self.digest)}: expected {' or '.join(DIGESTS)}, a colon and its hex digits"
+            )
         if not self.urls or not all(
             isinstance(url, str) and url.isprintable() and is_address(url) for url in self.urls
         ):
@@ -123,7 +122,7 @@ def registry() -> Mapping[str, Published]:
 
 
 def published(name: str) -> Published:
-    """Return the published net `name`. Raises UsageError, with a similar name if there is one, for an unknown name."""
+    """Return the published net `name`. Raises UsageError for an unknown name, with a similar name if there is one."""
     nets = registry()
     if name in nets:
         return nets[name]

@@ -184,7 +184,7 @@ def same_runs(name: str, actual: Trainer, expected: Trainer, start: Tensor, step
     """Compare the next `steps` steps of two runs.
 
     A rounding difference in the last bit may change which value is the maximum in a pooling window, and that moves the
-    weights by some per cent. A mistake changes the first losses.
+    weights by a few per cent. A mistake changes the first losses.
     """
     losses = [torch.tensor(advance(run, steps)) for run in (actual, expected)]
     first = [values[:2] for values in losses]

@@ -40,7 +40,7 @@ class Context:
     device: torch.device
     """The GPU, or the CPU for the miniature."""
     data: Path | None
-    """A labelled image set, in any form that the trainer accepts; None if the command got no --data."""
+    """A labelled image set, in any form that the trainer accepts; None if --data was not given."""
     out: Path
     """The existing output folder, to which nets are written."""
     seconds: float
@@ -78,8 +78,8 @@ class Context:
     def attempt(self, key: str) -> Iterator[None]:
         """Run one part of a stage so that an exception does not stop the other parts.
 
-        An exception is recorded as a failed check `key` with the exception as its `error`. SkippedError is recorded as
-        the result `key`, "skipped: " and the reason.
+        An exception is recorded as a failed check `key` with the exception as its `error`. For SkippedError, the
+        result `key` is "skipped: " followed by the reason.
         """
         try:
             yield

@@ -5,7 +5,7 @@ The net is `alexnet` with random weights and logits scaled so that softmax doesn
 - `flop`: the operations for one image with ten views.
 - `largest_probability`: the largest float32 probability.
 - `torch` (by precision), `onnxruntime` and `tensorrt`: images/s by batch size, and the largest difference of a
-  probability from PyTorch's float32 result on the same device, or from the CPU's for that result itself.
+  probability from PyTorch's float32 result on the same device. That result itself is compared with the CPU's.
 
 PyTorch's squares are on the device. The others get squares in host memory, as `Net.probabilities` takes them.
 """
@@ -44,8 +44,8 @@ CHECKED = 2
 SPREAD = 2.0
 """Standard deviation to which the logits are scaled."""
 TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 1e-1}
-"""Largest differences of a probability. TF32 keeps 11 bits of each factor and bf16 8 bits of each value, so their
-tolerances only distinguish rounding from a mistake."""
+"""Largest allowed differences of a probability. TF32 keeps 11 bits of each factor and bf16 8 bits of each value, so
+their tolerances only distinguish rounding from a mistake."""
 
 
 @dataclass(frozen=True, kw_only=True)

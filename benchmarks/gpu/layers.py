@@ -116,7 +116,7 @@ def first_layer_channels(context: Context) -> None:
 
 
 def feeding(context: Context) -> None:
-    """Measure the squares of 256 pixels per second that `Feed` copies from the page cache to the device."""
+    """Measure how many 256 x 256 squares per second `Feed` copies from host memory to the device."""
     if context.device.type != "cuda":
         context.record("feed", NEEDS_GPU)
         return
@@ -127,7 +127,7 @@ def feeding(context: Context) -> None:
     )
     before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     for step, _ in enumerate(feed.batches(torch.randint(count, (steps, 1024)))):
-        if step == 3:  # the ring is filled, and its memory pinned
+        if step == 3:  # the staging buffers are pinned and filled
             before.record()
     after.record()
     after.synchronize()

@@ -103,7 +103,7 @@ def upload_rate(context: Context) -> float | str:
 
 
 def matrix_rate(context: Context, dtype: torch.dtype, tf32: bool) -> float | str:
-    """Return the FLOP/s of a large matrix product; a multiply-add is two.
+    """Return the FLOP/s of a large matrix product; a multiply-add counts as two.
 
     The matrices are random, since zeros take less power and so run at a higher clock.
     """

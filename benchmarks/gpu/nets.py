@@ -116,7 +116,7 @@ class Runs:
 
     @contextmanager
     def started(self, label: str, epochs: int, *more: str) -> Iterator[list[tuple[Path, subprocess.Popen]]]:
-        """Start one process per seed and yield (folder, process) pairs. Kill those that still run at the end."""
+        """Start one process per seed and yield (folder, process) pairs. Kill those still running at the end."""
         processes = []
         try:
             for seed in range(self.plan.seeds):

@@ -98,7 +98,7 @@ def measure(layer: Layer, launches: dict[int, Launch], images: int, device: torc
     calls = {parts: launcher(launch) for parts, launch in launches.items()}
     errors = {}
     for parts, call in calls.items():
-        y.fill_(torch.nan)  # makes values that the kernel doesn't write visible
+        y.fill_(torch.nan)  # reveals values that the kernel doesn't write
         call()
         errors[parts] = largest_error(y, expected)
     times = medians({"copy": lambda: y.copy_(x), **calls}, device, budget=0.1)

@@ -35,7 +35,7 @@ SHAPE = (3, PATCH, PATCH)
 SPEC = LRN(name="norm", alpha=1.0, k=1.0)
 """With these constants, the sum matters for inputs from 0 to 1, and results stay in that range, like probabilities."""
 SIZES = (8, 5, 3, 2, 1)
-"""Batch sizes: one more than the number for which the backend keeps contexts."""
+"""Batch sizes. There is one more than the number of contexts that the backend keeps."""
 CALLS = 4
 """Consecutive calls with each size: one without a graph, the capture, and two replays."""
 THREADS, CALLS_OF_A_THREAD = 2, 30
@@ -159,7 +159,7 @@ def described(plan: bytes, runtime: EngineRuntime) -> Built:
 
 
 def sizes() -> Iterator[int]:
-    """Yield several calls of each size, then rounds in which no size's context is kept, then more than a full batch."""
+    """Yield several calls of each size, then rounds in which no size's context is kept, then one larger batch."""
     for size in SIZES:
         yield from [size] * CALLS
     yield from SIZES * 2

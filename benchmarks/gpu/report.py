@@ -86,7 +86,7 @@ def layers_rows(results: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Iter
                 label = f"{name.removesuffix(', ms')}, forward and backward, {form}"
                 yield label, quantity(milliseconds / 1e3, "s"), "", ""
     if isinstance(squares := results.get("feed, squares/s"), float):
-        yield "squares of 256 pixels fed to the GPU", quantity(squares, "images/s"), "", ""
+        yield "256 x 256 squares fed to the GPU", quantity(squares, "images/s"), "", ""
 
 
 def nets_rows(results: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Iterator[Row]:

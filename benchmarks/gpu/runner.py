@@ -28,9 +28,9 @@ STAGES = {
     "layers": 25.0,
     "inference": 30.0,
 }
-"""The stages of fixed length in the order in which they run, with the most seconds for each."""
+"""The stages of fixed length in the order in which they run, with the maximum seconds for each."""
 TOGETHER = 180.0
-"""Seconds for all of them together. Time that one does not use goes to the later ones."""
+"""Seconds for all of them together. Time that a stage does not use goes to the later stages."""
 NETS = "nets"
 """The last stage, which takes the remaining time."""
 

@@ -12,11 +12,11 @@ import torch
 
 ROUNDS = 7
 CALLS = 20
-"""Most calls in a round."""
+"""Maximum number of calls in a round."""
 CYCLES = 2e9
 """Approximate clock cycles of a GPU per second."""
 LONGEST_HEAD_START = 0.05
-"""Most seconds that a GPU sleeps before a round, while the CPU launches the calls."""
+"""Maximum seconds that a GPU sleeps before a round, while the CPU launches the calls."""
 
 
 def seconds(

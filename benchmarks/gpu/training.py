@@ -22,7 +22,7 @@ from train.optimizer import PaperSGD
 from train.step import Batch, TrainingStep
 
 SET = 2**29
-"""Least bytes of random squares on the device: more than any cache holds."""
+"""Minimum bytes of random squares on the device: more than any cache holds."""
 PARTS = {Conv: "convolutions", LRN: "LRN", MaxPool: "pooling", Dense: "fully connected", Activation: "activations"}
 
 

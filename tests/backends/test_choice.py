@@ -109,7 +109,7 @@ def test_a_damaged_cache_file_is_ignored_and_rewritten(cache, timed, content):
     assert file.read_bytes() == original
 
 
-def test_an_answer_to_another_question_is_not_used(cache, timed):
+def test_a_choice_stored_for_other_conditions_is_not_used(cache, timed):
     choose_cpu_backend(ARTIFACT)
     (file,) = cache.iterdir()
     file.write_bytes(file.read_bytes().replace(b'"cores": ', b'"cores": 1'))

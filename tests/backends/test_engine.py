@@ -43,9 +43,9 @@ def rtx():
     return pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
 
 
-def saved(folder: Path, built: Built, *, ours: bool) -> Path:
+def saved(folder: Path, built: Built, *, cached: bool) -> Path:
     path = folder / "net.engine"
-    save_engine(path, engine_cache.cached("name", lambda: built) if ours else built)
+    save_engine(path, engine_cache.cached("name", lambda: built) if cached else built)
     return path
 
 
@@ -73,7 +73,7 @@ def test_an_engine_without_its_description_is_refused_even_if_trusted(tmp_path):
 
 
 def test_an_engine_that_is_not_in_the_cache_is_refused_before_anything_is_loaded(tmp_path):
-    path = saved(tmp_path, engine_of(b"plan"), ours=False)
+    path = saved(tmp_path, engine_of(b"plan"), cached=False)
     with pytest.raises(ModelFileError, match=r"an engine is code .*--trust-engine") as raised:
         EngineBackend(path)
     assert raised.value.exit_code == 4
@@ -81,35 +81,35 @@ def test_an_engine_that_is_not_in_the_cache_is_refused_before_anything_is_loaded
 
 
 def test_a_changed_engine_is_refused_even_if_trusted(tmp_path):
-    path = saved(tmp_path, engine_of(b"plan"), ours=True)
+    path = saved(tmp_path, engine_of(b"plan"), cached=True)
     path.write_bytes(b"plam")
     with pytest.raises(ModelFileError, match="SHA-256 differs"):
         EngineBackend(path, trust=True)
 
 
-def test_our_engine_with_a_changed_description_is_refused(tmp_path):
+def test_a_cached_engine_with_a_changed_description_is_refused(tmp_path):
     built = engine_cache.cached("name", lambda: engine_of(b"plan"))
     manifest = dataclasses.replace(built.description.manifest, name="another")
     path = saved(
         tmp_path,
         dataclasses.replace(built, description=dataclasses.replace(built.description, manifest=manifest)),
-        ours=False,
+        cached=False,
     )
     with pytest.raises(ModelFileError, match="not built by you"):
         EngineBackend(path)
 
 
-def test_another_engine_with_the_description_of_ours_is_refused(tmp_path):
-    ours, theirs = engine_of(b"ours"), engine_of(b"theirs")
-    path = saved(tmp_path, ours, ours=True)
-    path.write_bytes(theirs.plan)
+def test_another_engine_with_the_description_of_a_cached_one_is_refused(tmp_path):
+    cached, other = engine_of(b"cached"), engine_of(b"other")
+    path = saved(tmp_path, cached, cached=True)
+    path.write_bytes(other.plan)
     with pytest.raises(ModelFileError, match="SHA-256 differs"):
         EngineBackend(path)
 
 
 @pytest.mark.parametrize("trust", [False, True])
 def test_an_engine_from_another_version_is_refused_with_the_version_it_needs(tmp_path, rtx, trust):
-    path = saved(tmp_path, engine_of(b"plan", RTX), ours=not trust)
+    path = saved(tmp_path, engine_of(b"plan", RTX), cached=not trust)
     with pytest.raises(BackendError, match=rf"built by TensorRT-RTX 1\.2\.3, but {rtx.__version__} is") as raised:
         EngineBackend(path, trust=trust)
     assert "pip install tensorrt-rtx==1.2.3" in str(raised.value)
@@ -129,7 +129,7 @@ def test_without_a_gpu_a_valid_engine_is_refused_because_of_the_gpu(tmp_path, rt
         pass
     else:
         pytest.skip("this machine has a GPU")
-    path = saved(tmp_path, build(), ours=False)  # `build` has put it into the cache
+    path = saved(tmp_path, build(), cached=False)  # `build` has put it into the cache
     with pytest.raises(BackendError, match="no working NVIDIA GPU") as raised:
         EngineBackend(path)
     assert raised.value.exit_code == 5
@@ -372,7 +372,7 @@ def test_an_engine_agrees_with_the_reference(tmp_path, flavor, precision):
     capabilities = (gpu.capability,) if flavor == "rtx" else ()
     built = build(artifact, info, flavor=flavor, capabilities=capabilities)
     assert built.description.sha256 == hashlib.sha256(built.plan).hexdigest()
-    backend = EngineBackend(saved(tmp_path, built, ours=False))
+    backend = EngineBackend(saved(tmp_path, built, cached=False))
     for count in (1, 4, 11, 11, 11, 0):
         patches = large_patches(count=count)
         expected = ReferenceBackend(artifact).infer(patches)

@@ -25,7 +25,7 @@ def ort():
     return pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
 
-def test_probabilities_are_the_references_and_the_provider_is_named(ort):
+def test_probabilities_match_the_reference_and_the_provider_is_named(ort):
     artifact = random_artifact()
     backend = OnnxRuntimeBackend(artifact, "cpu")
     patches = large_patches(count=5)

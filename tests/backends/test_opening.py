@@ -59,7 +59,7 @@ def test_a_runtime_given_by_name_runs_the_net(files, kind, runtime):
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("views", ["center", "ten"])
-def test_a_file_that_cuts_its_views_says_which(files, views, runtime):
+def test_the_views_of_a_file_that_cuts_its_views_are_read_from_it(files, views, runtime):
     pytest.importorskip(runtime, reason=f"needs {runtime}: pip install {runtime}")
     opened = open_model(files[views], device="cpu", runtime=runtime)
     assert (opened.views, opened.backend.takes_squares) == (views, True)

@@ -46,7 +46,7 @@ def exported(folder: Path, artifact: Artifact, *, max_embedded: int = 2**30, **i
 @pytest.mark.parametrize(
     "variant", [TINY, replace(TINY, columns=1), replace(TINY, activation="tanh")], ids=["paper", "one column", "tanh"]
 )
-def test_probabilities_are_the_references_for_any_number_of_patches(ov, variant):
+def test_probabilities_match_the_reference_for_any_number_of_patches(ov, variant):
     artifact = random_artifact(variant)
     backend, inputs = OpenVinoBackend(artifact), large_patches(variant, count=5)
     expected = ReferenceBackend(artifact).infer(inputs)
@@ -61,7 +61,7 @@ def test_probabilities_are_the_references_for_any_number_of_patches(ov, variant)
 
 @pytest.mark.parametrize("lrn", ["op", "conv", "plugin"])
 @pytest.mark.parametrize("batch", [Batch(), Batch(min=2, opt=2, max=2)], ids=["any", "two"])
-def test_files_with_every_form_of_lrn_and_batch_give_the_references_probabilities(ov, tmp_path, lrn, batch):
+def test_files_with_every_form_of_lrn_and_batch_match_the_reference(ov, tmp_path, lrn, batch):
     artifact, inputs = random_artifact(), large_patches(count=5)
     backend = OpenVinoBackend(exported(tmp_path, artifact, lrn=lrn, batch=batch))
     np.testing.assert_allclose(backend.infer(inputs), ReferenceBackend(artifact).infer(inputs), atol=1e-5)

@@ -19,7 +19,7 @@ def test_lrn_of_one_pixel_is_the_papers_formula_computed_by_hand():
     assert y[3] == pytest.approx(400 / (2 + 1e-4 * (200**2 + 300**2 + 400**2 + 500**2 + 600**2)) ** 0.75, rel=1e-12)
 
 
-def test_lrn_windows_stop_at_the_column():
+def test_lrn_windows_stop_at_the_edge_of_a_column():
     x = np.array([100.0, 200.0, 300.0, 400.0, 500.0, 600.0]).reshape(1, 6, 1, 1)
     y = lrn(x, LRN(name="n", groups=2)).ravel()
     assert y[2] == pytest.approx(300 / (2 + 1e-4 * (100**2 + 200**2 + 300**2)) ** 0.75, rel=1e-12)
@@ -42,7 +42,7 @@ def test_conv_equals_five_nested_loops():
 
 @pytest.mark.parametrize("ceil", [False, True])
 def test_max_pool_takes_the_largest_value_of_each_window_and_ceil_adds_windows_past_the_edge(ceil):
-    x = -np.arange(1.0, 37.0).reshape(1, 1, 6, 6)  # all negative: padding with zeros would show
+    x = -np.arange(1.0, 37.0).reshape(1, 1, 6, 6)  # all negative: padding with zeros would change the result
     y = max_pool(x, MaxPool(name="p", ceil=ceil))[0, 0]
     without_ceil = [[-1, -3], [-13, -15]]
     assert y.tolist() == ([[-1, -3, -5], [-13, -15, -17], [-25, -27, -29]] if ceil else without_ceil)

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("default")  # PyTorch's compiler gives various warnings
+@pytest.mark.filterwarnings("default")  # PyTorch's compiler emits various warnings
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("name", CASES)
 def test_a_gpu_computes_what_the_cpu_does(name):

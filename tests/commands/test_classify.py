@@ -143,7 +143,7 @@ def test_a_mistake_of_the_user_gets_its_exit_code_and_no_traceback(run, model, f
     assert "Traceback" not in err
 
 
-def test_a_missing_runtime_exits_5_with_the_pip_line(run, model, folder, monkeypatch):
+def test_a_missing_runtime_exits_5_with_the_pip_command(run, model, folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     code, out, err = run("classify", folder / "0.jpg", "--model", model, "--backend", "onnxruntime")
     assert (code, out) == (5, "")
@@ -266,7 +266,7 @@ def test_an_ensemble_of_one_is_the_default_net(run, bundled, folder):
         (["--ensemble", "2", "--model", "net-1"], "averages bundled nets, and --model "),
     ],
 )
-def test_an_ensemble_that_cannot_be_made_is_one_line_and_exit_2(run, bundled, folder, arguments, words):
+def test_an_ensemble_that_cannot_be_made_is_a_one_line_error_and_exits_2(run, bundled, folder, arguments, words):
     code, out, err = run("classify", folder, *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert words in err
@@ -279,7 +279,7 @@ def test_bundled_nets_with_other_classes_are_refused_by_name(run, bundled, folde
     replace(artifact, manifest=changed).save(bundled[1])
     code, out, err = run("classify", folder, "--ensemble", 2)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "net-1: has other classes than net-0" in err
+    assert "net-1: has different classes from net-0" in err
 
 
 # URLs.
@@ -292,11 +292,11 @@ def server(folder) -> Iterator[Server]:
     server.close()
 
 
-def test_urls_are_classified_among_files_and_a_url_that_fails_is_one_line(run, model, folder, server):
+def test_urls_are_classified_among_files_and_a_url_that_fails_is_a_one_line_error(run, model, folder, server):
     urls = [server.url, server.url.replace("net.bin", "gone?x=%C3%A4")]
 
     def answer(request):  # the requests are sent in parallel
-        (server.says(b"", 404) if request.path.startswith("/gone") else server.well)(request)
+        (server.says(b"", 404) if request.path.startswith("/gone") else server.serve)(request)
 
     server.script = [answer] * 2
     code, out, err = run("classify", folder, urls[0], urls[1], "--model", model, "--json")
@@ -370,7 +370,7 @@ def test_the_suggestion_is_left_out_with_json_another_net_or_no_labels(run, bund
     assert run("classify", "absent.jpg")[2].count("\n") == 1
 
 
-def test_the_suggestion_ends_once_the_larger_net_is_pulled(run, bundled, folder, tmp_path, monkeypatch):
+def test_the_suggestion_disappears_once_the_larger_net_is_pulled(run, bundled, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert run("classify", folder)[2] == SUGGESTION
     path = cache.cache_path(published("bvlc-alexnet"))

@@ -25,7 +25,7 @@ IMAGES = 24
 
 
 def export(source: Path, target: Path, *, scale: float = 1.0, **info: object) -> Path:
-    """An ONNX file of the net in `source`, the last layer's weights times `scale`."""
+    """Export the net in `source` as an ONNX file, with the last layer's weights multiplied by `scale`."""
     from alexnet_infer.export.onnx_file import save_model
     from alexnet_infer.export.onnx_model import build_model
 
@@ -51,7 +51,7 @@ def images(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(capsys, monkeypatch):
-    """The command: (exit code, standard output, standard error)."""
+    """run(a, b) runs the command and returns (exit code, standard output, standard error)."""
     monkeypatch.setenv("COLUMNS", "160")
 
     def run(a: Path, b: Path, **options) -> tuple[int, str, str]:
@@ -124,11 +124,11 @@ def test_the_errors_are_those_that_eval_measures(run, net, images, tmp_path):
 
     _, out, _ = run(net, export(net, tmp_path / "net.onnx"), data=images, as_json=True)
     computed = compute(Request(models=(net,), data=images, device="cpu", cache=tmp_path / "cache"))
-    theirs = assemble([[one] for one in computed.predictions]).nets[0]
-    ours = json.loads(out)
+    evaluated = assemble([[one] for one in computed.predictions]).nets[0]
+    compared = json.loads(out)
     for metric in ("top1", "top5"):
-        assert ours[metric]["reference"]["wrong"] == getattr(theirs, metric).wrong
-    assert theirs.top1.wrong < IMAGES
+        assert compared[metric]["reference"]["wrong"] == getattr(evaluated, metric).wrong
+    assert evaluated.top1.wrong < IMAGES
 
 
 def test_labels_give_rows_with_the_change_in_error(run, net, images, tmp_path):
@@ -231,7 +231,7 @@ def test_the_bundled_photos_are_in_the_package_or_else_in_the_checkout(tmp_path,
         assert compare.example_photos() == [place / "a.jpg", place / "b.jpg"]
 
 
-def test_names_from_files_cannot_reach_the_terminal(run, net, tmp_path):
+def test_names_from_files_cannot_control_the_terminal(run, net, tmp_path):
     artifact = load_artifact(net)
     path = tmp_path / "net.safetensors"
     Artifact(replace(artifact.manifest, name="[red]net[/red]"), artifact.tensors).save(path)

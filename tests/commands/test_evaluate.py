@@ -45,7 +45,7 @@ def models(tmp_path_factory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """Sixty images, ten of each class; nothing may change them."""
+    """Sixty images, ten of each class. Tests must not change them."""
     return write_set(tmp_path_factory.mktemp("sets") / "sixty", IMAGES)
 
 
@@ -56,7 +56,7 @@ def no_default_set(monkeypatch):
 
 @pytest.fixture
 def evaluate(run, tmp_path, models, images):
-    """eval of the first net on the sixty images, into one cache; arguments may say otherwise."""
+    """Run `eval` with the first net on the sixty images, with one cache. Arguments can override these."""
 
     def evaluate(*arguments: object, data: Path = images) -> tuple[int, str, str]:
         given = list(map(str, arguments))
@@ -82,17 +82,17 @@ def one_line(result: tuple[int, str, str], code: int, *parts: str) -> None:
 
 @pytest.fixture(scope="module")
 def forms(tmp_path_factory) -> dict[str, Path]:
-    """The miniature in every form, in folders of one name."""
-    found = {}
+    """The miniature in every form, in folders with the same name."""
+    folders = {}
     for form, (_, write) in WRITERS.items():
-        found[form] = tmp_path_factory.mktemp("form") / "ilsvrc"
-        found[form].mkdir()
-        write(found[form])
-    return found
+        folders[form] = tmp_path_factory.mktemp("form") / "ilsvrc"
+        folders[form].mkdir()
+        write(folders[form])
+    return folders
 
 
 def wrong(net_files: list[Path], root: Path) -> list[dict[int, int]]:
-    """k -> wrong images of each net and, last, of their mean: image by image, through the Python API."""
+    """Count the wrong images of each net, then of their mean, one image at a time in the Python API: {k: count}."""
     nets = [load(path, device="cpu") for path in net_files]
     counts = [Counter() for _ in range(len(nets) + 1)]
     for example in open_images(root):
@@ -125,7 +125,7 @@ def test_every_form_of_a_set_gives_the_same_bytes_and_the_errors_are_those_of_th
 
 
 @pytest.mark.parametrize("form", ["flat", "folders", "kaggle", "caffe"])
-def test_unreadable_images_are_wrong_listed_and_exit_1(run, forms, models, tmp_path, form):
+def test_unreadable_images_count_as_wrong_are_listed_and_exit_1(run, forms, models, tmp_path, form):
     root = tmp_path / "ilsvrc"
     shutil.copytree(forms[form], root)
     bad = ["ILSVRC2012_val_00000004.JPEG", "ILSVRC2012_val_00000011.JPEG"]
@@ -158,7 +158,7 @@ PROGRAM = [sys.executable, "-c", "from alexnet_infer.cli import main; main()", "
 
 
 def size_of(cache: Path) -> int:
-    """Bytes of predictions."""
+    """Return the number of bytes of predictions in the cache."""
     sizes = 0
     for name in ("*/images.jsonl", "*/rows.f32"):
         sizes += sum(path.stat().st_size for path in cache.glob(name))
@@ -166,7 +166,7 @@ def size_of(cache: Path) -> int:
 
 
 def stopped_at(threshold: int, command: list[str], cache: Path, by: int) -> subprocess.Popen | None:
-    """The run that was sent `by` when its predictions had `threshold` bytes; None when it ended before."""
+    """Send the signal `by` to a run once its predictions have `threshold` bytes. Return it, or None if it had ended."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a background job ignores it
     try:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -184,8 +184,8 @@ def arguments(models: list[Path], images: Path, cache: Path) -> list[str]:
     return ["--data", str(images), "--cache", str(cache), "--batch", "2", "--json", *nets]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-def test_a_run_killed_at_twenty_random_moments_ends_in_the_same_bytes(evaluate, models, images, tmp_path):
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_a_run_killed_at_twenty_random_moments_ends_with_the_same_bytes(evaluate, models, images, tmp_path):
     whole = evaluate(*arguments(models, images, tmp_path / "whole"))
     assert whole[0] == 0
     full, draw, kills, moments = size_of(tmp_path / "whole"), random.Random(0), 0, set()
@@ -205,7 +205,7 @@ def test_a_run_killed_at_twenty_random_moments_ends_in_the_same_bytes(evaluate, 
     assert max(moments) > full / 2
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_ctrl_c_exits_130_and_the_next_run_continues(evaluate, models, images, tmp_path):
     whole = evaluate(*arguments(models, images, tmp_path / "whole"))
     for attempt in range(5):
@@ -219,7 +219,7 @@ def test_ctrl_c_exits_130_and_the_next_run_continues(evaluate, models, images, t
     assert evaluate(*arguments(models, images, cache)) == whole
 
 
-def test_an_interrupt_is_one_word_and_leaves_standard_output_empty(evaluate, monkeypatch):
+def test_an_interrupt_prints_one_word_and_leaves_standard_output_empty(evaluate, monkeypatch):
     def interrupt(self, patches_nchw):
         raise KeyboardInterrupt
 
@@ -231,7 +231,7 @@ def test_an_interrupt_is_one_word_and_leaves_standard_output_empty(evaluate, mon
 # Shards.
 
 
-def test_shards_joined_in_any_order_give_the_bytes_of_one_machine(evaluate, run, models, tmp_path):
+def test_shards_merged_in_any_order_give_the_same_bytes_as_one_machine(evaluate, run, models, tmp_path):
     nets = ["--models", models[1], "--models", models[0], "--batch", 4]
     whole = evaluate(*nets, "--json")
     caches = [tmp_path / f"shard {i}" for i in (1, 2, 3)]
@@ -246,13 +246,13 @@ def test_shards_joined_in_any_order_give_the_bytes_of_one_machine(evaluate, run,
     evaluate(*nets, "--shard", "1/2", "--cache", tmp_path / "half")
     one_line(run("eval", "merge", *caches, tmp_path / "half"), 4, "present twice", "do not mix shards")
     evaluate(*nets, "--views", "ten", "--shard", "1/3", "--cache", tmp_path / "ten")
-    one_line(run("eval", "merge", *caches, tmp_path / "ten"), 4, "other data, views or batch")
+    one_line(run("eval", "merge", *caches, tmp_path / "ten"), 4, "data, views or batch differ")
 
 
 @pytest.mark.parametrize(
     ("name", "data"), [("about.json", b"{}"), ("images.jsonl", b"\n" * 60), ("rows.f32", b"\xff" * 60 * 24)]
 )
-def test_damaged_predictions_are_one_line(evaluate, run, tmp_path, name, data):
+def test_damaged_predictions_are_a_one_line_error(evaluate, run, tmp_path, name, data):
     evaluate()
     (path,) = (tmp_path / "cache").glob(f"*/{name}")
     path.write_bytes(data)
@@ -270,7 +270,7 @@ def test_a_result_that_a_shard_cannot_give_is_refused_before_anything_is_compute
 @pytest.mark.parametrize(
     "shard", ["4/3", "0/3", "x", "1/0", "1", "-1/3", "1/3/5", "1.0/3", "1/3\n", "1/9999999", "²/3"]
 )
-def test_a_shard_that_can_not_be_is_refused(evaluate, shard):
+def test_an_impossible_shard_is_refused(evaluate, shard):
     one_line(evaluate("--shard", shard), 2, "--shard", "expected I/N with I from 1 to N")
 
 
@@ -286,7 +286,7 @@ def test_a_folder_without_predictions_is_refused(run, tmp_path, folder):
 # Options.
 
 
-def test_a_sample_is_marked_as_one(evaluate, images):
+def test_a_sample_is_marked_as_a_sample(evaluate, images):
     result = json.loads(evaluate("--limit", 12, "--json")[1])
     assert result["data"]["sample"] == {"images": 12, "of": 60}
     assert [one["images"] for one in result["classes"]] == [2] * 6
@@ -328,9 +328,9 @@ def test_a_net_named_twice_is_refused(evaluate, models, tmp_path):
     one_line(evaluate("--models", models[0], "--models", tmp_path / "copy.safetensors"), 2, "the same net as")
 
 
-def test_nets_of_other_classes_are_refused(evaluate, models, tmp_path):
+def test_nets_with_other_classes_are_refused(evaluate, models, tmp_path):
     other = save_net(tmp_path / "other.safetensors", wnids=OTHER_WNIDS)
-    one_line(evaluate("--models", models[0], "--models", other), 2, "has other classes than")
+    one_line(evaluate("--models", models[0], "--models", other), 2, "has different classes from")
 
 
 def test_nets_with_the_same_name_are_distinguished(evaluate, tmp_path):
@@ -347,7 +347,7 @@ def test_nets_with_the_same_name_are_distinguished(evaluate, tmp_path):
     assert all(f"{name}: guess" in header for name in names)
 
 
-def test_without_a_set_the_line_says_how_to_get_ilsvrc(run):
+def test_without_a_set_the_error_says_how_to_get_ilsvrc(run):
     one_line(run("eval"), 2, "--data is missing", "ILSVRC2012_img_val.tar", "https://image-net.org")
 
 
@@ -374,7 +374,7 @@ def test_the_environment_names_the_set(evaluate, run, models, images, tmp_path, 
         (["--device", "cuda"], 5, "--device cuda"),
     ],
 )
-def test_a_users_mistake_is_one_line_with_its_exit_code(evaluate, monkeypatch, arguments, code, words):
+def test_a_mistake_of_the_user_is_a_one_line_error_with_its_exit_code(evaluate, monkeypatch, arguments, code, words):
     import onnxruntime as runtime
 
     monkeypatch.setattr(runtime, "get_available_providers", lambda: ["CPUExecutionProvider"])
@@ -387,22 +387,22 @@ def test_predictions_are_saved_as_both_kinds_of_table(evaluate, models, images, 
     for name in ("table.csv", "table.parquet"):
         code, out, _ = evaluate(*nets, "--save-predictions", tmp_path / name)
         assert code == 0
-    ours = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
-    theirs = parquet.read_table(tmp_path / "table.parquet").to_pylist()
-    assert [{k: "" if v is None else str(v) for k, v in row.items()} for row in theirs] == ours
-    assert len(ours) == IMAGES
+    csv_rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
+    parquet_rows = parquet.read_table(tmp_path / "table.parquet").to_pylist()
+    assert [{k: "" if v is None else str(v) for k, v in row.items()} for row in parquet_rows] == csv_rows
+    assert len(csv_rows) == IMAGES
     result = json.loads(out)
     for k in (1, 5):
-        missed = sum(row["label"] not in [row[f"guess_{i + 1}"] for i in range(k)] for row in ours)
+        missed = sum(row["label"] not in [row[f"guess_{i + 1}"] for i in range(k)] for row in csv_rows)
         assert missed == result["ensemble"][f"top{k}"]["wrong"]
     for net in result["nets"]:
-        assert net["top1"]["wrong"] == sum(row["label"] != row[f"{net['name']}: guess"] for row in ours)
-    probabilities = np.array([[float(row[f"p_{k}"]) for k in range(1, 6)] for row in ours])
+        assert net["top1"]["wrong"] == sum(row["label"] != row[f"{net['name']}: guess"] for row in csv_rows)
+    probabilities = np.array([[float(row[f"p_{k}"]) for k in range(1, 6)] for row in csv_rows])
     assert (np.diff(probabilities, axis=1) <= 0).all()
 
 
 @pytest.mark.parametrize("form", ["--csv", "--markdown", None])
-def test_other_forms_come_from_the_same_predictions(evaluate, monkeypatch, form):
+def test_other_output_formats_come_from_the_same_predictions(evaluate, monkeypatch, form):
     code, out, _ = evaluate("--json")
     error = json.loads(out)["nets"][0]["top1"]["error"]
     monkeypatch.setattr(onnxruntime.OnnxRuntimeBackend, "infer", lambda *_: pytest.fail("a net was run"))
@@ -484,7 +484,7 @@ def test_a_report_or_table_that_cannot_be_written_is_refused_before_anything_is_
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_set_in_which_nothing_can_be_read_is_exit_3_and_names_ten_images(evaluate, tmp_path):
+def test_a_set_in_which_nothing_can_be_read_exits_3_and_names_ten_images(evaluate, tmp_path):
     write_set(tmp_path / "set", 12)
     for path in (tmp_path / "set").rglob("*.jpg"):
         path.write_bytes(b"not an image")

@@ -118,11 +118,11 @@ def test_classify_gives_the_same_probabilities_for_the_exported_file_and_the_net
     assert [(member.name, member.sha256) for member in info.members] == [("red", sha256(net))]
     taken = ["--views", "center"] if views == "center" else []
     expected = probabilities(run, net, photos, "--backend", "onnxruntime", *taken)
-    found = probabilities(run, Path("out/red.onnx"), photos, "--backend", "onnxruntime")
+    actual = probabilities(run, Path("out/red.onnx"), photos, "--backend", "onnxruntime")
     assert np.abs(np.diff(expected, axis=0)).max(1).min() > 2 * CLOSE["int8"]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE[precision])
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=CLOSE[precision])
     if precision != "fp32":
-        assert np.abs(found - expected).max() > 1e-6
+        assert np.abs(actual - expected).max() > 1e-6
 
 
 @pytest.mark.parametrize("views", ["none", "center", "ten"])
@@ -133,9 +133,9 @@ def test_a_file_of_two_nets_gives_their_mean(run, nets, photos, views):
     assert f"{folder}/red-and-1-more.onnx" in out
     taken = ["--views", "center" if views == "center" else "ten", "--backend", "onnxruntime"]
     each = [probabilities(run, path, photos, *taken) for path in nets]
-    found = probabilities(run, folder / "red-and-1-more.onnx", photos, "--backend", "onnxruntime")
+    actual = probabilities(run, folder / "red-and-1-more.onnx", photos, "--backend", "onnxruntime")
     assert np.abs(each[0] - each[1]).max() > 0.05
-    np.testing.assert_allclose(found, (each[0] + each[1]) / 2, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(actual, (each[0] + each[1]) / 2, rtol=0, atol=1e-6)
     assert "mean of 2 nets: red (SHA-256" in (folder / "README.md").read_text()
 
 
@@ -165,7 +165,7 @@ def test_eval_refuses_a_net_beside_its_own_export_and_a_file_of_several_nets_bes
     assert err.endswith(f"out/red.onnx: the same net as {nets[0]}; an ensemble needs different nets\n")
     code, out, err = run("eval", *arguments, "--model", net, "--model", several)
     assert (code, out) == (2, "")
-    assert err == f"error: {several}: holds 2 nets and would count as one net; name the nets' own files\n"
+    assert err == f"error: {several}: contains 2 nets and would count as one; give one file per net\n"
     assert run("eval", *arguments, "--model", several, "--json")[0] == 0
 
 
@@ -198,8 +198,8 @@ def test_a_fixed_batch_is_written_to_the_file_which_still_classifies_any_number_
     shape = onnx.load("out/red.onnx").graph.input[0].type.tensor_type.shape.dim
     assert [dimension.dim_value for dimension in shape] == [4, 3, 57, 57]
     expected = probabilities(run, net, photos, "--backend", "onnxruntime")
-    found = probabilities(run, Path("out/red.onnx"), photos, "--backend", "onnxruntime")  # 30 patches, four at a time
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    actual = probabilities(run, Path("out/red.onnx"), photos, "--backend", "onnxruntime")  # 30 patches, four at a time
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
 
 
 def test_int8_with_a_fixed_batch_and_a_layer_in_float(run, net, photos, images):
@@ -226,7 +226,7 @@ def test_by_default_the_bundled_net_is_exported_and_verified_on_the_example_phot
 
 
 @pytest.mark.parametrize("name", ["a/b c", "../../etc/x", "猫", "a`b | <b>c</b> [d](e)", ".", "n" * 300, '"q" \\n'])
-def test_every_name_that_a_net_may_have_gives_a_file_in_the_folder(run, net, photos, name):
+def test_a_net_with_any_name_is_exported_to_a_file_in_the_folder(run, net, photos, name):
     artifact = load_artifact(net)
     Artifact(replace(artifact.manifest, name=name), artifact.tensors).save(Path("net.safetensors"))
     code, _, err = run("export", "net.safetensors", "--photo", photos, "--triton", "repository")
@@ -247,21 +247,21 @@ def test_a_net_of_one_class_gives_it_probability_1(run, photos):
     assert (code, json.loads(out)["labels"][0]["probability"]) == (0, 1)
 
 
-# Whether it is verified
+# Verification
 
 
 def test_json_is_one_object_with_files_form_and_verdict(run, net, photos):
     code, out, err = run("export", net, "-o", "out", "--views", "ten", "--photo", photos, "--json", "--triton", "t")
     assert (code, err) == (0, "")
-    found = json.loads(out)
-    assert found.keys() == {"net", "folder", "files", "export", "runtime", "verified", "triton"}
+    result = json.loads(out)
+    assert result.keys() == {"net", "folder", "files", "export", "runtime", "verified", "triton"}
     size = Path("out/red.onnx").stat().st_size
-    assert (found["net"], found["folder"], found["triton"]) == ("red", "out", "t/red/1")
-    assert found["files"] == [{"path": "out/red.onnx", "bytes": size}]
-    assert found["runtime"] is None
-    assert (found["export"]["views"], found["export"]["precision"]) == ("ten", "fp32")
-    assert found["export"]["batch"] == {"min": 1, "opt": 8, "max": 64}
-    (verdict,) = found["verified"].values()
+    assert (result["net"], result["folder"], result["triton"]) == ("red", "out", "t/red/1")
+    assert result["files"] == [{"path": "out/red.onnx", "bytes": size}]
+    assert result["runtime"] is None
+    assert (result["export"]["views"], result["export"]["precision"]) == ("ten", "fp32")
+    assert result["export"]["batch"] == {"min": 1, "opt": 8, "max": 64}
+    (verdict,) = result["verified"].values()
     assert (verdict["within"], verdict["tolerance"], verdict["images"]) == (True, 1e-5, 15)
     assert verdict["largest"] < 1e-5
 
@@ -276,9 +276,9 @@ def test_a_file_that_differs_by_more_than_the_tolerance_exits_1_and_is_kept_but_
     assert read_model(Path("out/red.onnx")).info.precision == "fp16"
     assert not Path("served").exists()
     code, out, _ = run("export", net, *arguments, "--json")
-    found = json.loads(out)
-    assert (code, found["triton"]) == (1, None)
-    assert found["verified"]["out/red.onnx"]["within"] is False
+    result = json.loads(out)
+    assert (code, result["triton"]) == (1, None)
+    assert result["verified"]["out/red.onnx"]["within"] is False
 
 
 def test_a_labelled_set_shows_the_change_in_error(run, net, images):
@@ -317,10 +317,10 @@ def test_an_rtx_engine_is_built_without_a_gpu_and_reported_as_unverified(run, ne
     assert err.count("\n") == 1
     assert ("within 1e-05" in out) == bool(also)
     assert "capability 8.9, 12.0" in Path("out/README.md").read_text()
-    found = json.loads(run("export", net, *arguments, "--json")[1])
-    assert found["runtime"]["compute_capabilities"] == ["8.9", "12.0"]
-    assert [Path(file["path"]).name for file in found["files"]] == files[:-1]
-    assert found["verified"]["out/red.engine"] is None
+    result = json.loads(run("export", net, *arguments, "--json")[1])
+    assert result["runtime"]["compute_capabilities"] == ["8.9", "12.0"]
+    assert [Path(file["path"]).name for file in result["files"]] == files[:-1]
+    assert result["verified"]["out/red.engine"] is None
 
 
 @pytest.mark.usefixtures("rtx", "no_gpu")
@@ -382,7 +382,7 @@ def test_a_repository_for_triton_gets_the_file_and_then_its_next_version(run, ne
     assert "labels.txt" in Path("models/red/config.pbtxt").read_text()
 
 
-def test_a_repository_that_cannot_be_written_is_one_line_and_the_export_is_kept(run, net):
+def test_a_repository_that_cannot_be_written_is_a_one_line_error_and_the_export_is_kept(run, net):
     Path("models").write_text("in the way")
     code, _, err = run("export", net, "-o", "out", "--no-verify", "--triton", "models")
     assert code == 2
@@ -535,7 +535,7 @@ def test_an_older_export_is_kept_unchanged_when_the_next_one_fails(run, net, pho
         ("tensorrt", ["--trt"], 'pip install "alexnet-infer[trt]"'),
     ],
 )
-def test_a_missing_builder_exits_5_with_the_pip_line(run, net, monkeypatch, package, arguments, words):
+def test_a_missing_builder_exits_5_with_the_pip_command(run, net, monkeypatch, package, arguments, words):
     monkeypatch.setattr("alexnet_infer.export.engines.build.load_library", load_library.__wrapped__)  # not cached
     monkeypatch.setitem(sys.modules, package, None)
     refused(run, 5, words, net, *arguments)
@@ -613,7 +613,7 @@ def test_a_foreign_or_damaged_onnx_file_is_refused_by_every_command(run, net, ph
         assert err.count("\n") == 1
 
 
-# Which runtime
+# The choice of runtime
 
 
 def test_openvino_gives_the_same_probabilities_for_the_net_and_its_exports(run, net, photos):
@@ -621,8 +621,8 @@ def test_openvino_gives_the_same_probabilities_for_the_net_and_its_exports(run, 
     expected = probabilities(run, net, photos, "--backend", "onnxruntime")
     for form in ([], ["--views", "ten"], ["--lrn", "plugin"], ["--lrn", "op", "--batch", "3"]):
         run("export", net, "-o", "out", *form, "--no-verify")
-        found = probabilities(run, Path("out/red.onnx"), photos, "--backend", "openvino")
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        actual = probabilities(run, Path("out/red.onnx"), photos, "--backend", "openvino")
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(probabilities(run, net, photos, "--backend", "openvino"), expected, rtol=0, atol=1e-5)
     assert load(net, backend="openvino").backend.description.startswith("OpenVINO")
 

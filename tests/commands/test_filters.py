@@ -32,7 +32,7 @@ def test_a_named_nets_kernels_are_drawn(run, tmp_path):
     ("name", "message"),
     [("kernels.jpg", "ending in .png"), ("absent/kernels.png", "can't be written (No such file or directory)")],
 )
-def test_a_file_that_cannot_be_written_is_one_line_and_exits_2(run, tmp_path, name, message):
+def test_a_file_that_cannot_be_written_is_a_one_line_error_and_exits_2(run, tmp_path, name, message):
     code, out, err = run("filters", "-o", tmp_path / name)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert str(tmp_path / name) in err

@@ -90,7 +90,7 @@ def test_an_existing_file_is_only_replaced_if_it_is_named(source, run):
         (("--as", "caffe", "--classes", "classes.tsv", "--data", " "), 2, "--data ' ': expected printable"),
     ],
 )
-def test_mistakes_are_one_line(source, run, options, code, message):
+def test_mistakes_are_one_line_errors(source, run, options, code, message):
     exit_code, out, err = run("import", source, *options)
     assert (exit_code, out, err.count("\n")) == (code, "", 1)
     assert message in err
@@ -104,7 +104,7 @@ def test_a_pipe_is_refused_without_waiting(source, run):
     assert "is not a regular file" in err
 
 
-def test_a_file_that_is_missing_is_one_line_and_exit_4(source, run):
+def test_a_missing_file_is_a_one_line_error_and_exits_4(source, run):
     code, out, err = run("import", "gone.onnx", "--as", "caffe")
     assert (code, out) == (4, "")
     assert err == "error: gone.onnx: No such file or directory\n"

@@ -9,7 +9,7 @@ from alexnet_infer.published.registry import VARIABLE, registry
 from tests.commands.test_pull import _alone, site  # noqa: F401 (fixtures)
 
 
-def test_all_nets_are_listed_with_where_they_are(run, tmp_path, monkeypatch):
+def test_all_nets_are_listed_with_their_locations(run, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code, out, err = run("models")
     assert (code, err) == (0, "")
@@ -42,7 +42,7 @@ def test_names_and_figures_are_whole_in_a_narrow_terminal(run):
             assert any(line.startswith(f"{net.name} ") and f"{net.error.top1:.1f} / " in line for line in lines)
 
 
-def test_a_summary_is_shown_as_it_is(site, run, tmp_path, monkeypatch):  # noqa: F811
+def test_a_summary_is_shown_without_interpreting_markup(site, run, tmp_path, monkeypatch):  # noqa: F811
     content = json.loads((tmp_path / "registry.json").read_text())
     content["nets"][0]["summary"] = "a [red]net[/b]"
     (tmp_path / "other.json").write_text(json.dumps(content))

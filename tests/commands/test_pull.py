@@ -65,7 +65,7 @@ def test_a_net_is_fetched_converted_and_classifies_by_its_name_without_the_serve
     assert "published" in run("info", "small")[1]
 
 
-def test_nothing_but_the_net_and_a_lock_stays_in_the_cache(site, run):
+def test_only_the_net_and_a_lock_stay_in_the_cache(site, run):
     run("pull", "small")
     left = [path.name for path in cache_folder().rglob("*") if path.is_file()]
     assert cached(published("small")).name in left
@@ -117,14 +117,14 @@ def test_a_net_of_the_same_name_in_another_registry_is_another_net(site, run, tm
         assert (code, "not on this machine yet" in err) == (4, True)
 
 
-def test_html_is_one_line_and_exit_4(site, run):
+def test_html_is_a_one_line_error_and_exits_4(site, run):
     site.content = b"<html></html>"
     code, out, err = run("pull", "small")
     assert (code, out, err.count("\n")) == (4, "", 1)
     assert "sent 13 bytes" in err
 
 
-def test_a_missing_file_is_one_line_and_exit_3(site, run):
+def test_a_missing_file_is_a_one_line_error_and_exits_3(site, run):
     site.script = [site.says(b"", 404)]
     code, out, err = run("pull", "small")
     assert (code, out, err.count("\n")) == (3, "", 1)
@@ -188,7 +188,7 @@ def test_an_offer_that_fails_ends_with_the_error(site, monkeypatch):
         options.net("small")
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(site, run, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_a_one_line_error(site, run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     code, out, err = run("pull", "small")

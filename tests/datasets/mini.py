@@ -57,7 +57,7 @@ IMAGES = {"validation": VALIDATION, "train": TRAINING}
 
 
 def expected(split: str) -> list[tuple[str, int, str]]:
-    """(name, label, SHA-256 of the image) in order of names."""
+    """(name, label, SHA-256 of the image) sorted by name."""
     images = sorted(IMAGES[split].items())
     return [(name, WNIDS.index(wnid), hashlib.sha256(data).hexdigest()) for name, (data, wnid) in images]
 
@@ -270,7 +270,10 @@ TRAINING_WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 def refused(build: Callable[[], object], *parts: str, error: type[AlexNetInferError] = UnreadableInputError) -> str:
-    """Return the message of the error, of exactly this class, that `build` raises: printable and with all `parts`."""
+    """Return the message of the error that `build` raises.
+
+    The error must be of exactly the class `error`. Its message must be printable and contain all `parts`.
+    """
     with pytest.raises(error) as caught:
         build()
     message = str(caught.value)

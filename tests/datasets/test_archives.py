@@ -96,7 +96,7 @@ def test_missing_images_are_refused_with_the_first_name_and_the_count(root):
     refused(
         lambda: open_images(root),
         "ground_truth.txt: 18 labels for 14 images in ",
-        f"{VAL}: 4 have no image, the first is ILSVRC2012_val_00000001.JPEG",
+        f"{VAL}: 4 have no image; the first is ILSVRC2012_val_00000001.JPEG",
     )
 
 
@@ -104,7 +104,7 @@ def test_missing_images_are_refused_with_the_first_name_and_the_count(root):
 def test_a_ground_truth_with_a_different_number_of_lines_than_images_is_refused(root, lines):
     mini.write_devkit(root, truth=(mini.ground_truth() * 2)[: 2 * lines])
     lacking = (
-        "label, the first is ILSVRC2012_val_00000017" if lines == 16 else "image, the first is ILSVRC2012_val_00000019"
+        "label; the first is ILSVRC2012_val_00000017" if lines == 16 else "image; the first is ILSVRC2012_val_00000019"
     )
     refused(lambda: open_images(root), f"{lines} labels for 18 images", f"2 have no {lacking}.JPEG")
 

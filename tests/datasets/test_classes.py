@@ -85,7 +85,7 @@ def test_a_table_with_only_ids_uses_them_as_names(tmp_path):
         ("synset_words.txt", "n01440764 tench\nn1 fish\n", "line 2: 'n1 fish': expected WordNet id, space, class name"),
         ("synset_words.txt", "n01440764\n", "line 1: 'n01440764': expected WordNet id, space, class name"),
         ("synsets.txt", "n01440764\n\n", "line 2: '': expected a WordNet id"),
-        ("synsets.txt", "n01440764\nn01440764\n", "line 2: 'n01440764' occurs for the second time"),
+        ("synsets.txt", "n01440764\nn01440764\n", "line 2: 'n01440764' occurs twice"),
         ("LOC_synset_mapping.txt", "\x1b[2J\n", r"line 1: '\x1b[2J'"),
     ],
 )

@@ -49,7 +49,7 @@ def test_the_embedded_nets_classes_are_among_them_under_the_same_names():
 
 
 def test_timm_has_the_same_ids_and_words():
-    spec = importlib.util.find_spec("timm")  # found, not imported: it would import torch
+    spec = importlib.util.find_spec("timm")  # only located: importing timm would import torch
     if spec is None:
         pytest.skip("timm, which has the same classes, is not installed")
     folder = Path(spec.origin).parent / "data" / "_info"

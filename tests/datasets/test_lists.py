@@ -51,7 +51,7 @@ def test_the_flat_folder_may_have_several_names(flat, folder):
 def test_a_missing_image_is_refused(flat):
     (flat / "val" / FIRST).unlink()
     refused(
-        lambda: open_images(flat), f"18 labels for 17 images in {flat / 'val'}: 1 have no image, the first is {FIRST}"
+        lambda: open_images(flat), f"18 labels for 17 images in {flat / 'val'}: 1 have no image; the first is {FIRST}"
     )
 
 
@@ -132,16 +132,16 @@ def test_a_table_of_another_kind_is_refused(kaggle, text):
 def test_a_missing_kaggle_image_or_row_is_refused(kaggle):
     image = kaggle / "ILSVRC/Data/CLS-LOC/val" / FIRST
     image.rename(image.with_name("ILSVRC2012_val_00000099.JPEG"))
-    refused(lambda: open_images(kaggle), f"1 have no image, the first is {FIRST}")
+    refused(lambda: open_images(kaggle), f"1 have no image; the first is {FIRST}")
     image.with_name("ILSVRC2012_val_00000099.JPEG").rename(image)
     image.with_name("ILSVRC2012_val_00000099.JPEG").write_bytes(b"x")
-    refused(lambda: open_images(kaggle), "1 have no label, the first is ILSVRC2012_val_00000099.JPEG")
+    refused(lambda: open_images(kaggle), "1 have no label; the first is ILSVRC2012_val_00000099.JPEG")
 
 
 def test_missing_or_unknown_kaggle_training_folders_are_refused(kaggle):
     folder = kaggle / "ILSVRC/Data/CLS-LOC/train"
     (folder / WNIDS[1]).rename(folder / "n99999999")
-    refused(lambda: LabelledImages(kaggle, "train"), f"differ in 2 classes, the first is '{WNIDS[1]}'")
+    refused(lambda: LabelledImages(kaggle, "train"), f"differ in 2 classes; the first is '{WNIDS[1]}'")
 
 
 # Caffe.
@@ -201,11 +201,11 @@ def test_listed_images_that_are_missing_are_refused(caffe):
     refused(lambda: open_images(caffe), "18 labels for 16 images", "2 have no image", "ILSVRC2012_val_00000004.JPEG")
 
 
-def test_a_list_can_not_refer_to_files_outside_its_folder(caffe):
+def test_a_list_cannot_refer_to_files_outside_its_folder(caffe):
     (caffe / "secret.JPEG").write_bytes(b"x")
     with (caffe / "val.txt").open("a") as file:
         file.write("../secret.JPEG 2\n")
-    refused(lambda: open_images(caffe), "1 have no image, the first is ../secret.JPEG")
+    refused(lambda: open_images(caffe), "1 have no image; the first is ../secret.JPEG")
 
 
 def test_a_list_that_is_not_text_is_refused(caffe):

@@ -162,7 +162,7 @@ def test_unnumbered_shards_are_complete_and_read_in_order_of_names(tmp_path, par
         lambda content: content[:-8] + b"\xff\xff\xff\x7fPAR1",
         lambda content: content[:4] + bytes(len(content) - 12) + content[-8:],
     ],
-    ids=["empty", "magic only", "text", "last byte lost", "half", "footer's length lies", "zeros"],
+    ids=["empty", "magic only", "text", "last byte lost", "half", "wrong footer length", "zeros"],
 )
 def test_a_damaged_shard_is_refused_with_its_name(shards, damage):
     path = shards / "train-00001-of-00002.parquet"
@@ -221,7 +221,7 @@ def test_shards_without_class_names_are_refused(shards):
         (CLASSES + "\n", ("line 4: ''",)),
         (CLASSES.replace("\ttabby, tabby cat", "\t"), ("line 2: 'n02123045\\t'",)),
         ("\tgoldfish\n", ("line 1: '\\tgoldfish'",)),
-        (CLASSES + "n02123045\tanother cat\n", ("line 4: 'n02123045' occurs for the second time",)),
+        (CLASSES + "n02123045\tanother cat\n", ("line 4: 'n02123045' occurs twice",)),
         ("".join(reversed(CLASSES.splitlines(keepends=True))), ("not in order of WordNet ids",)),
         ("n01443537\tgold\x1b[2Jfish\n", (r"class n01443537: 'gold\x1b[2Jfish'", "expected printable text")),
         ("n01443537\tgold\tfish\n", (r"'gold\tfish'",)),
@@ -247,9 +247,9 @@ def test_a_folder_instead_of_class_names_is_refused(shards):
 @pytest.mark.parametrize(
     "content",
     [CLASSES.replace("\n", "\r\n").encode(), b"\xef\xbb\xbf" + CLASSES.encode(), CLASSES.rstrip("\n").encode()],
-    ids=["Windows line ends", "byte order mark", "no last line end"],
+    ids=["Windows line endings", "byte order mark", "no final newline"],
 )
-def test_class_names_are_read_with_other_line_ends_and_byte_order_marks(shards, content):
+def test_class_names_are_read_with_other_line_endings_and_byte_order_marks(shards, content):
     (shards / "classes.tsv").write_bytes(content)
     classes = LabelledImages(shards, "train").classes
     assert [c.wnid for c in classes] == WNIDS

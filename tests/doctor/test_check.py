@@ -81,7 +81,7 @@ def test_the_report_is_json(tmp_path):
 
 def test_a_missing_set_is_refused(tmp_path):
     refused(lambda: check(tmp_path), "no validation split here")
-    refused(lambda: check(tmp_path, layout="flat"), "no validation split here in the layout flat")
+    refused(lambda: check(tmp_path, layout="flat"), "no validation split here in layout flat")
     refused(lambda: check(tmp_path / ("x" * 300)), "File name too long")
     refused(lambda: check(tmp_path, layout="zip"), "--format 'zip'", error=UsageError)
 
@@ -116,7 +116,7 @@ def test_images_missing_from_the_archive_are_a_finding(tmp_path):
     kept = sorted(VALIDATION)[2:]
     (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(mini.tar_of((name, VALIDATION[name][0]) for name in kept))
     report = check(tmp_path)
-    assert f"2 have no image, the first is {FIRST}" in find(report, "incomplete or inconsistent").detail
+    assert f"2 have no image; the first is {FIRST}" in find(report, "incomplete or inconsistent").detail
     assert (report.readable, report.exit_code) == (16, 1)
     assert find(report, "img_val.tar is not the official archive").level == "error"
 
@@ -264,7 +264,7 @@ def official(tmp_path, monkeypatch) -> Path:
     return archive
 
 
-def test_published_sizes_and_md5_sums_are_those_of_the_design():
+def test_sizes_and_md5_sums_are_the_published_ones():
     assert ARCHIVES["validation"]["ILSVRC2012_img_val.tar"] == (6744924160, "29b22e2961454d5413ddabcf34fc5622")
     assert ARCHIVES["train"]["ILSVRC2012_img_train.tar"] == (147897477120, "1d675b47d978889d74fa0da5fadfb00e")
     assert DEVKIT[1] == "fa75699e90414af021442c21a62c3abf"
@@ -293,7 +293,7 @@ def test_an_archive_of_another_size_is_not_hashed(official, monkeypatch):
     monkeypatch.setattr(doctor, "_md5", lambda path: path == official and pytest.fail("hashed"))
     monkeypatch.setattr(doctor, "identify", lambda wnids: ILSVRC)
     finding = find(check(official.parent), "img_val.tar is not the official archive")
-    assert finding.level == "warning"  # not an error: it is readable and so complete, but was packed again
+    assert finding.level == "warning"  # not an error: it is readable, so it is complete, but it was repacked
     assert f"{official.stat().st_size:,} bytes" in finding.detail
 
 
@@ -408,7 +408,10 @@ def test_a_part_of_ilsvrc_is_reported_with_the_missing_images(thousand):
     write_thousand_devkit(thousand, devkits_order(), IDS)
     report = check(thousand)
     assert find(report, "images are missing").level == "warning"
-    assert "5 images in 1,000 classes; ILSVRC-2012 has 50,000 in 1,000" in find(report, "images are missing").detail
+    assert (
+        "5 images in 1,000 classes; ILSVRC-2012 has 50,000 images in 1,000 classes"
+        in find(report, "images are missing").detail
+    )
     assert find(report, "missing images").count == 49_995
     assert find(report, "missing images").examples[0] == "ILSVRC2012_val_00000006.JPEG"
     assert find(report, "without exactly 50").level == "warning"

@@ -1,4 +1,4 @@
-"""Predictions to a result, counted by hand. Shards equal one machine, and mismatched predictions are refused."""
+"""From predictions to a result, counted by hand. Shards give the result of one machine, and mismatches are refused."""
 
 from __future__ import annotations
 
@@ -61,11 +61,12 @@ def nets(tmp_path) -> list[list[Predictions]]:
 
 
 def test_errors_are_those_counted_by_hand(nets):
-    """Wrong in a: 2, 3, and 5 (a tie of all is class 0's), 6 (unreadable). In bb: 1, 3, 4, 5, 6, 7.
+    """Wrong in a: 2, 3, 5 (a tie of all classes goes to class 0) and 6 (unreadable). In bb: 1, 3, 4, 5, 6 and 7.
 
-    The mean: 0 is right. 1 and 2, first here and last there, have 0.275 as class 5 has, which is higher: right. 3 is
-    second in both. 4 is right: a tie adds the same to all. 5 is a tie, 6 unreadable. 7 has 0.275 as class 4 has, which
-    is lower: wrong.
+    In the mean, image 0 is right. The labels of 1 and 2 are first in one net and last in the other. They tie at 0.275
+    with class 5, which has the higher index, so both are right. 3 is second in both nets: wrong. 4 is right, because a
+    tie adds the same to every class. 5 is a tie of all classes and 6 is unreadable: wrong. The label of 7 ties at 0.275
+    with class 4, which has the lower index: wrong.
     """
     result = assemble(nets)
     assert [(net.name, net.top1.wrong, net.top5.wrong) for net in result.nets] == [("a", 4, 3), ("bb", 6, 4)]
@@ -91,7 +92,7 @@ def test_errors_are_those_counted_by_hand(nets):
 
 
 def test_ties_go_to_the_lower_class(tmp_path):
-    """All alike: class 0 is right, 1 to 4 are in the top 5, 5 is wrong."""
+    """All classes tie: class 0 is right, 1 to 4 are in the top 5, 5 is wrong."""
     rows = [Row(f"{i}", i, None) for i in range(6)]
     result = assemble([[made(tmp_path, about(6), rows, np.full((6, 6), 1 / 6))]])
     assert [one.top1 for one in result.classes] == [0, 1, 1, 1, 1, 1]
@@ -115,12 +116,12 @@ def test_images_of_a_class_that_the_nets_lack_are_wrong(tmp_path):
     assert any("1 of the 6 classes are unknown" in text for text in result.protocol.deviations)
 
 
-def test_outputs_in_another_order_count_alike(tmp_path):
+def test_outputs_in_another_order_give_the_same_counts(tmp_path):
     plain = assemble([[made(tmp_path, about(8, net="a"), ROWS, table(A))]])
     turned = about(8, net="a", wnids=WNIDS[::-1])
     other = assemble([[made(tmp_path, turned, ROWS, table(A)[:, ::-1])]])
     assert plain.nets[0].top1.wrong == 4
-    # Of the images without ties: the order of outputs decides those.
+    # Only classes of images without ties: ties depend on the order of outputs.
     assert [one.top1 for one in other.classes][1:5] == [one.top1 for one in plain.classes][1:5]
 
 
@@ -200,7 +201,7 @@ def test_shards_in_any_order_of_folders_give_the_result_of_one_machine(nets, tmp
     assert assemble(collect([*folders, folders[0]])) == whole  # the same folder twice changes nothing
 
 
-def test_a_cache_of_one_machine_can_be_joined_too(nets, tmp_path):
+def test_a_cache_of_one_machine_can_also_be_collected(nets, tmp_path):
     assert assemble(collect([tmp_path])) == assemble(nets)
 
 
@@ -221,7 +222,7 @@ def test_a_shard_that_one_net_lacks_is_refused(tmp_path):
     )
 
 
-def test_a_sample_is_complete_when_the_sample_is(tmp_path):
+def test_shards_of_a_sample_are_complete_if_they_cover_the_sample(tmp_path):
     folders = caches(tmp_path, sample=8, whole=50)
     assert assemble(collect(folders)).data.sample.of == 50
     refused(lambda: collect(folders[:1]), "images 4 to 7 are missing", error=PredictionsError)
@@ -248,7 +249,9 @@ def test_nets_in_different_shards_are_refused(tmp_path):
 @pytest.mark.parametrize("fields", [{"views": "center"}, {"batch": 8}, {"listing": "1" * 64}, {"whole": 9}])
 def test_another_evaluation_in_the_same_cache_is_refused(nets, tmp_path, fields):
     made(tmp_path, about(8, net="ccc", **{"end": 8, **fields}), ROWS, table(A))
-    refused(lambda: collect([tmp_path]), "other data, views or batch", "use a separate --cache", error=PredictionsError)
+    refused(
+        lambda: collect([tmp_path]), "data, views or batch differ", "use a separate --cache", error=PredictionsError
+    )
 
 
 def test_one_net_on_two_runtimes_is_refused(tmp_path):
@@ -266,9 +269,9 @@ def test_one_net_computed_with_other_settings_does_not_count_as_two(tmp_path):
         refused(lambda f=folders: collect(f), "are both predictions of this net", "delete one", error=PredictionsError)
 
 
-def test_nets_of_other_classes_are_refused(nets, tmp_path):
+def test_nets_with_other_classes_are_refused(nets, tmp_path):
     made(tmp_path, about(8, net="ccc", wnids=OTHER_WNIDS), ROWS, table(A))
-    refused(lambda: collect([tmp_path]), "ccc: has other classes than a", error=UsageError)
+    refused(lambda: collect([tmp_path]), "ccc: has different classes from a", error=UsageError)
 
 
 def test_a_folder_without_predictions_is_refused(nets, tmp_path):
@@ -288,6 +291,6 @@ def test_nets_that_saw_different_images_are_refused(nets, tmp_path, row):
     other = [made(tmp_path, about(8, net="ccc"), rows, values)]
     refused(
         lambda: list(together([nets[0], other])),
-        "other images than in the other nets' predictions",
+        "its images differ from those in the other nets' predictions",
         error=PredictionsError,
     )

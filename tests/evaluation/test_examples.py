@@ -37,7 +37,7 @@ def chosen(tmp_path: Path):
     return lambda seed=0: choose_examples([[predictions]], data, positions, net.manifest.preprocessing, seed)
 
 
-def test_mistakes_are_those_of_the_first_guess_most_confident_first_and_ties_in_the_sets_order(chosen):
+def test_mistakes_of_the_first_guess_are_sorted_by_confidence_and_ties_keep_the_sets_order(chosen):
     mistakes = chosen().mistakes
     assert [shown.label.wnid for shown in mistakes] == [WNIDS[LABELS[i]] for i in (3, 5, 1)]
     assert [shown.guesses[0][0].wnid for shown in mistakes] == [WNIDS[GUESSES[i]] for i in (3, 5, 1)]
@@ -55,7 +55,7 @@ def test_every_image_is_shown_with_its_own_pixels_and_five_guesses_in_stable_ord
         assert [guess.wnid for guess, _ in shown.guesses] == [WNIDS[k] for k in [GUESSES[i], *others][:5]]
 
 
-def test_a_sample_is_the_same_every_time_without_repetition_and_another_seed_draws_another(chosen, monkeypatch):
+def test_a_sample_has_no_repetitions_is_reproducible_and_depends_on_the_seed(chosen, monkeypatch):
     monkeypatch.setattr(examples, "SHOWN", 4)
     names = [[shown.name for shown in chosen(seed).sample] for seed in (0, 0, 1, 2, 3)]
     assert names[0] == names[1]

@@ -30,14 +30,14 @@ NETS = {"net": ("1" * 64, values(0)), "other": ("2" * 64, values(1))}
 
 
 def predictions(folder: Path, name: str, sha256: str, probabilities: np.ndarray) -> list[Predictions]:
-    """In two shards."""
+    """Store the predictions of one net in two shards."""
     probabilities = np.where([[row.error is None] for row in ROWS], probabilities, 0).astype(np.float32)
     parts = []
     for begin, end in ((0, 16), (16, COUNT)):
-        one = Predictions(folder, about(COUNT, net=name, sha256=sha256, begin=begin, end=end))
-        one.append(ROWS[begin:end], probabilities[begin:end])
-        one.close()
-        parts.append(one)
+        part = Predictions(folder, about(COUNT, net=name, sha256=sha256, begin=begin, end=end))
+        part.append(ROWS[begin:end], probabilities[begin:end])
+        part.close()
+        parts.append(part)
     return parts
 
 
@@ -77,24 +77,24 @@ def test_csv_and_parquet_agree(nets, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
     for name in ("table.csv", "table.parquet"):
         save_table(nets, tmp_path / name)
-    ours = read_csv(tmp_path / "table.csv")
-    theirs = parquet.read_table(tmp_path / "table.parquet").to_pylist()
-    assert list(ours[0]) == list(theirs[0])
-    for one, other in zip(ours, theirs, strict=True):
-        for key, value in other.items():
-            assert one[key] == ("" if value is None else str(value))
+    csv_rows = read_csv(tmp_path / "table.csv")
+    parquet_rows = parquet.read_table(tmp_path / "table.parquet").to_pylist()
+    assert list(csv_rows[0]) == list(parquet_rows[0])
+    for csv_row, parquet_row in zip(csv_rows, parquet_rows, strict=True):
+        for key, value in parquet_row.items():
+            assert csv_row[key] == ("" if value is None else str(value))
             assert isinstance(value, float | None) if key.startswith("p_") else isinstance(value, str | None)
 
 
 def test_columns_have_their_type_even_when_they_are_empty(nets, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
-    nobody = Predictions(tmp_path, about(1))
-    nobody.append([Row("0.jpg", 0, "not an image")], np.zeros((1, 6), np.float32))
-    nobody.close()
-    save_table([[nobody]], tmp_path / "none.parquet")
-    save_table(nets[:1], tmp_path / "some.parquet")
-    none, some = (parquet.read_schema(tmp_path / name) for name in ("none.parquet", "some.parquet"))
-    assert [(field.name, field.type) for field in none] == [(field.name, field.type) for field in some]
+    unreadable = Predictions(tmp_path, about(1))
+    unreadable.append([Row("0.jpg", 0, "not an image")], np.zeros((1, 6), np.float32))
+    unreadable.close()
+    save_table([[unreadable]], tmp_path / "empty.parquet")
+    save_table(nets[:1], tmp_path / "filled.parquet")
+    empty, filled = (parquet.read_schema(tmp_path / name) for name in ("empty.parquet", "filled.parquet"))
+    assert [(field.name, field.type) for field in empty] == [(field.name, field.type) for field in filled]
 
 
 def test_nets_with_the_same_name_have_separate_columns(tmp_path):
@@ -107,16 +107,16 @@ def test_nets_with_the_same_name_have_separate_columns(tmp_path):
 
 
 def test_a_net_of_three_classes_has_three_guesses(tmp_path):
-    one = Predictions(tmp_path, about(1, wnids=WNIDS[:3]))
-    one.append([Row("0.jpg", 0, None)], np.float32([[0.2, 0.5, 0.3]]))
-    one.close()
-    save_table([[one]], tmp_path / "table.csv")
+    stored = Predictions(tmp_path, about(1, wnids=WNIDS[:3]))
+    stored.append([Row("0.jpg", 0, None)], np.float32([[0.2, 0.5, 0.3]]))
+    stored.close()
+    save_table([[stored]], tmp_path / "table.csv")
     (row,) = read_csv(tmp_path / "table.csv")
     assert [row[f"guess_{k}"] for k in range(1, 6)] == [WNIDS[1], WNIDS[2], WNIDS[0], "", ""]
 
 
 @pytest.mark.parametrize("name", ["table", "table.tsv", "table.CSV", ".csv.gz"])
-def test_another_ending_is_refused_at_once(tmp_path, name):
+def test_another_suffix_is_refused_at_once(tmp_path, name):
     refused(lambda: check_table(tmp_path / name), "ends in .csv or .parquet", error=UsageError)
 
 
@@ -124,13 +124,13 @@ def test_a_missing_folder_is_refused_at_once(tmp_path):
     refused(lambda: check_table(tmp_path / "absent" / "table.csv"), "absent", "no such folder", error=UsageError)
 
 
-def test_parquet_without_pyarrow_is_refused_with_the_pip_line(tmp_path, monkeypatch):
+def test_parquet_without_pyarrow_is_refused_with_the_pip_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     refused(lambda: check_table(tmp_path / "table.parquet"), "pip install pyarrow", error=BackendError)
     check_table(tmp_path / "table.csv")
 
 
-def test_a_table_that_can_not_be_written_is_one_line(nets, tmp_path):
+def test_a_table_that_cannot_be_written_is_a_one_line_error(nets, tmp_path):
     (tmp_path / "table.csv").mkdir()
     refused(
         lambda: save_table(nets, tmp_path / "table.csv"), "--save-predictions", "can't be written", error=UsageError

@@ -31,7 +31,7 @@ def read_number(tile: np.ndarray) -> int:
 
 
 def tiles(picture: np.ndarray, side: int, columns: int) -> list[list[np.ndarray]]:
-    """Return the tiles by row. One pixel is between and around them, twelve between the net's columns."""
+    """Return the tiles by row. Gaps of one pixel are between and around them, of twelve between the net's columns."""
     height, width, _ = picture.shape
     column, remainder = divmod(height - 2 - 12 * (columns - 1), columns)
     assert remainder == (column + 1) % (side + 1) == (width - 1) % (side + 1) == 0
@@ -66,7 +66,7 @@ def test_one_column_fills_its_rows():
 def test_each_kernel_has_its_own_scale_symmetric_around_grey():
     weights = np.zeros((3, 3, 2, 2))
     weights[0, :, 0] = [[1.0, 0.5], [0.0, -0.5], [-1.0, -0.25]]
-    weights[1] = weights[0] * -1e-3  # as much contrast as the strong one, the other way round
+    weights[1] = weights[0] * -1e-3  # inverted, and the same contrast after scaling
     first, second, zero = tiles(kernel_image(weights, columns=1, scale=1), 2, columns=1)[0]
     assert first[0, 0].tolist() == [255, 128, 0]
     assert first[0, 1].tolist() == [191, 64, 96]
@@ -85,14 +85,14 @@ def test_enlarged_pixels_are_squares_and_gaps_keep_their_size_and_are_black():
     assert np.flatnonzero(large.any((0, 2))).tolist() == [*range(1, 11), *range(12, 22)]
 
 
-def test_the_embedded_nets_two_columns_are_found():
+def test_the_embedded_net_has_two_columns():
     kernels = Kernels.of(load_artifact(embedded_model()))
     assert kernels.weights.shape == (48, 3, 3, 3)
     assert kernels.columns == 2
     assert kernels.image().shape == (4 * 34 + 12, 12 * 34 + 1, 3)
 
 
-def test_a_net_without_columns_has_one():
+def test_a_net_without_groups_has_one_column():
     assert Kernels.of(random_artifact(replace(TINY, columns=1))).columns == 1
 
 
@@ -105,7 +105,7 @@ def test_a_net_that_takes_bgr_is_shown_in_rgb():
     assert np.array_equal(swapped, shown[:, [2, 1, 0]])
 
 
-def test_the_png_holds_the_picture():
+def test_the_png_contains_the_picture():
     kernels = Kernels.of(random_artifact())
     with Image.open(io.BytesIO(kernels.png())) as picture:
         assert picture.format == "PNG"

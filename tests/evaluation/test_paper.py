@@ -24,7 +24,7 @@ def published(data: str, net: str) -> tuple:
 
 
 def test_the_papers_figures():
-    """Typed in again from the paper's tables 1 and 2 and its section 6."""
+    """Copied a second time from the paper's tables 1 and 2 and its section 6."""
     validation, test = "ILSVRC-2012 validation", "ILSVRC-2012 test"
     assert published(validation, "1 CNN") == (40.7, 18.2, "ten")
     assert published(validation, "5 CNNs") == (38.1, 16.4, "ten")
@@ -39,7 +39,7 @@ def test_the_papers_figures():
     assert published("ILSVRC-2010 test", "CNN, one view") == (39.0, 18.3, "center")
 
 
-def test_caffes_errors_are_what_its_accuracies_leave():
+def test_caffes_errors_are_100_minus_its_accuracies():
     top1, top5, views = published("ILSVRC-2012 validation", "BVLC AlexNet")
     assert (top1, top5) == (pytest.approx(100 - 57.1), pytest.approx(100 - 80.2))
     assert views == "center"
@@ -55,13 +55,13 @@ def test_every_figure_is_on_the_page():
     assert figures <= set(re.findall(r"\b\d\d\.\d\b", PAGE))
 
 
-def test_a_row_is_an_ensemble_if_its_name_is_a_plural_and_neither_if_it_is_no_net():
+def test_every_row_is_an_ensemble_a_single_net_or_neither():
     for row in PUBLISHED:
         no_net = row.net in ("SIFT + FVs", "sparse coding")
         assert row.ensemble is (None if no_net else "CNNs" in row.net or row.net == "ensemble"), row
 
 
-def test_rows_differ_in_data_or_net_and_say_what_the_net_was_trained_on():
+def test_rows_differ_in_data_or_net_and_name_the_training_data():
     assert len({(row.data, row.net) for row in PUBLISHED}) == len(PUBLISHED)
     for row in PUBLISHED:
         assert row.trained_on
@@ -77,7 +77,7 @@ def test_tiny_imagenet_is_known_by_its_classes():
 
 
 def test_ilsvrc_2012_is_known_by_its_classes():
-    spec = importlib.util.find_spec("timm")  # found, not imported: it would import torch
+    spec = importlib.util.find_spec("timm")  # only located: importing timm would import torch
     if spec is None:
         pytest.skip("timm, which has a list of the 1,000 classes, is not installed")
     wnids = (Path(spec.origin).parent / "data" / "_info" / "imagenet_synsets.txt").read_text().split()
@@ -99,7 +99,7 @@ def test_the_papers_nets_have_no_departures(size, name):
     assert departures(preset(name), size) == ()
 
 
-def said(size: int = 256, **switches) -> str:
+def joined(size: int = 256, **switches) -> str:
     return "; ".join(departures(replace(Variant(), **switches).build(), size))
 
 
@@ -122,12 +122,12 @@ def said(size: int = 256, **switches) -> str:
     ],
 )
 def test_each_switch_gives_its_own_clause_and_no_other(switches, clause):
-    assert clause in said(**switches)
-    assert said(**switches).count("; ") == clause.count("; ")
+    assert clause in joined(**switches)
+    assert joined(**switches).count("; ") == clause.count("; ")
 
 
-def test_the_number_of_classes_and_dropout_are_no_departures():
-    assert said(classes=10) == said(dropout=0.1) == ""
+def test_the_number_of_classes_and_dropout_are_not_departures():
+    assert joined(classes=10) == joined(dropout=0.1) == ""
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -159,7 +159,7 @@ def test_the_papers_protocol_has_no_deviations(ilsvrc):
         ),
     ],
 )
-def test_each_deviation_gives_one_sentence(ilsvrc, run, expected):
+def test_each_deviation_is_one_sentence(ilsvrc, run, expected):
     (sentence,) = deviations(**{"wnids": ilsvrc, "images": 50_000, "views": "ten", "nets": [net()], **run})
     assert expected in sentence
     assert sentence.endswith(".")
@@ -172,6 +172,6 @@ def test_another_set_of_as_many_classes_and_images_is_not_the_papers(ilsvrc):
 
 
 def test_the_sentences_on_a_sample_of_another_set_have_both_numbers():
-    told = deviations(wnids=TINY, images=500, sample_of=5000, views="ten", nets=[net()])
-    assert "5,000 images of 200 classes" in told[0]
-    assert told[1] == "Only a sample of 500 of the 5,000 images was evaluated."
+    sentences = deviations(wnids=TINY, images=500, sample_of=5000, views="ten", nets=[net()])
+    assert "5,000 images of 200 classes" in sentences[0]
+    assert sentences[1] == "Only a sample of 500 of the 5,000 images was evaluated."

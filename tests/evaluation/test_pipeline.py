@@ -1,4 +1,4 @@
-"""A set to predictions: the same numbers as one image at a time, independent of the other images in a batch."""
+"""From a set to predictions: the same numbers as one image at a time, independent of the other images in a batch."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_every_call_of_a_net_takes_the_same_number_of_patches(greys, tmp_path, v
     assert net.backend.calls == [BATCH * (10 if views == "ten" else 1)] * 3
 
 
-def test_images_that_can_not_be_read_keep_their_place_with_the_reason_and_zeros(greys, tmp_path):
+def test_images_that_cannot_be_read_keep_their_place_with_the_reason_and_zeros(greys, tmp_path):
     (greys / "002.png").write_bytes(b"damaged")
     data = (greys / "003.png").read_bytes()
     (greys / "003.png").write_bytes(data[: data.index(b"IDAT")])
@@ -142,7 +142,7 @@ def test_exif_orientation_is_ignored(real, tmp_path):
         image.save(root / "001.png", **options)
         values.append(predicted(root, tmp_path / f"{name}.cache", net)[1])
     turned = read_square((tmp_path / "turned" / "001.png"), name="", rescaling=Rescaling(size=64))
-    assert np.abs(net.probabilities([turned])[0] - values[0]).max() > 1e-4  # turning it would show
+    assert np.abs(net.probabilities([turned])[0] - values[0]).max() > 1e-4  # turning the image would change the result
     assert values[0].tobytes() == values[1].tobytes()
 
 
@@ -177,7 +177,7 @@ def test_nets_with_the_same_preprocessing_share_the_patches(real, tmp_path, monk
 
 
 def test_each_net_continues_from_where_it_was(greys, tmp_path):
-    """One has nothing, one a batch, one all but the last, one everything."""
+    """The nets start with no predictions, one batch, all but the last batch, and all."""
     data, done = open_images(greys), (0, 4, 8, 10)
     nets = [lookup_net(np.roll(TABLE, i, 1)) for i in range(4)]
     for i, count in enumerate(done):

@@ -63,7 +63,7 @@ def test_an_image_without_probabilities_and_probabilities_without_an_image_are_d
         list(Predictions.open(folder).chunks())
 
 
-def test_complete_predictions_are_read_while_another_process_holds_them(tmp_path):
+def test_complete_predictions_can_be_opened_while_they_are_locked(tmp_path):
     first = complete(Predictions(tmp_path, about(IMAGES)))  # its lock is held
     second = Predictions(tmp_path, about(IMAGES))
     assert second.complete
@@ -121,14 +121,14 @@ def test_everything_that_predictions_depend_on_is_in_their_key(tmp_path, change)
     predictions = Predictions(tmp_path, CHANGES[change])
     predictions.close()
     assert predictions.done == 0
-    assert Predictions.open(made(tmp_path)).complete  # the others are still there
+    assert Predictions.open(made(tmp_path)).complete  # the first predictions are still there
 
 
-def test_the_same_has_the_same_key_and_shards_the_same_subject():
-    one, other = about(IMAGES, end=4), about(IMAGES, begin=4)
-    assert one.key == about(IMAGES, end=4).key != other.key
-    assert one.subject == other.subject
-    assert replace(one, views="center").subject != one.subject
+def test_equal_descriptions_have_the_same_key_and_shards_the_same_subject():
+    first, second = about(IMAGES, end=4), about(IMAGES, begin=4)
+    assert first.key == about(IMAGES, end=4).key != second.key
+    assert first.subject == second.subject
+    assert replace(first, views="center").subject != first.subject
 
 
 def test_a_description_is_read_back(tmp_path):
@@ -141,7 +141,7 @@ def test_a_description_is_read_back(tmp_path):
 
 
 def cuts(data: bytes, ends: list[int]) -> list[int]:
-    """0 and the lengths at, just before and just after `ends`, places where an image ends."""
+    """Return 0 and the lengths just before, at and just after each of `ends`, where images end."""
     return sorted({n for end in [0, *ends] for n in (end - 1, end, end + 1) if 0 <= n <= len(data)})
 
 
@@ -200,7 +200,7 @@ def test_a_folder_without_a_description_is_reused(tmp_path):
 # Locks.
 
 
-def test_two_can_not_write_at_once(tmp_path):
+def test_predictions_that_are_being_written_are_refused(tmp_path):
     pytest.importorskip("fcntl")
     first = Predictions(tmp_path, about(IMAGES))
     refused(lambda: Predictions(tmp_path, about(IMAGES)), "another eval is using it", error=UsageError)
@@ -232,13 +232,13 @@ def test_a_failure_on_opening_releases_the_lock(tmp_path):
 # Refusals.
 
 
-def test_a_cache_that_can_not_be_written_is_one_line(tmp_path):
+def test_a_cache_that_cannot_be_written_is_a_one_line_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for cache in (tmp_path / "file", tmp_path / "file" / "below"):
         refused(lambda cache=cache: Predictions(cache, about(IMAGES)), "choose another --cache", error=UsageError)
 
 
-def test_a_full_disk_is_one_line_and_the_next_run_continues(tmp_path):
+def test_a_full_disk_is_a_one_line_error_and_the_next_run_continues(tmp_path):
     resource = pytest.importorskip("resource")
     predictions = Predictions(tmp_path, about(IMAGES))
     predictions.append(ROWS[:BATCH], VALUES[:BATCH])
@@ -267,7 +267,7 @@ def test_incomplete_predictions_are_refused_with_the_number_of_images(tmp_path):
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"7", b"{}", b"\xff", b'{"format": 1}', b"[" * 100_000])
-def test_a_damaged_description_is_one_line(tmp_path, text):
+def test_a_damaged_description_is_a_one_line_error(tmp_path, text):
     folder = made(tmp_path)
     (folder / "about.json").write_bytes(text)
     refused(lambda: Predictions.open(folder), f"{folder}: no predictions of alexnet-infer", error=PredictionsError)
@@ -303,7 +303,7 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize("line", DAMAGE, ids=lambda line: repr(line[:20]))
-def test_a_damaged_image_is_one_line(tmp_path, line):
+def test_a_damaged_image_record_is_a_one_line_error(tmp_path, line):
     folder = made(tmp_path)
     lines = (folder / "images.jsonl").read_bytes().split(b"\n")
     (folder / "images.jsonl").write_bytes(b"\n".join([*lines[:3], line, *lines[4:]]))
@@ -312,7 +312,7 @@ def test_a_damaged_image_is_one_line(tmp_path, line):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 2.0])
-def test_a_value_that_is_no_probability_is_one_line(tmp_path, value):
+def test_a_value_that_is_not_a_probability_is_a_one_line_error(tmp_path, value):
     folder = made(tmp_path)
     values = VALUES.copy()
     values[3, 2] = value
@@ -322,7 +322,7 @@ def test_a_value_that_is_no_probability_is_one_line(tmp_path, value):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_files_that_shrink_after_opening_are_one_line(tmp_path, name):
+def test_files_that_shrink_after_opening_are_a_one_line_error(tmp_path, name):
     opened = Predictions.open(made(tmp_path))
     (opened.folder / name).write_bytes(b"")
     refused(lambda: list(opened.chunks()), "damaged", error=PredictionsError)

@@ -28,8 +28,8 @@ from alexnet_infer.evaluation.run import Request, compute
 from tests.datasets.mini import jpeg
 from tests.nets import TINY, random_artifact
 
-pytest.importorskip("onnxruntime", reason="nets need ONNX Runtime")
-# Ray warns of its own settings when it reads their defaults.
+pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+# Ray warns about its own settings when it reads their defaults.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`use_(push_based_shuffle|polars|arrow_tensor_v2)` is deprecated:DeprecationWarning:ray.data.context"
 )
@@ -42,7 +42,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """Room for two workers, which take as many cores as this machine has."""
+    """Start a cluster with room for two workers, each of which takes as many cores as this machine has."""
     ray = pytest.importorskip("ray", reason="the engine needs Ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -59,7 +59,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory) -> Path:
-    """A labelled set in which one image is none, and two nets."""
+    """A labelled set in which one file is not an image, and two nets."""
     root = tmp_path_factory.mktemp("zoo")
     for i in range(COUNT):
         path = root / "data" / "val" / f"n{i % TINY.classes:08}" / f"{i:03}.jpg"
@@ -95,7 +95,7 @@ def single(zoo, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def only_ray(monkeypatch) -> None:
-    """This process computes no prediction."""
+    """Fail if this process computes a prediction."""
 
     def refuse(*args, **kwargs):
         raise AssertionError("computed here")
@@ -128,7 +128,7 @@ def test_a_stopped_run_continues_for_each_net_where_it_was(zoo, single, tmp_path
 
 
 @pytest.mark.usefixtures("cluster", "only_ray")
-def test_a_part_of_a_sample_is_that_of_a_single_machine(zoo, tmp_path, monkeypatch):
+def test_a_shard_of_a_sample_is_that_of_a_single_machine(zoo, tmp_path, monkeypatch):
     of_both = {"limit": 40, "shard": 1, "shards": 2, "models": (zoo / "net0.safetensors",)}
     compute(request(zoo, tmp_path / "there", engine="ray", **of_both))
     monkeypatch.undo()
@@ -155,7 +155,7 @@ def test_the_part_of_a_worker_that_dies_is_computed_again(zoo, single, tmp_path,
     predict_again(zoo, cache, on_images=kill)
     assert killed
     assert contents(cache) == contents(single)
-    assert capsys.readouterr().out == ""  # what Ray says of it would spoil the result's JSON
+    assert capsys.readouterr().out == ""  # Ray's messages would corrupt the result's JSON
 
 
 @pytest.mark.usefixtures("cluster")
@@ -185,12 +185,12 @@ def other_runtime(data: Path, about: About) -> About:
     ("change", "error", "message"),
     [
         (gone, UnreadableInputError, "data"),
-        (other_images, UnreadableInputError, "other images than where the evaluation started"),
-        (other_runtime, BackendError, "but ONNX Runtime 0.1, CPUExecutionProvider where the evaluation was started"),
+        (other_images, UnreadableInputError, "its images differ from those on the machine that started"),
+        (other_runtime, BackendError, "but ONNX Runtime 0.1, CPUExecutionProvider on the machine that started"),
     ],
 )
 @pytest.mark.usefixtures("cluster")
-def test_an_error_on_a_worker_is_one_line_with_its_node(zoo, single, tmp_path, change, error, message):
+def test_an_error_on_a_worker_is_one_line_that_names_its_node(zoo, single, tmp_path, change, error, message):
     shutil.copytree(zoo / "data", tmp_path / "data")
     data = open_images(tmp_path / "data")
     about = About.load(min(single.glob(f"*/{ABOUT}")).parent)
@@ -220,7 +220,7 @@ def test_a_node_that_might_round_differently_is_refused(zoo, single, differs, me
 
 
 @pytest.mark.usefixtures("cluster")
-def test_workers_that_fit_nowhere_are_refused(zoo, tmp_path, run: Run):
+def test_workers_that_fit_on_no_node_are_refused(zoo, tmp_path, run: Run):
     code, _, err = run(*arguments(zoo, tmp_path, "--engine", "ray", "--workers", 999))
     assert code == BackendError.exit_code
     assert err == "error: --engine ray: no node has 999 CPUs, which each worker needs; choose fewer with --workers\n"
@@ -267,14 +267,14 @@ def test_a_cluster_without_a_gpu_is_refused_where_this_machine_has_one():
 
 
 def cut(folder: Path, images: int) -> None:
-    """Leaves so many images' predictions."""
+    """Keep the predictions of only the first `images` images."""
     lines = (folder / IMAGES).read_bytes().splitlines(keepends=True)
     (folder / IMAGES).write_bytes(b"".join(lines[:images]))
     os.truncate(folder / ROWS, 4 * TINY.classes * images)
 
 
 def predict_again(zoo: Path, cache: Path, **given) -> list[Predictions]:
-    """Completes the predictions in `cache`."""
+    """Complete the predictions in `cache`."""
     of = {sha256(path): path for path in (zoo / "net0.safetensors", zoo / "net1.safetensors")}
     predictions = [Predictions(cache, About.load(about.parent)) for about in sorted(cache.glob(f"*/{ABOUT}"))]
     files = [(of[one.about.net["sha256"]], one) for one in predictions]
@@ -287,15 +287,15 @@ def predict_again(zoo: Path, cache: Path, **given) -> list[Predictions]:
 
 
 def workers_here() -> list[int]:
-    """Processes in which this process's cluster runs workers."""
-    found = []
+    """Return the ids of the processes in which this process's cluster runs workers."""
+    processes = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if (folder / "cmdline").read_bytes().startswith(b"ray::MapWorker") and os.getpid() in ancestors(folder):
-                found.append(int(folder.name))
-        except OSError:  # it has ended
+                processes.append(int(folder.name))
+        except OSError:  # the process has ended
             continue
-    return found
+    return processes
 
 
 def ancestors(folder: Path) -> Iterator[int]:

@@ -177,7 +177,7 @@ def test_the_page_names_the_best_net_and_says_whether_the_mean_is_significantly_
     assert "the best of the nets: The mean is significantly better in top-1 and top-5 error." in page.text
 
 
-def test_an_image_has_its_label_below_and_a_bar_for_each_guess_the_labels_own_marked(tmp_path):
+def test_an_image_has_its_label_below_and_a_bar_for_each_guess_and_the_right_guess_is_marked(tmp_path):
     page = written(result(), tmp_path, Examples(mistakes=(shown(),), sample=()))
     bars = [one["style"] for one in page.all("i")]
     assert bars == ["width:61.32%", "width:27.18%"]
@@ -186,7 +186,7 @@ def test_an_image_has_its_label_below_and_a_bar_for_each_guess_the_labels_own_ma
     assert "A random sample" not in page.text
 
 
-def test_one_net_has_no_comparison_and_without_files_there_is_no_training(tmp_path):
+def test_one_net_has_no_comparison_and_without_model_files_no_recipe_is_shown(tmp_path):
     page = written(result(names=("only",)), tmp_path, Examples(mistakes=(), sample=()), nets=[])
     assert "Paired" not in page.text
     assert not page.all("img")
@@ -194,7 +194,7 @@ def test_one_net_has_no_comparison_and_without_files_there_is_no_training(tmp_pa
     assert "only on zoo" in page.text
 
 
-def test_with_files_kernels_recipe_and_input_are_shown(tmp_path):
+def test_with_model_files_kernels_recipe_and_input_are_shown(tmp_path):
     evaluation = result()
     page = written(evaluation, tmp_path, Examples(mistakes=(), sample=()))
     assert len(page.all("img")) == 2
@@ -205,7 +205,7 @@ def test_with_files_kernels_recipe_and_input_are_shown(tmp_path):
     assert "RGB 0-255 minus the training mean" in page.text
 
 
-def test_a_result_without_readable_images_or_faults_is_written(tmp_path):
+def test_a_result_without_readable_images_or_deviations_is_written(tmp_path):
     nothing = Calibration.of(np.zeros(0, np.int64), np.zeros(0, bool))
     evaluation = result(deviations=())
     classes = tuple(replace(one, images=0, top1=0, top5=0) for one in evaluation.classes)
@@ -224,7 +224,7 @@ def hostile() -> tuple[Evaluation, Examples]:
     return evaluation, Examples(mistakes=images, sample=(odd,))
 
 
-def test_names_from_files_are_only_text(tmp_path):
+def test_names_from_files_are_plain_text(tmp_path):
     evaluation, examples = hostile()
     page, plain = written(evaluation, tmp_path, examples), written(result(), tmp_path)
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in plain.elements}
@@ -300,7 +300,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path):
     assert pages[0] == pages[1]
 
 
-def test_without_jinja2_the_pip_line_is_given(tmp_path, monkeypatch):
+def test_without_jinja2_the_error_has_the_pip_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     for attempt in (check_report, lambda: write_report(result(), Examples(mistakes=(), sample=()), [], tmp_path / "r")):
         with pytest.raises(BackendError, match=re.escape('pip install "alexnet-infer[report]"')):
@@ -330,7 +330,7 @@ onload = () => {{
 </script>"""
 
 
-def test_a_browser_shows_it_at_400_and_1400_pixels_without_scrolling_sideways_or_complaints(tmp_path):
+def test_a_browser_shows_it_at_400_and_1400_pixels_without_horizontal_scrolling_or_messages(tmp_path):
     browser = shutil.which("chromium")
     if browser is None:
         pytest.skip("needs a browser: apt-get install chromium")
@@ -348,5 +348,5 @@ def test_a_browser_shows_it_at_400_and_1400_pixels_without_scrolling_sideways_or
         assert one["scroll"] <= one["inner"]
         assert len(one["images"]) == 10  # 8 examples and the kernels of 2 nets
         assert all(one["images"])
-        assert one["family"].startswith("Charter")  # the styles are let through
+        assert one["family"].startswith("Charter")  # the page's security policy allows its styles
     assert not [line for line in done.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line]

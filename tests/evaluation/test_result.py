@@ -62,7 +62,7 @@ def test_errors_are_counted_over_all_images_and_have_wilsons_interval():
     assert [(net["name"], net["top1"]["wrong"]) for net in data["nets"]] == [("first", 4), ("second", 5)]
     low, high = wilson(3, 8)
     assert data["ensemble"]["top1"] == {"wrong": 3, "error": 0.375, "low": low, "high": high}
-    assert data["ensemble"]["top5"]["wrong"] == 1  # the unreadable one
+    assert data["ensemble"]["top5"]["wrong"] == 1  # the unreadable image
 
 
 def test_the_ensemble_is_compared_with_each_net_image_by_image():
@@ -89,8 +89,8 @@ def test_the_ensemble_is_compared_with_each_net_image_by_image():
         (0, 0, "undecided"),
     ],
 )
-def test_the_verdict_needs_mcnemars_p_below_5_per_cent_and_an_interval_without_0(only_mean, only_net, verdict):
-    """Of 5 coins all are heads or all tails in 2 of 32 throws (6 %), of 6 in 2 of 64 (3 %)."""
+def test_a_verdict_needs_mcnemars_p_below_5_per_cent_and_an_interval_without_0(only_mean, only_net, verdict):
+    """Five coins show all heads or all tails in 2 of 32 outcomes (6 %), six coins in 2 of 64 (3 %)."""
     mean = np.repeat([True, False, False], [only_mean, only_net, 200])
     net = np.repeat([False, True, False], [only_mean, only_net, 200])
     assert Paired.of(mean, net).verdict == verdict
@@ -123,7 +123,7 @@ def test_the_best_net_has_the_lowest_top_1_error(order, best):
     assert made.against_best.top1.net_only_wrong == 1
 
 
-def test_of_equal_nets_the_top_5_error_decides_and_then_the_order():
+def test_among_equal_nets_the_top_5_error_decides_and_then_the_order():
     two = result()
     equal = [replace(net, top1=two.nets[0].top1, top5=two.nets[0].top5) for net in two.nets]
     assert replace(two, nets=tuple(equal)).against_best.net == "first"
@@ -172,15 +172,15 @@ def test_confusions_are_sorted_by_images_then_label_and_guess_and_are_at_most_tw
     classes = tuple(ClassName(wnid=f"n{i:08}", name=f"c{i}") for i in range(6))
     pairs = [(a, b) for a in range(6) for b in range(6) if a != b]
     pairs = [*reversed(pairs), (4, 1)]
-    one = Tally(6)
+    counted = Tally(6)
     labels = np.array([a for a, _ in pairs])
-    one.add(np.eye(6)[[b for _, b in pairs]], labels, labels)
+    counted.add(np.eye(6)[[b for _, b in pairs]], labels, labels)
     made = evaluation(
         data=Data(name="x", listing="", images=31, classes=6),
         protocol=Protocol(views="ten", nets=1),
         classes=classes,
         guesses=classes,
-        nets=[(facts("x"), one)],
+        nets=[(facts("x"), counted)],
         ensemble=None,
     )
     pairs_made = [(pair.label, pair.guess, pair.images, pair.of) for pair in made.confusions]
@@ -192,21 +192,21 @@ def test_confusions_are_sorted_by_images_then_label_and_guess_and_are_at_most_tw
 def test_guesses_are_named_by_the_nets_classes():
     """The net's classes are the data's second and two others."""
     outputs = [ClassName(wnid=w, name=w) for w in ("n00000002", "n50000000", "n60000000")]
-    one = Tally(7)
-    one.add(np.eye(3)[[0, 1]], np.array([1, 0]), np.array([0, -1]))
+    counted = Tally(7)
+    counted.add(np.eye(3)[[0, 1]], np.array([1, 0]), np.array([0, -1]))
     made = evaluation(
         data=Data(name="zoo", listing="", images=2, classes=7),
         protocol=Protocol(views="center", nets=1),
         classes=CLASSES,
         guesses=outputs,
-        nets=[(facts("x"), one)],
+        nets=[(facts("x"), counted)],
         ensemble=None,
     )
     assert [(pair.label, pair.guess) for pair in made.confusions] == [("n00000001", "n50000000")]
 
 
 @pytest.mark.parametrize("images", [7, 9])
-def test_tallies_with_another_number_of_images_are_a_bug(images):
+def test_tallies_with_another_number_of_images_fail_an_assertion(images):
     with pytest.raises(AssertionError):
         evaluation(
             data=Data(name="zoo", listing="", images=images, classes=7),
@@ -241,14 +241,14 @@ def test_conditions_compare_the_headlines_error_in_per_cent(text, holds):
 def test_conditions_are_exact():
     """70 wrong of 1,000 are 7 %; as floats they are more."""
     assert 100 * (70 / 1000) > 7
-    one = Tally(2)
-    one.add(np.tile([1.0, 0.0], (1000, 1)), np.repeat([1, 0], [70, 930]), np.repeat([1, 0], [70, 930]))
+    counted = Tally(2)
+    counted.add(np.tile([1.0, 0.0], (1000, 1)), np.repeat([1, 0], [70, 930]), np.repeat([1, 0], [70, 930]))
     made = evaluation(
         data=Data(name="x", listing="", images=1000, classes=2),
         protocol=Protocol(views="ten", nets=1),
         classes=CLASSES[:2],
         guesses=CLASSES[:2],
-        nets=[(facts("x"), one)],
+        nets=[(facts("x"), counted)],
         ensemble=None,
     )
     assert not parse_condition("top1>7").holds(made)

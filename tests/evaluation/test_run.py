@@ -32,7 +32,7 @@ def models(tmp_path_factory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """Nothing may change it."""
+    """Write a set, which tests must not change."""
     return write_set(tmp_path_factory.mktemp("set"), IMAGES)
 
 
@@ -43,16 +43,16 @@ def request_(models, images, tmp_path) -> Request:
 
 @pytest.fixture
 def calls(monkeypatch) -> list[int]:
-    """The number of patches of every call of a net."""
-    found: list[int] = []
+    """Return a list that collects the number of patches in each call of a net."""
+    sizes: list[int] = []
     infer = onnxruntime.OnnxRuntimeBackend.infer
 
     def counting(self, patches_nchw):
-        found.append(len(patches_nchw))
+        sizes.append(len(patches_nchw))
         return infer(self, patches_nchw)
 
     monkeypatch.setattr(onnxruntime.OnnxRuntimeBackend, "infer", counting)
-    return found
+    return sizes
 
 
 # Requests.
@@ -73,7 +73,7 @@ def test_values_out_of_range_are_refused(request_, fields, words):
     refused(lambda: replace(request_, **fields), words, error=UsageError)
 
 
-def test_the_set_is_the_named_one_or_that_of_the_environment(monkeypatch):
+def test_the_set_is_the_given_folder_or_the_one_in_the_environment(monkeypatch):
     monkeypatch.setenv("ALEXNET_INFER_DATA", "/elsewhere")
     assert data_folder(Path("here")) == Path("here")
     assert data_folder(None) == Path("/elsewhere")
@@ -104,7 +104,7 @@ def label_sets() -> list[list[int]]:
 
 
 @pytest.mark.parametrize("labels", label_sets(), ids=lambda labels: f"{len(labels)} of {len(set(labels))}")
-def test_a_sample_has_every_classs_share_spread_evenly(labels):
+def test_a_sample_has_a_proportional_share_of_every_class_spread_evenly(labels):
     own, total = defaultdict(list), Counter(labels)
     for position, label in enumerate(labels):
         own[label].append(position)
@@ -117,7 +117,7 @@ def test_a_sample_has_every_classs_share_spread_evenly(labels):
         for label, places in own.items():
             share = count * total[label] / len(labels)
             assert abs(taken[label] - share) < 1, (count, label)
-            # Their ranks in the class: floor(i n / k), so gaps differ by one at most.
+            # Ranks within the class are floor(i n / k), so gaps differ by at most one.
             ranks = [places.index(i) for i in sample if labels[i] == label]
             assert ranks == [i * len(places) // max(1, len(ranks)) for i in range(len(ranks))]
             gaps = [b - a for a, b in pairwise([*ranks, len(places)])] if ranks else [0]
@@ -130,7 +130,7 @@ def test_remainders_go_to_the_largest_and_ties_are_spread_over_the_classes():
     assert Counter(labels[i] for i in stratified(labels, 5)) == {0: 2, 1: 2, 2: 1}
     thousand = [i for i in range(1000) for _ in range(50)]
     assert {thousand[i] for i in stratified(thousand, 500)} == set(range(0, 1000, 2))
-    labels = [0] * 11 + [1] * 19  # of 10: 3.67 and 6.33
+    labels = [0] * 11 + [1] * 19  # shares of 10: 3.67 and 6.33
     assert Counter(labels[i] for i in stratified(labels, 10)) == {0: 4, 1: 6}
 
 
@@ -166,16 +166,16 @@ def lookup(monkeypatch, tmp_path, models) -> Request:
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7, 16, 99])
-def test_shards_are_whole_batches_of_about_the_same_number_and_cover_the_set(lookup, batch):
+def test_shards_have_nearly_equal_numbers_of_whole_batches_and_cover_the_set(lookup, batch):
     batches = -(-30 // batch)
     for shards in {1, 2, 3, batches}:
         if shards > batches:
             continue
         parts = []
         for shard in range(shards):
-            (one,) = compute(replace(lookup, batch=batch, shard=shard, shards=shards)).predictions
-            parts.append((one.about.begin, one.about.end))
-            assert len(next(one.chunks())[0]) == one.about.end - one.about.begin
+            (predictions,) = compute(replace(lookup, batch=batch, shard=shard, shards=shards)).predictions
+            parts.append((predictions.about.begin, predictions.about.end))
+            assert len(next(predictions.chunks())[0]) == predictions.about.end - predictions.about.begin
         assert [begin for begin, _ in parts] + [30] == [0] + [end for _, end in parts]
         assert all(begin % batch == 0 for begin, _ in parts)
         sizes = [-(-(end - begin) // batch) for begin, end in parts]
@@ -196,7 +196,7 @@ def test_a_sample_is_divided_into_shards(lookup):
     assert sorted(row.label for one in parts for rows, _ in one.chunks() for row in rows) == sorted([*range(6)] * 2)
 
 
-# Nothing twice.
+# Nothing is computed twice.
 
 
 def test_a_second_run_computes_nothing(request_, calls):
@@ -230,9 +230,9 @@ def test_an_added_net_computes_only_its_own_predictions(request_, models, calls)
 def set_change(change: str, root: Path) -> None:
     image = root / "val" / WNIDS[0] / "0000.jpg"
     match change:
-        case "an image more":
+        case "an extra image":
             image.with_name("new.jpg").write_bytes(jpeg(99))
-        case "an image less":
+        case "a missing image":
             image.unlink()
         case "relabelled":
             image.rename(root / "val" / WNIDS[1] / image.name)
@@ -242,11 +242,11 @@ def set_change(change: str, root: Path) -> None:
             data = jpeg(99)
             assert len(data) != image.stat().st_size
             image.write_bytes(data)
-        case "a class more":
+        case "an extra class":
             (root / "val" / "n09999999").mkdir()
 
 
-SET_CHANGES = ["an image more", "an image less", "relabelled", "renamed", "replaced", "a class more"]
+SET_CHANGES = ["an extra image", "a missing image", "relabelled", "renamed", "replaced", "an extra class"]
 
 
 @pytest.mark.parametrize("change", SET_CHANGES)
@@ -339,10 +339,10 @@ def test_the_same_net_in_two_files_is_refused(request_, models, tmp_path, calls)
     assert calls == []
 
 
-def test_nets_of_other_classes_are_refused(request_, models, tmp_path, calls):
+def test_nets_with_other_classes_are_refused(request_, models, tmp_path, calls):
     other = save_net(tmp_path / "other.safetensors", 5, wnids=OTHER_WNIDS)
     request = replace(request_, models=(models[0], other))
-    refused(lambda: compute(request), f"{other}: has other classes than {models[0]}", error=UsageError)
+    refused(lambda: compute(request), f"{other}: has different classes from {models[0]}", error=UsageError)
     more = save_net(tmp_path / "other.safetensors", 5, wnids=[*WNIDS, "n09999999"])
     request = replace(request_, models=(models[0], more))
     refused(lambda: compute(request), "(7 and 6); only nets with the same classes", error=UsageError)
@@ -357,7 +357,7 @@ def test_a_net_that_shares_no_class_with_the_set_is_refused_before_it_runs(reque
 
 
 def test_a_refusal_leaves_no_lock(request_, models, tmp_path, monkeypatch):
-    """The second net's predictions can't be made; those of the first are free again."""
+    """The second net's predictions can't be written. The lock on those of the first is released."""
     both = replace(request_, models=tuple(models[:2]))
     made = run.Predictions
     monkeypatch.setattr(

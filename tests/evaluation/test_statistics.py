@@ -34,7 +34,7 @@ def test_wilsons_interval_agrees_with_scipys(total, confidence):
         assert wilson(wrong, total, confidence) == pytest.approx(tuple(expected), rel=1e-9, abs=1e-15)
 
 
-def test_wilsons_interval_is_the_one_that_the_readme_and_the_card_quote():
+def test_wilsons_interval_is_the_one_in_the_readme_and_the_card():
     assert [f"{100 * end:.1f}" for end in wilson(2720, 5000)] == ["53.0", "55.8"]
 
 
@@ -68,7 +68,7 @@ def test_mcnemars_p_agrees_with_statsmodels():
 
 def test_mcnemars_p_by_hand():
     assert mcnemar(1, 4) == 2 * (1 + 5) / 2**5
-    assert mcnemar(0, 1) == 1.0  # one image says nothing: 2 * 1/2
+    assert mcnemar(0, 1) == 1.0  # one image proves nothing: 2 * 1/2
 
 
 def test_mcnemar_takes_all_of_ilsvrcs_images_and_numpys_integers():
@@ -82,9 +82,9 @@ def test_mcnemar_refuses_counts_below_0():
         mcnemar(3, -1)
 
 
-def wrong_images(both: int, a_only: int, b_only: int, none: int) -> tuple[np.ndarray, np.ndarray]:
-    a = np.repeat([True, True, False, False], [both, a_only, b_only, none])
-    b = np.repeat([True, False, True, False], [both, a_only, b_only, none])
+def wrong_images(both: int, a_only: int, b_only: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    a = np.repeat([True, True, False, False], [both, a_only, b_only, neither])
+    b = np.repeat([True, False, True, False], [both, a_only, b_only, neither])
     return a, b
 
 
@@ -116,7 +116,7 @@ def test_the_bootstraps_interval_has_the_width_of_the_closed_form(a_only, b_only
     assert (low + high) / 2 == pytest.approx(difference, abs=0.1 * deviation)
 
 
-def test_the_bootstrap_draws_what_resampling_the_images_draws():
+def test_the_bootstrap_agrees_with_resampling_the_images():
     a, b = wrong_images(20, 25, 10, 45)
     rng = np.random.default_rng(1)
     drawn = rng.integers(0, 100, (20_000, 100))
@@ -134,7 +134,7 @@ def test_the_bootstraps_interval_covers_the_true_difference_as_often_as_it_says(
     assert 0.91 < inside / 400 < 0.985
 
 
-def test_the_bootstrap_is_the_same_for_the_same_seed_only():
+def test_the_bootstrap_is_reproducible_and_depends_on_the_seed():
     a, b = wrong_images(10, 120, 275, 595)
     assert paired_bootstrap(a, b) == paired_bootstrap(a, b, seed=0)
     assert len({paired_bootstrap(a, b, resamples=99, seed=seed) for seed in range(5)}) > 1
@@ -160,9 +160,9 @@ TIED = [0.1, 0.3, 0.1, 0.1, 0.2, 0.1, 0.1]  # ranks: 1, 4, then 0, 2, 3, 5, 6 by
 
 
 @pytest.mark.parametrize(("label", "rank"), [(1, 1), (4, 2), (0, 3), (2, 4), (3, 5), (5, 6), (6, 7)])
-def test_of_equal_probabilities_the_lower_index_ranks_higher(label, rank):
-    one = tally([TIED], [label])
-    assert [bool(one.wrong(k)[0]) for k in range(1, 8)] == [k < rank for k in range(1, 8)]
+def test_among_equal_probabilities_the_lower_index_ranks_higher(label, rank):
+    tied = tally([TIED], [label])
+    assert [bool(tied.wrong(k)[0]) for k in range(1, 8)] == [k < rank for k in range(1, 8)]
 
 
 def test_a_net_with_equal_probabilities_guesses_class_0_and_gets_only_the_first_five_right():
@@ -195,7 +195,7 @@ def test_an_image_of_a_class_that_the_net_lacks_is_wrong_for_every_k():
         assert lacking.wrong(k).tolist() == [True, False]
     assert lacking.confusions() == {(2, 1): 1}
     assert lacking.per_class(1).tolist() == [0, 0, 1]
-    assert lacking.calibration().bins[12].images == 2  # it was read: its confidence of 0.8 counts, and was wrong
+    assert lacking.calibration().bins[12].images == 2  # both images are readable, so the wrong guess counts
     assert lacking.calibration().bins[12].accuracy == 0.5
 
 
@@ -223,7 +223,7 @@ def test_an_unreadable_image_is_wrong_and_counts_only_in_its_class():
     assert sum(one.images for one in some.calibration().bins) == 2
 
 
-def test_confusions_count_the_wrong_pairs_only():
+def test_confusions_count_only_the_wrong_pairs():
     rng = np.random.default_rng(4)
     probabilities, labels = rng.random((500, 6)), rng.integers(0, 6, 500)
     guesses = probabilities.argmax(1)
@@ -240,10 +240,10 @@ def test_an_ensemble_can_be_right_where_each_member_errs_and_wrong_where_one_is_
     assert wrong == [[True, False, True], [True, True, False], [False, True, True]]
 
 
-def figures(one: Tally) -> tuple:
-    wrong = [one.wrong(k).tolist() for k in (1, 5)]
-    classes = [one.per_class(k).tolist() for k in (None, 1, 5)]
-    return len(one), wrong, classes, one.confusions(), one.calibration()
+def figures(counted: Tally) -> tuple:
+    wrong = [counted.wrong(k).tolist() for k in (1, 5)]
+    classes = [counted.per_class(k).tolist() for k in (None, 1, 5)]
+    return len(counted), wrong, classes, counted.confusions(), counted.calibration()
 
 
 def mixed(images: int = 200, classes: int = 11) -> list[tuple]:
@@ -296,20 +296,20 @@ def test_calibration_is_exactly_independent_of_the_images_order_where_a_float_su
     rows, order = np.stack([confidences, 1 - confidences], 1), rng.permutation(3000)
     results = []
     for arrangement in (slice(None), order):
-        one = Tally(2)
-        one.add(rows[arrangement], labels[arrangement], labels[arrangement])
-        results.append(one.calibration())
+        counted = Tally(2)
+        counted.add(rows[arrangement], labels[arrangement], labels[arrangement])
+        results.append(counted.calibration())
     assert sum(rows.max(1).tolist()) != sum(rows[order].max(1).tolist())
     assert results[0] == results[1]
 
 
 def test_reading_figures_does_not_change_them():
-    one = tally(np.eye(3), [0, 1, 2])
-    before = figures(one)
-    assert figures(one) == before
-    one.add_unreadable(1)
-    assert len(one) == len(one.records) == 4
-    assert one.records.dtype == RECORD
+    counted = tally(np.eye(3), [0, 1, 2])
+    before = figures(counted)
+    assert figures(counted) == before
+    counted.add_unreadable(1)
+    assert len(counted) == len(counted.records) == 4
+    assert counted.records.dtype == RECORD
 
 
 def test_an_empty_tally_has_no_images_and_no_calibration():
@@ -343,10 +343,10 @@ def test_tallies_of_other_sets_do_not_merge():
     ],
 )
 def test_invalid_values_shapes_and_labels_are_refused(probabilities, data_labels, net_labels, expected):
-    one = Tally(3)
+    counted = Tally(3)
     with pytest.raises(UsageError, match=expected):
-        one.add(np.array(probabilities), np.array(data_labels), np.array(net_labels))
-    assert len(one) == 0
+        counted.add(np.array(probabilities), np.array(data_labels), np.array(net_labels))
+    assert len(counted) == 0
 
 
 def test_ece_by_hand():

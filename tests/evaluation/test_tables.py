@@ -1,4 +1,4 @@
-"""Rows of errors, which published rows follow them, and CSV and Markdown, in which names are never more than text."""
+"""Rows of errors, the published rows that follow them, and CSV and Markdown. Names from files are plain text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def with_classes(evaluation: Evaluation, classes: tuple[ClassName, ...], images:
 
 @pytest.fixture
 def ilsvrc(monkeypatch) -> None:
-    """The tests' classes pass for those of ILSVRC-2012."""
+    """Identify the tests' classes as those of ILSVRC-2012."""
     for module in (paper, tables):
         monkeypatch.setattr(module, "identify", lambda wnids: "ILSVRC-2012")
 
@@ -39,7 +39,7 @@ def published(evaluation: Evaluation, references: tables.References = "near") ->
     return [(row.data, row.net) for row in tables.rows(evaluation, references) if row.images is None]
 
 
-# Which published rows.
+# The choice of published rows.
 
 
 def test_the_runs_rows_are_first_and_all_published_rows_follow_on_request():
@@ -58,7 +58,7 @@ def test_the_runs_rows_are_first_and_all_published_rows_follow_on_request():
     ],
 )
 @pytest.mark.usefixtures("ilsvrc")
-def test_on_ilsvrc_the_nearest_rows_agree_in_views_and_in_being_an_ensemble(names, views, expected):
+def test_on_ilsvrc_the_nearest_rows_prefer_the_same_views_and_kind_of_net(names, views, expected):
     assert published(with_classes(result(names=tuple(names), views=views), CLASSES, 50_000)) == expected
 
 
@@ -98,7 +98,7 @@ def test_for_other_classes_one_row_is_near_and_marked_as_not_comparable(names, v
     ],
 )
 @pytest.mark.usefixtures("ilsvrc")
-def test_on_ilsvrc_the_notes_say_what_keeps_figures_apart(views, images, sample, papers, caffes):
+def test_on_ilsvrc_the_notes_list_what_differs(views, images, sample, papers, caffes):
     rows = tables.rows(with_classes(result(views=views, sample=sample), CLASSES, images), "all")
     notes = {(row.data, row.net): row.note for row in rows}
     assert notes[ILSVRC, "5 CNNs"] == papers
@@ -107,7 +107,7 @@ def test_on_ilsvrc_the_notes_say_what_keeps_figures_apart(views, images, sample,
     assert notes["ILSVRC-2010 test", "CNN"] == notes["Tiny ImageNet test", "ensemble"] == "not comparable"
 
 
-def test_a_sample_says_of_how_many():
+def test_a_sample_is_noted_with_the_size_of_its_set():
     rows = tables.rows(result(sample=Sample(images=8, of=80)))
     assert [row.note for row in rows[:3]] == ["8 of 80 images"] * 3
     assert tables.rows(result())[0].note == ""
@@ -158,7 +158,7 @@ def test_csv_has_only_the_published_digits():
     assert "2011" in starred["trained_on"]
 
 
-def test_csv_keeps_commas_and_quotes_and_gives_spreadsheets_no_formula():
+def test_csv_keeps_commas_and_quotes_and_escapes_formulas():
     rows = records(result(names=('a, "b"', '=HYPERLINK("x")'), data="@zoo"))
     assert rows[0]["net"] == 'a, "b"'
     assert rows[1]["net"] == '\'=HYPERLINK("x")'
@@ -189,7 +189,7 @@ def test_markdown_escapes_pipes_links_and_html():
     assert len(cells(lines[2])) == len(cells(lines[3])) == 7
 
 
-def test_names_can_neither_break_rows_nor_reach_the_terminal():
+def test_names_cannot_break_rows_or_control_the_terminal():
     evil = "a\nb\x1b]0;title\x07\u202ec"
     hostile, quiet = result(names=(evil, "b"), data=evil), result()
     for form in (tables.csv, tables.markdown):

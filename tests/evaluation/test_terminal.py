@@ -1,4 +1,4 @@
-"""What `eval` prints: one screen of 80 columns in which no figure is cut, and names are never more than text."""
+"""What `eval` prints: one screen of 80 columns in which no figure is cut. Names from files are plain text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def line_of(text: str, start: str) -> str:
 
 
 def series(names: list[str], images: int = 1000, *, mean: float = 0.3, classes: tuple[ClassName, ...] = TINY):
-    """Nets with errors of 50.0 %, 50.5 %, ... on `images` images, the same images wrong; the mean's error is `mean`."""
+    """Evaluate nets with errors of 50.0 %, 50.5 %, ... on `images` images. The mean's error is `mean`.
+
+    An image that one net classifies wrongly is also wrong for all nets with a higher error.
+    """
     labels = np.arange(images) % len(classes)
 
     def tally(error: float) -> Tally:
@@ -79,7 +82,8 @@ def test_at_80_columns_every_row_is_one_line_and_no_figure_is_cut(names, referen
     for rate in errors:
         assert f"{100 * rate.error:.2f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]" in text
     lines = text.splitlines()[2 : 2 + len(names)]
-    assert [line.split("  ")[0][-1] for line in lines] == [name[-1] for name in names]  # an end of its own
+    # Names are shortened in the middle and keep their ends.
+    assert [line.split("  ")[0][-1] for line in lines] == [name[-1] for name in names]
     count = sum(line.startswith(tuple({row.net for row in PUBLISHED})) for line in rows)
     assert count == (2 if references == "near" else len(PUBLISHED))
 
@@ -110,16 +114,16 @@ def test_the_title_names_views_and_sample():
     assert title == "zoo: 8 of 5,000 images, 7 classes, central view"
 
 
-def test_the_mean_is_compared_with_the_best_net_and_the_verdict_is_plain():
+def test_the_mean_is_compared_with_the_best_net_and_the_verdict_is_a_sentence():
     names = ["worse", "best"]
-    one = series(["x", "y"], mean=0.3)
+    two_nets = series(["x", "y"], mean=0.3)
     turned = replace(
-        one,
-        nets=tuple(replace(net, name=name) for net, name in zip(one.nets[::-1], names, strict=True)),
+        two_nets,
+        nets=tuple(replace(net, name=name) for net, name in zip(two_nets.nets[::-1], names, strict=True)),
         ensemble=replace(
-            one.ensemble,
+            two_nets.ensemble,
             against=tuple(
-                replace(pair, net=name) for pair, name in zip(one.ensemble.against[::-1], names, strict=True)
+                replace(pair, net=name) for pair, name in zip(two_nets.ensemble.against[::-1], names, strict=True)
             ),
         ),
     )
@@ -130,8 +134,8 @@ def test_the_mean_is_compared_with_the_best_net_and_the_verdict_is_plain():
     assert "against the best of them" not in shown(series(["only"]))
 
 
-def test_a_mean_that_is_not_better_is_called_so():
-    text = shown(result())  # one image of eight decides
+def test_a_mean_that_is_not_better_is_reported_as_not_better():
+    text = shown(result())  # the mean and the best net differ in one image of eight
     assert re.search(r"^top-1 +-12\.50 \[\S+, \+0\.00\] +0 +1 +1$", text, re.MULTILINE)
     assert "The mean is not significantly better in top-1 or top-5 error." in text
 
@@ -151,7 +155,7 @@ def test_published_figures_on_other_data_are_marked_and_dim():
 
 
 def with_images(evaluation: Evaluation, counts: list[tuple[int, int, int]]) -> Evaluation:
-    """Images, and those wrong in the top 1 and the top 5, of each class."""
+    """Set the counts of each class: images, and images that are wrong in the top 1 and in the top 5."""
     classes = [
         replace(one, images=images, top1=top1, top5=top5)
         for one, (images, top1, top5) in zip(evaluation.classes, counts, strict=True)
@@ -161,12 +165,12 @@ def with_images(evaluation: Evaluation, counts: list[tuple[int, int, int]]) -> E
     return replace(evaluation, classes=tuple(classes), confusions=tuple(confusions))
 
 
-def test_worst_classes_and_confusions_are_three_of_classes_with_five_images():
+def test_three_worst_classes_and_confusions_are_shown_among_classes_with_five_images():
     counts = [(4, 4, 4), (5, 3, 1), (10, 6, 3), (9, 1, 0), (10, 5, 0), (20, 2, 0), (0, 0, 0)]
     text = shown(with_images(result(), counts))
     worst, confused = text.split("worst classes")[1].split("\nmost confused")
     assert [line.split() for line in worst.strip().splitlines()[1:]] == [
-        ["cat", "n00000003", "6", "3", "10"],  # as the bee by top-1, and worse by top-5
+        ["cat", "n00000003", "6", "3", "10"],  # the top-1 error of the bee, and a higher top-5 error
         ["bee", "n00000002", "3", "1", "5"],
         ["eel", "n00000005", "5", "0", "10"],
     ]
@@ -179,12 +183,12 @@ def test_worst_classes_and_confusions_are_three_of_classes_with_five_images():
 
 def test_below_five_images_per_class_one_line_says_that_classes_are_not_shown():
     text = shown(with_images(result(), [(4, 4, 4)] * 7))
-    assert "No class has 5 images: worst classes and confusions are not shown.\n" in text
+    assert "No class has 5 or more images: worst classes and confusions are not shown.\n" in text
     assert "worst classes  " not in text
     assert "most confused" not in text
 
 
-def test_classes_with_one_name_are_told_apart_by_the_wordnet_id_and_unknown_guesses_have_only_it():
+def test_classes_with_the_same_name_are_shown_with_wordnet_ids_and_unknown_guesses_as_ids():
     classes = (*CLASSES[:1], ClassName(wnid=WNIDS[1], name="crane, bird"), ClassName(wnid=WNIDS[2], name="crane"))
     evaluation = with_images(result(classes=(*classes, *CLASSES[3:])), [(20, 9, 9)] * 7)
     unknown = Confusion(label=WNIDS[0], guess="n99999999", images=9, of=20)
@@ -219,7 +223,7 @@ def test_markup_in_names_is_printed_as_text():
         assert name in text
 
 
-def test_names_can_neither_break_lines_nor_reach_the_terminal():
+def test_names_cannot_break_lines_or_control_the_terminal():
     evil = "a\nb\x1b]0;title\x07\u202ec"
     hostile = result(names=(evil, "b"), data=evil, deviations=(f"{evil}: x.",), reason=evil)
     quiet = result(names=("c" * 40, "b"), data="d" * 40, deviations=("e" * 40,))

@@ -89,7 +89,7 @@ def about(
     views: str = "ten",
     **data: object,
 ) -> About:
-    """Describe predictions for `images` images of a set of `whole` with the classes of the miniature set."""
+    """Describe predictions for `images` of the `whole` images of a set with the classes of the miniature set."""
     facts = {
         "name": net,
         "sha256": sha256 or f"{len(net):064x}",

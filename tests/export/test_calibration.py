@@ -74,8 +74,8 @@ def test_without_a_training_split_the_validation_split_is_used(tmp_path):
 def test_a_file_that_takes_patches_is_calibrated_on_the_ten_views(tmp_path):
     square = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     Image.fromarray(square).save(tmp_path / "a.png")
-    (found,) = calibration_inputs(tmp_path, 5, MANIFEST, info_of("none"))
-    np.testing.assert_array_equal(found, patches(square, MANIFEST.preprocessing, "ten"))
+    (inputs,) = calibration_inputs(tmp_path, 5, MANIFEST, info_of("none"))
+    np.testing.assert_array_equal(inputs, patches(square, MANIFEST.preprocessing, "ten"))
 
 
 @pytest.mark.parametrize(("views", "each"), [("none", 10), ("ten", 1)])
@@ -92,9 +92,9 @@ def test_the_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn it clockwise
     image.save(tmp_path / "a.png", exif=exif)
-    (found,) = calibration_inputs(tmp_path, 1, MANIFEST, info_of())
-    assert found[0, 0].min() == 255
-    assert found[0, -1].max() == 0
+    (inputs,) = calibration_inputs(tmp_path, 1, MANIFEST, info_of())
+    assert inputs[0, 0].min() == 255
+    assert inputs[0, -1].max() == 0
 
 
 def test_photos_that_cannot_be_read_are_skipped(photos):

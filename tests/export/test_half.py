@@ -1,4 +1,4 @@
-"""Half precision on a CPU: values are rounded where a GPU rounds them, and an overflow shows."""
+"""Half precision on a CPU: values are rounded where a GPU rounds them, and an overflow is an error."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_activations_are_rounded_though_weights_need_no_rounding(tmp_path):
     assert 1e-5 < difference < 3e-3, "float32 would differ by 1e-7"
 
 
-def test_an_activation_beyond_half_precision_shows(tmp_path):
+def test_an_activation_beyond_half_precision_is_an_error(tmp_path):
     tensors = dict(half_weights(random_artifact()).tensors)
     tensors["conv1.weight"] = tensors["conv1.weight"] * 3000
     artifact = Artifact(random_artifact().manifest, tensors)
@@ -54,14 +54,14 @@ def test_an_activation_beyond_half_precision_shows(tmp_path):
 def test_every_value_between_operations_is_rounded_to_half_precision(lrn):
     info = ExportInfo(members=INFO.members, precision="fp16", lrn=lrn, views="ten")
     model = build_model([half_weights(random_artifact())], info)
-    found = onnx.load_model_from_string(rounded(model.SerializeToString()))
-    onnx.checker.check_model(found, full_check=True)
-    assert not [t.name for t in found.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16]
-    made_by = {node.output[0]: node for node in found.graph.node}
-    for node in found.graph.node:
+    emulated = onnx.load_model_from_string(rounded(model.SerializeToString()))
+    onnx.checker.check_model(emulated, full_check=True)
+    assert not [t.name for t in emulated.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16]
+    made_by = {node.output[0]: node for node in emulated.graph.node}
+    for node in emulated.graph.node:
         if node.op_type in ("Conv", "Gemm", "MaxPool", "Relu") and not node.output[0].endswith(".d"):
             before = made_by[node.input[0]]
             assert before.op_type == "Cast", node.name
             assert made_by[before.input[0]].attribute[0].i == onnx.TensorProto.FLOAT16
-    weights = {t.name: numpy_helper.to_array(t) for t in found.graph.initializer}
+    weights = {t.name: numpy_helper.to_array(t) for t in emulated.graph.initializer}
     np.testing.assert_array_equal(weights["conv1.weight"], half_weights(random_artifact()).tensors["conv1.weight"])

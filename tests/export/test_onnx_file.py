@@ -1,4 +1,4 @@
-"""Exported files on disk: written completely or not at all, with large weights beside them, and read without trust."""
+"""Exported files on disk: written completely or not at all, large weights beside them, read as untrusted input."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def test_weights_too_large_for_the_message_are_stored_beside_it_unchanged(tmp_pa
 
 def test_onnx_runtime_gives_the_same_result_for_embedded_and_external_weights(tmp_path):
     ort = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
-    found = []
+    results = []
     for limit in (2**31, 10_000):
         session = ort.InferenceSession(str(saved(tmp_path, limit)), providers=["CPUExecutionProvider"])
-        found.append(session.run(None, {"patches": large_patches()})[0])
-    np.testing.assert_array_equal(found[0], found[1])
+        results.append(session.run(None, {"patches": large_patches()})[0])
+    np.testing.assert_array_equal(results[0], results[1])
 
 
 @pytest.mark.parametrize("max_embedded", [2**31, 10_000])
@@ -129,7 +129,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_damaged_or_contradictory_file_is_one_line_and_exit_code_4(tmp_path, name):
+def test_a_damaged_or_contradictory_file_is_a_one_line_error_with_exit_code_4(tmp_path, name):
     path = saved(tmp_path)
     spoil, message = BROKEN[name]
     spoil(path)

@@ -46,7 +46,7 @@ def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize("form", ["op", "conv"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_switch_gives_the_references_probabilities_in_both_lrn_forms(name, form):
+def test_every_switch_matches_the_reference_in_both_lrn_forms(name, form):
     artifact = random_artifact(VARIANTS[name])
     patches = large_patches(VARIANTS[name])
     expected = ReferenceBackend(artifact).infer(patches)
@@ -56,7 +56,7 @@ def test_every_switch_gives_the_references_probabilities_in_both_lrn_forms(name,
 
 @pytest.mark.parametrize("form", ["op", "conv"])
 @pytest.mark.parametrize("wrong", [{"alpha": 5e-4}, {"alpha": 2e-5}, {"groups": 1}, {"k": 1.0}, {"beta": 0.5}])
-def test_a_wrong_lrn_constant_or_a_missing_column_split_shows(wrong, form):
+def test_a_wrong_lrn_constant_or_a_missing_column_split_changes_the_result(wrong, form):
     """The test above is meaningful only if such mistakes are far outside its tolerance."""
     artifact = random_artifact()
     patches = large_patches()

@@ -65,11 +65,11 @@ def test_views_in_the_graph_match_preprocess_for_every_preprocessing(name, views
     artifact = preprocessed(random_artifact(), **PREPROCESSING[name])
     expected = reference(artifact, SQUARES, views)
     assert np.abs(expected[0] - expected[1]).max() > 1e-4, "the images must differ"
-    found = run(build_model([artifact], described(views=views)), SQUARES)
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    actual = run(build_model([artifact], described(views=views)), SQUARES)
+    np.testing.assert_allclose(actual, expected, atol=2e-6)
 
 
-def test_a_wrong_view_would_show():
+def test_a_wrong_view_changes_the_result():
     """The central view, mirrored squares and a mirrored mean are far outside the tolerance above."""
     artifact = preprocessed(random_artifact(), mean=PER_PIXEL)
     expected = reference(artifact, SQUARES, "ten")
@@ -120,8 +120,8 @@ def test_an_ensemble_is_the_mean_of_its_nets(views):
     assert np.abs(singles[0] - singles[1]).max() > 0.01
     model = build_model(nets, described(3, views=views))
     onnx.checker.check_model(model, full_check=True)
-    found = run(model, SQUARES, nets[0].manifest.preprocessing)
-    np.testing.assert_allclose(found, np.mean(singles, 0), atol=1e-6)
+    actual = run(model, SQUARES, nets[0].manifest.preprocessing)
+    np.testing.assert_allclose(actual, np.mean(singles, 0), atol=1e-6)
 
 
 def test_nets_with_different_means_can_share_only_a_file_that_cuts_its_views():

@@ -73,14 +73,14 @@ def test_all_layers_have_8_bit_weights_with_a_scale_for_each_output_channel(flav
         weights = artifact.tensors[f"{layer}.weight"]
         largest = np.abs(weights).reshape(len(weights), -1).max(1)
         assert largest.max() > 1.05 * largest.min(), "a common scale for all channels must differ"
-        found, scale, zero, axis = read.pair(layer, 1)
-        assert found.dtype == zero.dtype == np.int8
+        rounded, scale, zero, axis = read.pair(layer, 1)
+        assert rounded.dtype == zero.dtype == np.int8
         assert not zero.any()
         assert axis == 0
         np.testing.assert_allclose(scale, largest / LARGEST[flavor], rtol=1e-6)
         broad = scale.reshape(-1, *[1] * (weights.ndim - 1))
-        np.testing.assert_allclose(found * broad, weights, atol=0.501 * scale.max())
-        assert np.abs(found).max() == LARGEST[flavor]
+        np.testing.assert_allclose(rounded * broad, weights, atol=0.501 * scale.max())
+        assert np.abs(rounded).max() == LARGEST[flavor]
 
 
 def test_two_products_of_the_cpus_flavor_fit_16_bits():
@@ -129,14 +129,14 @@ def test_lrn_and_the_softmax_stay_in_float(flavor, lrn):
 def test_the_first_layer_matches_the_reference_with_patches_and_weights_rounded_by_hand():
     artifact, patches = random_artifact(), large_patches()
     kept = options(flavor="tensorrt", keep_float=tuple(LAYERS[1:]))
-    found = run(quantize(build_onnx(artifact, "op"), [patches], kept), patches)
+    actual = run(quantize(build_onnx(artifact, "op"), [patches], kept), patches)
     weights = artifact.tensors["conv1.weight"]
     scale = np.abs(weights).max((1, 2, 3), keepdims=True) / 127
     rounded = Artifact(artifact.manifest, {**artifact.tensors, "conv1.weight": np.rint(weights / scale) * scale})
     step = np.abs(patches).max() / 127
     expected = ReferenceBackend(rounded).infer(np.rint(patches / step) * step)
-    assert np.abs(expected - ReferenceBackend(artifact).infer(patches)).max() > 1e-3, "rounding must show"
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.abs(expected - ReferenceBackend(artifact).infer(patches)).max() > 1e-3, "rounding must change the result"
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("flavor", FLAVORS)
@@ -155,7 +155,7 @@ def test_a_fully_connected_layer_matches_its_definition_in_whole_numbers(flavor)
     whole = np.clip(np.rint(x / step) + zero, *((-128, 127) if flavor == "tensorrt" else (0, 255))) - zero
     scale = np.abs(weights).max(1) / LARGEST[flavor]
     expected = whole @ np.rint(weights / scale[:, None]).T * (step * scale) + bias
-    assert np.abs(expected - (x @ weights.T + bias)).max() > 0.5, "rounding must show"
+    assert np.abs(expected - (x @ weights.T + bias)).max() > 0.5, "rounding must change the result"
     np.testing.assert_allclose(run(quantize(model, [x], options(flavor=flavor)), x), expected, atol=0.02)
 
 
@@ -174,9 +174,9 @@ def test_a_fully_connected_layer_matches_its_definition_in_whole_numbers(flavor)
 def test_probabilities_stay_near_the_float_nets(flavor, method, switch):
     net = replace(TINY, **switch)
     model, patches = build_onnx(random_artifact(net), "conv"), large_patches(net, count=8)
-    found = run(quantize(model, [patches[:4], patches[4:]], options(method=method, flavor=flavor)), patches)
-    difference = np.abs(found - run(model, patches))
-    assert np.isfinite(found).all()
+    actual = run(quantize(model, [patches[:4], patches[4:]], options(method=method, flavor=flavor)), patches)
+    difference = np.abs(actual - run(model, patches))
+    assert np.isfinite(actual).all()
     assert 1e-4 < difference.max() < 0.12
 
 

@@ -1,4 +1,4 @@
-"""The README in an exported folder: its example is run as printed and must give the net's own result."""
+"""The README in an exported folder: its example runs as printed and gives the result of the net."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def saved(path: Path, seed: int = 0, **preprocessing: object) -> Path:
 
 
 def photo(path: Path, width: int, height: int, turned: bool = False) -> None:
-    """Save a picture without symmetry, so that a wrong channel, row or column shows."""
+    """Save a picture without symmetry, so that a wrong channel, row or column is detected."""
     y, x = np.mgrid[:height, :width]
     channels = [255 * x / width, 255 * (y / height) ** 2, 128 + 127 * np.sin(x * y / 300)]
     exif = Image.Exif()
@@ -128,12 +128,12 @@ def info_of(count: int = 1, **values: object) -> ExportInfo:
 
 
 def test_it_describes_input_and_output():
-    found = text(info_of())
-    assert "| input | `patches` | float32 | [N, 3, 57, 57] | RGB, 0-255 minus the training mean |" in found
-    assert "| output | `probabilities` | float32 | [N, 7] |" in found
-    found = text(info_of(views="ten"))
-    assert "| input | `images` | uint8 | [N, 64, 64, 3] | RGB, 0 to 255 |" in found
-    assert "sorted by WordNet id, averaged over ten views |" in found
+    page = text(info_of())
+    assert "| input | `patches` | float32 | [N, 3, 57, 57] | RGB, 0-255 minus the training mean |" in page
+    assert "| output | `probabilities` | float32 | [N, 7] |" in page
+    page = text(info_of(views="ten"))
+    assert "| input | `images` | uint8 | [N, 64, 64, 3] | RGB, 0 to 255 |" in page
+    assert "sorted by WordNet id, averaged over ten views |" in page
 
 
 @pytest.mark.parametrize(
@@ -151,26 +151,26 @@ def test_it_describes_the_form_of_the_net(values, words):
     assert words in text(info_of(**values))
 
 
-def test_it_lists_the_nets_in_the_file_and_suggests_no_comparison_of_their_mean_with_one_of_them():
+def test_it_lists_the_nets_in_the_file_and_suggests_no_comparison_of_their_mean_with_one_net():
     assert "net0 (SHA-256 0000000000000000...)" in text(info_of())
     assert "alexnet-infer compare ORIGINAL.safetensors net.onnx" in text(info_of())
-    found = text(info_of(2, views="center"))
-    assert "the mean of 2 nets: net0 (SHA-256 0000000000000000...), net1 (SHA-256 1111111111111111...)" in found
-    assert "WordNet id, for the central patch, averaged over 2 nets |" in found
+    page = text(info_of(2, views="center"))
+    assert "the mean of 2 nets: net0 (SHA-256 0000000000000000...), net1 (SHA-256 1111111111111111...)" in page
+    assert "WordNet id, for the central patch, averaged over 2 nets |" in page
     assert "WordNet id, averaged over 2 nets |" in text(info_of(2))
     assert "WordNet id, averaged over ten views and 2 nets |" in text(info_of(2, views="ten"))
-    assert "alexnet-infer compare" not in found
-    assert "alexnet-infer classify photo.jpg --model net.onnx" in found
+    assert "alexnet-infer compare" not in page
+    assert "alexnet-infer classify photo.jpg --model net.onnx" in page
 
 
 def test_for_an_engine_it_names_the_runtime_and_has_no_python_example():
-    found = text(info_of(), onnx=False, runtime=RTX)
-    assert "`net.engine` runs only in TensorRT-RTX 1.2.3 and on GPUs of compute capability 8.6, 12.0." in found
-    assert "N: 1 to 64, fastest with 8." in found
-    assert "```python" not in found
-    assert "--model net.engine" in found
-    assert "The same information is in `net.engine.json`, as JSON." in found, "an engine has no metadata"
-    found = text(info_of(), runtime=TENSORRT)
-    assert "on A GPU (compute capability 9.0)." in found
-    assert "N: 1 to 64, fastest with 8; any number in the ONNX file." in found
-    assert 'InferenceSession("net.onnx")' in found
+    page = text(info_of(), onnx=False, runtime=RTX)
+    assert "`net.engine` runs only in TensorRT-RTX 1.2.3 and on GPUs of compute capability 8.6, 12.0." in page
+    assert "N: 1 to 64, fastest with 8." in page
+    assert "```python" not in page
+    assert "--model net.engine" in page
+    assert "the export settings are in `net.engine.json`, as JSON." in page, "an engine has no metadata"
+    page = text(info_of(), runtime=TENSORRT)
+    assert "on A GPU (compute capability 9.0)." in page
+    assert "N: 1 to 64, fastest with 8; any number in the ONNX file." in page
+    assert 'InferenceSession("net.onnx")' in page

@@ -59,10 +59,10 @@ def test_weights_too_large_for_the_file_are_stored_beside_it_and_listed(nets, tm
     assert [path.suffix for path in exported.files] == [".onnx", ".data"]
     assert {path.name for path in exported.folder.iterdir()} == {path.name for path in exported.files} | {"README.md"}
     square = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    found, expected = (
+    actual, expected = (
         load(path, device="cpu", backend="onnxruntime").probabilities([square]) for path in (exported.onnx, nets[0])
     )
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
 
 
 def test_an_engine_is_stored_beside_its_description_and_the_onnx_file_it_was_built_from(nets, tmp_path):

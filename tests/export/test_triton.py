@@ -22,7 +22,7 @@ MEMBERS = (Member(name="net", sha256="0" * 64),)
 
 
 def served(path: Path, *, tensorrt: str | None = None, manifest: Manifest = MANIFEST, **info: object) -> ServedModel:
-    """A file with arbitrary content, which the repository must not read."""
+    """Make a file with arbitrary content, which the repository must not parse."""
     if not path.exists():
         path.write_bytes(b"the model of " + path.name.encode())
     return ServedModel(path=path, manifest=manifest, info=ExportInfo(members=MEMBERS, **info), tensorrt=tensorrt)
@@ -49,51 +49,51 @@ def model_config():
 def test_the_config_of_an_onnx_file_fits_tritons_definition(model_config, onnx):
     from google.protobuf import text_format
 
-    found = text_format.Parse(config(onnx, "net", 500), model_config.ModelConfig())
-    assert (found.name, found.backend, found.max_batch_size) == ("net", "onnxruntime", 64)
-    (source,), (target,) = found.input, found.output
+    parsed = text_format.Parse(config(onnx, "net", 500), model_config.ModelConfig())
+    assert (parsed.name, parsed.backend, parsed.max_batch_size) == ("net", "onnxruntime", 64)
+    (source,), (target,) = parsed.input, parsed.output
     assert (source.name, source.data_type) == ("images", model_config.TYPE_UINT8)
     assert list(source.dims) == [SIZE, SIZE, 3]
     assert (target.name, target.data_type) == ("probabilities", model_config.TYPE_FP32)
     assert (list(target.dims), target.label_filename) == ([CLASSES], "labels.txt")
-    assert list(found.dynamic_batching.preferred_batch_size) == [8]
-    assert found.dynamic_batching.max_queue_delay_microseconds == 500
-    assert [group.kind for group in found.instance_group] == [model_config.ModelInstanceGroup.KIND_AUTO]
-    assert found.version_policy.latest.num_versions == 1
+    assert list(parsed.dynamic_batching.preferred_batch_size) == [8]
+    assert parsed.dynamic_batching.max_queue_delay_microseconds == 500
+    assert [group.kind for group in parsed.instance_group] == [model_config.ModelInstanceGroup.KIND_AUTO]
+    assert parsed.version_policy.latest.num_versions == 1
 
 
 def test_the_config_of_an_onnx_file_turns_tf32_off_on_a_gpu(model_config, onnx):
     from google.protobuf import text_format
 
-    found = text_format.Parse(config(onnx, "net"), model_config.ModelConfig())
-    (accelerator,) = found.optimization.execution_accelerators.gpu_execution_accelerator
+    parsed = text_format.Parse(config(onnx, "net"), model_config.ModelConfig())
+    (accelerator,) = parsed.optimization.execution_accelerators.gpu_execution_accelerator
     assert (accelerator.name, dict(accelerator.parameters)) == ("cuda", {"use_tf32": "0"})
-    assert found.parameters["cudnn_conv_algo_search"].string_value == "1", "heuristic, in the backend's numbering"
+    assert parsed.parameters["cudnn_conv_algo_search"].string_value == "1", "heuristic, in the backend's numbering"
 
 
 def test_the_config_of_an_engine_fits_tritons_definition(model_config, tmp_path):
     from google.protobuf import text_format
 
     engine = served(tmp_path / "net.engine", tensorrt="11.4.0", lrn="plugin")
-    found = text_format.Parse(config(engine, "net"), model_config.ModelConfig())
-    assert found.backend == "tensorrt"
-    (source,) = found.input
+    parsed = text_format.Parse(config(engine, "net"), model_config.ModelConfig())
+    assert parsed.backend == "tensorrt"
+    (source,) = parsed.input
     assert (source.name, source.data_type) == ("patches", model_config.TYPE_FP32)
     assert list(source.dims) == [3, PATCH, PATCH]
-    assert [group.kind for group in found.instance_group] == [model_config.ModelInstanceGroup.KIND_GPU]
-    assert not found.HasField("optimization"), "options of ONNX Runtime don't apply to TensorRT"
-    assert not found.parameters
+    assert [group.kind for group in parsed.instance_group] == [model_config.ModelInstanceGroup.KIND_GPU]
+    assert not parsed.HasField("optimization"), "options of ONNX Runtime don't apply to TensorRT"
+    assert not parsed.parameters
 
 
 def test_a_fixed_batch_is_in_the_dimensions_and_requests_are_not_batched(model_config, tmp_path):
     from google.protobuf import text_format
 
     model = served(tmp_path / "net.onnx", views="center", batch=Batch(min=4, opt=4, max=4))
-    found = text_format.Parse(config(model, "net"), model_config.ModelConfig())
-    assert found.max_batch_size == 0  # dimensions are then those of the complete tensor
-    assert list(found.input[0].dims) == [4, SIZE, SIZE, 3]
-    assert list(found.output[0].dims) == [4, CLASSES]
-    assert not found.HasField("dynamic_batching")
+    parsed = text_format.Parse(config(model, "net"), model_config.ModelConfig())
+    assert parsed.max_batch_size == 0  # dimensions are then those of the complete tensor
+    assert list(parsed.input[0].dims) == [4, SIZE, SIZE, 3]
+    assert list(parsed.output[0].dims) == [4, CLASSES]
+    assert not parsed.HasField("dynamic_batching")
 
 
 def test_a_repository_has_config_labels_and_the_first_version(onnx, tmp_path):
@@ -151,7 +151,7 @@ def test_a_copy_that_fails_leaves_no_version(onnx, tmp_path, monkeypatch):
     assert sorted(first.parent.iterdir()) == before
 
 
-def test_while_a_version_is_written_triton_sees_no_number(onnx, tmp_path, monkeypatch):
+def test_while_a_version_is_written_no_folder_has_a_number_as_its_name(onnx, tmp_path, monkeypatch):
     seen = []
     real = triton.shutil.copyfileobj
 
@@ -169,18 +169,18 @@ def test_while_a_version_is_written_triton_sees_no_number(onnx, tmp_path, monkey
 
 def test_a_version_that_another_process_wrote_meanwhile_is_kept(onnx, tmp_path, monkeypatch):
     first = write_repository(tmp_path / "models", onnx)
-    theirs = first.parent / "2" / "model.onnx"
+    other = first.parent / "2" / "model.onnx"
     real = Path.rename
 
     def slower(self: Path, target: Path) -> Path:
         if target.name == "2" and not target.exists():
             target.mkdir()
-            theirs.write_bytes(b"theirs")
+            other.write_bytes(b"other")
         return real(self, target)
 
     monkeypatch.setattr(Path, "rename", slower)
     assert write_repository(tmp_path / "models", onnx) == first.parent / "3"
-    assert theirs.read_bytes() == b"theirs"
+    assert other.read_bytes() == b"other"
 
 
 OTHER_NAMES = replace(MANIFEST, classes=(*MANIFEST.classes[:-1], replace(MANIFEST.classes[-1], name="something else")))
@@ -193,7 +193,7 @@ OTHER_NAMES = replace(MANIFEST, classes=(*MANIFEST.classes[:-1], replace(MANIFES
         ({"batch": Batch(min=1, opt=8, max=32)}, "batch="),
         ({"batch": Batch(min=64, opt=64, max=64)}, "fixed="),
         ({"tensorrt": "11.4.0"}, "backend="),
-        ({"manifest": OTHER_NAMES}, "other class names"),
+        ({"manifest": OTHER_NAMES}, "different class names"),
     ],
 )
 def test_a_model_that_contradicts_the_existing_one_is_refused(onnx, tmp_path, change, words):
@@ -270,29 +270,29 @@ def test_the_readmes_example_sends_what_the_config_expects(tmp_path, monkeypatch
     version = write_repository(tmp_path / "models", model, name="net")
     text = (version.parent / "README.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    asked = {}
+    sent = {}
 
     class InferInput:
         def __init__(self, name: str, shape: list[int], kind: str) -> None:
-            asked.update(name=name, shape=shape, kind=kind)
+            sent.update(name=name, shape=shape, kind=kind)
 
         def set_data_from_numpy(self, values) -> None:
-            asked["dtype"] = str(values.dtype)
-            assert list(values.shape) == asked["shape"]
+            sent["dtype"] = str(values.dtype)
+            assert list(values.shape) == sent["shape"]
 
     class InferenceServerClient:
         def __init__(self, address: str) -> None:
             pass
 
         def infer(self, name: str, inputs: list) -> InferenceServerClient:
-            asked["model"] = name
+            sent["model"] = name
             return self
 
         def as_numpy(self, name: str):
             import numpy as np
 
             assert name == "probabilities"
-            return np.full((asked["shape"][0], CLASSES), 1 / CLASSES, np.float32)
+            return np.full((sent["shape"][0], CLASSES), 1 / CLASSES, np.float32)
 
     package, client = ModuleType("tritonclient"), ModuleType("tritonclient.http")
     client.InferInput, client.InferenceServerClient = InferInput, InferenceServerClient
@@ -306,18 +306,18 @@ def test_the_readmes_example_sends_what_the_config_expects(tmp_path, monkeypatch
         pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
     exec(compile(program, "README.md", "exec"), {})
     dims = [SIZE, SIZE, 3] if views == "ten" else [3, PATCH, PATCH]
-    some = 4 if batch.fixed else 1 if views == "ten" else 10
+    count = 4 if batch.fixed else 1 if views == "ten" else 10
     kind = ("UINT8", "uint8") if views == "ten" else ("FP32", "float32")
-    assert asked == {
+    assert sent == {
         "name": "images" if views == "ten" else "patches",
-        "shape": [some, *dims],
+        "shape": [count, *dims],
         "kind": kind[0],
         "dtype": kind[1],
         "model": "net",
     }
 
 
-def test_an_engines_readme_says_which_tensorrt_runs_it(tmp_path):
+def test_an_engines_readme_names_the_tensorrt_version_that_runs_it(tmp_path):
     text = readme(served(tmp_path / "net.engine", tensorrt="11.4.0", lrn="plugin"), "net")
     assert "TensorRT 11.4.0" in text
     assert "--gpus all" in text

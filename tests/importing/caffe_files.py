@@ -101,7 +101,7 @@ KINDS = {
 def caffemodel(
     architecture: Architecture, tensors: Mapping[str, np.ndarray], *, v1: bool = False, double: bool = False
 ) -> bytes:
-    """The net as Caffe's solver stores it. With `v1`, it has the layout of 2014, with shapes of four sides."""
+    """The net as Caffe's solver stores it. With `v1`, it has the layout of 2014, whose shapes have four dimensions."""
     content = part(1, b"AlexNet")
     for step in architecture.steps:
         blobs = [blob(tensors[name], legacy=v1, double=double) for name in step.tensors]

@@ -160,7 +160,7 @@ def test_an_eight_bit_float_tensor_is_refused(path):
 def test_a_unit_is_refused_for_a_net_that_does_not_scale(changed, run):
     config = json.loads(json.dumps(run.config))
     config["architecture"]["operations"][1]["kind"] = "tanh"
-    with pytest.raises(SpecError, match="does not scale; expected 1"):
+    with pytest.raises(SpecError, match="can't be rescaled; expected 1"):
         read_checkpoint(changed(config=config))
 
 

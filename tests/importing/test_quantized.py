@@ -173,7 +173,7 @@ def test_a_file_cut_anywhere_is_refused(path, quantized):
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_damaged_bytes_give_a_file_or_one_line(quantized, tmp_path_factory, data):
+def test_damaged_bytes_give_a_file_or_a_one_line_error(quantized, tmp_path_factory, data):
     content = bytearray(quantized)
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

@@ -213,7 +213,7 @@ def test_a_file_that_is_not_pytorch_is_refused(path):
         refused(path, "expected a file written by torch.save(net.state_dict(), FILE)")
 
 
-def test_a_child_that_takes_too_long_is_ended(net, path, monkeypatch):
+def test_a_child_process_that_takes_too_long_is_killed(net, path, monkeypatch):
     monkeypatch.setattr(state_dict, "TIMEOUT", 0.01)
     refused(saved(path, net.state_dict()), "did not read it within 0.01 seconds")
 
@@ -241,7 +241,7 @@ def test_an_old_torch_is_refused(path, tmp_path, monkeypatch):
         read_state_dict(path, OWT.build())
 
 
-def test_torch_is_not_imported_here(net, path):
+def test_torch_is_not_imported_in_the_calling_process(net, path):
     saved(path, net.state_dict())
     code = (
         "import sys; from pathlib import Path; from alexnet_infer.importing.state_dict import read_state_dict; "

@@ -10,11 +10,12 @@ from alexnet_infer.published import download
 from tests.published.server import Server
 
 CONTENT = bytes(range(256)) * 4096 + b"the end"
-"""Four chunks and a little."""
+"""A little more than four chunks."""
 
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
+    """Use no proxy, and do not pause between attempts."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Server:
     """Serves `content` at any path.
 
-    `script` holds functions that answer the next requests, given the request's handler. After them, `well` answers.
+    `script` is a list of functions that answer the next requests, given the request's handler. Then `serve` answers.
     `requests` lists the path and the Range header of each request.
     """
 
@@ -28,7 +28,7 @@ class Server:
             def do_GET(self) -> None:
                 server.requests.append((self.path, self.headers.get("Range")))
                 with suppress(BrokenPipeError, ConnectionResetError):
-                    (server.script.pop(0) if server.script else server.well)(self)
+                    (server.script.pop(0) if server.script else server.serve)(self)
 
             def log_message(self, *arguments: object) -> None:
                 pass
@@ -44,8 +44,8 @@ class Server:
 
     # Answers.
 
-    def well(self, request: BaseHTTPRequestHandler) -> None:
-        """The complete file, or the range that was requested."""
+    def serve(self, request: BaseHTTPRequestHandler) -> None:
+        """Send the complete file, or the range that was requested."""
         header = request.headers.get("Range")
         begin = int(header.removeprefix("bytes=").removesuffix("-")) if header else 0
         if header and request.headers.get("If-Range") not in (None, self.etag):
@@ -61,7 +61,7 @@ class Server:
     def answer(
         self, request: BaseHTTPRequestHandler, body: bytes, status: int = 200, length: int | None = -1, **headers: str
     ) -> None:
-        """`length`: the value of Content-Length; -1 for the true one, None to leave it out."""
+        """Send an answer. `length` is the value of Content-Length: -1 for the true length, None to omit it."""
         request.send_response(status)
         if length is None:
             request.send_header("Connection", "close")

@@ -1,4 +1,4 @@
-"""Downloads from a real server on the loopback interface, which breaks off, lies, redirects and changes its file."""
+"""Downloads from a real server on the loopback interface, which drops connections, sends wrong data and redirects."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_server_without_ranges_sends_the_file_again(server, tmp_path):
     assert fetched(server, tmp_path) == CONTENT
 
 
-def test_a_file_that_changed_in_between_is_fetched_completely(server, tmp_path):
+def test_a_file_that_changes_between_requests_is_fetched_completely(server, tmp_path):
     old = b"x" * len(CONTENT)
 
     def first(request):
@@ -89,7 +89,7 @@ def test_a_download_continues_where_an_earlier_run_ended(server, tmp_path):
 
 
 @pytest.mark.parametrize("left", [b"x" * 5000, b"x" * len(CONTENT), b"x" * (len(CONTENT) + 1), CONTENT + b"x"])
-def test_the_rest_of_another_file_is_discarded(server, tmp_path, left):
+def test_the_beginning_of_another_file_is_discarded(server, tmp_path, left):
     part = tmp_path / f"{WANTED.digest.partition(':')[2][:32]}.part"
     part.write_bytes(left)
     assert fetched(server, tmp_path) == CONTENT
@@ -102,14 +102,14 @@ def test_a_complete_file_of_an_earlier_run_needs_no_server(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "said",
+    "content_range",
     [
         "bytes 999-1048582/1048583", "bytes 1000-1048582/1048584", "bytes 1000-5000/1048583", "bytes 1000-", "",
         "items 1000-1/1048583",
     ],
 )  # fmt: skip
-def test_after_a_wrong_range_the_complete_file_is_requested(server, tmp_path, said):
-    odd = server.says(CONTENT[1000:], 206, Content_Range=said)
+def test_after_a_wrong_range_the_complete_file_is_requested(server, tmp_path, content_range):
+    odd = server.says(CONTENT[1000:], 206, Content_Range=content_range)
     server.script = [server.drops(1000), odd]
     assert fetched(server, tmp_path / "a") == CONTENT
     assert ranges(server) == [None, "bytes=1000-", None]
@@ -117,7 +117,7 @@ def test_after_a_wrong_range_the_complete_file_is_requested(server, tmp_path, sa
     refused(server, tmp_path / "b", UnreadableInputError, "the range", "expected bytes 0-1048582/1048583")
 
 
-def test_after_wrong_ranges_only_the_next_run_starts_at_the_beginning(server, tmp_path):
+def test_after_repeated_wrong_ranges_the_run_fails_and_the_next_run_succeeds(server, tmp_path):
     def odd(request):
         if request.headers.get("Range"):
             server.answer(request, CONTENT[:10], 206, **{"Content-Range": "bytes 0-9/1048583"})
@@ -152,7 +152,7 @@ def test_bytes_beyond_the_size_are_not_stored(server, tmp_path, body):
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= len(CONTENT)
 
 
-def test_content_without_end_is_refused(server, tmp_path):
+def test_endless_content_is_refused(server, tmp_path):
     def endless(request):
         server.answer(request, b"", length=None)
         while True:
@@ -218,13 +218,13 @@ def test_retries_end_after_some_attempts(server, tmp_path):
     assert len(server.requests) == module.ATTEMPTS
 
 
-def test_a_server_without_ranges_that_always_breaks_off_is_abandoned(server, tmp_path):
+def test_retries_end_if_a_server_without_ranges_always_drops_the_connection(server, tmp_path):
     server.script = [server.cuts(CONTENT[:5000])] * 100
     refused(server, tmp_path, UnreadableInputError, "ended early")
     assert len(server.requests) == 1 + module.ATTEMPTS
 
 
-def test_pieces_of_two_files_are_fetched_again_as_one(server, tmp_path):
+def test_a_mix_of_two_files_is_discarded_and_fetched_again(server, tmp_path):
     server.etag = ""  # so that the versions can't be told apart
     server.script = [server.cuts(b"x" * 5000)]
     assert fetched(server, tmp_path) == CONTENT
@@ -256,7 +256,7 @@ def test_redirects_are_followed_for_every_part_of_a_file(server, tmp_path, statu
     assert ranges(server)[-1] == "bytes=1000-"
 
 
-def test_a_redirect_in_a_circle_is_refused(server, tmp_path):
+def test_a_redirect_loop_is_refused(server, tmp_path):
     server.script = [server.says(b"", 302, Location="/net.bin")] * 100
     refused(server, tmp_path, UnreadableInputError, "HTTP 302")
 
@@ -273,12 +273,12 @@ def test_the_next_mirror_is_tried(server, tmp_path):
     assert [path for path, _ in server.requests] == ["/net.bin", "/net.bin2", "/net.bin3"]
 
 
-def test_a_refused_connection_is_one_line(server, tmp_path):
+def test_a_refused_connection_is_a_one_line_error(server, tmp_path):
     server.close()
     refused(server, tmp_path, UnreadableInputError, "refused")
 
 
-def test_a_name_that_does_not_resolve_is_one_line(server, tmp_path):
+def test_a_name_that_does_not_resolve_is_a_one_line_error(server, tmp_path):
     refused(server, tmp_path, UnreadableInputError, "can't be fetched", urls=["http://no-such-host.invalid/x"])
 
 

@@ -7,17 +7,16 @@ import re
 
 import pytest
 
-from alexnet_infer.artifact import EMBEDDED
 from alexnet_infer.errors import ModelFileError, UsageError
 from alexnet_infer.importing.conventions import CONVENTIONS
+from alexnet_infer.nets import nets_at_hand
 from alexnet_infer.presets import PRESETS, variant
 from alexnet_infer.published.registry import VARIABLE, published, registry
 
 
-def test_the_well_known_nets_are_in_it():
+def test_the_registry_has_the_well_known_nets():
     wanted = {"bvlc-alexnet", "bvlc-alexnet-int8", "bvlc-alexnet-qdq", "caffenet", "torchvision-alexnet"}
     assert wanted <= set(registry())
-    assert EMBEDDED not in registry()
     assert not set(registry()) & set(PRESETS) - {"caffenet"}
 
 
@@ -86,7 +85,7 @@ def test_a_site_can_have_its_own_registry(other):
     ],
     ids=lambda text: text[:20],
 )  # fmt: skip
-def test_an_invalid_registry_is_one_line(other, content):
+def test_an_invalid_registry_is_a_one_line_error(other, content):
     other(content)
     with pytest.raises(ModelFileError, match="not a registry of nets"):
         registry()
@@ -102,12 +101,19 @@ def test_an_invalid_registry_is_one_line(other, content):
         ("patch", None), ("patch", 0), ("patch", "227"), ("date", "someday"), ("date", 3), ("data", ""),
         ("summary", " "),
         ("urls", "http://x/y"), ("urls", {"http://x/y": 1}), ("urls", [""]), ("urls", ["http://["]), ("urls", ["ftp://x"]),
-        ("name", "alexnet-64"), ("digest", "sha1:" + "0" * 40),
+        ("digest", "sha1:" + "0" * 40),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused(other, field, value):
     other({"format": 1, "nets": [entry() | {field: value}]})
     with pytest.raises(ModelFileError, match="not a registry of nets"):
+        registry()
+
+
+@pytest.mark.parametrize("name", [path.stem for path in nets_at_hand()])
+def test_the_name_of_a_bundled_net_is_refused(other, name):
+    other({"format": 1, "nets": [entry() | {"name": name}]})
+    with pytest.raises(ModelFileError, match=f"name={name}: is the name of a bundled net; expected another name"):
         registry()
 
 
@@ -132,7 +138,7 @@ def test_two_nets_with_the_same_name_are_refused(other):
         registry()
 
 
-def test_a_missing_registry_is_one_line(monkeypatch, tmp_path):
+def test_a_missing_registry_is_a_one_line_error(monkeypatch, tmp_path):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "gone.json"))
     with pytest.raises(ModelFileError, match=r"gone\.json: the registry of nets can't be read"):
         registry()

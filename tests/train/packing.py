@@ -1,4 +1,4 @@
-"""For the tests of packing: a small source, jobs that pack it, and ways to interrupt them."""
+"""Helpers for the tests of packing: a small source, jobs that pack it, and ways to interrupt them."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def note_decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list to which the names of the images that are decoded from now on are added."""
+    """Return a list that collects the names of the images that are decoded from now on."""
     names: list[str] = []
 
     def noted(*arguments, name: str, **options) -> np.ndarray:
@@ -132,7 +132,7 @@ prepare.prepare(job(Path(sys.argv[1]), workers=1), Counted())
 
 
 def killed(source: Path, where: str, after: int) -> None:
-    """Run a job that is killed by SIGKILL at the call number `after` (from 0) of a function."""
+    """Run a job that SIGKILL ends at call number `after` (from 0) of the function `where`."""
     command = [sys.executable, "-c", KILLED, str(source), where, str(after)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == -signal.SIGKILL, result.stderr

@@ -69,7 +69,7 @@ def test_a_loaded_checkpoint_is_bit_identical_to_the_saved_one(saved):
 def test_a_run_with_other_settings_is_refused_naming_the_first(saved, change, named):
     config = copy.deepcopy(CONFIG)
     change(config)
-    with pytest.raises(ModelFileError, match=f"another {named}; repeat that run's options") as caught:
+    with pytest.raises(ModelFileError, match=f"a different {named}; repeat that run's options") as caught:
         checkpoint.load(saved, config, SHAPES)
     assert caught.value.exit_code == 4
 
@@ -90,20 +90,20 @@ def test_a_checkpoint_from_before_a_setting_was_recorded_is_accepted(saved, conf
 def test_a_checkpoint_that_lacks_another_recipe_setting_is_refused(saved):
     config = CONFIG | {"recipe": CONFIG["recipe"] | {"validation_views": "ten"}}
     for read in (partial(checkpoint.load, shapes=SHAPES), checkpoint.check):
-        with pytest.raises(ModelFileError, match=r"another recipe\.validation_views \(None, now 'ten'\)"):
+        with pytest.raises(ModelFileError, match=r"a different recipe\.validation_views \(None, now 'ten'\)"):
             read(saved, config)
 
 
 @pytest.mark.parametrize("name", ["epochs", "lr"])
 def test_a_checkpoint_with_a_recipe_setting_that_is_unknown_here_is_refused(saved, name):
     recipe = {key: value for key, value in CONFIG["recipe"].items() if key != name}
-    with pytest.raises(ModelFileError, match=rf"another recipe\.{name} \(.*, now None\)"):
+    with pytest.raises(ModelFileError, match=rf"a different recipe\.{name} \(.*, now None\)"):
         checkpoint.load(saved, CONFIG | {"recipe": recipe}, SHAPES)
 
 
 def test_a_checkpoint_with_a_setting_that_is_unknown_here_is_refused(saved):
     config = {key: value for key, value in CONFIG.items() if key != "seed"}
-    with pytest.raises(ModelFileError, match="another seed") as caught:
+    with pytest.raises(ModelFileError, match="a different seed") as caught:
         checkpoint.load(saved, config | {}, SHAPES)
     assert caught.value.exit_code == 4
 
@@ -242,7 +242,7 @@ def test_a_check_compares_only_the_given_settings(saved):
         ({"seed": 1}, r"seed \(0, now 1\)"),
         ({"seed": 0, "recipe": CONFIG["recipe"] | {"lr": 0.01}}, r"recipe\.lr \(0\.04, now 0\.01\)"),
     ):
-        with pytest.raises(ModelFileError, match=f"another {named}; repeat that run's options") as caught:
+        with pytest.raises(ModelFileError, match=f"a different {named}; repeat that run's options") as caught:
             checkpoint.check(saved, wrong)
         assert caught.value.exit_code == 4
 

@@ -83,7 +83,7 @@ def test_after_ctrl_c_the_same_command_resumes_the_run_and_gives_the_same_result
     assert (code, stdout) == (130, "")
     last = stderr.splitlines()[-1]
     assert last.startswith("interrupted after 1 epochs and 2 steps: saved to ")
-    assert last.endswith("last.safetensors; the same command resumes the run")
+    assert last.endswith("last.safetensors; run the same command again to resume")
     code, _, stderr = train_small(run, data, tmp_path / "broken")
     assert code == 0
     assert "resuming at epoch 2, step 3" in stderr
@@ -92,12 +92,12 @@ def test_after_ctrl_c_the_same_command_resumes_the_run_and_gives_the_same_result
     assert whole.manifest.provenance.errors == broken.manifest.provenance.errors
 
 
-def test_ctrl_c_while_images_are_read_is_one_line(run, data, tmp_path, monkeypatch):
+def test_ctrl_c_while_images_are_read_prints_one_line(run, data, tmp_path, monkeypatch):
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PackedImages, "decode", interrupted)
-    assert train_small(run, data, tmp_path)[::2] == (130, "interrupted: the same command starts again\n")
+    assert train_small(run, data, tmp_path)[::2] == (130, "interrupted: run the same command to start again\n")
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_ctrl_c_while_images_are_read_is_one_line(run, data, tmp_path, monkeypat
         (["--width", "nan"], ["--width nan"]),
         (["--width", "0"], ["--width 0"]),
         (["--hidden", "0"], ["units=0"]),
-        (["--dropout", "1"], ["--dropout 1", "from 0 to below 1"]),
+        (["--dropout", "1"], ["--dropout 1", "at least 0 and less than 1"]),
         (["--net-columns", "3"], ["groups=3"]),
-        (["--columns"], ["--columns: 1 processes can't be grouped by 2", "torchrun --nproc-per-node 2"]),
+        (["--columns"], ["the number of processes is 1: expected a multiple of 2", "torchrun --nproc-per-node 2"]),
         (["--seed", "-1"], ["--seed -1"]),
         (["--name", "last"], ["--name 'last'"]),
         (["--name", "a/b"], ["--name 'a/b'"]),
@@ -124,7 +124,7 @@ def test_ctrl_c_while_images_are_read_is_one_line(run, data, tmp_path, monkeypat
         (["--activation", "tanh"], ["--unit 16", "expected 1"]),
     ],
 )
-def test_a_wrong_value_is_one_line_and_exit_2(run, data, tmp_path, arguments, parts):
+def test_a_wrong_value_is_a_one_line_error_and_exits_2(run, data, tmp_path, arguments, parts):
     assert_one_line(train_small(run, data, tmp_path / "out", *arguments), 2, *parts)
 
 
@@ -138,11 +138,11 @@ def test_a_missing_data_option_is_named(run):
     assert_one_line(run("--preset", "alexnet-64"), 2, "--data is missing")
 
 
-def test_a_folder_without_a_data_set_is_exit_3(run, tmp_path):
+def test_a_folder_without_a_data_set_exits_3(run, tmp_path):
     assert_one_line(train_small(run, tmp_path, tmp_path / "out"), 3, "no train split here")
 
 
-def test_an_unreadable_image_is_named_and_exit_3(run, data, tmp_path):
+def test_an_unreadable_image_is_named_and_exits_3(run, data, tmp_path):
     (data / "train" / "n00000001" / "004.png").write_bytes(b"not an image")
     assert_one_line(train_small(run, data, tmp_path / "out"), 3, "n00000001/004.png", "not an image")
 
@@ -152,28 +152,28 @@ def test_splits_with_different_classes_are_refused(run, data, tmp_path):
     assert_one_line(train_small(run, data, tmp_path / "out"), 3, "same classes", "n00000000")
 
 
-def test_a_checkpoint_with_other_settings_is_exit_4_and_kept(run, data, tmp_path):
+def test_a_checkpoint_with_other_settings_exits_4_and_is_kept(run, data, tmp_path):
     train_small(run, data, tmp_path)
     before = (tmp_path / "last.safetensors").read_bytes()
     assert_one_line(train_small(run, data, tmp_path, "--lr", "0.02"), 4, "recipe.lr (0.01, now 0.02)")
     assert (tmp_path / "last.safetensors").read_bytes() == before
 
 
-def test_an_output_folder_that_cannot_be_made_is_exit_2(run, data, tmp_path):
+def test_an_output_folder_that_cannot_be_made_exits_2(run, data, tmp_path):
     (tmp_path / "file").write_text("")
     assert_one_line(train_small(run, data, tmp_path / "file" / "out"), 2, "--out", "can't be created")
 
 
-def test_a_missing_gpu_is_exit_5(run, data, tmp_path, monkeypatch):
+def test_a_missing_gpu_exits_5(run, data, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert_one_line(train_small(run, data, tmp_path, "--device", "cuda"), 5, "--device cuda")
 
 
-def test_a_diverging_run_is_exit_1(run, data, tmp_path):
+def test_a_diverging_run_exits_1(run, data, tmp_path):
     assert_one_line(train_small(run, data, tmp_path, "--lr", "99999"), 1, "the run diverged", "--lr")
 
 
-def test_missing_pytorch_is_one_line_with_a_remedy(data):
+def test_missing_pytorch_is_a_one_line_error_with_a_remedy(data):
     result = program("--data", str(data), before="import sys; sys.modules['torch'] = None")
     assert result.returncode == 5
     expected = 'the trainer needs PyTorch 2.9 to 2.14, which is not installed: pip install "alexnet-infer[train]"'

@@ -42,16 +42,16 @@ def test_an_unreadable_image_is_listed_when_packing_and_counts_as_wrong_in_the_e
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--image-size", "96"], ["--image-size 96", "squares of 60"]),
-        (["--preset", "alexnet"], ["squares of 60", "patches (227)", "--image-size 256"]),
+        (["--image-size", "96"], ["--image-size 96", "60 x 60 squares"]),
+        (["--preset", "alexnet"], ["60 x 60 squares", "patches (227)", "--image-size 256"]),
     ],
 )
-def test_a_packed_set_of_another_size_is_exit_2(run, data, tmp_path, arguments, parts):
+def test_a_packed_set_of_another_size_exits_2(run, data, tmp_path, arguments, parts):
     run("prepare", data, "--out", tmp_path / "packed", "--image-size", 60)
     assert_one_line(train_small(run, tmp_path / "packed", tmp_path / "out", *arguments), 2, *parts)
 
 
-def test_a_truncated_packed_set_is_exit_4(run, data, tmp_path):
+def test_a_truncated_packed_set_exits_4(run, data, tmp_path):
     run("prepare", data, "--out", tmp_path / "packed", "--image-size", 64)
     shard = tmp_path / "packed" / "train-00000.bin"
     shard.write_bytes(shard.read_bytes()[:-1])
@@ -136,7 +136,7 @@ def rates(architecture: Architecture) -> list[float]:
 
 
 @pytest.mark.parametrize(("options", "rate"), [([], 0.2), (["--dropout", "0.3"], 0.3)])
-def test_the_dropout_rate_is_in_model_file_checkpoint_and_log_and_no_other_resumes(run, data, tmp_path, options, rate):
+def test_the_dropout_rate_is_recorded_and_a_run_cannot_resume_with_another_rate(run, data, tmp_path, options, rate):
     code, _, stderr = train_small(run, data, tmp_path, *options)
     assert code == 0, stderr
     manifest = load_artifact(tmp_path / "alexnet-64.safetensors").manifest

@@ -90,7 +90,7 @@ def case(request) -> Case:
 ALL = torch.arange(COUNT)
 
 
-def test_counts_equal_the_references_for_ten_views_and_the_central_view(case):
+def test_counts_match_the_reference_for_ten_views_and_the_central_view(case):
     counts = case.count(ALL, "ten")
     assert counts == {views: case.expected(views, ALL) for views in ("center", "ten")}
     assert all(0 < top1 < top5 < COUNT for top1, top5 in counts.values()), "extreme counts would hide mistakes"

@@ -48,7 +48,7 @@ def expected_wrong(artifact: Artifact, packed, views: str, k: int) -> int:
     return wrong
 
 
-def test_measured_errors_equal_the_references():
+def test_measured_errors_match_the_reference():
     artifact = random_artifact(replace(TINY, classes=7), seed=3)
     labels = torch.from_numpy(np.random.default_rng(0).integers(0, 7, 20))
     packed = replace(images(20, seed=4), labels=labels)
@@ -172,7 +172,7 @@ def test_a_net_with_batch_norm_is_measured_with_its_statistics(tmp_path):
     assert center.top1 == expected_wrong(artifact, packed, "center", 1)
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_written_is_a_one_line_error(tmp_path):
     run = trainer(tmp_path)
     run.run()
     with pytest.raises(UsageError, match=r"gone/net\.safetensors: can't be written"):

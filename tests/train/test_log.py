@@ -245,12 +245,12 @@ def test_a_log_without_later_records_is_not_rewritten(tmp_path):
 # Logs that can't be written.
 
 
-def test_a_full_disk_is_one_line_and_leaves_a_readable_log(tmp_path):
+def test_a_full_disk_is_a_one_line_error_and_leaves_a_readable_log(tmp_path):
     resource = pytest.importorskip("resource")
     log = opened(tmp_path, every=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # writing more fails, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # larger writes fail, as on a full disk
     try:
         with pytest.raises(
             UsageError, match=r"log\.jsonl: can't be written \(File too large\); free some space"
@@ -270,7 +270,7 @@ def test_a_full_disk_is_one_line_and_leaves_a_readable_log(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["absent", "file/inside"])
-def test_a_log_that_cannot_be_opened_is_one_line(tmp_path, where):
+def test_a_log_that_cannot_be_opened_is_a_one_line_error(tmp_path, where):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"log\.jsonl: can't be written \(.*\); .* change --out"):
         opened(tmp_path / where)
@@ -283,7 +283,7 @@ LINE = '{"event": "epoch", "epoch": 1, "top1_error": 0.5, "top5_error": 0.25, "s
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("", "Expecting value"),
         (LINE[:-9], "line 3"),
@@ -304,13 +304,13 @@ LINE = '{"event": "epoch", "epoch": 1, "top1_error": 0.5, "top5_error": 0.25, "s
     ],
     ids=lambda text: text[-30:],
 )
-def test_an_invalid_line_before_the_end_is_refused_with_its_number(tmp_path, line, said):
+def test_an_invalid_line_before_the_end_is_refused_with_its_number(tmp_path, line, message):
     path = tmp_path / LOG_NAME
     path.write_bytes(f"{LINE}\n{LINE}\n{line}\n{LINE}\n".encode(errors="surrogateescape"))
     for read in (read_log, opened):
         with pytest.raises(UnreadableInputError, match=r"log\.jsonl: line 3 is not a record of a run") as caught:
             read(tmp_path)
-        assert said in str(caught.value)
+        assert message in str(caught.value)
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 500
 
@@ -343,7 +343,7 @@ def test_a_log_is_read_by_its_folder_or_its_path(tmp_path):
         read_log(tmp_path / "absent")
 
 
-def test_a_log_that_cannot_be_read_is_one_line(tmp_path):
+def test_a_log_that_cannot_be_read_is_a_one_line_error(tmp_path):
     (tmp_path / LOG_NAME).mkdir()
     with pytest.raises(UnreadableInputError, match=r"log\.jsonl: can't be read \(Is a directory\)"):
         read_log(tmp_path)
@@ -371,7 +371,7 @@ def expected_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return expected
 
 
-def test_events_have_the_figures_of_the_log_also_in_a_resumed_run(tmp_path):
+def test_events_have_the_figures_of_the_log_even_in_a_resumed_run(tmp_path):
     pytest.importorskip("tensorboard")
     killed = opened(tmp_path, tensorboard=tmp_path / "events")
     steps(killed, (0, 0), (1, 45))
@@ -390,7 +390,7 @@ def test_events_have_the_figures_of_the_log_also_in_a_resumed_run(tmp_path):
     assert [step for step, _ in read_events(tmp_path / "events")["validation/top1_error"]] == [50, 100, 150]
 
 
-def test_a_figure_that_is_not_finite_is_no_event(tmp_path):
+def test_a_figure_that_is_not_finite_has_no_event(tmp_path):
     pytest.importorskip("tensorboard")
     log = opened(tmp_path, every=1, tensorboard=tmp_path / "events")
     for step, norm in enumerate((1.0, math.nan, 2.0), 1):
@@ -400,7 +400,7 @@ def test_a_figure_that_is_not_finite_is_no_event(tmp_path):
     assert [step for step, _ in events["train/loss"]] == [1, 2, 3]
 
 
-def test_an_events_folder_that_cannot_be_made_is_one_line(tmp_path):
+def test_an_events_folder_that_cannot_be_made_is_a_one_line_error(tmp_path):
     pytest.importorskip("tensorboard")
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"inside: can't be written \(.*\); .* change --tensorboard"):

@@ -187,7 +187,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path, changed, name
     run = trainer(tmp_path)
     run.save()
     before = run.saved.last.read_bytes()
-    with pytest.raises(ModelFileError, match=f"another {named}") as caught:
+    with pytest.raises(ModelFileError, match=f"a different {named}") as caught:
         trainer(tmp_path, **changed)
     assert caught.value.exit_code == 4
     assert run.saved.last.read_bytes() == before
@@ -206,7 +206,7 @@ def test_a_checkpoint_from_before_recipes_had_a_dropout_rate_resumes_only_with_i
     recipe = {name: value for name, value in run.config["recipe"].items() if name != "dropout"}
     checkpoint.save(run.saved.last, run.config | {"recipe": recipe}, RunState(step=2), tensors(run))
     assert trainer(tmp_path).state.step == 2
-    with pytest.raises(ModelFileError, match=r"another architecture\.operations\.drop6\.rate \(0\.2, now 0\.5\)"):
+    with pytest.raises(ModelFileError, match=r"a different architecture\.operations\.drop6\.rate \(0\.2, now 0\.5\)"):
         trainer(tmp_path, recipe=replace(BRIEF, dropout=0.5))
 
 
@@ -422,7 +422,7 @@ def test_batch_norm_over_parts_of_a_batch_is_refused(tmp_path, ranks, accumulate
 
 @pytest.fixture
 def read_late(monkeypatch) -> None:
-    """Steps are reported while the next one runs, as on a GPU."""
+    """Report a step only while the next one runs, as on a GPU."""
     monkeypatch.setitem(loop.BEHIND, "cpu", 1)
 
 

@@ -55,7 +55,7 @@ def test_tensors_and_output_have_the_names_and_shapes_of_the_architecture(name):
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-def test_the_logits_equal_the_references_for_every_switch(name):
+def test_the_logits_match_the_reference_for_every_switch(name):
     artifact = random_artifact(SWITCHES[name])
     model = AlexNet(artifact.manifest.architecture).double().eval()
     model.load_state_dict({n: torch.from_numpy(t) for n, t in artifact.tensors.items()}, strict=False)
@@ -158,7 +158,7 @@ def test_initial_biases_are_the_same_in_every_unit():
         np.testing.assert_array_equal(bias, biases[1][name])
 
 
-def test_dropout_acts_in_training_only():
+def test_dropout_acts_only_in_training():
     torch.manual_seed(0)
     model = AlexNet(TINY.build())
     initialise(model, "he")

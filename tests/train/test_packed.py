@@ -122,7 +122,7 @@ def test_arrays_are_read_only(packed):
         assert not array.flags.writeable
 
 
-def test_a_folder_is_packed_once_its_manifest_is_there(packed, tmp_path):
+def test_a_folder_is_packed_once_its_manifest_exists(packed, tmp_path):
     assert is_packed(packed)
     (packed / MANIFEST).unlink()
     assert not is_packed(packed)
@@ -273,7 +273,7 @@ def test_a_hostile_manifest_is_refused(packed, path, value, expected):
 
 
 def refused_as_foreign(root: Path) -> None:
-    """The message is one line that does not advise removing files of something else."""
+    """Check that the message is one line and does not advise removing files of another program."""
     with pytest.raises(PackedSetError) as caught:
         open_packed(root)
     assert str(caught.value).startswith(f"{root / MANIFEST}: expected the manifest of a packed set")
@@ -283,7 +283,7 @@ def refused_as_foreign(root: Path) -> None:
 
 FOREIGN = {
     "empty": b"",
-    "no JSON": b"\xff\xfe\xfa",
+    "not JSON": b"\xff\xfe\xfa",
     "another program's": b'{"name": "my images", "version": 2, "icons": []}',
     "another format": b'{"format": "alexnet-infer model"}',
     "a longer format": b'{"format": "alexnet-infer packed sets"}',
@@ -293,19 +293,19 @@ FOREIGN = {
     "null": b"null",
     "text": f'"{FORMAT}"'.encode(),
     "nested": b"[" * 100_000,
-    "a number of thousands of digits": b'{"format": ' + b"9" * 5000 + b"}",
+    "a number with thousands of digits": b'{"format": ' + b"9" * 5000 + b"}",
 }
 
 
 @pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
-def test_a_folder_with_the_manifest_of_another_program_is_no_packed_set(packed, text):
+def test_a_folder_with_the_manifest_of_another_program_is_not_a_packed_set(packed, text):
     (packed / MANIFEST).write_bytes(text)
     assert not is_packed(packed)
     refused_as_foreign(packed)
 
 
 @pytest.mark.parametrize("kind", ["folder", "link to itself", "dangling link", "pipe"])
-def test_a_folder_whose_manifest_is_not_a_file_is_no_packed_set(packed, kind):
+def test_a_folder_whose_manifest_is_not_a_file_is_not_a_packed_set(packed, kind):
     path = packed / MANIFEST
     path.unlink()
     match kind:
@@ -321,7 +321,7 @@ def test_a_folder_whose_manifest_is_not_a_file_is_no_packed_set(packed, kind):
     refused_as_foreign(packed)
 
 
-def test_a_folder_whose_manifest_cannot_be_read_is_no_packed_set(packed, monkeypatch):
+def test_a_folder_whose_manifest_cannot_be_read_is_not_a_packed_set(packed, monkeypatch):
     def denied(self: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(self))
 

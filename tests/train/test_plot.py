@@ -119,18 +119,18 @@ def test_a_run_without_figures_is_refused_in_one_line(tmp_path, epochs, more):
     if more:  # as if it was killed after logging its start
         (folder / LOG_NAME).write_text((folder / LOG_NAME).read_text().splitlines()[0] + "\n")
     for use in (curves, lambda folder: plot([folder], tmp_path / "out.png")):
-        with pytest.raises(UnreadableInputError, match=r"a: nothing was logged yet") as caught:
+        with pytest.raises(UnreadableInputError, match=r"a: nothing has been logged yet") as caught:
             use(folder)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "out.png").exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("absent", "absent: not found"), ("empty", r"empty: has no log\.jsonl; expected a folder")]
+    ("name", "message"), [("absent", "absent: not found"), ("empty", r"empty: has no log\.jsonl; expected a folder")]
 )
-def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path, name, said):
+def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path, name, message):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UnreadableInputError, match=said):
+    with pytest.raises(UnreadableInputError, match=message):
         plot([run(tmp_path / "a"), tmp_path / name], tmp_path / "out.png")
 
 

@@ -175,7 +175,7 @@ def test_damaged_files_of_an_earlier_run_are_made_again(source, undisturbed, mon
 
 
 @pytest.mark.parametrize("call", [0, 1, 2, 5, 13, 16])
-def test_a_full_disk_is_one_line_and_the_next_run_continues(source, undisturbed, monkeypatch, call):
+def test_a_full_disk_is_a_one_line_error_and_the_next_run_continues(source, undisturbed, monkeypatch, call):
     synced, left = os.fsync, [call]
 
     def full(descriptor: int) -> None:
@@ -301,7 +301,7 @@ def test_the_validation_split_may_come_from_another_source(source, tmp_path):
 
 def test_splits_with_different_classes_are_refused(source):
     (source / "val" / WNIDS[0]).rename(source / "val" / "n00000009")
-    with pytest.raises(UnreadableInputError, match=r"2 are in one only \(n00000001, n00000009\)"):
+    with pytest.raises(UnreadableInputError, match=r"2 are in only one of them \(n00000001, n00000009\)"):
         prepare(job(source), Counted())
     assert not (source.parent / "packed").exists()
 

@@ -55,12 +55,12 @@ def test_a_choice_takes_its_values_and_refuses_any_other_naming_the_option(name)
         ("steps_per_epoch", [1, None], [0, -5], "at least 1"),
         ("lr", [1e-9, 10.0], [0, -0.1, 1e6, float("nan"), float("inf")], "more than 0 and less than 1000000"),
         ("unit", [0.5, 16.0], [0, -16.0, float("nan"), float("inf")], "more than 0 and less than 1000000"),
-        ("momentum", [0, 0.999], [1, -0.1, float("nan")], "from 0 to below 1"),
-        ("weight_decay", [0, 0.5], [1, -0.1, float("nan")], "from 0 to below 1"),
-        ("dropout", [0, 0.2, 0.999], [1, 1.0, -0.1, float("nan")], "from 0 to below 1"),
-        ("label_smoothing", [0, 0.1], [1, -0.1, float("nan")], "from 0 to below 1"),
-        ("warmup", [0, 0.5], [1, -0.1, float("nan")], "from 0 to below 1"),
-        ("color_sigma", [0, 1.0], [10, -0.1, float("nan")], "from 0 to below 10"),
+        ("momentum", [0, 0.999], [1, -0.1, float("nan")], "at least 0 and less than 1"),
+        ("weight_decay", [0, 0.5], [1, -0.1, float("nan")], "at least 0 and less than 1"),
+        ("dropout", [0, 0.2, 0.999], [1, 1.0, -0.1, float("nan")], "at least 0 and less than 1"),
+        ("label_smoothing", [0, 0.1], [1, -0.1, float("nan")], "at least 0 and less than 1"),
+        ("warmup", [0, 0.5], [1, -0.1, float("nan")], "at least 0 and less than 1"),
+        ("color_sigma", [0, 1.0], [10, -0.1, float("nan")], "at least 0 and less than 10"),
     ],
 )
 def test_a_number_out_of_range_is_refused_naming_the_option(name, good, wrong, expected):

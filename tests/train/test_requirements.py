@@ -36,14 +36,14 @@ def run_with_torch(folder: Path, source: str) -> tuple[int, str, str]:
     ],
     ids=["shared library", "OSError", "ctypes", "attribute", "name", "RuntimeError"],
 )
-def test_a_broken_pytorch_is_one_line_with_its_version_and_the_supported_ones(tmp_path, source, cause):
+def test_a_broken_pytorch_is_a_one_line_error_with_its_version_and_the_supported_ones(tmp_path, source, cause):
     result = run_with_torch(tmp_path, source)
     assert_one_line(result, 5, "the trainer can't be imported", "found PyTorch 2.8.0", "2.9 to 2.14", f'"{TORCH}"')
     assert cause in result[2]
     assert result[2].count("\n") == 1
 
 
-def test_a_name_that_the_installed_pytorch_lacks_is_one_line():
+def test_a_name_that_the_installed_pytorch_lacks_is_a_one_line_error():
     result = program("--data", "x", before="import torch.library; del torch.library.custom_op")
     installed = importlib.metadata.version("torch")
     assert result.returncode == 5
@@ -51,7 +51,7 @@ def test_a_name_that_the_installed_pytorch_lacks_is_one_line():
     assert f"'custom_op'): found PyTorch {installed}, expected a working PyTorch 2.9 to 2.14" in result.stderr
 
 
-def test_an_import_that_fails_during_the_run_is_one_line(run, data, tmp_path, monkeypatch):
+def test_an_import_that_fails_during_the_run_is_a_one_line_error(run, data, tmp_path, monkeypatch):
     def late(*arguments):
         from torch.distributed import no_such_name  # noqa: F401
 
@@ -60,7 +60,7 @@ def test_an_import_that_fails_during_the_run_is_one_line(run, data, tmp_path, mo
 
 
 @pytest.mark.parametrize("name", ["typer", "rich", "safetensors"])
-def test_a_missing_package_is_one_line_with_its_name(data, name):
+def test_a_missing_package_is_a_one_line_error_with_its_name(data, name):
     before = f"""
 import sys
 class Missing:

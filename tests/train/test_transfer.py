@@ -168,7 +168,7 @@ def test_a_net_without_a_layer_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no net", "missing", "folder"])
-def test_a_damaged_file_is_one_line_and_exit_4(tmp_path, damage):
+def test_a_damaged_file_is_a_one_line_error_and_exits_4(tmp_path, damage):
     path = artifact_file(tmp_path / "a.safetensors")
     content = path.read_bytes()
     path.unlink()
@@ -251,7 +251,7 @@ def test_resuming_with_another_net_to_start_from_is_refused(pretrained, three, t
     last = tmp_path / "run" / "last.safetensors"
     before = last.read_bytes()
     init_from = artifact_file(tmp_path / "other.safetensors", SIX) if then == "another net" else None
-    with pytest.raises(ModelFileError, match=r"last\.safetensors: from a run with another init_from") as caught:
+    with pytest.raises(ModelFileError, match=r"last\.safetensors: from a run with a different init_from") as caught:
         run(job(tmp_path / "run", three, init_from))
     assert caught.value.exit_code == 4
     assert "\n" not in str(caught.value)
@@ -263,5 +263,5 @@ def test_resuming_with_another_net_to_start_from_is_refused(pretrained, three, t
 
 def test_a_run_from_random_weights_cannot_resume_with_a_net_to_start_from(pretrained, three, tmp_path):
     run(job(tmp_path / "run", three))
-    with pytest.raises(ModelFileError, match="another init_from"):
+    with pytest.raises(ModelFileError, match="a different init_from"):
         run(job(tmp_path / "run", three, pretrained))

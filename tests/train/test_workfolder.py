@@ -87,7 +87,7 @@ def test_a_complete_set_of_another_source_with_the_same_number_of_images_is_refu
     out = prepare(job(source), Counted()).path
     change(source, split)
     name = {"val": "validation"}.get(split, split)
-    with pytest.raises(UsageError, match=rf"another source than .* of {name} images\); choose another fol") as caught:
+    with pytest.raises(UsageError, match=rf"different source than .* of {name} images\); choose another fol") as caught:
         prepare(job(source), Counted())
     assert "\n" not in str(caught.value)
     assert contents(out) == undisturbed
@@ -133,7 +133,7 @@ def test_resuming_with_other_settings_is_refused_with_the_first_difference(sourc
         with pytest.raises(KeyboardInterrupt):
             prepare(job(source), Counted())
     before = contents(source.parent / "packed")
-    with pytest.raises(UsageError, match=f"was started with another {named}") as caught:
+    with pytest.raises(UsageError, match=f"was started with a different {named}") as caught:
         prepare(change(source), Counted())
     assert "\n" not in str(caught.value)
     assert contents(source.parent / "packed") == before
@@ -141,7 +141,7 @@ def test_resuming_with_other_settings_is_refused_with_the_first_difference(sourc
 
 def test_too_little_space_is_refused_before_images_are_decoded(source, decoded, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1919}))
-    with pytest.raises(UsageError, match=r"the set needs 0\.0 GB more, and 0\.0 GB are free"):
+    with pytest.raises(UsageError, match=r"the set needs 0\.0 GB more, but only 0\.0 GB are free"):
         prepare(job(source), Counted())
     assert not decoded
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1920}))

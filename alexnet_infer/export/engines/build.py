@@ -18,7 +18,7 @@ from alexnet_infer.export.lrn_plugin.kernel import MAX_SIZE
 from alexnet_infer.export.onnx_graph import PLUGIN_DOMAIN
 
 RECIPE = 1
-"""To be increased when this file builds different engines from the same model, so that cached ones are not used."""
+"""Increase this when this file builds different engines from the same model, so that cached engines are not reused."""
 
 MAX_MODEL_BYTES = 2**31 - 1
 
@@ -79,8 +79,8 @@ def _check_model(model: bytes, options: EngineOptions) -> int:
     """Return the number of nodes for alexnet-infer's plugin.
 
     Raises UsageError if the model has any other node outside of ONNX's domain. TensorRT's parser looks only at a node's
-    type, and would run an LRN of any domain as ONNX's. Also raises UsageError if the model is too large or the plugin
-    doesn't support its LRN, and ModelFileError if `model` is not an ONNX model.
+    type, and would run an LRN node of any domain as ONNX's. Also raises UsageError if the model is too large or the
+    plugin doesn't support its LRN, and ModelFileError if `model` is not an ONNX model.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -192,7 +192,7 @@ def _parse(library: Library, network: Any, model: bytes, plugins: int) -> None:
 def _configure(library: Library, builder: Any, network: Any, info: ExportInfo, options: EngineOptions) -> Any:
     trt = library.module
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # rounds float32 to 10 bits; on by default
+    config.clear_flag(trt.BuilderFlag.TF32)  # rounds float32 to 10 mantissa bits; on by default
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for `inspect`
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
@@ -226,7 +226,7 @@ def _timings_name(library: Library, gpu: Gpu) -> str:
 
 
 def _attach_timings(library: Library, config: Any, gpu: Gpu) -> Any:
-    """Attach TensorRT's timing cache and return it. It must live until the engine is built. RTX times nothing."""
+    """Attach TensorRT's timing cache and return it. It must live until the engine is built. RTX times no kernels."""
     stored = engine_cache.read_timings(_timings_name(library, gpu))
     for content in (stored, b""):
         timings = config.create_timing_cache(content)

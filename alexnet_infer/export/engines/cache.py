@@ -68,7 +68,7 @@ def _writing() -> Iterator[None]:
     except OSError as error:
         raise BackendError(
             f"{error.filename or folder()}: {error.strerror or one_line(error)}: engines are stored in {folder()}; "
-            "make room there, or set XDG_CACHE_HOME to another folder"
+            "free some space there, or set XDG_CACHE_HOME to another folder"
         ) from None
 
 
@@ -101,7 +101,7 @@ def _acquire(path: Path, on_wait: Callable[[], None]) -> IO[str]:
 
 
 def is_ours(description: EngineDescription) -> bool:
-    """Return whether this user's cache has built an engine with exactly this description.
+    """Return whether this user's cache has a record of an engine with exactly this description.
 
     The plan's SHA-256 alone is not enough, because code that runs a plan relies on its description. Raises BackendError
     if other users can write to the cache.
@@ -122,7 +122,7 @@ def read_timings(name: str) -> bytes:
 
 
 def write_timings(name: str, content: bytes) -> None:
-    """Store timings for the next build, if possible. If two builds end at once, only one's timings are kept."""
+    """Store timings for the next build, if possible. If two builds end at once, only one set of timings is kept."""
     with suppress(OSError):
         write_atomically(folder() / f"{name}.timings", content)
 

@@ -103,7 +103,7 @@ class EngineRuntime:
                 raise SpecError(f"{name}={shown(value)}: expected printable text")
         capabilities = self.compute_capabilities
         if not capabilities or not all(isinstance(c, str) and re.fullmatch(r"\d{1,2}\.\d", c) for c in capabilities):
-            raise SpecError(f"compute_capabilities={shown(capabilities)}: expected them as in 8.6")
+            raise SpecError(f"compute_capabilities={shown(capabilities)}: expected capabilities such as '8.6'")
         if not isinstance(self.plugin, bool):
             raise SpecError(f"plugin={shown(self.plugin)}: expected true or false")
 
@@ -218,7 +218,7 @@ def read_description(path: Path) -> EngineDescription:
 
 
 def read_engine(path: Path) -> Built:
-    """Read an engine and its description, and check that they match. Nothing of the plan is run.
+    """Read an engine and its description, and check that they match. No code in the plan is run.
 
     Raises ModelFileError if either is missing or damaged, or the plan is not the one that was described.
     """

@@ -14,7 +14,7 @@ from alexnet_infer.export.engines.files import Built, EngineFlavor
 
 @dataclass(frozen=True)
 class Library:
-    """TensorRT or TensorRT-RTX, imported. `errors` are the messages that it logged as errors since it was cleared."""
+    """TensorRT or TensorRT-RTX, imported. `errors` holds the errors that it logged since the list was last cleared."""
 
     flavor: EngineFlavor
     module: ModuleType
@@ -28,7 +28,7 @@ class Library:
         return self.module.__version__
 
     def start(self, kind: str) -> Any:
-        """Create its "Builder" or "Runtime". Raises BackendError if it can't use CUDA's library or driver."""
+        """Create the library's "Builder" or "Runtime". Raises BackendError if it can't use CUDA's library or driver."""
         self.errors.clear()
         try:
             return getattr(self.module, kind)(self.logger)
@@ -78,7 +78,7 @@ class Gpu:
 
 
 def this_gpu() -> Gpu:
-    """Make the first GPU current in this thread, and return it. Raises BackendError with the reason if none works."""
+    """Make the first GPU current in this thread, and return it. Raises BackendError with the reason if no GPU works."""
     try:
         from cuda.bindings import driver as cuda
         from cuda.core import Device, system

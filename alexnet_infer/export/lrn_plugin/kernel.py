@@ -1,4 +1,4 @@
-"""Compile an LRN of the spec to PTX: lrn.cu with all its constants, by NVRTC, which needs no GPU."""
+"""Compile an LRN layer to PTX: NVRTC, which needs no GPU, compiles lrn.cu with the layer's constants."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ BLOCK = 128
 MAX_SIZE = 31
 """Largest window, in channels. The window is kept in registers."""
 REGISTERS = 64
-"""Per thread, for its window. With more, too few threads fit on a multiprocessor to hide memory latency."""
+"""Registers per thread for its window. With more, too few threads fit on a multiprocessor to hide memory latency."""
 STEPS = {1: 8, 2: 4, 4: 4, 8: 2}
 """Channels that a thread reads at once, by its number of pixels: 16 to 64 bytes in flight."""
 
 OPTIONS = ("--std=c++17", "--ftz=true", "--prec-sqrt=false")
-"""The GPU's approximate square roots, accurate to an ulp or two, take a quarter fewer instructions. With exact ones,
+"""The GPU's approximate square roots, accurate to an ulp or two, take a quarter fewer instructions. With exact roots,
 arithmetic would be the limit on GPUs with the fastest memory. Floats below 1.2e-38 become zero. No half value is that
 small."""
 
 TARGETS = {(7, 5): "6.3", (8, 0): "7.0", (9, 0): "7.8", (10, 0): "8.6", (12, 0): "8.7"}
-"""Compute capabilities that PTX is made for, and the first version of the PTX language that supports each.
+"""Compute capabilities that PTX is compiled for, and the first version of the PTX language that supports each.
 
 A GPU accepts PTX for an earlier capability. NVRTC declares the newest version that it supports, although the kernel
 needs nothing new. A driver refuses PTX that is newer than itself, so the version is set to the oldest that works."""
@@ -57,7 +57,7 @@ class Plan:
         for name in ("channels", "height", "width", "parts"):
             value = getattr(self, name)
             if not isinstance(value, int) or not 1 <= value < 2**31:
-                raise UsageError(f"LRN plugin: {name}={shown(value)}: expected a whole number from 1")
+                raise UsageError(f"LRN plugin: {name}={shown(value)}: expected a whole number from 1 to 2^31 - 1")
         if self.dtype not in get_args(Dtype):
             raise UsageError(f"LRN plugin: dtype={shown(self.dtype)}: expected {' or '.join(get_args(Dtype))}")
         size, groups = self.spec.size, self.spec.groups
@@ -172,7 +172,10 @@ def compile_ptx(
 
 
 def target(capability: tuple[int, int]) -> tuple[int, int]:
-    """Return the latest of `TARGETS` that a GPU of this compute capability can run. Raises BackendError if none can."""
+    """Return the latest of `TARGETS` whose PTX a GPU of this compute capability can run.
+
+    Raises BackendError if the GPU is older than all of them.
+    """
     fitting = [known for known in TARGETS if known <= tuple(capability)]
     if not fitting:
         raise BackendError(f"compute capability {shown(tuple(capability))}: expected {min(TARGETS)} or later")

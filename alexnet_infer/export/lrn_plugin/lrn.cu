@@ -8,7 +8,7 @@
 //
 // kernel.py defines all constants:
 //   NAME                 the entry point
-//   HALF                 1: values are IEEE half. Arithmetic is float: squares of values above 256 overflow half
+//   HALF                 1: values are IEEE half. Arithmetic is float: squares of values of 256 or more overflow half
 //   CHANNELS, COLUMN     number of channels, in total and per column
 //   PIXELS               height * width of a map
 //   SIZE, ALPHA, BETA, K as above

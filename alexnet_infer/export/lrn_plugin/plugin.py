@@ -14,7 +14,7 @@ PLUGIN = f"{NAMESPACE}::{NAME}"
 
 TACTICS = (1, 2, 4, 8)
 """Numbers of parts that each column's channels may be split into. TensorRT times all of them on the GPU, at the batch
-that it builds for, and keeps the fastest. 1 reads every value once, 8 fills a GPU with a single image."""
+that it builds for, and keeps the fastest. With 1, every value is read once. With 8, a single image fills a GPU."""
 
 FALLBACK = (8, 0)
 

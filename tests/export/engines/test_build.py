@@ -145,18 +145,18 @@ def parsed(model: onnx.ModelProto, plugins: int):
 
 def lrn_layers(network, trt) -> list:
     layers = [network.get_layer(i) for i in range(network.num_layers)]
-    found = [layer for layer in layers if layer.type == trt.LayerType.LRN]
-    for layer in found:
+    selected = [layer for layer in layers if layer.type == trt.LayerType.LRN]
+    for layer in selected:
         layer.__class__ = trt.ILRNLayer
-    return found
+    return selected
 
 
 def test_lrn_has_the_papers_constants_in_the_parsed_network():
     """ONNX's alpha is divided by the window's size, 5, and the paper's is 1e-4."""
     network, trt = parsed(model_of(random_artifact(), info_of()), 0)
-    found = lrn_layers(network, trt)
-    assert len(found) == 2
-    for layer in found:
+    layers = lrn_layers(network, trt)
+    assert len(layers) == 2
+    for layer in layers:
         assert (layer.window_size, layer.beta, layer.k) == (5, 0.75, 2)
         assert layer.alpha == pytest.approx(5e-4)
         assert tuple(layer.get_input(0).shape)[1] in (8, 16)  # one column of two
@@ -198,7 +198,7 @@ def test_a_change_of_anything_an_engine_depends_on_gives_another_engine(change, 
     assert len(list(cache.glob("*.engine"))) == 2
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals to oneself end the process there")
+@pytest.mark.skipif(sys.platform == "win32", reason="os.kill ends the process on Windows")
 def test_ctrl_c_stops_a_build_and_leaves_nothing(cache):
     sent = []
 
@@ -244,8 +244,8 @@ def test_a_window_that_the_plugin_does_not_support_is_refused_before_tensorrt_as
         _check_model(model.SerializeToString(), EngineOptions())
 
 
-def test_a_library_that_cannot_start_is_one_line_with_its_reason():
-    """As with a driver that is too old: TensorRT logs the reason and returns null, and its bindings raise TypeError."""
+def test_a_library_that_cannot_start_is_a_one_line_error_with_its_reason():
+    """If the driver is too old, TensorRT logs the reason and returns null, and its bindings raise TypeError."""
 
     class Failing:
         __version__ = "11.4.0"
@@ -273,15 +273,16 @@ def test_a_plugin_node_for_which_the_parser_does_not_use_the_plugin_is_refused()
 
 
 def test_without_the_plugin_a_parser_uses_the_definition_in_the_file_and_never_another_lrn():
-    """As in trtexec. A node called LRN would become TensorRT's own layer with k = 1 and alpha divided by the size.
+    """trtexec does the same.
 
+    A node called LRN would become TensorRT's own layer with k = 1 and alpha divided by the size.
     GroupedLRN is expanded to its definition, where x is multiplied by sqrt(5) and alpha is the paper's.
     """
     model = model_of(random_artifact(), info_of(lrn="plugin"))
     network, trt = parsed(model, 0)
-    found = lrn_layers(network, trt)
-    assert len(found) == 2
-    for layer in found:
+    layers = lrn_layers(network, trt)
+    assert len(layers) == 2
+    for layer in layers:
         assert (layer.window_size, layer.beta, layer.k) == (5, 0.75, 2)
         assert layer.alpha == pytest.approx(1e-4)
     del model.functions[:]
@@ -331,14 +332,14 @@ def test_bytes_that_are_not_an_onnx_model_are_refused():
         build_bytes(b"\xff" * 100)
 
 
-def test_a_precision_that_a_gpu_does_not_support_is_one_line_with_the_fix():
+def test_a_precision_that_a_gpu_does_not_support_is_a_one_line_error_with_the_fix():
     with pytest.raises(BackendError, match=r"FP32 GEMM is not supported.*7\.5 does not support float32") as raised:
         build(capabilities=("7.5",))
     assert "\n" not in str(raised.value)
     assert build(info=info_of(precision="fp16"), capabilities=("7.5",)).plan
 
 
-def test_a_capability_that_rtx_does_not_know_is_refused_with_those_it_does():
+def test_a_capability_that_rtx_does_not_know_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match=r"--compute-capability 9\.0: this TensorRT-RTX builds for .*8\.6"):
         build(capabilities=("9.0",))
 
@@ -346,7 +347,7 @@ def test_a_capability_that_rtx_does_not_know_is_refused_with_those_it_does():
 @pytest.mark.parametrize(
     ("flavor", "module", "extra"), [("tensorrt", "tensorrt", "trt"), ("rtx", "tensorrt_rtx", "rtx")]
 )
-def test_a_missing_package_is_one_line_with_the_command_that_installs_it(monkeypatch, flavor, module, extra):
+def test_a_missing_package_is_a_one_line_error_with_the_command_that_installs_it(monkeypatch, flavor, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(BackendError, match=rf'pip install "alexnet-infer\[{extra}\]"') as raised:
         load_library.__wrapped__(flavor)  # bypasses the cache

@@ -189,7 +189,7 @@ def test_an_engine_with_a_damaged_record_is_not_recognized(cache):
     assert not engine_cache.is_ours(built.description)
 
 
-def test_a_cache_that_cannot_be_written_is_one_line_with_the_fix(cache):
+def test_a_cache_that_cannot_be_written_is_a_one_line_error_with_the_fix(cache):
     cache.parent.write_text("a file where the folder should be")
     with pytest.raises(BackendError, match="set XDG_CACHE_HOME") as raised:
         engine_cache.cached("name", lambda: engine_of(b"plan"))

@@ -66,7 +66,7 @@ def test_a_missing_engine_is_named(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+def test_a_pipe_is_refused_without_waiting(tmp_path):
     path = tmp_path / "net.engine"
     save_engine(path, engine_of(b"plan"))
     path.unlink()

@@ -98,7 +98,7 @@ def test_nvidias_assembler_accepts_the_ptx_and_keeps_the_window_in_registers(cap
     assert int(registers) <= 80
 
 
-def test_a_later_gpu_gets_the_ptx_of_the_generation_before_it():
+def test_a_newer_gpu_gets_the_ptx_of_the_generation_before_it():
     later = {(8, 6): (8, 0), (8, 9): (8, 0), (9, 0): (9, 0), (10, 3): (10, 0), (12, 1): (12, 0), (14, 0): (12, 0)}
     assert {capability: target(capability) for capability in later} == later
 
@@ -147,7 +147,7 @@ def test_without_nvrtc_the_error_says_what_to_install(monkeypatch):
 
 
 @needs_nvrtc
-def test_a_compilation_error_is_one_line(monkeypatch):
+def test_a_compilation_error_is_reported_in_one_line(monkeypatch):
     monkeypatch.setattr("alexnet_infer.export.lrn_plugin.kernel.SOURCE", "not C++\n")
     with pytest.raises(BackendError, match=r"NVRTC says NVRTC_ERROR_COMPILATION: lrn\.cu\(1\)") as raised:
         compile_ptx(PAPER, 96, 55, 55, "fp32")

@@ -116,9 +116,9 @@ def test_a_wrong_constant_is_far_outside_the_tolerance(wrong, computed):
     spec = LRN(name="norm", groups=2)
     plan = Plan(spec=spec, channels=10, height=3, width=5, dtype="fp32")
     x = hundreds(plan, 1)
-    found = computed(plan, x)
+    actual = computed(plan, x)
     right, mistaken = (lrn(x.astype(np.float64), s) for s in (spec, replace(spec, **wrong)))
-    assert np.abs(found - mistaken).max() > 100 * np.abs(found - right).max()
+    assert np.abs(actual - mistaken).max() > 100 * np.abs(actual - right).max()
 
 
 def test_half_squares_are_summed_in_float(computed):
