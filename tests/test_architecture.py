@@ -352,7 +352,7 @@ def test_groups_that_do_not_divide_are_refused_with_both_numbers(operation, part
     ("operation", "parts"),
     [
         (Conv(name="c", kernels=1, size=10), ("c: its 10-pixel window", "9-pixel map")),
-        (Conv(name="c", kernels=1, size=14, pad=2), ("c: its 14-pixel window", "9-pixel map and 4 pixels beyond")),
+        (Conv(name="c", kernels=1, size=14, pad=2), ("c: its 14-pixel window", "9-pixel map plus 4 pixels beyond")),
         (MaxPool(name="p", size=10), ("p: its 10-pixel window", "9-pixel map")),
     ],
 )

@@ -82,7 +82,7 @@ def test_the_limit_itself_is_accepted_and_a_byte_more_is_refused(server, length)
 
 def test_a_declared_length_beyond_the_limit_is_refused_before_the_content_arrives(server):
     server.script = [server.says(b"", length=10**15)]
-    assert "longer than" in refused(server.url)
+    assert "larger than" in refused(server.url)
 
 
 def test_endless_content_is_refused_at_the_limit(server):
@@ -92,7 +92,7 @@ def test_endless_content_is_refused_at_the_limit(server):
             request.wfile.write(bytes(2**16))
 
     server.script = [endless]
-    assert "longer than" in refused(server.url)
+    assert "larger than" in refused(server.url)
 
 
 def test_content_that_ends_early_is_refused(server):
