@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-DOCUMENTS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md") if (ROOT / name).exists()), *PAGES]
+CARDS = sorted((ROOT / "models").glob("*.md"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md", *CARDS, *PAGES]
 
 
 def identifier(path: Path) -> str:
@@ -36,9 +37,9 @@ def anchors(text: str) -> set[str]:
 def broken_links(document: Path) -> Iterator[str]:
     """Yield broken relative links, `[text](target)` and `[name]: target`, and references without a definition."""
     text = prose(document.read_text(encoding="utf-8"))
-    given = dict(re.findall(r"^\[([^\]]+)\]: (\S+)$", text, re.MULTILINE))
-    yield from (name for name in re.findall(r"\]\[([^\]]+)\]", text) if name not in given)
-    for target in [*re.findall(r"\]\(([^)\s]+)\)", text), *given.values()]:
+    definitions = dict(re.findall(r"^\[([^\]]+)\]: (\S+)$", text, re.MULTILINE))
+    yield from (name for name in re.findall(r"\]\[([^\]]+)\]", text) if name not in definitions)
+    for target in [*re.findall(r"\]\(([^)\s]+)\)", text), *definitions.values()]:
         if re.match(r"[a-z]+:", target):
             continue
         name, _, anchor = target.partition("#")

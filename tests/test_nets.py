@@ -69,6 +69,22 @@ def test_every_bundled_net_has_its_record(path):
     assert record["software"]
 
 
+@pytest.mark.parametrize("path", nets_at_hand(), ids=lambda path: path.stem)
+def test_the_documents_state_the_errors_of_every_bundled_net(path):
+    errors = {error.views: error for error in load_manifest(path).provenance.errors}
+    ten, center = (
+        [f"{100 * wrong / errors[views].images:.2f}" for wrong in (errors[views].top1, errors[views].top5)]
+        for views in ("ten", "center")
+    )
+    overview = (path.parent / "README.md").read_text(encoding="utf-8")
+    (row,) = (line for line in overview.splitlines() if line.startswith(f"| `{path.name}`"))
+    assert f"| {ten[0]} / {ten[1]} % |" in row
+    card = (path.parent / "alexnet-64.md").read_text(encoding="utf-8")
+    (row,) = (line for line in card.splitlines() if line.startswith(f"| `{path.stem}`"))
+    assert f"| {ten[0]} % ({errors['ten'].top1:,}) | {ten[1]} % ({errors['ten'].top5:,}) |" in row
+    assert f"| {center[0]} / {center[1]} % |" in row
+
+
 def test_without_names_the_default_net_or_the_first_bundled_nets_are_chosen(bundled):
     assert choose_nets([], None) == bundled[:1]
     for count in (1, 2, 3):
