@@ -327,10 +327,10 @@ class _Count:
         place = int(worst.argmax())
         if worst[place] > self._largest:
             self._largest, self._largest_image = float(worst[place]), pictures[place].name
-        rows, guesses, others = np.arange(len(reference)), reference.argmax(1), candidate.argmax(1)
-        lead = reference[rows, guesses] - reference[rows, others]
-        self._flips += int((guesses != others).sum())
-        self._near_ties += int(((guesses != others) & (lead <= NEAR_TIE)).sum())
+        rows, guesses, candidate_guesses = np.arange(len(reference)), reference.argmax(1), candidate.argmax(1)
+        lead = reference[rows, guesses] - reference[rows, candidate_guesses]
+        self._flips += int((guesses != candidate_guesses).sum())
+        self._near_ties += int(((guesses != candidate_guesses) & (lead <= NEAR_TIE)).sum())
         if self._tallies:
             labels = np.array([picture.label for picture in pictures])
             for tally, values in zip(self._tallies, (reference, candidate), strict=True):
@@ -370,5 +370,5 @@ class _Count:
             flips=self._flips,
             near_ties=self._near_ties,
             unreadable=tuple(self._unreadable),
-            **{name: ErrorChange.of(*both) if both else None for name, both in wrong.items()},
+            **{name: ErrorChange.of(*pair) if pair else None for name, pair in wrong.items()},
         )

@@ -112,11 +112,11 @@ class _Classifier(ABC):
 
     def _mean_probabilities(self, photos: Sequence[Squares]) -> np.ndarray:
         """Probabilities [N, classes], averaged over the views and over the nets."""
-        each = []
+        probabilities = []
         for net in self.nets:
             rescaling = net.manifest.preprocessing.rescaling
-            each.append(net.probabilities([squares[rescaling] for squares in photos]))
-        return mean_probabilities(each)
+            probabilities.append(net.probabilities([squares[rescaling] for squares in photos]))
+        return mean_probabilities(probabilities)
 
     def _check_top(self, top: int) -> None:
         if not 1 <= top <= len(self.classes):

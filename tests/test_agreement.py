@@ -150,7 +150,7 @@ def test_unreadable_images_are_listed_and_count_as_wrong_for_both(tabled, greys)
     (greys / "002.png").write_bytes(b"not an image")
     result = compare(tabled(OURS), tabled(OURS), open_images(greys))
     assert (result.images, result.compared, result.flips) == (6, 5, 0)
-    ((image, reason),) = [(one.image, one.reason) for one in result.unreadable]
+    ((image, reason),) = [(entry.image, entry.reason) for entry in result.unreadable]
     assert image == "002.png"
     assert reason.startswith("not an image")
     assert (result.top1.reference.wrong, result.top1.candidate.wrong) == (1, 1)
@@ -160,9 +160,9 @@ def test_unreadable_images_are_listed_and_count_as_wrong_for_both(tabled, greys)
 
 def test_a_comparison_without_readable_images_is_refused(tabled, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"not an image")
-    for given in ([str(tmp_path)], ["-"], [str(tmp_path / "absent.jpg")]):
+    for inputs in ([str(tmp_path)], ["-"], [str(tmp_path / "absent.jpg")]):
         with pytest.raises(UnreadableInputError, match="none of the 1 images can be read; the first is") as refused:
-            compare(tabled(OURS), tabled(OURS), expand(given))
+            compare(tabled(OURS), tabled(OURS), expand(inputs))
         assert "\n" not in str(refused.value)
     with pytest.raises(UnreadableInputError, match="none of the 0 images"):
         compare(tabled(OURS), tabled(OURS), [])
@@ -237,7 +237,7 @@ def test_each_net_gets_the_square_that_its_own_preprocessing_makes(artifact, tmp
     """The oracle: each net on the square that `read_square` makes for it."""
     root = write_set(tmp_path / "set", 6)
     other = load_artifact(save_net(tmp_path / "other.safetensors", resample="nearest"))
-    nets = [Net(one.manifest, ReferenceBackend(one), "center") for one in (artifact, other)]
+    nets = [Net(model.manifest, ReferenceBackend(model), "center") for model in (artifact, other)]
     result = compare(*nets, open_images(root))
     largest, flips = 0.0, 0
     for example in open_images(root):
@@ -280,7 +280,7 @@ def test_an_ensemble_is_the_mean_of_its_nets(tabled, greys):
     ],
 )
 def test_the_tolerance_is_that_of_the_coarser_precision(tabled, descriptions, tolerance):
-    assert default_tolerance(*(tabled(OURS, one) for one in descriptions)) == tolerance
+    assert default_tolerance(*(tabled(OURS, description) for description in descriptions)) == tolerance
 
 
 @pytest.mark.parametrize("value", [-1e-9, 1.1, float("nan"), float("inf")])

@@ -148,11 +148,11 @@ def test_pytorchs_lrn_with_alpha_per_size_is_the_papers_formula():
     torch = pytest.importorskip("torch")
     spec = LRN(name="n")
     a = torch.randn(1, 7, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 300
-    theirs = torch.nn.functional.local_response_norm(a, spec.size, spec.alpha_per_size, spec.beta, spec.k).flatten()
+    outputs = torch.nn.functional.local_response_norm(a, spec.size, spec.alpha_per_size, spec.beta, spec.k).flatten()
     values = a.flatten().tolist()
     for i in range(7):
         near = [values[j] ** 2 for j in range(7) if abs(i - j) <= 2]
-        assert theirs[i].item() == pytest.approx(values[i] / (2 + 1e-4 * sum(near)) ** 0.75, rel=1e-12)
+        assert outputs[i].item() == pytest.approx(values[i] / (2 + 1e-4 * sum(near)) ** 0.75, rel=1e-12)
 
 
 def test_totals_are_the_sums_over_the_steps_and_tensors_keep_their_order():

@@ -199,11 +199,11 @@ def test_weights_are_saved_in_c_order_whatever_their_memory_layout(path, order, 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f4"])
 def test_weights_of_any_floating_type_are_converted_to_float32(dtype):
-    given = {name: array.astype(dtype) for name, array in random_tensors().items()}
-    for name, array in Artifact(manifest(), given).tensors.items():
+    tensors = {name: array.astype(dtype) for name, array in random_tensors().items()}
+    for name, array in Artifact(manifest(), tensors).tensors.items():
         assert array.dtype == np.float32
         assert array.dtype.isnative
-        assert np.array_equal(array, given[name].astype(np.float32))
+        assert np.array_equal(array, tensors[name].astype(np.float32))
 
 
 @pytest.mark.parametrize("dtype", ["F16", "F32", "F64"])

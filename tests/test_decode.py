@@ -152,8 +152,8 @@ def test_a_ycck_jpeg_is_the_same_photo_after_one_more_conversion(colour, black):
     r, g, b = (255 - c for c in colour)
     y = 0.299 * r + 0.587 * g + 0.114 * b
     stored = [y, 128 + (b - y) / 1.772, 128 + (r - y) / 1.402, 255 - black]
-    given = tuple(255 - round(min(max(v, 0), 255)) for v in stored)  # Pillow inverts all four when it writes
-    data = with_marker(encoded(Image.new("CMYK", (16, 16), given), "JPEG", quality=100, subsampling=0), 2)
+    inks = tuple(255 - round(min(max(v, 0), 255)) for v in stored)  # Pillow inverts all four when it writes
+    data = with_marker(encoded(Image.new("CMYK", (16, 16), inks), "JPEG", quality=100, subsampling=0), 2)
     expected = [c * (255 - black) / 255 for c in colour]
     np.testing.assert_allclose(rgb(data)[8, 8], expected, atol=4)
 
@@ -240,10 +240,10 @@ def test_a_palette_with_transparent_entries_is_blended_with_white():
     indices = np.arange(6, dtype=np.uint8).reshape(2, 3)
     palette = (b"PLTE", COLOURS.astype(np.uint8).tobytes())
     alpha = np.array([[0, 128, 255], [255, 64, 255]])
-    some = png(indices.tobytes(), 3, 2, 8, 3, palette, (b"tRNS", bytes([0, 128, 255, 255, 64])))
-    np.testing.assert_allclose(rgb(some), over_white(COLOURS, alpha), atol=1)
-    one = png(indices.tobytes(), 3, 2, 8, 3, palette, (b"tRNS", bytes([255, 255, 0])))
-    np.testing.assert_allclose(rgb(one), over_white(COLOURS, [[255, 255, 0], [255, 255, 255]]), atol=1)
+    data = png(indices.tobytes(), 3, 2, 8, 3, palette, (b"tRNS", bytes([0, 128, 255, 255, 64])))
+    np.testing.assert_allclose(rgb(data), over_white(COLOURS, alpha), atol=1)
+    data = png(indices.tobytes(), 3, 2, 8, 3, palette, (b"tRNS", bytes([255, 255, 0])))
+    np.testing.assert_allclose(rgb(data), over_white(COLOURS, [[255, 255, 0], [255, 255, 255]]), atol=1)
 
 
 def test_a_transparent_key_colour_becomes_white_and_no_other_does():

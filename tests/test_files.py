@@ -163,10 +163,10 @@ def test_a_lock_is_held_until_its_process_ends(tmp_path, other, end):
 
 def test_a_lock_excludes_its_own_process_until_it_is_closed(tmp_path):
     pytest.importorskip("fcntl")
-    held, another = lock(tmp_path / "lock"), lock(tmp_path / "another")
+    held, other_lock = lock(tmp_path / "lock"), lock(tmp_path / "another")
     assert lock(tmp_path / "lock") is None
     held.close()
-    another.close()
+    other_lock.close()
     with lock(tmp_path / "lock") as again:
         assert again is not None
 

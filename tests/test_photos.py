@@ -117,8 +117,8 @@ def test_an_input_that_is_not_a_file_gives_one_photo_with_the_reason(tree, given
 def test_a_photo_with_any_name_is_read_and_its_name_can_be_printed(tree, name):
     folder = tree()
     gradient(8, 8).save(folder / os.fsdecode(name))
-    for given in (os.fsdecode(name), ".", "*.png"):
-        (photo,) = expand([given])
+    for argument in (os.fsdecode(name), ".", "*.png"):
+        (photo,) = expand([argument])
         assert photo.square(PREPROCESSING).shape == (SIZE, SIZE, 3)
         assert os.fsencode(photo.name) == name
         assert photo.printable_name.isprintable()
@@ -326,8 +326,8 @@ def test_several_squares_need_one_request(server):
 
 def test_urls_keep_their_place_among_files_and_are_not_patterns(tree):
     tree("a.jpg", "http:/example.org/b.jpg")
-    given = ["http://example.org/b.jpg?[x]*", "a.jpg", "HTTPS://example.org/", "*.jpg"]
-    assert names(*given) == [*given[:3], "a.jpg"]
+    arguments = ["http://example.org/b.jpg?[x]*", "a.jpg", "HTTPS://example.org/", "*.jpg"]
+    assert names(*arguments) == [*arguments[:3], "a.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,11 @@ def folder(tmp_path: Path) -> Path:
 
 def test_ten_views_average_probabilities_not_logits():
     square = central_square(photo(0), SIZE)
-    each = ReferenceBackend(ARTIFACT).logits(patches(square, ARTIFACT.manifest.preprocessing, "ten"))
-    powers = np.exp(each)
+    logits = ReferenceBackend(ARTIFACT).logits(patches(square, ARTIFACT.manifest.preprocessing, "ten"))
+    powers = np.exp(logits)
     mean_of_probabilities = (powers / powers.sum(1, keepdims=True)).mean(0)
     np.testing.assert_allclose(net().probabilities([square])[0], mean_of_probabilities, rtol=1e-12)
-    logit_powers = np.exp(each.mean(0))
+    logit_powers = np.exp(logits.mean(0))
     assert np.abs(mean_of_probabilities - logit_powers / logit_powers.sum()).max() > 1e-6
 
 
@@ -101,8 +101,8 @@ def test_every_kind_of_source_gives_the_same_labels(tmp_path: Path):
     path = tmp_path / "photo.png"
     photo(2).save(path)
     sources = [str(path), path, path.read_bytes(), io.BytesIO(path.read_bytes()), Image.open(path)]
-    first, *others = [net().classify(source) for source in sources]
-    assert all(labels == first for labels in others)
+    first, *other_results = [net().classify(source) for source in sources]
+    assert all(labels == first for labels in other_results)
 
 
 @pytest.mark.parametrize("top", [0, -1, 8])

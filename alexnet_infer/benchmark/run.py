@@ -238,5 +238,5 @@ def _open(path: Path, runtime: Runtime, request: Request, name: str) -> Subject:
 
 
 def _name(path: Path, paths: Sequence[Path]) -> str:
-    is_unique = [each.name for each in paths].count(path.name) == 1
+    is_unique = [file.name for file in paths].count(path.name) == 1
     return visible(path.name if is_unique else str(path))

@@ -59,14 +59,14 @@ def make_request(
     **given: Any,
 ) -> Request:
     """Build the request from the command line's options. Raises UsageError if they are invalid or contradictory."""
-    number, of = _shard(shard)
-    if of > 1 and cache is None:
+    number, shards = _shard(shard)
+    if shards > 1 and cache is None:
         raise UsageError("--shard: expected --cache too, with a separate folder for each shard; eval merge joins them")
     return Request(
         models=tuple(choose_nets(models, ensemble)),
         data=data_folder(data),
         shard=number - 1,
-        shards=of,
+        shards=shards,
         cache=cache or user_cache() / "predictions",
         **given,
     )

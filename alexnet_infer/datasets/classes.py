@@ -76,11 +76,11 @@ def map_classes(data_classes: Sequence[ClassName], net_classes: Sequence[ClassNa
     The net may have additional classes. Raises UsageError if an id occurs twice on one side or if no class is shared.
     Also raises it if a shared id is not a WordNet id and the names differ, since the id may then mean two things.
     """
-    for whose, classes in (("data set", data_classes), ("net", net_classes)):
+    for side, classes in (("data set", data_classes), ("net", net_classes)):
         seen: set[str] = set()
         for c in classes:
             if c.wnid in seen:
-                raise UsageError(f"the {whose} has two classes {shown(c.wnid)}; expected each WordNet id once")
+                raise UsageError(f"the {side} has two classes {shown(c.wnid)}; expected each WordNet id once")
             seen.add(c.wnid)
     index = {c.wnid: i for i, c in enumerate(net_classes)}
     mapped = tuple(index.get(c.wnid, -1) for c in data_classes)

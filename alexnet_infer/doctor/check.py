@@ -107,9 +107,9 @@ def _contents(data: LabelledImages, split: Split, known: str | None) -> Iterator
     have = f"{len(data):,} images in {len(data.classes):,} classes"
     yield Finding(level="ok", title=f"layout {data.layout}", detail=have, count=len(data))
     if known != ILSVRC:
-        whose = f"the classes are those of {known}; " if known else ""
+        prefix = f"the classes are those of {known}; " if known else ""
         advice = "Its error rates can't be compared with those published for ILSVRC."
-        yield Finding(level="note", title=f"a set other than {ILSVRC}", detail=f"{whose}{expected}", advice=advice)
+        yield Finding(level="note", title=f"a set other than {ILSVRC}", detail=f"{prefix}{expected}", advice=advice)
     elif len(data) != IMAGES[split]:
         problem = "images are missing" if len(data) < IMAGES[split] else "too many images"
         advice = "Its error rates can't be compared with those on the complete set."

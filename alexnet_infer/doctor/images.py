@@ -155,10 +155,10 @@ def unlabelled(root: Path, split: Split) -> list[tuple[str, Place]]:
     archive = root if root.is_file() else root / next(iter(ARCHIVES[split]))
     if archive.is_file():
         return list(_members(archive))
-    others = {"validation": {"train", "test"}, "train": {"validation", "val", "test"}}[split]
+    other_splits = {"validation": {"train", "test"}, "train": {"validation", "val", "test"}}[split]
     images = []
     for parent, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if name not in others)
+        folders[:] = sorted(name for name in folders if name not in other_splits)
         images += [(str(path := Path(parent) / name), Place(path)) for name in sorted(names) if is_image(name)]
     return images
 

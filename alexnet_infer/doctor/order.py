@@ -25,8 +25,8 @@ LABELS = (65, 970, 230, 809, 516)
 def against_official(seen: Seen, known: str | None) -> Iterator[Finding]:
     """Compare the labels of ILSVRC's first validation images with the official ones. The devkit is not needed."""
     first = {f"ILSVRC2012_val_{i:08}.JPEG": i for i in range(1, len(LABELS) + 1)}
-    given = {Path(name).name: label for name, label in zip(seen.names, seen.labels, strict=True)}
-    labels = tuple(given.get(name) for name in first)
+    label_by_name = {Path(name).name: label for name, label in zip(seen.names, seen.labels, strict=True)}
+    labels = tuple(label_by_name.get(name) for name in first)
     if known != ILSVRC or None in labels:
         return
     shown, expected = (", ".join(map(str, values)) for values in (labels, LABELS))

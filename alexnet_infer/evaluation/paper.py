@@ -131,18 +131,18 @@ def departures(architecture: Architecture, size: int) -> tuple[str, ...]:
 
 
 def _departures(net: Architecture, size: int) -> Iterator[str]:
-    def operations(kind: type, of: Architecture = net) -> list:
-        return [o for o in of.operations if isinstance(o, kind)]
+    def operations(kind: type, architecture: Architecture = net) -> list:
+        return [o for o in architecture.operations if isinstance(o, kind)]
 
     paper = preset("alexnet")
     if size != PAPERS_SIZE:
         yield f"S is {size}, not {PAPERS_SIZE}"
     if net.patch not in PAPERS_PATCHES:
         yield f"patches are {net.patch} x {net.patch}, not 224 x 224 (227 x 227 with padding)"
-    kernels, papers_kernels = ([o.kernels for o in operations(Conv, of)] for of in (net, paper))
+    kernels, papers_kernels = ([o.kernels for o in operations(Conv, architecture)] for architecture in (net, paper))
     if kernels not in (papers_kernels, [*papers_kernels, 256]):  # the latter is the paper's "1 CNN*"
         yield f"kernels are {_dashed(kernels)}, not {_dashed(papers_kernels)}"
-    hidden, papers_hidden = ([o.units for o in operations(Dense, of)[:-1]] for of in (net, paper))
+    hidden, papers_hidden = ([o.units for o in operations(Dense, architecture)[:-1]] for architecture in (net, paper))
     if hidden != papers_hidden:
         yield f"hidden fully-connected units are {_dashed(hidden)}, not {_dashed(papers_hidden)}"
     if all(o.groups == 1 for o in operations(Conv)):

@@ -280,9 +280,9 @@ def _classes(tally: Tally, classes: Sequence[ClassName]) -> tuple[ClassResult, .
 
 
 def _confusions(tally: Tally, classes: Sequence[ClassName], guesses: Sequence[ClassName]) -> tuple[Confusion, ...]:
-    of = tally.per_class().tolist()
+    totals = tally.per_class().tolist()
     pairs = (
-        Confusion(label=classes[label].wnid, guess=guesses[guess].wnid, images=images, of=of[label])
+        Confusion(label=classes[label].wnid, guess=guesses[guess].wnid, images=images, of=totals[label])
         for (label, guess), images in tally.confusions().items()
     )
     return tuple(sorted(pairs, key=lambda pair: (-pair.images, pair.label, pair.guess))[:CONFUSIONS])

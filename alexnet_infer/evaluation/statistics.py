@@ -127,14 +127,14 @@ class Calibration:
 
         `confidences` is int64 [N] in units of 2^-40, at most 1. `right` is bool [N].
         """
-        which = np.minimum(confidences * bins >> UNIT_BITS, bins - 1)
+        indices = np.minimum(confidences * bins >> UNIT_BITS, bins - 1)
         sums = np.zeros(bins, np.int64)
-        np.add.at(sums, which, confidences)
-        images, rights = (np.bincount(chosen, minlength=bins).tolist() for chosen in (which, which[right]))
+        np.add.at(sums, indices, confidences)
+        images, rights = (np.bincount(chosen, minlength=bins).tolist() for chosen in (indices, indices[right]))
         unit = 1 << UNIT_BITS
         gaps = sum(abs(total - unit * count) for total, count in zip(sums.tolist(), rights, strict=True))
         return cls(
-            ece=gaps / (unit * len(which)) if len(which) else None,
+            ece=gaps / (unit * len(indices)) if len(indices) else None,
             bins=tuple(
                 Bin(
                     low=i / bins,

@@ -51,8 +51,8 @@ def render(evaluation: Evaluation, console: Console, references: References = "n
 
 def _print_errors(evaluation: Evaluation, table: Sequence[Row], console: Console) -> None:
     data = evaluation.data
-    of = "" if data.sample is None else f" of {data.sample.of:,}"
-    images = f"{data.images:,}{of} image{'s' * (of != '' or data.images != 1)}"
+    total = "" if data.sample is None else f" of {data.sample.of:,}"
+    images = f"{data.images:,}{total} image{'s' * (total != '' or data.images != 1)}"
     views = "ten views" if evaluation.protocol.views == "ten" else "central view"
     _print(console, f"{printable(data.name)}: {images}, {data.classes:,} classes, {views}", "bold")
     styles = [*[""] * (len(table) - 1), "bold"]  # the last row is the headline

@@ -87,10 +87,10 @@ def _chosen(model: onnx.ModelProto, options: QuantizationOptions) -> set[str]:
     """Return the names of the nodes to quantize."""
     layer_nodes = layers(model)
     kept = set()
-    for wanted in options.keep_float:
-        matching = {name for name in layer_nodes if name == wanted or name.endswith(f".{wanted}")}
+    for layer in options.keep_float:
+        matching = {name for name in layer_nodes if name == layer or name.endswith(f".{layer}")}
         if not matching:
-            raise UsageError(f"--keep-float {shown(wanted)}: no such layer; expected some of {', '.join(layer_nodes)}")
+            raise UsageError(f"--keep-float {shown(layer)}: no such layer; expected some of {', '.join(layer_nodes)}")
         kept |= matching
     nodes = {node.name for name, node in layer_nodes.items() if name not in kept}
     if options.flavor == "cpu":  # operations that pass 8-bit values through; TensorRT finds them itself

@@ -32,13 +32,13 @@ def by_role(layers: Sequence[Layer], architecture: Architecture) -> dict[str, np
     Raises SpecError if layers or parts are missing or additional, if a shape differs, or if a tensor is not float.
     The message names the layers or parts.
     """
-    wanted = [step for step in architecture.steps if step.tensors]
-    if len(layers) != len(wanted):
-        expected = listed(step.operation.name for step in wanted)
+    steps = [step for step in architecture.steps if step.tensors]
+    if len(layers) != len(steps):
+        expected = listed(step.operation.name for step in steps)
         present = listed(layer.name for layer in layers)
-        raise SpecError(f"has {len(layers)} layers with weights ({present}): expected {len(wanted)} ({expected})")
+        raise SpecError(f"has {len(layers)} layers with weights ({present}): expected {len(steps)} ({expected})")
     tensors = {}
-    for layer, step in zip(layers, wanted, strict=True):
+    for layer, step in zip(layers, steps, strict=True):
         parts = {name.rpartition(".")[2]: (name, shape) for name, shape in step.tensors.items()}
         if missing := parts.keys() - layer.tensors.keys():
             raise SpecError(f"missing tensors: {listed(f'{layer.name}.{part}' for part in sorted(missing))}")

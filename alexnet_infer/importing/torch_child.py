@@ -82,8 +82,8 @@ def limit_memory(room: int) -> None:
         return
     if used:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        wanted = int(used[1]) * 1024 + room
-        resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
+        limit = int(used[1]) * 1024 + room
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
 
 
 def first_line(error: Exception) -> str:

@@ -76,11 +76,11 @@ def training_rows(results: Mapping[str, Any], ceilings: Mapping[str, Any]) -> It
 def layers_rows(results: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Iterator[Row]:
     for name, figures in results.items():
         row = mapping(figures)
-        for which in ("forward", "backward"):
-            if over := row.get(f"{which} over floor"):
-                seconds = row[f"{which} us"] / 1e6
+        for direction in ("forward", "backward"):
+            if over := row.get(f"{direction} over floor"):
+                seconds = row[f"{direction} us"] / 1e6
                 limit = f"{quantity(seconds / over, 's')}, a copy of the same bytes"
-                yield f"LRN in training, {name}, {which}", quantity(seconds, "s"), limit, f"{over:.2f}"
+                yield f"LRN in training, {name}, {direction}", quantity(seconds, "s"), limit, f"{over:.2f}"
         if name.endswith(", ms"):
             for form, milliseconds in row.items():
                 label = f"{name.removesuffix(', ms')}, forward and backward, {form}"

@@ -136,8 +136,8 @@ def test_a_dash_reads_standard_input(run, model, folder, monkeypatch):
     ],
 )
 def test_a_mistake_of_the_user_gets_its_exit_code_and_no_traceback(run, model, folder, arguments, code, words):
-    given = [] if "--model" in arguments else ["--model", model]
-    result, out, err = run("classify", folder / "0.jpg", *given, *arguments)
+    net_options = [] if "--model" in arguments else ["--model", model]
+    result, out, err = run("classify", folder / "0.jpg", *net_options, *arguments)
     assert (result, out) == (code, "")
     assert words in err
     assert "Traceback" not in err

@@ -124,7 +124,7 @@ def test_the_errors_are_those_that_eval_measures(run, net, images, tmp_path):
 
     _, out, _ = run(net, export(net, tmp_path / "net.onnx"), data=images, as_json=True)
     computed = compute(Request(models=(net,), data=images, device="cpu", cache=tmp_path / "cache"))
-    evaluated = assemble([[one] for one in computed.predictions]).nets[0]
+    evaluated = assemble([[part] for part in computed.predictions]).nets[0]
     compared = json.loads(out)
     for metric in ("top1", "top5"):
         assert compared[metric]["reference"]["wrong"] == getattr(evaluated, metric).wrong

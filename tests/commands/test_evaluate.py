@@ -59,9 +59,9 @@ def evaluate(run, tmp_path, models, images):
     """Run `eval` with the first net on the sixty images, with one cache. Arguments can override these."""
 
     def evaluate(*arguments: object, data: Path = images) -> tuple[int, str, str]:
-        given = list(map(str, arguments))
-        rest = [] if "--models" in given else ["--models", models[0]]
-        rest += [] if "--cache" in given else ["--cache", tmp_path / "cache"]
+        words = list(map(str, arguments))
+        rest = [] if "--models" in words else ["--models", models[0]]
+        rest += [] if "--cache" in words else ["--cache", tmp_path / "cache"]
         return run("eval", "--data", data, *FAST, *rest, *arguments)
 
     return evaluate
@@ -118,7 +118,7 @@ def test_every_form_of_a_set_gives_the_same_bytes_and_the_errors_are_those_of_th
         *("alexnet_infer", "data", "protocol", "nets", "ensemble", "calibration", "classes", "confusions")
     ]
     assert (result["data"]["name"], result["data"]["images"]) == ("ilsvrc", len(VALIDATION))
-    counts = [{k: one[f"top{k}"]["wrong"] for k in (1, 5)} for one in [*result["nets"], result["ensemble"]]]
+    counts = [{k: entry[f"top{k}"]["wrong"] for k in (1, 5)} for entry in [*result["nets"], result["ensemble"]]]
     assert counts == wrong(models, forms["tar"])
     assert all(0 < count[1] < 18 for count in counts)
     assert len({count[1] for count in counts}) > 1
@@ -144,12 +144,12 @@ def test_unreadable_images_count_as_wrong_are_listed_and_exit_1(run, forms, mode
     before = json.loads(whole[1])
     assert before["data"]["listing"] == result["data"]["listing"]
     for wnid in WNIDS:
-        of = [name for name in bad if VALIDATION[name][1] == wnid]
+        unreadable = [name for name in bad if VALIDATION[name][1] == wnid]
         (then,), (now,) = ([c for c in r["classes"] if c["wnid"] == wnid] for r in (before, result))
         assert now["images"] == then["images"] == 3
-        assert then["top5"] <= now["top5"] <= then["top5"] + len(of)
+        assert then["top5"] <= now["top5"] <= then["top5"] + len(unreadable)
     assert result["nets"][0]["top5"]["wrong"] >= 2
-    assert sum(one["images"] for one in result["calibration"]["bins"]) == 16
+    assert sum(bin_["images"] for bin_ in result["calibration"]["bins"]) == 16
 
 
 # Killed runs.
@@ -289,7 +289,7 @@ def test_a_folder_without_predictions_is_refused(run, tmp_path, folder):
 def test_a_sample_is_marked_as_a_sample(evaluate, images):
     result = json.loads(evaluate("--limit", 12, "--json")[1])
     assert result["data"]["sample"] == {"images": 12, "of": 60}
-    assert [one["images"] for one in result["classes"]] == [2] * 6
+    assert [class_["images"] for class_ in result["classes"]] == [2] * 6
     assert "Only a sample of 12 of the 60 images was evaluated." in result["protocol"]["deviations"]
     assert json.loads(evaluate("--json")[1])["data"]["sample"] is None
     one_line(evaluate("--limit", 61), 2, "--limit 61: the set has 60 images")
@@ -342,7 +342,7 @@ def test_nets_with_the_same_name_are_distinguished(evaluate, tmp_path):
     names = [f"twin {net['sha256'][:8]}" for net in nets]
     assert [net["name"] for net in nets] == names
     assert names[0] != names[1]
-    assert [one["net"] for one in json.loads(out)["ensemble"]["against"]] == names
+    assert [comparison["net"] for comparison in json.loads(out)["ensemble"]["against"]] == names
     header = table.read_text().splitlines()[0]
     assert all(f"{name}: guess" in header for name in names)
 

@@ -132,10 +132,10 @@ def test_a_file_of_two_nets_gives_their_mean(run, nets, photos, views):
     folder = Path("red-and-1-more-fp32" + ("" if views == "none" else f"-{views}"))
     assert f"{folder}/red-and-1-more.onnx" in out
     taken = ["--views", "center" if views == "center" else "ten", "--backend", "onnxruntime"]
-    each = [probabilities(run, path, photos, *taken) for path in nets]
+    net_outputs = [probabilities(run, path, photos, *taken) for path in nets]
     actual = probabilities(run, folder / "red-and-1-more.onnx", photos, "--backend", "onnxruntime")
-    assert np.abs(each[0] - each[1]).max() > 0.05
-    np.testing.assert_allclose(actual, (each[0] + each[1]) / 2, rtol=0, atol=1e-6)
+    assert np.abs(net_outputs[0] - net_outputs[1]).max() > 0.05
+    np.testing.assert_allclose(actual, (net_outputs[0] + net_outputs[1]) / 2, rtol=0, atol=1e-6)
     assert "mean of 2 nets: red (SHA-256" in (folder / "README.md").read_text()
 
 

@@ -61,8 +61,8 @@ def test_folders_in_the_archive_are_ignored(root, name):
 
 
 def test_other_files_in_the_archive_are_ignored(root):
-    others = [("README.txt", b"x"), ("._ILSVRC2012_val_00000001.JPEG", b"x")]
-    (root / VAL).write_bytes(mini.tar_of([*others, *((image, data) for image, (data, _) in VALIDATION.items())]))
+    other_files = [("README.txt", b"x"), ("._ILSVRC2012_val_00000001.JPEG", b"x")]
+    (root / VAL).write_bytes(mini.tar_of([*other_files, *((image, data) for image, (data, _) in VALIDATION.items())]))
     assert len(open_images(root)) == 18
 
 

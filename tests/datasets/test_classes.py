@@ -42,11 +42,11 @@ def test_a_shared_id_that_is_not_a_wordnet_id_and_has_two_names_is_refused():
     )
 
 
-@pytest.mark.parametrize("whose", ["data set", "net"])
-def test_an_id_that_occurs_twice_is_refused(whose):
+@pytest.mark.parametrize("side", ["data set", "net"])
+def test_an_id_that_occurs_twice_is_refused(side):
     twice = [*NET, NET[1]]
-    pair = (twice, NET) if whose == "data set" else (NET, twice)
-    refused(lambda: map_classes(*pair), f"the {whose} has two classes 'n02012849'", error=UsageError)
+    pair = (twice, NET) if side == "data set" else (NET, twice)
+    refused(lambda: map_classes(*pair), f"the {side} has two classes 'n02012849'", error=UsageError)
 
 
 @pytest.mark.parametrize("data", [classes(tench="tench"), []])

@@ -35,9 +35,9 @@ def thousand_synsets() -> list[tuple[int, str, str, int]]:
         last = int(wnids[-1][1:]) if wnids else 0
         wnids += [f"n{last + i:08}" for i in range(1, position - len(wnids) + 1)] + [wnid]
     wnids = wnids[:1000]
-    others = [wnid for wnid in wnids if wnid not in {known for _, known in FIRST_FIVE.values()}]
-    random.Random(0).shuffle(others)
-    by_number = [FIRST_FIVE[i][1] if i in FIRST_FIVE else others.pop() for i in range(1, 1001)]
+    other_wnids = [wnid for wnid in wnids if wnid not in {known for _, known in FIRST_FIVE.values()}]
+    random.Random(0).shuffle(other_wnids)
+    by_number = [FIRST_FIVE[i][1] if i in FIRST_FIVE else other_wnids.pop() for i in range(1, 1001)]
     rows = [(i, wnid, f"what {wnid} is", 0) for i, wnid in enumerate(by_number, start=1)]
     return [*rows, *((1001 + i, f"n000000{i:02}", "ancestor", 2) for i in range(60, 80))]
 

@@ -378,8 +378,8 @@ def thousand(tmp_path, monkeypatch) -> Path:
 def devkits_order() -> list[str]:
     """A thousand classes in an order that gives the first images both their true IDs and their true labels."""
     fixed = dict(zip(IDS, LABELS, strict=True))
-    others = iter(sorted({*range(1000)} - {*LABELS}))
-    return [THOUSAND[fixed[i] if i in fixed else next(others)] for i in range(1, 1001)]
+    other_indices = iter(sorted({*range(1000)} - {*LABELS}))
+    return [THOUSAND[fixed[i] if i in fixed else next(other_indices)] for i in range(1, 1001)]
 
 
 def write_thousand_devkit(root: Path, order: list[str], truth: tuple[int, ...]) -> None:

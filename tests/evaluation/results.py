@@ -47,7 +47,7 @@ def result(
     reason: str = "broken.jpg: truncated",
 ) -> Evaluation:
     """Evaluate eight images. `names` are the names of "first" and "second". With one name there is no ensemble."""
-    tallies = [tally(GUESSES[which]) for which in ("first", "second")][: len(names)]
+    tallies = [tally(GUESSES[net]) for net in ("first", "second")][: len(names)]
     return evaluation(
         data=Data(
             name=data,
@@ -60,6 +60,6 @@ def result(
         protocol=Protocol(views=views, nets=len(names), deviations=deviations),
         classes=classes,
         guesses=classes,
-        nets=[(facts(name), one) for name, one in zip(names, tallies, strict=True)],
+        nets=[(facts(name), counts) for name, counts in zip(names, tallies, strict=True)],
         ensemble=tally(GUESSES["mean"]) if len(names) > 1 else None,
     )

@@ -22,22 +22,22 @@ RIGHT, TIE, SECOND, LAST = "right", "tie", "second", "last"
 """A net's answer: the right class first; all classes equal; the right class second; the right class last."""
 
 
-def answer(what: str, label: int) -> np.ndarray:
-    if what == TIE:
+def answer(kind: str, label: int) -> np.ndarray:
+    if kind == TIE:
         return np.full(6, 1 / 6)
     order = [label, *(i for i in range(6) if i != label)]
-    if what == SECOND:
+    if kind == SECOND:
         order[0], order[1] = order[1], order[0]
-    if what == LAST:
+    if kind == LAST:
         order = order[::-1]
     values = np.empty(6)
     values[order] = [0.5, 0.2, 0.1, 0.08, 0.07, 0.05]
     return values
 
 
-def made(cache: Path, of: About, rows: Sequence[Row], values: np.ndarray) -> Predictions:
-    predictions = Predictions(cache, of)
-    part = slice(of.begin, of.end)
+def made(cache: Path, description: About, rows: Sequence[Row], values: np.ndarray) -> Predictions:
+    predictions = Predictions(cache, description)
+    part = slice(description.begin, description.end)
     predictions.append(rows[part], np.asarray(values, np.float32)[part])
     predictions.close()
     return predictions
@@ -74,7 +74,7 @@ def test_errors_are_those_counted_by_hand(nets):
     assert result.ensemble.top1.error == 4 / 8
     pairs = [(a.net, a.top1.ensemble_only_wrong, a.top1.net_only_wrong) for a in result.ensemble.against]
     assert pairs == [("a", 1, 1), ("bb", 0, 2)]
-    wrong = {one.wnid: (one.images, one.top1, one.top5) for one in result.classes}
+    wrong = {class_.wnid: (class_.images, class_.top1, class_.top5) for class_ in result.classes}
     assert wrong == {
         WNIDS[0]: (2, 1, 1),
         WNIDS[1]: (1, 0, 0),
@@ -88,15 +88,15 @@ def test_errors_are_those_counted_by_hand(nets):
         (WNIDS[5], WNIDS[0], 1, 2),
         (WNIDS[5], WNIDS[4], 1, 2),
     ]
-    assert sum(one.images for one in result.calibration.bins) == 7
+    assert sum(bin_.images for bin_ in result.calibration.bins) == 7
 
 
 def test_ties_go_to_the_lower_class(tmp_path):
     """All classes tie: class 0 is right, 1 to 4 are in the top 5, 5 is wrong."""
     rows = [Row(f"{i}", i, None) for i in range(6)]
     result = assemble([[made(tmp_path, about(6), rows, np.full((6, 6), 1 / 6))]])
-    assert [one.top1 for one in result.classes] == [0, 1, 1, 1, 1, 1]
-    assert [one.top5 for one in result.classes] == [0, 0, 0, 0, 0, 1]
+    assert [class_.top1 for class_ in result.classes] == [0, 1, 1, 1, 1, 1]
+    assert [class_.top5 for class_ in result.classes] == [0, 0, 0, 0, 0, 1]
 
 
 def test_one_net_has_no_ensemble_and_is_the_headline(nets):
@@ -111,7 +111,7 @@ def test_images_of_a_class_that_the_nets_lack_are_wrong(tmp_path):
     rows = [Row("0", 0, None), Row("1", 5, None)]
     values = np.array([answer(RIGHT, 0), answer(RIGHT, 5)])
     result = assemble([[made(tmp_path, about(2, wnids=OTHER_WNIDS), rows, values)]])
-    assert [one.top5 for one in result.classes] == [0, 0, 0, 0, 0, 1]
+    assert [class_.top5 for class_ in result.classes] == [0, 0, 0, 0, 0, 1]
     assert result.confusions[0].guess == OTHER_WNIDS[-1]
     assert any("1 of the 6 classes are unknown" in text for text in result.protocol.deviations)
 
@@ -122,7 +122,7 @@ def test_outputs_in_another_order_give_the_same_counts(tmp_path):
     other = assemble([[made(tmp_path, turned, ROWS, table(A)[:, ::-1])]])
     assert plain.nets[0].top1.wrong == 4
     # Only classes of images without ties: ties depend on the order of outputs.
-    assert [one.top1 for one in other.classes][1:5] == [one.top1 for one in plain.classes][1:5]
+    assert [class_.top1 for class_ in other.classes][1:5] == [class_.top1 for class_ in plain.classes][1:5]
 
 
 # Names.
@@ -158,11 +158,11 @@ def test_the_listing_is_the_hash_of_sorted_file_names_and_classes(nets, tmp_path
 def test_the_order_of_images_changes_nothing(nets, tmp_path):
     order = [7, 3, 0, 1, 2, 6, 5, 4]
     rows = [ROWS[i] for i in order]
-    others = [
+    reordered_nets = [
         [made(tmp_path / "other", about(8, net=net), rows, table(answers)[order])]
         for net, answers in (("a", A), ("bb", B))
     ]
-    assert assemble(others) == assemble(nets)
+    assert assemble(reordered_nets) == assemble(nets)
 
 
 def test_nets_with_the_same_name_are_distinguished_by_the_sha256(tmp_path):
@@ -175,7 +175,7 @@ def test_nets_with_the_same_name_are_distinguished_by_the_sha256(tmp_path):
     assert display_names([twins[0], single]) == ["net", "other"]
     result = assemble(twins)
     assert [(net.name, net.top1.wrong) for net in result.nets] == [("net 11111111", 4), ("net 22222222", 6)]
-    assert [one.net for one in result.ensemble.against] == ["net 11111111", "net 22222222"]
+    assert [comparison.net for comparison in result.ensemble.against] == ["net 11111111", "net 22222222"]
 
 
 # Shards.
@@ -229,9 +229,9 @@ def test_shards_of_a_sample_are_complete_if_they_cover_the_sample(tmp_path):
 
 
 def test_overlapping_shards_are_refused(tmp_path):
-    halves, others = caches(tmp_path / "halves"), caches(tmp_path / "others", [(0, 4), (0, 8)])
-    refused(lambda: collect([*halves, *others]), "present twice", "do not mix shards", error=PredictionsError)
-    whole_and_half = [halves[0], halves[1], others[1]]
+    halves, other_folders = caches(tmp_path / "halves"), caches(tmp_path / "others", [(0, 4), (0, 8)])
+    refused(lambda: collect([*halves, *other_folders]), "present twice", "do not mix shards", error=PredictionsError)
+    whole_and_half = [halves[0], halves[1], other_folders[1]]
     refused(lambda: collect(whole_and_half), "present twice", error=PredictionsError)
 
 

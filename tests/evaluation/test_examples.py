@@ -51,16 +51,16 @@ def test_every_image_is_shown_with_its_own_pixels_and_five_guesses_in_stable_ord
         assert shown.square.shape == (64, 64, 3)
         assert (shown.square == level).all()
         assert shown.label.wnid == WNIDS[LABELS[i]]
-        others = [k for k in range(6) if k != GUESSES[i]]
-        assert [guess.wnid for guess, _ in shown.guesses] == [WNIDS[k] for k in [GUESSES[i], *others][:5]]
+        other_classes = [k for k in range(6) if k != GUESSES[i]]
+        assert [guess.wnid for guess, _ in shown.guesses] == [WNIDS[k] for k in [GUESSES[i], *other_classes][:5]]
 
 
 def test_a_sample_has_no_repetitions_is_reproducible_and_depends_on_the_seed(chosen, monkeypatch):
     monkeypatch.setattr(examples, "SHOWN", 4)
     names = [[shown.name for shown in chosen(seed).sample] for seed in (0, 0, 1, 2, 3)]
     assert names[0] == names[1]
-    assert all(len(set(some)) == 4 for some in names)
-    assert len({tuple(some) for some in names}) > 1
+    assert all(len(set(sample)) == 4 for sample in names)
+    assert len({tuple(sample) for sample in names}) > 1
 
 
 def test_an_image_that_cannot_be_read_is_not_shown(tmp_path):

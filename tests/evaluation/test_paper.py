@@ -15,7 +15,7 @@ from alexnet_infer.evaluation.paper import PUBLISHED, departures, deviations, id
 from alexnet_infer.presets import PRESETS, Variant, preset
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
-TINY = [one.wnid for one in load_manifest(embedded_model()).classes]
+TINY = [class_.wnid for class_ in load_manifest(embedded_model()).classes]
 
 
 def published(data: str, net: str) -> tuple:

@@ -165,13 +165,13 @@ def test_nets_with_the_same_preprocessing_share_the_patches(real, tmp_path, monk
     data = open_images(root)
     predictions = [Predictions(tmp_path, about(6, net=f"net{'s' * i}")) for i in range(4)]
     predict(data, range(6), list(zip(nets, predictions, strict=True)))
-    for one in predictions:
-        one.close()
+    for part in predictions:
+        part.close()
     assert len(cut) == 2 * 6
-    together = [next(one.chunks())[1] for one in predictions]
+    together = [next(part.chunks())[1] for part in predictions]
     monkeypatch.undo()
-    for i, one in enumerate(nets):
-        alone = predicted(root, tmp_path / f"alone {i}", one, range(6))[1]
+    for i, member in enumerate(nets):
+        alone = predicted(root, tmp_path / f"alone {i}", member, range(6))[1]
         assert together[i].tobytes() == alone.tobytes()
     assert len({values.tobytes() for values in together}) == 4
 
@@ -192,9 +192,9 @@ def test_each_net_continues_from_where_it_was(greys, tmp_path):
     predict(data, range(10), list(zip(nets, predictions, strict=True)), on_images=counted.append)
     assert [len(net.backend.calls) for net in nets] == [3, 2, 1, 0]
     assert sum(counted) == 10
-    for i, one in enumerate(predictions):
-        one.close()
-        np.testing.assert_allclose(next(one.chunks())[1], np.roll(TABLE, i, 1), atol=1e-7)
+    for i, part in enumerate(predictions):
+        part.close()
+        np.testing.assert_allclose(next(part.chunks())[1], np.roll(TABLE, i, 1), atol=1e-7)
 
 
 def test_a_continued_run_does_not_read_images_that_are_done(greys, tmp_path, monkeypatch):

@@ -32,9 +32,9 @@ def complete(predictions: Predictions) -> Predictions:
     return predictions
 
 
-def made(cache: Path, of: About | None = None) -> Path:
+def made(cache: Path, description: About | None = None) -> Path:
     """The folder of complete predictions."""
-    predictions = complete(Predictions(cache, of or about(IMAGES)))
+    predictions = complete(Predictions(cache, description or about(IMAGES)))
     predictions.close()
     return predictions.folder
 
@@ -150,9 +150,9 @@ def test_files_cut_at_any_length_continue_after_their_last_complete_batch(tmp_pa
     images, rows = whole = contents(folder)
     line_ends = [i + 1 for i, byte in enumerate(images) if byte == ord("\n")]
     row_ends = [24 * (i + 1) for i in range(IMAGES)]
-    some, seen = (0, 2, 3, 7, 9), set()  # before, at and after the end of a batch
-    for n in cuts(images, [line_ends[i] for i in some]):
-        for m in cuts(rows, [row_ends[i] for i in some]):
+    positions, seen = (0, 2, 3, 7, 9), set()  # before, at and after the end of a batch
+    for n in cuts(images, [line_ends[i] for i in positions]):
+        for m in cuts(rows, [row_ends[i] for i in positions]):
             for name, data in zip(FILES, (images[:n], rows[:m]), strict=True):
                 (folder / name).write_bytes(data)
             there = min(sum(end <= n for end in line_ends), m // 24)

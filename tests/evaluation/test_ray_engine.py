@@ -122,7 +122,7 @@ def test_a_stopped_run_continues_for_each_net_where_it_was(zoo, single, tmp_path
     counts: list[int] = []
     computed = predict_again(zoo, cache, on_images=counts.append)
     assert contents(cache) == contents(single)
-    assert all(one.complete for one in computed)
+    assert all(part.complete for part in computed)
     assert counts[0] == 4  # already done
     assert sum(counts) == COUNT
 
@@ -275,14 +275,14 @@ def cut(folder: Path, images: int) -> None:
 
 def predict_again(zoo: Path, cache: Path, **given) -> list[Predictions]:
     """Complete the predictions in `cache`."""
-    of = {sha256(path): path for path in (zoo / "net0.safetensors", zoo / "net1.safetensors")}
+    net_paths = {sha256(path): path for path in (zoo / "net0.safetensors", zoo / "net1.safetensors")}
     predictions = [Predictions(cache, About.load(about.parent)) for about in sorted(cache.glob(f"*/{ABOUT}"))]
-    files = [(of[one.about.net["sha256"]], one) for one in predictions]
+    files = [(net_paths[part.about.net["sha256"]], part) for part in predictions]
     try:
         predict_on_ray(open_images(zoo / "data"), range(COUNT), files, **given)
     finally:
-        for one in predictions:
-            one.close()
+        for part in predictions:
+            part.close()
     return predictions
 
 

@@ -74,9 +74,9 @@ def expected_rows(data: dict) -> Iterator[list[str]]:
     for net in data["nets"]:
         yield [net["name"], *error_cells(net["top1"]), *error_cells(net["top5"]), ""]
     yield ["mean of 2 nets", *error_cells(data["ensemble"]["top1"]), *error_cells(data["ensemble"]["top5"]), ""]
-    for one in data["ensemble"]["against"]:
+    for comparison in data["ensemble"]["against"]:
         for k in (1, 5):
-            pair = one[f"top{k}"]
+            pair = comparison[f"top{k}"]
             cells = [
                 signed(pair["difference"]),
                 f"{signed(pair['low'])} to {signed(pair['high'])}",
@@ -84,16 +84,16 @@ def expected_rows(data: dict) -> Iterator[list[str]]:
                 str(pair["net_only_wrong"]),
                 f"{pair['p']:.3f}",
             ]
-            yield [*([one["net"]] if k == 1 else []), f"top-{k}", *cells]
-    for one in data["calibration"]["bins"]:
-        bounds = f"{percent(one['low'])}{DASH}{percent(one['high'])}"
-        yield [bounds, str(one["images"]), percent(one["confidence"]), percent(one["accuracy"])]
-    names = {one["wnid"]: one["name"].split(",")[0] for one in data["classes"]}
+            yield [*([comparison["net"]] if k == 1 else []), f"top-{k}", *cells]
+    for bin_ in data["calibration"]["bins"]:
+        bounds = f"{percent(bin_['low'])}{DASH}{percent(bin_['high'])}"
+        yield [bounds, str(bin_["images"]), percent(bin_["confidence"]), percent(bin_["accuracy"])]
+    names = {class_["wnid"]: class_["name"].split(",")[0] for class_ in data["classes"]}
     for pair in data["confusions"]:
         named = [f"{names[pair[key]]} {pair[key]}" for key in ("label", "guess")]
         yield [*named, str(pair["images"]), str(pair["of"]), percent(pair["images"] / pair["of"])]
-    for one in data["data"]["unreadable"]:
-        yield [one["image"], one["reason"]]
+    for image in data["data"]["unreadable"]:
+        yield [image["image"], image["reason"]]
 
 
 def test_every_figure_of_the_result_is_on_the_page(tmp_path):
@@ -102,10 +102,12 @@ def test_every_figure_of_the_result_is_on_the_page(tmp_path):
     page = written(evaluation, tmp_path)
     for row in expected_rows(data):
         assert row in page.rows
-    for one in data["classes"]:
-        errors = [percent(one[k] / one["images"]) if one["images"] else percent(None) for k in ("top1", "top5")]
-        counts = [str(one["images"]), str(one["top1"]), errors[0], "", str(one["top5"]), errors[1]]
-        assert [f"{one['name']} {one['wnid']}", *counts] in [row[1:] for row in page.rows]
+    for class_ in data["classes"]:
+        errors = [
+            percent(class_[k] / class_["images"]) if class_["images"] else percent(None) for k in ("top1", "top5")
+        ]
+        counts = [str(class_["images"]), str(class_["top1"]), errors[0], "", str(class_["top5"]), errors[1]]
+        assert [f"{class_['name']} {class_['wnid']}", *counts] in [row[1:] for row in page.rows]
     for text in (
         data["data"]["listing"],
         f"{percent(data['calibration']['ece'])} %",
@@ -130,8 +132,8 @@ def test_the_worst_class_is_first_and_classes_without_images_are_last(tmp_path):
     evaluation = result()
     counts = [(2, 1, 0), (0, 0, 0), (4, 2, 1), (10, 9, 0), (3, 0, 0), (2, 2, 1), (2, 2, 2)]
     classes = [
-        replace(one, images=images, top1=top1, top5=top5)
-        for one, (images, top1, top5) in zip(evaluation.classes, counts, strict=True)
+        replace(class_, images=images, top1=top1, top5=top5)
+        for class_, (images, top1, top5) in zip(evaluation.classes, counts, strict=True)
     ]
     page = written(replace(evaluation, classes=tuple(classes)), tmp_path)
     order = [row[1].split()[-1] for row in page.rows if len(row) == 8 and row[0].isdigit()]
@@ -179,9 +181,9 @@ def test_the_page_names_the_best_net_and_says_whether_the_mean_is_significantly_
 
 def test_an_image_has_its_label_below_and_a_bar_for_each_guess_and_the_right_guess_is_marked(tmp_path):
     page = written(result(), tmp_path, Examples(mistakes=(shown(),), sample=()))
-    bars = [one["style"] for one in page.all("i")]
+    bars = [element["style"] for element in page.all("i")]
     assert bars == ["width:61.32%", "width:27.18%"]
-    assert [one.get("class") for one in page.all("li")[-2:]] == [None, "right"]
+    assert [element.get("class") for element in page.all("li")[-2:]] == [None, "right"]
     assert "ant val/ 1.png bee 61.3 ant ✓ 27.2" in page.text
     assert "A random sample" not in page.text
 
@@ -206,10 +208,10 @@ def test_with_model_files_kernels_recipe_and_input_are_shown(tmp_path):
 
 
 def test_a_result_without_readable_images_or_deviations_is_written(tmp_path):
-    nothing = Calibration.of(np.zeros(0, np.int64), np.zeros(0, bool))
+    empty_calibration = Calibration.of(np.zeros(0, np.int64), np.zeros(0, bool))
     evaluation = result(deviations=())
-    classes = tuple(replace(one, images=0, top1=0, top5=0) for one in evaluation.classes)
-    page = written(replace(evaluation, calibration=nothing, classes=classes, confusions=()), tmp_path)
+    classes = tuple(replace(class_, images=0, top1=0, top5=0) for class_ in evaluation.classes)
+    page = written(replace(evaluation, calibration=empty_calibration, classes=classes, confusions=()), tmp_path)
     assert "paper's protocol None." in page.text
     assert "No mistakes: every readable image was classified correctly." in page.text
 
@@ -234,7 +236,7 @@ def test_names_from_files_are_plain_text(tmp_path):
     assert page.style == plain.style
     for name in HOSTILE:
         assert " ".join(name.split()) in page.text
-    assert f"{HOSTILE[1]}.png, labelled {HOSTILE[1]}" in [one["alt"] for one in page.all("img")]
+    assert f"{HOSTILE[1]}.png, labelled {HOSTILE[1]}" in [element["alt"] for element in page.all("img")]
     assert r"turned \u202e\udcff.png" in page.text
     assert r"\n\x1b[31m" in page.text
 
@@ -261,10 +263,10 @@ def test_the_page_needs_no_other_file(tmp_path):
 
 def test_images_have_alternatives_and_tables_captions_and_headers(tmp_path):
     page = written(*hostile()[:1], tmp_path)
-    assert all(one["alt"] for one in page.all("img"))
-    assert all(one["role"] == "img" and one["aria-label"] for one in page.all("svg"))
-    assert len(page.all("caption")) + sum("aria-labelledby" in one for one in page.all("table")) == len(page.tables)
-    assert all("scope" in one for one in page.all("th"))
+    assert all(element["alt"] for element in page.all("img"))
+    assert all(element["role"] == "img" and element["aria-label"] for element in page.all("svg"))
+    assert len(page.all("caption")) + sum("aria-labelledby" in table for table in page.all("table")) == len(page.tables)
+    assert all("scope" in element for element in page.all("th"))
     assert page.all("html") == [{"lang": "en"}]
 
 
@@ -343,10 +345,10 @@ def test_a_browser_shows_it_at_400_and_1400_pixels_without_horizontal_scrolling_
     done = subprocess.run([browser, *options, "--dump-dom", harness.as_uri()], capture_output=True, timeout=120)
     title = re.search(r"<title>(.*?)</title>", done.stdout.decode())
     measures = json.loads(html.unescape(title[1]))
-    assert [one["inner"] for one in measures] == [400, 1400]
-    for one in measures:
-        assert one["scroll"] <= one["inner"]
-        assert len(one["images"]) == 10  # 8 examples and the kernels of 2 nets
-        assert all(one["images"])
-        assert one["family"].startswith("Charter")  # the page's security policy allows its styles
+    assert [measure["inner"] for measure in measures] == [400, 1400]
+    for measure in measures:
+        assert measure["scroll"] <= measure["inner"]
+        assert len(measure["images"]) == 10  # 8 examples and the kernels of 2 nets
+        assert all(measure["images"])
+        assert measure["family"].startswith("Charter")  # the page's security policy allows its styles
     assert not [line for line in done.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line]

@@ -141,10 +141,10 @@ def test_the_difference_is_the_ensembles_error_minus_the_nets():
 
 def test_classes_are_those_of_the_data_in_order_with_the_headlines_wrong_images():
     classes = result().to_json()["classes"]
-    assert [(one["wnid"], one["name"]) for one in classes] == list(zip(WNIDS, NAMES, strict=True))
-    assert [one["images"] for one in classes] == [2, 2, 2, 2, 0, 0, 0]
-    assert [one["top1"] for one in classes] == [0, 1, 1, 1, 0, 0, 0]
-    assert [one["top5"] for one in classes] == [0, 0, 0, 1, 0, 0, 0]
+    assert [(class_["wnid"], class_["name"]) for class_ in classes] == list(zip(WNIDS, NAMES, strict=True))
+    assert [class_["images"] for class_ in classes] == [2, 2, 2, 2, 0, 0, 0]
+    assert [class_["top1"] for class_ in classes] == [0, 1, 1, 1, 0, 0, 0]
+    assert [class_["top5"] for class_ in classes] == [0, 0, 0, 1, 0, 0, 0]
 
 
 def test_for_one_net_the_headline_is_the_nets():
@@ -158,13 +158,13 @@ def test_for_one_net_the_headline_is_the_nets():
 
 def test_calibration_leaves_unreadable_images_out():
     bins = result().to_json()["calibration"]["bins"]
-    assert sum(one["images"] for one in bins) == 7
-    (filled,) = [one for one in bins if one["images"]]
+    assert sum(bin_["images"] for bin_ in bins) == 7
+    (filled,) = [bin_ for bin_ in bins if bin_["images"]]
     assert filled["confidence"] == pytest.approx(0.6)
     assert filled["accuracy"] == 5 / 7
     assert result().calibration.ece == pytest.approx(5 / 7 - 0.6)
-    empty = [one for one in bins if not one["images"]]
-    assert all(one["confidence"] is None and one["accuracy"] is None for one in empty)
+    empty = [bin_ for bin_ in bins if not bin_["images"]]
+    assert all(bin_["confidence"] is None and bin_["accuracy"] is None for bin_ in empty)
 
 
 def test_confusions_are_sorted_by_images_then_label_and_guess_and_are_at_most_twenty():

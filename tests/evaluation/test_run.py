@@ -192,8 +192,8 @@ def test_a_shard_without_images_is_refused(lookup):
 
 def test_a_sample_is_divided_into_shards(lookup):
     parts = [compute(replace(lookup, batch=4, limit=12, shard=i, shards=2)).predictions[0] for i in range(2)]
-    assert [(one.about.begin, one.about.end) for one in parts] == [(0, 4), (4, 12)]
-    assert sorted(row.label for one in parts for rows, _ in one.chunks() for row in rows) == sorted([*range(6)] * 2)
+    assert [(part.about.begin, part.about.end) for part in parts] == [(0, 4), (4, 12)]
+    assert sorted(row.label for part in parts for rows, _ in part.chunks() for row in rows) == sorted([*range(6)] * 2)
 
 
 # Nothing is computed twice.
@@ -204,7 +204,7 @@ def test_a_second_run_computes_nothing(request_, calls):
     assert calls == [4] * 5
     second = compute(request_, Clock())
     assert calls == [4] * 5
-    assert [one.folder for one in first.predictions] == [one.folder for one in second.predictions]
+    assert [part.folder for part in first.predictions] == [part.folder for part in second.predictions]
 
 
 def test_other_ensembles_of_the_same_nets_compute_nothing(request_, models, monkeypatch):
@@ -217,7 +217,7 @@ def test_other_ensembles_of_the_same_nets_compute_nothing(request_, models, monk
     for chosen in (models, models[::-1], models[1:], models[:2], models[2:]):
         computed = compute(replace(request_, models=tuple(chosen)))
         assert [net.manifest.name for net in computed.nets] == sorted(path.stem for path in chosen)
-        assert all(one.complete for one in computed.predictions)
+        assert all(part.complete for part in computed.predictions)
 
 
 def test_an_added_net_computes_only_its_own_predictions(request_, models, calls):
@@ -303,7 +303,7 @@ def test_a_set_that_was_moved_is_the_same(request_, tmp_path, models, calls):
     calls.clear()
     computed = compute(replace(request_, data=moved, models=tuple(models[:2])))
     assert len(calls) == 5
-    names = [[row.name for rows, _ in one.chunks() for row in rows] for one in computed.predictions]
+    names = [[row.name for rows, _ in part.chunks() for row in rows] for part in computed.predictions]
     assert names[0] == names[1]
     assert not any(name.startswith("/") for name in names[0])
 
@@ -358,7 +358,7 @@ def test_a_net_that_shares_no_class_with_the_set_is_refused_before_it_runs(reque
 
 def test_a_refusal_leaves_no_lock(request_, models, tmp_path, monkeypatch):
     """The second net's predictions can't be written. The lock on those of the first is released."""
-    both = replace(request_, models=tuple(models[:2]))
+    two_nets = replace(request_, models=tuple(models[:2]))
     made = run.Predictions
     monkeypatch.setattr(
         run,
@@ -366,6 +366,6 @@ def test_a_refusal_leaves_no_lock(request_, models, tmp_path, monkeypatch):
         lambda cache, about: made(cache, about) if about.net["name"] == "net-0" else made(tmp_path / "net", about),
     )
     (tmp_path / "net").write_bytes(b"")
-    refused(lambda: compute(both), "can't be written", error=UsageError)
+    refused(lambda: compute(two_nets), "can't be written", error=UsageError)
     monkeypatch.undo()
-    assert len(compute(both).predictions) == 2
+    assert len(compute(two_nets).predictions) == 2

@@ -211,16 +211,16 @@ def test_label_and_guess_are_indices_of_different_class_lists():
 
 
 def test_an_unreadable_image_is_wrong_and_counts_only_in_its_class():
-    some = tally([[0.9, 0.1], [0.9, 0.1]], [0, 1])
-    some.add_unreadable(1)
-    assert len(some) == 3
-    assert some.wrong(1).tolist() == [False, True, True]
-    assert some.wrong(5).tolist() == [False, False, True]
-    assert some.per_class().tolist() == [1, 2]
-    assert some.per_class(1).tolist() == [0, 2]
-    assert some.per_class(5).tolist() == [0, 1]
-    assert some.confusions() == {(1, 0): 1}
-    assert sum(one.images for one in some.calibration().bins) == 2
+    counts = tally([[0.9, 0.1], [0.9, 0.1]], [0, 1])
+    counts.add_unreadable(1)
+    assert len(counts) == 3
+    assert counts.wrong(1).tolist() == [False, True, True]
+    assert counts.wrong(5).tolist() == [False, False, True]
+    assert counts.per_class().tolist() == [1, 2]
+    assert counts.per_class(1).tolist() == [0, 2]
+    assert counts.per_class(5).tolist() == [0, 1]
+    assert counts.confusions() == {(1, 0): 1}
+    assert sum(bin_.images for bin_ in counts.calibration().bins) == 2
 
 
 def test_confusions_count_only_the_wrong_pairs():
@@ -354,10 +354,10 @@ def test_ece_by_hand():
     unit = 2**UNIT_BITS
     confidences = np.array([unit // 4, unit * 3 // 8, unit * 3 // 4, unit])
     result = Calibration.of(confidences, np.array([True, False, True, True]), bins=4)
-    assert [one.images for one in result.bins] == [0, 2, 0, 2]
-    assert [(one.low, one.high) for one in result.bins] == [(0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1)]
-    assert [one.confidence for one in result.bins] == [None, 0.3125, None, 0.875]
-    assert [one.accuracy for one in result.bins] == [None, 0.5, None, 1.0]
+    assert [bin_.images for bin_ in result.bins] == [0, 2, 0, 2]
+    assert [(bin_.low, bin_.high) for bin_ in result.bins] == [(0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1)]
+    assert [bin_.confidence for bin_ in result.bins] == [None, 0.3125, None, 0.875]
+    assert [bin_.accuracy for bin_ in result.bins] == [None, 0.5, None, 1.0]
     assert result.ece == 0.5 * (0.5 - 0.3125) + 0.5 * (1 - 0.875)
 
 

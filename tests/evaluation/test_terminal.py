@@ -157,11 +157,11 @@ def test_published_figures_on_other_data_are_marked_and_dim():
 def with_images(evaluation: Evaluation, counts: list[tuple[int, int, int]]) -> Evaluation:
     """Set the counts of each class: images, and images that are wrong in the top 1 and in the top 5."""
     classes = [
-        replace(one, images=images, top1=top1, top5=top5)
-        for one, (images, top1, top5) in zip(evaluation.classes, counts, strict=True)
+        replace(class_, images=images, top1=top1, top5=top5)
+        for class_, (images, top1, top5) in zip(evaluation.classes, counts, strict=True)
     ]
     pairs = [(0, 1, 3, 4), (1, 2, 3, 5), (5, 6, 2, 20), (4, 0, 2, 10), (3, 0, 1, 9)]
-    confusions = [Confusion(label=WNIDS[a], guess=WNIDS[b], images=n, of=of) for a, b, n, of in pairs]
+    confusions = [Confusion(label=WNIDS[a], guess=WNIDS[b], images=n, of=total) for a, b, n, total in pairs]
     return replace(evaluation, classes=tuple(classes), confusions=tuple(confusions))
 
 

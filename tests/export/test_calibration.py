@@ -78,12 +78,12 @@ def test_a_file_that_takes_patches_is_calibrated_on_the_ten_views(tmp_path):
     np.testing.assert_array_equal(inputs, patches(square, MANIFEST.preprocessing, "ten"))
 
 
-@pytest.mark.parametrize(("views", "each"), [("none", 10), ("ten", 1)])
+@pytest.mark.parametrize(("views", "per_image"), [("none", 10), ("ten", 1)])
 @pytest.mark.parametrize("batch", ["1,8,64", "3", "60000"])
-def test_few_images_are_in_memory_at_once_whatever_the_files_batch(photos, views, each, batch):
+def test_few_images_are_in_memory_at_once_whatever_the_files_batch(photos, views, per_image, batch):
     info = info_of(views, batch=Batch.parse(batch))
     sizes = [len(inputs) for inputs in calibration_inputs(photos, 300, MANIFEST, info)]
-    assert sizes == [CALIBRATION_BATCH * each, (11 - CALIBRATION_BATCH) * each]
+    assert sizes == [CALIBRATION_BATCH * per_image, (11 - CALIBRATION_BATCH) * per_image]
 
 
 def test_the_exif_orientation_is_applied(tmp_path):

@@ -157,9 +157,9 @@ def test_onnxs_own_bvlc_alexnet_and_its_expected_output_are_reproduced(form):
         for node in light.graph.node
         if node.op_type == "ConstantOfShape"
     }
-    theirs = {f"{name.split('.')[0]}_{name.split('.')[1][0]}_0": name for name in shapes}
-    assert theirs.keys() == constants.keys()
-    filled = {ours: np.full(shapes[ours], constants[name], np.float32) for name, ours in theirs.items()}
+    names = {f"{name.split('.')[0]}_{name.split('.')[1][0]}_0": name for name in shapes}
+    assert names.keys() == constants.keys()
+    filled = {our_name: np.full(shapes[our_name], constants[name], np.float32) for name, our_name in names.items()}
     expected = numpy_helper.to_array(onnx.load_tensor(LIGHT / "light_bvlc_alexnet_output_0.pb"))
     x = np.ones((1, 3, 224, 224), np.float32)
     np.testing.assert_allclose(run(build_onnx(light_artifact(filled), form), {INPUT: x}), expected, rtol=1e-4)
@@ -177,7 +177,7 @@ def test_onnxs_own_bvlc_alexnet_and_its_expected_output_are_reproduced(form):
     kept = [node for node in light.graph.node if node.op_type != "ConstantOfShape"]
     del light.graph.node[:]
     light.graph.node.extend(kept)
-    light.graph.initializer.extend(numpy_helper.from_array(tensors[ours], name) for name, ours in theirs.items())
+    light.graph.initializer.extend(numpy_helper.from_array(tensors[our_name], name) for name, our_name in names.items())
     x = rng.normal(0, 200, x.shape).astype(np.float32)
     expected = run(light, {"data_0": x})
     assert 2e-3 < expected.max() < 0.98

@@ -295,10 +295,10 @@ def test_a_file_url_works(tmp_path):
     assert source.read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("what", ["missing", "."])
-def test_a_file_url_without_a_file_is_tried_once(tmp_path, monkeypatch, what):
+@pytest.mark.parametrize("name", ["missing", "."])
+def test_a_file_url_without_a_file_is_tried_once(tmp_path, monkeypatch, name):
     monkeypatch.setattr(module.time, "sleep", lambda seconds: pytest.fail("waited"))
-    refused(None, tmp_path / "cache", UnreadableInputError, urls=[(tmp_path / what).as_uri()])
+    refused(None, tmp_path / "cache", UnreadableInputError, urls=[(tmp_path / name).as_uri()])
 
 
 @pytest.mark.parametrize("url", ["http://", "http:///x", "http://127.0.0.1:port/x", "http://127.0.0.1:99999/x"])

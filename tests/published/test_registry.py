@@ -15,8 +15,8 @@ from alexnet_infer.published.registry import VARIABLE, published, registry
 
 
 def test_the_registry_has_the_well_known_nets():
-    wanted = {"bvlc-alexnet", "bvlc-alexnet-int8", "bvlc-alexnet-qdq", "caffenet", "torchvision-alexnet"}
-    assert wanted <= set(registry())
+    names = {"bvlc-alexnet", "bvlc-alexnet-int8", "bvlc-alexnet-qdq", "caffenet", "torchvision-alexnet"}
+    assert names <= set(registry())
     assert not set(registry()) & set(PRESETS) - {"caffenet"}
 
 
@@ -71,8 +71,8 @@ def entry() -> dict:
 
 
 def test_a_site_can_have_its_own_registry(other):
-    mine = entry() | {"name": "ours", "urls": ["http://mirror.example/net.onnx"]}
-    other({"format": 1, "nets": [mine]})
+    net = entry() | {"name": "ours", "urls": ["http://mirror.example/net.onnx"]}
+    other({"format": 1, "nets": [net]})
     assert list(registry()) == ["ours"]
     assert published("ours").urls == ("http://mirror.example/net.onnx",)
 

@@ -251,9 +251,9 @@ def test_every_option_sets_its_field(run, monkeypatch, tmp_path):
         "pool_size": 2,
     }
     assert recipe.keys() == FAST.__dataclass_fields__.keys() - {"name"}, "every field of a recipe has its option"
-    given = recipe | net | {"net_columns": net["columns"]}
-    del given["columns"]
-    options = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", value)]
+    fields = recipe | net | {"net_columns": net["columns"]}
+    del fields["columns"]
+    options = [word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", value)]
     run("--data", tmp_path, "--recipe", "fast", "--out", "o", "--name", "n", "--image-size", 300, "--seed", 9, *options)
     machine = "--device cpu --compile --columns --accumulate 2 --max-hours 1.5 --result best --tensorboard"
     run("--data", tmp_path, *machine.split(), "--init-from", "a.safetensors")

@@ -253,8 +253,8 @@ def test_a_run_of_one_window_is_a_point_and_a_note_that_no_epoch_is_finished(tmp
 
 
 def test_runs_without_finite_figures_are_drawn_without_a_warning(tmp_path, drawn):
-    nothing = dict.fromkeys(("loss", "lr", "images_per_second", "grad_norm"), float("nan"))
-    picture = drawn(run(tmp_path / "nan", epochs=0, more=10, **nothing), run(tmp_path / "0", lr=0.0, grad_norm=0.0))
+    figures = dict.fromkeys(("loss", "lr", "images_per_second", "grad_norm"), float("nan"))
+    picture = drawn(run(tmp_path / "nan", epochs=0, more=10, **figures), run(tmp_path / "0", lr=0.0, grad_norm=0.0))
     assert share(picture, SECOND) > 1e-4
 
 

@@ -65,13 +65,13 @@ def test_squares_of_a_set_and_squares_of_a_batch_give_the_same_update():
 
 def test_a_step_returns_loss_and_squared_norm_and_applies_the_update_rule():
     plan, model = EpochPlan.draw(12, 0, 0), net()
-    step, given = step_of(model, label_smoothing=0.1), batch(whole_set=True)
+    step, inputs = step_of(model, label_smoothing=0.1), batch(whole_set=True)
     twin = copy.deepcopy(model).train()
-    patches = step.augment.training(given.squares, plan, ROWS, ROWS)
-    loss = F.cross_entropy(twin(patches, plan.key[ROWS]), given.labels, label_smoothing=0.1)
+    patches = step.augment.training(inputs.squares, plan, ROWS, ROWS)
+    loss = F.cross_entropy(twin(patches, plan.key[ROWS]), inputs.labels, label_smoothing=0.1)
     gradients = torch.autograd.grad(loss, [*twin.parameters()])
     before = [w.detach().clone() for w in model.parameters()]
-    values = step(given, plan, 0.5)
+    values = step(inputs, plan, 0.5)
     norm = torch.cat([gradient.flatten().double() for gradient in gradients]).norm()
     torch.testing.assert_close(values[0], loss.detach(), rtol=1e-5, atol=0)
     torch.testing.assert_close(values[1].double(), norm**2, rtol=1e-4, atol=0)
