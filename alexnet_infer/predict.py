@@ -88,11 +88,12 @@ class _Classifier(ABC):
         """Yield the labels of many photos, in order. A photo that can't be read yields its error.
 
         `photos` are paths, http or https URLs (as str), or what `alexnet_infer.photos.expand` yields. They are fetched
-        and decoded in parallel, PHOTOS_PER_CALL at a time, so memory doesn't grow with their number.
+        and decoded in parallel, PHOTOS_PER_CALL at a time, so memory doesn't grow with their number. Raises
+        UsageError if `photos` is a single path or URL.
         """
         self._check_top(top)
         if isinstance(photos, (str, Path)):
-            raise UsageError(f"photos={photos!r}: expected several photos; use classify for one")
+            raise UsageError(f"photos={named(photos).name!r}: expected several photos; use classify for one")
         entries = (photo if isinstance(photo, Photo) else named(photo) for photo in photos)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # more threads would only hold more decoded photos
             while chunk := list(islice(entries, PHOTOS_PER_CALL)):

@@ -45,7 +45,7 @@ class Variant:
     pool_size: int = 3
     pool_stride: int = 2
     ceil_pools: tuple[int, ...] = ()
-    """The poolings (of 1, 2 and 5) whose last window may extend past the edge."""
+    """The pooling layers (of 1, 2 and 5) whose last window may extend past the edge."""
     pool_first: bool = False
     """Pool before LRN, as CaffeNet does."""
     sixth_conv: int = 0

@@ -501,7 +501,7 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_every_error_that_pillow_raises_is_a_one_line_error(error, monkeypatch):
+def test_every_error_that_pillow_raises_becomes_a_one_line_error(error, monkeypatch):
     def broken(*_, **__):
         raise error
 

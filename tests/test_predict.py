@@ -72,6 +72,9 @@ def test_many_photos_may_be_paths_strings_or_what_expand_yields(folder: Path):
     for one_photo in (paths[0], str(paths[0])):
         with pytest.raises(UsageError, match=r"photos=.*00\.png.*: expected several photos; use classify for one"):
             list(net().classify_all(one_photo))
+    with pytest.raises(UsageError) as refusal:
+        list(net().classify_all("https://user:secret@example.org/photo.jpg"))
+    assert "secret" not in str(refusal.value)
 
 
 def test_a_bad_photo_yields_its_error_in_its_place_and_the_others_get_labels(folder: Path):

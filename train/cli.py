@@ -287,7 +287,7 @@ def _run(job: Job) -> None:
         if result is not None:
             print(result.summary)
     except KeyboardInterrupt:  # while reading data or measuring the result
-        _leave("interrupted: run the same command to start again", 130)
+        _leave("interrupted: run the same command again", 130)
 
 
 def main() -> None:

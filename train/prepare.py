@@ -171,7 +171,7 @@ def _writing(job: Preparation) -> Iterator[None]:
         where = f" ({shown(error.filename)})" if error.filename else ""
         raise UsageError(
             f"--out {job.out}: {error.strerror or error}{where}; finished shards are kept: solve the problem, then "
-            "repeat the same command to continue"
+            "run the same command again to continue"
         ) from None
 
 
@@ -276,7 +276,7 @@ class _Maker:
         values, vectors = np.linalg.eigh(covariance)
         largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
         manifest = {
-            "format": FORMAT,  # first, so that the start of a damaged file is enough to recognize it
+            "format": FORMAT,  # first, so that the start of a damaged file is enough to recognise it
             "version": VERSION,
             "size": self.size,
             "resample": RESAMPLE,

@@ -78,7 +78,9 @@ def _open_engine(path: Path, device: Device, runtime: Runtime, trust_engine: boo
 
     for option, value in (("--device", device), ("--backend", runtime)):
         if value in ("cpu", "onnxruntime", "openvino"):
-            raise BackendError(f"{option} {value}: {path} is an engine, which runs in TensorRT on a GPU; omit {option}")
+            raise BackendError(
+                f"{option} {value}: {path} is an engine, which runs in TensorRT on a GPU; leave out {option}"
+            )
     backend = EngineBackend(path, trust=trust_engine)
     views = backend.info.views
     return Opened(manifest=backend.manifest, backend=backend, views=None if views == "none" else views)
@@ -109,7 +111,9 @@ def _on_runtime(net: Artifact | OnnxFile, device: Device, runtime: Runtime, view
         runtime = _faster(net, device)
     if runtime == "openvino":
         if device == "cuda":
-            raise BackendError("--backend openvino --device cuda: OpenVINO runs on the CPU only; omit one of the two")
+            raise BackendError(
+                "--backend openvino --device cuda: OpenVINO runs on the CPU only; leave out one of the two"
+            )
         from alexnet_infer.backends.openvino import OpenVinoBackend
 
         return OpenVinoBackend(net)

@@ -45,7 +45,7 @@ def run(
     """
     if model is not None and ensemble is not None and ensemble > 1:
         raise UsageError(
-            f"--ensemble {ensemble}: averages bundled nets, and --model {model} is one net; omit one of the two options"
+            f"--ensemble {ensemble}: averages bundled nets, and --model {model} is one net; leave out one of the two"
         )
     paths = choose_nets([model] if model is not None else [], ensemble)
     entries = list(expand(photos))

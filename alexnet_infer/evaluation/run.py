@@ -43,7 +43,7 @@ class Request:
     layout: str | None = None
     split: Literal["validation", "train"] = "validation"
     views: Views | None = None
-    """None for the views that an exported file averages itself, or else the paper's ten views."""
+    """None for the views that an exported file cuts itself, or else the paper's ten views."""
     device: Device = "auto"
     runtime: Runtime = "auto"
     trust_engine: bool = False

@@ -633,4 +633,4 @@ def test_openvino_on_a_gpu_is_refused(run, net, photos, exported):
     model = Path("out/red.onnx") if exported else net
     code, out, err = run("classify", photos, "--model", model, "--backend", "openvino", "--device", "cuda")
     assert (code, out) == (5, "")
-    assert err == "error: --backend openvino --device cuda: OpenVINO runs on the CPU only; omit one of the two\n"
+    assert err == "error: --backend openvino --device cuda: OpenVINO runs on the CPU only; leave out one of the two\n"

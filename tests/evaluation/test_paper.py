@@ -55,7 +55,7 @@ def test_every_figure_is_on_the_page():
     assert figures <= set(re.findall(r"\b\d\d\.\d\b", PAGE))
 
 
-def test_every_row_is_an_ensemble_a_single_net_or_neither():
+def test_a_row_is_an_ensemble_if_its_name_is_a_plural_and_neither_if_it_is_not_a_net():
     for row in PUBLISHED:
         no_net = row.net in ("SIFT + FVs", "sparse coding")
         assert row.ensemble is (None if no_net else "CNNs" in row.net or row.net == "ensemble"), row

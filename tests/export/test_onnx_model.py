@@ -94,7 +94,7 @@ def test_each_precision_and_form_of_lrn_is_the_same_net(precision, tolerance, lr
 
 
 def test_half_precision_holds_every_weight_in_two_bytes_and_normalises_in_four():
-    """Squares of values from 256 on overflow float16. The activations of these pixels are far larger."""
+    """Squares of values of 256 or more overflow float16. The activations of these pixels are far larger."""
     artifact = random_artifact()
     model = build_model([artifact], described(precision="fp16"))
     weights = [t for t in model.graph.initializer if t.name.endswith((".weight", ".bias"))]

@@ -97,7 +97,7 @@ def test_ctrl_c_while_images_are_read_prints_one_line(run, data, tmp_path, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PackedImages, "decode", interrupted)
-    assert train_small(run, data, tmp_path)[::2] == (130, "interrupted: run the same command to start again\n")
+    assert train_small(run, data, tmp_path)[::2] == (130, "interrupted: run the same command again\n")
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,7 @@ def test_a_folder_whose_manifest_cannot_be_read_is_not_a_packed_set(packed, monk
     refused_as_foreign(packed)
 
 
-def test_a_manifest_is_recognized_with_its_fields_in_any_order(packed):
+def test_a_manifest_is_recognised_with_its_fields_in_any_order(packed):
     manifest = json.loads((packed / MANIFEST).read_bytes())
     (packed / MANIFEST).write_text(json.dumps(manifest, sort_keys=True))
     assert is_packed(packed)

@@ -93,7 +93,7 @@ def test_a_complete_set_of_another_source_with_the_same_number_of_images_is_refu
     assert contents(out) == undisturbed
 
 
-def test_a_complete_set_is_recognized_after_its_source_was_moved(source, tmp_path, undisturbed):
+def test_a_complete_set_is_recognised_after_its_source_was_moved(source, tmp_path, undisturbed):
     out = prepare(job(source), Counted()).path
     source.rename(tmp_path / "moved")
     assert prepare(job(tmp_path / "moved", out=out), Counted()).already

@@ -23,7 +23,7 @@ FALLBACK = (8, 0)
 def register() -> None:
     """Register the plugin with TensorRT in this process. A second call does nothing.
 
-    Call it before parsing a model: the ONNX parser recognizes the node only through the registered plugin. Raises
+    Call it before parsing a model: the ONNX parser recognises the node only through the registered plugin. Raises
     BackendError if TensorRT or NVRTC is missing.
     """
     try:

@@ -141,14 +141,14 @@ def test_two_builds_of_one_net_differ(tmp_path, monkeypatch):
     assert build().description.sha256 != first.description.sha256
 
 
-def test_an_engine_that_this_cache_built_is_recognized_in_any_folder(tmp_path):
+def test_an_engine_that_this_cache_built_is_recognised_in_any_folder(tmp_path):
     built = engine_cache.cached("name", lambda: engine_of(b"ours"))
     save_engine(tmp_path / "elsewhere.engine", built)
     assert engine_cache.is_ours(built.description)
     assert not engine_cache.is_ours(engine_of(b"theirs").description)
 
 
-def test_another_description_of_a_cached_engine_is_not_recognized():
+def test_another_description_of_a_cached_engine_is_not_recognised():
     """It could name other classes, or more classes than fit in memory."""
     built = engine_cache.cached("name", lambda: engine_of(b"ours"))
     forged = replace(built.description, manifest=replace(built.description.manifest, name="forged"))
@@ -176,11 +176,11 @@ def test_a_cache_that_others_can_write_is_not_used(cache, monkeypatch):
     refused()
 
 
-def test_an_empty_cache_recognizes_no_engine():
+def test_an_empty_cache_recognises_no_engine():
     assert not engine_cache.is_ours(engine_of(b"plan").description)
 
 
-def test_an_engine_with_a_damaged_record_is_not_recognized(cache):
+def test_an_engine_with_a_damaged_record_is_not_recognised(cache):
     built = engine_cache.cached("name", lambda: engine_of(b"ours"))
     record = cache / "name.engine.json"
     data = json.loads(record.read_text())

@@ -122,7 +122,7 @@ def test_a_wrong_constant_is_far_outside_the_tolerance(wrong, computed):
 
 
 def test_half_squares_are_summed_in_float(computed):
-    """The largest half is 65504, so squares of values from 256 on overflow."""
+    """The largest half is 65504, so squares of values of 256 or more overflow."""
     spec = LRN(name="norm")
     plan = Plan(spec=spec, channels=12, height=4, width=4, dtype="fp16")
     x = hundreds(plan, 2, 8000)
