@@ -18,7 +18,7 @@ RUNTIMES = {"onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda
 
 
 def imports(source: str, package: str = "") -> Iterator[tuple[str, bool]]:
-    """Yield (module, whether the import runs when the file is imported) for every import in a source text.
+    """Yield (module, whether the import runs when the file is imported) for each import in Python source code.
 
     An import under `if TYPE_CHECKING:` never runs; one inside a function runs later.
     """

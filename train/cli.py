@@ -106,7 +106,7 @@ def train(
     tensorboard: Annotated[
         bool, option(RUN, "Also write TensorBoard events (OUT/tensorboard).", "--tensorboard")
     ] = False,
-    width: Annotated[float | None, _net("width", "Factor for every kernel count.", "X")] = None,
+    width: Annotated[float | None, _net("width", "Multiply all kernel counts by X.", "X")] = None,
     hidden: Annotated[int | None, _net("hidden", "Units of fc6 and fc7.", "N")] = None,
     net_columns: Annotated[int | None, _net("columns", "1 or 2.", "N")] = None,
     activation: Annotated[Literal["relu", "tanh"] | None, _net("activation", "relu or tanh.", "NAME")] = None,

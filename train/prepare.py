@@ -28,6 +28,7 @@ import PIL
 
 from alexnet_infer import __version__
 from alexnet_infer.datasets import Example, LabelledImages, Split
+from alexnet_infer.datasets.classes import different_classes
 from alexnet_infer.errors import UnreadableInputError, UsageError, shown
 from alexnet_infer.files import write_atomically
 from train.packed import (
@@ -153,14 +154,9 @@ def prepare(job: Preparation, display: Progress) -> Prepared:
 
 
 def _check_classes(sources: Mapping[Split, LabelledImages]) -> None:
-    train, validation = ([c.wnid for c in sources[split].classes] for split in SPLITS)
-    if train != validation:
-        differing = sorted(set(train) ^ set(validation))
-        raise UnreadableInputError(
-            f"{sources['validation'].root}: the train and validation splits must have the same classes, but "
-            f"{len(differing)} are in only one of them ({', '.join(differing[:3])}"
-            f"{', ...' if len(differing) > 3 else ''})"
-        )
+    train, validation = (sources[split].classes for split in SPLITS)
+    if [c.wnid for c in train] != [c.wnid for c in validation]:
+        raise different_classes(sources["validation"].root, train, validation)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import LabelledImages
-from alexnet_infer.errors import UnreadableInputError, UsageError
+from alexnet_infer.datasets.classes import different_classes
+from alexnet_infer.errors import UsageError
 from train.data import PackedImages
 from train.display import Display
 from train.packed import PackedSet, is_packed, open_packed
@@ -65,13 +66,5 @@ def open_source(root: Path, size: int | None, patch: int, default: int) -> Sourc
     splits = LabelledImages(root, "train"), LabelledImages(root, "validation")
     train, validation = splits
     if train.classes != validation.classes:
-        raise UnreadableInputError(_differing_classes(train, validation))
+        raise different_classes(root, train.classes, validation.classes)
     return Source(classes=train.classes, size=size or default, splits=splits)
-
-
-def _differing_classes(train: LabelledImages, validation: LabelledImages) -> str:
-    differing = sorted({c.wnid for c in train.classes} ^ {c.wnid for c in validation.classes})
-    return (
-        f"{train.root}: the train and validation splits must have the same classes, but {len(differing)} are in "
-        f"only one of them ({', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''})"
-    )

@@ -97,3 +97,12 @@ def map_classes(data_classes: Sequence[ClassName], net_classes: Sequence[ClassNa
             "expected classes with the same WordNet ids"
         )
     return mapped
+
+
+def different_classes(root: Path, train: Sequence[ClassName], validation: Sequence[ClassName]) -> UnreadableInputError:
+    """Return the error for the set in `root` whose splits have different classes. It names the first three."""
+    differing = sorted({c.wnid for c in train} ^ {c.wnid for c in validation})
+    return UnreadableInputError(
+        f"{root}: the train and validation splits must have the same classes, but {len(differing)} are in only one of "
+        f"them ({', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''})"
+    )
