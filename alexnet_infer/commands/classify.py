@@ -17,6 +17,7 @@ from alexnet_infer.nets import choose_nets, nets_at_hand
 from alexnet_infer.photos import expand
 from alexnet_infer.predict import Ensemble, Net, Result, load
 from alexnet_infer.preprocess import Views
+from alexnet_infer.progress import counting
 
 BAR_WIDTH = 24
 
@@ -129,13 +130,7 @@ def _suggest_larger_net(net: Net | Ensemble) -> None:
 
 
 def _with_progress(results: Iterator[Result], total: int) -> Iterator[Result]:
-    """A progress bar with the time left, on stderr if it is a terminal."""
-    if not sys.stderr.isatty():
-        yield from results
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), "photos", TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield from progress.track(results, total=total)
+    with counting("classifying", total, "photos") as advance:
+        for result in results:
+            yield result
+            advance(1)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from alexnet_infer.progress import bars
+
 OnProgress = Callable[[str, int, int], None]
 """Called with (phase, steps done, total steps) when a phase of the build begins, after each of its steps, and when it
 ends. Phases are nested."""
@@ -23,11 +25,10 @@ def build_bars() -> Iterator[OnProgress]:
     if not sys.stderr.isatty():
         yield lambda phase, done, total: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with bars(*columns) as progress:
         tasks: dict[str, Any] = {}
 
         def show(phase: str, done: int, total: int) -> None:

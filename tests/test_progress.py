@@ -1,0 +1,79 @@
+"""Progress bars: on stderr if it is a terminal, and never in the way of the output."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+PROGRAMS = {
+    "counting": "with counting('a title', 3) as advance: advance(1); print('printed')",
+    "fetching": "with fetching('a title', 3) as advance: advance(1); print('printed')",
+    "build_bars": "with build_bars() as show: show('a title', 0, 3); print('printed')",
+}
+COMMAND = "from alexnet_infer.cli import main; main()"
+IMPORTS = "from alexnet_infer.progress import *; from alexnet_infer.export.engines.progress import *\n"
+
+
+def on_a_terminal(*command: str, stdout: int | None = subprocess.PIPE) -> tuple[str, str]:
+    """Run Python with stderr on a terminal. Returns what it wrote to stdout, and to the terminal.
+
+    With `stdout=None`, stdout is the same terminal.
+    """
+    try:
+        ours, theirs = pty.openpty()
+    except OSError as error:
+        pytest.skip(f"needs a pseudo-terminal: {error}")
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(
+        [sys.executable, *command], stdout=theirs if stdout is None else stdout, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while data := os.read(ours, 4096):
+                shown += data
+        except OSError as error:
+            if error.errno != errno.EIO:  # Linux's way of saying that the other side is closed
+                raise
+        finally:
+            os.close(ours)
+        output = b"" if process.stdout is None else process.stdout.read()
+    assert process.returncode == 0, shown.decode()
+    return output.decode(), shown.decode()
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_output_goes_to_a_file_or_pipe_while_a_bar_is_shown(program):
+    output, shown = on_a_terminal("-c", IMPORTS + program)
+    assert output == "printed\n"
+    assert "a title" in shown
+    assert "printed" not in shown
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_on_a_terminal_output_and_bar_are_shown(program):
+    _, shown = on_a_terminal("-c", IMPORTS + program, stdout=None)
+    assert "a title" in shown
+    assert shown.count("printed") == 1
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_without_a_terminal_no_bar_is_shown(program):
+    result = subprocess.run([sys.executable, "-c", IMPORTS + program], capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("printed\n", "")
+
+
+def test_classify_writes_every_photos_labels_to_a_file_while_its_bar_is_shown():
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+    for options in ((), ("--json",)):
+        output, shown = on_a_terminal("-c", COMMAND, "classify", str(EXAMPLES), *options)
+        assert [line.count("cat.jpg") for line in output.splitlines()] == [1, 0, 0]
+        assert "0/3" in shown
