@@ -3,8 +3,7 @@
     python -m benchmarks.fuzz_importers --minutes 10 caffemodel onnx quantized state-dict checkpoint
 
 A file that gives anything else is saved in the current folder, so that it can become a test. Needs the packages that
-the tests need. `state-dict` starts a process for each file, so it reads a few hundred files in ten minutes; the other
-importers read about ten thousand.
+the tests need. `state-dict` starts a process for each file, so it reads far fewer files than the others.
 """
 
 from __future__ import annotations

@@ -217,5 +217,6 @@ def labelled(
     counts = f"{source}: {len(labels)} labels for {len(images)} images in {folder}"
     for names, lacking in ((labels.keys() - images.keys(), "no image"), (images.keys() - labels.keys(), "no label")):
         if names and (all_images or lacking == "no image"):
-            raise UnreadableInputError(f"{counts}: {len(names)} have {lacking}; the first is {printable(min(names))}")
+            have = "1 has" if len(names) == 1 else f"{len(names)} have"
+            raise UnreadableInputError(f"{counts}: {have} {lacking}; the first is {printable(min(names))}")
     return [Entry(printable(name), labels[name], images[name]) for name in sorted(labels)]

@@ -53,7 +53,7 @@ def collect(folders: Sequence[Path]) -> list[Shards]:
         _check_whole(shards)
         if _ranges(shards) != _ranges(ordered[0]):
             raise PredictionsError(
-                f"{about.net['name']}: computed in {len(shards)} parts, {first.net['name']} in {len(ordered[0])}; "
+                f"{about.net['name']}: its shards cover other ranges of images than those of {first.net['name']}; "
                 "expected the same N in --shard I/N for all nets"
             )
     _check_different(ordered)

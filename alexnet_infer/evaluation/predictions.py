@@ -80,7 +80,7 @@ class About:
         try:
             fields = json.loads((folder / ABOUT).read_bytes())
             version = fields.pop("format")
-            if version != FORMAT:
+            if type(version) is not int or version != FORMAT:
                 raise PredictionsError(f"{folder}: predictions in format {shown(version)}; this version reads {FORMAT}")
             about = cls(**fields)
             if about.key != folder.name:

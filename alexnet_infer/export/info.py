@@ -64,7 +64,7 @@ class Batch:
     @classmethod
     def parse(cls, text: str) -> Batch:
         """Parse "MIN,OPT,MAX", or one number for a fixed batch. Raises UsageError."""
-        if not re.fullmatch(r"\d{1,9}(,\d{1,9},\d{1,9})?", text):
+        if not re.fullmatch("[0-9]{1,9}(,[0-9]{1,9},[0-9]{1,9})?", text):
             raise UsageError(f"--batch {shown(text)}: expected MIN,OPT,MAX as in 1,8,64, or one number")
         numbers = [int(part) for part in text.split(",")]
         return cls(min=numbers[0], opt=numbers[len(numbers) // 2], max=numbers[-1])
@@ -117,7 +117,8 @@ class ExportInfo:
         except (ValueError, RecursionError):
             raise SpecError("the export description is not JSON") from None
         expected = {"format", *(field.name for field in dataclasses.fields(cls))}
-        if not isinstance(data, dict) or data.keys() != expected or data.pop("format") != FORMAT:
+        number = data.pop("format", None) if isinstance(data, dict) and data.keys() == expected else None
+        if type(number) is not int or number != FORMAT:
             raise SpecError(f"the export description: expected format {FORMAT} with the fields {sorted(expected)}")
         try:
             members = tuple(Member(**member) for member in data.pop("members"))

@@ -51,13 +51,13 @@ def test_the_flat_folder_may_have_several_names(flat, folder):
 def test_a_missing_image_is_refused(flat):
     (flat / "val" / FIRST).unlink()
     refused(
-        lambda: open_images(flat), f"18 labels for 17 images in {flat / 'val'}: 1 have no image; the first is {FIRST}"
+        lambda: open_images(flat), f"18 labels for 17 images in {flat / 'val'}: 1 has no image; the first is {FIRST}"
     )
 
 
 def test_an_image_beyond_the_ground_truth_is_refused(flat):
     (flat / "val" / "ILSVRC2012_val_00000019.JPEG").write_bytes(b"x")
-    refused(lambda: open_images(flat), "18 labels for 19 images", "1 have no label", "ILSVRC2012_val_00000019.JPEG")
+    refused(lambda: open_images(flat), "18 labels for 19 images", "1 has no label", "ILSVRC2012_val_00000019.JPEG")
 
 
 def test_other_files_in_the_folder_are_ignored(flat):
@@ -132,10 +132,10 @@ def test_a_table_of_another_kind_is_refused(kaggle, text):
 def test_a_missing_kaggle_image_or_row_is_refused(kaggle):
     image = kaggle / "ILSVRC/Data/CLS-LOC/val" / FIRST
     image.rename(image.with_name("ILSVRC2012_val_00000099.JPEG"))
-    refused(lambda: open_images(kaggle), f"1 have no image; the first is {FIRST}")
+    refused(lambda: open_images(kaggle), f"1 has no image; the first is {FIRST}")
     image.with_name("ILSVRC2012_val_00000099.JPEG").rename(image)
     image.with_name("ILSVRC2012_val_00000099.JPEG").write_bytes(b"x")
-    refused(lambda: open_images(kaggle), "1 have no label; the first is ILSVRC2012_val_00000099.JPEG")
+    refused(lambda: open_images(kaggle), "1 has no label; the first is ILSVRC2012_val_00000099.JPEG")
 
 
 def test_missing_or_unknown_kaggle_training_folders_are_refused(kaggle):
@@ -205,7 +205,7 @@ def test_a_list_cannot_refer_to_files_outside_its_folder(caffe):
     (caffe / "secret.JPEG").write_bytes(b"x")
     with (caffe / "val.txt").open("a") as file:
         file.write("../secret.JPEG 2\n")
-    refused(lambda: open_images(caffe), "1 have no image; the first is ../secret.JPEG")
+    refused(lambda: open_images(caffe), "1 has no image; the first is ../secret.JPEG")
 
 
 def test_a_list_that_is_not_text_is_refused(caffe):

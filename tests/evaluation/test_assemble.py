@@ -241,7 +241,7 @@ def test_nets_in_different_shards_are_refused(tmp_path):
         made(tmp_path / "parts", about(8, net="bb", begin=begin, end=end), ROWS, table(B))
     refused(
         lambda: collect([tmp_path / "whole", tmp_path / "parts"]),
-        "bb: computed in 2 parts, a in 1",
+        "bb: its shards cover other ranges of images than those of a",
         error=PredictionsError,
     )
 

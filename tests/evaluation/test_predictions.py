@@ -276,8 +276,9 @@ def test_a_damaged_description_is_a_one_line_error(tmp_path, text):
 def test_a_description_of_another_format_or_of_other_predictions_is_refused(tmp_path):
     folder = made(tmp_path)
     text = json.loads((folder / "about.json").read_bytes())
-    (folder / "about.json").write_text(json.dumps({**text, "format": 2}))
-    refused(lambda: Predictions.open(folder), "format 2; this version reads 1", error=PredictionsError)
+    for number in (2, True):
+        (folder / "about.json").write_text(json.dumps({**text, "format": number}))
+        refused(lambda: Predictions.open(folder), f"format {number}; this version reads 1", error=PredictionsError)
     (folder / "about.json").write_text(json.dumps({**text, "views": "center"}))
     refused(lambda: Predictions.open(folder), "not the key of its description", error=PredictionsError)
 

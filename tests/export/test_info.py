@@ -34,7 +34,9 @@ def test_a_batch_out_of_order_or_range_is_refused(text):
         Batch.parse(text)
 
 
-@pytest.mark.parametrize("text", ["", "1,2", "1,2,3,4", "-1", "1.5", " 1", "1,2,", "x" * 500, "9" * 5000, "1\n2"])
+@pytest.mark.parametrize(
+    "text", ["", "1,2", "1,2,3,4", "-1", "1.5", " 1", "1,2,", "x" * 500, "9" * 5000, "1\n2", "\u0661"]
+)
 def test_text_that_is_not_a_batch_is_refused_in_one_short_line(text):
     with pytest.raises(UsageError, match="expected MIN,OPT,MAX as in 1,8,64, or one number") as raised:
         Batch.parse(text)
@@ -92,6 +94,7 @@ def put_member(**values: object) -> Callable[[dict[str, Any]], object]:
     [
         put("format", 2),
         put("format", None),
+        put("format", True),
         put("more", 1),
         lambda data: data.pop("batch"),
         put("batch", None),

@@ -32,6 +32,7 @@ RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
 
 MAX_DESCRIPTION_BYTES = 2**26
 MIB = 2**20
+_CAPABILITY = r"[0-9]{1,2}\.[0-9]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class EngineOptions:
                 "leave it out, or add --flavor rtx"
             )
         for capability in self.capabilities:
-            if not re.fullmatch(r"\d{1,2}\.\d", capability) or self.capabilities.count(capability) > 1:
+            if not re.fullmatch(_CAPABILITY, capability) or self.capabilities.count(capability) > 1:
                 raise UsageError(
                     f"--compute-capability {shown(','.join(self.capabilities))}: "
                     "expected distinct compute capabilities, as in 8.6,8.9,12.0"
@@ -73,7 +74,7 @@ class EngineOptions:
 
 def parse_workspace(text: str) -> int:
     """Return the number of bytes in a text such as "512MiB" or "2GiB". Raises UsageError."""
-    if not (match := re.fullmatch(r"(\d{1,6}) ?([MG])iB", text)):
+    if not (match := re.fullmatch("([0-9]{1,6}) ?([MG])iB", text)):
         raise UsageError(f"--workspace {shown(text)}: expected MiB or GiB, as in 512MiB or 2GiB")
     return int(match[1]) * (MIB if match[2] == "M" else 1024 * MIB)
 
@@ -102,7 +103,7 @@ class EngineRuntime:
             if not missing and not (isinstance(value, str) and value and value.isprintable()):
                 raise SpecError(f"{name}={shown(value)}: expected printable text")
         capabilities = self.compute_capabilities
-        if not capabilities or not all(isinstance(c, str) and re.fullmatch(r"\d{1,2}\.\d", c) for c in capabilities):
+        if not capabilities or not all(isinstance(c, str) and re.fullmatch(_CAPABILITY, c) for c in capabilities):
             raise SpecError(f"compute_capabilities={shown(capabilities)}: expected capabilities such as '8.6'")
         if not isinstance(self.plugin, bool):
             raise SpecError(f"plugin={shown(self.plugin)}: expected true or false")

@@ -95,6 +95,7 @@ def test_a_pipe_is_refused_without_waiting(tmp_path):
         (lambda data: data["runtime"].update(compute_capabilities="8.6"), "expected a list"),
         (lambda data: data["runtime"].update(compute_capabilities=[]), r"such as .8\.6"),
         (lambda data: data["runtime"].update(compute_capabilities=[8.6]), r"such as .8\.6"),
+        (lambda data: data["runtime"].update(compute_capabilities=["\u0668.\u0666"]), r"such as .8\.6"),
         (lambda data: data["runtime"].update(plugin=0), "plugin=0"),
         (lambda data: data["runtime"].update(gpu=3), "gpu=3"),
     ],
@@ -134,7 +135,7 @@ def test_workspaces_are_in_binary_units(text, expected):
     assert parse_workspace(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "2", "2GB", "2gib", "-1GiB", "1.5GiB", "9999999GiB", "2GiB\n"])
+@pytest.mark.parametrize("text", ["", "2", "2GB", "2gib", "-1GiB", "1.5GiB", "9999999GiB", "2GiB\n", "\u0662GiB"])
 def test_workspaces_in_another_format_are_refused(text):
     with pytest.raises(UsageError, match=r"--workspace .*512MiB or 2GiB"):
         parse_workspace(text)
