@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_infer.artifact import load_artifact, sha256
+from alexnet_infer.artifact import embedded_model, load_artifact, sha256
 from alexnet_infer.backends import onnxruntime
 from alexnet_infer.datasets import open_images
 from alexnet_infer.decode import read_square
@@ -319,7 +319,7 @@ def test_fail_if_exits_1_exactly_when_it_holds(evaluate):
 
 def test_too_many_nets_are_refused_with_the_available_ones(evaluate, run, images):
     one_line(evaluate("--ensemble", 9), 2, "--ensemble 9: expected at most 1, ", "(net-0.safetensors)")
-    one_line(run("eval", "--data", images, "--ensemble", 9), 2, "alexnet-64.safetensors")
+    one_line(run("eval", "--data", images, "--ensemble", 9), 2, embedded_model().name)
 
 
 def test_a_net_named_twice_is_refused(evaluate, models, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from alexnet_infer.agreement import TOLERANCES
-from alexnet_infer.artifact import Artifact, load_artifact, sha256
+from alexnet_infer.artifact import Artifact, embedded_model, load_artifact, sha256
 from alexnet_infer.errors import BackendError
 from alexnet_infer.export.engines import cache as engine_cache
 from alexnet_infer.export.engines.runtime import load_library, this_gpu
@@ -221,7 +221,8 @@ def test_the_default_folder_is_in_the_working_directory_and_named_after_net_and_
 def test_by_default_the_bundled_net_is_exported_and_verified_on_the_example_photos(run):
     code, out, err = run("export")
     assert (code, err) == (0, "")
-    assert Path("alexnet-64-fp32/alexnet-64.onnx").is_file()
+    name = embedded_model().stem
+    assert Path(f"{name}-fp32/{name}.onnx").is_file()
     assert any(line.split()[:2] == ["images", "15"] for line in out.splitlines())
 
 

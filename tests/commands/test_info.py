@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 
-from alexnet_infer.artifact import Artifact, MeasuredError
+from alexnet_infer.artifact import Artifact, MeasuredError, embedded_model
 from alexnet_infer.presets import PRESETS
+from alexnet_infer.published.cache import cache_path
+from alexnet_infer.published.registry import published
 from tests.nets import random_artifact
 
 
@@ -73,13 +76,17 @@ def test_the_default_net_is_shown_without_a_name(run):
     assert "classes        200" in out
 
 
-def test_a_preset_names_the_trained_net_of_the_same_name(run):
-    code, out, _ = run("info", "alexnet-64")
+def test_a_preset_names_the_trained_net_of_the_same_name(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert "trained net" not in run("info", "caffenet")[1]  # published, and not on this machine
+    pulled = cache_path(published("caffenet"))
+    pulled.parent.mkdir(parents=True)
+    shutil.copy(embedded_model(), pulled)
+    code, out, _ = run("info", "caffenet")
     assert code == 0
     *_, text, hint = out.splitlines()
     assert text == "This is the preset. For the trained net of that name:"
     assert "classes        200" in run(*hint[hint.index("info") :].split(maxsplit=1))[1]
-    assert "trained net" not in run("info", "caffenet")[1]  # published, and not on this machine
 
 
 def test_an_unknown_name_lists_the_presets_and_exits_2(run):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
-from alexnet_infer.artifact import embedded_model
+import pytest
+
+from alexnet_infer.artifact import embedded_model, load_manifest
+from alexnet_infer.nets import nets_at_hand
 from alexnet_infer.published.registry import VARIABLE, registry
 from tests.commands.test_pull import _alone, site  # noqa: F401 (fixtures)
 
@@ -13,14 +16,17 @@ def test_all_nets_are_listed_with_their_locations(run, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code, out, err = run("models")
     assert (code, err) == (0, "")
-    for name in ("alexnet-64", *registry()):
+    bundled = [path.stem for path in nets_at_hand()]
+    for name in (*bundled, *registry()):
         assert name in out
     data = json.loads(run("models", "--json")[1])
     assert data["cache"] == str(tmp_path / "alexnet-infer" / "models")
     nets = {net["name"]: net for net in data["models"]}
-    assert nets["alexnet-64"]["where"] == "embedded"
-    assert nets["alexnet-64"]["size"] == embedded_model().stat().st_size
-    assert nets["alexnet-64"]["top1"] == 54.4
+    assert {nets[name]["where"] for name in bundled} == {"embedded"}
+    default = nets[embedded_model().stem]
+    assert default["size"] == embedded_model().stat().st_size
+    (error,) = (e for e in load_manifest(embedded_model()).provenance.errors if e.views == "ten")
+    assert default["top1"] == pytest.approx(100 * error.top1 / error.images)
     assert nets["caffenet"]["where"] == "published"
     assert nets["caffenet"]["path"] is None
     assert nets["caffenet"]["top1"] == 42.6
