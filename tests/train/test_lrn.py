@@ -83,7 +83,7 @@ def test_the_result_does_not_depend_on_the_block_size(monkeypatch, rows):
     x, spec = activations().requires_grad_(), LRN(name="n", groups=2)
     weights = activations(scale=1.0)
     (expected,) = torch.autograd.grad((lrn(x, spec) * weights).sum(), x)
-    monkeypatch.setattr(module, "ROWS", rows)
+    monkeypatch.setattr(module, "BLOCK", rows * x.shape[1])
     (gradient,) = torch.autograd.grad((lrn(x, spec) * weights).sum(), x)
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=0)
 
