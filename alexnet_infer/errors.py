@@ -71,3 +71,9 @@ class BackendError(AlexNetInferError):
     """A requested runtime or device is not available."""
 
     exit_code = 5
+
+
+class StoppedError(AlexNetInferError):
+    """Ctrl-C stopped a run that the same command continues."""
+
+    exit_code = 130

@@ -63,10 +63,11 @@ def fetching(title: str, total: int) -> Iterator[Callable[[int], None]]:
 def bars(*columns: ProgressColumn) -> Progress:
     """Return bars on stderr that disappear when done.
 
-    Rich prints the program's output above its bars, which moves it from stdout to stderr. It may do so only if stdout
-    is a terminal: a file or a pipe would stay empty.
+    While bars are shown, rich prints what the program writes to stdout above them, and so to stderr. That is right if
+    both are the terminal. If stdout is a file or a pipe, rich must leave it alone.
     """
     from rich.console import Console
     from rich.progress import Progress
 
-    return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
+    console = Console(stderr=True, soft_wrap=True)  # the terminal wraps long lines of output: no newline is added
+    return Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty())

@@ -14,12 +14,15 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 PROGRAMS = {
-    "counting": "with counting('a title', 3) as advance: advance(1); print('printed')",
-    "fetching": "with fetching('a title', 3) as advance: advance(1); print('printed')",
-    "build_bars": "with build_bars() as show: show('a title', 0, 3); print('printed')",
+    "counting": "with counting('a title', 3) as advance: advance(1); print(LINE)",
+    "fetching": "with fetching('a title', 3) as advance: advance(1); print(LINE)",
+    "build_bars": "with build_bars() as show: show('a title', 0, 3); print(LINE)",
 }
 COMMAND = "from alexnet_infer.cli import main; main()"
-IMPORTS = "from alexnet_infer.progress import *; from alexnet_infer.export.engines.progress import *\n"
+LINE = "printed " * 40
+IMPORTS = (
+    f"LINE = {LINE!r}\nfrom alexnet_infer.progress import *; from alexnet_infer.export.engines.progress import *\n"
+)
 
 
 def on_a_terminal(*command: str, stdout: int | None = subprocess.PIPE) -> tuple[str, str]:
@@ -53,22 +56,22 @@ def on_a_terminal(*command: str, stdout: int | None = subprocess.PIPE) -> tuple[
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_output_goes_to_a_file_or_pipe_while_a_bar_is_shown(program):
     output, shown = on_a_terminal("-c", IMPORTS + program)
-    assert output == "printed\n"
+    assert output == LINE + "\n"
     assert "a title" in shown
     assert "printed" not in shown
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
-def test_on_a_terminal_output_and_bar_are_shown(program):
+def test_on_a_terminal_both_are_shown_and_long_lines_are_not_broken(program):
     _, shown = on_a_terminal("-c", IMPORTS + program, stdout=None)
     assert "a title" in shown
-    assert shown.count("printed") == 1
+    assert shown.count(LINE) == 1
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_without_a_terminal_no_bar_is_shown(program):
     result = subprocess.run([sys.executable, "-c", IMPORTS + program], capture_output=True, text=True, check=True)
-    assert (result.stdout, result.stderr) == ("printed\n", "")
+    assert (result.stdout, result.stderr) == (LINE + "\n", "")
 
 
 def test_classify_writes_every_photos_labels_to_a_file_while_its_bar_is_shown():

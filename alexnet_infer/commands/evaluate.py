@@ -13,7 +13,7 @@ from typing import Any, Literal
 from alexnet_infer.artifact import load_artifact
 from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
 from alexnet_infer.commands.unreadable import name_unreadable
-from alexnet_infer.errors import UnreadableInputError, UsageError, shown
+from alexnet_infer.errors import StoppedError, UnreadableInputError, UsageError, shown
 from alexnet_infer.evaluation import tables
 from alexnet_infer.evaluation.assemble import Shards, assemble, collect
 from alexnet_infer.evaluation.export import check_table, save_table
@@ -100,7 +100,7 @@ def run(request: Request, output: Output, *, references: tables.References = "ne
     do not depend on it: JSON has no published rows, the report has all.
 
     Returns the exit code of `finish`. A shard prints no result. Raises UsageError if the request is for a shard and
-    `output` or `references` asks for a result, and the errors of `compute`.
+    `output` or `references` asks for a result, StoppedError on Ctrl-C, and the errors of `compute`.
     """
     if request.shards > 1 and (output != Output(profile=output.profile) or references != "near"):
         raise UsageError(
@@ -108,7 +108,10 @@ def run(request: Request, output: Output, *, references: tables.References = "ne
             "eval merge"
         )
     clock = Clock()
-    computed = compute(request, clock)
+    try:
+        computed = compute(request, clock)
+    except KeyboardInterrupt:
+        raise StoppedError("interrupted: run the same command again to continue") from None
     if output.profile:
         _print_profile(clock)
     if request.shards > 1:
