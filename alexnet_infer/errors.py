@@ -74,6 +74,6 @@ class BackendError(AlexNetInferError):
 
 
 class StoppedError(AlexNetInferError):
-    """Ctrl-C stopped a run that the same command continues."""
+    """Ctrl-C stopped a run that can be continued. The message says how."""
 
     exit_code = 130

@@ -89,7 +89,7 @@ def check_same_classes(wnids: Sequence[Sequence[str]], names: Sequence[str]) -> 
     """
     for own, name in zip(wnids, names, strict=True):
         if list(own) != list(wnids[0]):
-            difference = f"different classes from {names[0]} ({len(own)} and {len(wnids[0])})"
-            if sorted(own) == sorted(wnids[0]):
-                difference = f"the classes of {names[0]} in another order"
-            raise UsageError(f"{name}: has {difference}; only nets with the same outputs can be averaged")
+            raise UsageError(
+                f"{name}: has different classes from {names[0]} ({len(own)} and {len(wnids[0])}); only nets with the "
+                "same classes can be averaged"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,8 @@ def counting(title: str, total: int, unit: str = "images") -> Iterator[Callable[
         def advance(count: int) -> None:
             progress.advance(task, count)
             speed = progress.tasks[0].speed
-            progress.update(task, rate=f"{speed:.0f} a second" if speed else "- a second")
+            if speed and (progress.tasks[0].elapsed or 0) > 1:  # a first batch completes all at once
+                progress.update(task, rate=f"{speed:.0f} a second")
 
         yield advance
 
@@ -63,11 +65,18 @@ def fetching(title: str, total: int) -> Iterator[Callable[[int], None]]:
 def bars(*columns: ProgressColumn) -> Progress:
     """Return bars on stderr that disappear when done.
 
-    While bars are shown, rich prints what the program writes to stdout above them, and so to stderr. That is right if
-    both are the terminal. If stdout is a file or a pipe, rich must leave it alone.
+    While bars are shown, rich prints what the program writes to stdout above them, and so to stderr. It may do so only
+    if both are the same terminal: a file or a pipe would stay empty.
     """
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True, soft_wrap=True)  # the terminal wraps long lines of output: no newline is added
-    return Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty())
+    return Progress(*columns, console=console, transient=True, redirect_stdout=_on_one_terminal())
+
+
+def _on_one_terminal() -> bool:
+    """Whether stdout and stderr are the same terminal. stdout may be closed; stderr must be a terminal."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return False
+    return os.path.samestat(*(os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr)))

@@ -120,14 +120,10 @@ def test_a_net_named_twice_is_refused(bundled):
 
 def test_nets_with_other_classes_or_another_order_are_refused_by_name():
     check_same_classes([["a", "b"], ["a", "b"]], ["one", "two"])
-    for classes, words in (
-        (["a"], "different classes from one (1 and 2)"),
-        (["a", "c"], "different classes from one (2 and 2)"),
-        (["b", "a"], "the classes of one in another order;"),
-    ):
+    for classes in (["a"], ["b", "a"], ["a", "c"]):
         refused(
             lambda classes=classes: check_same_classes([["a", "b"], classes], ["one", "two"]),
-            f"two: has {words}",
+            "two: has different classes from one",
             error=UsageError,
         )
 

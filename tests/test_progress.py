@@ -11,6 +11,12 @@ from pathlib import Path
 
 import pytest
 
+try:
+    for end in pty.openpty():
+        os.close(end)
+except OSError as error:
+    pytest.skip(f"needs a pseudo-terminal: {error}", allow_module_level=True)
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 PROGRAMS = {
@@ -19,7 +25,7 @@ PROGRAMS = {
     "build_bars": "with build_bars() as show: show('a title', 0, 3); print(LINE)",
 }
 COMMAND = "from alexnet_infer.cli import main; main()"
-LINE = "printed " * 40
+LINE = "printed, " * 40 + "printed"
 IMPORTS = (
     f"LINE = {LINE!r}\nfrom alexnet_infer.progress import *; from alexnet_infer.export.engines.progress import *\n"
 )
@@ -30,11 +36,9 @@ def on_a_terminal(*command: str, stdout: int | None = subprocess.PIPE) -> tuple[
 
     With `stdout=None`, stdout is the same terminal.
     """
-    try:
-        ours, theirs = pty.openpty()
-    except OSError as error:
-        pytest.skip(f"needs a pseudo-terminal: {error}")
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TTY_")}
+    environment |= {"TERM": "xterm", "COLUMNS": "100"}
     with subprocess.Popen(
         [sys.executable, *command], stdout=theirs if stdout is None else stdout, stderr=theirs, env=environment
     ) as process:
@@ -66,6 +70,22 @@ def test_on_a_terminal_both_are_shown_and_long_lines_are_not_broken(program):
     _, shown = on_a_terminal("-c", IMPORTS + program, stdout=None)
     assert "a title" in shown
     assert shown.count(LINE) == 1
+
+
+def test_output_goes_to_another_terminal_while_a_bar_is_shown():
+    ours, theirs = pty.openpty()
+    _, shown = on_a_terminal("-c", IMPORTS + PROGRAMS["counting"], stdout=theirs)
+    os.close(theirs)
+    try:
+        assert os.read(ours, 1000).decode() == LINE + "\r\n"
+    finally:
+        os.close(ours)
+    assert LINE not in shown
+
+
+def test_a_bar_is_shown_without_stdout():
+    _, shown = on_a_terminal("-c", "import sys; sys.stdout = None\n" + IMPORTS + PROGRAMS["counting"])
+    assert "a title" in shown
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)

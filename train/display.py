@@ -111,5 +111,11 @@ class Display:
             yield TrainingView(epochs, steps_per_epoch, show, self.note)
 
     def _progress(self, *columns) -> Progress:
-        terminal = self.console.is_terminal
-        return Progress(*columns, console=self.console, disable=not terminal, transient=True, refresh_per_second=4)
+        return Progress(
+            *columns,
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+            refresh_per_second=4,
+            redirect_stdout=False,  # rich would print it on stderr
+        )

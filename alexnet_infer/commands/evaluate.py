@@ -111,7 +111,8 @@ def run(request: Request, output: Output, *, references: tables.References = "ne
     try:
         computed = compute(request, clock)
     except KeyboardInterrupt:
-        raise StoppedError("interrupted: run the same command again to continue") from None
+        again = "again without --fresh" if request.fresh else "again"
+        raise StoppedError(f"interrupted: run the same command {again} to continue") from None
     if output.profile:
         _print_profile(clock)
     if request.shards > 1:

@@ -219,13 +219,14 @@ def test_ctrl_c_exits_130_and_the_next_run_continues(evaluate, models, images, t
     assert evaluate(*arguments(models, images, cache)) == whole
 
 
-def test_an_interrupt_prints_how_to_continue_and_leaves_standard_output_empty(evaluate, monkeypatch):
+@pytest.mark.parametrize(("options", "again"), [((), "again"), (("--fresh",), "again without --fresh")])
+def test_an_interrupt_prints_how_to_continue_and_nothing_else(evaluate, monkeypatch, options, again):
     def interrupt(self, patches_nchw):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(onnxruntime.OnnxRuntimeBackend, "infer", interrupt)
-    code, out, err = evaluate("--json")
-    assert (code, out, err) == (130, "", "interrupted: run the same command again to continue\n")
+    code, out, err = evaluate("--json", *options)
+    assert (code, out, err) == (130, "", f"interrupted: run the same command {again} to continue\n")
 
 
 # Shards.

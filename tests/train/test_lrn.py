@@ -26,9 +26,9 @@ def paper(x: np.ndarray, spec: LRN) -> np.ndarray:
     return y
 
 
-def activations(channels: int = 12, scale: float = 300.0) -> torch.Tensor:
-    """Return float64 [2, channels, 3, 4] in the hundreds, so that the sum is larger than k."""
-    return torch.from_numpy(np.random.default_rng(0).normal(0, scale, (2, channels, 3, 4)))
+def activations(channels: int = 12, scale: float = 300.0, images: int = 2) -> torch.Tensor:
+    """Return float64 [images, channels, 3, 4] in the hundreds, so that the sum is larger than k."""
+    return torch.from_numpy(np.random.default_rng(0).normal(0, scale, (images, channels, 3, 4)))
 
 
 def apply(x: torch.Tensor, spec: LRN) -> torch.Tensor:
@@ -78,6 +78,35 @@ def test_the_output_has_the_layout_and_type_of_the_input():
     torch.testing.assert_close(y.double(), apply(x, LRN(name="n", groups=2)), rtol=0.03, atol=0.03)
 
 
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_output_and_gradient_are_channels_last_whatever_the_input_is(images):
+    spec, x = LRN(name="n", groups=2), activations(images=images)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        given = x.clone(memory_format=memory_format).requires_grad_()
+        y = apply(given, spec)
+        (gradient,) = torch.autograd.grad(y.sum(), given)
+        np.testing.assert_allclose(y.detach().numpy(), paper(x.numpy(), spec), rtol=1e-12)
+        for result in (y, gradient):
+            assert result.shape == x.shape
+            assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_gradient_in_lower_precision_is_close_to_float64s(dtype):
+    spec, x, weights = LRN(name="n", groups=2), activations(scale=100.0), activations(scale=1.0)
+    low = x.to(dtype).requires_grad_()
+    (actual,) = torch.autograd.grad(lrn(low, spec), low, weights.to(dtype))
+    wide = low.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(lrn(wide, spec), wide, weights.to(dtype).double())
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual.double(), expected, rtol=4 * torch.finfo(dtype).eps, atol=1e-5)
+
+
+def test_what_the_forward_pass_keeps_is_not_differentiable():
+    y, kept = torch.ops.alexnet_infer.lrn(activations().requires_grad_(), 5, 1e-4, 0.75, 2.0, 2)
+    assert (y.requires_grad, kept.requires_grad) == (True, False)
+
+
 @pytest.mark.parametrize("rows", [1, 5, 23, 24, 1024])
 def test_the_result_does_not_depend_on_the_block_size(monkeypatch, rows):
     x, spec = activations().requires_grad_(), LRN(name="n", groups=2)
@@ -90,7 +119,8 @@ def test_the_result_does_not_depend_on_the_block_size(monkeypatch, rows):
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # PyTorch 2.14's own opcheck
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_operator_passes_pytorchs_checks(dtype):
+@pytest.mark.parametrize("images", [1, 2])
+def test_the_operator_passes_pytorchs_checks(dtype, images):
     """They check the schema, the fake implementation, the registered gradient and tracing by the compiler."""
-    x = activations().to(dtype).requires_grad_()
+    x = activations(images=images).to(dtype).requires_grad_()
     torch.library.opcheck(torch.ops.alexnet_infer.lrn.default, (x, 5, 1e-4, 0.75, 2.0, 2))
