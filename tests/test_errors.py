@@ -59,6 +59,7 @@ def test_every_error_class_has_its_exit_code():
         "UnreadableInputError": 3,
         "ModelFileError": 4,
         "BackendError": 5,
+        "StoppedError": 130,
     }
 
 
