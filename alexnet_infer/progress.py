@@ -32,9 +32,9 @@ def counting(title: str, total: int, unit: str = "images") -> Iterator[Callable[
 
         def advance(count: int) -> None:
             progress.advance(task, count)
-            speed = progress.tasks[0].speed
-            if speed and (progress.tasks[0].elapsed or 0) > 1:  # a first batch completes all at once
-                progress.update(task, rate=f"{speed:.0f} a second")
+            state = progress.tasks[0]
+            if state.speed and state.elapsed > 1:  # a first batch completes all at once
+                progress.update(task, rate=f"{state.speed:.0f} a second")
 
         yield advance
 
@@ -79,4 +79,4 @@ def _on_one_terminal() -> bool:
     """Whether stdout and stderr are the same terminal. stdout may be closed; stderr must be a terminal."""
     if sys.stdout is None or not sys.stdout.isatty():
         return False
-    return os.path.samestat(*(os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr)))
+    return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())

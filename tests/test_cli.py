@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PROGRAM = f'"{sys.executable}" -c "from alexnet_infer.cli import main; main()"'
+from tests.program import PROGRAM
+
 CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
 
 
 def shell(command: str, **environment: str) -> tuple[int, str, str]:
     """Run `command` in bash, with PROGRAM replaced, and return (exit code, standard output, standard error)."""
     result = subprocess.run(
-        ["bash", "-c", command.replace("PROGRAM", PROGRAM)],
+        ["bash", "-c", command.replace("PROGRAM", shlex.join(PROGRAM))],
         capture_output=True,
         env={**os.environ, "COLUMNS": "80", **environment},
         cwd=Path(__file__).parents[1],

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.program import PROGRAM
+
 try:
     for end in pty.openpty():
         os.close(end)
@@ -24,24 +26,27 @@ PROGRAMS = {
     "fetching": "with fetching('a title', 3) as advance: advance(1); print(LINE)",
     "build_bars": "with build_bars() as show: show('a title', 0, 3); print(LINE)",
 }
-COMMAND = "from alexnet_infer.cli import main; main()"
 LINE = "printed, " * 40 + "printed"
 IMPORTS = (
     f"LINE = {LINE!r}\nfrom alexnet_infer.progress import *; from alexnet_infer.export.engines.progress import *\n"
 )
 
 
-def on_a_terminal(*command: str, stdout: int | None = subprocess.PIPE) -> tuple[str, str]:
-    """Run Python with stderr on a terminal. Returns what it wrote to stdout, and to the terminal.
+def python(program: str) -> list[str]:
+    """Return the command line that runs `program`, which may use the bars and LINE."""
+    return [sys.executable, "-c", IMPORTS + program]
+
+
+def on_a_terminal(command: list[str], stdout: int | None = subprocess.PIPE) -> tuple[str, str]:
+    """Run `command` with stderr on a terminal. Returns what it wrote to stdout, and to the terminal.
 
     With `stdout=None`, stdout is the same terminal.
     """
     ours, theirs = pty.openpty()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TTY_")}
     environment |= {"TERM": "xterm", "COLUMNS": "100"}
-    with subprocess.Popen(
-        [sys.executable, *command], stdout=theirs if stdout is None else stdout, stderr=theirs, env=environment
-    ) as process:
+    output_end = theirs if stdout is None else stdout
+    with subprocess.Popen(command, stdout=output_end, stderr=theirs, env=environment) as process:
         os.close(theirs)
         shown = b""
         try:
@@ -59,7 +64,7 @@ def on_a_terminal(*command: str, stdout: int | None = subprocess.PIPE) -> tuple[
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_output_goes_to_a_file_or_pipe_while_a_bar_is_shown(program):
-    output, shown = on_a_terminal("-c", IMPORTS + program)
+    output, shown = on_a_terminal(python(program))
     assert output == LINE + "\n"
     assert "a title" in shown
     assert "printed" not in shown
@@ -67,14 +72,14 @@ def test_output_goes_to_a_file_or_pipe_while_a_bar_is_shown(program):
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_on_a_terminal_both_are_shown_and_long_lines_are_not_broken(program):
-    _, shown = on_a_terminal("-c", IMPORTS + program, stdout=None)
+    _, shown = on_a_terminal(python(program), stdout=None)
     assert "a title" in shown
     assert shown.count(LINE) == 1
 
 
 def test_output_goes_to_another_terminal_while_a_bar_is_shown():
     ours, theirs = pty.openpty()
-    _, shown = on_a_terminal("-c", IMPORTS + PROGRAMS["counting"], stdout=theirs)
+    _, shown = on_a_terminal(python(PROGRAMS["counting"]), stdout=theirs)
     os.close(theirs)
     try:
         assert os.read(ours, 1000).decode() == LINE + "\r\n"
@@ -84,19 +89,19 @@ def test_output_goes_to_another_terminal_while_a_bar_is_shown():
 
 
 def test_a_bar_is_shown_without_stdout():
-    _, shown = on_a_terminal("-c", "import sys; sys.stdout = None\n" + IMPORTS + PROGRAMS["counting"])
+    _, shown = on_a_terminal(python("import sys; sys.stdout = None\n" + PROGRAMS["counting"]))
     assert "a title" in shown
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_without_a_terminal_no_bar_is_shown(program):
-    result = subprocess.run([sys.executable, "-c", IMPORTS + program], capture_output=True, text=True, check=True)
+    result = subprocess.run(python(program), capture_output=True, text=True, check=True)
     assert (result.stdout, result.stderr) == (LINE + "\n", "")
 
 
 def test_classify_writes_every_photos_labels_to_a_file_while_its_bar_is_shown():
     pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
     for options in ((), ("--json",)):
-        output, shown = on_a_terminal("-c", COMMAND, "classify", str(EXAMPLES), *options)
+        output, shown = on_a_terminal([*PROGRAM, "classify", str(EXAMPLES), *options])
         assert [line.count("cat.jpg") for line in output.splitlines()] == [1, 0, 0]
         assert "0/3" in shown

@@ -117,8 +117,8 @@ class ExportInfo:
         except (ValueError, RecursionError):
             raise SpecError("the export description is not JSON") from None
         expected = {"format", *(field.name for field in dataclasses.fields(cls))}
-        number = data.pop("format", None) if isinstance(data, dict) and data.keys() == expected else None
-        if type(number) is not int or number != FORMAT:
+        complete = isinstance(data, dict) and data.keys() == expected
+        if not complete or type(number := data.pop("format")) is not int or number != FORMAT:
             raise SpecError(f"the export description: expected format {FORMAT} with the fields {sorted(expected)}")
         try:
             members = tuple(Member(**member) for member in data.pop("members"))

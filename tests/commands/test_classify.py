@@ -22,12 +22,20 @@ from alexnet_infer.presets import variant
 from alexnet_infer.published import cache
 from alexnet_infer.published.registry import VARIABLE, published
 from tests.nets import random_artifact
+from tests.program import PROGRAM
 from tests.published.conftest import _alone  # noqa: F401 (no proxies)
 from tests.published.server import Server
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+LISTS_MODULES = [
+    sys.executable,
+    "-c",
+    "import sys\nfrom alexnet_infer.cli import main\n"
+    "try:\n    main()\nexcept SystemExit:\n    print(*sys.modules, file=sys.stderr)\n",
+]
+"""The command line of the program, which then prints the names of all loaded modules on standard error."""
 CATS = {"n02123045", "n02123394", "n02124075"}
 """tabby, Persian cat, Egyptian cat."""
 
@@ -160,11 +168,8 @@ def test_an_interrupt_exits_130(run, model, folder, monkeypatch):
 
 
 def test_a_reader_that_stops_reading_causes_no_traceback(model, folder):
-    program = "from alexnet_infer.cli import main; main()"
     arguments = ["classify", *[str(folder / "0.jpg")] * 30, "--model", model, "--json"]
-    child = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    child = subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout.readline()
     child.stdout.close()
     errors = child.stderr.read()
@@ -174,12 +179,8 @@ def test_a_reader_that_stops_reading_causes_no_traceback(model, folder):
 
 
 def test_classify_loads_neither_torch_nor_scipy_nor_pyarrow(model, folder):
-    program = (
-        "import sys\nfrom alexnet_infer.cli import main\n"
-        "try:\n    main()\nexcept SystemExit:\n    print(*sys.modules, file=sys.stderr)\n"
-    )
     arguments = ["classify", str(folder / "0.jpg"), "--model", model]
-    child = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    child = subprocess.run([*LISTS_MODULES, *arguments], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in child.stderr.split()}
     assert "onnxruntime" in loaded
     assert not loaded & {"torch", "scipy", "pyarrow", "pandas", "matplotlib", "train"}
@@ -325,8 +326,7 @@ def test_urls_are_fetched_a_few_at_a_time(run, model, server, monkeypatch):
 
 def test_an_interrupt_does_not_wait_for_a_url(folder, server):
     server.script = [server.hangs(30)]
-    program = "from alexnet_infer.cli import main; main()"
-    arguments = [sys.executable, "-c", program, "classify", server.url, str(folder)]
+    arguments = [*PROGRAM, "classify", server.url, str(folder)]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a background job ignores it
     try:
         child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -391,13 +391,8 @@ def test_without_the_larger_net_in_the_registry_there_is_no_suggestion(
 
 
 def test_the_suggestion_loads_neither_http_nor_the_readers_of_data_sets(folder):
-    program = (
-        "import sys\nfrom alexnet_infer.cli import main\n"
-        "try:\n    main()\nexcept SystemExit:\n    print(*sys.modules, file=sys.stderr)\n"
-    )
-    child = subprocess.run(
-        [sys.executable, "-c", program, "classify", str(folder / "0.jpg")], capture_output=True, text=True, check=True
-    )
+    arguments = ["classify", str(folder / "0.jpg")]
+    child = subprocess.run([*LISTS_MODULES, *arguments], capture_output=True, text=True, check=True)
     suggestion, modules = child.stderr.splitlines()
     assert "alexnet-infer pull bvlc-alexnet" in suggestion
     assert not {"urllib.request", "http.client", "ssl", "alexnet_infer.datasets"} & set(modules.split())

@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -30,6 +29,7 @@ from alexnet_infer.predict import load
 from alexnet_infer.preprocess import Rescaling
 from tests.datasets.mini import VALIDATION, WNIDS, WRITERS
 from tests.evaluation.toys import OTHER_WNIDS, save_net, write_set
+from tests.program import PROGRAM
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
@@ -154,7 +154,7 @@ def test_unreadable_images_count_as_wrong_are_listed_and_exit_1(run, forms, mode
 
 # Killed runs.
 
-PROGRAM = [sys.executable, "-c", "from alexnet_infer.cli import main; main()", "eval", *FAST]
+EVAL = [*PROGRAM, "eval", *FAST]
 
 
 def size_of(cache: Path) -> int:
@@ -191,7 +191,7 @@ def test_a_run_killed_at_twenty_random_moments_ends_with_the_same_bytes(evaluate
     full, draw, kills, moments = size_of(tmp_path / "whole"), random.Random(0), 0, set()
     for attempt in itertools.count():
         cache = tmp_path / f"cache {attempt}"
-        command = [*PROGRAM, *arguments(models, images, cache)]
+        command = [*EVAL, *arguments(models, images, cache)]
         for _ in range(20):
             threshold = size_of(cache) + draw.randrange(full // 8)
             if kills == 20 or stopped_at(threshold, command, cache, signal.SIGKILL) is None:
@@ -210,7 +210,7 @@ def test_ctrl_c_exits_130_and_the_next_run_continues(evaluate, models, images, t
     whole = evaluate(*arguments(models, images, tmp_path / "whole"))
     for attempt in range(5):
         cache = tmp_path / f"cache {attempt}"
-        child = stopped_at(1, [*PROGRAM, *arguments(models, images, cache)], cache, signal.SIGINT)
+        child = stopped_at(1, [*EVAL, *arguments(models, images, cache)], cache, signal.SIGINT)
         if child is not None:
             break
     assert child.returncode == 130
