@@ -21,12 +21,13 @@ from PIL import Image
 from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import Example, LabelledImages, map_classes
 from alexnet_infer.decode import printable, read_rgb
-from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError, shown
+from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
 from alexnet_infer.evaluation.result import ErrorRate, Unreadable
 from alexnet_infer.evaluation.run import stratified
 from alexnet_infer.evaluation.statistics import Tally, pairing
 from alexnet_infer.export.info import Precision
 from alexnet_infer.metrics import mean_probabilities
+from alexnet_infer.nets import difference_of_classes
 from alexnet_infer.photos import Photo, fetched
 from alexnet_infer.predict import PHOTOS_PER_CALL, Net
 from alexnet_infer.preprocess import Rescaling, Views, square_of
@@ -203,12 +204,7 @@ def compare(
 
 def _check_comparable(reference: Net, candidate: Net) -> None:
     wnids, other_wnids = ([c.wnid for c in net.manifest.classes] for net in (reference, candidate))
-    if wnids != other_wnids:
-        place = next((i for i, (a, b) in enumerate(zip(wnids, other_wnids, strict=False)) if a != b), None)
-        if place is None:
-            difference = f"{len(wnids)} and {len(other_wnids)}"
-        else:
-            difference = f"output {place} is {shown(wnids[place])} in one and {shown(other_wnids[place])} in the other"
+    if difference := difference_of_classes(wnids, other_wnids):
         raise UsageError(f"the nets have different classes ({difference}): expected the same, in the same order")
     if reference.views != candidate.views:
         raise UsageError(

@@ -88,8 +88,16 @@ def check_same_classes(wnids: Sequence[Sequence[str]], names: Sequence[str]) -> 
     Raises UsageError, with the names of two nets that differ.
     """
     for own, name in zip(wnids, names, strict=True):
-        if list(own) != list(wnids[0]):
+        if difference := difference_of_classes(own, wnids[0]):
             raise UsageError(
-                f"{name}: has different classes from {names[0]} ({len(own)} and {len(wnids[0])}); only nets with the "
-                "same classes can be averaged"
+                f"{name}: has different classes from {names[0]} ({difference}); only nets with the same classes, in "
+                "the same order, can be averaged"
             )
+
+
+def difference_of_classes(wnids: Sequence[str], other: Sequence[str]) -> str | None:
+    """Return how the outputs of two nets differ, as "200 and 1,000" or "output 5 is 'n2' and 'n3'"; None if equal."""
+    if len(wnids) != len(other):
+        return f"{len(wnids):,} and {len(other):,}"
+    pairs = enumerate(zip(wnids, other, strict=True))
+    return next((f"output {i} is {shown(own)} and {shown(its)}" for i, (own, its) in pairs if own != its), None)

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 import sys
 
-PROGRAM = [sys.executable, "-c", "from alexnet_infer.cli import main; main()"]
+PROGRAM = [sys.executable, "-m", "alexnet_infer"]
 """The command line of `alexnet-infer`, without its arguments."""

@@ -221,7 +221,7 @@ def test_a_net_gets_no_more_images_per_call_than_in_classify(tabled, tmp_path):
 
 def test_nets_with_other_classes_are_refused_naming_the_first(tabled, artifact, tmp_path, greys):
     other = load_artifact(save_net(tmp_path / "other.safetensors", wnids=OTHER_WNIDS))
-    with pytest.raises(UsageError, match="output 5 is 'n04522168' in one and 'n09999999' in the other"):
+    with pytest.raises(UsageError, match="output 5 is 'n04522168' and 'n09999999'"):
         compare(tabled(OURS), Net(other.manifest, Table(OURS)), open_images(greys))
     fewer = load_artifact(save_net(tmp_path / "fewer.safetensors", wnids=WNIDS[:-1]))
     with pytest.raises(UsageError, match=r"different classes \(6 and 5\)"):

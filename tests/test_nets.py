@@ -120,10 +120,14 @@ def test_a_net_named_twice_is_refused(bundled):
 
 def test_nets_with_other_classes_or_another_order_are_refused_by_name():
     check_same_classes([["a", "b"], ["a", "b"]], ["one", "two"])
-    for classes in (["a"], ["b", "a"], ["a", "c"]):
+    for classes, difference in (
+        (["a"], "1 and 2"),
+        (["b", "a"], "output 0 is 'b' and 'a'"),
+        (["a", "c"], "output 1 is 'c' and 'b'"),
+    ):
         refused(
             lambda classes=classes: check_same_classes([["a", "b"], classes], ["one", "two"]),
-            "two: has different classes from one",
+            f"two: has different classes from one ({difference})",
             error=UsageError,
         )
 

@@ -15,6 +15,7 @@ from alexnet_infer.artifact import METADATA_KEY, Artifact
 from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.export.info import EXPORT_KEY, ExportInfo, FileViews, LRNForm
 from alexnet_infer.export.onnx_graph import INPUT, OUTPUT, Graph
+from alexnet_infer.nets import difference_of_classes
 from alexnet_infer.preprocess import Preprocessing, Rescaling, patch_offsets
 
 if TYPE_CHECKING:
@@ -137,8 +138,8 @@ def check_together(artifacts: Sequence[Artifact], views: FileViews) -> None:
     first = artifacts[0].manifest
     for manifest in (artifact.manifest for artifact in artifacts[1:]):
         names = f"{first.name} and {manifest.name}"
-        if [c.wnid for c in manifest.classes] != [c.wnid for c in first.classes]:
-            raise UsageError(f"{names} have different classes: nets in one file need the same classes")
+        if difference := difference_of_classes(*([c.wnid for c in net.classes] for net in (first, manifest))):
+            raise UsageError(f"{names} have different classes ({difference}): nets in one file need the same classes")
         recipes = first.preprocessing.to_json(), manifest.preprocessing.to_json()
         shared = (
             recipes[0].keys() if views == "none" else [field.name for field in fields(Rescaling)]
