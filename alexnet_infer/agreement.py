@@ -18,7 +18,7 @@ from typing import Any, get_args
 import numpy as np
 from PIL import Image
 
-from alexnet_infer.artifact import ClassName
+from alexnet_infer.artifact import ClassName, difference_of_classes
 from alexnet_infer.datasets import Example, LabelledImages, map_classes
 from alexnet_infer.decode import printable, read_rgb
 from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
@@ -27,7 +27,6 @@ from alexnet_infer.evaluation.run import stratified
 from alexnet_infer.evaluation.statistics import Tally, pairing
 from alexnet_infer.export.info import Precision
 from alexnet_infer.metrics import mean_probabilities
-from alexnet_infer.nets import difference_of_classes
 from alexnet_infer.photos import Photo, fetched
 from alexnet_infer.predict import PHOTOS_PER_CALL, Net
 from alexnet_infer.preprocess import Rescaling, Views, square_of

@@ -1,7 +1,7 @@
 """The networks as data: a sequence of operations, and every figure derived from it.
 
 The torch module, the ONNX graph, the NumPy reference and the layer table are all built by walking
-`Architecture.operations`, so kernel counts, strides, groups and LRN constants are written only once, in the spec
+`Architecture.steps`, so kernel counts, strides, groups and LRN constants are written only once, in the spec
 (`presets` holds the named ones). Shapes, parameters and multiply-adds are computed here and never typed in. Standard
 library only.
 
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from alexnet_infer.errors import SpecError, shown
+from alexnet_infer.errors import SpecError, check_keys, shown
 
 MAX_VALUES = 2**26
 """Maximum number of values in one activation: 256 MB per patch in float32, over 200 times the paper's largest map."""
@@ -292,8 +292,7 @@ class Architecture:
     @classmethod
     def from_json(cls, data: Any) -> Architecture:
         """Inverse of `to_json`. Raises SpecError if a field is missing, unknown or out of range."""
-        if not isinstance(data, dict) or data.keys() != {"name", "patch", "channels", "operations"}:
-            raise SpecError("architecture: expected an object with exactly name, patch, channels and operations")
+        check_keys("architecture", data, ("name", "patch", "channels", "operations"))
         if not isinstance(data["operations"], list):
             raise SpecError(f"operations={shown(data['operations'])}: expected a list")
         return cls(
@@ -310,10 +309,7 @@ def _operation_from_json(item: Any) -> Operation:
     kind = _OPERATIONS.get(op) if isinstance(op, str) else None
     if kind is None:
         raise SpecError(f"operation {shown(op)}: expected one of {', '.join(_OPERATIONS)}")
-    expected = {field.name for field in dataclasses.fields(kind)}
-    if fields.keys() != expected:
-        wrong = shown(sorted(fields.keys() ^ expected, key=str))
-        raise SpecError(f"{op} {shown(fields.get('name'))}: missing or unknown fields: {wrong}")
+    check_keys(f"{op} {shown(fields.get('name'))}", fields, (field.name for field in dataclasses.fields(kind)))
     return kind(**fields)
 
 

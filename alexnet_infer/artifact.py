@@ -24,7 +24,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from alexnet_infer.architecture import Architecture
-from alexnet_infer.errors import ModelFileError, SpecError, one_line, shown
+from alexnet_infer.errors import ModelFileError, SpecError, check_keys, one_line, shown
 from alexnet_infer.files import along, write_atomically
 from alexnet_infer.preprocess import Preprocessing
 
@@ -160,11 +160,10 @@ class Manifest:
             data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_distinct_keys)
         except (ValueError, RecursionError) as error:
             raise SpecError(f"the manifest is not JSON ({one_line(error)})") from None
-        expected = {"format", "name", "architecture", "preprocessing", "classes", "provenance"}
         number = data.get("format") if isinstance(data, dict) else None
         if type(number) is not int or not 1 <= number <= FORMAT:
             raise SpecError(f"manifest format {shown(number)}: this version reads formats 1 to {FORMAT}")
-        _check_keys("manifest", data, expected)
+        check_keys("manifest", data, ("format", "name", "architecture", "preprocessing", "classes", "provenance"))
         if number == 1 and isinstance(data["preprocessing"], dict) and "fit" not in data["preprocessing"]:
             data["preprocessing"]["fit"] = "crop"
         return cls(
@@ -185,13 +184,6 @@ def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         raise ValueError(f"duplicate key in an object with {shown(sorted(fields))}")
     return fields
-
-
-def _check_keys(where: str, data: Any, expected: set[str]) -> None:
-    if not isinstance(data, dict):
-        raise SpecError(f"{where}={shown(data)}: expected an object")
-    if data.keys() != expected:
-        raise SpecError(f"{where}: missing or unknown fields: {shown(sorted(data.keys() ^ expected))}")
 
 
 def _check_text(where: str, value: object) -> None:
@@ -224,12 +216,20 @@ def classes_from_json(data: Any) -> tuple[ClassName, ...]:
     return tuple(ClassName(wnid=wnid, name=name) for wnid, name in data)
 
 
+def difference_of_classes(wnids: Sequence[str], other: Sequence[str]) -> str | None:
+    """Return how the outputs of two nets differ, as "200 and 1,000" or "output 5 is 'n2' and 'n3'"; None if equal."""
+    if len(wnids) != len(other):
+        return f"{len(wnids):,} and {len(other):,}"
+    pairs = enumerate(zip(wnids, other, strict=True))
+    return next((f"output {i} is {shown(own)} and {shown(its)}" for i, (own, its) in pairs if own != its), None)
+
+
 def _provenance_from_json(data: Any) -> Provenance:
-    _check_keys("provenance", data, {item.name for item in dataclasses.fields(Provenance)})
+    check_keys("provenance", data, (field.name for field in dataclasses.fields(Provenance)))
     if not isinstance(data["errors"], list):
         raise SpecError(f"provenance: errors={shown(data['errors'])}: expected a list")
     for item in data["errors"]:
-        _check_keys("errors", item, {field.name for field in dataclasses.fields(MeasuredError)})
+        check_keys("errors", item, (field.name for field in dataclasses.fields(MeasuredError)))
     return Provenance(**{**data, "errors": tuple(MeasuredError(**item) for item in data["errors"])})
 
 
@@ -323,7 +323,10 @@ def load_manifest(path: Path) -> Manifest:
 def _manifest(file: safe_open) -> Manifest:
     metadata = file.metadata() or {}
     if METADATA_KEY not in metadata:
-        raise SpecError("has no alexnet-infer manifest: expected a file written by alexnet-infer")
+        raise SpecError(
+            "has no alexnet-infer manifest: expected a model file; `alexnet-infer import` converts checkpoints of the "
+            "trainer"
+        )
     return Manifest.from_json(metadata[METADATA_KEY])
 
 
@@ -338,7 +341,8 @@ def _reading(path: Path) -> Iterator[safe_open]:
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or one_line(error)}") from None
     except SafetensorError as error:
-        raise ModelFileError(f"{path}: damaged, or not a safetensors file ({one_line(error)})") from None
+        foreign = "" if path.suffix == ".safetensors" else "; `alexnet-infer import` converts files of other programs"
+        raise ModelFileError(f"{path}: damaged, or not a safetensors file ({one_line(error)}){foreign}") from None
     except SpecError as error:
         raise ModelFileError(f"{path}: {error}") from None
 

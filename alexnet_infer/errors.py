@@ -28,6 +28,20 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def listed(names: Iterable[object]) -> str:
+    """Return the first 12 of `names` for a message, and the number of the others: one printable line."""
+    printable = [visible(str(name))[:40] for name in names]  # protobuf gives bytes if a name is not valid text
+    more = f" and {len(printable) - 12} more" if len(printable) > 12 else ""
+    return (", ".join(printable[:12]) + more) or "none"
+
+
+def wrong_fields(names: Iterable[str], expected: Iterable[str]) -> str:
+    """Return "missing fields: ...; unknown fields: ..." for a message, or "" if `names` are exactly the `expected`."""
+    names, expected = set(names), set(expected)
+    differences = {"missing": expected - names, "unknown": names - expected}
+    return "; ".join(f"{kind} fields: {listed(sorted(own, key=str))}" for kind, own in differences.items() if own)
+
+
 def meant(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean ...?)" with the name in `known` most similar to `name`, or "" if none is similar."""
     import difflib
@@ -53,6 +67,14 @@ class SpecError(UsageError):
 
     Code that reads specifications from a file turns this into a ModelFileError that names the file.
     """
+
+
+def check_keys(where: str, data: object, expected: Iterable[str]) -> None:
+    """Raise SpecError unless `data` is an object from JSON with exactly the `expected` fields."""
+    if not isinstance(data, dict):
+        raise SpecError(f"{where}={shown(data)}: expected an object")
+    if wrong := wrong_fields(data, expected):
+        raise SpecError(f"{where}: {wrong}")
 
 
 class UnreadableInputError(AlexNetInferError):

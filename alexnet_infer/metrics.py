@@ -27,11 +27,24 @@ def topk_correct(scores: np.ndarray, labels: np.ndarray, k: int) -> int:
         raise UsageError(f"k={k}: expected at least 1")
     if not len(labels):
         return 0
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= scores.shape[1]:
-        raise UsageError(f"labels: expected integers from 0 to {scores.shape[1] - 1}")
+    check_labels("labels", labels, 0, scores.shape[1])
     if np.isnan(scores).any():
         raise UsageError(f"image {int(np.isnan(scores).any(1).argmax())} has scores that are NaN: expected numbers")
     return int((classes_ahead(scores, labels) < k).sum())
+
+
+def check_labels(name: str, labels: np.ndarray, lowest: int, end: int) -> None:
+    """Raise UsageError, which names the first wrong label, unless `labels` [N] are integers from `lowest` to `end` - 1.
+
+    `name` is what the message calls them.
+    """
+    if not len(labels):
+        return
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UsageError(f"{name} of type {labels.dtype}: expected integers from {lowest} to {end - 1}")
+    if labels.min() < lowest or labels.max() >= end:
+        wrong = int(((labels < lowest) | (labels >= end)).argmax())
+        raise UsageError(f"{name}[{wrong}]={labels[wrong]}: expected an integer from {lowest} to {end - 1}")
 
 
 def classes_ahead(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

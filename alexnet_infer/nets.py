@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_infer.artifact import embedded_model
+from alexnet_infer.artifact import difference_of_classes, embedded_model
 from alexnet_infer.errors import ModelFileError, UsageError, meant, shown
 from alexnet_infer.files import is_file
 
@@ -93,11 +93,3 @@ def check_same_classes(wnids: Sequence[Sequence[str]], names: Sequence[str]) -> 
                 f"{name}: has different classes from {names[0]} ({difference}); only nets with the same classes, in "
                 "the same order, can be averaged"
             )
-
-
-def difference_of_classes(wnids: Sequence[str], other: Sequence[str]) -> str | None:
-    """Return how the outputs of two nets differ, as "200 and 1,000" or "output 5 is 'n2' and 'n3'"; None if equal."""
-    if len(wnids) != len(other):
-        return f"{len(wnids):,} and {len(other):,}"
-    pairs = enumerate(zip(wnids, other, strict=True))
-    return next((f"output {i} is {shown(own)} and {shown(its)}" for i, (own, its) in pairs if own != its), None)

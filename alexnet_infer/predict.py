@@ -225,5 +225,8 @@ def load(
     path = find_net(model) if model is not None else embedded_model()
     opened = open_model(path, device=device, runtime=backend, trust_engine=trust_engine, views=views or "ten")
     if opened.views and views not in (None, opened.views):
-        raise UsageError(f"{path}: was exported with views={opened.views}; views={views} is not possible")
+        raise UsageError(
+            f"{path}: was exported with views={opened.views}; leave out views={views}, or export again with --views "
+            f"{views}"
+        )
     return Net(opened.manifest, opened.backend, opened.views or views or "ten")

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_infer import bilinear
-from alexnet_infer.errors import SpecError, UnreadableInputError, shown
+from alexnet_infer.errors import SpecError, UnreadableInputError, check_keys, shown
 
 Views = Literal["ten", "center"]
 
@@ -111,10 +111,7 @@ class Preprocessing:
 
         Raises SpecError for missing or unknown fields and invalid values.
         """
-        expected = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(data, dict) or data.keys() != expected:
-            wrong = expected ^ (data.keys() if isinstance(data, dict) else set())
-            raise SpecError(f"preprocessing: missing or unknown fields: {shown(sorted(wrong, key=str))}")
+        check_keys("preprocessing", data, (field.name for field in dataclasses.fields(cls)))
         _check_side("size", data["size"])
         return cls(**{**data, "mean": _mean_from_json(data["mean"], data["size"])})
 

@@ -28,13 +28,13 @@ def counting(title: str, total: int, unit: str = "images") -> Iterator[Callable[
         TimeRemainingColumn(),
     )
     with bars(*columns) as progress:
-        task = progress.add_task(title, total=total, unit=unit, rate="- a second")
+        task = progress.add_task(title, total=total, unit=unit, rate="-/s")
 
         def advance(count: int) -> None:
             progress.advance(task, count)
             state = progress.tasks[0]
             if state.speed and state.elapsed > 1:  # a first batch completes all at once
-                progress.update(task, rate=f"{state.speed:.0f} a second")
+                progress.update(task, rate=f"{state.speed:.0f}/s")
 
         yield advance
 

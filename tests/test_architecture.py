@@ -24,7 +24,7 @@ from alexnet_infer.architecture import (
     Dropout,
     MaxPool,
 )
-from alexnet_infer.errors import SpecError, UsageError
+from alexnet_infer.errors import SpecError, UsageError, visible
 
 SMALL = Architecture(
     name="small",
@@ -277,18 +277,26 @@ def test_the_nets_name_is_printable_text(value):
     refused(lambda: Architecture.from_json(changed("name", to=value)), "name=", "expected printable text")
 
 
-@pytest.mark.parametrize("field", ["op", "name", "kernels", "groups"])
-def test_a_missing_field_is_refused_by_name(field):
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("op", "operation None: expected one of conv, dense"),
+        ("name", "conv None: missing fields: name"),
+        ("kernels", "conv 'conv1': missing fields: kernels"),
+        ("groups", "conv 'conv1': missing fields: groups"),
+    ],
+)
+def test_a_missing_field_is_refused_by_name(field, message):
     data = SMALL.to_json()
     del data["operations"][0][field]
-    refused(lambda: Architecture.from_json(data), "one of conv, dense" if field == "op" else f"fields: ['{field}']")
+    refused(lambda: Architecture.from_json(data), message)
 
 
 @pytest.mark.parametrize("field", ["dilation", "new\nline", "", "x" * 10_000])
 def test_an_unknown_field_is_refused(field):
     data = SMALL.to_json()
     data["operations"][0][field] = 1
-    refused(lambda: Architecture.from_json(data), "conv 'conv1': missing or unknown fields")
+    refused(lambda: Architecture.from_json(data), f"conv 'conv1': unknown fields: {visible(field)[:40]}")
 
 
 @pytest.mark.parametrize("op", ["Conv", "softmax", "", "con\nv", None, 1, ["conv"], {"conv": 1}, "x" * 10_000])
@@ -296,9 +304,9 @@ def test_an_unknown_operation_is_refused_with_a_list_of_the_known_ones(op):
     refused(lambda: Architecture.from_json(changed("operations", 0, "op", to=op)), "operation ", "maxpool", "dropout")
 
 
-@pytest.mark.parametrize("data", [None, [], "alexnet", 1, True, {}, {"name": "x"}, {1: 2, "b\n": 3}])
-def test_json_that_is_not_an_architecture_is_refused(data):
-    refused(lambda: Architecture.from_json(data), "architecture: expected an object with exactly")
+@pytest.mark.parametrize("data", [None, [], "alexnet", 1, True])
+def test_json_that_is_not_an_object_is_refused(data):
+    refused(lambda: Architecture.from_json(data), f"architecture={data!r}: expected an object")
 
 
 @pytest.mark.parametrize("value", [None, {}, "conv", 3, True, ENDLESS])
@@ -311,12 +319,17 @@ def test_an_operation_that_is_not_an_object_is_refused(item):
     refused(lambda: Architecture.from_json(changed("operations", 0, to=item)), "operation None: expected one of")
 
 
-@pytest.mark.parametrize("data", [{}, {"surplus": 1}])
-def test_missing_or_unknown_fields_of_the_architecture_are_refused(data):
-    fields = SMALL.to_json() | data
-    if not data:
-        del fields["channels"]
-    refused(lambda: Architecture.from_json(fields), "exactly name, patch, channels and operations")
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({}, "missing fields: channels, name, operations, patch"),
+        ({"name": "x", "channels": 3, "operations": []}, "missing fields: patch"),
+        ({1: 2, "b\n": 3}, "; unknown fields: 1, b?"),
+        (SMALL.to_json() | {"surplus": 1}, "unknown fields: surplus"),
+    ],
+)
+def test_missing_and_unknown_fields_of_the_architecture_are_refused(data, message):
+    refused(lambda: Architecture.from_json(data), "architecture: ", message)
 
 
 @pytest.mark.parametrize("operations", [(), (Activation(name="a"),), (Dense(name="fc", units=3), Dropout(name="d"))])

@@ -62,10 +62,18 @@ def test_nan_is_refused_and_its_image_is_named():
         topk_correct(scores, np.array([0, 0, 0]), 1)
 
 
-@pytest.mark.parametrize("labels", [[3], [-1], [0.0], [0, 1]])
-def test_labels_out_of_range_are_refused(labels):
-    with pytest.raises(UsageError, match="labels"):
-        topk_correct(np.zeros((1, 3)), np.array(labels), 1)
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 3], r"labels\[1\]=3: expected an integer from 0 to 2$"),
+        ([-1, 3], r"labels\[0\]=-1: expected an integer from 0 to 2$"),
+        ([0.0, 1.0], "labels of type float64: expected integers from 0 to 2$"),
+        ([0], r"scores \(2, 3\) and labels \(1,\): expected"),
+    ],
+)
+def test_invalid_labels_are_refused_and_the_first_one_is_named(labels, message):
+    with pytest.raises(UsageError, match=message):
+        topk_correct(np.zeros((2, 3)), np.array(labels), 1)
 
 
 def test_k_below_one_is_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,13 @@ def test_on_a_terminal_both_are_shown_and_long_lines_are_not_broken(program):
     _, shown = on_a_terminal(python(program), stdout=None)
     assert "a title" in shown
     assert shown.count(LINE) == 1
+
+
+def test_the_number_per_second_is_shown():
+    program = "import time\nwith counting('a title', 9, 'photos') as advance:\n"
+    _, shown = on_a_terminal(python(f"{program}    for _ in range(3): time.sleep(0.4); advance(3)"))
+    assert "photos, -/s" in shown
+    assert re.search(r"photos, \d+/s", shown)
 
 
 def test_output_goes_to_another_terminal_while_a_bar_is_shown():

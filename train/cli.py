@@ -87,7 +87,7 @@ def train(
         int | None,
         option(
             RUN,
-            "S: side of the squares.",
+            "Side of images.",
             metavar="S",
             default="that of a packed set, or the next multiple of 32 above the patch",
         ),
@@ -99,7 +99,7 @@ def train(
         ),
     ] = None,
     seed: Annotated[int, option(RUN, "Seed of all random numbers.", metavar="N")] = 0,
-    result: Annotated[Literal["last", "best"], option(RUN, "Weights: last, or best epoch's.")] = "last",
+    result: Annotated[Literal["last", "best"], option(RUN, "Save weights of last or best epoch.")] = "last",
     max_hours: Annotated[
         float | None, option(RUN, "Stop, with a result, after HOURS.", metavar="HOURS", default="never")
     ] = None,
@@ -114,7 +114,7 @@ def train(
         Literal["lrn", "batchnorm", "none"] | None,
         _net("normalization", "lrn, batchnorm or none.", "NAME"),
     ] = None,
-    pool_size: Annotated[int | None, _net("pool_size", "3 (overlapping) or 2.", "N")] = None,
+    pool_size: Annotated[int | None, _net("pool_size", "Pooling windows: 3 (overlapping) or 2.", "N")] = None,
     epochs: Annotated[int | None, _recipe("epochs", "Epochs (plateau: at most).", "N")] = None,
     batch: Annotated[int | None, _recipe("batch", "Images per step.", "N")] = None,
     lr: Annotated[float | None, _recipe("lr", "First or highest learning rate.", "RATE")] = None,
@@ -122,12 +122,12 @@ def train(
         Literal["plateau", "onecycle"] | None, _recipe("schedule", "Learning-rate schedule.", "NAME")
     ] = None,
     warmup: Annotated[float | None, _recipe("warmup", "onecycle: warm-up fraction.", "X")] = None,
-    patience: Annotated[int | None, _recipe("patience", "plateau: epochs to wait.", "N")] = None,
+    patience: Annotated[int | None, _recipe("patience", "plateau: epochs without a gain.", "N")] = None,
     momentum: Annotated[float | None, _recipe("momentum", "Momentum.", "X")] = None,
     weight_decay: Annotated[float | None, _recipe("weight_decay", "Weight decay.", "X")] = None,
     dropout: Annotated[float | None, _recipe("dropout", "Dropout rate of fc6 and fc7.", "RATE")] = None,
     init: Annotated[Literal["paper", "he"] | None, _recipe("init", "Initial weights.")] = None,
-    label_smoothing: Annotated[float | None, _recipe("label_smoothing", "Share spread over all classes.", "X")] = None,
+    label_smoothing: Annotated[float | None, _recipe("label_smoothing", "Label smoothing, 0 to below 1.", "X")] = None,
     color_sigma: Annotated[float | None, _recipe("color_sigma", "Std. deviation of colour noise.", "X")] = None,
     unit: Annotated[float | None, _recipe("unit", "Grey levels per unit in the net.", "X")] = None,
     mean: Annotated[

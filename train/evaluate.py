@@ -33,7 +33,7 @@ def view_patches(squares: Tensor, mean: Tensor, patch: int, views: Views = "ten"
 
 
 class DivergedError(AlexNetInferError):
-    """The loss, the gradient or the net's output is not finite."""
+    """The loss, the gradient, a weight or the net's output is not finite."""
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from alexnet_infer.artifact import Artifact, ClassName, Manifest, MeasuredError,
 from alexnet_infer.errors import SpecError, UsageError
 from alexnet_infer.files import write_atomically
 from train.device import exact_float32, hardware
-from train.evaluate import count_correct
+from train.evaluate import DivergedError, count_correct
 from train.feed import Feed
 from train.loop import Trainer
 from train.model import AlexNet
@@ -27,13 +28,15 @@ from train.model import AlexNet
 def stored(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the weights as a reader of the file gets them: rounded to float16, in float32.
 
-    Raises SpecError if a weight is not finite or too large for float16.
+    Raises DivergedError if a weight is not finite, and SpecError if it is too large for float16.
     """
     with np.errstate(over="ignore"):
         rounded = {name: tensor.astype(np.float16).astype(np.float32) for name, tensor in tensors.items()}
     for name, tensor in rounded.items():
+        if not np.isfinite(tensors[name]).all():
+            raise DivergedError(f"{name} has weights that are NaN or infinite: the run diverged; try a smaller --lr")
         if not np.isfinite(tensor).all():
-            raise SpecError(f"{name} has weights that float16 can't represent: the net can't be stored")
+            raise SpecError(f"{name} has weights too large for float16")
     return rounded
 
 
@@ -101,7 +104,8 @@ def finish(
     this is, and `trained_epochs` how long it was trained. `on_images` is called with the number of images measured
     since the last call.
 
-    Raises SpecError if float16 can't represent a weight, and UsageError if the files can't be written.
+    Raises SpecError if a weight is too large for float16, DivergedError if one is not finite, and UsageError if the
+    files can't be written.
     """
     architecture = trainer.model.architecture
     manifest = Manifest(
@@ -111,7 +115,12 @@ def finish(
         classes=tuple(classes),
         provenance=_provenance(trainer, data, {"trained_epochs": trained_epochs, "result": result}),
     )
-    artifact = Artifact(manifest, stored(model.artifact_tensors()))
+    try:
+        weights = stored(model.artifact_tensors())
+    except SpecError as error:
+        command = shlex.join(["alexnet-infer", "import", str(trainer.checkpoint(result)), "-o", str(path)])
+        raise SpecError(f"{error}; make a float32 model file from the checkpoint: {command}") from None
+    artifact = Artifact(manifest, weights)
     errors = measure(artifact, trainer.validation, f"{data}, validation", on_images)
     provenance = dataclasses.replace(manifest.provenance, errors=errors)
     artifact = Artifact(dataclasses.replace(manifest, provenance=provenance), artifact.tensors)

@@ -71,6 +71,12 @@ class Job:
         width = self.variant.width
         if not (math.isfinite(width) and 0 < width <= 16):
             raise UsageError(f"--width {width}: expected more than 0 and at most 16")
+        if self.variant.hidden < 1:
+            raise UsageError(f"--hidden {self.variant.hidden}: expected at least 1")
+        if self.variant.columns not in (1, 2):
+            raise UsageError(f"--net-columns {self.variant.columns}: expected 1 or 2")
+        if self.variant.pool_size not in (2, 3):
+            raise UsageError(f"--pool-size {self.variant.pool_size}: expected 2 or 3")
         wrong = self.name.startswith(".") or "/" in self.name or "\\" in self.name or self.name in TAKEN
         if not self.name or not self.name.isprintable() or wrong or len(self.name.encode()) > 200:
             raise UsageError(

@@ -78,8 +78,8 @@ class Trainer:
         self.steps_per_epoch = _steps_per_epoch(recipe, len(train), self.ranks, accumulate)
         if self.ranks.data_ranks * accumulate > 1 and any(isinstance(o, BatchNorm) for o in architecture.operations):
             raise UsageError(
-                "--normalization batchnorm: each part of a batch would have its own statistics; expected --accumulate "
-                "1 and ranks that do not split a batch"
+                "--normalization batchnorm: needs whole batches; use --accumulate 1, and one process or two with "
+                "--columns"
             )
         statistics = train.statistics()
         self.mean = statistics.mean if recipe.mean == "pixel" else statistics.channel_mean
@@ -153,6 +153,10 @@ class Trainer:
         """The preprocessing of images for the net."""
         return Preprocessing(size=self.train.images.size, patch=self.augment.patch, mean=self.mean, resample=RESAMPLE)
 
+    def checkpoint(self, which: Literal["last", "best"]) -> Path:
+        """Return the path of the checkpoint that holds the net of `result`."""
+        return self.saved.best if which == "best" and self.state.best_epoch else self.saved.last
+
     def result(self, which: Literal["last", "best"]) -> tuple[AlexNet, float]:
         """Return the undivided net and the number of epochs that it was trained for.
 
@@ -162,7 +166,7 @@ class Trainer:
 
         Raises ModelFileError if the best checkpoint is missing, damaged or from another run.
         """
-        if which == "last" or not self.state.best_epoch:
+        if self.checkpoint(which) == self.saved.last:
             return self.saved.whole_model(), self.trained_epochs
         return self.saved.best_model(), self.state.best_epoch
 
@@ -310,8 +314,9 @@ def run_settings(architecture: Architecture, recipe: Recipe, seed: int, initial:
 def _steps_per_epoch(recipe: Recipe, images: int, ranks: Ranks, accumulate: int) -> int:
     shares = ranks.data_ranks * accumulate
     if recipe.batch % shares:
-        parts = f"{ranks.data_ranks} ranks that split a batch" + (f" x {accumulate} parts" if accumulate > 1 else "")
-        raise UsageError(f"--batch {recipe.batch}: expected a multiple of {shares} ({parts})")
+        sharing = f"{ranks.data_ranks} {'processes' if ranks.columns == 1 else 'pairs of processes'} that share a batch"
+        parts = [sharing] * (ranks.data_ranks > 1) + [f"--accumulate {accumulate}"] * (accumulate > 1)
+        raise UsageError(f"--batch {recipe.batch}: expected a multiple of {shares} ({', '.join(parts)})")
     if images < recipe.batch:
         raise UsageError(f"--batch {recipe.batch}: expected at most {images}, the number of training images")
     steps = images // recipe.batch

@@ -30,7 +30,7 @@ import numpy as np
 
 from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import Split
-from alexnet_infer.errors import AlexNetInferError, SpecError, one_line, shown
+from alexnet_infer.errors import AlexNetInferError, SpecError, one_line, shown, wrong_fields
 
 FORMAT, VERSION = "alexnet-infer packed set", 2
 RESAMPLE = "bicubic"
@@ -222,8 +222,8 @@ class _Value:
     def fields(self, *names: str) -> dict[str, _Value]:
         if not isinstance(self.value, dict):
             raise self.refuse("an object")
-        if differing := sorted(self.value.keys() ^ set(names)):
-            raise PackedSetError(f"{self.where}: missing or unknown fields: {shown(differing)}; {AGAIN}")
+        if wrong := wrong_fields(self.value, names):
+            raise PackedSetError(f"{self.where}: {wrong}; {AGAIN}")
         return {name: _Value(f"{self.where}.{name}", self.value[name]) for name in names}
 
     def items(self) -> list[_Value]:
@@ -372,7 +372,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:  # ValueError: the file is now too short for its map
         reason = getattr(error, "strerror", None) or one_line(error)
-        raise PackedSetError(f"{path}: found {reason}, expected a readable file; {AGAIN}") from None
+        raise PackedSetError(f"{path}: can't be read ({reason}); {AGAIN}") from None
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

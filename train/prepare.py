@@ -179,7 +179,7 @@ def _settings(job: Preparation, sources: Mapping[Split, LabelledImages]) -> dict
         **{f"number of {split} images": len(examples) for split, examples in sources.items()},
         "list of classes": [[c.wnid, c.name] for c in sources["train"].classes],
         **{f"listing (names, sizes, labels) of {split} images": images.listing for split, images in sources.items()},
-        "number of images a shard": job.per_shard,
+        "number of images per shard": job.per_shard,
         "Pillow": PIL.__version__,  # another version may decode or rescale to other values
     }
 

@@ -33,9 +33,9 @@ Examples:
 
 `alexnet-infer COMMAND --help` shows the options and examples of a command.
 
-Exit codes: 0 success; 1 some inputs failed, or a check failed; 2 wrong usage;
-3 unreadable input; 4 invalid model file; 5 runtime or device not available;
-130 interrupted.
+Exit codes: 0 success; 1 some inputs failed, or a check failed; 2 wrong usage,
+or a file can't be written; 3 unreadable input; 4 missing or invalid model
+file; 5 runtime or device not available; 130 interrupted.
 """
 
 CLASSIFY_EXAMPLES = """

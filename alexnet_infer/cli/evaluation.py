@@ -114,7 +114,7 @@ def evaluate(
     ] = "local",
     address: Annotated[
         str | None,
-        option(MACHINES, "Ray cluster.", metavar="ADDRESS", default="a running one, or local"),
+        option(MACHINES, "Ray cluster, as HOST:PORT.", metavar="ADDRESS", default="a running one, or local"),
     ] = None,
     references: _References = "near",
     as_json: _Json = False,
@@ -195,7 +195,7 @@ def check(
         Path | None,
         option(CHECKS, "Find permuted labels with this net, on a sample.", parser=net, metavar="NET", default=False),
     ] = None,
-    quick_test: Annotated[bool, option(CHECKS, "The same with the bundled net.", "--quick-test")] = False,
+    quick_test: Annotated[bool, option(CHECKS, "Find permuted labels with the bundled net.", "--quick-test")] = False,
     as_json: Annotated[bool, option(OUTPUT, "Print all findings as one JSON object.", "--json")] = False,
 ) -> None:
     """Find problems in a data set: missing, unreadable or duplicate images, wrong or permuted labels.

@@ -107,7 +107,8 @@ def export(
         Path | None, option(VERIFY, "Labelled set to compare on.", metavar="PATH", default="example photos")
     ] = None,
     photo: Annotated[
-        list[str] | None, option(VERIFY, "File, folder, pattern or URL; repeatable.", metavar="PATH", default=False)
+        list[str] | None,
+        option(VERIFY, "File, folder, pattern or URL to compare on; repeatable.", metavar="PATH", default=False),
     ] = None,
     limit: Annotated[int | None, option(VERIFY, "Compare on N images of the set.", metavar="N", default="all")] = None,
     tolerance: _Tolerance = None,
@@ -121,7 +122,7 @@ def export(
 ) -> None:
     """Export nets to ONNX or TensorRT, and verify the outputs.
 
-    Exits with 1 if a file differs from its nets by more than the tolerance.
+    Exits with 1 if a file differs from its nets by more than the tolerance or an image cannot be read.
     """
     from alexnet_infer.commands.export import make_request, make_verification, run
 
@@ -157,7 +158,7 @@ def benchmark(
     batch: Annotated[str, option(HOW, "Batch sizes: images (or patches) per call.", metavar="N,N,...")] = "1,8,64",
     views: Annotated[
         Literal["none", "center", "ten"] | None,
-        option(HOW, "none: patches only.", default="the file's, or center"),
+        option(HOW, "Views per image; none: time patches.", default="the file's, or center"),
     ] = None,
     seconds: Annotated[float, option(HOW, "Measuring time per row.", metavar="SECONDS")] = 2.0,
     device: Device = "auto",

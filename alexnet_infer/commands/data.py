@@ -157,7 +157,8 @@ def judge(
     classes that are dominated by a wrong guess and almost never recognised may be swapped.
     """
     if len(labels) < IMAGES:
-        return Finding(level="note", title="the net was not tried", detail=f"{len(labels)} images are too few")
+        detail = f"{len(labels)} images of the net's classes can be read; at least {IMAGES} are needed"
+        return Finding(level="note", title="the net was not tried", detail=detail)
     accuracy, chance = float((guesses == to_net[labels]).mean()), _chance(to_net[labels], guesses, len(net_classes))
     facts = f"{accuracy:.1%} of {len(labels)} images are classified correctly; chance is {chance:.1%}"
     judged = [int(label) for label in np.unique(labels) if (labels == label).sum() >= JUDGED]
@@ -175,7 +176,7 @@ def judge(
         swapped = any(back.get(guess) == to_net[label] for label, guess in pairs.items())
         return Finding(
             level="error" if swapped else "warning",
-            title="classes look swapped" if swapped else "classes look like other classes",
+            title="classes look swapped" if swapped else "classes are mostly classified as other classes",
             detail=facts,
             advice="Look at some of their images. Either they are hard for the net, or their labels are wrong.",
             count=len(pairs),

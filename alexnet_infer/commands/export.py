@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,11 @@ def make_request(
         "--optimization-level": optimization_level,
         "--compute-capability": capabilities,
     }
+    calibration_options = {
+        "--calibration-images": images,
+        "--calibration-method": method,
+        "--keep-float": keep_float[0] if keep_float else None,
+    }
     engine = None
     if trt:
         engine = EngineOptions(
@@ -71,9 +76,7 @@ def make_request(
             capabilities=() if capabilities is None else tuple(capabilities.split(",")),
         )
     else:
-        for option, value in engine_options.items():
-            if value is not None:
-                raise UsageError(f"{option} {value}: applies to engines only; add --trt")
+        _refuse(engine_options, "applies to engines only; add --trt")
     calibration = None
     if calibrate is not None:
         chosen = {"images": images, "method": method}
@@ -82,8 +85,8 @@ def make_request(
             keep_float=tuple(keep_float),
             **{name: value for name, value in chosen.items() if value is not None},
         )
-    elif images is not None or method is not None or keep_float:
-        raise UsageError("--calibration-images, --calibration-method and --keep-float: require --calibrate")
+    else:
+        _refuse(calibration_options, "needs --precision int8 and --calibrate PATH")
     return ExportRequest(
         models=tuple(choose_nets(models, ensemble)),
         onnx=onnx or not trt,
@@ -95,6 +98,13 @@ def make_request(
         flavor=int8_for,
         **given,
     )
+
+
+def _refuse(options: Mapping[str, object], reason: str) -> None:
+    """Raise UsageError if one of `options` was given."""
+    for option, value in options.items():
+        if value is not None:
+            raise UsageError(f"{option} {value}: {reason}")
 
 
 def make_verification(

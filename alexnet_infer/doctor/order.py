@@ -66,7 +66,7 @@ def against_devkit(folder: Path, seen: Seen, classes: Sequence[ClassName]) -> It
         advice = f"It contains labels instead of ILSVRC2012_IDs. Use the devkit as published. {PERMUTED}."
         yield Finding(level="error", title="the ground truth is already mapped", detail=detail, advice=advice)
     if len({*true.tolist()}) > 1 and (ids - 1 == true).all():
-        advice = f"The official devkit is not. Use the devkit as published. {PERMUTED}." if official else ""
+        advice = f"The official one is in another order. Use the devkit as published. {PERMUTED}." if official else ""
         level = "error" if official else "note"
         yield Finding(level=level, title="the devkit is in order of WordNet ids", advice=advice)
     if [c.wnid for c in kit.classes] != [c.wnid for c in classes]:

@@ -142,7 +142,8 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
     for path, net in zip(models, nets, strict=True):
         if net.views != nets[0].views:
             raise UsageError(
-                f"{path}: uses views={net.views}, but {models[0]} uses views={nets[0].views}; expected the same views"
+                f"{path}: uses views={net.views}, but {models[0]} uses views={nets[0].views}; expected the same: set "
+                "--views, or export again with the same --views"
             )
     check_same_classes([[c.wnid for c in net.manifest.classes] for net in nets], list(map(str, models)))
     map_classes(data.classes, nets[0].manifest.classes)  # raises before anything is computed

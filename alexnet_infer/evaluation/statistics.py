@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_infer.errors import UsageError, shown
-from alexnet_infer.metrics import classes_ahead
+from alexnet_infer.metrics import check_labels, classes_ahead
 
 BINS = 15
 """The number of confidence bins, as in Guo et al., "On Calibration of Modern Neural Networks" (2017)."""
@@ -178,8 +178,11 @@ class Tally:
         images, outputs = probabilities.shape
         _check_labels("data_labels", data_labels, images, 0, self.classes)
         _check_labels("net_labels", net_labels, images, -1, outputs)
-        if not ((probabilities >= 0) & (probabilities < 1.001)).all():  # a rounded mean may be slightly above 1
-            raise UsageError("probabilities: expected numbers from 0 to 1, without NaN")
+        valid = (probabilities >= 0) & (probabilities < 1.001)  # a rounded mean may be slightly above 1
+        if not valid.all():
+            image, index = np.argwhere(~valid)[0]
+            value = probabilities[image, index]
+            raise UsageError(f"probabilities[{image}, {index}]={value}: expected a number from 0 to 1")
         records = np.empty(images, RECORD)
         records["label"] = data_labels
         records["guess"] = guess = probabilities.argmax(1)  # the first of equal ones
@@ -238,8 +241,7 @@ def _check_labels(name: str, labels: np.ndarray, images: int, lowest: int, end: 
     """Raise UsageError unless `labels` are integers [images] from `lowest` to `end` - 1."""
     if labels.shape != (images,):
         raise UsageError(f"{name} {labels.shape}: expected ({images},), one label per image")
-    if images and not (np.issubdtype(labels.dtype, np.integer) and lowest <= labels.min() and labels.max() < end):
-        raise UsageError(f"{name}: expected integers from {lowest} to {end - 1}")
+    check_labels(name, labels, lowest, end)
 
 
 class Pairing(NamedTuple):

@@ -44,7 +44,7 @@ def render(evaluation: Evaluation, console: Console, references: References = "n
     _print_published([row for row in table if row.images is None], console)
     _print_classes(evaluation, console)
     if evaluation.protocol.deviations:
-        _print(console, "\nUnlike the paper's protocol:", "bold")
+        _print(console, "\nDeviations from the paper's protocol:", "bold")
         for sentence in evaluation.protocol.deviations:
             _print(console, f"- {printable(sentence)}")
 

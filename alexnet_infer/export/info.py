@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from alexnet_infer.errors import SpecError, UsageError, shown
+from alexnet_infer.errors import SpecError, UsageError, check_keys, shown
 
 EXPORT_KEY = "alexnet_infer_export"
 FORMAT = 1
@@ -116,10 +116,10 @@ class ExportInfo:
             data = json.loads(text)
         except (ValueError, RecursionError):
             raise SpecError("the export description is not JSON") from None
-        expected = {"format", *(field.name for field in dataclasses.fields(cls))}
-        complete = isinstance(data, dict) and data.keys() == expected
-        if not complete or type(number := data.pop("format")) is not int or number != FORMAT:
-            raise SpecError(f"the export description: expected format {FORMAT} with the fields {sorted(expected)}")
+        number = data.pop("format", None) if isinstance(data, dict) else None
+        if type(number) is not int or number != FORMAT:
+            raise SpecError(f"the export description: format {shown(number)}: this version reads format {FORMAT}")
+        check_keys("the export description", data, (field.name for field in dataclasses.fields(cls)))
         try:
             members = tuple(Member(**member) for member in data.pop("members"))
             batch = Batch(**data.pop("batch"))

@@ -110,7 +110,10 @@ def read_model(path: Path) -> OnnxFile:
         model = onnx.load_model_from_string(content)
         properties = {p.key: p.value for p in model.metadata_props}
         if METADATA_KEY not in properties or EXPORT_KEY not in properties:
-            raise SpecError("has no alexnet-infer manifest: expected a file that `alexnet-infer export` wrote")
+            raise SpecError(
+                "has no alexnet-infer manifest: expected a file that `alexnet-infer export` wrote; `alexnet-infer "
+                "import` converts files of other programs"
+            )
         manifest = Manifest.from_json(properties[METADATA_KEY])
         info = ExportInfo.from_json(properties[EXPORT_KEY])
         _check_ends(model, manifest, info)

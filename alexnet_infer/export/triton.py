@@ -273,7 +273,7 @@ To add a version, export to the same folder again. Triton loads it at its next s
 ## Send a request
 
 ```python
-from pathlib import Path  # pip install alexnet-infer "tritonclient[http]"
+from pathlib import Path  # needs alexnet-infer and "tritonclient[http]"
 
 import numpy as np
 import tritonclient.http as triton

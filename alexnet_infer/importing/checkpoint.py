@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.artifact import METADATA_KEY, ClassName, classes_from_json
-from alexnet_infer.errors import SpecError, one_line, shown
-from alexnet_infer.importing.roles import as_float32, listed
+from alexnet_infer.errors import SpecError, listed, one_line, shown
+from alexnet_infer.importing.roles import as_float32
 from alexnet_infer.preprocess import Preprocessing
 
 OWN = "model."

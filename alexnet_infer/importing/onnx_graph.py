@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_infer.architecture import Activation, Architecture, Conv, Dense, MaxPool
-from alexnet_infer.errors import SpecError, one_line, shown
+from alexnet_infer.errors import SpecError, listed, one_line, shown
 from alexnet_infer.importing.comparison import FileOperation, check_operations, difference
 from alexnet_infer.importing.onnx_nodes import attributes, integers_of, is_float, lrn, pool, values_of, whole, window
-from alexnet_infer.importing.roles import Layer, by_role, listed
+from alexnet_infer.importing.roles import Layer, by_role
 
 if TYPE_CHECKING:
     import onnx

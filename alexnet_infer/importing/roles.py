@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from alexnet_infer.architecture import Architecture
-from alexnet_infer.errors import SpecError, shown, visible
+from alexnet_infer.errors import SpecError, listed, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +53,3 @@ def by_role(layers: Sequence[Layer], architecture: Architecture) -> dict[str, np
                 raise SpecError(f"{own} has shape {list(values.shape)}: expected {list(shape)}, that of {name}")
             tensors[name] = values
     return {name: tensors[name] for name in architecture.tensors}
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first 12 of `names`, and the number of the others."""
-    printable = [visible(str(name))[:40] for name in names]  # protobuf gives bytes if a name is not valid text
-    more = f" and {len(printable) - 12} more" if len(printable) > 12 else ""
-    return (", ".join(printable[:12]) + more) or "none"

@@ -17,7 +17,14 @@ from alexnet_infer.artifact import Artifact, ClassName, Manifest, Provenance, sh
 from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError, shown, visible
 from alexnet_infer.files import write_atomically
-from alexnet_infer.importing.conventions import OF_PRESETS, Convention, convention, fold, published_convention
+from alexnet_infer.importing.conventions import (
+    CONVENTIONS,
+    OF_PRESETS,
+    Convention,
+    convention,
+    fold,
+    published_convention,
+)
 from alexnet_infer.importing.formats import SUFFIXES, Format
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import variant
@@ -208,15 +215,16 @@ def _check_patch(request: ImportRequest, fitting: Sequence[Architecture]) -> Arc
 def _convention(request: ImportRequest, architecture: Architecture) -> Convention:
     name = request.convention or published_convention(request.preset, architecture.patch)
     if name is None:
+        preset = f", and no published net has the preset {request.preset}" if request.preset else ""
         raise UsageError(
-            f"{request.source}: doesn't state its preprocessing, and this preset has no published net; name a "
-            "convention with --preprocessing"
+            f"{request.source}: doesn't state its preprocessing{preset}; choose --preprocessing "
+            f"{', '.join(CONVENTIONS)} or a JSON file"
         )
     chosen = convention(name)
     if chosen.size < architecture.patch:
         raise UsageError(
             f"--preprocessing {name}: gives images of {chosen.size} pixels, but the patches have {architecture.patch}; "
-            "choose another convention or another --patch"
+            "choose another --preprocessing or another --patch"
         )
     return chosen
 
@@ -256,7 +264,7 @@ def _adopt(request: ImportRequest) -> Path:
     architecture = _on_patches(request, side)
     chosen = _convention(request, architecture)
     if chosen.std != (1.0, 1.0, 1.0):
-        raise UsageError("--preprocessing: std can't be folded into a quantized net: expected a convention without std")
+        raise UsageError("--preprocessing: std can't be folded into a quantized net: expected one without std")
     manifest = Manifest(
         name=request.name,
         architecture=architecture,

@@ -91,11 +91,14 @@ def download(
 
 def verify(wanted: Wanted, path: Path) -> None:
     """Verify that `path` holds the file `wanted`. Raises ModelFileError if not, and OSError if it can't be read."""
+    kind = wanted.digest.partition(":")[0]
     if (size := path.stat().st_size) != wanted.size:
-        raise ModelFileError(f"{path}: has {size:,} bytes: expected {wanted.size:,}, the size of {wanted.name}")
-    if _digest(wanted, path) != wanted.digest:
-        kind = wanted.digest.partition(":")[0]
-        raise ModelFileError(f"{path}: the {kind} differs from that of {wanted.name}: a damaged or a different file")
+        problem = f"has {size:,} bytes: expected {wanted.size:,}, the size of {wanted.name}"
+    elif _digest(wanted, path) != wanted.digest:
+        problem = f"the {kind} differs from that of {wanted.name}: a damaged or a different file"
+    else:
+        return
+    raise ModelFileError(f"{path}: {problem}; name another copy, or leave out --from to download it")
 
 
 def _digest(wanted: Wanted, path: Path) -> str:
@@ -124,7 +127,9 @@ def _fetch(wanted: Wanted, urls: Sequence[str], part: Path, on_bytes: OnBytes) -
         try:
             return _Transfer(wanted=wanted, url=url, part=part, on_bytes=on_bytes).fetch()
         except _WrongContentError as error:
-            problem: Exception = ModelFileError(f"{wanted.name}: {visible(without_password(url))} {error}")
+            problem: Exception = ModelFileError(
+                f"{wanted.name}: {visible(without_password(url))} {error}; name another source with --from FILE|URL"
+            )
         except FetchError as error:
             problem = UnreadableInputError(
                 f"{wanted.name}: can't be fetched from {visible(without_password(url))} ({one_line(error)}); "

@@ -15,7 +15,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
-from alexnet_infer.errors import ModelFileError, SpecError, UsageError, meant, one_line, shown
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError, check_keys, meant, one_line, shown
 from alexnet_infer.files import along
 from alexnet_infer.importing.conventions import CONVENTIONS
 from alexnet_infer.importing.formats import Format
@@ -153,14 +153,10 @@ def _read(path: Path) -> Mapping[str, Published]:
 
 
 def _net(item: Any) -> Published:
-    expected = {field.name for field in dataclasses.fields(Published)}
-    if not isinstance(item, dict) or item.keys() != expected:
-        wrong = expected ^ (item.keys() if isinstance(item, dict) else set())
-        raise SpecError(f"a net with missing or unknown fields: {shown(sorted(wrong))}")
-    name, urls, error = item["name"], item["urls"], item["error"]
-    parts = {field.name for field in dataclasses.fields(PublishedError)}
-    if not isinstance(error, dict) or error.keys() != parts:
-        raise SpecError(f"{shown(name)}: error={shown(error)}: expected {', '.join(sorted(parts))}")
+    named = shown(item.get("name")) if isinstance(item, dict) else "net"
+    check_keys(named, item, (field.name for field in dataclasses.fields(Published)))
+    urls, error = item["urls"], item["error"]
+    check_keys(f"{named}: error", error, (field.name for field in dataclasses.fields(PublishedError)))
     if not isinstance(urls, list):
-        raise SpecError(f"{shown(name)}: urls={shown(urls)}: expected a list of URLs")
+        raise SpecError(f"{named}: urls={shown(urls)}: expected a list of URLs")
     return Published(**{**item, "urls": tuple(urls), "error": PublishedError(**error)})

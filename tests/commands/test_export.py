@@ -178,7 +178,18 @@ def test_eval_writes_its_report_for_an_exported_file(run, net, images):
     assert "red" in Path("report/index.html").read_text()
     code, out, err = run("eval", *arguments, "--views", "ten")
     assert (code, out) == (2, "")
-    assert err == "error: out/red.onnx: was exported with views=center; views=ten is not possible\n"
+    assert err == (
+        "error: out/red.onnx: was exported with views=center; leave out views=ten, or export again with --views ten\n"
+    )
+
+
+def test_eval_averages_the_center_view_of_an_exported_file_and_a_net_if_told_to(run, nets, images):
+    run("export", nets[0], "-o", "out", "--views", "center", "--no-verify")
+    arguments = ["--data", images, "--model", "out/red.onnx", "--model", nets[1], "--cache", "cache"]
+    code, out, err = run("eval", *arguments)
+    assert (code, out) == (2, "")
+    assert err.endswith("; expected the same: set --views, or export again with the same --views\n")
+    assert run("eval", *arguments, "--views", "center", "--json")[0] == 0
 
 
 def test_compare_accepts_the_file_of_a_net_and_rejects_that_of_another(run, nets, photos):
@@ -405,8 +416,9 @@ def test_a_repository_that_cannot_be_written_is_a_one_line_error_and_the_export_
         (["--int8-for", "cpu"], "--int8-for cpu: applies to --precision int8 only"),
         (["--precision", "int8"], "--precision int8: needs images"),
         (["--calibrate", "photos"], "--calibrate photos: applies to --precision int8 only"),
-        (["--calibration-images", "3"], "require --calibrate"),
-        (["--keep-float", "fc8", "--precision", "int8"], "require --calibrate"),
+        (["--calibration-images", "3"], "--calibration-images 3: needs --precision int8 and --calibrate PATH"),
+        (["--calibration-method", "minmax"], "--calibration-method minmax: needs --precision int8"),
+        (["--keep-float", "fc8", "--precision", "int8"], "--keep-float fc8: needs --precision int8 and --calibrate"),
         (["--precision", "int8", "--calibrate", "x", "--calibration-images", "0"], "--calibration-images 0"),
         (["--flavor", "rtx"], "--flavor rtx: applies to engines only; add --trt"),
         (["--workspace", "2GiB"], "--workspace 2GiB: applies to engines only; add --trt"),
@@ -592,7 +604,7 @@ def weights_elsewhere(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (foreign, "has no alexnet-infer manifest: expected a file that `alexnet-infer export` wrote"),
+        (foreign, "has no alexnet-infer manifest: expected a file that `alexnet-infer export` wrote; `alexnet-"),
         (truncated, "damaged, or not an ONNX file"),
         (weights_elsewhere, "expected a file beside the model"),
         (Path.unlink, "No such file"),

@@ -428,7 +428,9 @@ def test_a_ground_truth_that_is_already_mapped_is_recognised(thousand):
 
 def test_ilsvrcs_devkit_in_order_of_wordnet_ids_is_an_error(thousand):
     write_thousand_devkit(thousand, THOUSAND, IDS)
-    assert find(check(thousand), "the devkit is in order of WordNet ids").level == "error"
+    finding = find(check(thousand), "the devkit is in order of WordNet ids")
+    assert finding.level == "error"
+    assert finding.advice.startswith("The official one is in another order. Use the devkit as published.")
     assert find(check(thousand), "labels are in the devkit's order").level == "error"
 
 

@@ -329,17 +329,17 @@ def test_tallies_of_other_sets_do_not_merge():
 @pytest.mark.parametrize(
     ("probabilities", "data_labels", "net_labels", "expected"),
     [
-        ([[0.5, np.nan]], [0], [0], "NaN"),
-        ([[-3.0, 4.0]], [0], [0], "probabilities"),
-        ([[0.0, 2.0]], [0], [0], "probabilities"),
+        ([[0.5, 0.5], [0.5, np.nan]], [0, 0], [0, 0], r"probabilities\[1, 1\]=nan: expected a number from 0 to 1$"),
+        ([[-3.0, 4.0]], [0], [0], r"probabilities\[0, 0\]=-3\.0: expected"),
+        ([[0.0, 2.0]], [0], [0], r"probabilities\[0, 1\]=2\.0: expected"),
         ([0.5, 0.5], [0], [0], "probabilities"),
         (np.empty((1, 0)), [0], [0], "probabilities"),
-        ([[0.5, 0.5]], [3], [0], "data_labels"),
-        ([[0.5, 0.5]], [-1], [0], "data_labels"),
-        ([[0.5, 0.5]], [0.0], [0], "data_labels"),
+        ([[0.5, 0.5]] * 2, [2, 3], [0, 0], r"data_labels\[1\]=3: expected an integer from 0 to 2$"),
+        ([[0.5, 0.5]], [-1], [0], r"data_labels\[0\]=-1: expected"),
+        ([[0.5, 0.5]], [0.0], [0], "data_labels of type float64: expected integers from 0 to 2$"),
         ([[0.5, 0.5]], [0, 1], [0, 1], "data_labels"),
-        ([[0.5, 0.5]], [0], [2], "net_labels"),
-        ([[0.5, 0.5]], [0], [-2], "net_labels"),
+        ([[0.5, 0.5]] * 2, [0, 0], [-1, 2], r"net_labels\[1\]=2: expected an integer from -1 to 1$"),
+        ([[0.5, 0.5]], [0], [-2], r"net_labels\[0\]=-2: expected"),
     ],
 )
 def test_invalid_values_shapes_and_labels_are_refused(probabilities, data_labels, net_labels, expected):

@@ -75,7 +75,7 @@ def test_five_nets_fit_a_screen_of_forty_lines_at_80_columns():
 def test_at_80_columns_every_row_is_one_line_and_no_figure_is_cut(names, references):
     result = series(names)
     text = shown(result, references)
-    rows = text.split("\nUnlike the paper")[0].split("\nSource")[0].splitlines()
+    rows = text.split("\nDeviations")[0].split("\nSource")[0].splitlines()
     console = Console(width=80)
     assert max(map(console.measure, rows), key=lambda size: size.maximum).maximum <= 80
     errors = [errors for net in result.nets for errors in (net.top1, net.top5)]
@@ -199,7 +199,7 @@ def test_classes_with_the_same_name_are_shown_with_wordnet_ids_and_unknown_guess
 
 def test_deviations_are_listed_one_per_line():
     assert line_of(shown(result()), "- ") == "- The data is another."
-    assert "Unlike the paper" not in shown(result(deviations=()))
+    assert "Deviations" not in shown(result(deviations=()))
 
 
 def test_one_net_has_no_comparison_and_is_the_headline():

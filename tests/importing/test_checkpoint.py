@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_infer.artifact import ClassName, load_artifact
-from alexnet_infer.errors import ModelFileError, SpecError
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError
 from alexnet_infer.importing.checkpoint import read_checkpoint
 from alexnet_infer.importing.run import ImportRequest, import_net
 
@@ -77,6 +77,8 @@ def rewritten(path: Path, **metadata: str | None) -> Path:
 def test_an_old_checkpoint_without_preprocessing_has_neither_it_nor_classes(path):
     checkpoint = read_checkpoint(rewritten(path, net=None))
     assert (checkpoint.preprocessing, checkpoint.classes) == (None, None)
+    with pytest.raises(UsageError, match="doesn't state its preprocessing; choose --preprocessing "):
+        import_net(ImportRequest(source=path, out=path.with_name("net.safetensors"), name="net"))
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_the_default_convention_is_the_published_one_for_the_patch(zoo, patch, s
 def test_a_patch_that_does_not_fit_is_refused_with_the_sizes_that_fit(zoo, caffe):
     refused(request(zoo, preset="zoo", patch=200), UsageError, "--patch 200", "fits patches of 224 or 227")
     refused(request(caffe, patch=224), UsageError, "--patch 224", "fits patches of 227")
-    refused(request(caffe, convention="caffe-zoo"), UsageError, "caffe-zoo", "images of 224 pixels", "have 227")
+    refused(request(caffe, convention="caffe-zoo"), UsageError, "images of 224 pixels", "choose another --preproc")
 
 
 def test_the_imported_net_gives_the_zoos_results_for_bgr(zoo):
@@ -150,7 +150,11 @@ def test_a_preset_without_a_published_net_needs_preprocessing(tmp_path):
     net = random_artifact(replace(variant("alexnet-onecol"), classes=10))
     path = tmp_path / "net.caffemodel"
     path.write_bytes(caffemodel(net.manifest.architecture, net.tensors))
-    refused(request(path, preset="alexnet-onecol"), UsageError, "name a convention with --preprocessing")
+    refused(
+        request(path, preset="alexnet-onecol"),
+        UsageError,
+        "no published net has the preset alexnet-onecol; choose --preprocessing caffe, caffe-zoo, torchvision or a ",
+    )
     assert import_net(request(path, preset="alexnet-onecol", convention="caffe")).exists()
 
 
@@ -244,7 +248,7 @@ def test_a_quantized_graph_is_kept_and_can_classify(quantized):
 
 def test_requests_that_would_change_a_quantized_graph_are_refused(quantized):
     refused(quantized_request(quantized, classes=CLASSES), UsageError, "outputs in order of WordNet ids")
-    refused(quantized_request(quantized, convention="torchvision"), UsageError, "a convention without std")
+    refused(quantized_request(quantized, convention="torchvision"), UsageError, "expected one without std")
     refused(quantized_request(quantized, patch=227), UsageError, "--patch 227", "takes only patches of 224")
     refused(quantized_request(quantized, preset="caffenet"), ModelFileError, "expected maxpool", "pool1 of caffenet")
     refused(quantized_request(quantized, preset="owt", convention="caffe-zoo"), ModelFileError, "int8.onnx: ")

@@ -193,7 +193,7 @@ def test_the_file_is_accepted_even_if_declared_as_html(server, tmp_path):
 
 def test_another_file_of_the_same_length_is_refused_and_discarded(server, tmp_path):
     server.content = CONTENT[:-1] + b"?"
-    refused(server, tmp_path, ModelFileError, "another sha256")
+    refused(server, tmp_path, ModelFileError, "another sha256", "; name another source with --from FILE|URL")
     server.content = CONTENT
     assert fetched(server, tmp_path) == CONTENT
 
@@ -394,7 +394,7 @@ def test_a_killed_download_continues_where_it_was(server, tmp_path):
 def test_a_copy_is_verified(tmp_path, content, message):
     path = tmp_path / "copy"
     path.write_bytes(content)
-    with pytest.raises(ModelFileError, match=message):
+    with pytest.raises(ModelFileError, match=rf"{message}.*; name another copy, or leave out --from to download it$"):
         verify(WANTED, path)
     path.write_bytes(CONTENT)
     verify(WANTED, path)

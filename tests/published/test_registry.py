@@ -110,6 +110,19 @@ def test_a_wrong_value_is_refused(other, field, value):
         registry()
 
 
+def test_missing_and_unknown_fields_are_named(other):
+    misspelt, incomplete = entry(), entry()
+    misspelt["sise"] = misspelt.pop("size")
+    del incomplete["error"]["top5"]
+    for net, message in (
+        (misspelt, "'caffenet': missing fields: size; unknown fields: sise"),
+        (incomplete, "'caffenet': error: missing fields: top5"),
+    ):
+        other({"format": 1, "nets": [net]})
+        with pytest.raises(ModelFileError, match=message):
+            registry()
+
+
 @pytest.mark.parametrize("name", [path.stem for path in nets_at_hand()])
 def test_the_name_of_a_bundled_net_is_refused(other, name):
     other({"format": 1, "nets": [entry() | {"name": name}]})

@@ -6,6 +6,9 @@ import dataclasses
 import json
 import os
 import re
+import shlex
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +24,10 @@ from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import SpecError, UsageError
 from alexnet_infer.preprocess import patches
 from tests.nets import random_artifact
+from tests.program import PROGRAM
 from tests.train.toys import BRIEF, CLASSES, TINY, images, trainer
 from train.data import PackedImages
+from train.evaluate import DivergedError
 from train.feed import Feed
 from train.finish import Finished, finish, measure, stored
 from train.loop import Trainer
@@ -106,10 +111,36 @@ def test_weights_are_rounded_to_float16_before_they_are_measured(tmp_path):
     assert measure(loaded, run.validation, "toys, validation") == loaded.manifest.provenance.errors
 
 
-@pytest.mark.parametrize("value", [1e6, np.nan, -np.inf])
-def test_a_weight_that_float16_cannot_represent_is_named(value):
-    with pytest.raises(SpecError, match=r"conv1\.weight has weights that float16 can't represent"):
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        (1e6, SpecError, "too large for float16"),
+        (np.nan, DivergedError, "that are NaN or infinite: the run diverged"),
+        (-np.inf, DivergedError, "that are NaN or infinite: the run diverged"),
+    ],
+)
+def test_a_weight_that_float16_cannot_represent_is_named(value, kind, message):
+    with pytest.raises(kind, match=rf"conv1\.weight has weights {message}"):
         stored({"conv1.bias": np.ones(1, np.float32), "conv1.weight": np.array([1, value], np.float32)})
+
+
+@pytest.mark.parametrize("result", ["last", "best"])
+def test_a_net_beyond_float16_can_be_made_from_its_checkpoint_as_the_message_says(tmp_path, result):
+    run = trainer(tmp_path / "a run", classes=NAMES)
+    run.run()
+    with torch.no_grad():
+        next(run.model.parameters()).mul_(1e6)
+    run.save()
+    shutil.copy(run.saved.last, run.saved.best)  # so that both have the large weights
+    path = run.out / "net.safetensors"
+    with pytest.raises(SpecError, match="too large for float16") as caught:
+        finish(run, run.saved.whole_model(), NAMES, path, "toys", trained_epochs=2, result=result)
+    command = shlex.split(str(caught.value).partition("from the checkpoint: ")[2])
+    assert command == ["alexnet-infer", "import", str(tmp_path / "a run" / f"{result}.safetensors"), "-o", str(path)]
+    subprocess.run([*PROGRAM, *command[1:]], check=True)
+    written, expected = load_artifact(path), run.saved.whole_model().artifact_tensors()
+    assert written.manifest.name == "net"
+    assert all(np.array_equal(written.tensors[name], tensor) for name, tensor in expected.items())
 
 
 def test_the_model_file_records_its_provenance(tmp_path):

@@ -8,18 +8,46 @@ from pathlib import Path
 import pytest
 
 from alexnet_infer.architecture import Dropout
-from alexnet_infer.presets import variant
+from alexnet_infer.errors import UsageError
+from alexnet_infer.presets import PRESETS, Variant, variant
 from train.job import Job, default_size
-from train.recipe import FAST, PAPER
+from train.recipe import FAST, PAPER, Recipe
+
+
+def job_of(net: Variant, recipe: Recipe = PAPER) -> Job:
+    return Job(variant=net, recipe=recipe, data=Path("data"), out=Path("out"), name="net")
 
 
 @pytest.mark.parametrize("recipe", [PAPER, FAST, replace(FAST, dropout=0.3)])
 def test_the_net_has_the_classes_of_the_data_and_the_dropout_rate_of_the_recipe(recipe):
     net = replace(variant("alexnet-64"), dropout=0.9, classes=5)
-    job = Job(variant=net, recipe=recipe, data=Path("data"), out=Path("out"), name="net")
-    architecture = job.architecture(7)
+    architecture = job_of(net, recipe).architecture(7)
     assert architecture.classes == 7
     assert [o.rate for o in architecture.operations if isinstance(o, Dropout)] == [recipe.dropout] * 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("hidden", 0, "--hidden 0: expected at least 1"),
+        ("columns", 0, "--net-columns 0: expected 1 or 2"),
+        ("columns", 4, "--net-columns 4: expected 1 or 2"),
+        ("pool_size", 1, "--pool-size 1: expected 2 or 3"),
+        ("pool_size", 4, "--pool-size 4: expected 2 or 3"),
+    ],
+)
+def test_an_impossible_net_is_refused_naming_the_option(field, value, message):
+    with pytest.raises(UsageError) as caught:
+        job_of(replace(variant("alexnet-64"), **{field: value}))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("net", PRESETS)
+@pytest.mark.parametrize("pool_size", [2, 3])
+@pytest.mark.parametrize("columns", [1, 2])
+def test_every_preset_can_have_one_or_two_columns_and_either_pooling(net, columns, pool_size):
+    changed = replace(variant(net), columns=columns, pool_size=pool_size)
+    assert job_of(changed).architecture(10).classes == 10
 
 
 @pytest.mark.parametrize(("patch", "size"), [(227, 256), (224, 256), (57, 64), (64, 96)])

@@ -158,13 +158,13 @@ def test_a_file_of_another_size_or_kind_is_refused(packed, name, damage):
             os.mkfifo(path)
         case "truncated" | "longer" | "empty":
             path.write_bytes({"truncated": data[:-1], "longer": data + b"\0", "empty": b""}[damage])
-    refused(packed, rf"{name}: (size in bytes: found \d+, expected {len(data)}|found)")
+    refused(packed, rf"{name}: (size in bytes: found \d+, expected {len(data)}|found|can't be read \(No such file)")
 
 
 def test_a_shard_truncated_after_opening_is_refused(packed):
     opened = open_packed(packed)
     (packed / "train-00000.bin").write_bytes(b"\0" * 7)
-    refused(packed, r"train-00000\.bin: found ", lambda: opened.shards("train"))
+    refused(packed, r"train-00000\.bin: can't be read \(mmap ", lambda: opened.shards("train"))
 
 
 @pytest.mark.parametrize("label", [-1, 2, 2**31 - 1, -(2**31)])
@@ -232,7 +232,7 @@ def test_a_mean_out_of_range_is_refused(packed, value):
         (["classes", 0, "name"], "", "expected printable text"),
         (["classes", 0, "wnid"], "n2", "expected distinct WordNet ids in sorted order"),
         (["splits"], None, "splits: found None, expected an object"),
-        (["splits"], {"train": {}}, "missing or unknown fields"),
+        (["splits"], {"train": {}}, "splits: missing fields: validation; remove"),
         (["splits", "train", "listing"], "0" * 63, "listing: found '0.*expected 64 hexadecimal digits"),
         (["splits", "train", "listing"], None, "listing: found None"),
         (["splits", "train", "images"], 6, "total of images: found 5, expected 6"),
@@ -264,7 +264,7 @@ def test_a_mean_out_of_range_is_refused(packed, value):
         (["covariance"], 3, "expected a list"),
         (["eigenvalues"], [1.0], "expected 3 entries"),
         (["eigenvectors"], [1.0, 2.0, 3.0], "expected a list"),
-        (["surplus"], 1, r"missing or unknown fields: \['surplus'\]"),
+        (["surplus"], 1, "manifest: unknown fields: surplus; remove"),
     ],
 )
 def test_a_hostile_manifest_is_refused(packed, path, value, expected):
@@ -372,4 +372,4 @@ def test_a_missing_field_is_named(packed):
     manifest = json.loads((packed / MANIFEST).read_bytes())
     del manifest["covariance"]
     (packed / MANIFEST).write_text(json.dumps(manifest))
-    refused(packed, r"missing or unknown fields: \['covariance'\]")
+    refused(packed, "manifest: missing fields: covariance; remove")

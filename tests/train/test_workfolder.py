@@ -124,7 +124,7 @@ def other_name(source: Path) -> Preparation:
             (lambda source, change=change, split=split: change(source, split) or job(source), rf"listing .* of {split}")
             for change, split in OTHERS
         ),
-        (lambda source: job(source, shard_bytes=2**20), r"number of images a shard \(2, now 5461\)"),
+        (lambda source: job(source, shard_bytes=2**20), r"number of images per shard \(2, now 5461\)"),
     ],
 )
 def test_resuming_with_other_settings_is_refused_with_the_first_difference(source, monkeypatch, change, named):

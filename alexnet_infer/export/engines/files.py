@@ -14,10 +14,10 @@ import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from alexnet_infer.artifact import Manifest
-from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line, shown
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError, check_keys, one_line, shown
 from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.files import write_atomically
 
@@ -157,12 +157,12 @@ class EngineDescription:
         number = data.get("format") if isinstance(data, dict) else None
         if type(number) is not int or number != FORMAT:
             raise SpecError(f"format {shown(number)}: this version reads format {FORMAT}")
-        _check_keys("the description", data, {"format", "manifest", "export", "runtime", "sha256", "model_sha256"})
+        check_keys("the description", data, ("format", "manifest", "export", "runtime", "sha256", "model_sha256"))
         for name in ("manifest", "export"):
             if not isinstance(data[name], str):
                 raise SpecError(f"{name}={shown(data[name])}: expected JSON as text")
         runtime = data["runtime"]
-        _check_keys("runtime", runtime, {item.name for item in dataclasses.fields(EngineRuntime)})
+        check_keys("runtime", runtime, (item.name for item in dataclasses.fields(EngineRuntime)))
         if not isinstance(runtime["compute_capabilities"], list):
             raise SpecError(f"compute_capabilities={shown(runtime['compute_capabilities'])}: expected a list")
         return cls(
@@ -172,12 +172,6 @@ class EngineDescription:
             sha256=data["sha256"],
             model_sha256=data["model_sha256"],
         )
-
-
-def _check_keys(where: str, data: Any, expected: set[str]) -> None:
-    if not isinstance(data, dict) or data.keys() != expected:
-        wrong = sorted(data.keys() ^ expected) if isinstance(data, dict) else data
-        raise SpecError(f"{where}: missing or unknown fields: {shown(wrong)}")
 
 
 @dataclass(frozen=True, kw_only=True)

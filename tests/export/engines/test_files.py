@@ -78,8 +78,8 @@ def test_a_pipe_is_refused_without_waiting(tmp_path):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda data: data.pop("sha256"), "missing or unknown fields: .*sha256"),
-        (lambda data: data.update(extra=1), "missing or unknown fields: .*extra"),
+        (lambda data: data.pop("sha256"), "the description: missing fields: sha256"),
+        (lambda data: data.update(extra=1), "the description: unknown fields: extra"),
         (lambda data: data.update(format=2), "format 2: this version reads format 1"),
         (lambda data: data.update(format=True), "format True"),
         (lambda data: data.update(sha256="f" * 63), "64 hexadecimal digits"),
@@ -88,7 +88,7 @@ def test_a_pipe_is_refused_without_waiting(tmp_path):
         (lambda data: data.update(manifest={}), "manifest.*expected JSON as text"),
         (lambda data: data.update(manifest="{}"), "manifest format None"),
         (lambda data: data.update(export="{}"), "the export description"),
-        (lambda data: data.update(runtime=[]), "runtime: missing or unknown fields"),
+        (lambda data: data.update(runtime=[]), r"runtime=\[\]: expected an object"),
         (lambda data: data["runtime"].update(flavor="trt"), "flavor='trt': expected tensorrt or rtx"),
         (lambda data: data["runtime"].update(version=""), "version=''"),
         (lambda data: data["runtime"].update(version="1\x1b[2J"), "version=.*printable"),
