@@ -143,8 +143,12 @@ def _train(trainer: Trainer, log: RunLog | None, display: Display, until: float)
     where = f"{trainer.device.type}, {str(trainer.precision).removeprefix('torch.')}"
     if trainer.ranks.count > 1:
         where += f", {trainer.ranks.data_ranks} x {trainer.ranks.columns} processes (data x columns)"
-    resumed = state.epoch or state.step
-    begin = f"resuming at epoch {state.epoch + 1}, step {state.step + 1}" if resumed else "starting"
+    if trainer.finished:
+        begin = "the run is finished; writing its result again"
+    elif state.epoch or state.step:
+        begin = f"resuming at epoch {state.epoch + 1}, step {state.step + 1}"
+    else:
+        begin = "starting"
     display.note(f"{trainer.model.architecture.parameters:,} parameters on {where}; {begin}")
     done = state.epoch * steps + state.step
     reason = "failed"

@@ -58,7 +58,7 @@ def test_the_same_command_on_a_finished_run_writes_the_same_result_again(run, da
     result.unlink()
     code, _, stderr = train_small(run, data, tmp_path)
     assert code == 0
-    assert "resuming at epoch 3" in stderr
+    assert "the run is finished; writing its result again" in stderr
     assert result.read_bytes() == before
 
 
