@@ -24,7 +24,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from alexnet_infer.architecture import Architecture
-from alexnet_infer.errors import ModelFileError, SpecError, check_keys, one_line, shown
+from alexnet_infer.errors import ModelFileError, SpecError, check_keys, one_line, shown, wrong_names
 from alexnet_infer.files import along, write_atomically
 from alexnet_infer.preprocess import Preprocessing
 
@@ -283,12 +283,9 @@ def _all_finite(values: np.ndarray) -> bool:
         return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
-def _check_names(names: Iterable[str], expected: Mapping[str, Any]) -> None:
-    names = set(names)
-    if missing := [name for name in expected if name not in names]:
-        raise SpecError(f"missing tensors: {shown(missing)}")
-    if unknown := names - expected.keys():
-        raise SpecError(f"unknown tensors: {shown(sorted(unknown))}")
+def _check_names(names: Iterable[str], expected: Iterable[str]) -> None:
+    if wrong := wrong_names("tensors", names, expected):
+        raise SpecError(wrong)
 
 
 _DTYPES = ("float16", "float32", "float64")

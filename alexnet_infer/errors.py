@@ -31,15 +31,20 @@ def visible(text: str) -> str:
 def listed(names: Iterable[object]) -> str:
     """Return the first 12 of `names` for a message, and the number of the others: one printable line."""
     printable = [visible(str(name))[:40] for name in names]  # protobuf gives bytes if a name is not valid text
+    if not printable:
+        return "none"
     more = f" and {len(printable) - 12} more" if len(printable) > 12 else ""
-    return (", ".join(printable[:12]) + more) or "none"
+    return ", ".join(repr(name) if not name or {" ", ","} & {*name} else name for name in printable[:12]) + more
 
 
-def wrong_fields(names: Iterable[str], expected: Iterable[str]) -> str:
-    """Return "missing fields: ...; unknown fields: ..." for a message, or "" if `names` are exactly the `expected`."""
+def wrong_names(kind: str, names: Iterable[str], expected: Iterable[str]) -> str:
+    """Return how `names` differ from the `expected`, in any order, or "" if they are the same.
+
+    With the kind "tensors": "missing tensors: fc8.bias; unknown tensors: fc9.bias, fc9.weight".
+    """
     names, expected = set(names), set(expected)
     differences = {"missing": expected - names, "unknown": names - expected}
-    return "; ".join(f"{kind} fields: {listed(sorted(own, key=str))}" for kind, own in differences.items() if own)
+    return "; ".join(f"{how} {kind}: {listed(sorted(those, key=str))}" for how, those in differences.items() if those)
 
 
 def meant(name: str, known: Iterable[str]) -> str:
@@ -73,7 +78,7 @@ def check_keys(where: str, data: object, expected: Iterable[str]) -> None:
     """Raise SpecError unless `data` is an object from JSON with exactly the `expected` fields."""
     if not isinstance(data, dict):
         raise SpecError(f"{where}={shown(data)}: expected an object")
-    if wrong := wrong_fields(data, expected):
+    if wrong := wrong_names("fields", data, expected):
         raise SpecError(f"{where}: {wrong}")
 
 

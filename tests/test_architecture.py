@@ -24,7 +24,7 @@ from alexnet_infer.architecture import (
     Dropout,
     MaxPool,
 )
-from alexnet_infer.errors import SpecError, UsageError, visible
+from alexnet_infer.errors import SpecError, UsageError
 
 SMALL = Architecture(
     name="small",
@@ -292,11 +292,15 @@ def test_a_missing_field_is_refused_by_name(field, message):
     refused(lambda: Architecture.from_json(data), message)
 
 
-@pytest.mark.parametrize("field", ["dilation", "new\nline", "", "x" * 10_000])
-def test_an_unknown_field_is_refused(field):
+@pytest.mark.parametrize(
+    ("field", "named"), [("dilation", "dilation"), ("new\nline", "new?line"), ("", "''"), ("x" * 10_000, "x" * 40)]
+)
+def test_an_unknown_field_is_refused(field, named):
     data = SMALL.to_json()
     data["operations"][0][field] = 1
-    refused(lambda: Architecture.from_json(data), f"conv 'conv1': unknown fields: {visible(field)[:40]}")
+    with pytest.raises(SpecError) as caught:
+        Architecture.from_json(data)
+    assert str(caught.value) == f"conv 'conv1': unknown fields: {named}"
 
 
 @pytest.mark.parametrize("op", ["Conv", "softmax", "", "con\nv", None, 1, ["conv"], {"conv": 1}, "x" * 10_000])

@@ -15,7 +15,7 @@ from alexnet_infer.errors import (
     meant,
     one_line,
     shown,
-    wrong_fields,
+    wrong_names,
 )
 
 DEEP: object = []
@@ -74,10 +74,11 @@ def test_many_and_unprintable_names_are_listed_in_one_line():
         (["a"], "missing fields: b"),
         (["b", "d", "a", "c"], "unknown fields: c, d"),
         (["a", "new\npart"], "missing fields: b; unknown fields: new?part"),
+        (["a", "b", "", "x, y"], "unknown fields: '', 'x, y'"),
     ],
 )
 def test_missing_and_unknown_fields_are_told_apart(names, message):
-    assert wrong_fields(names, ["b", "a"]) == message
+    assert wrong_names("fields", names, ["b", "a"]) == message
     if message:
         with pytest.raises(SpecError, match=f"^a part: {re.escape(message)}$"):
             check_keys("a part", dict.fromkeys(names), ["b", "a"])

@@ -30,11 +30,15 @@ def stored(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     Raises DivergedError if a weight is not finite, and SpecError if it is too large for float16.
     """
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise DivergedError(
+                f"{name} has weights that are NaN or infinite: the run diverged; train again with a smaller --lr and "
+                "another --out"
+            )
     with np.errstate(over="ignore"):
         rounded = {name: tensor.astype(np.float16).astype(np.float32) for name, tensor in tensors.items()}
     for name, tensor in rounded.items():
-        if not np.isfinite(tensors[name]).all():
-            raise DivergedError(f"{name} has weights that are NaN or infinite: the run diverged; try a smaller --lr")
         if not np.isfinite(tensor).all():
             raise SpecError(f"{name} has weights too large for float16")
     return rounded

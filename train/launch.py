@@ -144,7 +144,7 @@ def _train(trainer: Trainer, log: RunLog | None, display: Display, until: float)
     if trainer.ranks.count > 1:
         where += f", {trainer.ranks.data_ranks} x {trainer.ranks.columns} processes (data x columns)"
     if trainer.finished:
-        begin = "the run is finished; writing its result again"
+        begin = "the run is finished; writing its result"
     elif state.epoch or state.step:
         begin = f"resuming at epoch {state.epoch + 1}, step {state.step + 1}"
     else:

@@ -30,7 +30,7 @@ import numpy as np
 
 from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import Split
-from alexnet_infer.errors import AlexNetInferError, SpecError, one_line, shown, wrong_fields
+from alexnet_infer.errors import AlexNetInferError, SpecError, one_line, shown, wrong_names
 
 FORMAT, VERSION = "alexnet-infer packed set", 2
 RESAMPLE = "bicubic"
@@ -222,7 +222,7 @@ class _Value:
     def fields(self, *names: str) -> dict[str, _Value]:
         if not isinstance(self.value, dict):
             raise self.refuse("an object")
-        if wrong := wrong_fields(self.value, names):
+        if wrong := wrong_names("fields", self.value, names):
             raise PackedSetError(f"{self.where}: {wrong}; {AGAIN}")
         return {name: _Value(f"{self.where}.{name}", self.value[name]) for name in names}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_infer.artifact import ClassName
+from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
 from alexnet_infer.datasets import Example, LabelledImages, Split, map_classes
 from alexnet_infer.decode import printable, read_square
 from alexnet_infer.doctor.check import check
@@ -51,7 +52,7 @@ def run(
 
     Raises the errors of `check` and, before any image is read, those of `load`.
     """
-    net = load(model, views="center") if model is not None or quick_test else None
+    net = _load(model) if model is not None or quick_test else None
     report = check(root, split, layout, hashing=hashing)
     if net is not None and report.data is not None:
         report = replace(report, findings=(*report.findings, try_net(report.data, net)))
@@ -60,6 +61,12 @@ def run(
     else:
         _print(report)
     return report.exit_code
+
+
+def _load(model: Path | None) -> Net:
+    """Load the net with the central view, or with the views that it was exported with. One view is enough here."""
+    exported = model is not None and model.suffix in EXPORTED_SUFFIXES
+    return load(model, views=None if exported else "center")
 
 
 def _print(report: Report) -> None:

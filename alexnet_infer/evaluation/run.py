@@ -141,9 +141,10 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
     _check_different(models, [_members(path, digest, request) for path, digest in zip(models, digests, strict=True)])
     for path, net in zip(models, nets, strict=True):
         if net.views != nets[0].views:
+            fixed = all(file.suffix in EXPORTED_SUFFIXES for file in (path, models[0]))
+            fix = "export again with the same --views" if fixed else "set --views center"
             raise UsageError(
-                f"{path}: uses views={net.views}, but {models[0]} uses views={nets[0].views}; expected the same: set "
-                "--views, or export again with the same --views"
+                f"{path}: uses views={net.views}, but {models[0]} uses views={nets[0].views}; expected the same: {fix}"
             )
     check_same_classes([[c.wnid for c in net.manifest.classes] for net in nets], list(map(str, models)))
     map_classes(data.classes, nets[0].manifest.classes)  # raises before anything is computed

@@ -97,7 +97,7 @@ def _published(row: Published, evaluation: Evaluation, known: str | None) -> Row
         differing.append("images")
     if row.views not in (None, evaluation.protocol.views):
         differing.append("views")
-    note = f"different {', '.join(differing)}" if differing else ""
+    note = f"other {', '.join(differing)}" if differing else ""
     return Row(
         net=row.net,
         data=row.data,

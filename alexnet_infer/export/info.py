@@ -116,16 +116,23 @@ class ExportInfo:
             data = json.loads(text)
         except (ValueError, RecursionError):
             raise SpecError("the export description is not JSON") from None
-        number = data.pop("format", None) if isinstance(data, dict) else None
+        where = "the export description"
+        if not isinstance(data, dict):
+            raise SpecError(f"{where}={shown(data)}: expected an object")
+        number = data.pop("format", None)
         if type(number) is not int or number != FORMAT:
-            raise SpecError(f"the export description: format {shown(number)}: this version reads format {FORMAT}")
-        check_keys("the export description", data, (field.name for field in dataclasses.fields(cls)))
-        try:
-            members = tuple(Member(**member) for member in data.pop("members"))
-            batch = Batch(**data.pop("batch"))
-        except (TypeError, UsageError) as error:
-            raise SpecError(f"the export description: {shown(str(error))}") from None
+            raise SpecError(f"{where}: format {shown(number)}: this version reads format {FORMAT}")
+        check_keys(where, data, (field.name for field in dataclasses.fields(cls)))
+        if not isinstance(data["members"], list):
+            raise SpecError(f"{where}: members={shown(data['members'])}: expected a list")
+        for part, kind in (*((member, Member) for member in data["members"]), (data["batch"], Batch)):
+            check_keys(f"{where}: {kind.__name__.lower()}", part, (field.name for field in dataclasses.fields(kind)))
+        members = tuple(Member(**member) for member in data.pop("members"))
         _check_text(members)
+        try:
+            batch = Batch(**data.pop("batch"))
+        except UsageError as error:
+            raise SpecError(f"{where}: {error}") from None
         return cls(members=members, batch=batch, **data)
 
 

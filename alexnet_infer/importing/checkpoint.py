@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.artifact import METADATA_KEY, ClassName, classes_from_json
-from alexnet_infer.errors import SpecError, listed, one_line, shown
+from alexnet_infer.errors import SpecError, one_line, shown, wrong_names
 from alexnet_infer.importing.roles import as_float32
 from alexnet_infer.preprocess import Preprocessing
 
@@ -57,13 +57,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def _tensors(file: safe_open, architecture: Architecture) -> dict[str, np.ndarray]:
     """The net's tensors as float32. Raises SpecError unless they are exactly the architecture's."""
-    own = {name.removeprefix(OWN) for name in file.keys() if name.startswith(OWN)}  # noqa: SIM118 (not a mapping)
-    for problem, names in (
-        ("missing", architecture.tensors.keys() - own),
-        ("unknown", own - architecture.tensors.keys()),
-    ):
-        if names:
-            raise SpecError(f"{problem} tensors: {listed(sorted(names))}")
+    own = [name.removeprefix(OWN) for name in file.keys() if name.startswith(OWN)]  # noqa: SIM118 (not a mapping)
+    weights = [name for name in own if not name.endswith(".num_batches_tracked")]  # batch norm's counter
+    if wrong := wrong_names("tensors", weights, architecture.tensors):
+        raise SpecError(wrong)
     for name, shape in architecture.tensors.items():  # checked before any tensor is read
         part = file.get_slice(OWN + name)
         if part.get_dtype() not in ("F16", "F32", "F64") or tuple(part.get_shape()) != shape:

@@ -128,12 +128,14 @@ def _fetch(wanted: Wanted, urls: Sequence[str], part: Path, on_bytes: OnBytes) -
             return _Transfer(wanted=wanted, url=url, part=part, on_bytes=on_bytes).fetch()
         except _WrongContentError as error:
             problem: Exception = ModelFileError(
-                f"{wanted.name}: {visible(without_password(url))} {error}; name another source with --from FILE|URL"
+                f"{wanted.name}: {visible(without_password(url))} {error}; `alexnet-infer pull "
+                f"{wanted.name} --from FILE|URL` uses another source"
             )
         except FetchError as error:
             problem = UnreadableInputError(
                 f"{wanted.name}: can't be fetched from {visible(without_password(url))} ({one_line(error)}); "
-                "try again, check the proxy (HTTPS_PROXY), or name a copy with --from FILE|URL"
+                "try again, check the proxy (HTTPS_PROXY), or use a copy: "
+                f"`alexnet-infer pull {wanted.name} --from FILE|URL`"
             )
     raise problem
 

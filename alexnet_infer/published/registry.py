@@ -153,7 +153,7 @@ def _read(path: Path) -> Mapping[str, Published]:
 
 
 def _net(item: Any) -> Published:
-    named = shown(item.get("name")) if isinstance(item, dict) else "net"
+    named = f"net {shown(item['name'])}" if isinstance(item, dict) and "name" in item else "a net"
     check_keys(named, item, (field.name for field in dataclasses.fields(Published)))
     urls, error = item["urls"], item["error"]
     check_keys(f"{named}: error", error, (field.name for field in dataclasses.fields(PublishedError)))

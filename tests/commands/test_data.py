@@ -180,6 +180,20 @@ def noise(color: np.ndarray, seed: int) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize("views", ["center", "ten", "none"])
+def test_a_net_exported_with_any_views_is_tried(run, tmp_path, views):
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+    random_artifact().save(tmp_path / "net.safetensors")
+    assert run("export", tmp_path / "net.safetensors", "-o", tmp_path / "out", "--views", views, "--no-verify")[0] == 0
+    (exported,) = (tmp_path / "out").glob("*.onnx")
+    for k in range(24):
+        mini.write(tmp_path / "set" / "val" / WNIDS[k % 2] / f"{k}.png", noise(np.array([9 * k, 100, 50]), k))
+    code, out, err = run("data", "check", tmp_path / "set", "--model", exported, "--json")
+    assert "views" not in err
+    assert code in (0, 1)
+    assert json.loads(out)
+
+
 def test_a_net_detects_exchanged_folders(run, tmp_path):
     pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
     model = tmp_path / "net.safetensors"

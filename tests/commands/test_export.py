@@ -188,8 +188,21 @@ def test_eval_averages_the_center_view_of_an_exported_file_and_a_net_if_told_to(
     arguments = ["--data", images, "--model", "out/red.onnx", "--model", nets[1], "--cache", "cache"]
     code, out, err = run("eval", *arguments)
     assert (code, out) == (2, "")
-    assert err.endswith("; expected the same: set --views, or export again with the same --views\n")
-    assert run("eval", *arguments, "--views", "center", "--json")[0] == 0
+    assert err.endswith("; expected the same: set --views center\n")
+    code, out, _ = run("eval", *arguments, "--views", "center", "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert (result["protocol"]["views"], len(result["nets"])) == ("center", 2)
+    assert result["ensemble"] is not None
+
+
+def test_eval_refuses_files_exported_with_different_views(run, nets, images):
+    for net, views in zip(nets[:2], ("center", "ten"), strict=True):
+        run("export", net, "-o", views, "--views", views, "--no-verify")
+    models = [argument for file in sorted(Path().glob("*/*.onnx")) for argument in ("--model", file)]
+    code, out, err = run("eval", "--data", images, *models, "--cache", "cache")
+    assert (code, out) == (2, "")
+    assert err.endswith("; expected the same: export again with the same --views\n")
 
 
 def test_compare_accepts_the_file_of_a_net_and_rejects_that_of_another(run, nets, photos):

@@ -70,7 +70,7 @@ def test_on_tiny_imagenet_only_its_own_rows_are_near(names, expected):
     evaluation = with_classes(result(names=tuple(names)), tiny)
     assert published(evaluation) == [("Tiny ImageNet test", net) for net in expected]
     rows = tables.rows(evaluation, "all")[len(names) + (len(names) > 1) :]
-    assert [row.note for row in rows] == ["different images"] * 2 + ["not comparable"] * (len(PUBLISHED) - 2)
+    assert [row.note for row in rows] == ["other images"] * 2 + ["not comparable"] * (len(PUBLISHED) - 2)
     assert [row.comparable for row in rows] == [True] * 2 + [False] * (len(PUBLISHED) - 2)
 
 
@@ -91,10 +91,10 @@ def test_for_other_classes_one_row_is_near_and_marked_as_not_comparable(names, v
 @pytest.mark.parametrize(
     ("views", "images", "sample", "papers", "caffes"),
     [
-        ("ten", 50_000, None, "", "different views"),
-        ("center", 50_000, None, "different views", ""),
-        ("ten", 500, Sample(images=500, of=50_000), "", "different views"),
-        ("center", 10_000, None, "different images, views", "different images"),
+        ("ten", 50_000, None, "", "other views"),
+        ("center", 50_000, None, "other views", ""),
+        ("ten", 500, Sample(images=500, of=50_000), "", "other views"),
+        ("center", 10_000, None, "other images, views", "other images"),
     ],
 )
 @pytest.mark.usefixtures("ilsvrc")
@@ -103,7 +103,7 @@ def test_on_ilsvrc_the_notes_list_what_differs(views, images, sample, papers, ca
     notes = {(row.data, row.net): row.note for row in rows}
     assert notes[ILSVRC, "5 CNNs"] == papers
     assert notes[ILSVRC, "BVLC AlexNet"] == caffes
-    assert notes[TEST, "5 CNNs"].startswith("different images")
+    assert notes[TEST, "5 CNNs"].startswith("other images")
     assert notes["ILSVRC-2010 test", "CNN"] == notes["Tiny ImageNet test", "ensemble"] == "not comparable"
 
 

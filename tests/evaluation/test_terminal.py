@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 from rich.console import Console
 
 from alexnet_infer.artifact import ClassName, embedded_model, load_manifest
+from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
 from alexnet_infer.evaluation.paper import PUBLISHED
 from alexnet_infer.evaluation.result import Confusion, Data, Evaluation, Protocol, Sample, evaluation
 from alexnet_infer.evaluation.statistics import Tally
 from alexnet_infer.evaluation.terminal import render
+from alexnet_infer.preprocess import Views
 from tests.evaluation.results import CLASSES, WNIDS, facts, result
 
 TINY = load_manifest(embedded_model()).classes
@@ -32,7 +35,20 @@ def line_of(text: str, start: str) -> str:
     return line
 
 
-def series(names: list[str], images: int = 1000, *, mean: float = 0.3, classes: tuple[ClassName, ...] = TINY):
+def widest(lines: Iterable[str]) -> int:
+    """The width of the widest line, in cells of a terminal."""
+    console = Console(width=80)
+    return max(console.measure(line).maximum for line in lines)
+
+
+def series(
+    names: list[str],
+    images: int = 1000,
+    *,
+    mean: float = 0.3,
+    classes: tuple[ClassName, ...] = TINY,
+    views: Views = "ten",
+):
     """Evaluate nets with errors of 50.0 %, 50.5 %, ... on `images` images. The mean's error is `mean`.
 
     An image that one net classifies wrongly is also wrong for all nets with a higher error.
@@ -49,7 +65,7 @@ def series(names: list[str], images: int = 1000, *, mean: float = 0.3, classes: 
 
     return evaluation(
         data=Data(name="tiny-imagenet", listing="", images=images, classes=len(classes)),
-        protocol=Protocol(views="ten", nets=len(names), deviations=("x " * 54,) + ("All nets: y.",) * 4),
+        protocol=Protocol(views=views, nets=len(names), deviations=("x " * 54,) + ("All nets: y.",) * 4),
         classes=classes,
         guesses=classes,
         nets=[(facts(name), tally(0.5 + 0.005 * i)) for i, name in enumerate(names)],
@@ -76,8 +92,7 @@ def test_at_80_columns_every_row_is_one_line_and_no_figure_is_cut(names, referen
     result = series(names)
     text = shown(result, references)
     rows = text.split("\nDeviations")[0].split("\nSource")[0].splitlines()
-    console = Console(width=80)
-    assert max(map(console.measure, rows), key=lambda size: size.maximum).maximum <= 80
+    assert widest(rows) <= 80
     errors = [errors for net in result.nets for errors in (net.top1, net.top5)]
     for rate in errors:
         assert f"{100 * rate.error:.2f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]" in text
@@ -86,6 +101,14 @@ def test_at_80_columns_every_row_is_one_line_and_no_figure_is_cut(names, referen
     assert [line.split("  ")[0][-1] for line in lines] == [name[-1] for name in names]
     count = sum(line.startswith(tuple({row.net for row in PUBLISHED})) for line in rows)
     assert count == (2 if references == "near" else len(PUBLISHED))
+
+
+@pytest.mark.parametrize("references", ["near", "all"])
+def test_published_rows_with_the_longest_notes_fit_80_columns(references):
+    text = shown(series(FIVE[:1], classes=ilsvrc_classes(), views="center"), references)
+    rows = [line for line in text.splitlines() if line.endswith("other images, views")]
+    assert rows
+    assert widest(rows) <= 80
 
 
 def test_on_a_narrow_terminal_figures_are_whole_and_names_are_twelve_cells():

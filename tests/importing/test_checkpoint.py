@@ -18,7 +18,7 @@ from alexnet_infer.importing.run import ImportRequest, import_net
 
 torch = pytest.importorskip("torch")
 
-from tests.train.toys import BRIEF, trainer  # noqa: E402 (imports torch)
+from tests.train.toys import BRIEF, TINY, trainer  # noqa: E402 (imports torch)
 from train.finish import finish  # noqa: E402
 
 CLASSES = tuple(ClassName(wnid=f"n{i:08}", name=f"class {i}") for i in range(3))
@@ -61,6 +61,17 @@ def test_weights_are_converted_to_grey_levels_exactly(run, path):
     assert checkpoint.tensors.keys() == expected.keys()
     for name, tensor in expected.items():
         assert np.array_equal(checkpoint.tensors[name], tensor), name
+
+
+def test_a_net_with_batch_norm_is_read_with_its_statistics(tmp_path):
+    net = replace(TINY, normalization="batchnorm").build()
+    training = trainer(tmp_path / "run", net, replace(BRIEF, unit=1.0), classes=CLASSES)
+    training.run()
+    checkpoint = read_checkpoint(training.saved.last)
+    expected = training.saved.whole_model().artifact_tensors()
+    assert any("running_var" in name for name in expected)
+    assert checkpoint.tensors.keys() == expected.keys()
+    assert all(np.array_equal(checkpoint.tensors[name], tensor) for name, tensor in expected.items())
 
 
 def rewritten(path: Path, **metadata: str | None) -> Path:

@@ -193,7 +193,13 @@ def test_the_file_is_accepted_even_if_declared_as_html(server, tmp_path):
 
 def test_another_file_of_the_same_length_is_refused_and_discarded(server, tmp_path):
     server.content = CONTENT[:-1] + b"?"
-    refused(server, tmp_path, ModelFileError, "another sha256", "; name another source with --from FILE|URL")
+    refused(
+        server,
+        tmp_path,
+        ModelFileError,
+        "another sha256",
+        "; `alexnet-infer pull a-net --from FILE|URL` uses another source",
+    )
     server.content = CONTENT
     assert fetched(server, tmp_path) == CONTENT
 

@@ -58,7 +58,7 @@ def test_the_same_command_on_a_finished_run_writes_the_same_result_again(run, da
     result.unlink()
     code, _, stderr = train_small(run, data, tmp_path)
     assert code == 0
-    assert "the run is finished; writing its result again" in stderr
+    assert "the run is finished; writing its result\n" in stderr
     assert result.read_bytes() == before
 
 
@@ -113,7 +113,7 @@ def test_ctrl_c_while_images_are_read_prints_one_line(run, data, tmp_path, monke
         (["--image-size", "56"], ["--image-size 56", "57"]),
         (["--width", "nan"], ["--width nan"]),
         (["--width", "0"], ["--width 0"]),
-        (["--hidden", "0"], ["units=0"]),
+        (["--hidden", "0"], ["--hidden 0: expected at least 1"]),
         (["--dropout", "1"], ["--dropout 1", "at least 0 and less than 1"]),
         (["--net-columns", "3"], ["--net-columns 3: expected 1 or 2"]),
         (["--pool-size", "4"], ["--pool-size 4: expected 2 or 3"]),

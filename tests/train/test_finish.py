@@ -124,6 +124,11 @@ def test_a_weight_that_float16_cannot_represent_is_named(value, kind, message):
         stored({"conv1.bias": np.ones(1, np.float32), "conv1.weight": np.array([1, value], np.float32)})
 
 
+def test_a_diverged_net_is_reported_as_such_even_if_another_weight_is_too_large():
+    with pytest.raises(DivergedError, match=r"fc8\.weight"):
+        stored({"conv1.weight": np.full(1, 1e6, np.float32), "fc8.weight": np.full(1, np.nan, np.float32)})
+
+
 @pytest.mark.parametrize("result", ["last", "best"])
 def test_a_net_beyond_float16_can_be_made_from_its_checkpoint_as_the_message_says(tmp_path, result):
     run = trainer(tmp_path / "a run", classes=NAMES)
@@ -131,6 +136,7 @@ def test_a_net_beyond_float16_can_be_made_from_its_checkpoint_as_the_message_say
     with torch.no_grad():
         next(run.model.parameters()).mul_(1e6)
     run.save()
+    run.saved.best.unlink(missing_ok=True)  # it may be a link to the last one
     shutil.copy(run.saved.last, run.saved.best)  # so that both have the large weights
     path = run.out / "net.safetensors"
     with pytest.raises(SpecError, match="too large for float16") as caught:
