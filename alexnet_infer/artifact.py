@@ -32,7 +32,7 @@ METADATA_KEY = "alexnet_infer"
 FORMAT = 2
 """The manifest format that is written. Format 1 is also read; it has no `fit`, and all its images are cropped."""
 
-EMBEDDED = "alexnet-64"
+EMBEDDED = "alexnet-64-0"
 """The default net, which is bundled with the package."""
 
 

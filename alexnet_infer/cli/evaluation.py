@@ -16,7 +16,7 @@ MACHINES, CHECKS = "Several machines (the result is the same)", "Checks"
 EVAL_EXAMPLES = """
 Examples:
   alexnet-infer eval --data ILSVRC2012 --model bvlc-alexnet --views center
-  alexnet-infer eval --data tiny-imagenet --ensemble 4 --fail-if "top1>55"
+  alexnet-infer eval --data tiny-imagenet --ensemble 5 --fail-if "top1>55"
 """
 
 MERGE_EXAMPLES = """
