@@ -37,11 +37,11 @@ TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-5, "fp16": 0.01, "int8": 0.1
 An error d of a logit changes its probability by at most d / 4.
 
 - fp32: a different order of summation changes a logit by a few times 2^-24 of its value. For logits of 20 this gives
-  1e-5. The bundled net differs by 7e-8.
+  1e-5. The default net differs by 9e-8.
 - fp16: every activation is rounded to 2^-11 of its value. This is 0.01 for a logit of 20, and the earlier layers add as
-  much again. The bundled net differs by 0.0011 if every activation is rounded (200 images, central view).
-- int8: a step is 1/127 of a layer's largest activation, so logits change by a few tenths. On 300 images the difference
-  was 0.03 with signed activations and 0.09 with unsigned ones.
+  much again. The default net differs by 0.0008 if every activation is rounded (5,000 images, ten views).
+- int8: a step is 1/127 of a layer's largest activation, so logits change by a few tenths. On 300 images a half-width
+  net differed by 0.03 with signed activations and by 0.09 with unsigned ones.
 
 A wrong LRN constant or channel order changes probabilities by more than any of these on some photo.
 """

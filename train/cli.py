@@ -99,7 +99,7 @@ def train(
         ),
     ] = None,
     seed: Annotated[int, option(RUN, "Seed of all random numbers.", metavar="N")] = 0,
-    result: Annotated[Literal["last", "best"], option(RUN, "Save the last weights or the best epoch's.")] = "last",
+    result: Annotated[Literal["last", "best"], option(RUN, "Last weights, or the best epoch's.")] = "last",
     max_hours: Annotated[
         float | None, option(RUN, "Stop, with a result, after HOURS.", metavar="HOURS", default="never")
     ] = None,

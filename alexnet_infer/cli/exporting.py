@@ -21,7 +21,7 @@ Examples:
 BENCHMARK_EXAMPLES = """
 Examples:
   alexnet-infer benchmark --batch 1,16
-  alexnet-infer benchmark alexnet-64 net.onnx --seconds 5 --plot speed.png
+  alexnet-infer benchmark alexnet-64-0 net.onnx --seconds 5 --plot speed.png
 """
 
 COMPARE_EXAMPLES = """

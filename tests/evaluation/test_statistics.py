@@ -35,7 +35,7 @@ def test_wilsons_interval_agrees_with_scipys(total, confidence):
 
 
 def test_wilsons_interval_is_the_one_in_the_readme_and_the_card():
-    assert [f"{100 * end:.1f}" for end in wilson(2720, 5000)] == ["53.0", "55.8"]
+    assert [f"{100 * end:.1f}" for end in wilson(2726, 5000)] == ["53.1", "55.9"]
 
 
 def test_wilsons_interval_ends_exactly_at_0_and_1():
