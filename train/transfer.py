@@ -10,7 +10,6 @@ import numpy as np
 
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.artifact import ClassName, load_artifact, sha256
-from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
 from alexnet_infer.errors import UsageError
 
 
@@ -31,8 +30,6 @@ def initial_weights(path: Path, architecture: Architecture, classes: Sequence[Cl
     Raises UsageError if another layer does not fit or the file's preprocessing is not RGB in 0-255, and ModelFileError
     if the file is missing or damaged.
     """
-    if path.suffix in EXPORTED_SUFFIXES:
-        raise UsageError(f"--init-from {path}: an exported file, whose weights can't be read; expected the model file")
     artifact = load_artifact(path)
     preprocessing = artifact.manifest.preprocessing
     if (preprocessing.channel_order, preprocessing.value_range) != ("RGB", "0-255"):

@@ -87,9 +87,9 @@ def test_enlarged_pixels_are_squares_and_gaps_keep_their_size_and_are_black():
 
 def test_the_embedded_net_has_two_columns():
     kernels = Kernels.of(load_artifact(embedded_model()))
-    assert kernels.weights.shape == (48, 3, 3, 3)
+    assert kernels.weights.shape == (32, 3, 3, 3)
     assert kernels.columns == 2
-    assert kernels.image().shape == (4 * 34 + 12, 12 * 34 + 1, 3)
+    assert kernels.image().shape == (2 * 34 + 12, 16 * 34 + 1, 3)
 
 
 def test_a_net_without_groups_has_one_column():

@@ -124,7 +124,7 @@ BROKEN = {
     "fewer classes": (edit(fewer_classes), "its output has"),
     "two inputs": (edit(second_input), "has 2 inputs: expected one"),
     "unknown precision": (edit(unknown_precision), "precision='fp8': expected fp32 or fp16 or int8"),
-    "a later format": (edit(another_format), "expected format 1"),
+    "a later format": (edit(another_format), "format 2: this version reads format 1"),
 }
 
 

@@ -149,12 +149,6 @@ def test_a_net_with_other_shapes_is_refused_with_the_tensor_and_the_options(tmp_
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".engine"])
-def test_an_exported_file_is_refused(tmp_path, suffix):
-    with pytest.raises(UsageError, match=rf"--init-from .*a\{suffix}: an exported file.*; expected the model file"):
-        initial_weights(tmp_path / f"a{suffix}", TINY.build(), names(0, 1, 2))
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [({"channel_order": "BGR"}, "expects BGR in 0-255"), ({"value_range": "0-1", "mean": np.zeros(3)}, "RGB in 0-1,")],
