@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from alexnet_infer.errors import SpecError, check_keys, shown
+from alexnet_infer.errors import SpecError, check_fields, check_keys, shown
 
 MAX_VALUES = 2**26
 """Maximum number of values in one activation: 256 MB per patch in float32, over 200 times the paper's largest map."""
@@ -309,7 +309,7 @@ def _operation_from_json(item: Any) -> Operation:
     kind = _OPERATIONS.get(op) if isinstance(op, str) else None
     if kind is None:
         raise SpecError(f"operation {shown(op)}: expected one of {', '.join(_OPERATIONS)}")
-    check_keys(f"{op} {shown(fields.get('name'))}", fields, (field.name for field in dataclasses.fields(kind)))
+    check_fields(f"{op} {shown(fields.get('name'))}", fields, kind)
     return kind(**fields)
 
 

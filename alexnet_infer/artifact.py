@@ -24,7 +24,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from alexnet_infer.architecture import Architecture
-from alexnet_infer.errors import ModelFileError, SpecError, check_keys, one_line, shown, wrong_names
+from alexnet_infer.errors import ModelFileError, SpecError, check_fields, check_keys, one_line, shown, wrong_names
 from alexnet_infer.files import along, write_atomically
 from alexnet_infer.preprocess import Preprocessing
 
@@ -225,11 +225,11 @@ def difference_of_classes(wnids: Sequence[str], other: Sequence[str]) -> str | N
 
 
 def _provenance_from_json(data: Any) -> Provenance:
-    check_keys("provenance", data, (field.name for field in dataclasses.fields(Provenance)))
+    check_fields("provenance", data, Provenance)
     if not isinstance(data["errors"], list):
         raise SpecError(f"provenance: errors={shown(data['errors'])}: expected a list")
     for item in data["errors"]:
-        check_keys("errors", item, (field.name for field in dataclasses.fields(MeasuredError)))
+        check_fields("errors", item, MeasuredError)
     return Provenance(**{**data, "errors": tuple(MeasuredError(**item) for item in data["errors"])})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import reprlib
 from collections.abc import Iterable
 
@@ -80,6 +81,11 @@ def check_keys(where: str, data: object, expected: Iterable[str]) -> None:
         raise SpecError(f"{where}={shown(data)}: expected an object")
     if wrong := wrong_names("fields", data, expected):
         raise SpecError(f"{where}: {wrong}")
+
+
+def check_fields(where: str, data: object, kind: type) -> None:
+    """Raise SpecError unless `data` is an object from JSON with exactly the fields of the dataclass `kind`."""
+    check_keys(where, data, (field.name for field in dataclasses.fields(kind)))
 
 
 class UnreadableInputError(AlexNetInferError):

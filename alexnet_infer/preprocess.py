@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_infer import bilinear
-from alexnet_infer.errors import SpecError, UnreadableInputError, check_keys, shown
+from alexnet_infer.errors import SpecError, UnreadableInputError, check_fields, shown
 
 Views = Literal["ten", "center"]
 
@@ -111,7 +111,7 @@ class Preprocessing:
 
         Raises SpecError for missing or unknown fields and invalid values.
         """
-        check_keys("preprocessing", data, (field.name for field in dataclasses.fields(cls)))
+        check_fields("preprocessing", data, cls)
         _check_side("size", data["size"])
         return cls(**{**data, "mean": _mean_from_json(data["mean"], data["size"])})
 

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from alexnet_infer.errors import SpecError, UsageError, check_keys, shown
+from alexnet_infer.errors import SpecError, UsageError, check_fields, shown
 
 EXPORT_KEY = "alexnet_infer_export"
 FORMAT = 1
@@ -122,11 +122,11 @@ class ExportInfo:
         number = data.pop("format", None)
         if type(number) is not int or number != FORMAT:
             raise SpecError(f"{where}: format {shown(number)}: this version reads format {FORMAT}")
-        check_keys(where, data, (field.name for field in dataclasses.fields(cls)))
+        check_fields(where, data, cls)
         if not isinstance(data["members"], list):
             raise SpecError(f"{where}: members={shown(data['members'])}: expected a list")
         for part, kind in (*((member, Member) for member in data["members"]), (data["batch"], Batch)):
-            check_keys(f"{where}: {kind.__name__.lower()}", part, (field.name for field in dataclasses.fields(kind)))
+            check_fields(f"{where}: {kind.__name__.lower()}", part, kind)
         members = tuple(Member(**member) for member in data.pop("members"))
         _check_text(members)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import math
@@ -15,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
-from alexnet_infer.errors import ModelFileError, SpecError, UsageError, check_keys, meant, one_line, shown
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError, check_fields, meant, one_line, shown
 from alexnet_infer.files import along
 from alexnet_infer.importing.conventions import CONVENTIONS
 from alexnet_infer.importing.formats import Format
@@ -154,9 +153,9 @@ def _read(path: Path) -> Mapping[str, Published]:
 
 def _net(item: Any) -> Published:
     named = f"net {shown(item['name'])}" if isinstance(item, dict) and "name" in item else "a net"
-    check_keys(named, item, (field.name for field in dataclasses.fields(Published)))
+    check_fields(named, item, Published)
     urls, error = item["urls"], item["error"]
-    check_keys(f"{named}: error", error, (field.name for field in dataclasses.fields(PublishedError)))
+    check_fields(f"{named}: error", error, PublishedError)
     if not isinstance(urls, list):
         raise SpecError(f"{named}: urls={shown(urls)}: expected a list of URLs")
     return Published(**{**item, "urls": tuple(urls), "error": PublishedError(**error)})

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from alexnet_infer.artifact import Manifest
-from alexnet_infer.errors import ModelFileError, SpecError, UsageError, check_keys, one_line, shown
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError, check_fields, check_keys, one_line, shown
 from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.files import write_atomically
 
@@ -162,7 +162,7 @@ class EngineDescription:
             if not isinstance(data[name], str):
                 raise SpecError(f"{name}={shown(data[name])}: expected JSON as text")
         runtime = data["runtime"]
-        check_keys("runtime", runtime, (item.name for item in dataclasses.fields(EngineRuntime)))
+        check_fields("runtime", runtime, EngineRuntime)
         if not isinstance(runtime["compute_capabilities"], list):
             raise SpecError(f"compute_capabilities={shown(runtime['compute_capabilities'])}: expected a list")
         return cls(
