@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from alexnet_infer.predict import Ensemble, Label, Net, Result, load
+from alexnet_infer.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from alexnet_infer.nets import load
+    from alexnet_infer.predict import Ensemble, Label, Net, Result
+
 __all__ = ["Ensemble", "Label", "Net", "Result", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the Python API on first use (PEP 562), so that modules without NumPy and Pillow load neither."""
     if name in __all__:
-        from alexnet_infer import predict
+        from alexnet_infer import nets, predict
 
-        return getattr(predict, name)
+        return getattr(nets if name == "load" else predict, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,9 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_infer.artifact import difference_of_classes, embedded_model
+from alexnet_infer.artifact import embedded_model
+from alexnet_infer.backends import Device, Runtime
+from alexnet_infer.backends.opening import open_model
 from alexnet_infer.errors import ModelFileError, UsageError, meant, shown
 from alexnet_infer.files import is_file
+from alexnet_infer.predict import Net
+from alexnet_infer.preprocess import Views
 
 
 class UnknownNetError(ModelFileError):
@@ -82,14 +86,32 @@ def choose_nets(models: Sequence[Path], ensemble: int | None) -> list[Path]:
     return chosen
 
 
-def check_same_classes(wnids: Sequence[Sequence[str]], names: Sequence[str]) -> None:
-    """Check that all nets of an ensemble have the same outputs: equal WordNet ids in the same order.
+def load(
+    model: str | Path | None = None,
+    *,
+    device: Device = "auto",
+    views: Views | None = None,
+    backend: Runtime = "auto",
+    trust_engine: bool = False,
+) -> Net:
+    """Load a net, ready to classify.
 
-    Raises UsageError, with the names of two nets that differ.
+    `model`: the name of a bundled net or of a pulled net, or the path of a model file, an exported .onnx file or an
+    engine. If not given, the default bundled net is loaded.
+
+    `views`: "ten" or "center". If not given, the views that an exported file averages itself, or else ten. `device`:
+    "cpu", "cuda", or "auto" for a CUDA GPU if one works. `backend`: "onnxruntime", "openvino", or "auto" for the faster
+    installed one. `trust_engine`: run an engine even if this user's cache has no record of building it. Engines are
+    code.
+
+    Raises ModelFileError if the file can't be used, BackendError if the runtime or the device is missing, and
+    UsageError for invalid values.
     """
-    for own, name in zip(wnids, names, strict=True):
-        if difference := difference_of_classes(own, wnids[0]):
-            raise UsageError(
-                f"{name}: has different classes from {names[0]} ({difference}); only nets with the same classes, in "
-                "the same order, can be averaged"
-            )
+    path = find_net(model) if model is not None else embedded_model()
+    opened = open_model(path, device=device, runtime=backend, trust_engine=trust_engine, views=views or "ten")
+    if opened.views and views not in (None, opened.views):
+        raise UsageError(
+            f"{path}: was exported with views={opened.views}; leave out views={views}, or export again with --views "
+            f"{views}"
+        )
+    return Net(opened.manifest, opened.backend, opened.views or views or "ten")

@@ -17,13 +17,11 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from alexnet_infer.artifact import ClassName, Manifest, embedded_model
-from alexnet_infer.backends import Backend, Device, Runtime
-from alexnet_infer.backends.opening import open_model
+from alexnet_infer.backends import Backend
 from alexnet_infer.decode import read_squares
 from alexnet_infer.errors import UnreadableInputError, UsageError
+from alexnet_infer.manifest import ClassName, Manifest, check_same_classes
 from alexnet_infer.metrics import mean_probabilities
-from alexnet_infer.nets import check_same_classes, find_net
 from alexnet_infer.photos import Photo, fetched, named
 from alexnet_infer.preprocess import Rescaling, Views, patches
 
@@ -199,34 +197,3 @@ class Ensemble(_Classifier):
     def nets(self) -> tuple[Net, ...]:
         """The nets, in the order given."""
         return self._nets
-
-
-def load(
-    model: str | Path | None = None,
-    *,
-    device: Device = "auto",
-    views: Views | None = None,
-    backend: Runtime = "auto",
-    trust_engine: bool = False,
-) -> Net:
-    """Load a net, ready to classify.
-
-    `model`: the name of a bundled net or of a pulled net, or the path of a model file, an exported .onnx file or an
-    engine. If not given, the default bundled net is loaded.
-
-    `views`: "ten" or "center". If not given, the views that an exported file averages itself, or else ten. `device`:
-    "cpu", "cuda", or "auto" for a CUDA GPU if one works. `backend`: "onnxruntime", "openvino", or "auto" for the faster
-    installed one. `trust_engine`: run an engine even if this user's cache has no record of building it. Engines are
-    code.
-
-    Raises ModelFileError if the file can't be used, BackendError if the runtime or the device is missing, and
-    UsageError for invalid values.
-    """
-    path = find_net(model) if model is not None else embedded_model()
-    opened = open_model(path, device=device, runtime=backend, trust_engine=trust_engine, views=views or "ten")
-    if opened.views and views not in (None, opened.views):
-        raise UsageError(
-            f"{path}: was exported with views={opened.views}; leave out views={views}, or export again with --views "
-            f"{views}"
-        )
-    return Net(opened.manifest, opened.backend, opened.views or views or "ten")

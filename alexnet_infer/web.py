@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from alexnet_infer import __version__
+from alexnet_infer.version import __version__
 
 if TYPE_CHECKING:
     from urllib.request import OpenerDirector, Request

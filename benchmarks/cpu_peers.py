@@ -24,8 +24,8 @@ from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
 from alexnet_infer.benchmark.floor import Machine, probes
 from alexnet_infer.benchmark.timing import interleave
-from alexnet_infer.export.onnx_file import read_model
-from alexnet_infer.export.onnx_graph import INPUT, build_onnx
+from alexnet_infer.graph.file import read_model
+from alexnet_infer.graph.net import INPUT, build_onnx
 from train.model import AlexNet
 
 Infer = Callable[[np.ndarray], np.ndarray]

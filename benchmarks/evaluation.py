@@ -30,7 +30,8 @@ from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.decode import read_square
 from alexnet_infer.evaluation.pipeline import predict
 from alexnet_infer.evaluation.predictions import About, Predictions
-from alexnet_infer.predict import Net, load
+from alexnet_infer.nets import load
+from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Rescaling, patches
 
 BATCH = 16

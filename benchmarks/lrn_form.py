@@ -17,9 +17,10 @@ from collections.abc import Callable
 import numpy as np
 import onnxruntime as ort
 
-from alexnet_infer.artifact import Artifact, ClassName, Manifest, Provenance
-from alexnet_infer.export.info import LRNForm
-from alexnet_infer.export.onnx_graph import INPUT, build_onnx
+from alexnet_infer.artifact import Artifact
+from alexnet_infer.graph.info import LRNForm
+from alexnet_infer.graph.net import INPUT, build_onnx
+from alexnet_infer.manifest import ClassName, Manifest, Provenance
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import preset
 

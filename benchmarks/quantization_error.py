@@ -25,9 +25,9 @@ import onnxruntime as ort
 from alexnet_infer.artifact import Artifact, embedded_model, load_artifact
 from alexnet_infer.datasets import LabelledImages, Split, map_classes
 from alexnet_infer.decode import read_square
-from alexnet_infer.export.info import ExportInfo, LRNForm, Member
-from alexnet_infer.export.onnx_model import build_model
 from alexnet_infer.export.quantize import Method, QuantizationOptions, quantize
+from alexnet_infer.graph.info import ExportInfo, LRNForm, Member
+from alexnet_infer.graph.model import build_model
 from alexnet_infer.metrics import topk_correct
 from alexnet_infer.preprocess import Views
 

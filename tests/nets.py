@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from alexnet_infer.artifact import Artifact, ClassName, Manifest, Provenance
+from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.reference import ReferenceBackend
+from alexnet_infer.manifest import ClassName, Manifest, Provenance
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import ALEXNET_64, Variant
 

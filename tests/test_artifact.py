@@ -18,18 +18,9 @@ import numpy as np
 import pytest
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, BatchNorm, Conv, Dense, MaxPool
-from alexnet_infer.artifact import (
-    METADATA_KEY,
-    Artifact,
-    ClassName,
-    Manifest,
-    MeasuredError,
-    Provenance,
-    load_artifact,
-    load_manifest,
-    sha256,
-)
+from alexnet_infer.artifact import Artifact, load_artifact, load_manifest, sha256
 from alexnet_infer.errors import ModelFileError, SpecError
+from alexnet_infer.manifest import METADATA_KEY, ClassName, Manifest, MeasuredError, Provenance
 from alexnet_infer.preprocess import Preprocessing
 
 NET = Architecture(

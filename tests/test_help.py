@@ -14,9 +14,9 @@ import typer
 from typer.main import get_command
 
 from alexnet_infer import cli, errors
-from alexnet_infer.agreement import TOLERANCES
+from alexnet_infer.engines.files import RTX_CAPABILITIES
+from alexnet_infer.evaluation.agreement import TOLERANCES
 from alexnet_infer.export.calibration import Calibration
-from alexnet_infer.export.engines.files import RTX_CAPABILITIES
 from alexnet_infer.presets import PRESETS
 from train import cli as trainer
 from train.recipe import RECIPES

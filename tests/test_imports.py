@@ -106,11 +106,11 @@ def test_nothing_imports_the_program_that_reads_pickles(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_runtimes_are_imported_only_where_they_belong_and_when_they_are_used(path):
-    allowed = path.relative_to(PACKAGE).parts[0] in ("backends", "export", "importing")
+    allowed = path.relative_to(PACKAGE).parts[0] in ("backends", "engines", "export", "graph", "importing")
     for module, at_once in imports_of(path):
         if top(module) in RUNTIMES:
             assert not at_once, f"{module} is imported with the file: import it in the function that needs it"
-            assert allowed, f"{module} belongs in backends/, export/ or importing/"
+            assert allowed, f"{module} belongs in graph/, engines/, backends/, export/ or importing/"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -134,26 +134,58 @@ def test_the_architecture_needs_only_the_standard_library():
     assert modules - set(sys.stdlib_module_names) == {"alexnet_infer"}
 
 
-TRAIN_MAY = {
-    "architecture",
+FLOORS = (
+    "errors files progress version bilinear machine web help",
+    "architecture preprocess metrics",
+    "presets manifest decode",
     "artifact",
-    "preprocess",
-    "presets",
+    "photos",
+    "graph",
+    "engines",
     "datasets",
-    "decode",
-    "metrics",
-    "errors",
-    "files",
-    "help",
-    "machine",
-    "__version__",
-}
+    "reading",
+    "backends",
+    "importing",
+    "predict",
+    "published",
+    "export",
+    "nets",
+    "benchmark doctor evaluation",
+    "commands",
+    "cli",
+)
+"""The rooms of the package from the ground up. Rooms on the same floor don't know each other."""
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
+TRAIN_BELOW = "published"
+"""The trainer uses the floors below this one."""
+
+
+def rooms_used_by(path: Path) -> set[str]:
+    """The rooms of the package that a module imports, at once or later."""
+    names = {module.split(".")[1] for module, _ in imports_of(path) if module.startswith("alexnet_infer.")}
+    assert names <= {*FLOOR, "__version__"}, f"no floor is given for {names - {*FLOOR}}"
+    return names & {*FLOOR}
+
+
+INSIDE = [path for path in SOURCES if path.parent != PACKAGE or path.stem not in ("__init__", "__main__")]
+
+
+@pytest.mark.parametrize("path", INSIDE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_import_runs_from_a_lower_room_to_a_higher_one(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    wrong = {room for room in rooms_used_by(path) if room != own and FLOOR[room] >= FLOOR[own]}
+    on_the_ground = FLOOR[own] == 0  # the ground floor's rooms are single modules
+    assert wrong <= ({room for room in FLOOR if FLOOR[room] == 0} if on_the_ground else set())
+
+
+def test_every_floor_has_its_rooms():
+    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in INSIDE}
+    assert rooms == {*FLOOR}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "train").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_trainer_imports_only_the_allowed_modules_of_the_package(path):
-    used = {module.split(".")[1] for module, _ in imports_of(path) if top(module) == "alexnet_infer"}
-    assert used <= TRAIN_MAY
+def test_the_trainer_uses_only_the_lower_floors(path):
+    assert not {room for room in rooms_used_by(path) if FLOOR[room] >= FLOOR[TRAIN_BELOW]}
 
 
 @pytest.mark.parametrize("name", ["cli", "job", "recipe", "__main__"])

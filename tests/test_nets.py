@@ -11,14 +11,8 @@ import pytest
 from alexnet_infer import nets
 from alexnet_infer.artifact import embedded_model, load_manifest, sha256
 from alexnet_infer.errors import UsageError
-from alexnet_infer.nets import (
-    NotPulledError,
-    UnknownNetError,
-    check_same_classes,
-    choose_nets,
-    find_net,
-    nets_at_hand,
-)
+from alexnet_infer.manifest import check_same_classes
+from alexnet_infer.nets import NotPulledError, UnknownNetError, choose_nets, find_net, nets_at_hand
 from alexnet_infer.published import pull as module
 from alexnet_infer.published.registry import published
 from tests.datasets.mini import refused

@@ -12,8 +12,9 @@ from PIL import Image
 
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
+from alexnet_infer.nets import load
 from alexnet_infer.photos import expand
-from alexnet_infer.predict import PHOTOS_PER_CALL, Ensemble, Net, load
+from alexnet_infer.predict import PHOTOS_PER_CALL, Ensemble, Net
 from alexnet_infer.preprocess import central_square, patches
 from tests.nets import TINY, random_artifact
 from tests.published.conftest import _alone  # noqa: F401 (no proxies)

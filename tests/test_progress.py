@@ -28,9 +28,7 @@ PROGRAMS = {
     "build_bars": "with build_bars() as show: show('a title', 0, 3); print(LINE)",
 }
 LINE = "printed, " * 40 + "printed"
-IMPORTS = (
-    f"LINE = {LINE!r}\nfrom alexnet_infer.progress import *; from alexnet_infer.export.engines.progress import *\n"
-)
+IMPORTS = f"LINE = {LINE!r}\nfrom alexnet_infer.progress import *; from alexnet_infer.export.engine_progress import *\n"
 
 
 def python(program: str) -> list[str]:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from alexnet_infer import __version__, web
+from alexnet_infer import web
 from alexnet_infer.errors import one_line
+from alexnet_infer.version import __version__
 from alexnet_infer.web import Fetch, FetchError, is_address, is_http, without_password
 from tests.published.conftest import CONTENT, _alone  # noqa: F401 (no proxies)
 from tests.published.server import Server

@@ -14,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from alexnet_infer import __version__
-from alexnet_infer.artifact import Artifact, ClassName, Manifest, MeasuredError, Provenance, sha256
+from alexnet_infer.artifact import Artifact, sha256
 from alexnet_infer.errors import SpecError, UsageError
 from alexnet_infer.files import write_atomically
+from alexnet_infer.manifest import ClassName, Manifest, MeasuredError, Provenance
+from alexnet_infer.version import __version__
 from train.device import exact_float32, hardware
 from train.evaluate import DivergedError, count_correct
 from train.feed import Feed

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from alexnet_infer import __version__
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.errors import AlexNetInferError, UsageError, visible
 from alexnet_infer.files import lock
+from alexnet_infer.version import __version__
 from train import checkpoint
 from train.checkpoint import RunState
 from train.device import pick_device, prepare_process, resolve_compile

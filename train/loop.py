@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from alexnet_infer.architecture import Architecture, BatchNorm
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.errors import UsageError
+from alexnet_infer.manifest import ClassName
 from alexnet_infer.preprocess import Preprocessing
 from train.augment import Augment, EpochPlan
 from train.checkpoint import RunState

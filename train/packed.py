@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import Split
 from alexnet_infer.errors import AlexNetInferError, SpecError, one_line, shown, wrong_names
+from alexnet_infer.manifest import ClassName
 
 FORMAT, VERSION = "alexnet-infer packed set", 2
 RESAMPLE = "bicubic"

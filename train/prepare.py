@@ -26,11 +26,11 @@ from typing import Any, Protocol
 import numpy as np
 import PIL
 
-from alexnet_infer import __version__
 from alexnet_infer.datasets import Example, LabelledImages, Split
 from alexnet_infer.datasets.classes import different_classes
 from alexnet_infer.errors import UnreadableInputError, UsageError, shown
 from alexnet_infer.files import write_atomically
+from alexnet_infer.version import __version__
 from train.packed import (
     FORMAT,
     MANIFEST,

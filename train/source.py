@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.datasets.classes import different_classes
 from alexnet_infer.errors import UsageError
+from alexnet_infer.manifest import ClassName
 from train.data import PackedImages
 from train.display import Display
 from train.packed import PackedSet, is_packed, open_packed

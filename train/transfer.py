@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_infer.architecture import Architecture
-from alexnet_infer.artifact import ClassName, load_artifact, sha256
+from alexnet_infer.artifact import load_artifact, sha256
 from alexnet_infer.errors import UsageError
+from alexnet_infer.manifest import ClassName
 
 
 @dataclass(frozen=True, kw_only=True)

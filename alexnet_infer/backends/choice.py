@@ -16,12 +16,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from alexnet_infer.artifact import Artifact, Manifest
+from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends import Backend
 from alexnet_infer.errors import AlexNetInferError
-from alexnet_infer.export.onnx_file import OnnxFile
 from alexnet_infer.files import user_cache, write_atomically
+from alexnet_infer.graph.file import OnnxFile
 from alexnet_infer.machine import cpu_name
+from alexnet_infer.manifest import Manifest
 
 CpuRuntime = Literal["onnxruntime", "openvino"]
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_infer.engines import cache as engine_cache
+from alexnet_infer.engines.files import EngineRuntime, read_engine
+from alexnet_infer.engines.library import Gpu, Library, deserialize, load_library, this_gpu
 from alexnet_infer.errors import BackendError, ModelFileError, one_line
-from alexnet_infer.export.engines import cache as engine_cache
-from alexnet_infer.export.engines.files import EngineRuntime, read_engine
-from alexnet_infer.export.engines.runtime import Gpu, Library, deserialize, load_library, this_gpu
-from alexnet_infer.export.info import Batch
-from alexnet_infer.export.onnx_graph import INPUT, OUTPUT
-from alexnet_infer.export.onnx_model import SQUARES_INPUT
+from alexnet_infer.graph.info import Batch
+from alexnet_infer.graph.model import SQUARES_INPUT
+from alexnet_infer.graph.net import INPUT, OUTPUT
 
 SHAPES_KEPT = 4
 """Number of batch sizes whose execution contexts and CUDA graphs are kept: the full batch and some remainders."""

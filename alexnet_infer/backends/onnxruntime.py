@@ -14,13 +14,13 @@ import numpy as np
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends import Device, checked, infer_in_calls
 from alexnet_infer.errors import BackendError, ModelFileError, one_line
-from alexnet_infer.export.onnx_graph import OUTPUT, build_onnx
+from alexnet_infer.graph.net import OUTPUT, build_onnx
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from alexnet_infer.export.info import FileViews
-    from alexnet_infer.export.onnx_file import OnnxFile
+    from alexnet_infer.graph.file import OnnxFile
+    from alexnet_infer.graph.info import FileViews
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 ERROR, FATAL = 3, 4
@@ -178,7 +178,7 @@ def _session(ort: ModuleType, net: Artifact | OnnxFile, providers: list[Any], vi
     else:
         model = str(net.path) if net.data else net.content
         if net.info.precision == "fp16" and not on_gpu and not net.data:
-            from alexnet_infer.export.half import rounded
+            from alexnet_infer.backends.half import rounded
 
             model = rounded(net.content)
     # ONNX Runtime's own fallback to the CPU prints to standard output.
@@ -190,7 +190,7 @@ def _graph(artifact: Artifact, on_gpu: bool, views: FileViews, weights: dict[str
         return build_onnx(artifact, "conv", weights)  # on a CPU, the LRN node is the slowest part of the net
     if views == "none":
         return build_onnx(artifact, "op", weights)
-    from alexnet_infer.export.onnx_model import build_on_squares
+    from alexnet_infer.graph.model import build_on_squares
 
     return build_on_squares(artifact, views, "op", weights)
 

@@ -8,14 +8,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from alexnet_infer.artifact import Artifact, Manifest, load_artifact, load_manifest
+from alexnet_infer.artifact import Artifact, load_artifact, load_manifest
 from alexnet_infer.backends import Backend, Device, Runtime
 from alexnet_infer.errors import BackendError, UsageError
+from alexnet_infer.manifest import Manifest
 from alexnet_infer.preprocess import Views
 
 if TYPE_CHECKING:
-    from alexnet_infer.export.info import ExportInfo, FileViews
-    from alexnet_infer.export.onnx_file import OnnxFile
+    from alexnet_infer.graph.file import OnnxFile
+    from alexnet_infer.graph.info import ExportInfo, FileViews
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 EXPORTED_SUFFIXES = (".onnx", *ENGINE_SUFFIXES)
@@ -34,12 +35,12 @@ class Opened:
 def describe(path: Path) -> tuple[Manifest, ExportInfo | None]:
     """Return the manifest of the file `path`, and for exported files its export info. Raises ModelFileError."""
     if path.suffix in ENGINE_SUFFIXES:
-        from alexnet_infer.export.engines.files import read_description
+        from alexnet_infer.engines.files import read_description
 
         description = read_description(path)
         return description.manifest, description.info
     if path.suffix == ".onnx":
-        from alexnet_infer.export.onnx_file import read_model
+        from alexnet_infer.graph.file import read_model
 
         file = read_model(path)
         return file.manifest, file.info
@@ -98,7 +99,7 @@ def _open_artifact(path: Path, device: Device, runtime: Runtime, views: FileView
 
 
 def _open_onnx(path: Path, device: Device, runtime: Runtime) -> Opened:
-    from alexnet_infer.export.onnx_file import read_model
+    from alexnet_infer.graph.file import read_model
 
     file = read_model(path)
     views = file.info.views

@@ -15,8 +15,8 @@ import numpy as np
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends import checked, infer_in_calls
 from alexnet_infer.errors import BackendError, ModelFileError, one_line
-from alexnet_infer.export.onnx_file import OnnxFile
-from alexnet_infer.export.onnx_graph import build_onnx
+from alexnet_infer.graph.file import OnnxFile
+from alexnet_infer.graph.net import build_onnx
 
 MAX_BYTES = 2**31 - 2**26
 """Maximum bytes of weights in a model file. OpenVINO gets them in one protobuf message, which is limited to 2 GB."""

@@ -16,8 +16,9 @@ from alexnet_infer.backends.opening import ENGINE_SUFFIXES, describe, open_model
 from alexnet_infer.benchmark.floor import Machine, probes
 from alexnet_infer.benchmark.timing import Run, Timing, interleave
 from alexnet_infer.errors import AlexNetInferError, UsageError, shown, visible
-from alexnet_infer.export.info import Precision
-from alexnet_infer.predict import LARGEST_BATCH, Net, load
+from alexnet_infer.graph.info import Precision
+from alexnet_infer.nets import load
+from alexnet_infer.predict import LARGEST_BATCH, Net
 
 MeasuredViews = Literal["none", "center", "ten"]
 """What one unit of a batch is: a patch ("none"), or an image whose center view or ten views are cut and averaged."""

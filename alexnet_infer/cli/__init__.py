@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from alexnet_infer import __version__
 from alexnet_infer.cli.evaluation import data_sets, evaluation
 from alexnet_infer.cli.exporting import (
     BENCHMARK_EXAMPLES,
@@ -25,6 +24,7 @@ from alexnet_infer.cli.options import HOW, OUTPUT, AsJson, Backend, Device, Trus
 from alexnet_infer.cli.published import IMPORT_EXAMPLES, MODELS_EXAMPLES, PULL_EXAMPLES, import_, models, pull
 from alexnet_infer.errors import AlexNetInferError, one_line
 from alexnet_infer.help import WHAT, Command, Group, argument, option
+from alexnet_infer.version import __version__
 
 EPILOG = """
 Examples:

@@ -13,9 +13,9 @@ from pathlib import Path
 from alexnet_infer.backends import Device, Runtime
 from alexnet_infer.backends.opening import ENGINE_SUFFIXES
 from alexnet_infer.errors import UsageError
-from alexnet_infer.nets import choose_nets, nets_at_hand
+from alexnet_infer.nets import choose_nets, load, nets_at_hand
 from alexnet_infer.photos import expand
-from alexnet_infer.predict import Ensemble, Net, Result, load
+from alexnet_infer.predict import Ensemble, Net, Result
 from alexnet_infer.preprocess import Views
 from alexnet_infer.progress import counting
 

@@ -8,15 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from alexnet_infer.agreement import NEAR_TIE, Agreement, ErrorChange, check_tolerance, compare, default_tolerance
 from alexnet_infer.backends import Device, Runtime
 from alexnet_infer.backends.opening import ENGINE_SUFFIXES, EXPORTED_SUFFIXES
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages, open_images
 from alexnet_infer.decode import printable
 from alexnet_infer.errors import UsageError
+from alexnet_infer.evaluation.agreement import (
+    NEAR_TIE,
+    Agreement,
+    ErrorChange,
+    check_tolerance,
+    compare,
+    default_tolerance,
+)
+from alexnet_infer.nets import load
 from alexnet_infer.photos import Photo, expand
-from alexnet_infer.predict import Net, load
+from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Views
 from alexnet_infer.progress import counting
 

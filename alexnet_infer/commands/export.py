@@ -11,19 +11,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_infer.agreement import MeanNet, check_tolerance, default_tolerance
 from alexnet_infer.commands.compare import choose_images, report, verify
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.decode import printable
+from alexnet_infer.engines.files import EngineOptions, parse_workspace
 from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError
+from alexnet_infer.evaluation.agreement import MeanNet, check_tolerance, default_tolerance
 from alexnet_infer.export.calibration import Calibration
-from alexnet_infer.export.engines.files import EngineOptions, parse_workspace
-from alexnet_infer.export.info import Batch, Flavor
 from alexnet_infer.export.run import Exported, ExportRequest, export
 from alexnet_infer.export.triton import ServedModel, write_repository
-from alexnet_infer.nets import choose_nets
+from alexnet_infer.graph.info import Batch, Flavor
+from alexnet_infer.nets import choose_nets, load
 from alexnet_infer.photos import Photo
-from alexnet_infer.predict import Net, load
+from alexnet_infer.predict import Net
 
 
 @dataclass(frozen=True, kw_only=True)

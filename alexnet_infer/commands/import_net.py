@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.backends.opening import describe
 from alexnet_infer.datasets.classes import TABLES, class_name, read_table
 from alexnet_infer.errors import UnreadableInputError, UsageError, shown, visible
 from alexnet_infer.files import is_file
 from alexnet_infer.importing.run import ImportRequest, import_net
+from alexnet_infer.manifest import ClassName
 
 
 def run(

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, Dropout, MaxPool, Operation
-from alexnet_infer.artifact import Manifest, Provenance, embedded_model
+from alexnet_infer.artifact import embedded_model
 from alexnet_infer.backends.opening import describe
 from alexnet_infer.errors import ModelFileError, UsageError, meant, shown
-from alexnet_infer.export.info import ExportInfo
+from alexnet_infer.graph.info import ExportInfo
+from alexnet_infer.manifest import Manifest, Provenance
 from alexnet_infer.nets import UnknownNetError, find_net
 from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.presets import PRESETS, preset

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, NoReturn
 
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.decode import printable
 from alexnet_infer.errors import UnreadableInputError, one_line, shown
+from alexnet_infer.manifest import ClassName
 from alexnet_infer.photos import IMAGE_SUFFIXES
 
 Split = Literal["train", "validation"]

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets.base import read_lines
 from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError, shown
+from alexnet_infer.manifest import ClassName
 
 TABLES = {"classes.tsv": "\t", "LOC_synset_mapping.txt": " ", "synset_words.txt": " ", "synsets.txt": ""}
 """Files that list the classes -> the separator between WordNet id and name. The last file lists only ids."""

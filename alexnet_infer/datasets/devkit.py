@@ -13,10 +13,10 @@ import zlib
 from functools import lru_cache
 from pathlib import Path
 
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets.base import read_file, refuse_lines
 from alexnet_infer.datasets.classes import is_wordnet_id, sorted_classes
 from alexnet_infer.errors import BackendError, UnreadableInputError, one_line, shown
+from alexnet_infer.manifest import ClassName
 
 NAMES = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12", "devkit")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import LAYOUTS, LabelledImages, Split, open_images
 from alexnet_infer.datasets.devkit import NAMES
+from alexnet_infer.datasets.ilsvrc import ARCHIVES, DEVKIT, ILSVRC, identify
 from alexnet_infer.decode import printable
-from alexnet_infer.doctor.finding import ARCHIVES, DEVKIT, ILSVRC, LISTED, PERMUTED, Finding, Report
+from alexnet_infer.doctor.finding import LISTED, PERMUTED, Finding, Report
 from alexnet_infer.doctor.images import (
     duplicates,
     look_at_all,
@@ -27,7 +27,7 @@ from alexnet_infer.doctor.images import (
 )
 from alexnet_infer.doctor.order import IDS, against_devkit, against_official
 from alexnet_infer.errors import UnreadableInputError
-from alexnet_infer.evaluation.paper import identify
+from alexnet_infer.manifest import ClassName
 from alexnet_infer.progress import counting
 
 IMAGES: dict[Split, int] = {"validation": 50_000, "train": 1_281_167}

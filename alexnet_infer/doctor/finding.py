@@ -10,15 +10,6 @@ from alexnet_infer.datasets import LabelledImages, Split
 from alexnet_infer.decode import printable
 from alexnet_infer.errors import UnreadableInputError
 
-ILSVRC = "ILSVRC-2012"
-ARCHIVES: dict[Split, dict[str, tuple[int | None, str]]] = {
-    "validation": {"ILSVRC2012_img_val.tar": (6_744_924_160, "29b22e2961454d5413ddabcf34fc5622")},
-    "train": {"ILSVRC2012_img_train.tar": (147_897_477_120, "1d675b47d978889d74fa0da5fadfb00e")},
-}
-"""Split -> name of its archive -> size in bytes and MD5, as published."""
-DEVKIT = (None, "fa75699e90414af021442c21a62c3abf")
-"""Size (None: not compared) and MD5 of the devkit's archive."""
-
 LISTED = 1000
 """Maximum number of examples that a finding keeps."""
 

@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import Example, Split
 from alexnet_infer.datasets.base import Place, is_image
+from alexnet_infer.datasets.ilsvrc import ARCHIVES
 from alexnet_infer.decode import FORMATS, MAX_PIXELS, printable, read_rgb
-from alexnet_infer.doctor.finding import ARCHIVES, LISTED, Finding
+from alexnet_infer.doctor.finding import LISTED, Finding
 from alexnet_infer.errors import UnreadableInputError
+from alexnet_infer.manifest import ClassName
 from alexnet_infer.progress import counting
 
 AHEAD = 16

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets.devkit import NAMES, Devkit, find_devkit
+from alexnet_infer.datasets.ilsvrc import ILSVRC, identify
 from alexnet_infer.decode import printable
-from alexnet_infer.doctor.finding import ILSVRC, LISTED, PERMUTED, Finding
+from alexnet_infer.doctor.finding import LISTED, PERMUTED, Finding
 from alexnet_infer.doctor.images import Seen
 from alexnet_infer.errors import BackendError, UnreadableInputError
-from alexnet_infer.evaluation.paper import identify
+from alexnet_infer.manifest import ClassName
 
 IDS = (490, 361, 171, 822, 297)
 """The ILSVRC2012_IDs of ILSVRC's first validation images, as in the devkit's ground truth."""

@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import map_classes
 from alexnet_infer.errors import shown
 from alexnet_infer.evaluation.paper import TestedNet, deviations
 from alexnet_infer.evaluation.predictions import ABOUT, Predictions, PredictionsError, Row
 from alexnet_infer.evaluation.result import Data, Evaluation, NetFacts, Protocol, Sample, Unreadable, evaluation
 from alexnet_infer.evaluation.statistics import Tally
+from alexnet_infer.manifest import ClassName, check_same_classes
 from alexnet_infer.metrics import mean_probabilities
-from alexnet_infer.nets import check_same_classes
 
 Shards = Sequence[Predictions]
 """The predictions of one net, in consecutive parts of the images."""

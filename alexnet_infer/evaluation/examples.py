@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.decode import read_square
 from alexnet_infer.evaluation.assemble import Shards, outputs_of, together
+from alexnet_infer.manifest import ClassName
 from alexnet_infer.metrics import mean_probabilities
 from alexnet_infer.preprocess import Preprocessing
 

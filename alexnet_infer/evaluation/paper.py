@@ -6,11 +6,11 @@ ImageNet Classification with Convolutional Neural Networks", CS231N report, Stan
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, BatchNorm, Conv, Dense, MaxPool
+from alexnet_infer.datasets.ilsvrc import identify
 from alexnet_infer.preprocess import Views
 from alexnet_infer.presets import preset
 
@@ -20,16 +20,6 @@ PAPERS_PATCHES = (224, 227)
 
 VALIDATION_IMAGES = 50_000
 """Images in the validation split of ILSVRC-2012."""
-
-_CLASS_LISTS = {
-    "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd": "ILSVRC-2012",
-    "add4bf0c8712ef7fb4bca98e3bbaf07101636c5db62cce486fd2af71cc11caf8": "Tiny ImageNet",
-}
-"""The data set, by the SHA-256 of its WordNet ids in sorted order, joined by newlines.
-
-The numbers of classes and images do not identify a data set: ILSVRC-2010 also has 1,000 classes and 50,000 validation
-images, but its classes are different.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +100,6 @@ def _rows() -> Iterator[Published]:
 
 PUBLISHED: tuple[Published, ...] = tuple(_rows())
 """The rows of the paper's tables, then those of Caffe and of Yao and Miller."""
-
-
-def identify(wnids: Sequence[str]) -> str | None:
-    """Return the data set in PUBLISHED that has exactly these classes (WordNet ids, sorted), or None."""
-    return _CLASS_LISTS.get(hashlib.sha256("\n".join(wnids).encode()).hexdigest())
 
 
 def is_papers_validation_set(wnids: Sequence[str], images: int) -> bool:

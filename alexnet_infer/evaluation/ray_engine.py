@@ -25,13 +25,15 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from alexnet_infer import __version__, errors
+from alexnet_infer import errors
 from alexnet_infer.backends import Device, Runtime
 from alexnet_infer.datasets import LabelledImages, Split, open_images
 from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, one_line, shown
 from alexnet_infer.evaluation.pipeline import Clock, predict
 from alexnet_infer.evaluation.predictions import About, Predictions, Row
-from alexnet_infer.predict import Net, load
+from alexnet_infer.nets import load
+from alexnet_infer.predict import Net
+from alexnet_infer.version import __version__
 
 PART = 8
 """Batches per part: enough to keep the cores of a worker busy, and few enough that a stopped run loses little."""

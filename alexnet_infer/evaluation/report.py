@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from alexnet_infer.artifact import Artifact, Manifest
+from alexnet_infer.artifact import Artifact
 from alexnet_infer.decode import printable
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.evaluation.examples import Examples
@@ -27,6 +27,7 @@ from alexnet_infer.evaluation.kernels import Kernels
 from alexnet_infer.evaluation.result import SIGNIFICANCE, ClassResult, Evaluation
 from alexnet_infer.evaluation.tables import STARRED, Row, rows, verdict
 from alexnet_infer.files import write_atomically
+from alexnet_infer.manifest import Manifest
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from alexnet_infer import __version__
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.evaluation.statistics import Calibration, Tally, pairing, wilson
+from alexnet_infer.manifest import ClassName
 from alexnet_infer.preprocess import Views
+from alexnet_infer.version import __version__
 
 CONFUSIONS = 20
 """The largest number of confused pairs in a result."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -13,20 +12,22 @@ from typing import Any, Literal
 import numpy as np
 import PIL
 
-from alexnet_infer import __version__
 from alexnet_infer.artifact import sha256
 from alexnet_infer.backends import Device, Runtime
 from alexnet_infer.backends.opening import ENGINE_SUFFIXES, EXPORTED_SUFFIXES, describe
 from alexnet_infer.datasets import LabelledImages, map_classes, open_images
+from alexnet_infer.datasets.sampling import stratified
 from alexnet_infer.errors import UsageError, shown, visible
 from alexnet_infer.evaluation.paper import departures
 from alexnet_infer.evaluation.pipeline import Clock, predict
 from alexnet_infer.evaluation.predictions import About, Predictions
 from alexnet_infer.evaluation.ray_engine import predict_on_ray
-from alexnet_infer.nets import check_same_classes
-from alexnet_infer.predict import LARGEST_BATCH, Net, load
+from alexnet_infer.manifest import check_same_classes
+from alexnet_infer.nets import load
+from alexnet_infer.predict import LARGEST_BATCH, Net
 from alexnet_infer.preprocess import Views
 from alexnet_infer.progress import counting
+from alexnet_infer.version import __version__
 
 DATA_VARIABLE = "ALEXNET_INFER_DATA"
 
@@ -90,31 +91,6 @@ def data_folder(given: Path | None) -> Path:
             "that contains them"
         )
     return path
-
-
-def stratified(labels: Sequence[int], count: int) -> list[int]:
-    """Return `count` positions in ascending order, in which each class has its share of the set, rounded up or down.
-
-    Within a class, the positions are spread evenly over its examples. Nothing is random: the same labels give the same
-    sample.
-    """
-    places: dict[int, list[int]] = defaultdict(list)
-    for position, label in enumerate(labels):
-        places[label].append(position)
-    # Largest remainders: of all integers that add up to `count`, these are nearest to the shares. Among classes with
-    # equal remainders, the choice is spread evenly, since the lowest WordNet ids are all animals.
-    numbers = {label: count * len(own) // len(labels) for label, own in places.items()}
-    classes: dict[int, list[int]] = defaultdict(list)
-    for label in sorted(places):
-        classes[count * len(places[label]) % len(labels)].append(label)
-    left = count - sum(numbers.values())
-    for remainder in sorted(classes, reverse=True):
-        tied = classes[remainder]
-        chosen = min(left, len(tied))
-        left -= chosen
-        for i in range(chosen):
-            numbers[tied[i * len(tied) // chosen]] += 1
-    return sorted(own[i * len(own) // numbers[label]] for label, own in places.items() for i in range(numbers[label]))
 
 
 @dataclass(frozen=True)
@@ -198,7 +174,7 @@ def _members(path: Path, digest: str, request: Request) -> list[str]:
     if len(info.members) > 1 and len(request.models) > 1:
         raise UsageError(f"{path}: contains {len(info.members)} nets and would count as one; give one file per net")
     if request.engine == "ray" and path.suffix == ".onnx":
-        from alexnet_infer.export.onnx_file import read_model
+        from alexnet_infer.graph.file import read_model
 
         if read_model(path).data:
             raise UsageError(

@@ -12,8 +12,9 @@ from csv import writer
 from dataclasses import dataclass
 from typing import Literal
 
+from alexnet_infer.datasets.ilsvrc import identify
 from alexnet_infer.decode import printable
-from alexnet_infer.evaluation.paper import PUBLISHED, Published, identify, is_papers_validation_set
+from alexnet_infer.evaluation.paper import PUBLISHED, Published, is_papers_validation_set
 from alexnet_infer.evaluation.result import Against, ErrorRate, Evaluation
 
 References = Literal["near", "all"]

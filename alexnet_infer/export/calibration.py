@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_infer.artifact import Manifest
 from alexnet_infer.datasets import open_images
 from alexnet_infer.decode import read_square
 from alexnet_infer.errors import UnreadableInputError, UsageError
-from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.export.quantize import Method
+from alexnet_infer.graph.info import ExportInfo
+from alexnet_infer.manifest import Manifest
 from alexnet_infer.photos import expand
 from alexnet_infer.preprocess import patches
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from alexnet_infer.errors import SpecError, UsageError, shown
-from alexnet_infer.export.info import Flavor
+from alexnet_infer.graph.info import Flavor
 
 if TYPE_CHECKING:
     import onnx

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alexnet_infer.artifact import Manifest
-from alexnet_infer.export.engines.files import EngineRuntime
-from alexnet_infer.export.info import ExportInfo
+from alexnet_infer.engines.files import EngineRuntime
+from alexnet_infer.graph.info import ExportInfo
+from alexnet_infer.manifest import Manifest
 from alexnet_infer.preprocess import ALIASED, FILTERS, Preprocessing
 
 SIGNATURE = "written by alexnet-infer from"

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_infer.artifact import METADATA_KEY, Artifact, Manifest, load_artifact, sha256
+from alexnet_infer.artifact import Artifact, load_artifact, sha256
 from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
+from alexnet_infer.engines.files import Built, EngineOptions, description_path, save_engine
 from alexnet_infer.errors import UsageError
 from alexnet_infer.export.calibration import Calibration, calibration_inputs
-from alexnet_infer.export.engines.build import build_engine
-from alexnet_infer.export.engines.files import Built, EngineOptions, description_path, save_engine
-from alexnet_infer.export.engines.progress import build_bars
-from alexnet_infer.export.info import Batch, ExportInfo, FileViews, Flavor, LRNForm, Member, Precision
-from alexnet_infer.export.onnx_file import embed, save_model
-from alexnet_infer.export.onnx_model import build_model
+from alexnet_infer.export.engine_build import build_engine
+from alexnet_infer.export.engine_progress import build_bars
 from alexnet_infer.export.quantize import MAX_BYTES, QuantizationOptions, quantize
 from alexnet_infer.export.readme import SIGNATURE, readme
 from alexnet_infer.files import write_atomically
+from alexnet_infer.graph.file import embed, save_model
+from alexnet_infer.graph.info import Batch, ExportInfo, FileViews, Flavor, LRNForm, Member, Precision
+from alexnet_infer.graph.model import build_model
+from alexnet_infer.manifest import METADATA_KEY, Manifest
 from alexnet_infer.progress import counting
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_infer.artifact import Manifest
 from alexnet_infer.errors import UsageError, shown
-from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.files import write_atomically
+from alexnet_infer.graph.info import ExportInfo
+from alexnet_infer.manifest import Manifest
 
 QUEUE_DELAY = 1000
 """Maximum wait of a request for others to join its batch, in microseconds. Running the net takes longer on most

@@ -11,9 +11,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from alexnet_infer.architecture import Architecture
-from alexnet_infer.artifact import METADATA_KEY, ClassName, classes_from_json
 from alexnet_infer.errors import SpecError, one_line, shown, wrong_names
 from alexnet_infer.importing.roles import as_float32
+from alexnet_infer.manifest import METADATA_KEY, ClassName, classes_from_json
 from alexnet_infer.preprocess import Preprocessing
 
 OWN = "model."

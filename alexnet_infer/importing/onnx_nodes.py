@@ -12,7 +12,7 @@ import numpy as np
 
 from alexnet_infer.architecture import LRN, MAX_PARAMETERS, MaxPool
 from alexnet_infer.errors import SpecError, one_line, shown
-from alexnet_infer.export.onnx_file import external_place
+from alexnet_infer.graph.file import external_place
 from alexnet_infer.importing.roles import as_float32
 
 if TYPE_CHECKING:

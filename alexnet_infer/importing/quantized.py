@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_infer.architecture import Activation, Conv, Dense, MaxPool, Operation
-from alexnet_infer.artifact import METADATA_KEY, Manifest, sha256
+from alexnet_infer.artifact import sha256
 from alexnet_infer.errors import SpecError, one_line, shown
-from alexnet_infer.export.info import EXPORT_KEY, Batch, ExportInfo, Member
-from alexnet_infer.export.onnx_file import tensors_in
-from alexnet_infer.export.onnx_graph import INPUT, OUTPUT
+from alexnet_infer.graph.file import tensors_in
+from alexnet_infer.graph.info import EXPORT_KEY, Batch, ExportInfo, Member
+from alexnet_infer.graph.net import INPUT, OUTPUT
 from alexnet_infer.importing.comparison import IGNORED, FileOperation, check_operations
 from alexnet_infer.importing.onnx_graph import inputs_of, is_quantized, patch_side, read_graph
 from alexnet_infer.importing.onnx_nodes import attributes, lrn, whole, window
+from alexnet_infer.manifest import METADATA_KEY, Manifest
 
 if TYPE_CHECKING:
     import onnx

@@ -11,9 +11,8 @@ from typing import get_args
 
 import numpy as np
 
-from alexnet_infer import __version__
 from alexnet_infer.architecture import Architecture
-from alexnet_infer.artifact import Artifact, ClassName, Manifest, Provenance, sha256
+from alexnet_infer.artifact import Artifact, sha256
 from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError, shown, visible
 from alexnet_infer.files import write_atomically
@@ -26,8 +25,10 @@ from alexnet_infer.importing.conventions import (
     published_convention,
 )
 from alexnet_infer.importing.formats import SUFFIXES, Format
+from alexnet_infer.manifest import ClassName, Manifest, Provenance
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import variant
+from alexnet_infer.version import __version__
 
 
 @dataclass(frozen=True, kw_only=True)

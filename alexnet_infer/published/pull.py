@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from alexnet_infer import __version__
-from alexnet_infer.artifact import Provenance
 from alexnet_infer.errors import UnreadableInputError, UsageError
 from alexnet_infer.files import is_file
 from alexnet_infer.importing.run import ImportRequest, import_net
+from alexnet_infer.manifest import Provenance
 from alexnet_infer.published.cache import cache_folder, cache_path
 from alexnet_infer.published.download import Wanted, download, verify
 from alexnet_infer.published.registry import Published
+from alexnet_infer.version import __version__
 
 
 def pull(

@@ -23,13 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet_infer.artifact import Artifact, ClassName, Manifest, Provenance, load_artifact, sha256
+from alexnet_infer.artifact import Artifact, load_artifact, sha256
+from alexnet_infer.engines.files import EngineOptions, save_engine
 from alexnet_infer.errors import BackendError
-from alexnet_infer.export.engines.build import build_engine
-from alexnet_infer.export.engines.files import EngineOptions, save_engine
-from alexnet_infer.export.info import Batch, ExportInfo, Member
-from alexnet_infer.export.onnx_model import build_model
-from alexnet_infer.predict import Net, load
+from alexnet_infer.export.engine_build import build_engine
+from alexnet_infer.graph.info import Batch, ExportInfo, Member
+from alexnet_infer.graph.model import build_model
+from alexnet_infer.manifest import ClassName, Manifest, Provenance
+from alexnet_infer.nets import load
+from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import Variant, variant
 from benchmarks.gpu.context import NEEDS_GPU, Context

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from alexnet_infer.engines.library import this_gpu
 from alexnet_infer.errors import BackendError, one_line
-from alexnet_infer.export.engines.runtime import this_gpu
 from benchmarks.gpu.context import NEEDS_GPU, Context
 from benchmarks.gpu.timing import seconds
 

@@ -19,14 +19,14 @@ from unittest.mock import patch
 import numpy as np
 
 from alexnet_infer.architecture import LRN, Architecture, Dense
-from alexnet_infer.artifact import ClassName, Manifest, Provenance
 from alexnet_infer.backends import engine
 from alexnet_infer.backends.reference import lrn
-from alexnet_infer.export.engines.files import Built, EngineDescription, EngineRuntime, save_engine
-from alexnet_infer.export.engines.runtime import Library
-from alexnet_infer.export.info import Batch, ExportInfo, Member
+from alexnet_infer.engines.files import Built, EngineDescription, EngineRuntime, save_engine
+from alexnet_infer.engines.library import Library
 from alexnet_infer.export.lrn_plugin.kernel import Kernel, compile_ptx
-from alexnet_infer.export.onnx_graph import INPUT, OUTPUT
+from alexnet_infer.graph.info import Batch, ExportInfo, Member
+from alexnet_infer.graph.net import INPUT, OUTPUT
+from alexnet_infer.manifest import ClassName, Manifest, Provenance
 from alexnet_infer.preprocess import Preprocessing
 from benchmarks.gpu.driver import Launch
 

@@ -20,12 +20,12 @@ from alexnet_infer.backends.engine import (
     part,
 )
 from alexnet_infer.backends.reference import ReferenceBackend
+from alexnet_infer.engines import cache as engine_cache
+from alexnet_infer.engines.files import Built, save_engine
+from alexnet_infer.engines.library import Gpu, Library, this_gpu
 from alexnet_infer.errors import BackendError, ModelFileError
-from alexnet_infer.export.engines import cache as engine_cache
-from alexnet_infer.export.engines.files import Built, save_engine
-from alexnet_infer.export.engines.runtime import Gpu, Library, this_gpu
-from alexnet_infer.export.info import Batch
-from tests.export.engines.made import RTX, TENSORRT, build, engine_of, info_of
+from alexnet_infer.graph.info import Batch
+from tests.engines.made import RTX, TENSORRT, build, engine_of, info_of
 from tests.nets import large_patches, random_artifact
 
 AMPERE = Gpu(name="An RTX", capability="8.6", driver="580.1")

@@ -13,9 +13,9 @@ import pytest
 from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import BackendError, ModelFileError
-from alexnet_infer.export.info import ExportInfo, Member
-from alexnet_infer.export.onnx_file import read_model
-from alexnet_infer.export.onnx_model import build_model
+from alexnet_infer.graph.file import read_model
+from alexnet_infer.graph.info import ExportInfo, Member
+from alexnet_infer.graph.model import build_model
 from alexnet_infer.preprocess import patches
 from tests.nets import large_patches, random_artifact
 

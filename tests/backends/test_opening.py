@@ -10,11 +10,11 @@ import pytest
 
 from alexnet_infer.backends.opening import EXPORTED_SUFFIXES, describe, open_model
 from alexnet_infer.backends.reference import ReferenceBackend
+from alexnet_infer.engines import cache as engine_cache
+from alexnet_infer.engines.files import save_engine
 from alexnet_infer.errors import BackendError, ModelFileError, UsageError
-from alexnet_infer.export.engines import cache as engine_cache
-from alexnet_infer.export.engines.files import save_engine
 from alexnet_infer.export.run import ExportRequest, export
-from tests.export.engines.made import engine_of
+from tests.engines.made import engine_of
 from tests.nets import large_patches, random_artifact
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")

@@ -20,9 +20,9 @@ from alexnet_infer.backends import openvino as backend_module
 from alexnet_infer.backends.openvino import OpenVinoBackend
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import BackendError, ModelFileError
-from alexnet_infer.export.info import Batch, ExportInfo, Member
-from alexnet_infer.export.onnx_file import OnnxFile, read_model, save_model
-from alexnet_infer.export.onnx_model import build_model
+from alexnet_infer.graph.file import OnnxFile, read_model, save_model
+from alexnet_infer.graph.info import Batch, ExportInfo, Member
+from alexnet_infer.graph.model import build_model
 from alexnet_infer.preprocess import patches
 from tests.nets import TINY, large_patches, random_artifact
 

@@ -22,8 +22,8 @@ import torch
 
 from alexnet_infer.architecture import LRN
 from alexnet_infer.backends import engine
+from alexnet_infer.engines.library import Gpu
 from alexnet_infer.errors import BackendError
-from alexnet_infer.export.engines.runtime import Gpu
 from alexnet_infer.export.lrn_plugin import kernel as kernels
 from alexnet_infer.export.lrn_plugin.kernel import Kernel, Plan, import_nvrtc
 from alexnet_infer.export.lrn_plugin.plugin import TACTICS

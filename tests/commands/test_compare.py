@@ -15,7 +15,7 @@ from alexnet_infer.commands import compare
 from alexnet_infer.commands.unreadable import NAMED
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
-from alexnet_infer.export.info import ExportInfo, Member
+from alexnet_infer.graph.info import ExportInfo, Member
 from tests.evaluation.toys import save_net, write_set
 from tests.published.server import Server
 
@@ -26,8 +26,8 @@ IMAGES = 24
 
 def export(source: Path, target: Path, *, scale: float = 1.0, **info: object) -> Path:
     """Export the net in `source` as an ONNX file, with the last layer's weights multiplied by `scale`."""
-    from alexnet_infer.export.onnx_file import save_model
-    from alexnet_infer.export.onnx_model import build_model
+    from alexnet_infer.graph.file import save_model
+    from alexnet_infer.graph.model import build_model
 
     artifact = load_artifact(source)
     last = (artifact.tensors["fc8.weight"].astype(np.float64) * scale).astype(np.float32)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.commands import data
-from alexnet_infer.commands.data import judge, try_net
 from alexnet_infer.datasets import open_images
 from alexnet_infer.doctor.finding import Finding
-from alexnet_infer.predict import load
+from alexnet_infer.doctor.trial import judge, try_net
+from alexnet_infer.manifest import ClassName
+from alexnet_infer.nets import load
 from tests.datasets import mini
 from tests.datasets.mini import WNIDS
 from tests.nets import random_artifact

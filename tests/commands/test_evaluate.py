@@ -24,8 +24,8 @@ from alexnet_infer.backends import onnxruntime
 from alexnet_infer.datasets import open_images
 from alexnet_infer.decode import read_square
 from alexnet_infer.evaluation.paper import PUBLISHED
-from alexnet_infer.export.info import ExportInfo, Member
-from alexnet_infer.predict import load
+from alexnet_infer.graph.info import ExportInfo, Member
+from alexnet_infer.nets import load
 from alexnet_infer.preprocess import Rescaling
 from tests.datasets.mini import VALIDATION, WNIDS, WRITERS
 from tests.evaluation.toys import OTHER_WNIDS, save_net, write_set
@@ -453,8 +453,8 @@ def test_a_report_is_one_page_beside_the_same_result(evaluate, tmp_path):
 def test_a_report_on_an_exported_net_beside_a_model_file_shows_no_kernels(evaluate, models, tmp_path):
     """The weights of an exported file can't be read, and the page shows the kernels of all nets or of none."""
     pytest.importorskip("jinja2", reason="needs Jinja: pip install jinja2")
-    from alexnet_infer.export.onnx_file import save_model
-    from alexnet_infer.export.onnx_model import build_model
+    from alexnet_infer.graph.file import save_model
+    from alexnet_infer.graph.model import build_model
 
     weights: dict[str, np.ndarray] = {}
     info = ExportInfo(members=(Member(name="exported", sha256=sha256(models[0])),))

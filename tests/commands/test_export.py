@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_infer.agreement import TOLERANCES
 from alexnet_infer.artifact import Artifact, embedded_model, load_artifact, sha256
+from alexnet_infer.engines import cache as engine_cache
+from alexnet_infer.engines.library import load_library, this_gpu
 from alexnet_infer.errors import BackendError
-from alexnet_infer.export.engines import cache as engine_cache
-from alexnet_infer.export.engines.runtime import load_library, this_gpu
-from alexnet_infer.export.onnx_file import read_model
-from alexnet_infer.predict import load
+from alexnet_infer.evaluation.agreement import TOLERANCES
+from alexnet_infer.graph.file import read_model
+from alexnet_infer.nets import load
 from tests.evaluation.toys import OTHER_WNIDS, save_net, write_set
 from tests.published.server import Server
 
@@ -562,7 +562,7 @@ def test_an_older_export_is_kept_unchanged_when_the_next_one_fails(run, net, pho
     ],
 )
 def test_a_missing_builder_exits_5_with_the_pip_command(run, net, monkeypatch, package, arguments, words):
-    monkeypatch.setattr("alexnet_infer.export.engines.build.load_library", load_library.__wrapped__)  # not cached
+    monkeypatch.setattr("alexnet_infer.export.engine_build.load_library", load_library.__wrapped__)  # not cached
     monkeypatch.setitem(sys.modules, package, None)
     refused(run, 5, words, net, *arguments)
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from alexnet_infer.artifact import Artifact, MeasuredError, embedded_model
+from alexnet_infer.artifact import Artifact, embedded_model
+from alexnet_infer.manifest import MeasuredError
 from alexnet_infer.presets import PRESETS
 from alexnet_infer.published.cache import cache_path
 from alexnet_infer.published.registry import published

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.datasets import map_classes
 from alexnet_infer.datasets.classes import find_table, is_wordnet_id
 from alexnet_infer.errors import UsageError
+from alexnet_infer.manifest import ClassName
 from tests.datasets.mini import refused
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_infer.artifact import embedded_model, load_manifest
-from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
-from alexnet_infer.evaluation.paper import identify
+from alexnet_infer.datasets.ilsvrc import identify, ilsvrc_classes
 
 WNIDS = [c.wnid for c in ilsvrc_classes()]
 

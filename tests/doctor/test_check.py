@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_infer.datasets.ilsvrc import ARCHIVES, DEVKIT, ILSVRC
 from alexnet_infer.doctor import check as doctor
 from alexnet_infer.doctor import order
 from alexnet_infer.doctor.check import check
-from alexnet_infer.doctor.finding import ARCHIVES, DEVKIT, ILSVRC, Finding, Report
+from alexnet_infer.doctor.finding import Finding, Report
 from alexnet_infer.doctor.order import IDS, LABELS
 from alexnet_infer.errors import UnreadableInputError, UsageError
 from tests.datasets import mini

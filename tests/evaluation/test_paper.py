@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from alexnet_infer.artifact import embedded_model, load_manifest
+from alexnet_infer.datasets.ilsvrc import identify
 from alexnet_infer.evaluation import paper
-from alexnet_infer.evaluation.paper import PUBLISHED, departures, deviations, identify, is_papers_validation_set
+from alexnet_infer.evaluation.paper import PUBLISHED, departures, deviations, is_papers_validation_set
 from alexnet_infer.presets import PRESETS, Variant, preset
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")

@@ -45,7 +45,7 @@ def greys(tmp_path: Path) -> Path:
 def real(tmp_path_factory) -> tuple[Net, Path]:
     """A net on a runtime, and a set."""
     pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
-    from alexnet_infer.predict import load
+    from alexnet_infer.nets import load
 
     folder = tmp_path_factory.mktemp("real")
     return load(save_net(folder / "net.safetensors"), device="cpu"), write_set(folder / "set", 18)
@@ -150,7 +150,7 @@ def test_exif_orientation_is_ignored(real, tmp_path):
 
 
 def test_nets_with_the_same_preprocessing_share_the_patches(real, tmp_path, monkeypatch):
-    from alexnet_infer.predict import load
+    from alexnet_infer.nets import load
 
     net, root = real
     nets = [net] + [load(save_net(tmp_path / f"{i}.safetensors", i), device="cpu") for i in (1, 2)]

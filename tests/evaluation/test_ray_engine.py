@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_infer import __version__
 from alexnet_infer.artifact import sha256
 from alexnet_infer.datasets import open_images
 from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, UsageError
@@ -25,6 +24,7 @@ from alexnet_infer.evaluation.pipeline import STAGES, Clock
 from alexnet_infer.evaluation.predictions import ABOUT, IMAGES, ROWS, About, Predictions
 from alexnet_infer.evaluation.ray_engine import PART, Work, Worker, predict_on_ray
 from alexnet_infer.evaluation.run import Request, compute
+from alexnet_infer.version import __version__
 from tests.datasets.mini import jpeg
 from tests.nets import TINY, random_artifact
 

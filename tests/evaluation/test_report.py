@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.evaluation.examples import Examples, Shown
 from alexnet_infer.evaluation.paper import PUBLISHED
 from alexnet_infer.evaluation.report import ReportedNet, check_report, write_report
 from alexnet_infer.evaluation.result import Confusion, Evaluation, Sample
 from alexnet_infer.evaluation.statistics import Calibration
+from alexnet_infer.manifest import ClassName
 from tests.evaluation.page import Page
 from tests.evaluation.results import CLASSES, WNIDS, result
 from tests.nets import random_artifact

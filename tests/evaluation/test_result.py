@@ -9,11 +9,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from alexnet_infer import __version__
-from alexnet_infer.artifact import ClassName
 from alexnet_infer.errors import UsageError
 from alexnet_infer.evaluation.result import Data, Evaluation, Paired, Protocol, Sample, evaluation, parse_condition
 from alexnet_infer.evaluation.statistics import Tally, mcnemar, wilson
+from alexnet_infer.manifest import ClassName
+from alexnet_infer.version import __version__
 from tests.evaluation.results import CLASSES, GUESSES, NAMES, WNIDS, facts, result, tally
 
 ERROR = ["wrong", "error", "low", "high"]

@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from alexnet_infer.artifact import ClassName, embedded_model, load_manifest
+from alexnet_infer.artifact import embedded_model, load_manifest
 from alexnet_infer.evaluation import paper, tables
 from alexnet_infer.evaluation.paper import PUBLISHED
 from alexnet_infer.evaluation.result import ClassResult, Evaluation, Sample
+from alexnet_infer.manifest import ClassName
 from tests.evaluation.results import CLASSES, result
 
 ILSVRC, TEST = "ILSVRC-2012 validation", "ILSVRC-2012 test"

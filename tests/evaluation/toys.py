@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from alexnet_infer.artifact import Artifact, ClassName
+from alexnet_infer.artifact import Artifact
 from alexnet_infer.evaluation.predictions import About
+from alexnet_infer.manifest import ClassName
 from alexnet_infer.predict import Net
 from tests.datasets.mini import SYNSETS, WNIDS, jpeg, write, write_names
 from tests.nets import TINY, random_artifact

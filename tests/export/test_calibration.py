@@ -10,7 +10,7 @@ from PIL import Image
 
 from alexnet_infer.errors import UnreadableInputError, UsageError
 from alexnet_infer.export.calibration import CALIBRATION_BATCH, Calibration, calibration_inputs
-from alexnet_infer.export.info import Batch, ExportInfo, Member
+from alexnet_infer.graph.info import Batch, ExportInfo, Member
 from alexnet_infer.preprocess import patches
 from tests.datasets.mini import SYNSETS, WNIDS, write_names
 from tests.nets import random_artifact

@@ -11,13 +11,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from alexnet_infer.artifact import METADATA_KEY, Artifact, Manifest
+from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import SpecError, UsageError
-from alexnet_infer.export.info import EXPORT_KEY, Batch, ExportInfo, Member
-from alexnet_infer.export.onnx_graph import build_onnx
-from alexnet_infer.export.onnx_model import build_model
 from alexnet_infer.export.quantize import BINS, PERCENTILE, Histogram, QuantizationOptions, quantize
+from alexnet_infer.graph.info import EXPORT_KEY, Batch, ExportInfo, Member
+from alexnet_infer.graph.model import build_model
+from alexnet_infer.graph.net import build_onnx
+from alexnet_infer.manifest import METADATA_KEY, Manifest
 from tests.nets import TINY, large_patches, random_artifact
 
 ort = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")

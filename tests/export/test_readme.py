@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.export.engines.files import EngineRuntime
-from alexnet_infer.export.info import Batch, ExportInfo, Member
+from alexnet_infer.engines.files import EngineRuntime
 from alexnet_infer.export.readme import readme
 from alexnet_infer.export.run import Exported, ExportRequest, export
-from alexnet_infer.predict import load
+from alexnet_infer.graph.info import Batch, ExportInfo, Member
+from alexnet_infer.nets import load
 from alexnet_infer.preprocess import ALIASED
 from tests.nets import random_artifact
 

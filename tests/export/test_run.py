@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from alexnet_infer.artifact import sha256
+from alexnet_infer.engines import cache as engine_cache
+from alexnet_infer.engines.files import EngineOptions, read_engine
 from alexnet_infer.errors import BackendError, ModelFileError, UsageError
 from alexnet_infer.export import run
 from alexnet_infer.export.calibration import Calibration
-from alexnet_infer.export.engines import cache as engine_cache
-from alexnet_infer.export.engines.files import EngineOptions, read_engine
-from alexnet_infer.export.info import ExportInfo, Member
-from alexnet_infer.export.onnx_file import read_model
 from alexnet_infer.export.run import ExportRequest, export, file_stem, folder_name
-from alexnet_infer.predict import load
+from alexnet_infer.graph.file import read_model
+from alexnet_infer.graph.info import ExportInfo, Member
+from alexnet_infer.nets import load
 from tests.nets import random_artifact
 
 RTX = EngineOptions(flavor="rtx", capabilities=("8.9",))

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_infer.artifact import ClassName, Manifest
 from alexnet_infer.errors import UsageError
 from alexnet_infer.export import triton
-from alexnet_infer.export.info import Batch, ExportInfo, Member
 from alexnet_infer.export.triton import ServedModel, config, readme, versions, write_repository
+from alexnet_infer.graph.info import Batch, ExportInfo, Member
+from alexnet_infer.manifest import ClassName, Manifest
 from tests.nets import random_artifact
 
 MANIFEST = random_artifact().manifest

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_infer.artifact import ClassName, load_artifact
+from alexnet_infer.artifact import load_artifact
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError
 from alexnet_infer.importing.checkpoint import read_checkpoint
 from alexnet_infer.importing.run import ImportRequest, import_net
+from alexnet_infer.manifest import ClassName
 
 torch = pytest.importorskip("torch")
 

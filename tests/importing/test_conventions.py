@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from alexnet_infer.architecture import Architecture, Dense
-from alexnet_infer.artifact import Artifact, Manifest
+from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError
 from alexnet_infer.importing.conventions import CONVENTIONS, OF_PRESETS, Convention, convention, fold
+from alexnet_infer.manifest import Manifest
 from alexnet_infer.preprocess import patches, square_of
 from alexnet_infer.presets import PRESETS, variant
 from tests.nets import random_artifact

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_infer.architecture import MaxPool
-from alexnet_infer.artifact import Artifact, ClassName, Manifest, Provenance
+from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
 from alexnet_infer.errors import SpecError
 from alexnet_infer.importing.onnx_graph import read_onnx
+from alexnet_infer.manifest import ClassName, Manifest, Provenance
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import variant
 from tests.importing.zoo import patches, run, zoo_graph

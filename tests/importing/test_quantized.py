@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from alexnet_infer import load
-from alexnet_infer.artifact import ClassName, Manifest, Provenance
 from alexnet_infer.errors import SpecError
-from alexnet_infer.export.onnx_file import read_model
+from alexnet_infer.graph.file import read_model
 from alexnet_infer.importing.quantized import adopt_quantized, input_side
+from alexnet_infer.manifest import ClassName, Manifest, Provenance
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import variant
 from tests.importing.zoo import patches, quantized_zoo, run, zoo_graph

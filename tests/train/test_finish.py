@@ -19,9 +19,10 @@ pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
 import torch
 
-from alexnet_infer.artifact import Artifact, ClassName, load_artifact, sha256
+from alexnet_infer.artifact import Artifact, load_artifact, sha256
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import SpecError, UsageError
+from alexnet_infer.manifest import ClassName
 from alexnet_infer.preprocess import patches
 from tests.nets import random_artifact
 from tests.program import PROGRAM

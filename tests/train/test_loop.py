@@ -21,8 +21,9 @@ pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 import torch
 
 from alexnet_infer.architecture import Architecture
-from alexnet_infer.artifact import ClassName, load_artifact
+from alexnet_infer.artifact import load_artifact
 from alexnet_infer.errors import AlexNetInferError, ModelFileError, UsageError
+from alexnet_infer.manifest import ClassName
 from tests.train.toys import BRIEF, TINY, KilledError, assert_bit_identical, images, kill_after, tensors, trainer
 from train import checkpoint, loop
 from train.augment import EpochPlan

@@ -15,8 +15,9 @@ pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
 import torch
 
-from alexnet_infer.artifact import Artifact, ClassName, load_artifact, sha256
+from alexnet_infer.artifact import Artifact, load_artifact, sha256
 from alexnet_infer.errors import ModelFileError, UsageError
+from alexnet_infer.manifest import ClassName
 from alexnet_infer.presets import Variant, variant
 from tests.nets import random_artifact
 from tests.train.toys import BRIEF, CLASSES, TINY, images, trainer

@@ -12,10 +12,11 @@ import pytest
 from onnx import numpy_helper
 
 from alexnet_infer.architecture import LRN, Architecture, MaxPool
-from alexnet_infer.artifact import METADATA_KEY, Artifact, Manifest
+from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.backends.reference import lrn as reference_lrn
-from alexnet_infer.export.onnx_graph import INPUT, OUTPUT, band_weights, build_onnx
+from alexnet_infer.graph.net import INPUT, OUTPUT, band_weights, build_onnx
+from alexnet_infer.manifest import METADATA_KEY, Manifest
 from alexnet_infer.presets import PRESETS, variant
 from tests.nets import TINY, large_patches, random_artifact
 
@@ -86,7 +87,7 @@ def _lrn_model(spec: LRN, channels: int, form: str) -> onnx.ModelProto:
     from onnx import TensorProto, helper
 
     from alexnet_infer.architecture import Step
-    from alexnet_infer.export.onnx_graph import Graph, _Operation
+    from alexnet_infer.graph.net import Graph, _Operation
 
     graph = Graph()
     shape = (channels, 5, 6)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_infer import agreement
-from alexnet_infer.agreement import TOLERANCES, MeanNet, check_tolerance, compare, default_tolerance
 from alexnet_infer.artifact import load_artifact
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.datasets import open_images
 from alexnet_infer.decode import read_square
 from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
+from alexnet_infer.evaluation import agreement
+from alexnet_infer.evaluation.agreement import TOLERANCES, MeanNet, check_tolerance, compare, default_tolerance
 from alexnet_infer.photos import Photo, expand
 from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Rescaling

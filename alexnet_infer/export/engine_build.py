@@ -7,15 +7,15 @@ from importlib import resources
 from types import ModuleType
 from typing import Any
 
-from alexnet_infer.artifact import Manifest
+from alexnet_infer.engines import cache as engine_cache
+from alexnet_infer.engines.files import Built, EngineDescription, EngineOptions, EngineRuntime
+from alexnet_infer.engines.library import Gpu, Library, load_library, this_gpu
 from alexnet_infer.errors import BackendError, ModelFileError, UsageError, one_line, shown, visible
-from alexnet_infer.export.engines import cache as engine_cache
-from alexnet_infer.export.engines.files import Built, EngineDescription, EngineOptions, EngineRuntime
-from alexnet_infer.export.engines.progress import OnProgress, monitor, stoppable
-from alexnet_infer.export.engines.runtime import Gpu, Library, load_library, this_gpu
-from alexnet_infer.export.info import ExportInfo
+from alexnet_infer.export.engine_progress import OnProgress, monitor, stoppable
 from alexnet_infer.export.lrn_plugin.kernel import MAX_SIZE
-from alexnet_infer.export.onnx_graph import PLUGIN_DOMAIN
+from alexnet_infer.graph.info import ExportInfo
+from alexnet_infer.graph.net import PLUGIN_DOMAIN
+from alexnet_infer.manifest import Manifest
 
 RECIPE = 1
 """Increase this when this file builds different engines from the same model, so that cached engines are not reused."""

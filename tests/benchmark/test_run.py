@@ -15,7 +15,7 @@ from alexnet_infer.benchmark.floor import Machine, probes
 from alexnet_infer.benchmark.run import Request, parse_batches, run, subjects, turns
 from alexnet_infer.benchmark.timing import Timing, interleave, measure
 from alexnet_infer.errors import BackendError, ModelFileError, UsageError
-from alexnet_infer.export.info import ExportInfo, Member
+from alexnet_infer.graph.info import ExportInfo, Member
 from tests.nets import TINY, random_artifact
 
 
@@ -144,8 +144,8 @@ def net(tmp_path) -> Path:
 
 
 def export(path: Path, members: int = 1, **info: object) -> Path:
-    from alexnet_infer.export.onnx_file import save_model
-    from alexnet_infer.export.onnx_model import build_model
+    from alexnet_infer.graph.file import save_model
+    from alexnet_infer.graph.model import build_model
 
     nets = [random_artifact(seed=seed) for seed in range(members)]
     names = tuple(Member(name=f"net {i}", sha256=f"{i}" * 64) for i in range(members))

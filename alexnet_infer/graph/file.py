@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_infer.artifact import METADATA_KEY, Manifest
 from alexnet_infer.errors import ModelFileError, SpecError, one_line, shown
-from alexnet_infer.export.info import EXPORT_KEY, ExportInfo
 from alexnet_infer.files import write_atomically
+from alexnet_infer.graph.info import EXPORT_KEY, ExportInfo
+from alexnet_infer.manifest import METADATA_KEY, Manifest
 
 if TYPE_CHECKING:
     import onnx

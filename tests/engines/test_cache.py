@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_infer.engines import cache as engine_cache
+from alexnet_infer.engines.files import save_engine
 from alexnet_infer.errors import BackendError
-from alexnet_infer.export.engines import cache as engine_cache
-from alexnet_infer.export.engines.files import save_engine
-from tests.export.engines.made import build, engine_of
+from tests.engines.made import build, engine_of
 
 
 @pytest.fixture(autouse=True)
@@ -95,9 +95,9 @@ BUILD = """
 import sys
 from pathlib import Path
 from alexnet_infer.artifact import load_manifest
-from alexnet_infer.export.engines.files import EngineOptions
-from alexnet_infer.export.engines.build import build_engine
-from alexnet_infer.export.info import ExportInfo, Member
+from alexnet_infer.engines.files import EngineOptions
+from alexnet_infer.export.engine_build import build_engine
+from alexnet_infer.graph.info import ExportInfo, Member
 
 phases = set()
 info = ExportInfo(members=(Member(name="net", sha256="1" * 64),))
@@ -114,7 +114,7 @@ print(built.description.sha256, "Building engine" in phases)
 
 def test_two_processes_at_once_build_one_engine(tmp_path, monkeypatch):
     pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
-    from alexnet_infer.export.onnx_graph import build_onnx
+    from alexnet_infer.graph.net import build_onnx
     from tests.nets import random_artifact
 
     artifact = random_artifact()

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_infer.artifact import METADATA_KEY, Artifact, difference_of_classes
+from alexnet_infer.artifact import Artifact
 from alexnet_infer.errors import UsageError, shown
-from alexnet_infer.export.info import EXPORT_KEY, ExportInfo, FileViews, LRNForm
-from alexnet_infer.export.onnx_graph import INPUT, OUTPUT, Graph
+from alexnet_infer.graph.info import EXPORT_KEY, ExportInfo, FileViews, LRNForm
+from alexnet_infer.graph.net import INPUT, OUTPUT, Graph
+from alexnet_infer.manifest import METADATA_KEY, difference_of_classes
 from alexnet_infer.preprocess import Preprocessing, Rescaling, patch_offsets
 
 if TYPE_CHECKING:

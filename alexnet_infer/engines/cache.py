@@ -15,14 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from alexnet_infer.errors import BackendError, ModelFileError, one_line
-from alexnet_infer.export.engines.files import (
+from alexnet_infer.engines.files import (
     Built,
     EngineDescription,
     read_description,
     read_engine,
     save_engine,
 )
+from alexnet_infer.errors import BackendError, ModelFileError, one_line
 from alexnet_infer.files import lock, user_cache, write_atomically
 
 POLL_SECONDS = 0.2

@@ -8,13 +8,13 @@ import pytest
 from onnx import numpy_helper
 
 from alexnet_infer.artifact import Artifact
+from alexnet_infer.backends.half import rounded
 from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import ModelFileError
-from alexnet_infer.export.half import rounded
-from alexnet_infer.export.info import ExportInfo, Member
-from alexnet_infer.export.onnx_file import read_model, save_model
-from alexnet_infer.export.onnx_model import build_model
+from alexnet_infer.graph.file import read_model, save_model
+from alexnet_infer.graph.info import ExportInfo, Member
+from alexnet_infer.graph.model import build_model
 from tests.nets import large_patches, random_artifact
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_infer.architecture import LRN, Activation, BatchNorm, Conv, Dense, Dropout, MaxPool, Step
-from alexnet_infer.artifact import METADATA_KEY, Artifact
+from alexnet_infer.artifact import Artifact
 from alexnet_infer.errors import SpecError
-from alexnet_infer.export.info import LRNForm
+from alexnet_infer.graph.info import LRNForm
+from alexnet_infer.manifest import METADATA_KEY
 
 if TYPE_CHECKING:
     import onnx

@@ -18,14 +18,14 @@ from typing import Any, get_args
 import numpy as np
 from PIL import Image
 
-from alexnet_infer.artifact import ClassName, difference_of_classes
 from alexnet_infer.datasets import Example, LabelledImages, map_classes
+from alexnet_infer.datasets.sampling import stratified
 from alexnet_infer.decode import printable, read_rgb
 from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
 from alexnet_infer.evaluation.result import ErrorRate, Unreadable
-from alexnet_infer.evaluation.run import stratified
 from alexnet_infer.evaluation.statistics import Tally, pairing
-from alexnet_infer.export.info import Precision
+from alexnet_infer.graph.info import Precision
+from alexnet_infer.manifest import ClassName, difference_of_classes
 from alexnet_infer.metrics import mean_probabilities
 from alexnet_infer.photos import Photo, fetched
 from alexnet_infer.predict import PHOTOS_PER_CALL, Net

@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import checker
 
+from alexnet_infer.engines import cache as engine_cache
+from alexnet_infer.engines.files import EngineOptions
+from alexnet_infer.engines.library import Library, deserialize, inspect, load_library, this_gpu
 from alexnet_infer.errors import BackendError, ModelFileError, UsageError
-from alexnet_infer.export.engines import cache as engine_cache
-from alexnet_infer.export.engines.build import _check_model, _configure, _parse, build_engine
-from alexnet_infer.export.engines.files import EngineOptions
-from alexnet_infer.export.engines.runtime import Library, deserialize, inspect, load_library, this_gpu
-from alexnet_infer.export.info import Batch
-from tests.export.engines.made import WEIGHTY, build, info_of, model_of
+from alexnet_infer.export.engine_build import _check_model, _configure, _parse, build_engine
+from alexnet_infer.graph.info import Batch
+from tests.engines.made import WEIGHTY, build, info_of, model_of
 from tests.nets import random_artifact
 
 pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")

@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from alexnet_infer.errors import ModelFileError, SpecError, UsageError
-from alexnet_infer.export.engines.files import (
+from alexnet_infer.engines.files import (
     RTX_CAPABILITIES,
     EngineOptions,
     description_path,
@@ -14,7 +13,8 @@ from alexnet_infer.export.engines.files import (
     read_engine,
     save_engine,
 )
-from tests.export.engines.made import INFO, RTX, TENSORRT, engine_of
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError
+from tests.engines.made import INFO, RTX, TENSORRT, engine_of
 
 
 @pytest.mark.parametrize("runtime", [RTX, TENSORRT], ids=["rtx", "tensorrt"])

@@ -13,9 +13,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from alexnet_infer.errors import ModelFileError
-from alexnet_infer.export.info import Batch, ExportInfo, Member
-from alexnet_infer.export.onnx_file import ALIGNMENT, read_model, save_model
-from alexnet_infer.export.onnx_model import build_model
+from alexnet_infer.graph.file import ALIGNMENT, read_model, save_model
+from alexnet_infer.graph.info import Batch, ExportInfo, Member
+from alexnet_infer.graph.model import build_model
 from tests.nets import large_patches, random_artifact
 
 INFO = ExportInfo(members=(Member(name="a", sha256="0" * 64),))

@@ -8,8 +8,8 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from alexnet_infer.engines.files import Built, EngineFlavor
 from alexnet_infer.errors import BackendError, ModelFileError, one_line, visible
-from alexnet_infer.export.engines.files import Built, EngineFlavor
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from alexnet_infer.artifact import Manifest
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError, check_fields, check_keys, one_line, shown
-from alexnet_infer.export.info import ExportInfo
 from alexnet_infer.files import write_atomically
+from alexnet_infer.graph.info import ExportInfo
+from alexnet_infer.manifest import Manifest
 
 FORMAT = 1
 

@@ -11,10 +11,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.export.engines.build import build_engine
-from alexnet_infer.export.engines.files import Built, EngineDescription, EngineOptions, EngineRuntime
-from alexnet_infer.export.info import Batch, ExportInfo, Member, Precision
-from alexnet_infer.export.onnx_model import build_model
+from alexnet_infer.engines.files import Built, EngineDescription, EngineOptions, EngineRuntime
+from alexnet_infer.export.engine_build import build_engine
+from alexnet_infer.graph.info import Batch, ExportInfo, Member, Precision
+from alexnet_infer.graph.model import build_model
 from tests.nets import TINY, random_artifact
 
 INFO = ExportInfo(members=(Member(name="net", sha256="1" * 64),), batch=Batch(min=2, opt=3, max=5))

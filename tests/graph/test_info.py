@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from alexnet_infer.errors import SpecError, UsageError
-from alexnet_infer.export.info import Batch, ExportInfo, Member
+from alexnet_infer.graph.info import Batch, ExportInfo, Member
 
 MEMBERS = (Member(name="a", sha256="0" * 64), Member(name="b, c", sha256="f" * 64))
 

@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from alexnet_infer.artifact import Artifact, ClassName, Manifest, MeasuredError
+from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import SpecError, UsageError
-from alexnet_infer.export.info import Batch, ExportInfo, Member
-from alexnet_infer.export.onnx_model import build_model
+from alexnet_infer.graph.info import Batch, ExportInfo, Member
+from alexnet_infer.graph.model import build_model
+from alexnet_infer.manifest import ClassName, Manifest, MeasuredError
 from alexnet_infer.preprocess import Preprocessing, patches
 from tests.nets import TINY, random_artifact
 
