@@ -2,8 +2,8 @@
 
 The torch module, the ONNX graph, the NumPy reference and the layer table are all built by walking
 `Architecture.steps`, so kernel counts, strides, groups and LRN constants are written only once, in the spec
-(`presets` holds the named ones). Shapes, parameters and multiply-adds are computed here and never typed in. Standard
-library only.
+(`presets` holds the named ones). Shapes, parameters and multiply-adds are computed here and never typed in. The
+operations and the net that they make are one subject, and so one file.
 
 Source, unless a preset says otherwise: Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional
 Neural Networks", NIPS 2012 (called "the paper" throughout), sections 3.1-3.5.
@@ -11,14 +11,17 @@ Neural Networks", NIPS 2012 (called "the paper" throughout), sections 3.1-3.5.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from alexnet_infer.errors import SpecError, check_fields, check_keys, shown
+import msgspec
+
+from alexnet_infer import strict_json
+from alexnet_infer.errors import SpecError, shown
+from alexnet_infer.strict_json import Record, Text, matching, number, whole
 
 MAX_VALUES = 2**26
 """Maximum number of values in one activation: 256 MB per patch in float32, over 200 times the paper's largest map."""
@@ -29,18 +32,46 @@ MAX_PARAMETERS = 2**30
 Shape = tuple[int, ...]
 """The shape of an activation without the batch axis: (channels, height, width) for maps, (units,) for vectors."""
 
+Name = Annotated[
+    str, matching("[A-Za-z][A-Za-z0-9_-]{0,63}", "at most 64 letters, digits, _ or -, starting with a letter")
+]
+Count = Annotated[int, whole(1, 8192)]
+"""LRN's convolution form has channels x channels values."""
+Length = Annotated[int, whole(1, 4096)]
 
-@dataclass(frozen=True, kw_only=True)
-class Conv:
+
+class _Operation(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag=str.lower):
+    """Base of the operations; as it stands, one without weights. Its multiply-adds count as 0, as in published tables.
+
+    `Architecture` checks the values, not the constructor, because importers describe other programs' layers by
+    operations.
+    """
+
+    name: Name
+
+    @property
+    def op(self) -> str:
+        """The kind of operation: its class's name in lower case."""
+        return type(self).__name__.lower()
+
+    def output(self, shape: Shape) -> Shape:
+        return shape
+
+    def tensors(self, shape: Shape) -> dict[str, Shape]:
+        return {}
+
+    def multiply_adds(self, shape: Shape) -> int:
+        return 0
+
+
+class Conv(_Operation, kw_only=True):
     """Convolution with `kernels` square kernels; `groups=2` keeps the paper's two columns apart (section 3.5)."""
 
-    op: ClassVar[str] = "conv"
-    name: str
-    kernels: int
-    size: int
-    stride: int = 1
-    pad: int = 0
-    groups: int = 1
+    kernels: Count
+    size: Length
+    stride: Length = 1
+    pad: Annotated[int, whole(0, 4096)] = 0
+    groups: Count = 1
 
     def output(self, shape: Shape) -> Shape:
         channels, height, width = _map_shape(self, shape)
@@ -61,13 +92,10 @@ class Conv:
         return math.prod(self.output(shape)) * (shape[0] // self.groups) * self.size**2
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dense:
+class Dense(_Operation, kw_only=True):
     """Fully-connected layer. An input map is flattened in (channel, row, column) order."""
 
-    op: ClassVar[str] = "dense"
-    name: str
-    units: int
+    units: Annotated[int, whole(1, 2**16)]
 
     def output(self, shape: Shape) -> Shape:
         return (self.units,)
@@ -79,30 +107,13 @@ class Dense:
         return self.units * math.prod(shape)
 
 
-class _NoParameters:
-    """Base of operations without weights. Their multiply-adds count as 0, as is usual in published tables."""
-
-    def output(self, shape: Shape) -> Shape:
-        return shape
-
-    def tensors(self, shape: Shape) -> dict[str, Shape]:
-        return {}
-
-    def multiply_adds(self, shape: Shape) -> int:
-        return 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Activation(_NoParameters):
+class Activation(_Operation, kw_only=True):
     """ReLU (section 3.1), or the tanh that the paper compares it with."""
 
-    op: ClassVar[str] = "activation"
-    name: str
     kind: Literal["relu", "tanh"] = "relu"
 
 
-@dataclass(frozen=True, kw_only=True)
-class LRN(_NoParameters):
+class LRN(_Operation, kw_only=True):
     """Local response normalisation across channels (section 3.3), in the paper's form.
 
     b_i = a_i / (k + alpha * sum of a_j^2 over the `size` channels j nearest to i) ^ beta
@@ -111,13 +122,12 @@ class LRN(_NoParameters):
     With `groups=2` the channels form two columns, and a window never crosses from one into the other.
     """
 
-    op: ClassVar[str] = "lrn"
-    name: str
-    size: int = 5
-    alpha: float = 1e-4
-    beta: float = 0.75
-    k: float = 2.0
-    groups: int = 1
+    size: Length = 5
+    alpha: Annotated[float, number(0, 1e6)] = 1e-4
+    beta: Annotated[float, number(0, 10)] = 0.75
+    k: Annotated[float, number(1e-6, 1e6)] = 2.0
+    """Not 0: the zeros that ReLU outputs would be divided by zero."""
+    groups: Count = 1
 
     @property
     def alpha_per_size(self) -> float:
@@ -131,13 +141,10 @@ class LRN(_NoParameters):
         return shape
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchNorm:
+class BatchNorm(_Operation, kw_only=True):
     """Batch normalisation, the modern replacement for LRN. At inference it is an affine map per channel."""
 
-    op: ClassVar[str] = "batchnorm"
-    name: str
-    eps: float = 1e-5
+    eps: Annotated[float, number(1e-12, 1)] = 1e-5
 
     def output(self, shape: Shape) -> Shape:
         return _map_shape(self, shape)
@@ -145,22 +152,16 @@ class BatchNorm:
     def tensors(self, shape: Shape) -> dict[str, Shape]:
         return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (shape[0],))
 
-    def multiply_adds(self, shape: Shape) -> int:
-        return 0
 
-
-@dataclass(frozen=True, kw_only=True)
-class MaxPool(_NoParameters):
+class MaxPool(_Operation, kw_only=True):
     """Max pooling; overlapping if `stride` < `size` (section 3.4).
 
     With `ceil`, the last window may extend past the edge if the stride does not divide the extent evenly, as in Caffe.
     A window that would start past the edge is dropped, as in PyTorch (and in Caffe with padding).
     """
 
-    op: ClassVar[str] = "maxpool"
-    name: str
-    size: int = 3
-    stride: int = 2
+    size: Length = 3
+    stride: Length = 2
     ceil: bool = False
 
     def output(self, shape: Shape) -> Shape:
@@ -173,17 +174,14 @@ class MaxPool(_NoParameters):
         return beyond if self.ceil and beyond < self.size else 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dropout(_NoParameters):
+class Dropout(_Operation, kw_only=True):
     """Dropout (section 4.2) in its modern form: training scales the kept units up, so inference does nothing."""
 
-    op: ClassVar[str] = "dropout"
-    name: str
-    rate: float = 0.5
+    rate: Annotated[float, number(0, 0.999)] = 0.5
 
 
 Operation = Conv | Dense | Activation | LRN | BatchNorm | MaxPool | Dropout
-_OPERATIONS: dict[str, type] = {kind.op: kind for kind in (Conv, Dense, Activation, LRN, BatchNorm, MaxPool, Dropout)}
+_OPERATIONS = {kind.__name__.lower(): kind for kind in get_args(Operation)}
 
 
 @dataclass(frozen=True)
@@ -203,36 +201,34 @@ class Step:
         return sum(math.prod(shape) for name, shape in self.tensors.items() if ".running_" not in name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
+class Architecture(Record, kw_only=True, dict=True):
     """A network: `operations`, in order, turn a patch of `patch` x `patch` pixels into one logit per class.
 
     Raises SpecError if a value is out of range or the operations do not fit together.
     """
 
-    name: str
-    patch: int
+    name: Text
+    patch: Length
+    channels: Count = 3
     operations: tuple[Operation, ...]
-    channels: int = 3
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name or not self.name.isprintable():
-            raise SpecError(f"name={shown(self.name)}: expected printable text")
-        for label in ("patch", "channels"):
-            _check_int(label, getattr(self, label), *_INT_RANGES[label])
+        super().__post_init__()
         names: set[str] = set()
-        for operation in self.operations:
-            _check_fields(operation)
+        for i, operation in enumerate(self.operations):
+            strict_json.check_value(operation.name, Name, f"operations[{i}].name")
+            strict_json.check(operation, f"{operation.name}: ")
+            if isinstance(operation, LRN) and operation.size % 2 == 0:
+                raise SpecError(f"{operation.name}: size={operation.size}: expected an odd number of channels")
             if operation.name in names:
                 raise SpecError(f"{operation.name}: two operations have this name")
             names.add(operation.name)
-        steps = tuple(self._walk())
+        steps = self.steps
         if not steps or not isinstance(self.operations[-1], Dense):
             raise SpecError(f"{self.name}: the last operation must be a fully-connected layer")
         values = sum(math.prod(shape) for step in steps for shape in step.tensors.values())
         if values > MAX_PARAMETERS:
             raise SpecError(f"{self.name}: {values} values in all tensors: expected at most {MAX_PARAMETERS}")
-        object.__setattr__(self, "_steps", steps)
 
     def _walk(self) -> Iterator[Step]:
         shape: Shape = (self.channels, self.patch, self.patch)
@@ -244,10 +240,10 @@ class Architecture:
             yield Step(operation, shape, output, tensors, operation.multiply_adds(shape))
             shape = output
 
-    @property
+    @functools.cached_property
     def steps(self) -> tuple[Step, ...]:
         """The operations with their shapes and costs, in order."""
-        return self._steps  # type: ignore[attr-defined]
+        return tuple(self._walk())
 
     @property
     def classes(self) -> int:
@@ -275,6 +271,16 @@ class Architecture:
             isinstance(o, BatchNorm) or (isinstance(o, Activation) and o.kind == "tanh") for o in self.operations
         )
 
+    def levels(self, unit: float) -> dict[str, float]:
+        """Return, by tensor, the factor from weights for activations in units of `unit` grey levels to grey levels.
+
+        For a `unit` other than 1, the net must be one that `scales`.
+        """
+        factors = dict.fromkeys(self.tensors, 1.0)
+        factors |= {name: unit for name in factors if name.endswith(".bias")}
+        last = self.operations[-1].name
+        return factors | {f"{last}.weight": 1 / unit, f"{last}.bias": 1.0}
+
     @property
     def multiply_adds(self) -> int:
         """Number of multiply-adds in the convolutions and fully-connected layers for one patch."""
@@ -282,83 +288,21 @@ class Architecture:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready description; `from_json` restores it exactly."""
-        return {
-            "name": self.name,
-            "patch": self.patch,
-            "channels": self.channels,
-            "operations": [{"op": o.op, **dataclasses.asdict(o)} for o in self.operations],
-        }
+        return msgspec.structs.asdict(self) | {"operations": [msgspec.to_builtins(o) for o in self.operations]}
 
     @classmethod
-    def from_json(cls, data: Any) -> Architecture:
+    def from_json(cls, data: Any, where: str = "architecture") -> Architecture:
         """Inverse of `to_json`. Raises SpecError if a field is missing, unknown or out of range."""
-        check_keys("architecture", data, ("name", "patch", "channels", "operations"))
-        if not isinstance(data["operations"], list):
-            raise SpecError(f"operations={shown(data['operations'])}: expected a list")
-        return cls(
-            name=data["name"],
-            patch=data["patch"],
-            channels=data["channels"],
-            operations=tuple(_operation_from_json(item) for item in data["operations"]),
-        )
+        return strict_json.build(data, cls, where, operations=_operation_from_json)
 
 
-def _operation_from_json(item: Any) -> Operation:
+def _operation_from_json(item: Any, where: str) -> Operation:
     fields = dict(item) if isinstance(item, dict) else {}
     op = fields.pop("op", None)
     kind = _OPERATIONS.get(op) if isinstance(op, str) else None
     if kind is None:
-        raise SpecError(f"operation {shown(op)}: expected one of {', '.join(_OPERATIONS)}")
-    check_fields(f"{op} {shown(fields.get('name'))}", fields, kind)
-    return kind(**fields)
-
-
-_INT_RANGES = {
-    "patch": (1, 4096),
-    "channels": (1, 8192),
-    "kernels": (1, 8192),  # LRN's convolution form holds channels x channels values
-    "units": (1, 2**16),
-    "size": (1, 4096),
-    "stride": (1, 4096),
-    "pad": (0, 4096),
-    "groups": (1, 8192),
-}
-_FLOAT_RANGES = {
-    "alpha": (0.0, 1e6),
-    "beta": (0.0, 10.0),
-    "k": (1e-6, 1e6),  # with 0, the zeros that ReLU outputs would be divided by zero
-    "eps": (1e-12, 1.0),
-    "rate": (0.0, 0.999),
-}
-
-
-def _check_int(where: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise SpecError(f"{where}={shown(value)}: expected a whole number from {low} to {high}")
-
-
-def _check_fields(operation: Operation) -> None:
-    """Check the type and range of every field, since a spec may come from an edited file."""
-    name = operation.name
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):
-        raise SpecError(
-            f"{operation.op}: name={shown(name)}: expected at most 64 letters, digits, _ or -, starting with a letter"
-        )
-    for field in dataclasses.fields(operation):
-        value, where = getattr(operation, field.name), f"{name}: {field.name}"
-        if field.type == "int":
-            _check_int(where, value, *_INT_RANGES[field.name])
-        elif field.type == "float":
-            low, high = _FLOAT_RANGES[field.name]
-            # A comparison with NaN is False. bool is a subclass of int, but is not accepted as a number.
-            if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-                raise SpecError(f"{where}={shown(value)}: expected a number from {low:g} to {high:g}")
-        elif field.type == "bool" and not isinstance(value, bool):
-            raise SpecError(f"{where}={shown(value)}: expected true or false")
-    if isinstance(operation, Activation) and operation.kind not in ("relu", "tanh"):
-        raise SpecError(f"{name}: kind={shown(operation.kind)}: expected relu or tanh")
-    if isinstance(operation, LRN) and operation.size % 2 == 0:
-        raise SpecError(f"{name}: size={operation.size}: expected an odd number of channels")
+        raise SpecError(f"{where}: op={shown(op)}: expected one of {', '.join(_OPERATIONS)}")
+    return strict_json.build(fields, kind, where)
 
 
 def _check_size(label: str, shape: Shape) -> None:

@@ -7,9 +7,8 @@ the metadata key "alexnet_infer". Exported ONNX files hold the same JSON under t
 from __future__ import annotations
 
 import hashlib
-import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +16,12 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from alexnet_infer.errors import ModelFileError, SpecError, one_line, wrong_names
-from alexnet_infer.files import along, write_atomically
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line, wrong_names
+from alexnet_infer.files import along, size_of, write_atomically
 from alexnet_infer.manifest import METADATA_KEY, Manifest
+
+CHECKPOINT_KEY = "config"
+"""The metadata key by which a checkpoint of the trainer is recognised."""
 
 EMBEDDED = "alexnet-64-0"
 """The default net, which is bundled with the package."""
@@ -93,7 +95,7 @@ def _check_tensor(name: str, dtype: str, shape: Sequence[int], expected: Sequenc
 def load_artifact(path: Path) -> Artifact:
     """Read a net from a model file. Raises ModelFileError, naming the invalid tensor or field."""
     with _reading(path) as file:
-        manifest = _manifest(file)
+        manifest = _manifest(file, path)
         expected = manifest.architecture.tensors
         _check_names(file.keys(), expected)
         for name, shape in expected.items():  # check all tensors before reading any
@@ -106,32 +108,65 @@ def load_artifact(path: Path) -> Artifact:
 def load_manifest(path: Path) -> Manifest:
     """Read the manifest of a model file without its weights. Raises ModelFileError if the file is invalid."""
     with _reading(path) as file:
-        return _manifest(file)
+        return _manifest(file, path)
 
 
-def _manifest(file: safe_open) -> Manifest:
+def _manifest(file: safe_open, path: Path) -> Manifest:
     metadata = file.metadata() or {}
-    if METADATA_KEY not in metadata:
+    if METADATA_KEY in metadata:
+        return Manifest.from_json(metadata[METADATA_KEY])
+    if CHECKPOINT_KEY in metadata:
         raise SpecError(
-            "has no alexnet-infer manifest: expected a model file; `alexnet-infer import` converts checkpoints of the "
-            "trainer"
+            f"is a checkpoint of the trainer: expected the finished net{_finished_beside(path)}; `alexnet-infer import "
+            f"{path}` makes a net of the checkpoint"
         )
-    return Manifest.from_json(metadata[METADATA_KEY])
+    raise SpecError("has no alexnet-infer manifest: expected a model file, such as the trainer's finished net")
+
+
+def _finished_beside(checkpoint: Path) -> str:
+    """Return the model files in the checkpoint's folder for a message, as in ", such as runs/x/x.safetensors"."""
+    for path in sorted(checkpoint.parent.glob("*.safetensors")):
+        with suppress(ModelFileError, OSError, SafetensorError), safe_open(path, "np") as file:
+            if METADATA_KEY in (file.metadata() or {}):
+                return f", such as {path}"
+    return ""
+
+
+FOREIGN = {
+    **dict.fromkeys((".pth", ".pt"), "a PyTorch file"),
+    ".caffemodel": "a Caffe net",
+    **dict.fromkeys((".h5", ".hdf5", ".keras"), "a Keras file"),
+    ".tflite": "a TensorFlow Lite file",
+    ".pb": "a TensorFlow graph",
+    ".mlmodel": "a Core ML file",
+    ".prototxt": "the description of a Caffe net, without its weights",
+}
+"""What other programs' files are, by suffix."""
+
+IMPORTABLE = (".pth", ".pt", ".caffemodel")
+"""The suffixes in FOREIGN that `alexnet-infer import` takes."""
+
+
+def _not_safetensors(path: Path, error: SafetensorError) -> str:
+    kind = FOREIGN.get(path.suffix.lower())
+    if kind is None:
+        return f"damaged, or not a safetensors file ({one_line(error)})"
+    if path.suffix.lower() in IMPORTABLE:
+        return f"is {kind}: expected a model file; `alexnet-infer import {path}` converts it"
+    return f"is {kind}, which can't be read: expected a model file, or one that `alexnet-infer import` converts to it"
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[safe_open]:
     """Open a safetensors file. Errors inside the block are raised as a ModelFileError that names the file."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise SpecError("is not a regular file: expected a model file")
+        size_of(path)
         with path.open("rb"), safe_open(path, "np") as file:  # open() first: its OSError names the cause
             yield file
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or one_line(error)}") from None
     except SafetensorError as error:
-        foreign = "" if path.suffix == ".safetensors" else "; `alexnet-infer import` converts files of other programs"
-        raise ModelFileError(f"{path}: damaged, or not a safetensors file ({one_line(error)}){foreign}") from None
+        raise ModelFileError(f"{path}: {_not_safetensors(path, error)}") from None
     except SpecError as error:
         raise ModelFileError(f"{path}: {error}") from None
 
@@ -140,6 +175,20 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_different(files: Iterable[tuple[Path, Collection[str]]]) -> None:
+    """Check that no net occurs twice in an ensemble: the mean of a net with itself is no ensemble.
+
+    `files`: each file with what identifies the nets in it, such as their SHA-256. Raises UsageError with both files.
+    """
+    first: dict[str, Path] = {}
+    for path, nets in files:
+        for net in dict.fromkeys(nets):
+            if twin := first.get(net):
+                how = "named twice" if path == twin else f"the same net as {twin}"
+                raise UsageError(f"{path}: {how}; an ensemble needs different nets")
+            first[net] = path
 
 
 def embedded_model() -> Path:

@@ -12,15 +12,15 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Collection
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from alexnet_infer.errors import UnreadableInputError, one_line
+from alexnet_infer.errors import UnreadableInputError, one_line, printable
 from alexnet_infer.preprocess import Rescaling, square_of
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
@@ -47,12 +47,20 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+Encoded = Path | bytes | BinaryIO
+"""An encoded image: a file, its content or a stream."""
+
+Squares = Mapping[Rescaling, np.ndarray]
+"""The square uint8 [S, S, 3] RGB of one image for each rescaling."""
+
+Timed = Callable[[str], AbstractContextManager[object]]
+
 # Without a handler, Python prints Pillow's log records to stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def read_square(
-    source: Path | bytes | BinaryIO | Image.Image, *, name: str, rescaling: Rescaling, apply_exif: bool = True
+    source: Encoded | Image.Image, *, name: str, rescaling: Rescaling, apply_exif: bool = True
 ) -> np.ndarray:
     """Decode an image and rescale it to the square that patches are cut from: uint8 [S, S, 3] RGB.
 
@@ -62,23 +70,27 @@ def read_square(
 
 
 def read_squares(
-    source: Path | bytes | BinaryIO | Image.Image,
+    source: Encoded | Image.Image,
     *,
     name: str,
     rescalings: Collection[Rescaling],
     apply_exif: bool = True,
-) -> dict[Rescaling, np.ndarray]:
-    """Decode an image once, and return a square uint8 [S, S, 3] RGB for each of `rescalings`.
+    timed: Timed = nullcontext,
+) -> Squares:
+    """Decode an image once, and rescale it to the squares that patches are cut from.
 
-    Arguments and errors are those of `read_rgb`, with the largest S as `shrink_to`, and of `square_of`.
+    `timed` makes the contexts in which the image is decoded, `timed("decode")`, and rescaled, `timed("resize")`. Other
+    arguments and errors are those of `read_rgb`, with the largest S as `shrink_to`, and of `square_of`.
     """
     largest = max(rescaling.size for rescaling in rescalings)
-    image = read_rgb(source, name=name, shrink_to=largest, apply_exif=apply_exif)
-    return {rescaling: square_of(image, rescaling) for rescaling in rescalings}
+    with timed("decode"):
+        image = read_rgb(source, name=name, shrink_to=largest, apply_exif=apply_exif)
+    with timed("resize"):
+        return {rescaling: square_of(image, rescaling) for rescaling in rescalings}
 
 
 def read_rgb(
-    source: Path | bytes | BinaryIO | Image.Image,
+    source: Encoded | Image.Image,
     *,
     name: str,
     shrink_to: int | None = None,
@@ -102,15 +114,7 @@ def read_rgb(
                 return _to_rgb(source, apply_exif)
             return _to_rgb(_load(source, shrink_to), apply_exif)
     except Exception as error:  # on malicious bytes Pillow raises exceptions of nearly every type
-        raise UnreadableInputError(f"{printable(name)}: {_reason(error)}") from error
-
-
-def printable(text: str) -> str:
-    """Return `text` on one line and safe for a terminal: every character that isn't visible or a space is escaped.
-
-    This includes line breaks, terminal escape sequences, right-to-left overrides and bytes that aren't UTF-8.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        raise UnreadableInputError(_reason(error), name=printable(name)) from error
 
 
 class _RefusedError(Exception):
@@ -132,7 +136,7 @@ def _reason(error: Exception) -> str:
     return f"damaged, incomplete or unsupported ({one_line(error) or type(error).__name__})"
 
 
-def _load(source: Path | bytes | BinaryIO, shrink_to: int | None) -> Image.Image:
+def _load(source: Encoded, shrink_to: int | None) -> Image.Image:
     with ExitStack() as stack:
         stream = stack.enter_context(_opened(source)) if isinstance(source, Path) else _buffered(source)
         image = stack.enter_context(Image.open(stream, formats=FORMATS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import reprlib
 from collections.abc import Iterable
 
@@ -19,23 +18,26 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def one_line(error: Exception) -> str:
-    """Return a library's error message for use in another message: one printable line of at most 300 characters."""
-    return visible(" ".join(str(error).split())[:300])
+def one_line(text: object) -> str:
+    """Return a library's error or its text for use in another message: one printable line of at most 300 characters."""
+    return printable(" ".join(str(text).split())[:300])[:300]
 
 
-def visible(text: str) -> str:
-    """Return `text` with `?` for each unprintable character, such as line breaks and terminal escapes."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+def printable(text: str) -> str:
+    """Return `text` on one line and safe for a terminal: every character that isn't visible or a space is escaped.
+
+    This includes line breaks, terminal escape sequences, right-to-left overrides and bytes that aren't UTF-8.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def listed(names: Iterable[object]) -> str:
     """Return the first 12 of `names` for a message, and the number of the others: one printable line."""
-    printable = [visible(str(name))[:40] for name in names]  # protobuf gives bytes if a name is not valid text
-    if not printable:
+    texts = [printable(str(name))[:40] for name in names]  # protobuf gives bytes if a name is not valid text
+    if not texts:
         return "none"
-    more = f" and {len(printable) - 12} more" if len(printable) > 12 else ""
-    return ", ".join(repr(name) if not name or {" ", ","} & {*name} else name for name in printable[:12]) + more
+    more = f" and {len(texts) - 12} more" if len(texts) > 12 else ""
+    return ", ".join(repr(text) if not text or {" ", ","} & {*text} else text for text in texts[:12]) + more
 
 
 def wrong_names(kind: str, names: Iterable[str], expected: Iterable[str]) -> str:
@@ -75,23 +77,14 @@ class SpecError(UsageError):
     """
 
 
-def check_keys(where: str, data: object, expected: Iterable[str]) -> None:
-    """Raise SpecError unless `data` is an object from JSON with exactly the `expected` fields."""
-    if not isinstance(data, dict):
-        raise SpecError(f"{where}={shown(data)}: expected an object")
-    if wrong := wrong_names("fields", data, expected):
-        raise SpecError(f"{where}: {wrong}")
-
-
-def check_fields(where: str, data: object, kind: type) -> None:
-    """Raise SpecError unless `data` is an object from JSON with exactly the fields of the dataclass `kind`."""
-    check_keys(where, data, (field.name for field in dataclasses.fields(kind)))
-
-
 class UnreadableInputError(AlexNetInferError):
-    """An image, directory or data set can't be read."""
+    """An image, directory or data set can't be read: the message is `reason`, after `name` if there is one."""
 
     exit_code = 3
+
+    def __init__(self, reason: str, *, name: str | None = None) -> None:
+        super().__init__(reason if name is None else f"{name}: {reason}")
+        self.name, self.reason = name, reason
 
 
 class ModelFileError(AlexNetInferError):

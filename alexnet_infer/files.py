@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from alexnet_infer.errors import SpecError
 
 
 def user_cache() -> Path:
@@ -26,12 +30,28 @@ def along(name: str) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
+def safe_name(text: str, most: int) -> str:
+    """Return a net's name with at most `most` characters, all of which are allowed in a file's name and in a URL."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")[:most] or "alexnet"
+
+
 def is_file(path: Path) -> bool:
     """Return whether `path` is a file. False if the system can't tell: a name too long, a folder without permission."""
     try:
         return path.is_file()
     except OSError:
         return False
+
+
+def size_of(path: Path) -> int:
+    """Return the size of a model file in bytes, before it is opened.
+
+    Raises SpecError unless it is a regular file: reading a pipe could wait forever. Raises OSError if it is missing.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise SpecError("is not a regular file: expected a model file")
+    return status.st_size
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
@@ -58,18 +78,19 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def lock(path: Path) -> IO[str] | None:
+def lock(path: Path, *, wait: bool = False) -> IO[str] | None:
     """Lock the file at `path`. The lock is held until the returned file is closed or the process ends.
 
-    Returns None if another process, or an open file of this process, holds the lock. Where locks don't exist (Windows,
-    some network disks), the file is returned unlocked. Raises OSError if the file can't be opened.
+    If another process, or an open file of this process, holds the lock, returns None or, with `wait`, waits. Where
+    locks don't exist (Windows, some network disks), the file is returned unlocked. Raises OSError if the file can't be
+    opened.
     """
     file = path.open("a")
     with suppress(ImportError):
         import fcntl
 
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.close()
             return None

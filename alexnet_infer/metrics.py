@@ -1,4 +1,4 @@
-"""Top-k counts, and the mean of several nets.
+"""Ranks and top-k counts, and the mean of several nets.
 
 Counts are integers, so the counts of parts of a set add up to exactly the count of the set.
 """
@@ -56,6 +56,22 @@ def classes_ahead(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     own = scores[np.arange(len(labels)), labels][:, None]
     lower = np.arange(scores.shape[1]) < labels[:, None]
     return (scores > own).sum(1) + ((scores == own) & lower).sum(1)
+
+
+def highest(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the indices of the `k` highest scores, the highest first: int [..., k] for scores [..., C].
+
+    If scores are equal, the lower index is first. With k > C, all C indices are returned.
+    """
+    return np.argsort(-scores, axis=-1, kind="stable")[..., :k]
+
+
+def are_probabilities(values: np.ndarray) -> np.ndarray:
+    """Return for each value whether it can be a probability, bool [...]: at least 0, at most 1, and not NaN.
+
+    Values slightly above 1 pass, since rounding can raise a mean that far.
+    """
+    return (values >= 0) & (values < 1.001)
 
 
 def mean_probabilities(probabilities: Sequence[np.ndarray]) -> np.ndarray:

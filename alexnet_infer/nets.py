@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_infer.artifact import embedded_model
-from alexnet_infer.backends import Device, Runtime
+from alexnet_infer.artifact import check_different, embedded_model
+from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import open_model
 from alexnet_infer.errors import ModelFileError, UsageError, meant, shown
 from alexnet_infer.files import is_file
@@ -80,9 +80,7 @@ def choose_nets(models: Sequence[Path], ensemble: int | None) -> list[Path]:
             "model files"
         )
     chosen = available[:count]
-    for path in chosen:
-        if chosen.count(path) > 1:
-            raise UsageError(f"{path}: named twice; an ensemble needs different nets")
+    check_different((path, [str(path)]) for path in chosen)
     return chosen
 
 
@@ -91,7 +89,7 @@ def load(
     *,
     device: Device = "auto",
     views: Views | None = None,
-    backend: Runtime = "auto",
+    backend: Choice = "auto",
     trust_engine: bool = False,
 ) -> Net:
     """Load a net, ready to classify.
@@ -100,18 +98,18 @@ def load(
     engine. If not given, the default bundled net is loaded.
 
     `views`: "ten" or "center". If not given, the views that an exported file averages itself, or else ten. `device`:
-    "cpu", "cuda", or "auto" for a CUDA GPU if one works. `backend`: "onnxruntime", "openvino", or "auto" for the faster
-    installed one. `trust_engine`: run an engine even if this user's cache has no record of building it. Engines are
-    code.
+    "cpu", "cuda", or "auto" for a CUDA GPU if one works. `backend`: "onnxruntime", "openvino", "auto" for the faster
+    installed one, or "reference", which computes in float64 and is slow. `trust_engine`: run an engine even if this
+    user's cache has no record of building it. Engines are code.
 
     Raises ModelFileError if the file can't be used, BackendError if the runtime or the device is missing, and
     UsageError for invalid values.
     """
     path = find_net(model) if model is not None else embedded_model()
-    opened = open_model(path, device=device, runtime=backend, trust_engine=trust_engine, views=views or "ten")
+    opened = open_model(path, device=device, backend=backend, trust_engine=trust_engine, views=views or "ten")
     if opened.views and views not in (None, opened.views):
         raise UsageError(
             f"{path}: was exported with views={opened.views}; leave out views={views}, or export again with --views "
             f"{views}"
         )
-    return Net(opened.manifest, opened.backend, opened.views or views or "ten")
+    return Net(opened.manifest, opened.backend, opened.views or views or "ten", opened)

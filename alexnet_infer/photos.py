@@ -15,9 +15,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from alexnet_infer.decode import printable, read_squares
-from alexnet_infer.errors import UnreadableInputError, one_line
-from alexnet_infer.preprocess import Preprocessing, Rescaling
+from alexnet_infer.decode import Encoded, Squares, read_squares
+from alexnet_infer.errors import UnreadableInputError, one_line, printable
+from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.web import Fetch, FetchError, is_http, without_password
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -47,28 +47,25 @@ class Photo:
         """The name on one line and safe for a terminal."""
         return printable(self.name)
 
-    def square(self, preprocessing: Preprocessing) -> np.ndarray:
-        """Read the photo and rescale it to the square that patches are cut from: uint8 [S, S, 3] RGB.
+    def square(self, rescaling: Rescaling) -> np.ndarray:
+        """Read the photo, and return its square uint8 [S, S, 3] RGB. Errors are those of `squares`."""
+        return self.squares([rescaling])[rescaling]
 
-        Raises UnreadableInputError. Its message begins with the printable name.
-        """
-        return self.squares([preprocessing.rescaling])[preprocessing.rescaling]
+    def squares(self, rescalings: Collection[Rescaling]) -> Squares:
+        """Read and decode the photo once, turned as its EXIF orientation says.
 
-    def squares(self, rescalings: Collection[Rescaling]) -> dict[Rescaling, np.ndarray]:
-        """Read and decode the photo once, and return a square uint8 [S, S, 3] RGB for each of `rescalings`.
-
-        Raises UnreadableInputError, like `square`.
+        Returns the square for each of `rescalings`. Raises UnreadableInputError with the printable name.
         """
         return read_squares(self.source(), name=self.name, rescalings=rescalings)
 
-    def source(self) -> Path | bytes | BinaryIO:
+    def source(self) -> Encoded:
         """Return what `alexnet_infer.decode` reads: the path, the bytes fetched from the URL, or standard input.
 
         Raises UnreadableInputError if the URL can't be fetched, or if there is nothing to read.
         """
         (photo,) = fetched([self])
         if photo.problem is not None:
-            raise UnreadableInputError(f"{self.printable_name}: {photo.problem}")
+            raise UnreadableInputError(photo.problem, name=self.printable_name)
         if photo.path is not None:
             return photo.path
         return _standard_input() if photo.content is None else photo.content
@@ -149,5 +146,7 @@ def _matches(pattern: str) -> Iterator[Photo]:
 
 def _standard_input() -> BinaryIO:
     if sys.stdin is None or sys.stdin.isatty():
-        raise UnreadableInputError("-: no image on standard input; expected a pipe or file, as in: ... - < photo.jpg")
+        raise UnreadableInputError(
+            "no image on standard input; expected a pipe or file, as in: ... - < photo.jpg", name="-"
+        )
     return sys.stdin.buffer

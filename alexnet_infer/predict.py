@@ -5,35 +5,27 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from alexnet_infer.backends import Backend
-from alexnet_infer.decode import read_squares
-from alexnet_infer.errors import UnreadableInputError, UsageError
+from alexnet_infer.backends.opening import Opened
+from alexnet_infer.decode import Encoded, Squares, read_squares
+from alexnet_infer.errors import UsageError
 from alexnet_infer.manifest import ClassName, Manifest, check_same_classes
-from alexnet_infer.metrics import mean_probabilities
-from alexnet_infer.photos import Photo, fetched, named
+from alexnet_infer.metrics import highest, mean_probabilities
+from alexnet_infer.photos import Photo, named
 from alexnet_infer.preprocess import Rescaling, Views, patches
+from alexnet_infer.reading import PHOTOS_PER_CALL, batches, decode_photos
 
 LARGEST_BATCH = 1024
 """Maximum number of images per call of a net: ten views of 1,024 images at 227 x 227 pixels are 6 GB."""
-
-PHOTOS_PER_CALL = 8
-"""Photos per call of a net. With ten views, eight photos are 80 patches: enough to keep two cores busy, and about
-500 MB of activations in the full-size net."""
-
-Squares = Mapping[Rescaling, np.ndarray]
-"""The square uint8 [S, S, 3] RGB of one photo for each rescaling."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,17 +61,19 @@ class _Classifier(ABC):
         """The classes, in the order of the outputs."""
         return self.nets[0].manifest.classes
 
-    def classify(self, photo: str | Path | bytes | BinaryIO | Image.Image, top: int = 5) -> list[Label]:
+    def classify(self, photo: str | Encoded | Image.Image | np.ndarray, top: int = 5) -> list[Label]:
         """Return the `top` most probable labels of one photo.
 
-        `photo` is a path, an http or https URL (as str), an encoded image, an open file or a Pillow image. Raises
-        UnreadableInputError if it can't be read as an image.
+        `photo` is a path, an http or https URL (as str), an encoded image, an open file, a Pillow image, or an array
+        uint8 [H, W, 3] in RGB order (OpenCV's is BGR: pass `array[:, :, ::-1]`). Raises UnreadableInputError if it
+        can't be read as an image, and UsageError for another array.
         """
         self._check_top(top)
         if isinstance(photo, (str, Path)):
             squares = named(photo).squares(self._rescalings)
         else:
-            squares = read_squares(photo, name="the image", rescalings=self._rescalings)
+            image = _picture(photo) if isinstance(photo, np.ndarray) else photo
+            squares = read_squares(image, name="the image", rescalings=self._rescalings)
         return list(self._labels(self._mean_probabilities([squares])[0], top))
 
     def classify_all(self, photos: Iterable[str | Path | Photo], top: int = 5) -> Iterator[Result]:
@@ -93,42 +87,31 @@ class _Classifier(ABC):
         if isinstance(photos, (str, Path)):
             raise UsageError(f"photos={named(photos).name!r}: expected several photos; use classify for one")
         entries = (photo if isinstance(photo, Photo) else named(photo) for photo in photos)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # more threads would only hold more decoded photos
-            while chunk := list(islice(entries, PHOTOS_PER_CALL)):
-                # URLs are fetched outside the pool: an interrupted program waits for its threads before it exits.
-                squares = list(pool.map(self._squares_or_error, fetched(chunk)))
-                readable = [item for item in squares if not isinstance(item, UnreadableInputError)]
-                rows = iter(self._mean_probabilities(readable) if readable else ())
-                for photo, item in zip(chunk, squares, strict=True):
-                    if isinstance(item, UnreadableInputError):
-                        yield Result(photo=photo, error=str(item))
-                    else:
-                        yield Result(photo=photo, labels=self._labels(next(rows), top))
+        read = decode_photos(entries, partial(Photo.squares, rescalings=self._rescalings))
+        for batch in batches(read, PHOTOS_PER_CALL):
+            readable = [photo.image for photo in batch if photo.image is not None]
+            rows = iter(self._mean_probabilities(readable) if readable else ())
+            for photo in batch:
+                if photo.error is not None:
+                    yield Result(photo=photo.source, error=str(photo.error))
+                else:
+                    yield Result(photo=photo.source, labels=self._labels(next(rows), top))
 
     @property
     def _rescalings(self) -> set[Rescaling]:
-        return {net.manifest.preprocessing.rescaling for net in self.nets}
+        return {net.rescaling for net in self.nets}
 
     def _mean_probabilities(self, photos: Sequence[Squares]) -> np.ndarray:
         """Probabilities [N, classes], averaged over the views and over the nets."""
-        probabilities = []
-        for net in self.nets:
-            rescaling = net.manifest.preprocessing.rescaling
-            probabilities.append(net.probabilities([squares[rescaling] for squares in photos]))
-        return mean_probabilities(probabilities)
+        return mean_probabilities(
+            [net.probabilities([squares[net.rescaling] for squares in photos]) for net in self.nets]
+        )
 
     def _check_top(self, top: int) -> None:
         if not 1 <= top <= len(self.classes):
             raise UsageError(f"top={top}: expected 1 to {len(self.classes)}, the number of classes")
 
-    def _squares_or_error(self, photo: Photo) -> Squares | UnreadableInputError:
-        try:
-            return photo.squares(self._rescalings)
-        except UnreadableInputError as error:
-            return error
-
     def _labels(self, probabilities: np.ndarray, top: int) -> tuple[Label, ...]:
-        order = np.argsort(-probabilities, kind="stable")[:top]  # stable: ties go to the lower index
         return tuple(
             Label(
                 index=int(i),
@@ -136,7 +119,7 @@ class _Classifier(ABC):
                 name=self.classes[i].name,
                 probability=float(probabilities[i]),
             )
-            for i in order
+            for i in highest(probabilities, top)
         )
 
 
@@ -144,22 +127,47 @@ class Net(_Classifier):
     """A trained net on a device. Made by `load`.
 
     `views`: "ten" averages the probabilities of the paper's ten patches (section 4.1), "center" uses the central patch.
+    `opened` is the net's file.
     """
 
-    def __init__(self, manifest: Manifest, backend: Backend, views: Views = "ten") -> None:
+    def __init__(
+        self, manifest: Manifest, backend: Backend, views: Views = "ten", opened: Opened | None = None
+    ) -> None:
         if views not in ("ten", "center"):
             raise UsageError(f"views={views!r}: expected ten or center")
-        self.manifest, self.backend, self.views = manifest, backend, views
+        self.manifest, self.backend, self.views, self.opened = manifest, backend, views, opened
 
     @property
     def nets(self) -> tuple[Net, ...]:
         """This net alone."""
         return (self,)
 
+    @property
+    def rescaling(self) -> Rescaling:
+        """How an image becomes the square from which the views are cut."""
+        return self.manifest.preprocessing.rescaling
+
     def probabilities(self, squares: Sequence[np.ndarray]) -> np.ndarray:
-        """Return class probabilities float32 [N, classes], averaged over the views, of squares uint8 [S, S, 3] RGB."""
+        """Return class probabilities float32 [N, classes], averaged over the views, of squares uint8 [S, S, 3] RGB.
+
+        S is `manifest.preprocessing.size`. Raises UsageError for other arrays, or if there are none.
+        """
+        self._check_squares(squares)
         inputs = np.concatenate([self.inputs(square) for square in squares])
         return self.mean_over_views(self.backend.infer(inputs), len(squares))
+
+    def _check_squares(self, squares: Sequence[np.ndarray]) -> None:
+        side = self.manifest.preprocessing.size
+        expected = f"squares uint8 [{side}, {side}, 3] RGB, of at least one image"
+        if not len(squares):
+            raise UsageError(f"0 squares: expected {expected}")
+        for i, square in enumerate(squares):
+            if (np.shape(square), getattr(square, "dtype", None)) != ((side, side, 3), np.uint8):
+                raise UsageError(f"squares[{i}] is {_described(square)}: expected {expected}")
+
+    def __repr__(self) -> str:
+        facts = f"{len(self.classes)} classes, views={self.views!r}, {self.backend.description!r}"
+        return f"Net({self.manifest.name!r}, {facts})"
 
     def inputs(self, square_hwc: np.ndarray) -> np.ndarray:
         """Return the backend's input for one square uint8 [S, S, 3] RGB.
@@ -191,9 +199,26 @@ class Ensemble(_Classifier):
         if not self._nets:
             raise UsageError("an ensemble of 0 nets: expected at least 1")
         manifests = [net.manifest for net in self._nets]
-        check_same_classes([[c.wnid for c in m.classes] for m in manifests], [m.name for m in manifests])
+        check_same_classes([m.wnids for m in manifests], [m.name for m in manifests])
 
     @property
     def nets(self) -> tuple[Net, ...]:
         """The nets, in the order given."""
         return self._nets
+
+    def __repr__(self) -> str:
+        return f"Ensemble({list(self._nets)!r})"
+
+
+def _picture(array: np.ndarray) -> Image.Image:
+    """Return an array uint8 [H, W, 3] RGB as an image. Raises UsageError for another array."""
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise UsageError(f"photo is {_described(array)}: expected an array uint8 [H, W, 3] in RGB order")
+    return Image.fromarray(array)
+
+
+def _described(value: object) -> str:
+    """Return an array's type and shape for a message, as in "float32 [227, 227, 3]"."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"of type {type(value).__name__}"

@@ -8,17 +8,24 @@ images.
 from __future__ import annotations
 
 import base64
-import dataclasses
-from dataclasses import dataclass
-from typing import Any, Literal
+import functools
+import math
+from typing import Annotated, Any, Literal, get_args
 
+import msgspec
 import numpy as np
 from PIL import Image
 
-from alexnet_infer import bilinear
-from alexnet_infer.errors import SpecError, UnreadableInputError, check_fields, shown
+from alexnet_infer import bilinear, strict_json
+from alexnet_infer.errors import SpecError, UnreadableInputError, shown
+from alexnet_infer.strict_json import Record
 
 Views = Literal["ten", "center"]
+Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "bilinear-aliased"]
+Fit = Literal["crop", "stretch"]
+ChannelOrder = Literal["RGB", "BGR"]
+ValueRange = Literal["0-255", "0-1"]
+Side = Annotated[int, strict_json.whole(1, 4096)]
 
 ALIASED = "bilinear-aliased"
 
@@ -29,116 +36,92 @@ FILTERS = {  # Pillow's
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-RESAMPLES = (*FILTERS, ALIASED)
-
-FITS = ("crop", "stretch")
+RESAMPLES = get_args(Resample)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rescaling:
+class Rescaling(Record, kw_only=True):
     """How an image is rescaled to the square that patches are cut from. Raises SpecError for invalid values."""
 
-    size: int
+    size: Side
     """S: the side of the square, in pixels."""
-    resample: str = "bicubic"
+    resample: Resample = "bicubic"
     """nearest, bilinear, bicubic or lanczos: Pillow's filters. All but nearest antialias when shrinking.
     bilinear-aliased: OpenCV's filter, as in Caffe. It interpolates between the four nearest pixels at any scale."""
-    fit: Literal["crop", "stretch"] = "crop"
+    fit: Fit = "crop"
     """crop: rescale the shorter side to S, then take the central square (section 2). stretch: rescale both sides to S,
     whatever the shape, as Caffe's tools do."""
 
-    def __post_init__(self) -> None:
-        _check_side("size", self.size)
-        for name, choices in (("resample", RESAMPLES), ("fit", FITS)):
-            _check_choice(name, getattr(self, name), choices)
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Preprocessing:
+class Preprocessing(Record, kw_only=True, eq=False, dict=True):
     """Everything between a decoded image and a net's input. Every model file contains it.
 
     Raises SpecError for invalid values.
     """
 
-    size: int
+    size: Side
     """S, the side of the square. `size`, `resample` and `fit` are the fields of `Rescaling`."""
-    patch: int
+    patch: Side
     """Side of the patches, in pixels. At most `size`."""
     mean: np.ndarray
     """float32 [3] (per channel) or [size, size, 3] (per pixel), in `value_range` and `channel_order`. Read-only."""
-    resample: str = "bicubic"
-    fit: Literal["crop", "stretch"] = "crop"
-    channel_order: Literal["RGB", "BGR"] = "RGB"
-    value_range: Literal["0-255", "0-1"] = "0-255"
+    resample: Resample = "bicubic"
+    fit: Fit = "crop"
+    channel_order: ChannelOrder = "RGB"
+    value_range: ValueRange = "0-255"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_rescaling", Rescaling(size=self.size, resample=self.resample, fit=self.fit))
-        _check_side("patch", self.patch)
-        if self.patch > self.size:
-            raise SpecError(f"preprocessing: patch={self.patch} is larger than size={self.size}")
-        for name, choices in (("channel_order", ("RGB", "BGR")), ("value_range", ("0-255", "0-1"))):
-            _check_choice(name, getattr(self, name), choices)
         with np.errstate(over="ignore"):
             mean = np.array(self.mean, np.float32, order="C")  # a copy: the caller's array stays writable
+        mean.setflags(write=False)
+        msgspec.structs.force_setattr(self, "mean", mean)
+        super().__post_init__()
+        if self.patch > self.size:
+            raise SpecError(f"patch={self.patch} is larger than size={self.size}")
         if mean.shape not in ((3,), (self.size, self.size, 3)):
-            raise SpecError(f"preprocessing: mean has shape {mean.shape}: expected (3,) or (size, size, 3)")
+            raise SpecError(f"mean has shape {mean.shape}: expected (3,) or {(self.size, self.size, 3)}")
         high = 1 if self.value_range == "0-1" else 255
         if not ((mean >= 0) & (mean <= high)).all():
             raise SpecError(
-                f"preprocessing: mean has values from {mean.min():g} to {mean.max():g}: expected 0 to {high}, "
+                f"mean has values from {mean.min():g} to {mean.max():g}: expected 0 to {high}, "
                 f"since value_range is {self.value_range}"
             )
-        mean.setflags(write=False)
-        object.__setattr__(self, "mean", mean)
 
-    @property
+    @functools.cached_property
     def rescaling(self) -> Rescaling:
         """How an image is rescaled before patches are cut."""
-        return self._rescaling  # type: ignore[attr-defined]
+        return Rescaling(size=self.size, resample=self.resample, fit=self.fit)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready description. A per-pixel mean is stored as its little-endian float32 values in base64."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if self.mean.ndim == 1:
-            fields["mean"] = [float(v) for v in self.mean]
+            mean = [float(v) for v in self.mean]
         else:
-            fields["mean"] = {"float32": base64.b64encode(self.mean.astype("<f4").tobytes()).decode()}
-        return fields
+            mean = {"float32": base64.b64encode(self.mean.astype("<f4").tobytes()).decode()}
+        return msgspec.structs.asdict(self) | {"mean": mean}
 
     @classmethod
-    def from_json(cls, data: Any) -> Preprocessing:
+    def from_json(cls, data: Any, where: str = "preprocessing") -> Preprocessing:
         """Inverse of `to_json`. Every field is required: a wrong default would silently reduce accuracy.
 
         Raises SpecError for missing or unknown fields and invalid values.
         """
-        check_fields("preprocessing", data, cls)
-        _check_side("size", data["size"])
-        return cls(**{**data, "mean": _mean_from_json(data["mean"], data["size"])})
+        return strict_json.build(data, cls, where, mean=_mean_from_json)
 
 
-def _check_side(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 4096:
-        raise SpecError(f"preprocessing: {name}={shown(value)}: expected a whole number from 1 to 4096")
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise SpecError(f"preprocessing: {name}={shown(value)}: expected {' or '.join(choices)}")
-
-
-def _mean_from_json(data: Any, size: int) -> np.ndarray:
+def _mean_from_json(data: Any, where: str) -> np.ndarray:
     if isinstance(data, dict) and data.keys() == {"float32"} and isinstance(data["float32"], str):
         try:
             values = base64.b64decode(data["float32"], validate=True)
         except ValueError as error:
-            raise SpecError(f"preprocessing: mean is not base64 ({error})") from None
-        if len(values) != size * size * 3 * 4:
-            raise SpecError(f"preprocessing: mean has {len(values)} bytes: expected {size} x {size} x 3 x 4")
-        return np.frombuffer(values, "<f4").reshape(size, size, 3)
-    # bool is a subclass of int but not a mean, and an int may be too large for any float
-    if isinstance(data, list) and len(data) == 3 and all(type(v) in (int, float) and abs(v) < 1e9 for v in data):
-        return np.array(data, np.float32)
-    raise SpecError(f"preprocessing: mean={shown(data)}: expected three numbers, or float32 values in base64")
+            raise SpecError(f"{where} is not base64 ({error})") from None
+        side = math.isqrt(len(values) // 12)
+        if len(values) != side * side * 3 * 4:
+            raise SpecError(f"{where} has {len(values)} bytes: expected size x size x 3 x 4")
+        return np.frombuffer(values, "<f4").reshape(side, side, 3)
+    if isinstance(data, list) and strict_json.fits(data, tuple[float, float, float]):
+        with np.errstate(over="ignore"):
+            return np.array(data, np.float32)
+    raise SpecError(f"{where}={shown(data)}: expected three numbers, or float32 values in base64")
 
 
 def square_of(image: Image.Image, rescaling: Rescaling) -> np.ndarray:

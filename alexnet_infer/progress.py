@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 
 @contextmanager
@@ -18,17 +19,10 @@ def counting(title: str, total: int, unit: str = "images") -> Iterator[Callable[
     if not sys.stderr.isatty():
         yield lambda count: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, TextColumn
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}, {task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with bars(*columns) as progress:
-        task = progress.add_task(title, total=total, unit=unit, rate="-/s")
+    columns = (MofNCompleteColumn(), TextColumn("{task.fields[unit]}, {task.fields[rate]}"))
+    with _bar(title, total, *columns, unit=unit, rate="-/s") as (progress, task):
 
         def advance(count: int) -> None:
             progress.advance(task, count)
@@ -48,22 +42,24 @@ def fetching(title: str, total: int) -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty():
         yield lambda count: None
         return
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import DownloadColumn, TransferSpeedColumn
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with bars(*columns) as progress:
-        task = progress.add_task(title, total=total)
+    with _bar(title, total, DownloadColumn(), TransferSpeedColumn()) as (progress, task):
         yield lambda count: progress.advance(task, count)
 
 
-def bars(*columns: ProgressColumn) -> Progress:
-    """Return bars on stderr that disappear when done.
+@contextmanager
+def _bar(title: str, total: int, *columns: ProgressColumn, **fields: str) -> Iterator[tuple[Progress, TaskID]]:
+    """Show one bar with `columns` between the bar itself and the time left."""
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *columns, TimeRemainingColumn())
+    with bars(*columns) as progress:
+        yield progress, progress.add_task(title, total=total, **fields)
+
+
+def bars(*columns: ProgressColumn, console: Console | None = None) -> Progress:
+    """Return bars on `console`, by default stderr, that disappear when done. They are shown only on a terminal.
 
     While bars are shown, rich prints what the program writes to stdout above them, and so to stderr. It may do so only
     if both are the same terminal: a file or a pipe would stay empty.
@@ -71,8 +67,10 @@ def bars(*columns: ProgressColumn) -> Progress:
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True, soft_wrap=True)  # the terminal wraps long lines of output: no newline is added
-    return Progress(*columns, console=console, transient=True, redirect_stdout=_on_one_terminal())
+    # With `soft_wrap`, the terminal wraps long lines of output: no newline is added.
+    console = console or Console(stderr=True, soft_wrap=True)
+    options = {"transient": True, "disable": not console.is_terminal, "redirect_stdout": _on_one_terminal()}
+    return Progress(*columns, console=console, **options)
 
 
 def _on_one_terminal() -> bool:

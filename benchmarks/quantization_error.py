@@ -1,4 +1,4 @@
-"""The cost of lower precision: errors of one net in float32, float16 and both flavors of int8 on the same images.
+"""The cost of lower precision: errors of one net in float32, float16 and both kinds of int8 on the same images.
 
     python benchmarks/quantization_error.py --data DATA [--images 1000] [--views ten] [--precisions fp32 int8-cpu ...]
 
@@ -65,7 +65,7 @@ def build(artifact: Artifact, precision: str, arguments: argparse.Namespace) -> 
     if not precision.startswith("int8"):
         return model
     options = QuantizationOptions(
-        method=arguments.method, flavor=precision.removeprefix("int8-"), keep_float=tuple(arguments.keep_float)
+        method=arguments.method, int8_for=precision.removeprefix("int8-"), keep_float=tuple(arguments.keep_float)
     )
     calibration = squares(artifact, arguments.data, "train", arguments.calibration)
     return quantize(model, (batch for batch, _ in calibration), options)

@@ -7,10 +7,10 @@ import json
 import math
 import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from alexnet_infer.architecture import (
     LRN,
@@ -265,7 +265,8 @@ def test_activation_is_relu_or_tanh(value):
     "value", ["", "a.b", "conv 1", "conv\n1", "\x1b[31m", "é", "1st", "x" * 65, "\ud800", None, 1, True, ["conv1"], {}]
 )
 def test_an_operation_name_that_cannot_name_a_tensor_is_refused(value):
-    refused(lambda: Architecture.from_json(changed("operations", 0, "name", to=value)), "conv: name=", "expected")
+    data = changed("operations", 0, "name", to=value)
+    refused(lambda: Architecture.from_json(data), "operations[0].name=", "expected at most 64 letters")
 
 
 def test_two_operations_with_the_same_name_are_refused():
@@ -280,10 +281,10 @@ def test_the_nets_name_is_printable_text(value):
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("op", "operation None: expected one of conv, dense"),
-        ("name", "conv None: missing fields: name"),
-        ("kernels", "conv 'conv1': missing fields: kernels"),
-        ("groups", "conv 'conv1': missing fields: groups"),
+        ("op", "operations[0]: op=None: expected one of conv, dense"),
+        ("name", "operations[0]: missing fields: name"),
+        ("kernels", "operations[0]: missing fields: kernels"),
+        ("groups", "operations[0]: missing fields: groups"),
     ],
 )
 def test_a_missing_field_is_refused_by_name(field, message):
@@ -293,19 +294,24 @@ def test_a_missing_field_is_refused_by_name(field, message):
 
 
 @pytest.mark.parametrize(
-    ("field", "named"), [("dilation", "dilation"), ("new\nline", "new?line"), ("", "''"), ("x" * 10_000, "x" * 40)]
+    ("field", "named"), [("dilation", "dilation"), ("new\nline", r"new\nline"), ("", "''"), ("x" * 10_000, "x" * 40)]
 )
 def test_an_unknown_field_is_refused(field, named):
     data = SMALL.to_json()
     data["operations"][0][field] = 1
     with pytest.raises(SpecError) as caught:
         Architecture.from_json(data)
-    assert str(caught.value) == f"conv 'conv1': unknown fields: {named}"
+    assert str(caught.value) == f"architecture.operations[0]: unknown fields: {named}"
 
 
 @pytest.mark.parametrize("op", ["Conv", "softmax", "", "con\nv", None, 1, ["conv"], {"conv": 1}, "x" * 10_000])
 def test_an_unknown_operation_is_refused_with_a_list_of_the_known_ones(op):
-    refused(lambda: Architecture.from_json(changed("operations", 0, "op", to=op)), "operation ", "maxpool", "dropout")
+    refused(
+        lambda: Architecture.from_json(changed("operations", 0, "op", to=op)),
+        "operations[0]: op=",
+        "maxpool",
+        "dropout",
+    )
 
 
 @pytest.mark.parametrize("data", [None, [], "alexnet", 1, True])
@@ -320,7 +326,7 @@ def test_operations_that_are_not_a_list_are_refused(value):
 
 @pytest.mark.parametrize("item", [None, [], "conv", 3, [["conv"]], {}])
 def test_an_operation_that_is_not_an_object_is_refused(item):
-    refused(lambda: Architecture.from_json(changed("operations", 0, to=item)), "operation None: expected one of")
+    refused(lambda: Architecture.from_json(changed("operations", 0, to=item)), "[0]: op=None: expected one of")
 
 
 @pytest.mark.parametrize(
@@ -328,7 +334,7 @@ def test_an_operation_that_is_not_an_object_is_refused(item):
     [
         ({}, "missing fields: channels, name, operations, patch"),
         ({"name": "x", "channels": 3, "operations": []}, "missing fields: patch"),
-        ({1: 2, "b\n": 3}, "; unknown fields: 1, b?"),
+        ({1: 2, "b\n": 3}, r"; unknown fields: 1, b\n"),
         (SMALL.to_json() | {"surplus": 1}, "unknown fields: surplus"),
     ],
 )

@@ -10,12 +10,12 @@ import os
 import signal
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, BatchNorm, Conv, Dense, MaxPool
 from alexnet_infer.artifact import Artifact, load_artifact, load_manifest, sha256
@@ -262,8 +262,8 @@ def test_many_missing_tensors_still_give_one_line(path):
         ("conv2.weight", "conv2.weight"),
         ("", "''"),
         ("conv1", "conv1"),
-        ("two\nlines", "two?lines"),
-        ("\x1b[31m", "?[31m"),
+        ("two\nlines", r"two\nlines"),
+        ("\x1b[31m", r"\x1b[31m"),
         ("x" * 10_000, "x" * 40),
     ],
 )
@@ -328,14 +328,41 @@ def test_a_file_of_another_kind_is_refused(path, content, load):
     refused(path, "damaged, or not a safetensors file", load=load)
 
 
-def test_only_a_file_that_may_be_another_programs_is_to_be_imported(path):
-    path.write_bytes(b"?")
-    foreign = path.with_suffix(".pth")
+@pytest.mark.parametrize(
+    ("suffix", "kind", "advice"),
+    [
+        (".pth", "is a PyTorch file", "; `alexnet-infer import {path}` converts it"),
+        (".PT", "is a PyTorch file", "; `alexnet-infer import {path}` converts it"),
+        (".caffemodel", "is a Caffe net", "; `alexnet-infer import {path}` converts it"),
+        (".h5", "is a Keras file, which can't be read", "one that `alexnet-infer import` converts to it"),
+        (".tflite", "is a TensorFlow Lite file, which can't be read", "one that `alexnet-infer import` converts to it"),
+        (".prototxt", "is the description of a Caffe net", "one that `alexnet-infer import` converts to it"),
+        (".safetensors", "damaged, or not a safetensors file", ""),
+        ("", "damaged, or not a safetensors file", ""),
+    ],
+)
+def test_a_file_of_another_program_is_called_what_it_is(path, suffix, kind, advice):
+    foreign = path.with_suffix(suffix)
     foreign.write_bytes(b"?")
-    for file, hints in ((path, 0), (foreign, 1)):
-        with pytest.raises(ModelFileError) as caught:
-            load_artifact(file)
-        assert str(caught.value).count("; `alexnet-infer import` converts files of other programs") == hints
+    with pytest.raises(ModelFileError) as caught:
+        load_artifact(foreign)
+    message = str(caught.value)
+    assert message.startswith(f"{foreign}: {kind}")
+    assert advice.format(path=foreign) in message
+    assert ("import" in message) == bool(advice)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_for_a_checkpoint_of_the_trainer_the_finished_net_beside_it_is_named(path, artifact, finished):
+    checkpoint = path.with_name("last.safetensors")
+    checkpoint.write_bytes(written(good(), {"config": "{}"}))
+    if finished:
+        artifact.save(path)
+    for load in (load_artifact, load_manifest):
+        with pytest.raises(ModelFileError, match="is a checkpoint of the trainer: expected the finished net") as caught:
+            load(checkpoint)
+        assert str(caught.value).count(f", such as {path}; ") == finished
+        assert str(caught.value).endswith(f"; `alexnet-infer import {checkpoint}` makes a net of the checkpoint")
 
 
 @pytest.mark.parametrize("load", [load_artifact, load_manifest])
@@ -426,7 +453,7 @@ def test_tensors_that_share_bytes_are_refused(path):
 def test_a_file_without_a_manifest_is_refused(path, metadata):
     path.write_bytes(written(good(), metadata))
     for load in (load_artifact, load_manifest):
-        refused(path, "has no alexnet-infer manifest", "`alexnet-infer import` converts checkpoints", load=load)
+        refused(path, "has no alexnet-infer manifest", "expected a model file", load=load)
 
 
 def test_any_flipped_byte_is_refused_or_changes_only_values(artifact, path):
@@ -477,15 +504,18 @@ def edited(*keys: str | int, to: Any) -> str:
     ids=lambda text: text[:12],
 )  # fmt: skip
 def test_a_manifest_that_is_not_json_is_refused(path, text):
-    refused(with_manifest(path, text), "the manifest is not JSON")
-    refused(path, "the manifest is not JSON", load=load_manifest)
+    refused(with_manifest(path, text), "manifest: not JSON (")
+    refused(path, "manifest: not JSON (", load=load_manifest)
 
 
-@pytest.mark.parametrize(
-    "text", ["null", "[]", "3", '"format"', "{}", '{"format": 3}', '{"format": 0}', '{"format": true}']
-)
+@pytest.mark.parametrize("text", ["{}", '{"format": 3}', '{"format": 0}', '{"format": true}'])
 def test_another_format_is_refused(path, text):
-    refused(with_manifest(path, text), "manifest format", "this version reads formats 1 to 2")
+    refused(with_manifest(path, text), "manifest: format", "this version reads formats 1 to 2")
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "3", '"format"'])
+def test_a_manifest_that_is_not_an_object_is_refused(path, text):
+    refused(with_manifest(path, text), f"manifest={json.loads(text)!r}: expected an object")
 
 
 def test_format_1_which_has_no_fit_means_crop(path):
@@ -507,7 +537,7 @@ def test_a_missing_part_is_refused_by_name(path, field):
 
 
 def test_an_unknown_part_is_refused_by_name(path):
-    refused(with_manifest(path, edited("new\npart", to=1)), "manifest: unknown fields: new?part")
+    refused(with_manifest(path, edited("new\npart", to=1)), r"manifest: unknown fields: new\npart")
 
 
 @pytest.mark.parametrize("field", ["data", "recipe", "seed", "date", "software", "errors"])
@@ -517,7 +547,9 @@ def test_a_missing_field_of_the_provenance_is_refused_by_name(path, field):
 
 @pytest.mark.parametrize("field", ["data", "views", "images", "top1", "top5"])
 def test_a_missing_field_of_an_error_figure_is_refused_by_name(path, field):
-    refused(with_manifest(path, edited("provenance", "errors", 0, field, to=...)), f"errors: missing fields: {field}")
+    refused(
+        with_manifest(path, edited("provenance", "errors", 0, field, to=...)), f"errors[0]: missing fields: {field}"
+    )
 
 
 DEEP: Any = "bottom"
@@ -525,9 +557,9 @@ for _ in range(200):
     DEEP = [DEEP]
 
 WRONG = [
-    (("name",), "", "name: ''"),
-    (("name",), None, "name: None"),
-    (("name",), "two\nlines", r"name: 'two\nlines'"),
+    (("name",), "", "manifest: name=''"),
+    (("name",), None, "name=None"),
+    (("name",), "two\nlines", r"name='two\nlines'"),
     (("architecture",), None, "architecture=None: expected an object"),
     (("architecture", "patch"), 7, "preprocessing: patch=6: expected 7, the net's patch size"),
     (("architecture", "channels"), 1, "the net takes 1 channels: expected 3"),
@@ -535,21 +567,21 @@ WRONG = [
     (("architecture", "operations", 5, "units"), 4, "3 class names: expected 4, one for each output"),
     (("preprocessing",), [], "preprocessing=[]: expected an object"),
     (("preprocessing", "patch"), 5, "preprocessing: patch=5: expected 6, the net's patch size"),
-    (("preprocessing", "mean"), {"float32": "AAAA"}, "preprocessing: mean has 3 bytes"),
+    (("preprocessing", "mean"), {"float32": "AAAA"}, "preprocessing.mean has 3 bytes"),
     (("classes",), {}, "classes={}: expected a list"),
     (("classes",), [], "0 class names: expected 3, one for each output"),
-    (("classes", 1), ["n00000001"], "class ['n00000001']: expected a [WordNet id, name] pair"),
-    (("classes", 1), "ab", "class 'ab': expected a [WordNet id, name] pair"),
-    (("classes", 1), ["n00000001", ""], "class n00000001: ''"),
-    (("classes", 1), ["n00000001", "\x1b[2J"], r"class n00000001: '\x1b[2J'"),
-    (("classes", 1), ["n00000001", "\ud800"], r"class n00000001: '\ud800'"),
-    (("classes", 1), [1, "name"], "class: 1: expected printable text"),
+    (("classes", 1), ["n00000001"], "classes[1]=['n00000001']: expected a [WordNet id, name] pair"),
+    (("classes", 1), "ab", "classes[1]='ab': expected a [WordNet id, name] pair"),
+    (("classes", 1), ["n00000001", ""], "classes[1]: name=''"),
+    (("classes", 1), ["n00000001", "\x1b[2J"], r"classes[1]: name='\x1b[2J'"),
+    (("classes", 1), ["n00000001", "\ud800"], r"classes[1]: name='\ud800'"),
+    (("classes", 1), [1, "name"], "classes[1]: wnid=1: expected printable text"),
     (("classes", 1, 0), "n00000000", "class n00000000 comes after n00000000"),
     (("classes", 1, 0), "n00000002", "class n00000002 comes after n00000002"),
     (("classes", 0, 0), "n00000009", "class n00000001 comes after n00000009: expected distinct WordNet ids in sorted"),
     (("provenance",), [], "provenance=[]: expected an object"),
-    (("provenance", "data"), None, "provenance: data: None"),
-    (("provenance", "software"), ["x"], "provenance: software: ['x']"),
+    (("provenance", "data"), None, "provenance: data=None"),
+    (("provenance", "software"), ["x"], "provenance: software=['x']"),
     (("provenance", "date"), "yesterday", "provenance: date='yesterday': expected an ISO 8601 date"),
     (("provenance", "date"), 20260131, "provenance: date=20260131: expected an ISO 8601 date"),
     (("provenance", "seed"), 1.5, "provenance: seed=1.5: expected a whole number"),
@@ -558,15 +590,15 @@ WRONG = [
     (("provenance", "recipe"), {"lr": {"a": {"b": {"c": {}}}}}, "at most four levels deep"),
     (("provenance", "recipe"), {"deep": DEEP}, "at most four levels deep"),
     (("provenance", "recipe"), {"note": "\x1b[2J"}, "provenance: recipe="),
-    (("provenance", "errors"), {}, "provenance: errors={}: expected a list"),
-    (("provenance", "errors"), [3], "errors=3: expected an object"),
+    (("provenance", "errors"), {}, "provenance.errors={}: expected a list"),
+    (("provenance", "errors"), [3], "errors[0]=3: expected an object"),
     (("provenance", "errors", 0, "top1"), -1, "0 <= top5 <= top1 <= images > 0"),
-    (("provenance", "errors", 0, "top1"), 11, "errors: top5, top1, images=(1, 11, 10)"),
-    (("provenance", "errors", 0, "top5"), 5, "errors: top5, top1, images=(5, 4, 10)"),
-    (("provenance", "errors", 0, "images"), 0, "errors: top5, top1, images=(1, 4, 0)"),
-    (("provenance", "errors", 0, "images"), 10.0, "expected whole numbers"),
-    (("provenance", "errors", 0, "images"), True, "expected whole numbers"),
-    (("provenance", "errors", 0, "views"), 10, "errors: views: 10"),
+    (("provenance", "errors", 0, "top1"), 11, "errors[0]: top5, top1, images=(1, 11, 10)"),
+    (("provenance", "errors", 0, "top5"), 5, "errors[0]: top5, top1, images=(5, 4, 10)"),
+    (("provenance", "errors", 0, "images"), 0, "errors[0]: top5, top1, images=(1, 4, 0)"),
+    (("provenance", "errors", 0, "images"), 10.0, "images=10.0: expected a whole number"),
+    (("provenance", "errors", 0, "images"), True, "images=True: expected a whole number"),
+    (("provenance", "errors", 0, "views"), 10, "errors[0]: views=10: expected printable text"),
 ]
 
 

@@ -22,8 +22,8 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from alexnet_infer import decode
-from alexnet_infer.decode import printable, read_rgb
-from alexnet_infer.errors import UnreadableInputError
+from alexnet_infer.decode import read_rgb
+from alexnet_infer.errors import UnreadableInputError, printable
 
 ROOT = Path(__file__).parents[1]
 COLOURS = np.array([[(230, 20, 30), (20, 200, 40), (240, 240, 240)], [(30, 40, 220), (10, 10, 10), (230, 220, 20)]])

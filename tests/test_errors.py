@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from alexnet_infer import errors
 from alexnet_infer.errors import (
     AlexNetInferError,
-    SpecError,
-    check_keys,
     listed,
     meant,
     one_line,
@@ -56,13 +52,14 @@ def test_an_ordinary_value_is_shown_as_python_writes_it(value):
 
 
 def test_the_message_of_a_library_is_shortened_to_one_line():
-    assert one_line(OSError("Couldn't read: \x0f\n  page header\tfailed.\n")) == "Couldn't read: ? page header failed."
-    assert len(one_line(ValueError("x" * 10_000))) == 300
+    message = one_line(OSError("Couldn't read: \x0f\n  page header\tfailed.\n"))
+    assert message == r"Couldn't read: \x0f page header failed."
+    assert len(one_line(ValueError("x" * 10_000))) == len(one_line("\0" * 10_000)) == 300
 
 
 def test_many_and_unprintable_names_are_listed_in_one_line():
     assert listed([]) == "none"
-    assert listed(["a", b"\xff", "two\nlines"]) == r"a, b'\xff', two?lines"
+    assert listed(["a", b"\xff", "two\nlines"]) == r"a, b'\xff', two\nlines"
     assert listed("x" * 1000 for _ in range(14)) == ", ".join(["x" * 40] * 12) + " and 2 more"
 
 
@@ -73,24 +70,12 @@ def test_many_and_unprintable_names_are_listed_in_one_line():
         ([], "missing fields: a, b"),
         (["a"], "missing fields: b"),
         (["b", "d", "a", "c"], "unknown fields: c, d"),
-        (["a", "new\npart"], "missing fields: b; unknown fields: new?part"),
+        (["a", "new\npart"], "missing fields: b; unknown fields: new\\npart"),
         (["a", "b", "", "x, y"], "unknown fields: '', 'x, y'"),
     ],
 )
 def test_missing_and_unknown_fields_are_told_apart(names, message):
     assert wrong_names("fields", names, ["b", "a"]) == message
-    if message:
-        with pytest.raises(SpecError, match=f"^a part: {re.escape(message)}$"):
-            check_keys("a part", dict.fromkeys(names), ["b", "a"])
-    else:
-        check_keys("a part", dict.fromkeys(names), ["b", "a"])
-
-
-@pytest.mark.parametrize("data", [None, [], ["a"], "a", 3])
-def test_a_value_that_is_not_an_object_is_shown(data):
-    with pytest.raises(SpecError) as caught:
-        check_keys("part", data, ["a"])
-    assert str(caught.value) == f"part={data!r}: expected an object"
 
 
 def test_every_error_class_has_its_exit_code():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,15 @@ def test_a_lock_is_held_until_its_process_ends(tmp_path, other, end):
     held = lock(tmp_path / "lock")
     assert held is not None
     held.close()
+
+
+def test_a_lock_that_is_waited_for_is_free_once_its_holder_is_killed(tmp_path, other):
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lock, tmp_path / "lock", wait=True)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.1)
+        other.kill()
+        waiting.result(30).close()
 
 
 def test_a_lock_excludes_its_own_process_until_it_is_closed(tmp_path):

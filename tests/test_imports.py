@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,15 +129,15 @@ def test_packages_that_a_training_machine_may_lack_are_imported_when_they_are_us
     assert not at_once & {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "platformdirs"}
 
 
-def test_the_architecture_needs_only_the_standard_library():
-    import sys
-
-    modules = {top(module) for module, _ in imports_of(PACKAGE / "architecture.py")}
-    assert modules - set(sys.stdlib_module_names) == {"alexnet_infer"}
+def test_the_architecture_needs_only_the_standard_library_and_msgspec():
+    """A spec can be read by a program without NumPy. msgspec, which checks its values, needs no other package."""
+    for name in ("architecture", "strict_json", "errors"):
+        modules = {top(module) for module, _ in imports_of(PACKAGE / f"{name}.py")}
+        assert modules - set(sys.stdlib_module_names) <= {"alexnet_infer", "msgspec"}
 
 
 FLOORS = (
-    "errors files progress version bilinear machine web help",
+    "errors files progress version bilinear machine web help strict_json",
     "architecture preprocess metrics",
     "presets manifest decode",
     "artifact",
@@ -158,6 +160,8 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 TRAIN_BELOW = "published"
 """The trainer uses the floors below this one."""
+TRAIN_ALSO = {"cli.py": {"nets"}}
+"""The trainer's command line finds nets by their names, as the package's does. The trainer itself gets their paths."""
 
 
 def rooms_used_by(path: Path) -> set[str]:
@@ -185,7 +189,8 @@ def test_every_floor_has_its_rooms():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "train").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_trainer_uses_only_the_lower_floors(path):
-    assert not {room for room in rooms_used_by(path) if FLOOR[room] >= FLOOR[TRAIN_BELOW]}
+    higher = {room for room in rooms_used_by(path) if FLOOR[room] >= FLOOR[TRAIN_BELOW]}
+    assert higher == TRAIN_ALSO.get(path.name, set())
 
 
 @pytest.mark.parametrize("name", ["cli", "job", "recipe", "__main__"])
@@ -194,3 +199,53 @@ def test_the_trainers_command_line_starts_without_torch(name):
     heavy = {"torch", "train.display", "train.launch", "train.loop", "train.model", "train.data", "train.finish"}
     at_once = {module for module, at_once in modules if at_once}
     assert not [module for module in at_once if module in heavy or module.rsplit(".", 1)[0] in heavy]
+
+
+IMPORT_ALL = """
+import importlib, importlib.metadata, re, sys
+
+def required(name, done):
+    if name not in done:
+        done.add(name)
+        for line in requirements(name) or ():
+            needs, _, marker = line.partition(";")
+            if "extra" not in marker:
+                required(re.match("[A-Za-z0-9._-]+", needs)[0].lower().replace("_", "-"), done)
+    return done
+
+def requirements(name):
+    try:
+        return importlib.metadata.requires(name)
+    except importlib.metadata.PackageNotFoundError:  # for another platform
+        return None
+
+needed = required("alexnet-infer", set())
+owners = importlib.metadata.packages_distributions()
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        owned = {owner.lower().replace("_", "-") for owner in owners.get(name.partition(".")[0], ())}
+        if owned and not owned & needed:
+            raise ImportError(f"{name} is optional")
+
+sys.meta_path.insert(0, Refuse())
+for name in ("torch", "onnxruntime", "scipy"):
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        continue
+    sys.exit(f"{name} is not refused")
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def test_every_module_can_be_imported_without_optional_packages():
+    """The program refuses all packages that alexnet-infer's own dependencies don't need, and imports the modules."""
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in SOURCES
+        if path != CHILD and path.stem != "__main__"
+    ]
+    child = subprocess.run([sys.executable, "-c", IMPORT_ALL, *modules], capture_output=True, text=True, cwd=ROOT)
+    assert (child.returncode, child.stdout, child.stderr) == (0, "", "")

@@ -1,4 +1,4 @@
-"""Top-k counts compared with hand-counted cases and a sort; the mean of nets."""
+"""Ranks and top-k counts compared with hand-counted cases and a sort; probabilities and their mean."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alexnet_infer.errors import UsageError
-from alexnet_infer.metrics import mean_probabilities, topk_correct
+from alexnet_infer.metrics import are_probabilities, highest, mean_probabilities, topk_correct
 
 
 def test_counts_by_hand():
@@ -79,6 +79,17 @@ def test_invalid_labels_are_refused_and_the_first_one_is_named(labels, message):
 def test_k_below_one_is_refused():
     with pytest.raises(UsageError, match="k=0"):
         topk_correct(np.zeros((1, 3)), np.array([0]), 0)
+
+
+def test_the_highest_scores_come_first_and_equal_ones_in_the_order_of_their_index():
+    scores = np.array([[0.1, 0.3, 0.1, 0.5], [0.25, 0.25, 0.25, 0.25]])
+    assert highest(scores, 3).tolist() == [[3, 1, 0], [0, 1, 2]]
+    assert highest(scores[0], 9).tolist() == [3, 1, 0, 2]
+
+
+def test_probabilities_are_from_0_to_1_with_room_for_rounding_and_never_nan():
+    values = np.float32([0, 0.5, 1, 1.0000002, 1.1, -1e-9, np.nan, np.inf])
+    assert are_probabilities(values).tolist() == [True] * 4 + [False] * 4
 
 
 def test_the_mean_of_nets_is_taken_of_probabilities_with_equal_weights():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict
 
 from alexnet_infer import nets
 from alexnet_infer.artifact import embedded_model, load_manifest, sha256

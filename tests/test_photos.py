@@ -62,7 +62,7 @@ def refusal(*inputs: str) -> str:
     """Return the one-line message with which the only photo of `inputs` is refused."""
     (photo,) = expand(inputs)
     with pytest.raises(UnreadableInputError) as caught:
-        photo.square(PREPROCESSING)
+        photo.square(PREPROCESSING.rescaling)
     message = str(caught.value)
     assert message.isprintable()
     assert message.startswith(f"{photo.printable_name}: ")
@@ -82,8 +82,8 @@ def test_a_photo_is_read_only_when_its_square_is_requested(tree):
     photos = list(expand(["a.png", "b.png"]))
     (folder / "a.png").unlink()
     with pytest.raises(UnreadableInputError, match=r"^a\.png: can't be read \(No such file or directory\)$"):
-        photos[0].square(PREPROCESSING)
-    assert photos[1].square(PREPROCESSING).shape == (SIZE, SIZE, 3)
+        photos[0].square(PREPROCESSING.rescaling)
+    assert photos[1].square(PREPROCESSING.rescaling).shape == (SIZE, SIZE, 3)
 
 
 def test_a_file_whose_name_is_also_a_pattern_is_that_file(tree):
@@ -119,7 +119,7 @@ def test_a_photo_with_any_name_is_read_and_its_name_can_be_printed(tree, name):
     gradient(8, 8).save(folder / os.fsdecode(name))
     for argument in (os.fsdecode(name), ".", "*.png"):
         (photo,) = expand([argument])
-        assert photo.square(PREPROCESSING).shape == (SIZE, SIZE, 3)
+        assert photo.square(PREPROCESSING.rescaling).shape == (SIZE, SIZE, 3)
         assert os.fsencode(photo.name) == name
         assert photo.printable_name.isprintable()
         photo.printable_name.encode()
@@ -130,7 +130,7 @@ def test_a_link_is_followed_to_its_file_and_a_broken_one_is_refused(tree):
     (folder / "link").symlink_to("a.png")
     (folder / "broken[1].jpg").symlink_to("absent")
     (photo,) = expand(["link"])
-    assert photo.square(PREPROCESSING).shape == (SIZE, SIZE, 3)
+    assert photo.square(PREPROCESSING.rescaling).shape == (SIZE, SIZE, 3)
     assert "No such file" in refusal("broken[1].jpg")
 
 
@@ -196,9 +196,9 @@ def test_a_directory_without_permission_is_refused_and_its_neighbours_are_read(t
     (folder / "trip/closed").chmod(0)
     try:
         read, closed = expand(["trip"])
-        assert read.square(PREPROCESSING).shape == (SIZE, SIZE, 3)
+        assert read.square(PREPROCESSING.rescaling).shape == (SIZE, SIZE, 3)
         with pytest.raises(UnreadableInputError, match=r"^trip/closed: .*Permission denied"):
-            closed.square(PREPROCESSING)
+            closed.square(PREPROCESSING.rescaling)
     finally:
         (folder / "trip/closed").chmod(0o700)
 
@@ -217,7 +217,7 @@ def test_a_directory_that_fails_is_refused_and_its_neighbours_are_read(tree, mon
     assert [photo.name for photo in photos if photo.problem is None] == ["trip/a.jpg", "trip/z.jpg"]
     (closed,) = (photo for photo in photos if photo.problem is not None)
     with pytest.raises(UnreadableInputError, match=r"^trip/closed: the directory can't be read \(Permission denied\)"):
-        closed.square(PREPROCESSING)
+        closed.square(PREPROCESSING.rescaling)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
@@ -250,7 +250,7 @@ def test_bad_inputs_do_not_stop_the_good_ones(tree):
     read = []
     for photo in photos:
         try:
-            photo.square(PREPROCESSING)
+            photo.square(PREPROCESSING.rescaling)
             read.append(True)
         except UnreadableInputError:
             read.append(False)
@@ -276,15 +276,15 @@ def test_a_dash_is_an_image_on_standard_input(monkeypatch, tree):
     standard_input(monkeypatch, encoded(image))
     (photo,) = expand(["-"])
     assert (photo.name, photo.printable_name) == ("-", "-")
-    assert (photo.square(PREPROCESSING) == central_square(image, SIZE)).all()
+    assert (photo.square(PREPROCESSING.rescaling) == central_square(image, SIZE)).all()
 
 
 def test_standard_input_can_be_read_once_and_must_be_an_image(monkeypatch):
     standard_input(monkeypatch, encoded(gradient(8, 8)))
     first, second = expand(["-", "-"])
-    assert first.square(PREPROCESSING).shape == (SIZE, SIZE, 3)
+    assert first.square(PREPROCESSING.rescaling).shape == (SIZE, SIZE, 3)
     with pytest.raises(UnreadableInputError, match=r"^-: empty"):
-        second.square(PREPROCESSING)
+        second.square(PREPROCESSING.rescaling)
     standard_input(monkeypatch, b"no image")
     assert refusal("-").startswith("-: not an image")
 
@@ -310,7 +310,7 @@ def test_a_url_is_fetched_when_the_photo_is_read_and_not_before(server):
     server.content = encoded(image)
     (photo,) = expand([server.url])
     assert not server.requests
-    assert (photo.square(PREPROCESSING) == central_square(image, SIZE)).all()
+    assert (photo.square(PREPROCESSING.rescaling) == central_square(image, SIZE)).all()
     assert len(server.requests) == 1
 
 
@@ -359,7 +359,7 @@ def test_a_url_is_printed_without_its_password_and_harmless_to_a_terminal(server
         refusal(url)
         == f"{server.url.replace('//', '//me:***@')}?a=1&b=\\x1b[31m: can't be fetched (HTTP 401 Unauthorized)"
     )
-    assert photo.square(PREPROCESSING).shape == (SIZE, SIZE, 3)  # the password was sent
+    assert photo.square(PREPROCESSING.rescaling).shape == (SIZE, SIZE, 3)  # the password was sent
 
 
 # Squares
@@ -371,7 +371,7 @@ def test_a_square_is_made_from_the_decoded_image_with_the_filter_of_the_net(tmp_
     image = gradient(*shape)
     image.save(tmp_path / "photo.png")
     preprocessing = Preprocessing(size=SIZE, patch=SIZE, mean=np.zeros(3), resample=resample)
-    square = Photo(name="photo", path=tmp_path / "photo.png").square(preprocessing)
+    square = Photo(name="photo", path=tmp_path / "photo.png").square(preprocessing.rescaling)
     assert square.dtype == np.uint8
     assert (square == central_square(image, SIZE, resample)).all()
 
@@ -381,7 +381,7 @@ def test_a_photo_is_rotated_before_it_is_cropped(tmp_path):
     exif = Image.Exif()
     exif[274] = 8
     upright.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "photo.png", exif=exif)
-    square = Photo(name="photo", path=tmp_path / "photo.png").square(PREPROCESSING)
+    square = Photo(name="photo", path=tmp_path / "photo.png").square(PREPROCESSING.rescaling)
     assert (square == central_square(upright, SIZE)).all()
 
 
@@ -390,14 +390,14 @@ def test_a_jpeg_beyond_the_limit_is_shrunk_as_far_as_the_nets_size_allows(tmp_pa
     image.save(tmp_path / "photo.jpg", quality=95)
     monkeypatch.setattr(decode, "MAX_PIXELS", 50 * 40)
     photo = Photo(name="photo", path=tmp_path / "photo.jpg")
-    np.testing.assert_allclose(photo.square(PREPROCESSING), central_square(image, SIZE), atol=5)
+    np.testing.assert_allclose(photo.square(PREPROCESSING.rescaling), central_square(image, SIZE), atol=5)
     with pytest.raises(UnreadableInputError, match="100 x 80 pixels"):
-        photo.square(Preprocessing(size=21, patch=21, mean=np.zeros(3)))  # 2 x 21 are more than half of 80
+        photo.square(Rescaling(size=21))  # 2 x 21 are more than half of 80
 
 
 def test_one_pixel_fills_the_square(tmp_path):
     Image.new("RGB", (1, 1), (12, 34, 56)).save(tmp_path / "photo.png")
-    square = Photo(name="photo", path=tmp_path / "photo.png").square(PREPROCESSING)
+    square = Photo(name="photo", path=tmp_path / "photo.png").square(PREPROCESSING.rescaling)
     assert (square == (12, 34, 56)).all()
 
 
@@ -418,7 +418,7 @@ def test_squares_match_the_filters_formula_even_for_long_strips(tmp_path, shape)
     width, height = shape
     pixels = np.random.default_rng(3).integers(40, 216, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png", compress_level=1)
-    square = Photo(name="photo", path=tmp_path / "photo.png").square(PREPROCESSING)
+    square = Photo(name="photo", path=tmp_path / "photo.png").square(PREPROCESSING.rescaling)
     rows, columns = (weights(side, round(side * SIZE / min(shape)), SIZE) for side in (height, width))
     expected = np.einsum("iy,yxc,jx->ijc", rows, pixels.astype(float), columns, optimize=True)
     # Pillow rounds between its passes, and places the box in float32.

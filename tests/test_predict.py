@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 from PIL import Image
 
 from alexnet_infer.backends.reference import ReferenceBackend
@@ -46,7 +47,7 @@ def test_ten_views_average_probabilities_not_logits():
     logits = ReferenceBackend(ARTIFACT).logits(patches(square, ARTIFACT.manifest.preprocessing, "ten"))
     powers = np.exp(logits)
     mean_of_probabilities = (powers / powers.sum(1, keepdims=True)).mean(0)
-    np.testing.assert_allclose(net().probabilities([square])[0], mean_of_probabilities, rtol=1e-12)
+    np.testing.assert_allclose(net().probabilities([square])[0], mean_of_probabilities, rtol=1e-6)
     logit_powers = np.exp(logits.mean(0))
     assert np.abs(mean_of_probabilities - logit_powers / logit_powers.sum()).max() > 1e-6
 
@@ -54,7 +55,7 @@ def test_ten_views_average_probabilities_not_logits():
 def test_the_central_view_is_the_fifth_of_the_ten():
     square = central_square(photo(1), SIZE)
     ten = ReferenceBackend(ARTIFACT).infer(patches(square, ARTIFACT.manifest.preprocessing, "ten"))
-    np.testing.assert_allclose(net("center").probabilities([square])[0], ten[4], rtol=1e-12)
+    np.testing.assert_allclose(net("center").probabilities([square])[0], ten[4], rtol=1e-6)
 
 
 def test_photos_in_a_batch_get_the_same_labels_as_alone(folder: Path):
@@ -139,10 +140,8 @@ def test_a_url_is_fetched_and_classified(tmp_path: Path):
 def members() -> list[Net]:
     """Three nets that differ in their weights, and in size, filter, channel order or views."""
     artifacts = [random_artifact(seed=seed, size=SIZE + 5 * (seed == 1)) for seed in range(3)]
-    bgr = dataclasses.replace(artifacts[2].manifest.preprocessing, channel_order="BGR", resample="nearest")
-    artifacts[2] = dataclasses.replace(
-        artifacts[2], manifest=dataclasses.replace(artifacts[2].manifest, preprocessing=bgr)
-    )
+    bgr = structs.replace(artifacts[2].manifest.preprocessing, channel_order="BGR", resample="nearest")
+    artifacts[2] = dataclasses.replace(artifacts[2], manifest=structs.replace(artifacts[2].manifest, preprocessing=bgr))
     views = ("ten", "center", "ten")
     return [Net(a.manifest, ReferenceBackend(a), v) for a, v in zip(artifacts, views, strict=True)]
 
@@ -216,3 +215,55 @@ def test_a_loaded_net_matches_the_reference(tmp_path: Path):
     square = central_square(photo(3), SIZE)
     expected = net().probabilities([square])
     np.testing.assert_allclose(load(path, device="cpu").probabilities([square]), expected, atol=1e-5)
+
+
+# Arrays, and what a net says of itself.
+
+
+def test_an_rgb_array_is_classified_like_the_image():
+    image = photo(3)
+    assert net().classify(np.asarray(image)) == net().classify(image)
+    assert net().classify(np.asarray(image)[:, :, ::-1]) != net().classify(image)
+
+
+@pytest.mark.parametrize(
+    ("array", "shown"),
+    [
+        (np.zeros((20, 20, 3), np.float32), r"float32 \[20, 20, 3\]"),
+        (np.zeros((20, 20), np.uint8), r"uint8 \[20, 20\]"),
+        (np.zeros((3, 20, 20), np.uint8), r"uint8 \[3, 20, 20\]"),
+        (np.zeros((20, 20, 4), np.uint8), r"uint8 \[20, 20, 4\]"),
+        (np.zeros((0, 20, 3), np.uint8), r"uint8 \[0, 20, 3\]"),
+    ],
+)
+def test_another_array_is_refused_with_its_shape(array, shown):
+    with pytest.raises(UsageError, match=rf"photo is {shown}: expected an array uint8 \[H, W, 3\] in RGB order"):
+        net().classify(array)
+
+
+@pytest.mark.parametrize(
+    ("squares", "words"),
+    [
+        ([], "0 squares: expected "),
+        ([np.zeros((SIZE, SIZE, 3), np.float32)], rf"squares\[0\] is float32 \[{SIZE}, {SIZE}, 3\]: expected "),
+        (np.zeros((SIZE, SIZE, 3), np.uint8), rf"squares\[0\] is uint8 \[{SIZE}, 3\]: expected "),
+        ([np.zeros((SIZE, SIZE, 3), np.uint8), np.zeros((3, SIZE, SIZE), np.uint8)], r"squares\[1\] is uint8 \[3, "),
+        (["photo.jpg"], r"squares\[0\] is of type str: expected "),
+    ],
+)
+def test_wrong_squares_are_refused_with_what_was_expected(squares, words):
+    with pytest.raises(UsageError, match=words) as refusal:
+        net().probabilities(squares)
+    assert f"expected squares uint8 [{SIZE}, {SIZE}, 3] RGB" in str(refusal.value)
+
+
+def test_a_stack_of_squares_is_accepted():
+    squares = [central_square(photo(i), SIZE) for i in range(2)]
+    np.testing.assert_array_equal(net().probabilities(np.stack(squares)), net().probabilities(squares))
+
+
+def test_the_representation_says_which_net_it_is():
+    one = net()
+    facts = f"{len(one.classes)} classes, views='ten', {one.backend.description!r}"
+    assert repr(one) == f"Net({one.manifest.name!r}, {facts})"
+    assert repr(Ensemble([one, one])) == f"Ensemble([{one!r}, {one!r}])"

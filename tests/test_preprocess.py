@@ -336,14 +336,14 @@ def test_anything_but_an_object_is_refused(data):
 
 
 @pytest.mark.parametrize(
-    ("data", "unknown"), [({}, ""), ({"a\nb": 1}, "unknown fields: a?b"), ({"x" * 10_000: 1}, "unknown fields: xxx")]
+    ("data", "unknown"), [({}, ""), ({"a\nb": 1}, r"unknown fields: a\nb"), ({"x" * 10_000: 1}, "unknown fields: xxx")]
 )
 def test_an_object_without_the_expected_fields_is_refused(data, unknown):
     refused(data, "missing fields: channel_order, fit, mean, ", unknown)
 
 
 def test_an_unknown_field_is_refused():
-    refused(preprocessing().to_json() | {"std\n": [1, 1, 1]}, "preprocessing: unknown fields: std?")
+    refused(preprocessing().to_json() | {"std\n": [1, 1, 1]}, r"preprocessing: unknown fields: std\n")
 
 
 @pytest.mark.parametrize("value", [0, -1, 4097, 2**70, HUGE, 9.0, math.nan, True, "9", None, [9], {}])
@@ -411,7 +411,7 @@ def test_one_bad_value_in_a_mean_for_each_pixel_is_refused(bad):
 
 def test_a_mean_for_each_pixel_of_another_size_is_refused_with_both_sizes():
     other = Preprocessing(size=8, patch=6, mean=np.zeros((8, 8, 3))).to_json()["mean"]
-    refused(preprocessing().to_json() | {"mean": other}, "768 bytes", "9 x 9 x 3 x 4")
+    refused(preprocessing().to_json() | {"mean": other}, "(8, 8, 3)", "(9, 9, 3)")
 
 
 def test_a_mean_in_the_other_value_range_is_refused():

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, BatchNorm, Conv, Dense, Dropout, MaxPool, Step
 from alexnet_infer.errors import SpecError, UsageError
@@ -246,7 +247,7 @@ def test_tanh_replaces_every_relu_and_nothing_else():
     assert {o.kind for o in of_kind(relu, Activation)} == {"relu"}
     assert {o.kind for o in of_kind(tanh, Activation)} == {"tanh"}
     assert tanh.operations == tuple(
-        replace(o, kind="tanh") if isinstance(o, Activation) else o for o in relu.operations
+        structs.replace(o, kind="tanh") if isinstance(o, Activation) else o for o in relu.operations
     )
 
 

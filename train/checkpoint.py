@@ -42,7 +42,7 @@ class RunState:
         return self.errors.index(min(self.errors)) + 1 if self.errors else 0
 
 
-def save(path: Path, config: dict, state: RunState, tensors: dict[str, Tensor], net: dict | None = None) -> None:
+def save(path: Path, config: dict, state: RunState, tensors: dict[str, Tensor], net: dict) -> None:
     """Write a checkpoint atomically: a reader sees either the old file or the new one.
 
     `net`: what `alexnet-infer import` needs to turn the checkpoint into a model file: preprocessing and classes, as in
@@ -50,9 +50,7 @@ def save(path: Path, config: dict, state: RunState, tensors: dict[str, Tensor], 
 
     Raises UsageError if it can't be written; the old checkpoint is then unchanged.
     """
-    metadata = {"config": json.dumps(config), "state": json.dumps(vars(state))}
-    if net is not None:
-        metadata["net"] = json.dumps(net)
+    metadata = {"config": json.dumps(config), "state": json.dumps(vars(state)), "net": json.dumps(net)}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with replacing(path) as temporary:

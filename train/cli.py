@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from alexnet_infer.backends import Device
 from alexnet_infer.errors import AlexNetInferError, UnreadableInputError, UsageError
 from alexnet_infer.help import WHAT, Command, Group, argument, option
-from alexnet_infer.presets import PRESETS, variant
+from alexnet_infer.presets import PRESETS, Variant, variant
 from train.job import Job
-from train.recipe import RECIPES
+from train.recipe import RECIPES, Recipe
 from train.requirements import import_failure
 
 RUN, NET, MACHINE = "Run", "Net", "Machine"
@@ -24,6 +25,7 @@ RECIPE = "\t".join(["Recipe", *RECIPES])
 EPILOG = """
 Examples:
   python -m train --preset alexnet-64 --recipe fast --data DATA --out runs/a
+  python -m train --init-from alexnet-64-0 --data DATA
   torchrun --nproc-per-node 2 -m train --columns --data packed
 
 Exit codes: 0 success; 1 diverged; 2 wrong usage, unwritable file; 3 unreadable
@@ -54,6 +56,11 @@ app = typer.Typer(
 )
 
 
+SWITCHES = ("width", "hidden", "columns", "activation", "normalization", "pool_size")
+RECIPE_FIELDS = tuple(field.name for field in fields(Recipe) if field.name != "name")
+"""Fields of `Variant` and `Recipe`. The options have the same names, except --net-columns."""
+
+
 def _recipe(field: str, help: str, metavar: str | None = None) -> Any:
     """An option that changes a field of the recipe. The help page shows the value of each recipe."""
     values = "\t".join(_shown(getattr(recipe, field)) for recipe in RECIPES.values())
@@ -79,24 +86,21 @@ def train(
         Path | None,
         option(RUN, "Packed set, ILSVRC, Parquet shards or folders.", metavar="PATH", default=False),
     ] = None,
-    preset: Annotated[str, option(RUN, f"{', '.join(PRESETS)}.", metavar="NAME")] = "alexnet",
+    preset: Annotated[
+        str | None, option(RUN, f"{', '.join(PRESETS)}.", metavar="NAME", default="alexnet, or that of --init-from")
+    ] = None,
     recipe: Annotated[str, option(RUN, f"{' or '.join(RECIPES)}; see Recipe.", metavar="NAME")] = "paper",
     out: Annotated[Path | None, option(RUN, "Folder of the run.", metavar="DIR", default="runs/PRESET")] = None,
     name: Annotated[str | None, option(RUN, "Name of the trained net.", metavar="NAME", default="the preset's")] = None,
     image_size: Annotated[
         int | None,
         option(
-            RUN,
-            "Side of images.",
-            metavar="S",
-            default="that of a packed set, or the next multiple of 32 above the patch",
+            RUN, "Side of images.", metavar="S", default="a packed set's, or the next multiple of 32 above the patch"
         ),
     ] = None,
     init_from: Annotated[
-        Path | None,
-        option(
-            RUN, "Start from this net; its last layer is replaced if the classes differ.", metavar="FILE", default=False
-        ),
+        str | None,
+        option(RUN, "Net to start from. It sets --preset and the options of Net.", metavar="NET", default=False),
     ] = None,
     seed: Annotated[int, option(RUN, "Seed of all random numbers.", metavar="N")] = 0,
     result: Annotated[Literal["last", "best"], option(RUN, "Last weights, or the best epoch's.")] = "last",
@@ -140,7 +144,7 @@ def train(
     columns: Annotated[
         bool, option(MACHINE, "One column per torchrun process, not the whole net.", "--columns")
     ] = False,
-    device: Annotated[Literal["auto", "cpu", "cuda"], option(MACHINE, "auto: CUDA if available, else CPU.")] = "auto",
+    device: Annotated[Device, option(MACHINE, "auto: CUDA if available, else CPU.")] = "auto",
     accumulate: Annotated[int, option(MACHINE, "Parts per batch, to save memory.", metavar="N")] = 1,
     compile: Annotated[
         bool | None, option(MACHINE, "Use torch.compile.", "--compile/--no-compile", default="on GPUs, if possible")
@@ -153,42 +157,18 @@ def train(
         return
     if data is None:
         raise UsageError("--data is missing: expected a labelled image set, or a set packed by prepare")
-    changed_net = _given(
-        width=width,
-        hidden=hidden,
-        columns=net_columns,
-        activation=activation,
-        normalization=normalization,
-        pool_size=pool_size,
-    )
-    changed_recipe = _given(
-        epochs=epochs,
-        batch=batch,
-        lr=lr,
-        schedule=schedule,
-        warmup=warmup,
-        patience=patience,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        init=init,
-        dropout=dropout,
-        label_smoothing=label_smoothing,
-        color_sigma=color_sigma,
-        unit=unit,
-        mean=mean,
-        validation_views=validation_views,
-        steps_per_epoch=steps_per_epoch,
-    )
     if recipe not in RECIPES:
         raise UsageError(f"--recipe {recipe}: expected {' or '.join(RECIPES)}")
+    given = {name: value for name, value in (context.params | {"columns": net_columns}).items() if value is not None}
+    start, net = _net_to_train(init_from, preset, {name: given[name] for name in SWITCHES if name in given})
     job = Job(
-        variant=replace(variant(preset), **changed_net),
-        recipe=replace(RECIPES[recipe], **changed_recipe),
+        variant=net,
+        recipe=replace(RECIPES[recipe], **{name: given[name] for name in RECIPE_FIELDS if name in given}),
         data=data,
-        out=out or Path("runs") / preset,
-        name=name or preset,
+        out=out or Path("runs") / net.name,
+        name=name or net.name,
         size=image_size,
-        init_from=init_from,
+        init_from=start,
         seed=seed,
         columns=2 if columns else 1,
         device=device,
@@ -235,9 +215,9 @@ def prepare(
     display = Display()
     try:
         preparation = make(job, display)
-        for split, images in preparation.unreadable.items():
-            for image in images:
-                print(f"{split}: {image.name}: {image.reason}", file=sys.stderr)
+        for split, unreadable in preparation.unreadable.items():
+            for item in unreadable:
+                print(f"{split}: {item.image}: {item.reason}", file=sys.stderr)
         if check:
             packed = open_packed(out)
             with display.counting("checking", packed.bytes, "bytes") as advance:
@@ -272,8 +252,15 @@ def plot(
         print(out)
 
 
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+def _net_to_train(init_from: str | None, preset: str | None, switches: dict[str, Any]) -> tuple[Path | None, Variant]:
+    """Return the file of the net to start from, if there is one, and the net to train."""
+    if init_from is None:
+        return None, replace(variant(preset or "alexnet"), **switches)
+    from alexnet_infer.nets import find_net
+    from train.transfer import initial_variant
+
+    path = find_net(init_from)
+    return path, initial_variant(path, preset, switches)
 
 
 def _run(job: Job) -> None:

@@ -1,102 +1,98 @@
-"""Images for training: uint8 squares [S, S, 3], decoded into memory or mapped from a packed set."""
+"""Images for training: uint8 squares [S, S, 3], packed into memory or mapped from a packed set."""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet_infer.datasets import Example, LabelledImages, Split
-from alexnet_infer.decode import read_square
+from alexnet_infer.datasets import LabelledImages, Split
 from alexnet_infer.errors import UnreadableInputError
-from alexnet_infer.preprocess import Rescaling
-from train.augment import ColorPCA
-from train.packed import RESAMPLE, PackedSet
+from alexnet_infer.reading import Unreadable
+from train.packed import PackedSet
+from train.parts import Part, Sums, decoded
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Statistics of all images of a split, of RGB values in 0-255.
-
-    `mean` float32 [S, S, 3] is the mean at each pixel, `covariance` float64 [3, 3] the covariance over all pixels.
-    """
-
-    mean: np.ndarray
-    covariance: np.ndarray
-
-    @property
-    def channel_mean(self) -> np.ndarray:
-        """float32 [3]."""
-        return self.mean.mean((0, 1), np.float64).astype(np.float32)
-
-    @property
-    def pca(self) -> ColorPCA:
-        return ColorPCA.from_covariance(self.covariance)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PackedImages:
     """The images of a split: `shards`, each uint8 [n, S, S, 3] RGB, and `labels` int64 [N], in the same order."""
 
     shards: tuple[Tensor, ...]
     labels: Tensor
+    digest: str
+    """A hash of the pixels in memory, or of the packed set: 16 hexadecimal digits."""
+    mean: np.ndarray | None
+    """float32 [S, S, 3]: the mean at each pixel, in 0-255. None for the validation split of a packed set."""
+    covariance: np.ndarray | None
+    """float64 [3, 3]: the covariance of the RGB values of all pixels, or None as for `mean`."""
     mapped: bool = False
     """Whether the shards are memory maps of files, read page by page."""
-    unreadable: int = 0
-    """Number of further images of the split, which could not be decoded. They count as wrong."""
-    known: Statistics | None = None
-    """The statistics, if they are known; None to compute them from the pixels."""
-    digest: str = ""
-    """A hash of the packed set; empty for other data, whose pixels are then hashed."""
+    unreadable: tuple[Unreadable, ...] = ()
+    """The other images of the split: left out of training, and counted as wrong in validation."""
 
     @classmethod
-    def decode(cls, examples: LabelledImages, size: int, on_image: Callable[[], None] = lambda: None) -> PackedImages:
-        """Decode the whole set on all cores to squares of side `size`. `on_image` is called after each image.
+    def pack(
+        cls, examples: LabelledImages, size: int, on_images: Callable[[int], None] = lambda count: None
+    ) -> PackedImages:
+        """Decode a split into memory, as `train.prepare` decodes it to files.
 
-        Raises UnreadableInputError if an image can't be read, which the message names, if there are no images, or if
-        they don't fit into memory.
+        `on_images` is called with the number of images decoded since the last call. Raises UnreadableInputError if none
+        of the images can be read, or if they don't fit into memory.
         """
-        count = len(examples)
-        if not count:
-            raise UnreadableInputError(f"{examples.root}: the {examples.split} split has no images")
+        count, total = len(examples), Part.empty(size)
         try:
-            images = np.empty((count, size, size, 3), np.uint8)
+            squares = np.empty((count, size, size, 3), np.uint8)
         except MemoryError:
             raise UnreadableInputError(
                 f"{examples.root}: {count} images of {size} x {size} need {count * size**2 * 3 / 1e9:.0f} GB of "
                 "memory; pack them on disk with python -m train prepare, or use a smaller --image-size"
             ) from None
-        labels = np.empty(count, np.int64)
-        rescaling = Rescaling(size=size, resample=RESAMPLE)
+        for chunk, part in decoded(examples.examples(on_error="yield"), count, size):
+            squares[len(total.labels) :][: len(chunk)] = chunk
+            total.add(part)
+            on_images(part.seen)
+        total.check(examples)
+        return cls.of(squares[: len(total.labels)], total.labels, total.sums, total.unreadable)
 
-        def square(example: Example) -> np.ndarray:
-            # The labels of ILSVRC ignore EXIF orientation.
-            return read_square(example.data, name=example.name, rescaling=rescaling, apply_exif=False)
-
-        with ThreadPoolExecutor() as pool:
-            for start, chunk in _chunks(examples, 1024):
-                for i, result in enumerate(pool.map(square, chunk), start):
-                    images[i], labels[i] = result, chunk[i - start].label
-                    on_image()
-        return cls((torch.from_numpy(images),), torch.from_numpy(labels))
+    @classmethod
+    def of(
+        cls, squares: np.ndarray, labels: Sequence[int], sums: Sums, unreadable: Sequence[Unreadable] = ()
+    ) -> PackedImages:
+        """Return images in memory, in one shard: `squares` uint8 [N, S, S, 3], with the sums over them."""
+        return cls(
+            shards=(torch.from_numpy(squares),),
+            labels=torch.tensor(labels, dtype=torch.int64),
+            digest=hashlib.sha256(squares).hexdigest()[:16],
+            mean=sums.mean,
+            covariance=sums.covariance,
+            unreadable=tuple(unreadable),
+        )
 
     @classmethod
     def mapped_from(cls, packed: PackedSet, split: Split) -> PackedImages:
         """Return a split of a packed set. Reads only the labels."""
-        shards = tuple(_tensor(shard) for shard in packed.shards(split))
-        statistics = Statistics(packed.mean, packed.covariance) if split == "train" else None
-        unreadable = len(packed.unreadable(split))
-        labels = torch.from_numpy(packed.labels(split).copy())
-        return cls(shards, labels, True, unreadable, statistics, packed.digest[:16])
+        return cls(
+            shards=tuple(_tensor(shard) for shard in packed.shards(split)),
+            labels=torch.from_numpy(packed.labels(split).copy()),
+            digest=packed.digest[:16],
+            mean=packed.mean if split == "train" else None,
+            covariance=packed.covariance if split == "train" else None,
+            mapped=True,
+            unreadable=packed.unreadable(split),
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def total(self) -> int:
+        """Number of images of the split, readable or not."""
+        return len(self) + len(self.unreadable)
 
     @property
     def size(self) -> int:
@@ -126,14 +122,6 @@ class PackedImages:
             part.copy_(shard)
         return replace(self, shards=(images,), labels=self.labels.to(device), mapped=False)
 
-    def squares(self, rows: Tensor) -> Tensor:
-        """Return copies of the images at `rows` (int64 [B], any device): uint8 [B, S, S, 3] on the shards' device."""
-        if len(self.shards) == 1:
-            return self.shards[0][rows.to(self.device)]
-        out = torch.empty((len(rows), *self.shape), dtype=torch.uint8)
-        self.read(rows.cpu(), out)
-        return out
-
     def read(self, rows: Tensor, out: Tensor) -> None:
         """Copy the images at `rows` (int64 [B]) to `out` (uint8 [B, S, S, 3]). All tensors must be in host memory."""
         ends = np.cumsum([len(shard) for shard in self.shards])
@@ -146,30 +134,7 @@ class PackedImages:
     def identity(self) -> dict[str, int | str]:
         """Identifies the set: the number of images, and hashes of the labels and the pixels in their order."""
         labels = hashlib.sha256(self.labels.cpu().numpy().tobytes()).hexdigest()[:16]
-        return {"images": len(self) + self.unreadable, "labels": labels, "pixels": self.digest or _digest(self.shards)}
-
-    def statistics(self) -> Statistics:
-        """Return the known statistics, such as a packed set's, or compute them from all pixels."""
-        if self.known is not None:
-            return self.known
-        total, products = 0, np.zeros((3, 3))
-        for shard in self.shards:
-            for chunk in shard.split(max(1, 2**22 // self.size**2)):
-                squares = chunk.double()
-                total = total + squares.sum(0).cpu().numpy()
-                pixels = squares.reshape(-1, 3)
-                products += (pixels.T @ pixels).cpu().numpy()
-        count = len(self) * self.size**2
-        mean = total / len(self)
-        color = mean.mean((0, 1))
-        return Statistics(mean.astype(np.float32), products / count - np.outer(color, color))
-
-
-def _digest(shards: tuple[Tensor, ...]) -> str:
-    digest = hashlib.sha256()
-    for shard in shards:
-        digest.update(shard.cpu().numpy())
-    return digest.hexdigest()[:16]
+        return {"images": self.total, "labels": labels, "pixels": self.digest}
 
 
 def _tensor(shard: np.memmap) -> Tensor:
@@ -177,16 +142,3 @@ def _tensor(shard: np.memmap) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(shard)
-
-
-def _chunks(examples: LabelledImages, size: int) -> Iterator[tuple[int, list[Example]]]:
-    """Yield the examples in lists of at most `size`, each with the position of its first example."""
-    chunk: list[Example] = []
-    start = 0
-    for example in examples:
-        chunk.append(example)
-        if len(chunk) == size:
-            yield start, chunk
-            start, chunk = start + size, []
-    if chunk:
-        yield start, chunk

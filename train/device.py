@@ -7,19 +7,17 @@ import importlib.util
 import os
 import shutil
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 
+from alexnet_infer.backends import Device
 from alexnet_infer.errors import BackendError
 from alexnet_infer.machine import cpu_name
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # <malloc.h>
 
-DeviceChoice = Literal["auto", "cpu", "cuda"]
 
-
-def pick_device(choice: DeviceChoice) -> torch.device:
+def pick_device(choice: Device) -> torch.device:
     """Return the device to train on; "auto" is a CUDA GPU if available.
 
     Raises BackendError if `choice` is "cuda" and no CUDA GPU is available.

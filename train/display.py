@@ -9,8 +9,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
+
+from alexnet_infer.progress import bars
 
 if TYPE_CHECKING:  # prepare uses this module without torch
     from train.checkpoint import RunState
@@ -92,7 +94,7 @@ class Display:
         """Show a bar for `total` images or other units. Yields a function to call with the number just done."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         started = time.monotonic()
-        with self._progress(*columns) as progress:
+        with bars(*columns, console=self.console) as progress:
             task = progress.add_task(description, total=total)
             yield lambda count: progress.advance(task, count)
         self.note(f"{description}: {total} {unit} in {time.monotonic() - started:.0f} s")
@@ -102,20 +104,10 @@ class Display:
         """Show a bar for a run of which `done` steps are done."""
         text = TextColumn("{task.description}", table_column=Column())  # Column() wraps long text instead of cutting it
         columns = (BarColumn(bar_width=10), TaskProgressColumn(), text)
-        with self._progress(*columns) as progress:
+        with bars(*columns, console=self.console) as progress:
             task = progress.add_task("starting", total=epochs * steps_per_epoch, completed=done)
 
             def show(text: str, steps: int) -> None:
                 progress.update(task, description=text, completed=steps)
 
             yield TrainingView(epochs, steps_per_epoch, show, self.note)
-
-    def _progress(self, *columns) -> Progress:
-        return Progress(
-            *columns,
-            console=self.console,
-            disable=not self.console.is_terminal,
-            transient=True,
-            refresh_per_second=4,
-            redirect_stdout=False,  # rich would print it on stderr
-        )

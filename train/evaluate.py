@@ -1,20 +1,28 @@
-"""Errors of a net in training: the evaluation protocol (docs/evaluation.md) on the trainer's images."""
+"""Errors of a net: the evaluation protocol (docs/evaluation.md) on the trainer's images, in PyTorch or in a runtime."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alexnet_infer.artifact import Artifact
 from alexnet_infer.errors import AlexNetInferError
 from alexnet_infer.metrics import topk_correct
+from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Views, patch_offsets
 from train.feed import Feed
+from train.model import AlexNet
 
 PATCHES_PER_CALL = {"cpu": 160, "cuda": 2560}
 """Patches in a forward pass. The output of conv1 for 160 patches takes 190 MB in the full-width net."""
+
+EVAL_BATCH = 16
+"""Images per call of a runtime. With the batch of `alexnet-infer eval`, probabilities are the same to the last bit."""
 
 CENTER = 4
 """Position of the unmirrored central patch among the ten (`alexnet_infer.preprocess.patches`)."""
@@ -36,36 +44,78 @@ class DivergedError(AlexNetInferError):
     """The loss, the gradient, a weight or the net's output is not finite."""
 
 
-@torch.no_grad()
+class Scorer(Protocol):
+    """What runs a net on squares."""
+
+    batch: int
+    """Maximum number of squares per call."""
+
+    def __call__(self, squares: Tensor) -> dict[Views, np.ndarray]:
+        """Return the class probabilities float32 [B, classes] of squares uint8 [B, S, S, 3], for each kind of views.
+
+        Of ten views the probabilities are averaged. Those of the central view cost nothing, so they are always there.
+        """
+        ...
+
+
+class ModuleScorer:
+    """A torch module on the device of `mean`, in its own precision. A call puts the module into evaluation mode."""
+
+    def __init__(self, model: nn.Module, mean: Tensor, patch: int, views: Views) -> None:
+        self.model, self.mean, self.patch, self.views = model, mean, patch, views
+        self.batch = PATCHES_PER_CALL[mean.device.type] // (10 if views == "ten" else 1)
+
+    @classmethod
+    def of(cls, artifact: Artifact, device: torch.device) -> ModuleScorer:
+        """Return the net in a model file, with ten views, as a module on `device`."""
+        model, preprocessing = AlexNet(artifact.manifest.architecture), artifact.manifest.preprocessing
+        model.take(artifact.tensors)
+        mean = torch.from_numpy(np.array(preprocessing.mean)).to(device)
+        return cls(model.to(device, memory_format=torch.channels_last), mean, preprocessing.patch, "ten")
+
+    @torch.no_grad()
+    def __call__(self, squares: Tensor) -> dict[Views, np.ndarray]:
+        self.model.eval()
+        patches = view_patches(squares, self.mean, self.patch, self.views)
+        logits = self.model(patches.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        probabilities = logits.float().softmax(1).unflatten(0, patches.shape[:2])
+        if self.views == "center":
+            return {"center": probabilities[:, 0].cpu().numpy()}
+        return {"center": probabilities[:, CENTER].cpu().numpy(), "ten": probabilities.mean(1).cpu().numpy()}
+
+
+class NetScorer:
+    """A net with ten views in one of the package's runtimes: calls and probabilities are those of `alexnet-infer eval`.
+
+    Every call has `batch` images, the last one padded with zeros, because rounding may depend on the number.
+    """
+
+    def __init__(self, net: Net) -> None:
+        self.net, self.batch = net, EVAL_BATCH
+
+    def __call__(self, squares: Tensor) -> dict[Views, np.ndarray]:
+        inputs = [self.net.inputs(square) for square in squares.numpy()]
+        padding = [np.zeros_like(inputs[0])] * (self.batch - len(inputs))
+        scores = self.net.backend.infer(np.concatenate([*inputs, *padding]))
+        views = {"center": scores[CENTER::10], "ten": self.net.mean_over_views(scores, self.batch)}
+        return {name: values[: len(inputs)] for name, values in views.items()}
+
+
 def count_correct(
-    model: nn.Module,
-    feed: Feed,
-    rows: Tensor,
-    mean: Tensor,
-    patch: int,
-    views: Views,
-    on_images: Callable[[int], None] = lambda count: None,
+    scorer: Scorer, feed: Feed, rows: Tensor, on_images: Callable[[int], None] = lambda count: None
 ) -> dict[Views, tuple[int, int]]:
-    """Return, by view, the number of images at `rows` whose label is ranked first, and among the first five.
+    """Return, by views, the number of images at `rows` whose label is ranked first, and among the first five.
 
-    With `views` "ten", the counts are for the mean of the ten probability vectors and, as it costs nothing, for the
-    central view; with "center" for the central view only. Ties go to the lower class index. `on_images` is called with
-    the number of images counted since the last call. Puts `model` into evaluation mode.
-
+    Ties go to the lower class index. `on_images` is called with the number of images counted since the last call.
     Raises DivergedError if a probability is NaN.
     """
-    model.eval()
-    counted: tuple[Views, ...] = ("center", "ten") if views == "ten" else ("center",)
-    correct = np.zeros((len(counted), 2), int)
-    parts = rows.split(PATCHES_PER_CALL[feed.device.type] // (10 if views == "ten" else 1))
+    correct: dict[Views, np.ndarray] = defaultdict(lambda: np.zeros(2, int))
+    parts = rows.split(scorer.batch)
     for part, squares in zip(parts, feed.batches(parts), strict=True):
-        patches = view_patches(squares, mean, patch, views)
-        logits = model(patches.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        probabilities = logits.float().softmax(1).unflatten(0, patches.shape[:2])
-        if probabilities.isnan().any():
-            raise DivergedError("the net's output is not finite: the run diverged; try a smaller --lr")
-        scores = (probabilities[:, CENTER], probabilities.mean(1)) if views == "ten" else (probabilities[:, 0],)
         labels = feed.labels[part.to(feed.device)].cpu().numpy()
-        correct += [[topk_correct(view.cpu().numpy(), labels, k) for k in (1, 5)] for view in scores]
+        for views, scores in scorer(squares).items():
+            if np.isnan(scores).any():
+                raise DivergedError("the net's output is not finite: the run diverged; try a smaller --lr")
+            correct[views] += [topk_correct(scores, labels, k) for k in (1, 5)]
         on_images(len(part))
-    return {view: (int(top1), int(top5)) for view, (top1, top5) in zip(counted, correct, strict=True)}
+    return {views: (int(top1), int(top5)) for views, (top1, top5) in correct.items()}

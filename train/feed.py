@@ -15,9 +15,9 @@ from train.data import PackedImages
 AHEAD = 2
 """Batches that are loaded while the net works on another."""
 
-READERS = 8
-"""Maximum number of threads that read a batch for a GPU. One thread reads 14,000 squares of 256 x 256 pixels per second
-from the page cache."""
+READERS = {"cpu": 1, "cuda": min(8, os.cpu_count() or 1)}
+"""Threads that read a batch together. One thread reads 14,000 squares of 256 x 256 pixels per second from the page
+cache. A CPU is also busy training."""
 
 SHARE = 0.4
 """Share of a GPU's free memory that each of the two sets may take; the net needs the rest."""
@@ -29,21 +29,17 @@ class Feed:
     A GPU gets a copy of the whole set if it fits. A CPU uses a decoded set in place. Otherwise threads read the next
     batches from the shards and, for a GPU, copy them to it while it computes.
 
-    `share`: the set is kept on a GPU if it takes less than this share of the GPU's free memory. `readers`: the number
-    of threads that read a batch together; None for one thread on a CPU, which is also busy training, and up to
-    `READERS` threads for a GPU.
+    `share`: the set is kept on a GPU if it takes less than this share of the GPU's free memory.
     """
 
-    def __init__(
-        self, images: PackedImages, device: torch.device, *, share: float = SHARE, readers: int | None = None
-    ) -> None:
+    def __init__(self, images: PackedImages, device: torch.device, *, share: float = SHARE) -> None:
         self.device = device
         on_gpu = device.type == "cuda"
         fits = not on_gpu or images.bytes < share * torch.cuda.mem_get_info(device)[0]
         self.resident = fits and (on_gpu or not (images.mapped or len(images.shards) > 1))
         self.images = images.to(device) if self.resident else images
         self.labels = images.labels.to(device)
-        self._readers = readers or (min(READERS, os.cpu_count() or 1) if on_gpu else 1)
+        self._readers = READERS[device.type]
         self._staging = Staging(device, images.shape) if on_gpu and not self.resident else None
 
     def __len__(self) -> int:

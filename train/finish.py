@@ -5,22 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import torch
 
-from alexnet_infer.artifact import Artifact, sha256
-from alexnet_infer.errors import SpecError, UsageError
+from alexnet_infer import strict_json
+from alexnet_infer.artifact import Artifact, load_artifact, sha256
+from alexnet_infer.errors import BackendError, ModelFileError, SpecError, UsageError
 from alexnet_infer.files import write_atomically
-from alexnet_infer.manifest import ClassName, Manifest, MeasuredError, Provenance
+from alexnet_infer.manifest import Manifest, MeasuredError, Provenance
+from alexnet_infer.predict import Net
 from alexnet_infer.version import __version__
 from train.device import exact_float32, hardware
-from train.evaluate import DivergedError, count_correct
+from train.display import Display
+from train.evaluate import DivergedError, ModuleScorer, NetScorer, Scorer, count_correct
 from train.feed import Feed
 from train.loop import Trainer
 from train.model import AlexNet
@@ -46,25 +51,15 @@ def stored(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def measure(
-    artifact: Artifact,
-    images: Feed,
-    data: str,
-    on_images: Callable[[int], None] = lambda count: None,
+    artifact: Artifact, images: Feed, data: str, on_images: Callable[[int], None] = lambda count: None
 ) -> tuple[MeasuredError, MeasuredError]:
     """Return the artifact's errors on `images` with the central view and with ten views, in float32.
 
     Unreadable images count as wrong. `on_images` is called with the number of images measured since the last call.
     """
-    device, preprocessing = images.device, artifact.manifest.preprocessing
-    model = AlexNet(artifact.manifest.architecture)
-    state = {name: torch.from_numpy(tensor) for name, tensor in artifact.tensors.items()}
-    model.load_state_dict(state, strict=False)  # an artifact lacks batch norm's count of batches
-    model.to(device, memory_format=torch.channels_last)
-    mean = torch.from_numpy(np.array(preprocessing.mean)).to(device)
-    rows = torch.arange(len(images))
-    with exact_float32(device):
-        correct = count_correct(model, images, rows, mean, preprocessing.patch, "ten", on_images)
-    total = len(images) + images.images.unreadable
+    with exact_float32(images.device):
+        correct = count_correct(_scorer(artifact, images.device), images, torch.arange(len(images)), on_images)
+    total = images.images.total
     center, ten = (
         MeasuredError(
             data=data, views=views, images=total, top1=total - correct[views][0], top5=total - correct[views][1]
@@ -72,6 +67,16 @@ def measure(
         for views in ("center", "ten")
     )
     return center, ten
+
+
+def _scorer(artifact: Artifact, device: torch.device) -> Scorer:
+    """Return the net on `device`: on a CPU in ONNX Runtime, which is several times faster, if it is installed."""
+    if device.type == "cpu":
+        from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
+
+        with suppress(BackendError):  # not installed
+            return NetScorer(Net(artifact.manifest, OnnxRuntimeBackend(artifact, "cpu"), "ten"))
+    return ModuleScorer.of(artifact, device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,29 +100,28 @@ class Finished:
 def finish(
     trainer: Trainer,
     model: AlexNet,
-    classes: Sequence[ClassName],
     path: Path,
     data: str,
-    on_images: Callable[[int], None] = lambda count: None,
+    display: Display,
     *,
     trained_epochs: float,
     result: Literal["last", "best"] = "last",
 ) -> Finished:
     """Measure `model`, the trainer's undivided net, and write it to `path`, with a summary as JSON beside it.
 
+    If both files are there from an earlier call with the same net and images, their errors are kept.
+
     The stem of `path` is the net's name. `data` is the name of the data set. `result` records which of the run's nets
-    this is, and `trained_epochs` how long it was trained. `on_images` is called with the number of images measured
-    since the last call.
+    this is, and `trained_epochs` how long it was trained.
 
     Raises SpecError if a weight is too large for float16, DivergedError if one is not finite, and UsageError if the
     files can't be written.
     """
-    architecture = trainer.model.architecture
     manifest = Manifest(
         name=path.stem,
-        architecture=architecture,
+        architecture=trainer.model.architecture,
         preprocessing=trainer.preprocessing,
-        classes=tuple(classes),
+        classes=trainer.classes,
         provenance=_provenance(trainer, data, {"trained_epochs": trained_epochs, "result": result}),
     )
     try:
@@ -125,19 +129,46 @@ def finish(
     except SpecError as error:
         command = shlex.join(["alexnet-infer", "import", str(trainer.checkpoint(result)), "-o", str(path)])
         raise SpecError(f"{error}; make a float32 model file from the checkpoint: {command}") from None
-    artifact = Artifact(manifest, weights)
-    errors = measure(artifact, trainer.validation, f"{data}, validation", on_images)
-    provenance = dataclasses.replace(manifest.provenance, errors=errors)
-    artifact = Artifact(dataclasses.replace(manifest, provenance=provenance), artifact.tensors)
+    unmeasured = Artifact(manifest, weights)
+    if (errors := _known_errors(unmeasured, path, trainer)) is not None:
+        display.note(f"{path}: keeping the errors that were measured before on the same images")
+        return Finished(path=path, artifact=_with_errors(unmeasured, errors))
+    with display.counting("measuring", len(trainer.validation)) as advance:
+        errors = measure(unmeasured, trainer.validation, f"{data}, validation", advance)
+    finished = Finished(path=path, artifact=_with_errors(unmeasured, errors))
     try:
-        artifact.save(path)
-        finished = Finished(path=path, artifact=artifact)
-        write_atomically(path.with_name(f"{path.stem}.json"), _as_json(finished, trainer).encode())
+        finished.artifact.save(path)
+        write_atomically(_summary(path), _as_json(finished, trainer).encode())
     except OSError as error:
         raise UsageError(
             f"{path}: can't be written ({error.strerror or error}); free some space, or change --out"
         ) from None
     return finished
+
+
+def _summary(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.json")
+
+
+def _with_errors(artifact: Artifact, errors: tuple[MeasuredError, ...]) -> Artifact:
+    provenance = msgspec.structs.replace(artifact.manifest.provenance, errors=errors)
+    return Artifact(msgspec.structs.replace(artifact.manifest, provenance=provenance), artifact.tensors)
+
+
+def _known_errors(unmeasured: Artifact, path: Path, trainer: Trainer) -> tuple[MeasuredError, ...] | None:
+    """Return the errors in the file at `path` if it holds this net, and its summary says: measured on these images."""
+    try:
+        before, summary = load_artifact(path), strict_json.parse(_summary(path).read_bytes(), "summary")
+        recorded = summary["sha256"], summary["data"]
+    except (ModelFileError, OSError, SpecError, TypeError, LookupError):
+        return None
+    errors = before.manifest.provenance.errors
+    same = (
+        recorded == (sha256(path), trainer.config["data"])
+        and _with_errors(unmeasured, errors).manifest.to_json() == before.manifest.to_json()
+        and all(np.array_equal(tensor, before.tensors[name]) for name, tensor in unmeasured.tensors.items())
+    )
+    return errors if same else None
 
 
 def _provenance(trainer: Trainer, data: str, extent: dict[str, Any]) -> Provenance:
@@ -162,13 +193,14 @@ def _as_json(finished: Finished, trainer: Trainer) -> str:
         "bytes": finished.path.stat().st_size,
         "sha256": sha256(finished.path),
         "parameters": finished.artifact.manifest.architecture.parameters,
-        "errors": [dataclasses.asdict(error) for error in provenance.errors],
+        "errors": [msgspec.structs.asdict(error) for error in provenance.errors],
         "epochs": provenance.recipe["trained_epochs"],
         "result": provenance.recipe["result"],
         "seed": provenance.seed,
         "training_seconds": round(trainer.state.seconds, 1),
         "hardware": hardware(trainer.device),
         "software": provenance.software,
+        "data": trainer.config["data"],
         "validation_views": trainer.recipe.validation_views,
         "top1_error_by_epoch": trainer.state.errors,
         "top5_error_by_epoch": trainer.state.top5,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from alexnet_infer.architecture import Architecture
+from alexnet_infer.backends import Device
 from alexnet_infer.errors import UsageError
 from alexnet_infer.presets import Variant
 from train.recipe import Recipe
@@ -45,7 +46,7 @@ class Job:
     seed: int = 0
     columns: int = 1
     """Processes that share one net: 1, or 2 with one of its columns each."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     compile: bool | None = None
     """Whether to use `torch.compile`; None to use it on a GPU if a compiler is installed."""
     accumulate: int = 1

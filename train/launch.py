@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from alexnet_infer.architecture import Architecture
-from alexnet_infer.errors import AlexNetInferError, UsageError, visible
+from alexnet_infer.errors import StoppedError, UsageError, printable
 from alexnet_infer.files import lock
 from alexnet_infer.version import __version__
 from train import checkpoint
@@ -25,18 +25,12 @@ from train.evaluate import DivergedError
 from train.finish import Finished, finish
 from train.job import Job, default_size
 from train.log import RunLog
-from train.loop import Trainer, run_settings
+from train.loop import Trainer
 from train.ranks import join
-from train.saved import LAST
+from train.saved import LAST, run_settings
 from train.source import Source, open_source
 from train.step import StepReport
 from train.transfer import Initial, initial_weights
-
-
-class InterruptedRunError(AlexNetInferError):
-    """The run was stopped by Ctrl-C and can be resumed from its checkpoint."""
-
-    exit_code = 130
 
 
 def launch(job: Job, display: Display) -> Finished | None:
@@ -44,7 +38,7 @@ def launch(job: Job, display: Display) -> Finished | None:
 
     If several processes share the run, only the first shows progress and returns the result. The others return None.
 
-    Raises an error of `alexnet_infer.errors` if the run fails, and InterruptedRunError after Ctrl-C.
+    Raises an error of `alexnet_infer.errors` if the run fails, and StoppedError after Ctrl-C.
     """
     until = math.inf if job.max_hours is None else time.monotonic() + 3600 * job.max_hours
     device = pick_device(job.device)
@@ -71,8 +65,8 @@ def _run(
             architecture,
             job.recipe,
             *source.load(display),
+            source.classes,
             job.out,
-            classes=source.classes,
             seed=job.seed,
             accumulate=job.accumulate,
             **settings,
@@ -82,26 +76,13 @@ def _run(
         trainer.ranks.leave()
         if not trainer.ranks.first:
             return None
-        with display.counting("measuring", len(trainer.validation)) as advance:
-            return finish(
-                trainer,
-                model,
-                source.classes,
-                job.result_path,
-                _data_name(job),
-                advance,
-                trained_epochs=epochs,
-                result=job.result,
-            )
+        data = printable(job.data.resolve().name)
+        return finish(trainer, model, job.result_path, data, display, trained_epochs=epochs, result=job.result)
     except torch.OutOfMemoryError:
         raise UsageError(
             f"--batch {job.recipe.batch}: the GPU is out of memory; split each batch with --accumulate, or use a "
             "smaller batch"
         ) from None
-
-
-def _data_name(job: Job) -> str:
-    return visible(job.data.resolve().name)
 
 
 @contextmanager
@@ -167,11 +148,9 @@ def _train(trainer: Trainer, log: RunLog | None, display: Display, until: float)
     except KeyboardInterrupt:
         reason = "interrupted"
         if trainer.ranks.count > 1:  # saving needs all ranks, and the others may be at another step
-            raise InterruptedRunError(
-                "interrupted: run the same command again to resume from the last checkpoint"
-            ) from None
+            raise StoppedError("interrupted: run the same command again to resume from the last checkpoint") from None
         trainer.save(log.on_step if log else lambda report: None)
-        raise InterruptedRunError(
+        raise StoppedError(
             f"interrupted after {state.epoch} epochs and {state.step} steps: saved to {trainer.saved.last}; "
             "run the same command again to resume"
         ) from None

@@ -8,9 +8,10 @@ import statistics
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
-from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError, one_line, shown
+from alexnet_infer import strict_json
+from alexnet_infer.errors import BackendError, SpecError, UnreadableInputError, UsageError, one_line
 from alexnet_infer.files import write_atomically
 
 if TYPE_CHECKING:
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 
 LOG_NAME = "log.jsonl"
 
-_COUNTS = ("epoch", "step", "steps", "steps_per_epoch")
-_FIGURES = ("loss", "lr", "images_per_second", "grad_norm", "grad_norm_max")
+_COUNT, _SIZE = (Annotated[int, strict_json.whole(least, 2**53)] for least in (0, 1))
+_FIGURE = Annotated[float, strict_json.number(-1e300, 1e300)] | None
+_POSITION = {"epoch": _COUNT, "step": _COUNT}
+_STEP_FIGURES = ("loss", "lr", "images_per_second", "grad_norm", "grad_norm_max")
 _FIELDS = {
-    "start": ("epoch", "step", "steps_per_epoch"),
-    "step": ("epoch", "step", "steps", *_FIGURES),
-    "epoch": ("epoch", "top1_error", "top5_error", "seconds"),
-    "end": ("epoch", "step"),
+    "start": {**_POSITION, "steps_per_epoch": _SIZE},
+    "step": {**_POSITION, "steps": _SIZE, **dict.fromkeys(_STEP_FIGURES, _FIGURE)},
+    "epoch": {"epoch": _COUNT, **dict.fromkeys(("top1_error", "top5_error", "seconds"), _FIGURE)},
+    "end": _POSITION,
 }
 
 
@@ -199,13 +202,13 @@ def read_log(run: Path) -> list[dict[str, Any]]:
         raise UnreadableInputError(f"{run}: {problem}; expected a folder that python -m train has written") from None
     except OSError as error:
         raise UnreadableInputError(f"{path}: can't be read ({error.strerror or error})") from None
-    with suppress(ValueError, RecursionError):
-        lines += [last] if _parsed(last) else []
+    with suppress(SpecError):
+        lines += [last] if strict_json.parse(last, "record") else []
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(_checked(_parsed(line)))
-        except (ValueError, RecursionError) as error:
+            records.append(_checked(strict_json.parse(line, "record")))
+        except SpecError as error:
             raise UnreadableInputError(
                 f"{path}: line {number} is not a record of a run ({one_line(error)}); remove that line"
             ) from None
@@ -217,25 +220,15 @@ def position(record: dict[str, Any]) -> tuple[int, int]:
     return record.get("epoch", 0), record.get("step", 0)
 
 
-def _parsed(line: bytes) -> Any:
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(f"{name} is not JSON")
-
-    return json.loads(line.decode("utf-8"), parse_constant=refuse)
-
-
 def _checked(record: Any) -> dict[str, Any]:
-    """Return `record`. Raises ValueError if it lacks a field of its event or a value is out of range."""
+    """Return `record`. Raises SpecError if it lacks a field of its event or a value is out of range."""
     if not isinstance(record, dict) or not isinstance(record.get("event"), str):
-        raise ValueError("expected an object with an event name")
-    for name in _FIELDS.get(record["event"], [name for name in ("epoch", "step") if name in record]):
-        value, least = record.get(name), int(name in ("steps", "steps_per_epoch"))
-        if name in _COUNTS:
-            valid = type(value) is int and least <= value < 2**53
-        else:
-            valid = name in record and (value is None or (type(value) in (int, float) and abs(value) < 1e300))
-        if not valid:
-            raise ValueError(f"{name} is {shown(value)}")
+        raise SpecError("expected an object with an event name")
+    kinds = _FIELDS.get(record["event"]) or {name: _COUNT for name in _POSITION if name in record}
+    for name, kind in kinds.items():
+        if name not in record:
+            raise SpecError(f"missing field: {name}")
+        strict_json.check_value(record[name], kind, name)
     return record
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections import deque
@@ -11,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,23 +18,26 @@ from alexnet_infer.architecture import Architecture, BatchNorm
 from alexnet_infer.errors import UsageError
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.preprocess import Preprocessing
-from train.augment import Augment, EpochPlan
+from train.augment import Augment, ColorPCA, EpochPlan
 from train.checkpoint import RunState
 from train.columns import split_into_columns
 from train.data import PackedImages
 from train.device import working_precision
-from train.evaluate import DivergedError, count_correct
+from train.evaluate import DivergedError, ModuleScorer, count_correct
 from train.feed import Feed
 from train.model import AlexNet, initialise
 from train.optimizer import PaperSGD, onecycle, plateau
-from train.packed import RESAMPLE
+from train.packed_manifest import RESAMPLE
 from train.ranks import Ranks
 from train.recipe import Recipe
-from train.saved import SavedRun
+from train.saved import SavedRun, run_settings
 from train.step import Batch, QueuedStep, StepReport, TrainingStep
 from train.transfer import Initial
 
 OnStep, OnState = Callable[[StepReport], None], Callable[[RunState], None]
+
+CHECKPOINT_MINUTES = 5.0
+"""Time between checkpoints within an epoch."""
 
 BEHIND = {"cpu": 0, "cuda": 1}
 """How many later steps are queued when a step's values are read. With one, a GPU never waits for the host."""
@@ -57,9 +60,9 @@ class Trainer:
         recipe: Recipe,
         train: PackedImages,
         validation: PackedImages,
+        classes: Sequence[ClassName],
         out: Path,
         *,
-        classes: Sequence[ClassName] = (),
         seed: int = 0,
         device: torch.device | None = None,
         ranks: Ranks | None = None,
@@ -67,28 +70,25 @@ class Trainer:
         precision: torch.dtype | None = None,
         compile: bool = False,
         accumulate: int = 1,
-        checkpoint_minutes: float = 5.0,
     ) -> None:
         architecture = recipe.apply_to(architecture)
-        self.recipe, self.seed, self.out, self.accumulate = recipe, seed, out, accumulate
-        self.classes = tuple(classes)
+        self.recipe, self.seed, self.classes = recipe, seed, tuple(classes)
         self.device = device or torch.device("cpu")
         self.ranks, self.initial = ranks or Ranks(), initial or Initial()
         self.precision = precision or working_precision(self.device)
-        self.steps_per_epoch = _steps_per_epoch(recipe, len(train), self.ranks, accumulate)
+        self.steps_per_epoch = self.ranks.steps_per_epoch(recipe, len(train), accumulate)
         if self.ranks.data_ranks * accumulate > 1 and any(isinstance(o, BatchNorm) for o in architecture.operations):
             raise UsageError(
                 "--normalization batchnorm: needs whole batches; use --accumulate 1, and one process or two with "
                 "--columns"
             )
-        statistics = train.statistics()
-        self.mean = statistics.mean if recipe.mean == "pixel" else statistics.channel_mean
+        assert train.mean is not None, "the statistics of the training split"
+        self.mean = train.mean if recipe.mean == "pixel" else train.mean.mean((0, 1), np.float64).astype(np.float32)
         # The GPU's kernel rounds to the first layer's input type; on a CPU the layer rounds its input itself.
         patches = self.precision if self.device.type == "cuda" else torch.float32
-        color = statistics.pca, architecture.patch, recipe.color_sigma
+        color = ColorPCA.from_covariance(train.covariance), architecture.patch, recipe.color_sigma
         self.augment = Augment(self.mean, *color, self.device, patches)
         self.train, self.validation = Feed(train, self.device), Feed(validation, self.device)
-        self.checkpoint_minutes = checkpoint_minutes
         torch.manual_seed(seed)
         self.model = AlexNet(architecture, recipe.unit)
         initialise(self.model, recipe.init)
@@ -141,10 +141,8 @@ class Trainer:
         self.saved.finish()
         self.ranks.wait()
 
-    def _net(self) -> dict[str, Any] | None:
-        """Return a model file's entries other than the architecture; None if the classes are not known."""
-        if not self.classes:
-            return None
+    def _net(self) -> dict[str, Any]:
+        """Return a model file's entries other than the architecture."""
         classes = [[c.wnid, c.name] for c in self.classes]
         return {"preprocessing": self.preprocessing.to_json(), "classes": classes}
 
@@ -215,7 +213,7 @@ class Trainer:
             with closing(self._batches(plan)) as batches:
                 for batch in batches:
                     now = time.monotonic()
-                    self._queue(batch, plan, due=now - saved_at > 60 * self.checkpoint_minutes, over=now >= until)
+                    self._queue(batch, plan, due=now - saved_at > 60 * CHECKPOINT_MINUTES, over=now >= until)
                     due, over = self._report(on_step, BEHIND[self.device.type])
                     if due or over:
                         over |= self._report(on_step)[1]
@@ -291,37 +289,11 @@ class Trainer:
         Each process counts its share of the images. Unreadable images count as wrong.
         """
         rows = torch.arange(len(self.validation))[self.ranks.data_rank :: self.ranks.data_ranks]
-        views, mean, patch = self.recipe.validation_views, self.augment.mean, self.augment.patch
+        views = self.recipe.validation_views
+        scorer = ModuleScorer(self.model, self.augment.mean, self.augment.patch, views)
         # Compiling this shape and mode would take minutes and save seconds.
         with self.training_step.autocast(), torch.compiler.set_stance("force_eager"):
-            correct = count_correct(self.model, self.validation, rows, mean, patch, views)[views]
+            correct = count_correct(scorer, self.validation, rows)[views]
         top1, top5 = self.ranks.sum(torch.tensor(correct, device=self.device)).tolist()
-        images = len(self.validation) + self.validation.images.unreadable
-        return (images - top1) / images, (images - top5) / images
-
-
-def run_settings(architecture: Architecture, recipe: Recipe, seed: int, initial: Initial) -> dict[str, Any]:
-    """Return the part of a run's configuration, as in its checkpoint, that is known before its images are read."""
-    return {
-        "architecture": architecture.to_json(),
-        "recipe": dataclasses.asdict(recipe),
-        "seed": seed,
-        "init_from": initial.origin,
-        "classes": architecture.classes,
-    }
-
-
-def _steps_per_epoch(recipe: Recipe, images: int, ranks: Ranks, accumulate: int) -> int:
-    shares = ranks.data_ranks * accumulate
-    if recipe.batch % shares:
-        sharing = f"{ranks.data_ranks} {'processes' if ranks.columns == 1 else 'pairs of processes'} that share a batch"
-        parts = [sharing] * (ranks.data_ranks > 1) + [f"--accumulate {accumulate}"] * (accumulate > 1)
-        raise UsageError(f"--batch {recipe.batch}: expected a multiple of {shares} ({', '.join(parts)})")
-    if images < recipe.batch:
-        raise UsageError(f"--batch {recipe.batch}: expected at most {images}, the number of training images")
-    steps = images // recipe.batch
-    if (recipe.steps_per_epoch or 0) > steps:
-        raise UsageError(
-            f"--steps-per-epoch {recipe.steps_per_epoch}: expected at most {steps}, the number of training batches"
-        )
-    return recipe.steps_per_epoch or steps
+        total = self.validation.images.total
+        return (total - top1) / total, (total - top5) / total

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from alexnet_infer.architecture import (
@@ -67,21 +67,16 @@ class AlexNet(nn.Module):
     @torch.no_grad()
     def artifact_tensors(self) -> dict[str, np.ndarray]:
         """Return the weights of the same net with `unit` = 1, for activations in grey levels, as float32 arrays."""
-        tensors = {name: tensor.float().cpu() * self._levels(name) for name, tensor in self.state_dict().items()}
-        return {name: np.array(tensors[name].numpy(), order="C") for name in self.architecture.tensors}
+        own, levels = self.state_dict(), self.architecture.levels(self.unit)
+        tensors = {name: own[name].float().cpu() * factor for name, factor in levels.items()}
+        return {name: np.array(tensor.numpy(), order="C") for name, tensor in tensors.items()}
 
     @torch.no_grad()
     def take(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Load weights as `artifact_tensors` returns them; tensors that are not given keep their values."""
-        own = self.state_dict()
+        own, levels = self.state_dict(), self.architecture.levels(self.unit)
         for name, tensor in tensors.items():
-            own[name].copy_(torch.from_numpy(np.array(tensor)) / self._levels(name))
-
-    def _levels(self, name: str) -> float:
-        """Return the factor that converts a tensor from units to grey levels."""
-        layer, _, part = name.partition(".")
-        last = layer == self.architecture.operations[-1].name
-        return 1 / self.unit if last and part == "weight" else self.unit if not last and part == "bias" else 1.0
+            own[name].copy_(torch.from_numpy(np.array(tensor)) / levels[name])
 
 
 class _Dense(nn.Linear):

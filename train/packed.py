@@ -22,25 +22,22 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from alexnet_infer.datasets import Split
-from alexnet_infer.errors import AlexNetInferError, SpecError, one_line, shown, wrong_names
+from alexnet_infer.errors import AlexNetInferError, SpecError, one_line, shown
 from alexnet_infer.manifest import ClassName
+from alexnet_infer.reading import Unreadable
+from train.packed_manifest import FileEntry, SplitEntry, parse_manifest
 
-FORMAT, VERSION = "alexnet-infer packed set", 2
-RESAMPLE = "bicubic"
+FORMAT = "alexnet-infer packed set"
 MANIFEST, MEAN = "manifest.json", "mean.npy"
 SPLITS: tuple[Split, ...] = ("train", "validation")
 AGAIN = "remove the folder and create it again with python -m train prepare"
 
 _MAX_MANIFEST = 2**26
-_MAX_IMAGES = 10**8
-"""Limits how much memory a manifest can make the reader allocate. The full ImageNet has 14 million images."""
 
 
 class PackedSetError(AlexNetInferError):
@@ -86,14 +83,6 @@ class PackedFile:
     name: str
     bytes: int
     sha256: str
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """An image that was left out. Both strings are printable."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +159,7 @@ class PackedSet:
                 while block := stream.read(2**20):
                     digest.update(block)
                     on_bytes(len(block))
-            _Value(f"{path}: SHA-256", digest.hexdigest()).equal(file.sha256)
+            _expect(f"{path}: SHA-256", digest.hexdigest(), file.sha256)
 
 
 def open_packed(root: Path) -> PackedSet:
@@ -181,162 +170,57 @@ def open_packed(root: Path) -> PackedSet:
     path = root / MANIFEST
     if not has_format(path):  # the message must not advise removing a folder of something else
         raise PackedSetError(f"{path}: expected the manifest of a packed set; make one with python -m train prepare")
-    text = _manifest_bytes(path)
-    manifest = _checked_version(_Value(f"{path}: manifest", _parsed(path, text)))
-    size = manifest["size"].whole(1, 4096)
-    manifest["resample"].equal(RESAMPLE)
-    classes = _classes(manifest["classes"])
-    splits = manifest["splits"].fields(*SPLITS)
-    parsed = {name: _split(root, name, splits[name], size, len(classes)) for name in SPLITS}
-    mean_file = _array_file(root, manifest["mean"], MEAN, "<f4", (size, size, 3))
+    if (length := _size(path)) > _MAX_MANIFEST:
+        raise PackedSetError(f"{path}: size in bytes: found {length}, expected at most {_MAX_MANIFEST}; {AGAIN}")
+    with _reading(path):
+        text = path.read_bytes()
+    try:
+        manifest = parse_manifest(text)
+    except SpecError as error:
+        raise PackedSetError(f"{path}: {error}; {AGAIN}") from None
+    size, classes = manifest.size, manifest.classes
+    parsed = {name: _split(root, name, getattr(manifest.splits, name), size, len(classes)) for name in SPLITS}
+    mean_file = _array_file(root, manifest.mean, MEAN, "<f4", (size, size, 3))
     mean = _array(root, mean_file, "<f4", (size, size, 3))
     if not ((mean >= 0) & (mean <= 255)).all():
         raise PackedSetError(f"{root / MEAN}: found {mean.min():g} to {mean.max():g}, expected 0 to 255; {AGAIN}")
-    manifest["eigenvalues"].matrix((3,))
-    manifest["eigenvectors"].matrix((3, 3))
     return PackedSet(
         root=root,
         size=size,
         classes=classes,
         mean=mean,
-        covariance=manifest["covariance"].matrix((3, 3)),
+        covariance=_read_only(np.array(manifest.covariance, np.float64)),
         digest=hashlib.sha256(text).hexdigest(),
         files=(*(file for _, files in parsed.values() for file in files), mean_file),
         splits={name: split for name, (split, _) in parsed.items()},
     )
 
 
-@dataclass(frozen=True)
-class _Value:
-    """An untrusted value, such as one from a manifest, and its location, for error messages.
-
-    A method returns the value as the type in its name, or raises PackedSetError if it is not of that type.
-    """
-
-    where: str
-    value: Any
-
-    def refuse(self, expected: str) -> PackedSetError:
-        return PackedSetError(f"{self.where}: found {shown(self.value)}, expected {expected}; {AGAIN}")
-
-    def fields(self, *names: str) -> dict[str, _Value]:
-        if not isinstance(self.value, dict):
-            raise self.refuse("an object")
-        if wrong := wrong_names("fields", self.value, names):
-            raise PackedSetError(f"{self.where}: {wrong}; {AGAIN}")
-        return {name: _Value(f"{self.where}.{name}", self.value[name]) for name in names}
-
-    def items(self) -> list[_Value]:
-        if not isinstance(self.value, list):
-            raise self.refuse("a list")
-        return [_Value(f"{self.where}[{i}]", value) for i, value in enumerate(self.value)]
-
-    def whole(self, low: int, high: int) -> int:
-        if type(self.value) is not int or not low <= self.value <= high:
-            raise self.refuse(f"a whole number from {low} to {high}")
-        return self.value
-
-    def text(self) -> str:
-        if not isinstance(self.value, str) or not self.value.isprintable():
-            raise self.refuse("printable text")
-        return self.value
-
-    def sha256(self) -> str:
-        if len(self.text()) != 64 or set(self.value) - set("0123456789abcdef"):
-            raise self.refuse("64 hexadecimal digits")
-        return self.value
-
-    def equal(self, expected: object) -> None:
-        if type(self.value) is not type(expected) or self.value != expected:
-            raise self.refuse(shown(expected))
-
-    def matrix(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return float64 of `shape`. Refuses values beyond 255 squared, which no statistics of 8-bit pixels have."""
-        if len(shape) > 1:
-            rows = [item.matrix(shape[1:]) for item in self.items()]
-        else:
-            rows = [item.value for item in self.items()]
-            if not all(type(v) in (int, float) and abs(v) <= 255**2 for v in rows):
-                raise self.refuse("numbers from -65025 to 65025")
-        if len(rows) != shape[0]:
-            raise self.refuse(f"{shape[0]} entries")
-        return _read_only(np.array(rows, np.float64))
-
-
-def _manifest_bytes(path: Path) -> bytes:
-    _Value(f"{path}: size in bytes", _size(path)).whole(0, _MAX_MANIFEST)
-    with _reading(path):
-        return path.read_bytes()
-
-
-def _parsed(path: Path, text: bytes) -> Any:
-    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(pairs) != len(dict(pairs)):
-            raise ValueError("a key occurs twice")
-        return dict(pairs)
-
-    try:
-        return json.loads(text, object_pairs_hook=distinct)
-    except (ValueError, RecursionError) as error:
-        raise PackedSetError(f"{path}: found invalid JSON ({one_line(error)}), expected a manifest; {AGAIN}") from None
-
-
-def _checked_version(manifest: _Value) -> dict[str, _Value]:
-    """Return the manifest's fields. Checks the version first, because another version may have other fields."""
-    _Value(f"{manifest.where}.version", manifest.value.get("version")).equal(VERSION)
-    statistics = ("mean", "covariance", "eigenvalues", "eigenvectors")
-    return manifest.fields("format", "version", "size", "resample", "classes", "splits", *statistics, "software")
-
-
-def _classes(value: _Value) -> tuple[ClassName, ...]:
-    classes = []
-    for item in value.items():
-        fields = item.fields("wnid", "name")
-        try:
-            classes.append(ClassName(wnid=fields["wnid"].text(), name=fields["name"].text()))
-        except SpecError as error:
-            raise PackedSetError(f"{item.where}: {error}; {AGAIN}") from None
-    if not classes or any(a.wnid >= b.wnid for a, b in pairwise(classes)):
-        raise value.refuse("distinct WordNet ids in sorted order")
-    return tuple(classes)
-
-
-def _split(root: Path, name: Split, value: _Value, size: int, classes: int) -> tuple[PackedSplit, list[PackedFile]]:
-    fields = value.fields("listing", "images", "shards", "labels", "unreadable")
-    listing = fields["listing"].sha256()
-    images = fields["images"].whole(1, _MAX_IMAGES)
-    shards, total = [], 0
-    for number, item in enumerate(fields["shards"].items()):
-        shard = item.fields("file", "images", "sha256")
-        shard["file"].equal(shard_name(name, number))  # so that no other path is opened
-        count = shard["images"].whole(0, images)
-        shards.append(_file(root, shard, count * size * size * 3))
-        total += count
-    _Value(f"{value.where}.shards: total of images", total).equal(images)
-    labels_file = _array_file(root, fields["labels"], labels_name(name), "<i4", (images,))
-    labels = _array(root, labels_file, "<i4", (images,)).astype(np.int64)
+def _split(root: Path, name: Split, split: SplitEntry, size: int, classes: int) -> tuple[PackedSplit, list[PackedFile]]:
+    shards = []
+    for i, shard in enumerate(split.shards):
+        shards.append(_file(root, shard, shard_name(name, i), shard.images * size * size * 3))
+    total = sum(shard.images for shard in split.shards)
+    _expect(f"{root / MANIFEST}: total of images in the shards of {name}", total, split.images)
+    labels_file = _array_file(root, split.labels, labels_name(name), "<i4", (split.images,))
+    labels = _array(root, labels_file, "<i4", (split.images,)).astype(np.int64)
     if len(out_of_range := np.flatnonzero((labels < 0) | (labels >= classes))):
         image = out_of_range[0]
         where = f"{root / labels_file.name}: label of image {image}"
-        raise _Value(where, int(labels[image])).refuse(f"0 to {classes - 1}")
-    unreadable = []
-    for item in fields["unreadable"].items():
-        entry = item.fields("name", "reason")
-        unreadable.append(Unreadable(entry["name"].text(), entry["reason"].text()))
-    return PackedSplit(listing, tuple(shards), _read_only(labels), tuple(unreadable)), [*shards, labels_file]
+        raise PackedSetError(f"{where}: found {labels[image]}, expected 0 to {classes - 1}; {AGAIN}")
+    unreadable = tuple(Unreadable(image=item.name, reason=item.reason) for item in split.unreadable)
+    return PackedSplit(split.listing, tuple(shards), _read_only(labels), unreadable), [*shards, labels_file]
 
 
-def _array_file(root: Path, value: _Value, name: str, dtype: str, shape: tuple[int, ...]) -> PackedFile:
-    fields = value.fields("file", "sha256")
-    fields["file"].equal(name)
+def _array_file(root: Path, file: FileEntry, name: str, dtype: str, shape: tuple[int, ...]) -> PackedFile:
     header = len(_npy_header(dtype, shape))
-    return _file(root, fields, header + int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize)
+    return _file(root, file, name, header + int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize)
 
 
-def _file(root: Path, fields: dict[str, _Value], expected: int) -> PackedFile:
-    name = fields["file"].text()
-    _Value(f"{root / name}: size in bytes", _size(root / name)).equal(expected)
-    return PackedFile(name, expected, fields["sha256"].sha256())
+def _file(root: Path, file: FileEntry, name: str, size: int) -> PackedFile:
+    _expect(f"{root / MANIFEST}: file", file.file, name)  # so that no other path is opened
+    _expect(f"{root / name}: size in bytes", _size(root / name), size)
+    return PackedFile(name, size, file.sha256)
 
 
 def _array(root: Path, file: PackedFile, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -344,7 +228,7 @@ def _array(root: Path, file: PackedFile, dtype: str, shape: tuple[int, ...]) -> 
     path = root / file.name
     with _reading(path):
         data = path.read_bytes()
-    _Value(f"{path}: SHA-256", hashlib.sha256(data).hexdigest()).equal(file.sha256)
+    _expect(f"{path}: SHA-256", hashlib.sha256(data).hexdigest(), file.sha256)
     header = _npy_header(dtype, shape)
     if len(data) != file.bytes or not data.startswith(header):
         other = shown(data[: len(header)])
@@ -366,8 +250,14 @@ def _size(path: Path) -> int:
         return status.st_size
 
 
+def _expect(where: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise PackedSetError(f"{where}: found {shown(found)}, expected {shown(expected)}; {AGAIN}")
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
+    """Raise PackedSetError, which names `path`, if reading it fails inside the block."""
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: the file is now too short for its map

@@ -1,22 +1,31 @@
-"""The parts of a packed set: squares decoded from images, and sums over them that merge exactly."""
+"""From both splits of a data set to parts of a packed set: squares of a few images, and sums that merge exactly.
+
+`train.prepare` puts the parts into files, `train.data` into memory.
+"""
 
 from __future__ import annotations
 
 import io
 import json
-import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
-from alexnet_infer.datasets import Example
-from alexnet_infer.decode import printable, read_square
+from alexnet_infer.datasets import Example, LabelledImages, Split
+from alexnet_infer.datasets.classes import different_classes
 from alexnet_infer.errors import UnreadableInputError
 from alexnet_infer.files import write_atomically
 from alexnet_infer.preprocess import Rescaling
-from train.packed import RESAMPLE, Unreadable
+from alexnet_infer.reading import Unreadable, batches, decode_ahead
+from train.packed_manifest import RESAMPLE
+
+_BYTES, _IMAGES = 2**20, 32
+"""Limits of what a thread decodes at a time: enough to make the overhead negligible, but little memory."""
 
 
 @dataclass(eq=False)
@@ -36,9 +45,9 @@ class Sums:
 
     @classmethod
     def of(cls, squares: np.ndarray) -> Sums:
-        """The sums over uint8 [n, S, S, 3], n <= 257, so that 16 bits per pixel suffice."""
-        assert len(squares) <= 257, len(squares)
-        return cls(squares.sum(axis=0, dtype=np.uint16), _products(squares.reshape(-1, 3)), len(squares))
+        """The sums over uint8 [n, S, S, 3]."""
+        width = np.uint16 if len(squares) <= 257 else np.uint64  # 257 * 255 is the largest number of 16 bits
+        return cls(squares.sum(axis=0, dtype=width), _products(squares.reshape(-1, 3)), len(squares))
 
     def add(self, other: Sums) -> None:
         self.pixels += other.pixels
@@ -99,36 +108,63 @@ class Part:
         self.unreadable.extend(other.unreadable)
         self.sums.add(other.sums)
 
+    def check(self, examples: LabelledImages) -> None:
+        """Check that this part is the whole split `examples`.
 
-def decode(examples: list[Example], size: int, root: Path) -> tuple[np.ndarray, Part]:
-    """Decode examples to squares of side `size`.
+        Raises UnreadableInputError if images are missing at its end, or if none of its images can be read.
+        """
+        where = f"{examples.root}: "
+        if self.seen != len(examples):
+            raise UnreadableInputError(
+                f"{where}the {examples.split} split ends after {self.seen} images of {len(examples)}"
+            )
+        if not self.labels:
+            first = next((f"{item.image}: {item.reason}" for item in self.unreadable), "it is empty")
+            raise UnreadableInputError(f"{where}no image of the {examples.split} split can be read ({first})")
 
-    Returns the squares of those that can be decoded, uint8 [n, S, S, 3], and the `Part` of all examples. An image that
-    is a file is named by its path relative to `root`.
+
+def open_splits(root: Path, validation: Path | None = None) -> dict[Split, LabelledImages]:
+    """Open both splits of the data set at `root`, or the validation split of another one.
+
+    Raises what `LabelledImages` raises, and UnreadableInputError if the splits have different classes.
     """
+    train, held_out = LabelledImages(root, "train"), LabelledImages(validation or root, "validation")
+    if [c.wnid for c in train.classes] != [c.wnid for c in held_out.classes]:
+        raise different_classes(held_out.root, train.classes, held_out.classes)
+    return {"train": train, "validation": held_out}
+
+
+def decoded(
+    examples: Iterator[Example], count: int, size: int, workers: int | None = None
+) -> Iterator[tuple[np.ndarray, Part]]:
+    """Decode the next `count` examples to squares of side `size`, in order, in threads (by default one per core).
+
+    Yields, for a few examples at a time, the squares of those that can be read, uint8 [n, S, S, 3], and their `Part`.
+    Unreadable images are named by `Example.relative_name`.
+    """
+    length = max(1, min(_IMAGES, _BYTES // (3 * size**2)))
+    # The threads also compute the sums: for squares of 256 pixels they take half a millisecond per image.
+    parts = decode_ahead(batches(islice(examples, count), length), partial(_decode, size=size), workers=workers)
+    return (part.image for part in parts)
+
+
+def _decode(examples: list[Example], size: int) -> tuple[np.ndarray, Part]:
     rescaling = Rescaling(size=size, resample=RESAMPLE)
     squares = np.empty((len(examples), size, size, 3), np.uint8)
     labels, unreadable = [], []
     for example in examples:
-        name = printable(example.name.removeprefix(f"{root}{os.sep}"))
-        if example.error:
-            unreadable.append(Unreadable(name, example.error))
-            continue
         try:
-            # The labels of ILSVRC ignore EXIF orientation.
-            square = read_square(example.data, name=name, rescaling=rescaling, apply_exif=False)
-        except UnreadableInputError as error:
-            unreadable.append(Unreadable(name, str(error).removeprefix(f"{name}: ")))
-        else:
-            squares[len(labels)] = square
+            squares[len(labels)] = example.square(rescaling)
             labels.append(example.label)
+        except UnreadableInputError as error:
+            unreadable.append(Unreadable(image=example.relative_name, reason=error.reason))
     squares = squares[: len(labels)]
     return squares, Part(labels, unreadable, Sums.of(squares))
 
 
 def save(path: Path, part: Part, sha256: str) -> None:
     """Write a shard's part and the hash of its file, atomically. Raises OSError."""
-    unreadable = [[item.name, item.reason] for item in part.unreadable]
+    unreadable = [[item.image, item.reason] for item in part.unreadable]
     text = json.dumps({"labels": part.labels, "unreadable": unreadable, "sha256": sha256})
     data = io.BytesIO()
     np.savez(data, pixels=part.sums.pixels, products=part.sums.products, json=np.frombuffer(text.encode(), np.uint8))
@@ -140,8 +176,8 @@ def load(path: Path) -> tuple[Part, str] | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             fields = json.loads(arrays["json"].tobytes())
-            labels, unreadable = fields["labels"], [Unreadable(*item) for item in fields["unreadable"]]
-            sums = Sums(arrays["pixels"], arrays["products"], len(labels))
-            return Part(labels, unreadable, sums), fields["sha256"]
+            unreadable = [Unreadable(image=image, reason=reason) for image, reason in fields["unreadable"]]
+            sums = Sums(arrays["pixels"], arrays["products"], len(fields["labels"]))
+            return Part(fields["labels"], unreadable, sums), fields["sha256"]
     except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile):
         return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError, visible
+from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError, printable
 from alexnet_infer.files import write_atomically
 from train.log import LOG_NAME, position, read_log
 
@@ -206,4 +206,4 @@ def _name(figure: Figure, names: list[str], colors: Any) -> None:
     columns = max(1, min(len(names), 150 // (max(map(len, names)) + 8)))
     legend = figure.legend(handles, ["run"] * len(names), loc="outside upper center", ncols=columns)
     for text, name in zip(legend.get_texts(), names, strict=True):  # labels would treat _ and $ specially
-        text.set(text=visible(name), parse_math=False)
+        text.set(text=printable(name), parse_math=False)

@@ -9,52 +9,42 @@ for byte, as those of an uninterrupted run.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import PIL
 
 from alexnet_infer.datasets import Example, LabelledImages, Split
-from alexnet_infer.datasets.classes import different_classes
-from alexnet_infer.errors import UnreadableInputError, UsageError, shown
+from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.files import write_atomically
+from alexnet_infer.reading import Unreadable
 from alexnet_infer.version import __version__
+from train.display import Display
 from train.packed import (
     FORMAT,
     MANIFEST,
     MEAN,
-    RESAMPLE,
     SPLITS,
-    VERSION,
-    Unreadable,
     is_packed,
     labels_name,
     open_packed,
     shard_name,
 )
-from train.parts import Part, decode, load, save
+from train.packed_manifest import RESAMPLE, VERSION
+from train.parts import Part, decoded, load, open_splits, save
 from train.workfolder import PARTS, claimed, clean_up
 
-_CHUNK_BYTES, _CHUNK_IMAGES = 2**20, 32
-"""Limits of what a thread decodes at a time: enough to make the overhead negligible, but little memory."""
-
-
-class Progress(Protocol):
-    """Shows the progress of a task, as `train.display.Display` does."""
-
-    def counting(self, description: str, total: int) -> AbstractContextManager[Callable[[int], None]]: ...
+SHARD_BYTES = 2**30
+"""Maximum size of a shard. A shard has at least one image, even if that is larger."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,27 +61,17 @@ class Preparation:
     """S: side of the squares in pixels."""
     workers: int | None = None
     """Number of threads that decode; None for one per core."""
-    shard_bytes: int = 2**30
-    """Maximum size of a shard in bytes. A shard has at least one image, even if that is larger."""
 
     def __post_init__(self) -> None:
-        for option, value, high in (
-            ("--image-size", self.size, 4096),
-            ("--workers", 1 if self.workers is None else self.workers, 1024),
-            ("shard_bytes", self.shard_bytes, 2**40),
-        ):
+        workers = 1 if self.workers is None else self.workers
+        for option, value, high in (("--image-size", self.size, 4096), ("--workers", workers, 1024)):
             if type(value) is not int or not 1 <= value <= high:
                 raise UsageError(f"{option} {shown(value)}: expected a whole number from 1 to {high}")
 
     @property
-    def threads(self) -> int:
-        """Number of threads that decode."""
-        return self.workers or os.cpu_count() or 1
-
-    @property
     def per_shard(self) -> int:
         """Number of images of the source per shard."""
-        return max(1, self.shard_bytes // (3 * self.size**2))
+        return max(1, SHARD_BYTES // (3 * self.size**2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +97,13 @@ class Prepared:
         return f"{text}; already complete" if self.already else text
 
 
-def prepare(job: Preparation, display: Progress) -> Prepared:
+def prepare(job: Preparation, display: Display) -> Prepared:
     """Create the packed set, or continue an earlier run of the same job.
 
     If the run is interrupted or the disk is full, finished shards are kept.
 
     Images that can't be read or decoded are left out of both splits and listed in the manifest. Those of the validation
-    split count as wrong when the trainer measures an error (`train.data.PackedImages.unreadable`). A missing or invalid
-    label is an error.
+    split count as wrong when the trainer measures an error. A missing or invalid label is an error.
 
     Raises:
 
@@ -133,17 +112,13 @@ def prepare(job: Preparation, display: Progress) -> Prepared:
       different classes;
     - PackedSetError if the folder contains a damaged packed set.
     """
-    sources: dict[Split, LabelledImages] = {
-        "train": LabelledImages(job.source, "train"),
-        "validation": LabelledImages(job.validation or job.source, "validation"),
-    }
-    _check_classes(sources)
+    sources = open_splits(job.source, job.validation)
     already = is_packed(job.out)
     if not already:
         total = sum(map(len, sources.values())) * 3 * job.size**2
         settings = _settings(job, sources)
-        with _writing(job), claimed(job.out, settings, total), ThreadPoolExecutor(job.threads) as pool:
-            maker = _Maker(job, pool)
+        with _writing(job), claimed(job.out, settings, total), ThreadPoolExecutor(1) as thread:
+            maker = _Maker(job, thread)
             for split, examples in sources.items():
                 with display.counting(f"packing the {split} split", len(examples)) as advance:
                     maker.pack(split, examples, advance)
@@ -151,12 +126,6 @@ def prepare(job: Preparation, display: Progress) -> Prepared:
     result = _result(job, sources, already)
     clean_up(job.out)
     return result
-
-
-def _check_classes(sources: Mapping[Split, LabelledImages]) -> None:
-    train, validation = (sources[split].classes for split in SPLITS)
-    if [c.wnid for c in train] != [c.wnid for c in validation]:
-        raise different_classes(sources["validation"].root, train, validation)
 
 
 @contextmanager
@@ -187,8 +156,8 @@ def _settings(job: Preparation, sources: Mapping[Split, LabelledImages]) -> dict
 class _Maker:
     """Makes the files of a set, split by split. Incomplete files are in `.parts`."""
 
-    def __init__(self, job: Preparation, pool: ThreadPoolExecutor) -> None:
-        self.job, self.pool = job, pool
+    def __init__(self, job: Preparation, thread: ThreadPoolExecutor) -> None:
+        self.job, self.thread = job, thread
         self.out, self.parts, self.size = job.out, job.out / PARTS, job.size
         self.totals: dict[Split, Part] = {}
         self.shards: dict[Split, list[dict[str, Any]]] = {}
@@ -206,16 +175,11 @@ class _Maker:
                 advance(length)
             else:
                 stream = stream or examples.examples(start, on_error="yield")
-                finished = self._make(name, islice(stream, length), examples.root, advance)
+                finished = self._make(name, stream, length, advance)
             part, sha256 = finished
-            if part.seen != length:
-                end = start + part.seen
-                raise UnreadableInputError(f"{examples.root}: the {split} split ends after {end} images of {count}")
             total.add(part)
             shards.append({"file": name, "images": len(part.labels), "sha256": sha256})
-        if not total.labels:
-            first = next((f"{image.name}: {image.reason}" for image in total.unreadable), "it is empty")
-            raise UnreadableInputError(f"{examples.root}: no image of the {split} split can be read ({first})")
+        total.check(examples)
 
     def _finished(self, name: str, length: int) -> tuple[Part, str] | None:
         """Return the part and the hash of a shard that an earlier run finished; None if there is none."""
@@ -225,22 +189,22 @@ class _Maker:
         return described if shard.stat().st_size == len(described[0].labels) * 3 * self.size**2 else None
 
     def _make(
-        self, name: str, examples: Iterator[Example], root: Path, advance: Callable[[int], None]
+        self, name: str, examples: Iterator[Example], length: int, advance: Callable[[int], None]
     ) -> tuple[Part, str]:
         total, digest, temporary = Part.empty(self.size), hashlib.sha256(), self.parts / name
         with _removed_on_failure(temporary):
             with temporary.open("wb") as file:
-                for squares, part in self._decoded(examples, root):
+                for squares, part in decoded(examples, length, self.size, self.job.workers):
                     file.write(squares)
                     digest.update(squares)
                     total.add(part)
                     advance(part.seen)
             self._wait()
-            self.completing = self.pool.submit(self._complete, name, total, digest.hexdigest())
+            self.completing = self.thread.submit(self._complete, name, total, digest.hexdigest())
         return total, digest.hexdigest()
 
     def _complete(self, name: str, part: Part, sha256: str) -> None:
-        """Sync, rename and describe a shard. Runs in the pool, because syncing takes seconds."""
+        """Sync, rename and describe a shard. Runs in its own thread, because syncing takes seconds."""
         temporary = self.parts / name
         with _removed_on_failure(temporary):
             with temporary.open("rb+") as file:
@@ -253,24 +217,10 @@ class _Maker:
         if self.completing:
             self.completing.result()
 
-    def _decoded(self, examples: Iterator[Example], root: Path) -> Iterator[tuple[np.ndarray, Part]]:
-        """Decode the examples in chunks, in order. At most a few chunks per thread are in memory."""
-        length = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // (3 * self.size**2)))
-        waiting: deque[Future[tuple[np.ndarray, Part]]] = deque()
-        while chunk := list(islice(examples, length)):
-            waiting.append(self.pool.submit(decode, chunk, self.size, root))
-            if len(waiting) > 2 * self.job.threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
     def finish(self, sources: Mapping[Split, LabelledImages]) -> None:
         """Write the labels, the mean and, last of all, the manifest."""
         self._wait()
         sums = self.totals["train"].sums
-        covariance = sums.covariance
-        values, vectors = np.linalg.eigh(covariance)
-        largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
         manifest = {
             "format": FORMAT,  # first, so that the start of a damaged file is enough to recognise it
             "version": VERSION,
@@ -279,9 +229,7 @@ class _Maker:
             "classes": [{"wnid": c.wnid, "name": c.name} for c in sources["train"].classes],
             "splits": {split: self._split(split, sources[split].listing) for split in SPLITS},
             "mean": self._array(MEAN, sums.mean.astype("<f4")),
-            "covariance": covariance.tolist(),
-            "eigenvalues": values.clip(0).tolist(),
-            "eigenvectors": (vectors * np.sign(largest)).tolist(),  # the largest entry of each is positive
+            "covariance": sums.covariance.tolist(),
             "software": {
                 "alexnet-infer": __version__,
                 "numpy": np.__version__,
@@ -297,7 +245,7 @@ class _Maker:
             "images": len(total.labels),
             "shards": self.shards[split],
             "labels": self._array(labels_name(split), np.array(total.labels, "<i4")),
-            "unreadable": [dataclasses.asdict(image) for image in total.unreadable],
+            "unreadable": [{"name": item.image, "reason": item.reason} for item in total.unreadable],
         }
 
     def _array(self, name: str, array: np.ndarray) -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from alexnet_infer.errors import UsageError
+from train.recipe import Recipe
 
 TIMEOUT = timedelta(minutes=10)
 """How long an exchange waits for a rank that does not respond before the run ends.
@@ -49,6 +50,26 @@ class Ranks:
     def count(self) -> int:
         """Total number of processes."""
         return self.data_ranks * self.columns
+
+    def steps_per_epoch(self, recipe: Recipe, images: int, accumulate: int) -> int:
+        """Return the number of steps for a set of `images`, when a process computes its batches in `accumulate` parts.
+
+        Raises UsageError if the batch can't be shared evenly, or if the set has too few images for the recipe.
+        """
+        shares = self.data_ranks * accumulate
+        if recipe.batch % shares:
+            sharing = f"{self.data_ranks} {'processes' if self.columns == 1 else 'pairs of processes'}"
+            parts = [f"{sharing} that share a batch"] * (self.data_ranks > 1)
+            parts += [f"--accumulate {accumulate}"] * (accumulate > 1)
+            raise UsageError(f"--batch {recipe.batch}: expected a multiple of {shares} ({', '.join(parts)})")
+        if images < recipe.batch:
+            raise UsageError(f"--batch {recipe.batch}: expected at most {images}, the number of training images")
+        steps = images // recipe.batch
+        if (recipe.steps_per_epoch or 0) > steps:
+            raise UsageError(
+                f"--steps-per-epoch {recipe.steps_per_epoch}: expected at most {steps}, the number of training batches"
+            )
+        return recipe.steps_per_epoch or steps
 
     def share(self, rows: Tensor) -> Tensor:
         """Return this process's part of a batch, whose length must be a multiple of `data_ranks`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
+
+from msgspec.structs import replace
 
 from alexnet_infer.architecture import Architecture, Dropout
 from alexnet_infer.errors import UsageError

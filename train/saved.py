@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexnet_infer.architecture import Architecture
 from alexnet_infer.errors import ModelFileError
 from train import checkpoint
 from train.checkpoint import RunState, Snapshot, Writer
 from train.model import AlexNet
 from train.optimizer import PaperSGD
 from train.ranks import Ranks
+from train.recipe import Recipe
+from train.transfer import Initial
 
 LAST, BEST = "last.safetensors", "best.safetensors"
+
+
+def run_settings(architecture: Architecture, recipe: Recipe, seed: int, initial: Initial) -> dict[str, Any]:
+    """Return the part of a run's configuration, as in its checkpoint, that is known before its images are read."""
+    return {
+        "architecture": architecture.to_json(),
+        "recipe": dataclasses.asdict(recipe),
+        "seed": seed,
+        "init_from": initial.origin,
+        "classes": architecture.classes,
+    }
 
 
 class SavedRun:
@@ -36,7 +51,7 @@ class SavedRun:
         model: AlexNet,
         optimizer: PaperSGD,
         ranks: Ranks,
-        net: dict[str, Any] | None,
+        net: dict[str, Any],
     ) -> None:
         self.last, self.best = out / LAST, out / BEST
         self.config, self.model, self.optimizer, self.ranks, self.net = config, model, optimizer, ranks, net

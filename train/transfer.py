@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.artifact import load_artifact, sha256
+from alexnet_infer.backends.opening import describe
 from alexnet_infer.errors import UsageError
 from alexnet_infer.manifest import ClassName
+from alexnet_infer.presets import Variant, variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,56 @@ class Initial:
 
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
     origin: str = ""
+
+
+def initial_variant(path: Path, preset: str | None, switches: Mapping[str, Any]) -> Variant:
+    """Return the net to train from the one in the model file `path`: the same, but for `switches`, fields of `Variant`.
+
+    `preset` has the fields that no option sets; None for the file's own preset.
+
+    Raises ModelFileError if the file is missing or damaged, and UsageError if it is an exported file, if its net is not
+    the file's preset with other switches, or if `switches` has a width, hidden size or columns that its net has not.
+    """
+    manifest, exported = describe(path)
+    if exported is not None:
+        names = " or ".join(member.name for member in exported.members)
+        raise UsageError(f"--init-from {path}: is an exported file; name the net that it was made from: {names}")
+    architecture, start = manifest.architecture, f"the net of --init-from {path}"
+    base, own = variant(preset or architecture.name), _fields(architecture)
+    if not own or (preset is None and replace(base, **own).build() != architecture):
+        raise UsageError(f"{start} is not {base.name} with other switches; name the net to train with --preset")
+    for option, name in (("--hidden", "hidden"), ("--net-columns", "columns")):
+        if switches.get(name, own[name]) != own[name]:
+            raise UsageError(f"{option} {switches[name]}: {start} has {own[name]}; leave the option out")
+    if (width := switches.get("width")) is not None:
+        kernels = _fields(replace(base, width=width).build())["kernels"]
+        if kernels != own["kernels"]:
+            raise UsageError(
+                f"--width {width:g}: gives {kernels} kernels, but {start} has {own['kernels']}; leave the option out"
+            )
+    if not (base.sixth_conv and own["sixth_conv"]):
+        own["sixth_conv"] = base.sixth_conv
+    return replace(base, **(own | dict(switches) | {"width": 1.0}))
+
+
+def _fields(architecture: Architecture) -> dict[str, Any]:
+    """Return the fields in which variants of one preset differ; none if the layers are not those of a preset."""
+    layers = {operation.name: operation for operation in architecture.operations}
+    kinds = {operation.op for operation in architecture.operations}
+    try:
+        return {
+            "kernels": tuple(layers[f"conv{i}"].kernels for i in range(1, 6)),
+            "sixth_conv": layers["conv6"].kernels if "conv6" in layers else 0,
+            "hidden": layers["fc6"].units,
+            "columns": layers["conv2"].groups,
+            "activation": layers["act1"].kind,
+            "normalization": next((kind for kind in ("batchnorm", "lrn") if kind in kinds), "none"),
+            "pool_size": layers["pool1"].size,
+            "dropout": layers["drop6"].rate,
+            "classes": architecture.classes,
+        }
+    except (KeyError, AttributeError):
+        return {}
 
 
 def initial_weights(path: Path, architecture: Architecture, classes: Sequence[ClassName]) -> Initial:
@@ -46,8 +99,8 @@ def initial_weights(path: Path, architecture: Architecture, classes: Sequence[Cl
         if shapes.get(name) != tuple(shape):
             problem = f"has shape {shapes[name]}" if name in shapes else "is missing"
             raise UsageError(
-                f"--init-from {path}: {name} {problem}: expected {tuple(shape)}; choose that net's --preset, --width, "
-                "--hidden and --net-columns"
+                f"--init-from {path}: {name} {problem}: expected {tuple(shape)}; leave out the options that change the "
+                f"net, which is then {artifact.manifest.architecture.name} as in the file"
             )
     origin = f"{artifact.manifest.name}, SHA-256 {sha256(path)}" + ("" if same_classes else f", without {last}")
     return Initial(tensors={name: artifact.tensors[name] for name in needed}, origin=origin)

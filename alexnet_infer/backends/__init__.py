@@ -13,17 +13,31 @@ from typing import Literal, Protocol
 import numpy as np
 
 from alexnet_infer.errors import ModelFileError
+from alexnet_infer.graph.info import Precision
+from alexnet_infer.metrics import are_probabilities
 
 Device = Literal["auto", "cpu", "cuda"]
-Runtime = Literal["auto", "onnxruntime", "openvino"]
-"""The runtime for model files and exported ONNX files. An engine runs only in the TensorRT version that built it."""
+"""Where a net is to run."""
+
+Choice = Literal["auto", "onnxruntime", "openvino", "reference"]
+"""What is to run a model file or an exported ONNX file. An engine runs only in the TensorRT version that built it."""
+
+Runtime = Literal["onnxruntime", "openvino", "reference", "tensorrt", "tensorrt-rtx"]
+"""What runs a net."""
 
 
 class Backend(Protocol):
     """A net ready to run."""
 
+    runtime: Runtime
+
+    device: Literal["cpu", "cuda"]
+
+    precision: Precision
+    """The precision of the file, which some runtimes compute in a finer one."""
+
     description: str
-    """What runs the net, for display: runtime, version and device, and the precision if it isn't float32."""
+    """All of this for display, with the runtime's version: nothing parses it."""
 
     takes_squares: bool
     """Whether `infer` takes uint8 squares [N, S, S, 3] RGB, and cuts and averages the views itself."""
@@ -47,8 +61,7 @@ def checked(outputs: np.ndarray, inputs: np.ndarray, classes: int, path: Path) -
             f"{path}: returns {list(outputs.shape)} for {len(inputs)} inputs: expected {[len(inputs), classes]}, "
             "as its manifest says; export it again"
         )
-    # NaN fails both comparisons. Rounding can raise a mean slightly above 1.
-    if not ((outputs >= 0) & (outputs < 1.001)).all():
+    if not are_probabilities(outputs).all():
         raise ModelFileError(
             f"{path}: returns values that are not probabilities: the file is damaged, or its precision is too low for "
             "this net; export it as fp32"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_infer.engines import cache as engine_cache
-from alexnet_infer.engines.files import EngineRuntime, read_engine
+from alexnet_infer.engines.files import EnginePlatform, read_engine
 from alexnet_infer.engines.library import Gpu, Library, deserialize, load_library, this_gpu
 from alexnet_infer.errors import BackendError, ModelFileError, one_line
 from alexnet_infer.graph.info import Batch
@@ -35,6 +35,8 @@ class EngineBackend:
     or GPU is missing or is not the one that the engine was built for.
     """
 
+    device = "cuda"
+
     def __init__(self, path: Path, *, trust: bool = False) -> None:
         built = read_engine(path)
         description, info = built.description, built.description.info
@@ -43,14 +45,17 @@ class EngineBackend:
                 f"{path}: not built by you on this machine, or changed since; an engine is code that runs with your "
                 "permissions: build your own with alexnet-infer export, or add --trust-engine if you trust its source"
             )
-        library = load_library(description.runtime.flavor)
-        check_version(path, description.runtime, library.version)
+        platform = description.platform
+        library = load_library(platform.flavor)
+        check_version(path, platform, library.version)
         gpu = this_gpu()
-        check_gpu(path, description.runtime, gpu)
+        check_gpu(path, platform, gpu)
         manifest = description.manifest
         side, patch = manifest.preprocessing.size, manifest.preprocessing.patch
         self.manifest, self.info, self.takes_squares = manifest, info, info.takes_squares
-        self.description = f"{description.runtime.title}, {gpu.name}, {info.precision}"
+        self.runtime = "tensorrt-rtx" if platform.flavor == "rtx" else "tensorrt"
+        self.precision = info.precision
+        self.description = f"{platform.title}, {gpu.name}, {info.precision}"
         self._shape = (side, side, 3) if info.takes_squares else (3, patch, patch)
         self._dtype = np.dtype(np.uint8 if info.takes_squares else np.float32)
         self._classes = len(manifest.classes)
@@ -89,25 +94,25 @@ def calls(count: int, batch: Batch) -> list[tuple[int, int]]:
     return [(batch.max, batch.max)] * full + ([(rest, max(rest, batch.min))] if rest else [])
 
 
-def check_version(path: Path, runtime: EngineRuntime, version: str) -> None:
-    """Raise BackendError unless the runtime has the version that built the engine, the only one that can run it."""
-    if version != runtime.version:
-        package = "tensorrt-rtx" if runtime.flavor == "rtx" else "tensorrt"
+def check_version(path: Path, platform: EnginePlatform, version: str) -> None:
+    """Raise BackendError unless TensorRT has the version that built the engine, the only one that can run it."""
+    if version != platform.version:
+        package = "tensorrt-rtx" if platform.flavor == "rtx" else "tensorrt"
         raise BackendError(
-            f"{path}: built by {runtime.title}, but {version} is installed: "
-            f"export it again, or pip install {package}=={runtime.version}"
+            f"{path}: built by {platform.title}, but {version} is installed: "
+            f"export it again, or pip install {package}=={platform.version}"
         )
 
 
-def check_gpu(path: Path, runtime: EngineRuntime, gpu: Gpu) -> None:
+def check_gpu(path: Path, platform: EnginePlatform, gpu: Gpu) -> None:
     """Raise BackendError unless the engine was built for `gpu`."""
-    if gpu.capability not in runtime.compute_capabilities:
+    if gpu.capability not in platform.compute_capabilities:
         raise BackendError(
-            f"{path}: built for compute capability {', '.join(runtime.compute_capabilities)}, but this {gpu.name} has "
+            f"{path}: built for compute capability {', '.join(platform.compute_capabilities)}, but this {gpu.name} has "
             f"{gpu.capability}: export it again for this GPU"
         )
-    if runtime.gpu is not None and runtime.gpu != gpu.name:
-        raise BackendError(f"{path}: built for {runtime.gpu}, but this GPU is {gpu.name}: export it again on this GPU")
+    if platform.gpu is not None and platform.gpu != gpu.name:
+        raise BackendError(f"{path}: built for {platform.gpu}, but this GPU is {gpu.name}: export it again on this GPU")
 
 
 def check_signature(

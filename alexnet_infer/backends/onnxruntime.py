@@ -54,6 +54,8 @@ class OnnxRuntimeBackend:
     Raises BackendError if ONNX Runtime or the device is missing, and ModelFileError if ONNX Runtime can't run the file.
     """
 
+    runtime = "onnxruntime"
+
     def __init__(self, net: Artifact | OnnxFile, device: Device = "auto", views: FileViews = "none") -> None:
         ort = import_runtime()
         if device == "cuda" and CUDA not in ort.get_available_providers():
@@ -64,16 +66,17 @@ class OnnxRuntimeBackend:
         session = None
         if device != "cpu" and CUDA in ort.get_available_providers():
             session = _gpu_session(ort, net, views, required=device == "cuda")
-        self._on_gpu = session is not None
+        self.device = "cpu" if session is None else "cuda"
         self._session = session or _cpu_session(ort, net)
         self._input = self._session.get_inputs()[0].name
         self._classes = len(net.manifest.classes)
         self._path = None if isinstance(net, Artifact) else net.path
         info = None if isinstance(net, Artifact) else net.info
-        cuts = self._on_gpu and views != "none"
+        cuts = self.device == "cuda" and views != "none"
         self.takes_squares = cuts if info is None else info.takes_squares
         self._size = info.batch.max if info is not None and info.batch.fixed else None
-        precision = f", {info.precision}" if info is not None and info.precision != "fp32" else ""
+        self.precision = "fp32" if info is None else info.precision
+        precision = "" if self.precision == "fp32" else f", {self.precision}"
         graph = f", {views} views in the graph" if info is None and cuts else ""
         self.description = f"ONNX Runtime {ort.__version__}, {self._session.get_providers()[0]}{precision}{graph}"
 
@@ -88,7 +91,7 @@ class OnnxRuntimeBackend:
         """
         if self._size is not None:
             return infer_in_calls(self._call, inputs, self._size)
-        if self._on_gpu and self.takes_squares:
+        if self.device == "cuda" and self.takes_squares:
             return infer_in_calls(self._call, inputs, GPU_SQUARES, powers_of_two=True)
         return self._call(inputs)
 
@@ -96,7 +99,7 @@ class OnnxRuntimeBackend:
         try:
             probabilities = self._session.run([OUTPUT], {self._input: inputs})[0]
         except Exception as error:  # ONNX Runtime's errors have no common base class
-            if self._on_gpu and (self._path is None or _is_gpu_failure(error)):
+            if self.device == "cuda" and (self._path is None or _is_gpu_failure(error)):
                 raise _gpu_error(error) from None
             if self._path is None:
                 raise

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from alexnet_infer.artifact import Artifact, load_artifact, load_manifest
-from alexnet_infer.backends import Backend, Device, Runtime
+from alexnet_infer.artifact import Artifact, load_artifact, load_manifest, sha256
+from alexnet_infer.backends import Backend, Choice, Device
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.manifest import Manifest
 from alexnet_infer.preprocess import Views
@@ -28,8 +29,29 @@ class Opened:
 
     manifest: Manifest
     backend: Backend
-    views: Views | None
-    """The views that an exported file cuts and averages itself; None if it takes patches."""
+    files: tuple[Path, ...]
+    """The file, and the file beside it that holds its weights, if there is one."""
+    info: ExportInfo | None = None
+    """What an exported file takes and how it computes; None for a model file."""
+
+    @property
+    def views(self) -> Views | None:
+        """The views that an exported file cuts and averages itself; None if it takes patches."""
+        return None if self.info is None or self.info.views == "none" else self.info.views
+
+    @property
+    def path(self) -> Path:
+        return self.files[0]
+
+    @property
+    def members(self) -> list[str]:
+        """The SHA-256 of each net in the file: of the model files that it was exported from, or of the file itself."""
+        return [self.sha256] if self.info is None else [member.sha256 for member in self.info.members]
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file, in hexadecimal, without the file beside it. Read when it is first asked for."""
+        return sha256(self.path)
 
 
 def describe(path: Path) -> tuple[Manifest, ExportInfo | None]:
@@ -51,7 +73,7 @@ def open_model(
     path: Path,
     *,
     device: Device = "auto",
-    runtime: Runtime = "auto",
+    backend: Choice = "auto",
     trust_engine: bool = False,
     views: FileViews = "none",
 ) -> Opened:
@@ -61,69 +83,73 @@ def open_model(
     takes squares.
 
     Raises ModelFileError if the file can't be used, BackendError if a runtime or device is missing or can't run this
-    kind of file, and UsageError if `device` or `runtime` is unknown.
+    kind of file, and UsageError if `device` or `backend` is unknown.
     """
     if device not in get_args(Device):
         raise UsageError(f"device={device!r}: expected auto, cpu or cuda")
-    if runtime not in get_args(Runtime):
-        raise UsageError(f"backend={runtime!r}: expected {', '.join(get_args(Runtime))}")
+    if backend not in get_args(Choice):
+        raise UsageError(f"backend={backend!r}: expected {', '.join(get_args(Choice))}")
     if path.suffix in ENGINE_SUFFIXES:
-        return _open_engine(path, device, runtime, trust_engine)
+        return _open_engine(path, device, backend, trust_engine)
     if path.suffix == ".onnx":
-        return _open_onnx(path, device, runtime)
-    return _open_artifact(path, device, runtime, views)
+        return _open_onnx(path, device, backend)
+    return _open_artifact(path, device, backend, views)
 
 
-def _open_engine(path: Path, device: Device, runtime: Runtime, trust_engine: bool) -> Opened:
+def _open_engine(path: Path, device: Device, backend: Choice, trust_engine: bool) -> Opened:
     from alexnet_infer.backends.engine import EngineBackend
 
-    for option, value in (("--device", device), ("--backend", runtime)):
-        if value in ("cpu", "onnxruntime", "openvino"):
+    for option, value in (("--device", device), ("--backend", backend)):
+        if value in ("cpu", "onnxruntime", "openvino", "reference"):
             raise BackendError(
                 f"{option} {value}: {path} is an engine, which runs in TensorRT on a GPU; leave out {option}"
             )
-    backend = EngineBackend(path, trust=trust_engine)
-    views = backend.info.views
-    return Opened(manifest=backend.manifest, backend=backend, views=None if views == "none" else views)
+    engine = EngineBackend(path, trust=trust_engine)
+    return Opened(manifest=engine.manifest, backend=engine, info=engine.info, files=(path,))
 
 
-def _open_artifact(path: Path, device: Device, runtime: Runtime, views: FileViews) -> Opened:
+def _open_artifact(path: Path, device: Device, backend: Choice, views: FileViews) -> Opened:
     from alexnet_infer.backends.onnxruntime import import_runtime
 
     with ThreadPoolExecutor(1) as background:  # reads and converts the weights while the runtime is imported
         reading = background.submit(load_artifact, path)
-        if runtime == "onnxruntime" or (runtime == "auto" and not find_spec("openvino")):
+        if backend == "onnxruntime" or (backend == "auto" and not find_spec("openvino")):
             import_runtime()
         artifact = reading.result()
-    return Opened(manifest=artifact.manifest, backend=_on_runtime(artifact, device, runtime, views), views=None)
+    return Opened(manifest=artifact.manifest, backend=_start(artifact, device, backend, views), files=(path,))
 
 
-def _open_onnx(path: Path, device: Device, runtime: Runtime) -> Opened:
+def _open_onnx(path: Path, device: Device, backend: Choice) -> Opened:
     from alexnet_infer.graph.file import read_model
 
     file = read_model(path)
-    views = file.info.views
-    backend = _on_runtime(file, device, runtime)
-    return Opened(manifest=file.manifest, backend=backend, views=None if views == "none" else views)
+    files = (path, *file.data)
+    return Opened(manifest=file.manifest, backend=_start(file, device, backend), info=file.info, files=files)
 
 
-def _on_runtime(net: Artifact | OnnxFile, device: Device, runtime: Runtime, views: FileViews = "none") -> Backend:
-    if runtime == "auto":
-        runtime = _faster(net, device)
-    if runtime == "openvino":
-        if device == "cuda":
-            raise BackendError(
-                "--backend openvino --device cuda: OpenVINO runs on the CPU only; leave out one of the two"
-            )
+def _start(net: Artifact | OnnxFile, device: Device, backend: Choice, views: FileViews = "none") -> Backend:
+    chosen = _faster(net, device) if backend == "auto" else backend
+    if chosen != "onnxruntime" and device == "cuda":
+        name = {"openvino": "OpenVINO", "reference": "the reference"}[chosen]
+        raise BackendError(f"--backend {chosen} --device cuda: {name} runs on the CPU only; leave out one of the two")
+    if chosen == "openvino":
         from alexnet_infer.backends.openvino import OpenVinoBackend
 
         return OpenVinoBackend(net)
+    if chosen == "reference":
+        from alexnet_infer.backends.reference import ReferenceBackend
+
+        if not isinstance(net, Artifact):
+            raise BackendError(
+                f"--backend reference: {net.path} is an exported file; expected the trained net that it was made from"
+            )
+        return ReferenceBackend(net)
     from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(net, device, views)
 
 
-def _faster(net: Artifact | OnnxFile, device: Device) -> Runtime:
+def _faster(net: Artifact | OnnxFile, device: Device) -> Choice:
     """The faster runtime on the CPU, or ONNX Runtime if it may use a GPU."""
     if device == "cuda" or not find_spec("openvino"):
         return "onnxruntime"

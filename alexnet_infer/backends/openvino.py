@@ -15,11 +15,8 @@ import numpy as np
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends import checked, infer_in_calls
 from alexnet_infer.errors import BackendError, ModelFileError, one_line
-from alexnet_infer.graph.file import OnnxFile
+from alexnet_infer.graph.file import MAX_WEIGHTS, OnnxFile
 from alexnet_infer.graph.net import build_onnx
-
-MAX_BYTES = 2**31 - 2**26
-"""Maximum bytes of weights in a model file. OpenVINO gets them in one protobuf message, which is limited to 2 GB."""
 
 
 class OpenVinoBackend:
@@ -28,6 +25,8 @@ class OpenVinoBackend:
     No files are written. Raises BackendError if OpenVINO is missing or can't run a net from a model file, and
     ModelFileError if it can't run an exported file.
     """
+
+    runtime, device = "openvino", "cpu"
 
     def __init__(self, net: Artifact | OnnxFile) -> None:
         ov = import_runtime()
@@ -38,8 +37,9 @@ class OpenVinoBackend:
         info = None if isinstance(net, Artifact) else net.info
         self.takes_squares = info is not None and info.takes_squares
         self._size = info.batch.max if info is not None and info.batch.fixed else None
-        precision = f", {info.precision}" if info is not None and info.precision != "fp32" else ""
-        if precision == ", fp16":  # only the weights are float16, so overflow between operations doesn't show
+        self.precision = "fp32" if info is None else info.precision
+        precision = "" if self.precision == "fp32" else f", {self.precision}"
+        if self.precision == "fp16":  # only the weights are float16, so overflow between operations doesn't show
             precision = ", fp16 computed in float32"
         self.description = f"OpenVINO {version(ov)}, CPU{precision}"
 
@@ -96,10 +96,10 @@ def _request_of_artifact(ov: ModuleType, artifact: Artifact) -> Any:
     LRN becomes ONNX's LRN operator, for which OpenVINO has a fast kernel.
     """
     size = sum(tensor.nbytes for tensor in artifact.tensors.values())
-    if size > MAX_BYTES:
+    if size > MAX_WEIGHTS:  # OpenVINO gets the model as one message
         raise BackendError(
             f"{artifact.manifest.name} has {size / 1e9:.1f} GB of weights: OpenVINO takes at most "
-            f"{MAX_BYTES / 1e9:.1f} GB from a model file; use --backend onnxruntime, or export the net to ONNX first"
+            f"{MAX_WEIGHTS / 1e9:.1f} GB from a model file; use --backend onnxruntime, or export the net to ONNX first"
         )
     try:
         return _request(ov, build_onnx(artifact, "op").SerializeToString())

@@ -1,4 +1,4 @@
-"""A forward pass in plain NumPy and float64: slow, short and independent of every runtime. The tests' oracle."""
+"""A forward pass in plain NumPy and float64: slow, exact and independent of every runtime. The tests' oracle."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from alexnet_infer.artifact import Artifact
 class ReferenceBackend:
     """Runs the operations of a net's architecture in order, each written as it is defined."""
 
-    description = "NumPy float64 reference"
+    runtime, device, precision = "reference", "cpu", "fp32"
+    description = f"NumPy {np.__version__} in float64, CPU"
     takes_squares = False
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
 
     def infer(self, patches_nchw: np.ndarray) -> np.ndarray:
-        """Return probabilities float64 [N, classes] for patches [N, 3, patch, patch]."""
-        return softmax(self.logits(patches_nchw))
+        """Return probabilities float32 [N, classes] for patches [N, 3, patch, patch]."""
+        return softmax(self.logits(patches_nchw)).astype(np.float32)
 
     def logits(self, patches_nchw: np.ndarray) -> np.ndarray:
         """Return logits float64 [N, classes] for patches [N, 3, patch, patch]."""

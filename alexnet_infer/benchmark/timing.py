@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 
 Run = Callable[[], object]
+
+WARMUP = 2
+"""Untimed calls of each run before the first round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,47 +48,33 @@ class Timing:
 def interleave(
     runs: Sequence[Run],
     *,
-    seconds: float = 2.0,
-    rounds: int = 5,
-    warmup: int = 2,
-    clock: Callable[[], float] = time.perf_counter,
+    seconds: float,
+    rounds: int,
     on_turn: Callable[[], None] = lambda: None,
 ) -> list[Timing]:
     """Time calls of each of `runs`, which must return only when their work is done. Returns a Timing for each.
 
-    Every run is first called `warmup` times. Then, in each of `rounds` rounds, every run has a turn of
+    Every run is first called WARMUP times. Then, in each of `rounds` rounds, every run has a turn of
     `seconds / rounds` seconds, with at least one timed call. A turn starts with an untimed call that brings the weights
     back into the cache, where they stay while a net classifies many photos. `on_turn` is called after each turn.
     """
     for run in runs:
-        for _ in range(warmup):
+        for _ in range(WARMUP):
             run()
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
         for run, durations in zip(runs, times, strict=True):
             run()
-            durations += _turn(run, seconds / rounds, clock)
+            durations += _turn(run, seconds / rounds)
             on_turn()
     return [Timing(seconds=tuple(durations)) for durations in times]
 
 
-def _turn(run: Run, seconds: float, clock: Callable[[], float]) -> list[float]:
+def _turn(run: Run, seconds: float) -> list[float]:
     """Call `run` until the calls have taken `seconds` together, at least once. Returns their durations."""
     times: list[float] = []
     while sum(times) < seconds or not times:
-        begin = clock()
+        begin = perf_counter()
         run()
-        times.append(clock() - begin)
+        times.append(perf_counter() - begin)
     return times
-
-
-def measure(
-    run: Run,
-    *,
-    seconds: float = 2.0,
-    rounds: int = 5,
-    warmup: int = 2,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Timing:
-    """Time calls of `run` alone; see `interleave`."""
-    return interleave([run], seconds=seconds, rounds=rounds, warmup=warmup, clock=clock)[0]

@@ -125,7 +125,7 @@ def classify(
             top=top,
             views=views,
             device=device,
-            runtime=backend,
+            backend=backend,
             trust_engine=trust_engine,
             as_json=as_json,
         )

@@ -150,7 +150,7 @@ def evaluate(
         fresh=fresh,
         views=views,
         device=device,
-        runtime=backend,
+        backend=backend,
         trust_engine=trust_engine,
         batch=batch,
         workers=workers,

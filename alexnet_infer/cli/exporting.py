@@ -122,7 +122,8 @@ def export(
 ) -> None:
     """Export nets to ONNX or TensorRT, and verify the outputs.
 
-    Exits with 1 if a file differs from its nets by more than the tolerance or an image cannot be read.
+    Exits with 1 if a file differs from its nets by more than the tolerance or an image cannot be read, also one for
+    calibration.
     """
     from alexnet_infer.commands.export import make_request, make_verification, run
 
@@ -163,8 +164,8 @@ def benchmark(
     seconds: Annotated[float, option(HOW, "Measuring time per row.", metavar="SECONDS")] = 2.0,
     device: Device = "auto",
     backend: Annotated[
-        Literal["all", "auto", "onnxruntime", "openvino"],
-        option(RUNTIME, "all (every installed runtime), auto, onnxruntime or openvino.", metavar="NAME"),
+        Literal["all", "auto", "onnxruntime", "openvino", "reference"],
+        option(RUNTIME, "all (every installed one), auto, onnxruntime, openvino or reference.", metavar="NAME"),
     ] = "all",
     trust_engine: TrustEngine = False,
     plot: Annotated[
@@ -176,10 +177,10 @@ def benchmark(
 
     Each row is compared with the first row and with the limit of this machine.
     """
-    from alexnet_infer.benchmark.run import Request, parse_batches
+    from alexnet_infer.benchmark.measure import BenchmarkRequest, parse_batches
     from alexnet_infer.commands.benchmark import run
 
-    request = Request(
+    request = BenchmarkRequest(
         models=tuple(models or ()),
         batches=parse_batches(batch),
         backend=backend,
@@ -233,7 +234,7 @@ def compare(
             layout=layout,
             views=views,
             device=device,
-            runtime=backend,
+            backend=backend,
             trust_engine=trust_engine,
             as_json=as_json,
         )

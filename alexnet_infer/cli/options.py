@@ -44,8 +44,8 @@ def _agreed(question: str) -> bool:
 
 Device = Annotated[Literal["auto", "cpu", "cuda"], option(RUNTIME, "auto: CUDA if it works, else CPU.")]
 Backend = Annotated[
-    Literal["auto", "onnxruntime", "openvino"],
-    option(RUNTIME, "auto (the faster one), onnxruntime or openvino.", metavar="NAME"),
+    Literal["auto", "onnxruntime", "openvino", "reference"],
+    option(RUNTIME, "auto (the faster one), onnxruntime, openvino or reference (exact, slow).", metavar="NAME"),
 ]
 TrustEngine = Annotated[bool, option(RUNTIME, "Run a TensorRT engine built elsewhere. It is code.", "--trust-engine")]
 Split = Annotated[Literal["validation", "train"], option(WHAT, "Split: validation or train.", metavar="NAME")]

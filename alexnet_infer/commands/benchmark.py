@@ -10,14 +10,13 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_infer.benchmark.run import Benchmark, Request, Row, Subject, subjects, turns
-from alexnet_infer.benchmark.run import run as measure
+from alexnet_infer.benchmark.measure import Benchmark, BenchmarkRequest, Measurement, Subject, measure, subjects, turns
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.files import write_atomically
 from alexnet_infer.progress import counting
 
 
-def run(request: Request, *, as_json: bool = False, plot: Path | None = None) -> None:
+def run(request: BenchmarkRequest, *, as_json: bool = False, plot: Path | None = None) -> None:
     """Measure, print a table or one JSON object, and write a plot to the PNG file `plot`.
 
     A model that one of several runtimes can't run is reported on stderr.
@@ -86,7 +85,7 @@ def _title(subject: Subject) -> str:
     return f"{subject.model}, {subject.net.backend.description}, views {subject.views}"
 
 
-def _cells(row: Row, first: Row) -> list[str]:
+def _cells(row: Measurement, first: Measurement) -> list[str]:
     timing = row.timing
     return [
         f"{row.batch}",
@@ -149,9 +148,9 @@ def picture(result: Benchmark) -> bytes:
     return png.getvalue()
 
 
-def _by_subject(rows: tuple[Row, ...]) -> list[list[Row]]:
+def _by_subject(rows: tuple[Measurement, ...]) -> list[list[Measurement]]:
     """The rows of each subject, in the order of their batch sizes."""
-    groups: dict[int, list[Row]] = {}
+    groups: dict[int, list[Measurement]] = {}
     for row in rows:
         groups.setdefault(id(row.subject), []).append(row)
     return [sorted(group, key=lambda row: row.batch) for group in groups.values()]

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from alexnet_infer.backends import Device, Runtime
+from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import ENGINE_SUFFIXES
 from alexnet_infer.errors import UsageError
 from alexnet_infer.nets import choose_nets, load, nets_at_hand
@@ -36,7 +36,7 @@ def run(
     top: int | None,
     views: Views | None,
     device: Device,
-    runtime: Runtime,
+    backend: Choice,
     trust_engine: bool,
     as_json: bool,
 ) -> int:
@@ -50,9 +50,9 @@ def run(
         )
     paths = choose_nets([model] if model is not None else [], ensemble)
     entries = list(expand(photos))
-    if runtime == "auto" and len(entries) < FEW and paths[0].suffix not in ENGINE_SUFFIXES and find_spec("onnxruntime"):
-        runtime = "onnxruntime"
-    nets = [load(path, device=device, views=views, backend=runtime, trust_engine=trust_engine) for path in paths]
+    if backend == "auto" and len(entries) < FEW and paths[0].suffix not in ENGINE_SUFFIXES and find_spec("onnxruntime"):
+        backend = "onnxruntime"
+    nets = [load(path, device=device, views=views, backend=backend, trust_engine=trust_engine) for path in paths]
     net = nets[0] if len(nets) == 1 else Ensemble(nets)
     results = net.classify_all(entries, top or min(5, len(net.classes)))
     if len(entries) > 1:

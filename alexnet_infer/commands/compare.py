@@ -8,20 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from alexnet_infer.backends import Device, Runtime
-from alexnet_infer.backends.opening import ENGINE_SUFFIXES, EXPORTED_SUFFIXES
+from alexnet_infer.backends import Choice, Device
+from alexnet_infer.backends.opening import ENGINE_SUFFIXES
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages, open_images
-from alexnet_infer.decode import printable
-from alexnet_infer.errors import UsageError
-from alexnet_infer.evaluation.agreement import (
-    NEAR_TIE,
-    Agreement,
-    ErrorChange,
-    check_tolerance,
-    compare,
-    default_tolerance,
-)
+from alexnet_infer.errors import UsageError, printable
+from alexnet_infer.evaluation.agreement import NEAR_TIE, Agreement, check_tolerance, compare, default_tolerance
+from alexnet_infer.evaluation.statistics import Pairing
 from alexnet_infer.nets import load
 from alexnet_infer.photos import Photo, expand
 from alexnet_infer.predict import Net
@@ -41,7 +34,7 @@ def run(
     layout: str | None = None,
     views: Views | None = None,
     device: Device = "auto",
-    runtime: Runtime = "auto",
+    backend: Choice = "auto",
     trust_engine: bool = False,
     as_json: bool = False,
 ) -> int:
@@ -53,22 +46,20 @@ def run(
     if tolerance is not None:
         check_tolerance(tolerance)
     images = choose_images(data=data, photos=photos, limit=limit, split=split, layout=layout)
-    nets = [_load(path, views, device, runtime, trust_engine) for path in (a, b)]
-    cut = [
-        net.backend.takes_squares and path.suffix in EXPORTED_SUFFIXES for path, net in zip((a, b), nets, strict=True)
-    ]
+    nets = [_load(path, views, device, backend, trust_engine) for path in (a, b)]
+    cut = [net.opened.views is not None for net in nets]
     if any(cut) and not all(cut):  # one file cuts its views itself, so the other net must use the same views
         adapting, shared = cut.index(False), nets[cut.index(True)].views
         if nets[adapting].views != shared:
-            nets[adapting] = _load((a, b)[adapting], shared, device, runtime, trust_engine)
+            nets[adapting] = _load((a, b)[adapting], shared, device, backend, trust_engine)
     allowed = default_tolerance(*nets) if tolerance is None else tolerance
     return report(verify(*nets, images, limit=limit), allowed, as_json=as_json)
 
 
-def _load(path: Path, views: Views | None, device: Device, runtime: Runtime, trust_engine: bool) -> Net:
+def _load(path: Path, views: Views | None, device: Device, backend: Choice, trust_engine: bool) -> Net:
     if path.suffix in ENGINE_SUFFIXES:  # an engine runs only in TensorRT; device and runtime are for the other net
         return load(path, views=views, trust_engine=trust_engine)
-    return load(path, device=device, views=views, backend=runtime)
+    return load(path, device=device, views=views, backend=backend)
 
 
 def choose_images(
@@ -171,15 +162,15 @@ def _rows(agreement: Agreement, tolerance: float) -> list[tuple[str, str, str]]:
         ("mean probability difference", f"{agreement.mean:.2g}", f"over {agreement.classes:,} classes"),
         ("top-1 flips", f"{agreement.flips:,}", near if agreement.flips else ""),
     ]
-    for name, change in (("top-1", agreement.top1), ("top-5", agreement.top5)):
-        if change is not None:
-            rows.append((f"{name} error, reference", f"{change.reference.error:.2%}", ""))
-            rows.append((f"{name} error, candidate", f"{change.candidate.error:.2%}", ""))
-            rows.append((f"{name} change in points", f"{100 * change.difference:+.2f}", _interval(change)))
+    for name, pair in (("top-1", agreement.top1), ("top-5", agreement.top5)):
+        if pair is not None:
+            rows.append((f"{name} error, reference", f"{pair.second.error:.2%}", ""))
+            rows.append((f"{name} error, candidate", f"{pair.first.error:.2%}", ""))
+            rows.append((f"{name} change in points", f"{100 * pair.difference:+.2f}", _interval(pair)))
     return rows
 
 
-def _interval(change: ErrorChange) -> str:
-    p = "< 1e-12" if change.p < 1e-12 else f"{change.p:.2g}"
-    wrong = f"only candidate wrong {change.candidate_only_wrong:,}, only reference {change.reference_only_wrong:,}"
-    return f"[{100 * change.low:+.2f}, {100 * change.high:+.2f}]; {wrong}; McNemar's p {p}"
+def _interval(pair: Pairing) -> str:
+    p = "< 1e-12" if pair.p < 1e-12 else f"{pair.p:.2g}"
+    wrong = f"only candidate wrong {pair.first_only:,}, only reference {pair.second_only:,}"
+    return f"[{100 * pair.low:+.2f}, {100 * pair.high:+.2f}]; {wrong}; McNemar's p {p}"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
 from alexnet_infer.datasets import Split
-from alexnet_infer.decode import printable
 from alexnet_infer.doctor.check import check
 from alexnet_infer.doctor.finding import Finding, Report
 from alexnet_infer.doctor.trial import try_net
+from alexnet_infer.errors import printable
 from alexnet_infer.nets import load
 from alexnet_infer.predict import Net
 

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alexnet_infer.artifact import load_artifact
-from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.errors import StoppedError, UnreadableInputError, UsageError, shown
 from alexnet_infer.evaluation import tables
 from alexnet_infer.evaluation.assemble import Shards, assemble, collect
+from alexnet_infer.evaluation.compute import Computed, EvaluationRequest, compute, data_folder
 from alexnet_infer.evaluation.export import check_table, save_table
 from alexnet_infer.evaluation.pipeline import STAGES, Clock
 from alexnet_infer.evaluation.result import Condition, Evaluation, parse_condition
-from alexnet_infer.evaluation.run import Computed, Request, compute, data_folder
 from alexnet_infer.files import user_cache
 from alexnet_infer.nets import choose_nets
 
@@ -57,12 +56,12 @@ def make_request(
     shard: str | None,
     cache: Path | None,
     **given: Any,
-) -> Request:
+) -> EvaluationRequest:
     """Build the request from the command line's options. Raises UsageError if they are invalid or contradictory."""
     number, shards = _shard(shard)
     if shards > 1 and cache is None:
         raise UsageError("--shard: expected --cache too, with a separate folder for each shard; eval merge joins them")
-    return Request(
+    return EvaluationRequest(
         models=tuple(choose_nets(models, ensemble)),
         data=data_folder(data),
         shard=number - 1,
@@ -93,7 +92,7 @@ def make_output(
     return Output(form=(forms or ["table"])[0], save_predictions=save_predictions, fail_if=conditions, **given)
 
 
-def run(request: Request, output: Output, *, references: tables.References = "near") -> int:
+def run(request: EvaluationRequest, output: Output, *, references: tables.References = "near") -> int:
     """Evaluate, and print and write the result.
 
     `references` selects the published rows of the table, the CSV and the Markdown (`tables.rows`). JSON and the report
@@ -147,8 +146,9 @@ def _write_report(result: Evaluation, shards: Sequence[Shards], computed: Comput
     preprocessing = computed.nets[0].manifest.preprocessing
     examples = choose_examples(shards, computed.data, computed.positions, preprocessing)
     # The weights of an exported file can't be read. The page shows the kernels of all nets or of none.
-    exported = any(path.suffix in EXPORTED_SUFFIXES for path in computed.models)
-    nets = [] if exported else [ReportedNet.of(load_artifact(path)) for path in computed.models]
+    files = [net.opened for net in computed.nets]
+    exported = any(file.info is not None for file in files)
+    nets = [] if exported else [ReportedNet.of(load_artifact(file.path)) for file in files]
     page = write_report(result, examples, nets, folder)
     print(f"report: {page}", file=sys.stderr)
 

@@ -6,24 +6,28 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from alexnet_infer.commands.compare import choose_images, report, verify
+from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages
-from alexnet_infer.decode import printable
 from alexnet_infer.engines.files import EngineOptions, parse_workspace
-from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError
+from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError, printable
 from alexnet_infer.evaluation.agreement import MeanNet, check_tolerance, default_tolerance
 from alexnet_infer.export.calibration import Calibration
-from alexnet_infer.export.run import Exported, ExportRequest, export
-from alexnet_infer.export.triton import ServedModel, write_repository
-from alexnet_infer.graph.info import Batch, Flavor
+from alexnet_infer.export.job import Exported, ExportRequest, export
+from alexnet_infer.export.triton import ServedModel, check_batch, write_repository
+from alexnet_infer.graph.info import Batch
 from alexnet_infer.nets import choose_nets, load
 from alexnet_infer.photos import Photo
 from alexnet_infer.predict import Net
+from alexnet_infer.preprocess import Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,6 @@ def make_request(
     workspace: str | None,
     optimization_level: int | None,
     capabilities: str | None,
-    int8_for: Flavor | None,
     **given: Any,
 ) -> ExportRequest:
     """Return the request for these command-line options. Raises UsageError if they are invalid."""
@@ -95,7 +98,6 @@ def make_request(
         # The convolution is the fastest form in ONNX Runtime on a CPU. TensorRT has an LRN layer.
         lrn=lrn or ("op" if trt else "conv"),
         calibration=calibration,
-        flavor=int8_for,
         **given,
     )
 
@@ -139,27 +141,27 @@ def run(request: ExportRequest, verification: Verification | None, triton: Path 
     0. A file that fails the verification is kept for inspection, but is not added to the Triton repository. Raises
     UsageError if Triton can't serve the file, and the errors of `export`, `compare` and `write_repository`.
     """
-    if triton is not None and request.engine is not None and request.engine.flavor == "rtx":
-        raise UsageError("--triton: Triton can't run TensorRT-RTX engines; use --onnx, or --trt without --flavor rtx")
-    if triton is not None and request.engine is not None and request.batch.min > 1 and not request.batch.fixed:
-        batch = request.batch
-        raise UsageError(
-            f"--triton with --batch {batch.min},{batch.opt},{batch.max}: Triton also sends single images; expected "
-            f"1,{batch.opt},{batch.max}, or one number"
-        )
+    if triton is not None and request.engine is not None:  # checked before anything is exported
+        if request.engine.flavor == "rtx":
+            raise UsageError(
+                "--triton: Triton can't run TensorRT-RTX engines; use --onnx, or --trt without --flavor rtx"
+            )
+        check_batch(request.batch)
     exported = export(request)
+    name_unreadable(exported.unreadable)
     if not as_json:
         for path in (*exported.files, exported.folder / "README.md"):
             print(f"{path}  {_size(path)}")
         sys.stdout.flush()
-    verified, code = {}, 0
+    verified, failed = {}, 0
+    reference = cache(partial(reference_net, request.models))
     if verification is not None:
         for path in (exported.onnx, exported.engine):
             if path is not None:
-                verified[str(path)], file_code = _verify(path, request, exported, verification, as_json=as_json)
-                code = max(code, file_code)
+                verified[str(path)], file_code = _verify(path, reference, request, exported, verification, as_json)
+                failed = max(failed, file_code)
     served = None
-    if triton is not None and code:
+    if triton is not None and failed:
         print(f"--triton {triton}: nothing was written, because the verification failed", file=sys.stderr)
     elif triton is not None:
         served = write_repository(triton, _served(exported))
@@ -167,7 +169,7 @@ def run(request: ExportRequest, verification: Verification | None, triton: Path 
             print(f"{served}  for Triton")
     if as_json:
         print(json.dumps(_json(exported, verified, served), indent=1))
-    return code
+    return max(failed, int(bool(exported.unreadable)))
 
 
 def _size(path: Path) -> str:
@@ -176,7 +178,12 @@ def _size(path: Path) -> str:
 
 
 def _verify(
-    path: Path, request: ExportRequest, exported: Exported, verification: Verification, *, as_json: bool
+    path: Path,
+    reference_of: Callable[[Views], Net],
+    request: ExportRequest,
+    exported: Exported,
+    verification: Verification,
+    as_json: bool,
 ) -> tuple[dict[str, Any] | None, int]:
     """Compare a file with its nets. Returns the result as JSON data, and the exit code.
 
@@ -191,7 +198,7 @@ def _verify(
         fix = _elsewhere(path, request, exported)
         print(f"{path}: not verified, because it can't run here ({error}); {fix}", file=sys.stderr)
         return None, 0
-    reference = reference_net(request, candidate)
+    reference = reference_of(candidate.views)
     agreement = verify(reference, candidate, verification.images, limit=verification.limit)
     tolerance = verification.tolerance
     if tolerance is None:
@@ -211,9 +218,9 @@ def _elsewhere(engine: Path, request: ExportRequest, exported: Exported) -> str:
     return f"verify it on a machine that can run it: {command}"
 
 
-def reference_net(request: ExportRequest, candidate: Net) -> Net:
-    """Return the exported nets, or their mean, in float32 on the CPU with the views of `candidate`."""
-    nets = [load(path, device="cpu", views=candidate.views, backend="onnxruntime") for path in request.models]
+def reference_net(models: Sequence[Path], views: Views) -> Net:
+    """Return the net in a model file, or the mean of several, in float32 on the CPU."""
+    nets = [load(path, device="cpu", views=views, backend="onnxruntime") for path in models]
     return nets[0] if len(nets) == 1 else MeanNet(nets)
 
 
@@ -225,18 +232,19 @@ def _served(exported: Exported) -> ServedModel:
         manifest=exported.manifest,
         info=exported.info,
         weights=exported.weights if exported.engine is None else (),
-        tensorrt=exported.built.description.runtime.version if exported.built is not None else None,
+        tensorrt=exported.built.description.platform.version if exported.built is not None else None,
     )
 
 
 def _json(exported: Exported, verified: dict[str, Any], served: Path | None) -> dict[str, Any]:
-    runtime = exported.built.description.runtime if exported.built is not None else None
+    platform = exported.built.description.platform if exported.built is not None else None
     return {
         "net": exported.manifest.name,
         "folder": str(exported.folder),
         "files": [{"path": str(path), "bytes": path.stat().st_size} for path in exported.files],
         "export": json.loads(exported.info.to_json()),
-        "runtime": asdict(runtime) if runtime is not None else None,
+        "runtime": msgspec.structs.asdict(platform) if platform is not None else None,
+        "unreadable": [asdict(image) for image in exported.unreadable],
         "verified": verified,
         "triton": str(served) if served is not None else None,
     }

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from alexnet_infer.backends.opening import describe
 from alexnet_infer.datasets.classes import TABLES, class_name, read_table
-from alexnet_infer.errors import UnreadableInputError, UsageError, shown, visible
+from alexnet_infer.errors import UnreadableInputError, UsageError, printable, shown
 from alexnet_infer.files import is_file
-from alexnet_infer.importing.run import ImportRequest, import_net
+from alexnet_infer.importing.convert import ImportRequest, import_net
 from alexnet_infer.manifest import ClassName
 
 
@@ -33,7 +33,7 @@ def run(
     for option, text in (("--name", name), ("--data", data)):
         if text is not None and not (text.strip() and text.isprintable()):
             raise UsageError(f"{option} {shown(text)}: expected printable text")
-    net_name = name or visible(out.stem if out else source.stem)
+    net_name = name or printable(out.stem if out else source.stem)
     target = out or Path(f"{Path(net_name).name}.safetensors")
     _check_target(target, source, named=out is not None)
     request = ImportRequest(

@@ -164,7 +164,7 @@ def _provenance(manifest: Manifest, exported: ExportInfo | None) -> Table:
         rates = f"top-1 {error.top1 / error.images:.2%}, top-5 {error.top5 / error.images:.2%}"
         rows.append(("error", f"{rates} ({views}, {error.images:,} images, {error.data})"))
     if exported is not None:
-        batch, kind = exported.batch, f" for {exported.flavor}" if exported.flavor else ""
+        batch, kind = exported.batch, f" for {exported.int8_for}" if exported.int8_for else ""
         takes = f"squares, {exported.views} view(s)" if exported.takes_squares else "patches"
         rows.append(
             (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from alexnet_infer.evaluation.result import Unreadable
+from alexnet_infer.reading import Unreadable
 
 NAMED = 10
 """The number of unreadable images that are named."""

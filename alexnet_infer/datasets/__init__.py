@@ -40,6 +40,7 @@ class LabelledImages:
             self._source = _choose(root, split, layout)(root, split)
         except OSError as error:
             refuse(root, error)
+        self._source.root = root
         self.layout, self.classes = self._source.layout, self._source.classes
 
     def __len__(self) -> int:

@@ -11,8 +11,7 @@ from typing import IO, ClassVar
 from alexnet_infer.datasets.base import Entry, Listed, Place, Split, is_image, labelled
 from alexnet_infer.datasets.classes import class_name, find_table
 from alexnet_infer.datasets.devkit import NAMES, Devkit, find_devkit, open_devkit
-from alexnet_infer.decode import printable
-from alexnet_infer.errors import UnreadableInputError, one_line, shown
+from alexnet_infer.errors import UnreadableInputError, one_line, printable, shown
 
 _ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
 _CLASS_ARCHIVE = re.compile(r"(n[0-9]{8})\.tar")

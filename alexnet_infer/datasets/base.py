@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, NoReturn
 
-from alexnet_infer.decode import printable
-from alexnet_infer.errors import UnreadableInputError, one_line, shown
+import numpy as np
+
+from alexnet_infer.decode import Squares, Timed, read_squares
+from alexnet_infer.errors import UnreadableInputError, one_line, printable, shown
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.photos import IMAGE_SUFFIXES
+from alexnet_infer.preprocess import Rescaling
 
 Split = Literal["train", "validation"]
 OnError = Literal["raise", "yield"]
@@ -28,6 +32,33 @@ class Example:
     label: int
     error: str | None = None
     """The reason why the image can't be read, or None. With an error, `data` is empty."""
+    root: Path | None = field(default=None, repr=False, compare=False)
+    """The set's folder or archive."""
+
+    @property
+    def relative_name(self) -> str:
+        """The name, printable and independent of the set's location: a path is relative to `root`, with slashes."""
+        folder = f"{self.root}{os.sep}" if self.root else ""
+        return printable(self.name.removeprefix(folder).replace(os.sep, "/"))
+
+    def square(self, rescaling: Rescaling) -> np.ndarray:
+        """Decode the image, and return its square uint8 [S, S, 3] RGB. Errors are those of `squares`."""
+        return self.squares([rescaling])[rescaling]
+
+    def squares(self, rescalings: Collection[Rescaling], timed: Timed = nullcontext) -> Squares:
+        """Decode the image once, and return its square for each of `rescalings`. `timed` is as in `read_squares`.
+
+        The EXIF orientation is ignored, as ILSVRC's labels assume. Raises UnreadableInputError with the relative name.
+        """
+        return read_squares(
+            self.content(), name=self.relative_name, rescalings=rescalings, apply_exif=False, timed=timed
+        )
+
+    def content(self) -> bytes:
+        """Return the encoded image. Raises UnreadableInputError if it could not be read."""
+        if self.error is not None:
+            raise UnreadableInputError(self.error, name=self.relative_name)
+        return self.data
 
 
 class Source(ABC):
@@ -44,6 +75,8 @@ class Source(ABC):
 
     classes: tuple[ClassName, ...]
     """In order of WordNet ids."""
+    root: Path
+    """The set's folder or archive."""
 
     @classmethod
     @abstractmethod
@@ -139,7 +172,7 @@ class Listed(Source):
             if problem and on_error == "raise":
                 where = entry.place.path if entry.place.offset is None else f"{entry.place.path}: {entry.name}"
                 raise UnreadableInputError(f"{where}: {problem}")
-            yield Example(name=entry.name, data=data, label=entry.label, error=problem)
+            yield Example(name=entry.name, data=data, label=entry.label, error=problem, root=self.root)
 
     def at(self, positions: Iterable[int], on_error: OnError) -> Iterator[Example]:
         for position in positions:

@@ -112,7 +112,7 @@ class Parquet(Source):
         if error and on_error == "raise":
             raise UnreadableInputError(f"{where}: {error}")
         data = image.get("bytes") or b""
-        return Example(name=_name(where, image), data=data, label=position, error=error)
+        return Example(name=_name(where, image), data=data, label=position, error=error, root=self.root)
 
     def _label(self, where: str, label: int | None) -> int:
         """The position in `classes` for a row's stored `label`. Raises UnreadableInputError if it is out of range."""

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """Return `count` of the items, evenly spaced from the first one, or all of them if there are fewer."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def stratified(labels: Sequence[int], count: int) -> list[int]:
     """Return `count` positions in ascending order, in which each class has its share of the set, rounded up or down.
 
-    Within a class, the positions are spread evenly over its examples. Nothing is random: the same labels give the same
-    sample.
+    Within a class, the positions are spread evenly over its examples.
     """
     places: dict[int, list[int]] = defaultdict(list)
     for position, label in enumerate(labels):
@@ -23,9 +31,7 @@ def stratified(labels: Sequence[int], count: int) -> list[int]:
         classes[count * len(places[label]) % len(labels)].append(label)
     left = count - sum(numbers.values())
     for remainder in sorted(classes, reverse=True):
-        tied = classes[remainder]
-        chosen = min(left, len(tied))
-        left -= chosen
-        for i in range(chosen):
-            numbers[tied[i * len(tied) // chosen]] += 1
-    return sorted(own[i * len(own) // numbers[label]] for label, own in places.items() for i in range(numbers[label]))
+        for label in spread(classes[remainder], left):
+            numbers[label] += 1
+            left -= 1
+    return sorted(position for label, own in places.items() for position in spread(own, numbers[label]))

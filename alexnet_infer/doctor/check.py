@@ -14,7 +14,6 @@ import numpy as np
 from alexnet_infer.datasets import LAYOUTS, LabelledImages, Split, open_images
 from alexnet_infer.datasets.devkit import NAMES
 from alexnet_infer.datasets.ilsvrc import ARCHIVES, DEVKIT, ILSVRC, identify
-from alexnet_infer.decode import printable
 from alexnet_infer.doctor.finding import LISTED, PERMUTED, Finding, Report
 from alexnet_infer.doctor.images import (
     duplicates,
@@ -26,7 +25,7 @@ from alexnet_infer.doctor.images import (
     until_refused,
 )
 from alexnet_infer.doctor.order import IDS, against_devkit, against_official
-from alexnet_infer.errors import UnreadableInputError
+from alexnet_infer.errors import UnreadableInputError, printable
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.progress import counting
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alexnet_infer.datasets import LabelledImages, Split
-from alexnet_infer.decode import printable
-from alexnet_infer.errors import UnreadableInputError
+from alexnet_infer.errors import UnreadableInputError, printable
 
 LISTED = 1000
 """Maximum number of examples that a finding keeps."""

@@ -6,9 +6,8 @@ import hashlib
 import os
 import tarfile
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -20,14 +19,12 @@ from PIL import ExifTags, Image
 from alexnet_infer.datasets import Example, Split
 from alexnet_infer.datasets.base import Place, is_image
 from alexnet_infer.datasets.ilsvrc import ARCHIVES
-from alexnet_infer.decode import FORMATS, MAX_PIXELS, printable, read_rgb
+from alexnet_infer.decode import FORMATS, MAX_PIXELS, read_rgb
 from alexnet_infer.doctor.finding import LISTED, Finding
-from alexnet_infer.errors import UnreadableInputError
+from alexnet_infer.errors import UnreadableInputError, printable
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.progress import counting
-
-AHEAD = 16
-"""Number of images per core that are read ahead of decoding."""
+from alexnet_infer.reading import Decoded, decode_ahead
 
 _FORMATS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jfif", ".mpo"), "JPEG"),
@@ -49,9 +46,10 @@ _TRAITS = {
 
 @dataclass(frozen=True)
 class _Look:
+    """What is noted of an image that decodes."""
+
     digest: bytes
-    error: str | None = None
-    traits: tuple[tuple[str, str], ...] = ()
+    traits: tuple[tuple[str, str], ...]
     """Pairs (key of _TRAITS, detail)."""
 
 
@@ -68,13 +66,14 @@ class Seen:
     counts: Counter[str] = field(default_factory=Counter)
     odd: dict[str, list[str]] = field(default_factory=lambda: {key: [] for key in _TRAITS})
 
-    def add(self, name: str, label: int, look: _Look) -> None:
-        self.digests += look.digest or len(self.names).to_bytes(16)
+    def add(self, image: Decoded[Example, _Look]) -> None:
+        name, look = image.source.name, image.image
+        self.digests += look.digest if look else len(self.names).to_bytes(16)
         self.names.append(name)
-        self.labels.append(label)
-        if look.error is not None:
-            self.unreadable.append(printable(look.error))
-        for trait, detail in look.traits:
+        self.labels.append(image.source.label)
+        if image.error is not None:
+            self.unreadable.append(printable(f"{name}: {image.error.reason}"))
+        for trait, detail in look.traits if look else ():
             self.counts[trait] += 1
             if len(self.odd[trait]) < LISTED:
                 self.odd[trait].append(printable(f"{name}{detail}"))
@@ -82,39 +81,22 @@ class Seen:
 
 def look_at_all(examples: Iterable[Example], total: int) -> Seen:
     """Decode all images, on all cores and with only a few in memory at a time."""
-    seen, pending, cores = Seen(), deque(), os.cpu_count() or 1
-    with warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool, counting("checking", total) as advance:
+    seen = Seen()
+    with warnings.catch_warnings(), counting("checking", total) as advance:
         warnings.filterwarnings("ignore", module=r"PIL\.")
-
-        def finish() -> None:
-            name, label, look = pending.popleft()
-            seen.add(name, label, look.result())
+        for image in decode_ahead(examples, _look):
+            seen.add(image)
             advance(1)
-
-        try:
-            for example in examples:
-                pending.append((example.name, example.label, pool.submit(_look, example)))
-                if len(pending) > AHEAD * cores:
-                    finish()
-            while pending:
-                finish()
-        finally:
-            pool.shutdown(cancel_futures=True)
     return seen
 
 
 def _look(example: Example) -> _Look:
-    if example.error is not None:
-        return _Look(b"", f"{example.name}: {example.error}")
-    try:
-        read_rgb(example.data, name=example.name, shrink_to=256, apply_exif=False)
-    except UnreadableInputError as error:
-        return _Look(b"", str(error))
+    read_rgb(example.content(), name=example.name, shrink_to=256, apply_exif=False)
     traits: list[tuple[str, str]] = []
     # Pillow can raise almost any exception on odd metadata, although the pixels are sound.
     with suppress(Exception), Image.open(BytesIO(example.data), formats=FORMATS) as image:
         traits.extend(_traits_of(example.name, image))
-    return _Look(hashlib.blake2b(example.data, digest_size=16).digest(), None, tuple(traits))
+    return _Look(hashlib.blake2b(example.data, digest_size=16).digest(), tuple(traits))
 
 
 def _traits_of(name: str, image: Image.Image) -> Iterator[tuple[str, str]]:

@@ -10,10 +10,9 @@ import numpy as np
 
 from alexnet_infer.datasets.devkit import NAMES, Devkit, find_devkit
 from alexnet_infer.datasets.ilsvrc import ILSVRC, identify
-from alexnet_infer.decode import printable
 from alexnet_infer.doctor.finding import LISTED, PERMUTED, Finding
 from alexnet_infer.doctor.images import Seen
-from alexnet_infer.errors import BackendError, UnreadableInputError
+from alexnet_infer.errors import BackendError, UnreadableInputError, printable
 from alexnet_infer.manifest import ClassName
 
 IDS = (490, 361, 171, 822, 297)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 
 import numpy as np
 
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.datasets.base import Example
 from alexnet_infer.datasets.classes import map_classes
-from alexnet_infer.decode import read_square
+from alexnet_infer.datasets.sampling import spread
 from alexnet_infer.doctor.finding import PERMUTED, Finding
-from alexnet_infer.errors import UnreadableInputError, UsageError
+from alexnet_infer.errors import UsageError
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.predict import Net
 from alexnet_infer.progress import counting
+from alexnet_infer.reading import batches, decode_ahead
 
 CLASSES, IMAGES = 40, 20
 """Number of classes in the sample, and of images per class. 20 images show which guess dominates, and a net classifies
@@ -47,35 +46,22 @@ def _sample(labels: np.ndarray, to_net: np.ndarray) -> list[int]:
     """Ascending positions of a sample: evenly spaced images of evenly spaced classes that the net knows."""
     known = [label for label in np.unique(labels) if to_net[label] >= 0]
     chosen: list[int] = []
-    for label in _spread(known, CLASSES):
-        chosen += _spread(np.flatnonzero(labels == label).tolist(), IMAGES)
+    for label in spread(known, CLASSES):
+        chosen += spread(np.flatnonzero(labels == label).tolist(), IMAGES)
     return sorted(chosen)
-
-
-def _spread(items: Sequence[int], count: int) -> list[int]:
-    count = min(count, len(items))
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _guesses(data: LabelledImages, positions: Sequence[int], net: Net) -> tuple[np.ndarray, np.ndarray]:
     """Labels, and the net's top guesses as indices of its classes, both int [N], of the images that can be read."""
-    rescaling = net.manifest.preprocessing.rescaling
-
-    def square(example: Example) -> np.ndarray | None:
-        try:
-            return read_square(example.data, name=example.name, rescaling=rescaling, apply_exif=False)
-        except UnreadableInputError:  # already reported as a finding
-            return None
-
-    labels, guesses, walk = [], [], data.at(positions, "yield")
-    with ThreadPoolExecutor(os.cpu_count()) as pool, counting("trying a net", len(positions)) as advance:
-        while examples := list(islice(walk, 32)):
-            squares = list(pool.map(square, examples))
-            readable = [(e.label, s) for e, s in zip(examples, squares, strict=True) if s is not None]
+    square = partial(Example.square, rescaling=net.rescaling)
+    labels, guesses, read = [], [], decode_ahead(data.at(positions, "yield"), square)
+    with counting("trying a net", len(positions)) as advance:
+        for batch in batches(read, 32):
+            readable = [image for image in batch if image.error is None]  # the others have been reported already
             if readable:
-                labels += [label for label, _ in readable]
-                guesses += net.probabilities([s for _, s in readable]).argmax(1).tolist()
-            advance(len(examples))
+                labels += [image.source.label for image in readable]
+                guesses += net.probabilities([image.image for image in readable]).argmax(1).tolist()
+            advance(len(batch))
     return np.array(labels, int), np.array(guesses, int)
 
 

@@ -9,23 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from alexnet_infer.engines.files import (
-    Built,
-    EngineDescription,
-    read_description,
-    read_engine,
-    save_engine,
-)
+from alexnet_infer.engines.files import Built, EngineDescription, read_description, read_engine, save_engine
 from alexnet_infer.errors import BackendError, ModelFileError, one_line
 from alexnet_infer.files import lock, user_cache, write_atomically
-
-POLL_SECONDS = 0.2
 
 
 def folder() -> Path:
@@ -51,7 +42,10 @@ def cached(name: str, build: Callable[[], Built], on_wait: Callable[[], None] = 
         return cached_engine
     with _writing():
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-        held = _acquire(path.with_suffix(".lock"), on_wait)
+        if (held := lock(path.with_suffix(".lock"))) is None:
+            on_wait()
+            # The system releases a lock when its holder dies, so waiting always ends.
+            held = lock(path.with_suffix(".lock"), wait=True)
     with held:
         if cached_engine := _read(path):
             return cached_engine
@@ -87,17 +81,6 @@ def _read(path: Path) -> Built | None:
     with suppress(ModelFileError):
         return read_engine(path)
     return None
-
-
-def _acquire(path: Path, on_wait: Callable[[], None]) -> IO[str]:
-    """Lock the file `path` and return it. The system releases a lock when its holder dies, so waiting always ends."""
-    held = lock(path)
-    if held is None:
-        on_wait()
-    while held is None:
-        time.sleep(POLL_SECONDS)
-        held = lock(path)
-    return held
 
 
 def is_ours(description: EngineDescription) -> bool:

@@ -7,19 +7,22 @@ refused unless its SHA-256 matches its description.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from alexnet_infer.errors import ModelFileError, SpecError, UsageError, check_fields, check_keys, one_line, shown
-from alexnet_infer.files import write_atomically
+import msgspec
+from msgspec import Meta
+
+from alexnet_infer import strict_json
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line, shown
+from alexnet_infer.files import size_of, write_atomically
 from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.manifest import Manifest
+from alexnet_infer.strict_json import Record, Sha256, Text
 
 FORMAT = 1
 
@@ -32,7 +35,7 @@ RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
 
 MAX_DESCRIPTION_BYTES = 2**26
 MIB = 2**20
-_CAPABILITY = r"[0-9]{1,2}\.[0-9]"
+Capability = Annotated[str, strict_json.matching(r"[0-9]{1,2}\.[0-9]", "capabilities such as '8.6'")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ class EngineOptions:
                 "leave it out, or add --flavor rtx"
             )
         for capability in self.capabilities:
-            if not re.fullmatch(_CAPABILITY, capability) or self.capabilities.count(capability) > 1:
+            if not strict_json.fits(capability, Capability) or self.capabilities.count(capability) > 1:
                 raise UsageError(
                     f"--compute-capability {shown(','.join(self.capabilities))}: "
                     "expected distinct compute capabilities, as in 8.6,8.9,12.0"
@@ -79,59 +82,45 @@ def parse_workspace(text: str) -> int:
     return int(match[1]) * (MIB if match[2] == "M" else 1024 * MIB)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineRuntime:
-    """What built an engine, and what can run it. Raises SpecError on invalid values."""
+class EnginePlatform(Record, kw_only=True):
+    """What built an engine, and so what can run it: TensorRT and GPUs. Raises SpecError on invalid values."""
 
     flavor: EngineFlavor
-    version: str
+    version: Text
     """The version of TensorRT or TensorRT-RTX that built the engine. Only this version can run it."""
-    compute_capabilities: tuple[str, ...]
-    gpu: str | None
+    compute_capabilities: Annotated[
+        tuple[Capability, ...], Meta(min_length=1, description="capabilities such as '8.6'")
+    ]
+    gpu: Text | None
     """The name of the GPU. None for RTX, which builds for all GPUs of those capabilities."""
-    driver: str | None
+    driver: Text | None
     """The version of the GPU's driver, as in `Gpu`. None for RTX."""
     plugin: bool
     """Whether the engine contains alexnet-infer's LRN plugin."""
 
     def __post_init__(self) -> None:
-        if self.flavor not in get_args(EngineFlavor):
-            raise SpecError(f"flavor={shown(self.flavor)}: expected {' or '.join(get_args(EngineFlavor))}")
-        texts = {"version": self.version, "gpu": self.gpu, "driver": self.driver}
-        for name, value in texts.items():
-            missing = value is None and self.flavor == "rtx" and name != "version"
-            if not missing and not (isinstance(value, str) and value and value.isprintable()):
-                raise SpecError(f"{name}={shown(value)}: expected printable text")
-        capabilities = self.compute_capabilities
-        if not capabilities or not all(isinstance(c, str) and re.fullmatch(_CAPABILITY, c) for c in capabilities):
-            raise SpecError(f"compute_capabilities={shown(capabilities)}: expected capabilities such as '8.6'")
-        if not isinstance(self.plugin, bool):
-            raise SpecError(f"plugin={shown(self.plugin)}: expected true or false")
+        super().__post_init__()
+        for name in ("gpu", "driver"):
+            if self.flavor == "tensorrt" and getattr(self, name) is None:
+                raise SpecError(f"{name}=None: expected printable text, since TensorRT builds for one GPU")
 
     @property
     def title(self) -> str:
-        """The runtime's name and version, such as "TensorRT 11.4.0"."""
+        """The library's name and version, such as "TensorRT 11.4.0"."""
         return f"{'TensorRT-RTX' if self.flavor == 'rtx' else 'TensorRT'} {self.version}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineDescription:
+class EngineDescription(Record, kw_only=True):
     """Everything known about an engine, except its plan. Raises SpecError on invalid values."""
 
     manifest: Manifest
     """The manifest, as in an ONNX file."""
-    info: ExportInfo
-    runtime: EngineRuntime
-    sha256: str
+    info: ExportInfo = msgspec.field(name="export")
+    platform: EnginePlatform = msgspec.field(name="runtime")
+    sha256: Sha256
     """SHA-256 of the plan, in hexadecimal."""
-    model_sha256: str
+    model_sha256: Sha256
     """SHA-256 of the ONNX model that the engine was built from, in hexadecimal."""
-
-    def __post_init__(self) -> None:
-        for name in ("sha256", "model_sha256"):
-            value = getattr(self, name)
-            if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
-                raise SpecError(f"{name}={shown(value)}: expected 64 hexadecimal digits")
 
     def to_json(self) -> str:
         """Return canonical JSON. `from_json` restores it exactly."""
@@ -140,7 +129,7 @@ class EngineDescription:
                 "format": FORMAT,
                 "manifest": self.manifest.to_json(),
                 "export": self.info.to_json(),
-                "runtime": dataclasses.asdict(self.runtime),
+                "runtime": msgspec.to_builtins(self.platform),
                 "sha256": self.sha256,
                 "model_sha256": self.model_sha256,
             },
@@ -150,28 +139,8 @@ class EngineDescription:
     @classmethod
     def from_json(cls, text: str) -> EngineDescription:
         """Inverse of `to_json`. Raises SpecError if a field is missing, unknown or invalid."""
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise SpecError(f"is not JSON ({one_line(error)})") from None
-        number = data.get("format") if isinstance(data, dict) else None
-        if type(number) is not int or number != FORMAT:
-            raise SpecError(f"format {shown(number)}: this version reads format {FORMAT}")
-        check_keys("the description", data, ("format", "manifest", "export", "runtime", "sha256", "model_sha256"))
-        for name in ("manifest", "export"):
-            if not isinstance(data[name], str):
-                raise SpecError(f"{name}={shown(data[name])}: expected JSON as text")
-        runtime = data["runtime"]
-        check_fields("runtime", runtime, EngineRuntime)
-        if not isinstance(runtime["compute_capabilities"], list):
-            raise SpecError(f"compute_capabilities={shown(runtime['compute_capabilities'])}: expected a list")
-        return cls(
-            manifest=Manifest.from_json(data["manifest"]),
-            info=ExportInfo.from_json(data["export"]),
-            runtime=EngineRuntime(**{**runtime, "compute_capabilities": tuple(runtime["compute_capabilities"])}),
-            sha256=data["sha256"],
-            model_sha256=data["model_sha256"],
-        )
+        _, data = strict_json.parse_format(text, "engine", FORMAT)
+        return strict_json.build(data, cls, "engine", manifest=Manifest.from_json, info=ExportInfo.from_json)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,9 +204,7 @@ def read_engine(path: Path) -> Built:
 
 
 def _read(path: Path, most: int | None = None) -> bytes:
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise SpecError("is not a regular file: expected a model file")
-    if most is not None and status.st_size > most:
-        raise SpecError(f"has {status.st_size} bytes: expected a description of at most {most} bytes")
+    size = size_of(path)
+    if most is not None and size > most:
+        raise SpecError(f"has {size} bytes: expected a description of at most {most} bytes")
     return path.read_bytes()

@@ -1,4 +1,4 @@
-"""The installed TensorRT and TensorRT-RTX, the GPU they find, and what they report about an engine."""
+"""The installed TensorRT and TensorRT-RTX, and the GPU they find."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from alexnet_infer.engines.files import Built, EngineFlavor
-from alexnet_infer.errors import BackendError, ModelFileError, one_line, visible
+from alexnet_infer.engines.files import EngineFlavor
+from alexnet_infer.errors import BackendError, ModelFileError, one_line, printable
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Library:
 
     def complaint(self, otherwise: str) -> str:
         """Return the first error since `errors` was cleared, as one line, or `otherwise` if there is none."""
-        return visible(" ".join(self.errors[0].split())[:300]) if self.errors else otherwise
+        return one_line(self.errors[0]) if self.errors else otherwise
 
 
 @cache
@@ -96,7 +96,7 @@ def this_gpu() -> Gpu:
         raise BackendError(f"no working NVIDIA GPU ({reason}): check with nvidia-smi") from None
     with suppress(Exception):  # NVML has the driver's own version, but isn't in every container
         version = ".".join(str(part) for part in system.get_kernel_mode_driver_version())
-    return Gpu(name=visible(name), capability=f"{major}.{minor}", driver=version)
+    return Gpu(name=printable(name), capability=f"{major}.{minor}", driver=version)
 
 
 def deserialize(library: Library, plan: bytes) -> tuple[Any, Any]:
@@ -110,14 +110,3 @@ def deserialize(library: Library, plan: bytes) -> tuple[Any, Any]:
     if engine is None:
         raise ModelFileError(f"{library.title} {library.version} can't load it: {library.complaint('damaged')}")
     return runtime, engine
-
-
-def inspect(built: Built) -> str:
-    """Return the layers of an engine as JSON text, from TensorRT's inspector. Needs the GPU that the engine is for.
-
-    Raises BackendError without a GPU, ModelFileError if the runtime can't load the engine.
-    """
-    library = load_library(built.description.runtime.flavor)
-    this_gpu()
-    _, engine = deserialize(library, built.plan)
-    return engine.create_engine_inspector().get_engine_information(library.module.LayerInformationFormat.JSON)

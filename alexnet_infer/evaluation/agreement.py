@@ -7,29 +7,25 @@ is wrong only on real photos would pass.
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, islice
-from typing import Any, get_args
+from typing import Any
 
+import msgspec
 import numpy as np
-from PIL import Image
 
-from alexnet_infer.datasets import Example, LabelledImages, map_classes
-from alexnet_infer.datasets.sampling import stratified
-from alexnet_infer.decode import printable, read_rgb
+from alexnet_infer.datasets import LabelledImages, map_classes
 from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
-from alexnet_infer.evaluation.result import ErrorRate, Unreadable
-from alexnet_infer.evaluation.statistics import Tally, pairing
+from alexnet_infer.evaluation.pictures import Picture, pictures
+from alexnet_infer.evaluation.statistics import Pairing
+from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.graph.info import Precision
 from alexnet_infer.manifest import ClassName, difference_of_classes
-from alexnet_infer.metrics import mean_probabilities
-from alexnet_infer.photos import Photo, fetched
-from alexnet_infer.predict import PHOTOS_PER_CALL, Net
-from alexnet_infer.preprocess import Rescaling, Views, square_of
+from alexnet_infer.metrics import are_probabilities, mean_probabilities
+from alexnet_infer.photos import Photo
+from alexnet_infer.predict import Net
+from alexnet_infer.preprocess import Views
+from alexnet_infer.reading import PHOTOS_PER_CALL, Unreadable, batches
 
 TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-5, "fp16": 0.01, "int8": 0.15}
 """The largest probability difference that rounding may cause.
@@ -49,8 +45,6 @@ A wrong LRN constant or channel order changes probabilities by more than any of 
 NEAR_TIE = 0.01
 """A flip is a near tie if the reference's probabilities of the two nets' first guesses differ by at most this."""
 
-_QUARTERS = ("upper left", "upper right", "lower left", "lower right")
-
 
 class MeanNet(Net):
     """The equal-weight mean of nets that take the same squares, like an exported file with several nets.
@@ -60,7 +54,7 @@ class MeanNet(Net):
 
     def __init__(self, nets: Sequence[Net]) -> None:
         name = " + ".join(net.manifest.name for net in nets)
-        super().__init__(dataclasses.replace(nets[0].manifest, name=name), nets[0].backend, nets[0].views)
+        super().__init__(msgspec.structs.replace(nets[0].manifest, name=name), nets[0].backend, nets[0].views)
         self._nets = nets
 
     def probabilities(self, squares: Sequence[np.ndarray]) -> np.ndarray:
@@ -74,39 +68,6 @@ class Party:
 
     net: str
     backend: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ErrorChange:
-    """The errors of both nets over all images, and their paired comparison."""
-
-    reference: ErrorRate
-    candidate: ErrorRate
-    difference: float
-    """The candidate's error minus the reference's, as a fraction."""
-    low: float
-    high: float
-    """Ends of the difference's 95 % paired bootstrap interval."""
-    reference_only_wrong: int
-    """Images that only the reference got wrong."""
-    candidate_only_wrong: int
-    p: float
-    """Exact two-sided p-value of McNemar's test for equal errors."""
-
-    @classmethod
-    def of(cls, reference: np.ndarray, candidate: np.ndarray) -> ErrorChange:
-        """Compare two nets, given the images that each got wrong, bool [images]."""
-        pair = pairing(candidate, reference)
-        return cls(
-            reference=ErrorRate.of(reference),
-            candidate=ErrorRate.of(candidate),
-            difference=pair.difference,
-            low=pair.low,
-            high=pair.high,
-            reference_only_wrong=pair.second_only,
-            candidate_only_wrong=pair.first_only,
-            p=pair.p,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +90,9 @@ class Agreement:
     """Images whose first guess differs. If probabilities are equal, the lower class index ranks first."""
     near_ties: int
     """Flips for which the reference's probabilities of the two guesses differ by at most NEAR_TIE."""
-    top1: ErrorChange | None = None
-    """None if the images have no labels."""
-    top5: ErrorChange | None = None
+    top1: Pairing | None = None
+    """The candidate's errors (first) against the reference's. None if the images have no labels."""
+    top5: Pairing | None = None
     unreadable: tuple[Unreadable, ...] = ()
 
     @property
@@ -145,18 +106,19 @@ class Agreement:
 
     def to_json(self) -> dict[str, Any]:
         """Return the agreement as objects that `json.dumps` accepts."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"top1": _json(self.top1), "top5": _json(self.top5)}
+
+
+def _json(pair: Pairing | None) -> dict[str, Any] | None:
+    if pair is None:
+        return None
+    changes = pair.to_json(reference_only_wrong=pair.second_only, candidate_only_wrong=pair.first_only)
+    return {"reference": dataclasses.asdict(pair.second), "candidate": dataclasses.asdict(pair.first), **changes}
 
 
 def default_tolerance(*nets: Net) -> float:
     """Return the tolerance of the coarsest precision among the nets' backends."""
-    return max(TOLERANCES[_precision(net.backend.description)] for net in nets)
-
-
-def _precision(description: str) -> Precision:
-    """Read the precision from a backend's description, which names it unless it is float32."""
-    words = description.replace(",", " ").split()
-    return next((precision for precision in get_args(Precision) if precision in words), "fp32")
+    return max(TOLERANCES[net.backend.precision] for net in nets)
 
 
 def check_tolerance(value: float) -> float:
@@ -186,24 +148,15 @@ def compare(
     Raises UnreadableInputError if no image can be read.
     """
     _check_comparable(reference, candidate)
-    kinds = {_square_of(net) for net in (reference, candidate)}
-    if isinstance(images, LabelledImages):
-        count = _Count(reference, candidate, images.classes)
-        sources: Iterable[Any] = images.at(_positions(images, limit), on_error="yield")
-        read: Callable[[Any], list[_Picture]] = partial(_read_example, f"{images.root}{os.sep}", kinds)
-    elif limit is not None:
-        raise UsageError(f"--limit {limit}: expected a labelled set to sample from; name it with --data")
-    else:
-        count, sources, read = _Count(reference, candidate), _fetched(images), partial(_read_photo, kinds)
-    for batch in _batches(sources, read):
+    count = _Count(reference, candidate, images.classes if isinstance(images, LabelledImages) else ())
+    for batch in batches(pictures(images, {reference.rescaling, candidate.rescaling}, limit), PHOTOS_PER_CALL):
         count.add(batch)
         on_images(len(batch))
     return count.agreement()
 
 
 def _check_comparable(reference: Net, candidate: Net) -> None:
-    wnids, other_wnids = ([c.wnid for c in net.manifest.classes] for net in (reference, candidate))
-    if difference := difference_of_classes(wnids, other_wnids):
+    if difference := difference_of_classes(reference.manifest.wnids, candidate.manifest.wnids):
         raise UsageError(f"the nets have different classes ({difference}): expected the same, in the same order")
     if reference.views != candidate.views:
         raise UsageError(
@@ -212,91 +165,10 @@ def _check_comparable(reference: Net, candidate: Net) -> None:
         )
 
 
-def _positions(data: LabelledImages, limit: int | None) -> Sequence[int]:
-    if limit is None:
-        return range(len(data))
-    if not 1 <= limit <= len(data):
-        raise UsageError(f"--limit {limit}: expected 1 to {len(data)}, the number of images in the set")
-    return stratified(data.labels, limit)
-
-
-def _square_of(net: Net) -> Rescaling:
-    return net.manifest.preprocessing.rescaling
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Picture:
-    """One image for both nets."""
-
-    name: str
-    squares: Mapping[Rescaling, np.ndarray] = dataclasses.field(default_factory=dict)
-    """Its square for each rescaling. Empty if it can't be read."""
-    label: int = -1
-    """Position in the data's classes, or -1 without labels."""
-    error: str = ""
-    """Why it can't be read."""
-
-    @classmethod
-    def of(cls, name: str, image: Image.Image, kinds: set[Rescaling], label: int = -1) -> _Picture:
-        return cls(name=name, squares={kind: square_of(image, kind) for kind in kinds}, label=label)
-
-
-def _read_example(folder: str, kinds: set[Rescaling], example: Example) -> list[_Picture]:
-    name = printable(example.name.removeprefix(folder).replace(os.sep, "/"))
-    try:
-        if example.error is not None:
-            raise UnreadableInputError(example.error)
-        largest = max(kind.size for kind in kinds)
-        # ILSVRC's labels ignore EXIF orientation.
-        image = read_rgb(example.data, name=name, shrink_to=largest, apply_exif=False)
-        return [_Picture.of(name, image, kinds, example.label)]
-    except UnreadableInputError as error:
-        return [_Picture(name=name, label=example.label, error=str(error).removeprefix(f"{name}: "))]
-
-
-def _fetched(photos: Iterable[Photo]) -> Iterator[Photo]:
-    """Fetch URLs outside the decoding threads: an interrupted program waits for these threads before it exits."""
-    remaining = iter(photos)
-    while chunk := list(islice(remaining, PHOTOS_PER_CALL)):
-        yield from fetched(chunk)
-
-
-def _read_photo(kinds: set[Rescaling], photo: Photo) -> list[_Picture]:
-    """Read a photo: the full photo, then its quarters unless it is only one pixel wide or high."""
-    name = photo.printable_name
-    try:
-        if photo.name == "-":
-            raise UnreadableInputError("standard input can't be compared: expected files, folders, patterns or URLs")
-        image = read_rgb(photo.source(), name=photo.name, shrink_to=2 * max(kind.size for kind in kinds))
-        across, down = image.width // 2, image.height // 2
-        parts = {name: image}
-        if across and down:
-            corners = [(x, y) for y in (0, image.height - down) for x in (0, image.width - across)]
-            for part, (x, y) in zip(_QUARTERS, corners, strict=True):
-                parts[f"{name}, {part}"] = image.crop((x, y, x + across, y + down))
-        return [_Picture.of(part, pixels, kinds) for part, pixels in parts.items()]
-    except UnreadableInputError as error:
-        return [_Picture(name=name, error=str(error).removeprefix(f"{name}: "))]
-
-
-def _batches(sources: Iterable[Any], read: Callable[[Any], list[_Picture]]) -> Iterator[list[_Picture]]:
-    """Yield pictures in order, in batches for one call of a net. They are decoded on all cores."""
-
-    def pictures() -> Iterator[_Picture]:
-        rest = iter(sources)
-        while chunk := list(islice(rest, PHOTOS_PER_CALL)):
-            yield from chain.from_iterable(pool.map(read, chunk))
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = pictures()
-        while batch := list(islice(decoded, PHOTOS_PER_CALL)):
-            yield batch
-
-
 class _Count:
-    """The counts over the images so far. If the data's `classes` are given, errors are counted, too."""
+    """The counts over the images so far. With the data's `classes`, errors are counted, too."""
 
-    def __init__(self, reference: Net, candidate: Net, classes: Sequence[ClassName] = ()) -> None:
+    def __init__(self, reference: Net, candidate: Net, classes: Sequence[ClassName]) -> None:
         self._nets = {"reference": reference, "candidate": candidate}
         self._outputs = len(reference.manifest.classes)
         self._to_net = np.array(map_classes(classes, reference.manifest.classes)) if classes else None
@@ -305,7 +177,7 @@ class _Count:
         self._total, self._largest, self._largest_image = 0.0, -1.0, ""
         self._unreadable: list[Unreadable] = []
 
-    def add(self, batch: Sequence[_Picture]) -> None:
+    def add(self, batch: Sequence[Picture]) -> None:
         self._images += len(batch)
         for picture in batch:
             if not picture.squares:
@@ -315,27 +187,28 @@ class _Count:
         if readable := [picture for picture in batch if picture.squares]:
             self._add_readable(readable, *(self._probabilities(role, readable) for role in self._nets))
 
-    def _add_readable(self, pictures: Sequence[_Picture], reference: np.ndarray, candidate: np.ndarray) -> None:
+    def _add_readable(self, pictures: Sequence[Picture], reference: np.ndarray, candidate: np.ndarray) -> None:
         differences = np.abs(reference.astype(np.float64) - candidate)
         self._total += float(differences.sum())
         worst = differences.max(1)
         place = int(worst.argmax())
         if worst[place] > self._largest:
             self._largest, self._largest_image = float(worst[place]), pictures[place].name
-        rows, guesses, candidate_guesses = np.arange(len(reference)), reference.argmax(1), candidate.argmax(1)
-        lead = reference[rows, guesses] - reference[rows, candidate_guesses]
-        self._flips += int((guesses != candidate_guesses).sum())
-        self._near_ties += int(((guesses != candidate_guesses) & (lead <= NEAR_TIE)).sum())
+        guesses, candidate_guesses = reference.argmax(1), candidate.argmax(1)
+        flipped = np.flatnonzero(guesses != candidate_guesses)
+        lead = reference[flipped, guesses[flipped]] - reference[flipped, candidate_guesses[flipped]]
+        self._flips += len(flipped)
+        self._near_ties += int((lead <= NEAR_TIE).sum())
         if self._tallies:
             labels = np.array([picture.label for picture in pictures])
             for tally, values in zip(self._tallies, (reference, candidate), strict=True):
                 tally.add(values, labels, self._to_net[labels])
 
-    def _probabilities(self, role: str, pictures: Sequence[_Picture]) -> np.ndarray:
+    def _probabilities(self, role: str, pictures: Sequence[Picture]) -> np.ndarray:
         net = self._nets[role]
-        values = net.probabilities([picture.squares[_square_of(net)] for picture in pictures])
+        values = net.probabilities([picture.squares[net.rescaling] for picture in pictures])
         assert values.shape == (len(pictures), self._outputs), values.shape
-        valid = ((values >= 0) & (values < 1.001)).all(1)  # false for NaN; a rounded mean may be slightly above 1
+        valid = are_probabilities(values).all(1)
         if not valid.all():
             name = pictures[int((~valid).argmax())].name
             raise ModelFileError(
@@ -352,7 +225,6 @@ class _Count:
         reference, candidate = (
             Party(net=net.manifest.name, backend=net.backend.description) for net in self._nets.values()
         )
-        wrong = {f"top{k}": [tally.wrong(k) for tally in self._tallies] for k in (1, 5)}
         return Agreement(
             reference=reference,
             candidate=candidate,
@@ -364,6 +236,13 @@ class _Count:
             mean=self._total / (compared * self._outputs),
             flips=self._flips,
             near_ties=self._near_ties,
+            top1=self._pairing(1),
+            top5=self._pairing(5),
             unreadable=tuple(self._unreadable),
-            **{name: ErrorChange.of(*pair) if pair else None for name, pair in wrong.items()},
         )
+
+    def _pairing(self, k: int) -> Pairing | None:
+        if not self._tallies:
+            return None
+        reference, candidate = (tally.wrong(k) for tally in self._tallies)
+        return Pairing.of(candidate, reference)

@@ -12,12 +12,13 @@ import numpy as np
 
 from alexnet_infer.datasets import map_classes
 from alexnet_infer.errors import shown
-from alexnet_infer.evaluation.paper import TestedNet, deviations
-from alexnet_infer.evaluation.predictions import ABOUT, Predictions, PredictionsError, Row
-from alexnet_infer.evaluation.result import Data, Evaluation, NetFacts, Protocol, Sample, Unreadable, evaluation
-from alexnet_infer.evaluation.statistics import Tally
+from alexnet_infer.evaluation.paper import deviations
+from alexnet_infer.evaluation.predictions import ABOUT, About, ImageRow, Predictions, PredictionsError
+from alexnet_infer.evaluation.result import Data, Evaluation, NetFacts, Protocol, Sample, evaluation
+from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.manifest import ClassName, check_same_classes
 from alexnet_infer.metrics import mean_probabilities
+from alexnet_infer.reading import Unreadable
 
 Shards = Sequence[Predictions]
 """The predictions of one net, in consecutive parts of the images."""
@@ -119,45 +120,60 @@ def assemble(nets: Sequence[Shards]) -> Evaluation:
     outputs = outputs_of(about.net)
     to_net = np.array(map_classes(classes, outputs))
     tallies, mean = [Tally(len(classes)) for _ in nets], Tally(len(classes))
-    unread: list[Row] = []
-    names, listing = set(), []
+    names: list[str] = []
+    unread: list[ImageRow] = []
     for rows, probabilities in together(nets):
-        labels = np.array([row.label for row in rows])
-        listing += [f"{_last(row.name)}\t{classes[row.label].wnid}\n" for row in rows]
-        names.update(_last(row.name) for row in rows)
+        names += [_last(row.name) for row in rows]
         unread += [row for row in rows if row.error is not None]
         scored = [*zip(tallies, probabilities, strict=True)]
         if len(nets) > 1:
             scored.append((mean, mean_probabilities(probabilities)))
         for tally, values in scored:
-            _add(tally, rows, values, labels, to_net)
-    # Folders depend on the layout of the set, so they are left out unless several images have the same name.
-    unique = len(names) == len(listing)
-    unreadable = [Unreadable(image=_last(row.name) if unique else row.name, reason=row.error or "") for row in unread]
-    facts = [{**shards[0].about.net, "name": name} for shards, name in zip(nets, display_names(nets), strict=True)]
+            _add(tally, rows, values, to_net)
+    facts = dict(zip(display_names(nets), (shards[0].about.net for shards in nets), strict=True))
+    data = _data(about, names, [classes[label].wnid for label in tallies[0].records["label"]], unread)
+    sentences = deviations(
+        wnids=[named.wnid for named in classes],
+        images=data.images,
+        views=about.views,
+        nets={name: net["departures"] for name, net in facts.items()},
+        unknown_classes=int((to_net < 0).sum()),
+        sample_of=data.sample and data.sample.of,
+    )
     return evaluation(
-        data=Data(
-            name=about.data["name"],
-            listing=hashlib.sha256("".join(sorted(listing)).encode()).hexdigest(),
-            images=len(listing),
-            classes=len(classes),
-            sample=None if about.data["sample"] is None else Sample(images=len(listing), of=about.data["images"]),
-            unreadable=tuple(sorted(unreadable, key=lambda image: image.image)),
-        ),
-        protocol=Protocol(
-            views=about.views, nets=len(nets), deviations=_deviations(nets, to_net, classes, len(listing))
-        ),
+        data=data,
+        protocol=Protocol(views=about.views, nets=len(nets), deviations=tuple(sentences)),
         classes=classes,
         guesses=outputs,
         nets=[
-            (NetFacts(**{key: net[key] for key in ("name", "sha256", "backend", "parameters")}), tally)
-            for net, tally in zip(facts, tallies, strict=True)
+            (NetFacts(name=name, **{key: net[key] for key in ("sha256", "backend", "parameters")}), tally)
+            for (name, net), tally in zip(facts.items(), tallies, strict=True)
         ],
         ensemble=mean if len(nets) > 1 else None,
     )
 
 
-def together(nets: Sequence[Shards]) -> Iterator[tuple[list[Row], list[np.ndarray]]]:
+def _data(about: About, names: Sequence[str], wnids: Sequence[str], unread: Sequence[ImageRow]) -> Data:
+    """Describe the images, given the file name and the class of each."""
+    # Folders depend on the layout of the set, so they are left out unless several images have the same name.
+    unique = len({*names}) == len(names)
+    unreadable = [Unreadable(image=_last(row.name) if unique else row.name, reason=row.error or "") for row in unread]
+    listing = sorted(f"{name}\t{wnid}\n" for name, wnid in zip(names, wnids, strict=True))
+    return Data(
+        name=about.data["name"],
+        listing=hashlib.sha256("".join(listing).encode()).hexdigest(),
+        images=len(names),
+        classes=len(about.data["classes"]),
+        sample=None if about.data["sample"] is None else Sample(images=len(names), of=about.data["images"]),
+        unreadable=tuple(sorted(unreadable, key=lambda image: image.image)),
+    )
+
+
+def _last(name: str) -> str:
+    return PurePosixPath(name).name
+
+
+def together(nets: Sequence[Shards]) -> Iterator[tuple[list[ImageRow], list[np.ndarray]]]:
     """Yield the images in order, B at a time, with each net's probabilities float32 [B, classes].
 
     Raises PredictionsError if the predictions are damaged or for different images.
@@ -179,34 +195,14 @@ def display_names(nets: Sequence[Shards]) -> list[str]:
     return [net["name"] if count[net["name"]] == 1 else f"{net['name']} {net['sha256'][:8]}" for net in facts]
 
 
-def _last(name: str) -> str:
-    return PurePosixPath(name).name
-
-
 def outputs_of(net: Mapping[str, Any]) -> list[ClassName]:
     """Return the classes of a net from its entry in the predictions (`About.net`)."""
     return [ClassName(wnid=wnid, name=name) for wnid, name in zip(net["wnids"], net["names"], strict=True)]
 
 
-def _deviations(
-    nets: Sequence[Shards], to_net: np.ndarray, classes: Sequence[ClassName], images: int
-) -> tuple[str, ...]:
-    about = nets[0][0].about
-    tested = [
-        TestedNet(
-            name=name,
-            departures=tuple(shards[0].about.net["departures"]),
-            unknown_classes=int((to_net < 0).sum()),
-        )
-        for shards, name in zip(nets, display_names(nets), strict=True)
-    ]
-    sample_of = None if about.data["sample"] is None else about.data["images"]
-    wnids = [named.wnid for named in classes]
-    return deviations(wnids=wnids, images=images, views=about.views, nets=tested, sample_of=sample_of)
-
-
-def _add(tally: Tally, rows: Sequence[Row], values: np.ndarray, labels: np.ndarray, to_net: np.ndarray) -> None:
+def _add(tally: Tally, rows: Sequence[ImageRow], values: np.ndarray, to_net: np.ndarray) -> None:
     """Add images to the tally in their order: each run of readable images at once, the others one by one."""
+    labels = np.array([row.label for row in rows])
     unreadable = [i for i, row in enumerate(rows) if row.error is not None]
     begin = 0
     for end in (*unreadable, len(rows)):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from alexnet_infer.datasets import LabelledImages
-from alexnet_infer.decode import read_square
 from alexnet_infer.evaluation.assemble import Shards, outputs_of, together
+from alexnet_infer.evaluation.predictions import ImageRow
 from alexnet_infer.manifest import ClassName
-from alexnet_infer.metrics import mean_probabilities
+from alexnet_infer.metrics import highest, mean_probabilities
 from alexnet_infer.preprocess import Preprocessing
 
 SHOWN = 24
@@ -44,52 +44,47 @@ class Examples:
 
 
 def choose_examples(
-    nets: Sequence[Shards], data: LabelledImages, positions: Sequence[int], preprocessing: Preprocessing, seed: int = 0
+    nets: Sequence[Shards], data: LabelledImages, positions: Sequence[int], preprocessing: Preprocessing
 ) -> Examples:
     """Choose images from complete predictions for the images at `positions` of `data`, and read them again.
 
-    Unreadable images are not chosen. The same `seed` gives the same sample. Raises the errors of `data.at`.
+    Unreadable images are not chosen. Equal predictions give the same sample. Raises the errors of `data.at`.
     """
     about = nets[0][0].about
     outputs = outputs_of(about.net)
     wnids = [wnid for wnid, _ in about.data["classes"]]
     confidence, wrong, read = [], [], []
-    for rows, probabilities in together(nets):
-        best = mean_probabilities(probabilities)
-        guesses = best.argmax(1)
+    for rows, best in _averaged(nets):
         confidence.append(best.max(1))
-        wrong += [outputs[guess].wnid != wnids[row.label] for row, guess in zip(rows, guesses, strict=True)]
+        wrong += [outputs[guess].wnid != wnids[row.label] for row, guess in zip(rows, best.argmax(1), strict=True)]
         read += [row.error is None for row in rows]
     mistaken = np.flatnonzero(np.array(wrong) & np.array(read))
-    order = np.argsort(-np.concatenate(confidence)[mistaken], kind="stable")
-    mistakes = mistaken[order[:SHOWN]].tolist()
+    mistakes = mistaken[highest(np.concatenate(confidence)[mistaken], SHOWN)].tolist()
     readable = np.flatnonzero(read)
-    drawn = np.random.default_rng(seed).choice(readable, min(SHOWN, len(readable)), replace=False).tolist()
-    shown = _read(sorted({*mistakes, *drawn}), nets, outputs, data, positions, preprocessing)
-    return Examples(mistakes=tuple(shown[i] for i in mistakes), sample=tuple(shown[i] for i in sorted(drawn)))
+    drawn = sorted(np.random.default_rng(0).choice(readable, min(SHOWN, len(readable)), replace=False).tolist())
+    places = sorted({*mistakes, *drawn})
+    examples = data.at([positions[place] for place in places])
+    shown = {
+        place: Shown(
+            name=row.name,
+            square=example.square(preprocessing.rescaling),
+            label=data.classes[example.label],
+            guesses=tuple((outputs[guess], float(scores[guess])) for guess in highest(scores, GUESSES)),
+        )
+        for place, example, (row, scores) in zip(places, examples, _at(places, nets), strict=True)
+    }
+    return Examples(mistakes=tuple(shown[i] for i in mistakes), sample=tuple(shown[i] for i in drawn))
 
 
-def _read(
-    places: Sequence[int],
-    nets: Sequence[Shards],
-    outputs: Sequence[ClassName],
-    data: LabelledImages,
-    positions: Sequence[int],
-    preprocessing: Preprocessing,
-) -> dict[int, Shown]:
-    """Read the images at `places`, which are indices into `positions`. The keys of the result are the places."""
-    images = dict(zip(places, data.at([positions[place] for place in places]), strict=True))
-    shown, begin = {}, 0
+def _averaged(nets: Sequence[Shards]) -> Iterator[tuple[list[ImageRow], np.ndarray]]:
+    """Yield the images in order, B at a time, with the mean probabilities of the nets, float32 [B, classes]."""
     for rows, probabilities in together(nets):
-        best = mean_probabilities(probabilities)
-        for place in (place for place in places if begin <= place < begin + len(rows)):
-            example, scores, row = images[place], best[place - begin], rows[place - begin]
-            order = np.argsort(-scores, kind="stable")[:GUESSES]  # stable: ties go to the lower index
-            shown[place] = Shown(
-                name=row.name,
-                square=read_square(example.data, name=row.name, rescaling=preprocessing.rescaling, apply_exif=False),
-                label=data.classes[example.label],
-                guesses=tuple((outputs[guess], float(scores[guess])) for guess in order),
-            )
+        yield rows, mean_probabilities(probabilities)
+
+
+def _at(places: Sequence[int], nets: Sequence[Shards]) -> Iterator[tuple[ImageRow, np.ndarray]]:
+    """Yield the images at `places`, in ascending order, with their mean probabilities [classes]."""
+    begin = 0
+    for rows, best in _averaged(nets):
+        yield from ((rows[i - begin], best[i - begin]) for i in places if begin <= i < begin + len(rows))
         begin += len(rows)
-    return shown

@@ -8,12 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.evaluation.assemble import Shards, display_names, together
 from alexnet_infer.files import write_atomically
-from alexnet_infer.metrics import mean_probabilities
+from alexnet_infer.metrics import highest, mean_probabilities
 
 TOP = 5
 """Guesses per image."""
@@ -59,7 +57,7 @@ def _rows(nets: Sequence[Shards]) -> Iterator[dict[str, Any]]:
     labels = [wnid for wnid, _ in about.data["classes"]]
     for rows, probabilities in together(nets):
         best = mean_probabilities(probabilities)
-        order = np.argsort(-best, axis=1, kind="stable")[:, :TOP]  # stable: ties go to the lower index
+        order = highest(best, TOP)
         firsts = [values.argmax(1) for values in probabilities]
         for i, row in enumerate(rows):
             fields: dict[str, Any] = {"image": row.name, "label": labels[row.label], "error": row.error}

@@ -6,7 +6,7 @@ ImageNet Classification with Convolutional Neural Networks", CS231N report, Stan
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, BatchNorm, Conv, Dense, MaxPool
@@ -107,15 +107,12 @@ def is_papers_validation_set(wnids: Sequence[str], images: int) -> bool:
     return images == VALIDATION_IMAGES and identify(wnids) == "ILSVRC-2012"
 
 
-def departures(architecture: Architecture, size: int) -> tuple[str, ...]:
-    """Return the differences between a net and the paper's nets at inference, one clause for each.
+def deviations_of_net(net: Architecture, size: int) -> Iterator[str]:
+    """Yield the differences between a net and the paper's nets at inference, one clause for each.
 
     `size` is the side S of the net's squares. Training (dropout, data, recipe) is not compared.
     """
-    return tuple(_departures(architecture, size))
 
-
-def _departures(net: Architecture, size: int) -> Iterator[str]:
     def operations(kind: type, architecture: Architecture = net) -> list:
         return [o for o in architecture.operations if isinstance(o, kind)]
 
@@ -164,32 +161,21 @@ def _dashed(numbers: Sequence[int]) -> str:
     return "-".join(map(str, numbers)) or "none"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TestedNet:
-    """The properties of a net that `deviations` reports."""
-
-    __test__ = False  # pytest collects classes whose names begin with Test
-
-    name: str
-    departures: tuple[str, ...]
-    unknown_classes: int
-    """Classes of the data that the net does not have."""
-
-
 def deviations(
-    *, wnids: Sequence[str], images: int, views: Views, nets: Sequence[TestedNet], sample_of: int | None = None
-) -> tuple[str, ...]:
-    """Return the differences between a run and the paper's protocol, one sentence for each.
-
-    `wnids` are the data's classes in sorted order. `images` is the number of images evaluated. `sample_of` is the size
-    of the full set if only a sample was evaluated, and None otherwise.
-    """
-    return tuple(_deviations(wnids, images, views, nets, sample_of))
-
-
-def _deviations(
-    wnids: Sequence[str], images: int, views: Views, nets: Sequence[TestedNet], sample_of: int | None
+    *,
+    wnids: Sequence[str],
+    images: int,
+    views: Views,
+    nets: Mapping[str, Sequence[str]],
+    unknown_classes: int = 0,
+    sample_of: int | None = None,
 ) -> Iterator[str]:
+    """Yield the differences between a run and the paper's protocol, one sentence for each.
+
+    `wnids` are the data's classes in sorted order, of which the nets do not have `unknown_classes`. `images` is the
+    number of images evaluated. `nets` has the `deviations_of_net` of each net by its name. `sample_of` is the size of
+    the full set if only a sample was evaluated, and None otherwise.
+    """
     full = images if sample_of is None else sample_of
     if not is_papers_validation_set(wnids, full):
         same = identify(wnids) == "ILSVRC-2012"
@@ -201,13 +187,13 @@ def _deviations(
         yield f"Only a sample of {images:,} of the {sample_of:,} images was evaluated."
     if views == "center":
         yield "Only the central view of each image was used; the paper averages ten views."
-    distinct = dict.fromkeys(clause for net in nets for clause in net.departures)  # in order
+    distinct = dict.fromkeys(clause for clauses in nets.values() for clause in clauses)  # in order
     for clause in distinct:
-        yield f"{_names([net.name for net in nets if clause in net.departures], nets)}: {clause}."
-    for count in sorted({net.unknown_classes for net in nets} - {0}):
-        names = _names([net.name for net in nets if net.unknown_classes == count], nets)
-        yield f"{names}: {count:,} of the {len(wnids):,} classes are unknown, and all their images count as wrong."
+        yield f"{_names([name for name, clauses in nets.items() if clause in clauses], nets)}: {clause}."
+    if unknown_classes:
+        unknown = f"{unknown_classes:,} of the {len(wnids):,} classes are unknown"
+        yield f"{_names([*nets], nets)}: {unknown}, and all their images count as wrong."
 
 
-def _names(names: Sequence[str], nets: Sequence[TestedNet]) -> str:
+def _names(names: Sequence[str], nets: Mapping[str, Sequence[str]]) -> str:
     return "All nets" if len(names) == len(nets) > 1 else ", ".join(names)

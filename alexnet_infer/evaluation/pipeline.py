@@ -8,24 +8,25 @@ neighbours.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from alexnet_infer.datasets import Example, LabelledImages
-from alexnet_infer.decode import printable, read_rgb
-from alexnet_infer.errors import UnreadableInputError
-from alexnet_infer.evaluation.predictions import Predictions, Row
+from alexnet_infer.decode import Squares
+from alexnet_infer.evaluation.predictions import ImageRow, Predictions
 from alexnet_infer.predict import Net
-from alexnet_infer.preprocess import Rescaling, square_of
+from alexnet_infer.reading import Decoded, batches, decode_ahead
 
 AHEAD = 3
 """Batches that are read and decoded in advance."""
@@ -67,15 +68,6 @@ class Clock:
             self.seconds[stage] += time.perf_counter() - started
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """One decoded image."""
-
-    row: Row
-    squares: dict[Rescaling, np.ndarray]
-    """Its square for each rescaling. Empty if it can't be read."""
-
-
 def predict(
     data: LabelledImages,
     positions: Sequence[int],
@@ -95,93 +87,70 @@ def predict(
     batch, began = nets[0][1].about.batch, time.perf_counter()
     start = min(predictions.done for _, predictions in nets)
     on_images(start)
-    batches = _decoded(data, positions, start, batch, {_square(net) for net, _ in nets}, clock.workers, clock)
-    # Nets with the same preprocessing share the patches.
-    recipes = [(json.dumps(net.manifest.preprocessing.to_json()), net.backend.takes_squares) for net, _ in nets]
+    decode = partial(Example.squares, rescalings={net.rescaling for net, _ in nets}, timed=clock)
+    examples = _timed(data.at(positions[start:], "yield"), clock)
+    images = decode_ahead(examples, decode, workers=clock.workers, ahead=AHEAD * batch)
+    jobs = [_Job.of(*pair) for pair in nets]
     with ThreadPoolExecutor(1) as runner:  # one batch runs while the next one is cut
         running: Future[int] | None = None
-        for begin, decoded in batches:
-            waiting = [i for i, (_, predictions) in enumerate(nets) if predictions.done <= begin]
-            inputs = _inputs(decoded, [(nets[i][0], recipes[i]) for i in waiting], batch, clock)
+        for begin, decoded in zip(itertools.count(start, batch), batches(images, batch)):
+            waiting = [job for job in jobs if job.predictions.done <= begin]
+            inputs = _inputs([image.image for image in decoded if image.image], waiting, batch, clock)
             if running is not None:
                 on_images(running.result())
-            running = runner.submit(_run, decoded, [nets[i] for i in waiting], inputs, batch, clock)
+            running = runner.submit(_run, decoded, waiting, inputs, batch, clock)
         if running is not None:
             on_images(running.result())
     clock.wall += time.perf_counter() - began
 
 
-def _inputs(
-    decoded: list[Decoded], nets: Sequence[tuple[Net, tuple[str, bool]]], batch: int, clock: Clock
-) -> list[np.ndarray | None]:
-    """Return the input of each net for the readable images, padded to the batch, or None if no image is readable.
+class _Job(NamedTuple):
+    """A net, its predictions, and all that its inputs depend on. Nets with the same recipe share their inputs."""
 
-    `nets` has pairs (net, recipe). Nets with the same recipe share an input.
-    """
-    readable = [image for image in decoded if image.squares]
-    if not readable:
-        return [None] * len(nets)
-    cut: dict[tuple[str, bool], np.ndarray] = {}
-    for net, recipe in nets:
-        if recipe not in cut:
+    net: Net
+    predictions: Predictions
+    recipe: tuple[str, bool]
+
+    @classmethod
+    def of(cls, net: Net, predictions: Predictions) -> _Job:
+        return cls(net, predictions, (json.dumps(net.manifest.preprocessing.to_json()), net.backend.takes_squares))
+
+
+def _inputs(
+    readable: Sequence[Squares], jobs: Sequence[_Job], batch: int, clock: Clock
+) -> dict[tuple[str, bool], np.ndarray]:
+    """Return the input of each recipe for the readable images, padded to the batch. It is empty if there are none."""
+    inputs: dict[tuple[str, bool], np.ndarray] = {}
+    for net, _, recipe in jobs:
+        if readable and recipe not in inputs:
             with clock("patches"):
-                cut[recipe] = _filled([net.inputs(image.squares[_square(net)]) for image in readable], batch)
-    return [cut[recipe] for _, recipe in nets]
+                inputs[recipe] = _filled([net.inputs(squares[net.rescaling]) for squares in readable], batch)
+    return inputs
 
 
 def _run(
-    decoded: list[Decoded],
-    nets: Sequence[tuple[Net, Predictions]],
-    inputs: Sequence[np.ndarray | None],
+    decoded: Sequence[Decoded[Example, Squares]],
+    jobs: Sequence[_Job],
+    inputs: Mapping[tuple[str, bool], np.ndarray],
     batch: int,
     clock: Clock,
 ) -> int:
     """Run the nets on a batch and append their probabilities. Returns the number of images in the batch."""
-    rows, readable = [image.row for image in decoded], [i for i, image in enumerate(decoded) if image.squares]
-    for (net, predictions), values in zip(nets, inputs, strict=True):
-        probabilities = np.zeros((len(rows), len(net.manifest.classes)), np.float32)
-        if values is not None:
+    rows, readable = [_row(image) for image in decoded], [i for i, image in enumerate(decoded) if image.image]
+    for net, predictions, recipe in jobs:
+        probabilities = np.zeros((len(rows), len(net.classes)), np.float32)
+        if readable:
             with clock("net"):
-                scores = net.mean_over_views(net.backend.infer(values), batch)
+                scores = net.mean_over_views(net.backend.infer(inputs[recipe]), batch)
             probabilities[readable] = scores[: len(readable)]
         predictions.append(rows, probabilities)
-    return len(decoded)
-
-
-def _square(net: Net) -> Rescaling:
-    return net.manifest.preprocessing.rescaling
+    return len(rows)
 
 
 def _filled(inputs: Sequence[np.ndarray], batch: int) -> np.ndarray:
     """Concatenate each image's input (V patches, or one square) and pad the result with zeros to batch * V."""
     missing = np.zeros_like(inputs[0])
     return np.concatenate([*inputs, *[missing] * (batch - len(inputs))])
-
-
-def _decoded(
-    data: LabelledImages,
-    positions: Sequence[int],
-    start: int,
-    batch: int,
-    kinds: set[Rescaling],
-    workers: int,
-    clock: Clock,
-) -> Iterator[tuple[int, list[Decoded]]]:
-    """Yield (index of the first image in `positions`, images) of each batch, beginning at index `start`."""
-    folder = f"{data.root}{os.sep}"
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[tuple[int, list[Future[Decoded]]]] = deque()
-        try:
-            begin, walk = start, _timed(data.at(positions[start:], "yield"), clock)
-            while examples := list(islice(walk, batch)):
-                ahead.append((begin, [pool.submit(_decode, example, folder, kinds, clock) for example in examples]))
-                begin += len(examples)
-                if len(ahead) > AHEAD:
-                    yield _finished(*ahead.popleft())
-            while ahead:
-                yield _finished(*ahead.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _timed(examples: Iterator[Example], clock: Clock) -> Iterator[Example]:
@@ -193,21 +162,6 @@ def _timed(examples: Iterator[Example], clock: Clock) -> Iterator[Example]:
         yield example
 
 
-def _finished(begin: int, images: list[Future[Decoded]]) -> tuple[int, list[Decoded]]:
-    return begin, [image.result() for image in images]
-
-
-def _decode(example: Example, folder: str, kinds: set[Rescaling], clock: Clock) -> Decoded:
-    name = printable(example.name.removeprefix(folder).replace(os.sep, "/"))  # independent of the set's location
-    try:
-        if example.error is not None:
-            raise UnreadableInputError(example.error)
-        with clock("decode"):
-            # ILSVRC's labels ignore EXIF orientation. The largest S limits how far a JPEG may shrink while decoding.
-            largest = max(kind.size for kind in kinds)
-            image = read_rgb(example.data, name=name, shrink_to=largest, apply_exif=False)
-        with clock("resize"):
-            squares = {kind: square_of(image, kind) for kind in kinds}
-    except UnreadableInputError as error:
-        return Decoded(Row(name, example.label, str(error).removeprefix(f"{name}: ")), {})
-    return Decoded(Row(name, example.label, None), squares)
+def _row(decoded: Decoded[Example, Squares]) -> ImageRow:
+    example, error = decoded.source, decoded.error
+    return ImageRow(example.relative_name, example.label, error and error.reason)

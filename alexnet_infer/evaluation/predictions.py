@@ -11,7 +11,6 @@ images, views, runtime) is part of their key, and each key has its own folder.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import hashlib
 import json
@@ -22,10 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from alexnet_infer import strict_json
 from alexnet_infer.errors import AlexNetInferError, UsageError, one_line, shown
 from alexnet_infer.files import lock, write_atomically
+from alexnet_infer.metrics import are_probabilities
 
 FORMAT = 1
 ABOUT, IMAGES, ROWS = "about.json", "images.jsonl", "rows.f32"
@@ -40,12 +42,12 @@ class PredictionsError(AlexNetInferError):
     exit_code = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class About:
+class About(msgspec.Struct, frozen=True, kw_only=True):
     """The description of predictions. Every field is part of the key."""
 
     net: Mapping[str, Any]
-    """name, sha256 of the file, backend, parameters, wnids and names of the outputs, departures from the paper."""
+    """name, sha256 of the file, backend, parameters, wnids and names of the outputs, departures (deviations from the
+    paper)."""
     data: Mapping[str, Any]
     """name, layout, split, listing, classes as [wnid, name], images of the full set, sample size or null."""
     views: str
@@ -65,10 +67,10 @@ class About:
     @property
     def subject(self) -> str:
         """The key without the range. The shards of a run have the same subject."""
-        return dataclasses.replace(self, begin=0, end=0).key
+        return msgspec.structs.replace(self, begin=0, end=0).key
 
     def _text(self) -> str:
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, sort_keys=True)
+        return json.dumps({"format": FORMAT, **msgspec.structs.asdict(self)}, sort_keys=True)
 
     def save(self, folder: Path) -> None:
         """Write the description into `folder`. Raises OSError."""
@@ -78,20 +80,17 @@ class About:
     def load(cls, folder: Path) -> About:
         """Read the description in `folder`. Raises PredictionsError if it is missing or damaged."""
         try:
-            fields = json.loads((folder / ABOUT).read_bytes())
-            version = fields.pop("format")
-            if type(version) is not int or version != FORMAT:
-                raise PredictionsError(f"{folder}: predictions in format {shown(version)}; this version reads {FORMAT}")
-            about = cls(**fields)
+            _, fields = strict_json.parse_format((folder / ABOUT).read_bytes(), "about", FORMAT)
+            about = strict_json.build(fields, cls, "about")
             if about.key != folder.name:
                 raise ValueError("the folder's name is not the key of its description")
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise PredictionsError(f"{folder}: no predictions of alexnet-infer ({one_line(error)})") from None
         return about
 
 
 @dataclass(frozen=True)
-class Row:
+class ImageRow:
     """One image of a set."""
 
     name: str
@@ -100,6 +99,9 @@ class Row:
     """Position in the data's classes."""
     error: str | None
     """Why the image can't be read, without the image's name, or None if it can."""
+
+
+_ROW = msgspec.json.Decoder(tuple[str, int, str | None])
 
 
 class Predictions:
@@ -164,7 +166,7 @@ class Predictions:
     def complete(self) -> bool:
         return self.done == len(self)
 
-    def append(self, rows: Sequence[Row], probabilities: np.ndarray) -> None:
+    def append(self, rows: Sequence[ImageRow], probabilities: np.ndarray) -> None:
         """Append the next images and their `probabilities`, float32 [len(rows), classes].
 
         Raises UsageError if they can't be written, for example because the disk is full.
@@ -176,7 +178,7 @@ class Predictions:
                     file.write(data)
         self.done += len(rows)
 
-    def chunks(self) -> Iterator[tuple[list[Row], np.ndarray]]:
+    def chunks(self) -> Iterator[tuple[list[ImageRow], np.ndarray]]:
         """Yield all images in order, at most CHUNK at a time: rows, and probabilities float32 [images, classes].
 
         Raises PredictionsError if the files are damaged.
@@ -188,19 +190,17 @@ class Predictions:
                     listed = [self._row(images.readline()) for _ in range(count)]
                     values = np.frombuffer(rows.read(count * self._row_bytes), "<f4")
                     values = values.reshape(count, len(self.about.net["wnids"]))
-                    if not ((values >= 0) & (values < 1.001)).all():  # the range that `Tally.add` accepts
+                    if not are_probabilities(values).all():
                         raise ValueError("values are not probabilities")
                     if (values.any(1) != [row.error is None for row in listed]).any():  # possible after a power loss
                         raise ValueError("probabilities are missing")
                     yield listed, values
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise PredictionsError(f"{self.folder}: damaged ({one_line(error)}); remove it") from None
 
-    def _row(self, line: bytes) -> Row:
-        row = Row(*json.loads(line))
+    def _row(self, line: bytes) -> ImageRow:
+        row = ImageRow(*_ROW.decode(line))
         labels = range(len(self.about.data["classes"]))
-        if not (type(row.name) is str and type(row.label) is int and isinstance(row.error, str | None)):
-            raise TypeError(f"expected name, label and error: {shown(row)}")
         if row.label not in labels or not (row.name + (row.error or "")).isprintable():
             raise ValueError(f"not an image of this set: {shown(row)}")
         return row

@@ -26,11 +26,11 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from alexnet_infer import errors
-from alexnet_infer.backends import Device, Runtime
+from alexnet_infer.backends import Choice, Device
 from alexnet_infer.datasets import LabelledImages, Split, open_images
 from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, one_line, shown
 from alexnet_infer.evaluation.pipeline import Clock, predict
-from alexnet_infer.evaluation.predictions import About, Predictions, Row
+from alexnet_infer.evaluation.predictions import About, ImageRow, Predictions
 from alexnet_infer.nets import load
 from alexnet_infer.predict import Net
 from alexnet_infer.version import __version__
@@ -50,8 +50,8 @@ class Work:
     threads: int
     """Decoding threads per worker."""
     abouts: tuple[About, ...]
-    models: tuple[tuple[str, Any], ...]
-    """The suffix of each net's file, and Ray's reference to its bytes."""
+    models: tuple[tuple[str, Choice, Any], ...]
+    """The suffix of each net's file, what runs it, and Ray's reference to its bytes."""
     version: str = __version__
     cores: int = os.cpu_count() or 1
     """CPU cores of the machine that started the evaluation. On a CPU, nodes must have the same number."""
@@ -60,16 +60,14 @@ class Work:
 def predict_on_ray(
     data: LabelledImages,
     positions: Sequence[int],
-    nets: Sequence[tuple[Path, Predictions]],
+    nets: Sequence[tuple[Net, Predictions]],
     *,
     address: str | None = None,
     workers: int | None = None,
     clock: Clock | None = None,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Complete predictions on a cluster, as `pipeline.predict` does locally.
-
-    `nets` has each net's file and its predictions.
+    """Complete predictions on a cluster, as `pipeline.predict` does locally. The nodes get the files of `nets`.
 
     `address` is the cluster's address. By default it is the one that Ray finds ($RAY_ADDRESS, or a cluster that runs on
     this machine), or else a temporary cluster on this machine. `workers` is the number of cores per worker, by default
@@ -83,7 +81,7 @@ def predict_on_ray(
     clock, done = clock or Clock(), min(part.done for part in predictions)
     on_images(done)
     with _cluster(ray, address):
-        gpus = int("CUDA" in predictions[0].about.net["backend"])
+        gpus = int(nets[0][0].backend.device == "cuda")
         cpus, most = _room([node["Resources"] for node in ray.nodes() if node["Alive"]], workers, gpus)
         work = Work(
             root=data.root.absolute(),
@@ -92,7 +90,9 @@ def predict_on_ray(
             device="cuda" if gpus else "cpu",
             threads=cpus,
             abouts=tuple(part.about for part in predictions),
-            models=tuple((path.suffix, ray.put(path.read_bytes())) for path, _ in nets),
+            models=tuple(
+                (net.opened.path.suffix, net.backend.runtime, ray.put(net.opened.path.read_bytes())) for net, _ in nets
+            ),
         )
         settings = ray.data.DataContext.get_current()
         settings.execution_options.preserve_order = True
@@ -127,7 +127,7 @@ def _take(row: Mapping[str, Any], predictions: Sequence[Predictions], clock: Clo
     if row["error"]:
         kind, message = json.loads(row["error"])
         raise getattr(errors, kind, AlexNetInferError)(message)
-    rows, own = [Row(*values) for values in json.loads(row["images"])], predictions[row["net"]]
+    rows, own = [ImageRow(*values) for values in json.loads(row["images"])], predictions[row["net"]]
     assert row["begin"] == own.done, "expected parts in order"
     own.append(rows, np.frombuffer(row["probabilities"], "<f4").reshape(len(rows), -1))
     for stage, seconds in json.loads(row["seconds"]).items():
@@ -178,11 +178,10 @@ class Worker:
             self._expect("CPU cores:", os.cpu_count() or 1, self._work.cores)
         nets = []
         with tempfile.TemporaryDirectory() as folder:
-            for about, (suffix, model) in zip(self._work.abouts, self._work.models, strict=True):
+            for about, (suffix, backend, model) in zip(self._work.abouts, self._work.models, strict=True):
                 path = Path(folder) / f"model{suffix}"
                 path.write_bytes(ray.get(model))
-                runtime: Runtime = "openvino" if about.net["backend"].startswith("OpenVINO") else "onnxruntime"
-                nets.append(load(path, device=self._work.device, views=about.views, backend=runtime))
+                nets.append(load(path, device=self._work.device, views=about.views, backend=backend))
                 self._expect("runs the nets on", nets[-1].backend.description, about.net["backend"])
         return nets
 
@@ -202,7 +201,7 @@ class _Sent(Predictions):
         self.about, self._net, self._begin, self._batches = about, net, part["begin"], batches
         self.done = part["done"][net]
 
-    def append(self, rows: Sequence[Row], probabilities: np.ndarray) -> None:
+    def append(self, rows: Sequence[ImageRow], probabilities: np.ndarray) -> None:
         """Add a batch to those that are sent."""
         batch = {
             "net": self._net,

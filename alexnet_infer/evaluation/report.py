@@ -20,12 +20,12 @@ import numpy as np
 from PIL import Image
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.decode import printable
-from alexnet_infer.errors import BackendError, UsageError
+from alexnet_infer.errors import BackendError, UsageError, printable
 from alexnet_infer.evaluation.examples import Examples
 from alexnet_infer.evaluation.kernels import Kernels
-from alexnet_infer.evaluation.result import SIGNIFICANCE, ClassResult, Evaluation
-from alexnet_infer.evaluation.tables import STARRED, Row, rows, verdict
+from alexnet_infer.evaluation.result import ClassResult, Evaluation
+from alexnet_infer.evaluation.statistics import SIGNIFICANCE
+from alexnet_infer.evaluation.tables import STARRED, ErrorRow, rows, verdict
 from alexnet_infer.files import write_atomically
 from alexnet_infer.manifest import Manifest
 
@@ -177,14 +177,14 @@ def _tops(heights: Iterable[float]) -> str:
     return "M0 100" + "".join(f"V{100 - 100 * height:.2f}h1" for height in heights) + "V100z"
 
 
-def _by_source(published: Iterable[Row]) -> list[list[Row]]:
+def _by_source(published: Iterable[ErrorRow]) -> list[list[ErrorRow]]:
     return [list(group) for _, group in groupby(published, lambda row: (row.data, row.source))]
 
 
 def _names(result: Evaluation, nets: Iterable[ReportedNet]) -> dict[str, str]:
-    """Return the short name (up to the first comma) of each class of the nets and of the data, by WordNet id."""
+    """Return the short name of each class of the nets and of the data, by WordNet id."""
     classes = [*(named for net in nets for named in net.manifest.classes), *result.classes]
-    return {named.wnid: named.name.split(",")[0].strip() for named in classes}
+    return {named.wnid: named.short for named in classes}
 
 
 def _picture(kernels: Kernels) -> dict[str, Any]:

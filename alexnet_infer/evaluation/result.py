@@ -13,19 +13,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-import numpy as np
-
 from alexnet_infer.errors import UsageError, shown
-from alexnet_infer.evaluation.statistics import Calibration, Tally, pairing, wilson
+from alexnet_infer.evaluation.statistics import ErrorRate, Pairing
+from alexnet_infer.evaluation.tally import Reliability, Tally
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.preprocess import Views
+from alexnet_infer.reading import Unreadable
 from alexnet_infer.version import __version__
 
 CONFUSIONS = 20
 """The largest number of confused pairs in a result."""
-
-SIGNIFICANCE = 0.05
-"""The level of a paired comparison's verdict. It matches the 95 % interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +31,6 @@ class Sample:
 
     images: int
     of: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unreadable:
-    """An image that can't be read and therefore counts as wrong."""
-
-    image: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +46,7 @@ class Data:
     classes: int
     sample: Sample | None = None
     unreadable: tuple[Unreadable, ...] = ()
+    """They count as wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,61 +57,6 @@ class Protocol:
     nets: int
     deviations: tuple[str, ...] = ()
     """Differences from the paper's protocol, one sentence each."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ErrorRate:
-    """The number of wrong images, their share of all images, and its 95 % Wilson interval, as fractions."""
-
-    wrong: int
-    error: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, wrong: np.ndarray) -> ErrorRate:
-        """Count the wrong images. `wrong` is bool [images]."""
-        count, images = int(wrong.sum()), len(wrong)
-        low, high = wilson(count, images)
-        return cls(wrong=count, error=count / images, low=low, high=high)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Paired:
-    """The ensemble and one of its nets on the same images."""
-
-    difference: float
-    """The ensemble's error minus the net's, as a fraction."""
-    low: float
-    high: float
-    """Ends of the difference's 95 % paired bootstrap interval."""
-    ensemble_only_wrong: int
-    net_only_wrong: int
-    p: float
-    """Exact two-sided p-value of McNemar's test for equal errors."""
-
-    @classmethod
-    def of(cls, ensemble: np.ndarray, net: np.ndarray) -> Paired:
-        """Compare two arrays bool [images], which mark the wrong images."""
-        pair = pairing(ensemble, net)
-        return cls(
-            difference=pair.difference,
-            low=pair.low,
-            high=pair.high,
-            ensemble_only_wrong=pair.first_only,
-            net_only_wrong=pair.second_only,
-            p=pair.p,
-        )
-
-    @property
-    def verdict(self) -> Literal["better", "worse", "undecided"]:
-        """Whether the ensemble is significantly better or worse than the net.
-
-        A difference is significant if p is below SIGNIFICANCE and the interval excludes 0.
-        """
-        if self.p < SIGNIFICANCE and self.high < 0:
-            return "better"
-        return "worse" if self.p < SIGNIFICANCE and self.low > 0 else "undecided"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,11 +80,11 @@ class NetResult(NetFacts):
 
 @dataclass(frozen=True, kw_only=True)
 class Against:
-    """The ensemble compared with the net named `net`."""
+    """The ensemble compared with the net named `net`. The ensemble is the first of each pair."""
 
     net: str
-    top1: Paired
-    top5: Paired
+    top1: Pairing
+    top5: Pairing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +106,11 @@ class ClassResult:
     images: int
     top1: int
     top5: int
+
+    @property
+    def short(self) -> str:
+        """The first of the English names."""
+        return ClassName(wnid=self.wnid, name=self.name).short
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +136,7 @@ class Evaluation:
     protocol: Protocol
     nets: tuple[NetResult, ...]
     ensemble: EnsembleResult | None
-    calibration: Calibration
+    calibration: Reliability
     classes: tuple[ClassResult, ...]
     confusions: tuple[Confusion, ...]
 
@@ -222,6 +162,8 @@ class Evaluation:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Pairing):
+        return value.to_json(ensemble_only_wrong=value.first_only, net_only_wrong=value.second_only)
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
@@ -253,7 +195,7 @@ def evaluation(
         protocol=protocol,
         nets=tuple(NetResult(**dataclasses.asdict(facts), **_errors(tally)) for facts, tally in nets),
         ensemble=None if ensemble is None else _ensemble(ensemble, nets),
-        calibration=headline.calibration(),
+        calibration=headline.reliability(),
         classes=_classes(headline, classes),
         confusions=_confusions(headline, classes, guesses),
     )
@@ -265,7 +207,7 @@ def _errors(tally: Tally) -> dict[str, ErrorRate]:
 
 def _ensemble(ensemble: Tally, nets: Sequence[tuple[NetFacts, Tally]]) -> EnsembleResult:
     against = (
-        Against(net=facts.name, **{f"top{k}": Paired.of(ensemble.wrong(k), tally.wrong(k)) for k in (1, 5)})
+        Against(net=facts.name, **{f"top{k}": Pairing.of(ensemble.wrong(k), tally.wrong(k)) for k in (1, 5)})
         for facts, tally in nets
     )
     return EnsembleResult(**_errors(ensemble), against=tuple(against))

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alexnet_infer.datasets.ilsvrc import identify
-from alexnet_infer.decode import printable
+from alexnet_infer.errors import printable
 from alexnet_infer.evaluation.paper import PUBLISHED, Published, is_papers_validation_set
-from alexnet_infer.evaluation.result import Against, ErrorRate, Evaluation
+from alexnet_infer.evaluation.result import Against, Evaluation
+from alexnet_infer.evaluation.statistics import ErrorRate
 
 References = Literal["near", "all"]
 """Which published rows follow the rows of a run: the nearest ones, or all of them."""
@@ -33,7 +34,7 @@ Figure = tuple[float, float, float] | tuple[float] | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ErrorRow:
     """One row of the error table."""
 
     net: str
@@ -52,7 +53,7 @@ class Row:
     """Whether the data has the same classes as the run's."""
 
 
-def rows(evaluation: Evaluation, references: References = "near") -> list[Row]:
+def rows(evaluation: Evaluation, references: References = "near") -> list[ErrorRow]:
     """Return the rows of this run's nets and of their ensemble, then published rows.
 
     With "all", every published row follows, those for the same classes first. With "near", at most NEAREST rows for the
@@ -69,13 +70,13 @@ def rows(evaluation: Evaluation, references: References = "near") -> list[Row]:
     return [*_of_run(evaluation), *(_published(row, evaluation, known) for row in published)]
 
 
-def _of_run(evaluation: Evaluation) -> Iterator[Row]:
+def _of_run(evaluation: Evaluation) -> Iterator[ErrorRow]:
     data = evaluation.data
     results = [(printable(net.name), net) for net in evaluation.nets]
     if evaluation.ensemble is not None:
         results.append((f"mean of {len(evaluation.nets)} nets", evaluation.ensemble))
     for name, errors in results:
-        yield Row(
+        yield ErrorRow(
             net=name,
             data=printable(data.name),
             views=_VIEWS[evaluation.protocol.views],
@@ -91,7 +92,7 @@ def _figure(rate: ErrorRate) -> Figure:
     return 100 * rate.error, 100 * rate.low, 100 * rate.high
 
 
-def _published(row: Published, evaluation: Evaluation, known: str | None) -> Row:
+def _published(row: Published, evaluation: Evaluation, known: str | None) -> ErrorRow:
     comparable = row.data_set == known
     differing = []
     if not _same_images(row, evaluation):
@@ -99,7 +100,7 @@ def _published(row: Published, evaluation: Evaluation, known: str | None) -> Row
     if row.views not in (None, evaluation.protocol.views):
         differing.append("views")
     note = f"other {', '.join(differing)}" if differing else ""
-    return Row(
+    return ErrorRow(
         net=row.net,
         data=row.data,
         views=_VIEWS[row.views],
@@ -184,7 +185,7 @@ def _no_markdown(text: str) -> str:
     return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", text)
 
 
-def starred(table: Sequence[Row]) -> bool:
+def starred(table: Sequence[ErrorRow]) -> bool:
     """Return whether a published row has the paper's mark, which STARRED explains."""
     return any(row.images is None and row.net.endswith("*") for row in table)
 

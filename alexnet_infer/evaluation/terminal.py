@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from alexnet_infer.decode import printable
+from alexnet_infer.errors import printable
 from alexnet_infer.evaluation.paper import PUBLISHED
-from alexnet_infer.evaluation.result import SIGNIFICANCE, Evaluation, Paired
-from alexnet_infer.evaluation.tables import STARRED, References, Row, percent, rows, starred, verdict
+from alexnet_infer.evaluation.result import Evaluation
+from alexnet_infer.evaluation.statistics import SIGNIFICANCE, Pairing
+from alexnet_infer.evaluation.tables import STARRED, ErrorRow, References, percent, rows, starred, verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +50,7 @@ def render(evaluation: Evaluation, console: Console, references: References = "n
             _print(console, f"- {printable(sentence)}")
 
 
-def _print_errors(evaluation: Evaluation, table: Sequence[Row], console: Console) -> None:
+def _print_errors(evaluation: Evaluation, table: Sequence[ErrorRow], console: Console) -> None:
     data = evaluation.data
     total = "" if data.sample is None else f" of {data.sample.of:,}"
     images = f"{data.images:,}{total} image{'s' * (total != '' or data.images != 1)}"
@@ -80,13 +81,13 @@ def _print_comparison(evaluation: Evaluation, console: Console) -> None:
     _print(console, f"Significant: McNemar's exact p < {SIGNIFICANCE}, and 0 outside the paired 95 % interval.", "dim")
 
 
-def _paired(pair: Paired) -> tuple[str, ...]:
+def _paired(pair: Pairing) -> tuple[str, ...]:
     difference, low, high = (f"{100 * value:+.2f}" for value in (pair.difference, pair.low, pair.high))
     p = "< 1e-12" if pair.p < 1e-12 else f"{pair.p:.2g}"
-    return f"{difference} [{low}, {high}]", f"{pair.ensemble_only_wrong:,}", f"{pair.net_only_wrong:,}", p
+    return f"{difference} [{low}, {high}]", f"{pair.first_only:,}", f"{pair.second_only:,}", p
 
 
-def _print_published(table: Sequence[Row], console: Console) -> None:
+def _print_published(table: Sequence[ErrorRow], console: Console) -> None:
     _print(console, "")
     cells = []
     for row in table:
@@ -109,8 +110,7 @@ def _print_classes(evaluation: Evaluation, console: Console) -> None:
     _print(console, "")
     worst = sorted(classes, key=lambda result: (-result.top1 / result.images, -result.top5 / result.images))[:SHOWN]
     cells = [
-        (_short(result.name), result.wnid, f"{result.top1:,}", f"{result.top5:,}", f"{result.images:,}")
-        for result in worst
+        (result.short, result.wnid, f"{result.top1:,}", f"{result.top5:,}", f"{result.images:,}") for result in worst
     ]
     _print_table(console, ("~worst classes", "WordNet id", ">top-1 wrong", ">top-5 wrong", ">images"), cells)
     names = _class_names(evaluation)
@@ -125,15 +125,11 @@ def _print_classes(evaluation: Evaluation, console: Console) -> None:
 
 def _class_names(evaluation: Evaluation) -> dict[str, str]:
     """The short name of each class of the data, by WordNet id. Names that several classes have include the id."""
-    count = Counter(_short(result.name) for result in evaluation.classes)
+    count = Counter(result.short for result in evaluation.classes)
     return {
-        result.wnid: name if count[name := _short(result.name)] == 1 else f"{name} ({result.wnid})"
+        result.wnid: result.short if count[result.short] == 1 else f"{result.short} ({result.wnid})"
         for result in evaluation.classes
     }
-
-
-def _short(name: str) -> str:
-    return name.split(",")[0].strip()
 
 
 def _print(console: Console, text: str, style: str = "") -> None:

@@ -7,20 +7,21 @@ from importlib import resources
 from types import ModuleType
 from typing import Any
 
+import msgspec
+
 from alexnet_infer.engines import cache as engine_cache
-from alexnet_infer.engines.files import Built, EngineDescription, EngineOptions, EngineRuntime
+from alexnet_infer.engines.files import Built, EngineDescription, EngineOptions, EnginePlatform
 from alexnet_infer.engines.library import Gpu, Library, load_library, this_gpu
-from alexnet_infer.errors import BackendError, ModelFileError, UsageError, one_line, shown, visible
+from alexnet_infer.errors import BackendError, ModelFileError, UsageError, one_line, printable, shown
 from alexnet_infer.export.engine_progress import OnProgress, monitor, stoppable
 from alexnet_infer.export.lrn_plugin.kernel import MAX_SIZE
+from alexnet_infer.graph.file import MAX_BYTES
 from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.graph.net import PLUGIN_DOMAIN
 from alexnet_infer.manifest import Manifest
 
 RECIPE = 1
 """Increase this when this file builds different engines from the same model, so that cached engines are not reused."""
-
-MAX_MODEL_BYTES = 2**31 - 1
 
 
 def build_engine(
@@ -41,7 +42,7 @@ def build_engine(
     library = load_library(options.flavor)
     plugins = _check_model(model, options)
     gpu = this_gpu() if options.flavor == "tensorrt" else None
-    runtime = EngineRuntime(
+    platform = EnginePlatform(
         flavor=options.flavor,
         version=library.version,
         compute_capabilities=(gpu.capability,) if gpu else options.targets,
@@ -57,7 +58,7 @@ def build_engine(
         return Built(
             plan=plan,
             description=EngineDescription(
-                manifest=manifest, info=info, runtime=runtime, sha256=sha256, model_sha256=model_sha256
+                manifest=manifest, info=info, platform=platform, sha256=sha256, model_sha256=model_sha256
             ),
         )
 
@@ -66,8 +67,8 @@ def build_engine(
         "model": model_sha256,
         "manifest": manifest.to_json(),
         "info": info.to_json(),
-        "runtime": repr(runtime),
-        "options": repr(options),
+        "platform": msgspec.to_builtins(platform),
+        "options": msgspec.to_builtins(options),
         "plugin": _plugin_sha256() if plugins else None,
     }
     return engine_cache.cached(
@@ -85,7 +86,7 @@ def _check_model(model: bytes, options: EngineOptions) -> int:
     import onnx
     from google.protobuf.message import DecodeError
 
-    if len(model) > MAX_MODEL_BYTES:
+    if len(model) > MAX_BYTES:
         raise UsageError(
             f"the ONNX model has {len(model)} bytes: expected at most 2 GB; export fewer nets, or use --precision fp16"
         )
@@ -179,7 +180,7 @@ def _parse(library: Library, network: Any, model: bytes, plugins: int) -> None:
         if parser.num_errors:
             error = parser.get_error(0)
             node = f" at {shown(error.node_name())}, {shown(error.node_operator())}" if error.node_operator() else ""
-            complaint = f"{visible(' '.join(error.desc().split())[:300])}{node}"
+            complaint = f"{printable(' '.join(error.desc().split())[:300])}{node}"
         raise BackendError(f"{library.title} {library.version} can't parse this net: {complaint}")
     parsed = sum(network.get_layer(i).type == trt.LayerType.PLUGIN_V3 for i in range(network.num_layers))
     if parsed != plugins:
@@ -193,7 +194,7 @@ def _configure(library: Library, builder: Any, network: Any, info: ExportInfo, o
     trt = library.module
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # rounds float32 to 10 mantissa bits; on by default
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for `inspect`
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for TensorRT's inspector
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if options.optimization_level is not None:

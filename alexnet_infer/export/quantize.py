@@ -1,8 +1,8 @@
 """Quantize a net's convolutions and fully-connected layers to 8 bits, with QuantizeLinear and DequantizeLinear nodes.
 
 The scale of an activation is measured by running images through the float net. Weights have one scale per output
-channel, computed from the weights. ONNX Runtime's quantizer inserts the nodes. With the flavor "cpu", ReLU, max pooling
-and Flatten are quantized too. All other operations stay in float: LRN with its convolution, the views and the softmax.
+channel, computed from the weights. ONNX Runtime's quantizer inserts the nodes. In a net for CPUs, ReLU, max pooling and
+Flatten are quantized too. All other operations stay in float: LRN with its convolution, the views and the softmax.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from alexnet_infer.errors import SpecError, UsageError, shown
-from alexnet_infer.graph.info import Flavor
+from alexnet_infer.graph.info import Int8For
 
 if TYPE_CHECKING:
     import onnx
@@ -30,27 +30,24 @@ BINS, LEVELS = 2048, 128
 """Bins of the histogram of magnitudes, and the levels that "entropy" rounds it to (Migacz, 8-bit inference with
 TensorRT, 2017)."""
 
-MAX_BYTES = 2**31 - 2**26
-"""Largest float model. The quantizer needs the weights inside the model, and a protobuf message is limited to 2 GB."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizationOptions:
     """How to quantize. Raises UsageError on unknown values.
 
-    With the flavor "cpu", activations are unsigned with a zero point and quantized before and after a layer. Weights
-    have 7 bits, biases are int32. With "tensorrt", activations are signed and symmetric and quantized only before a
+    For "cpu", activations are unsigned with a zero point and quantized before and after a layer. Weights
+    have 7 bits, biases are int32. For "tensorrt", activations are signed and symmetric and quantized only before a
     layer. Weights have 8 bits, biases are float.
     """
 
     method: Method = "entropy"
-    flavor: Flavor = "cpu"
+    int8_for: Int8For = "cpu"
     keep_float: tuple[str, ...] = ()
     """Names of layers that stay in float. With several nets, "conv1" is that layer of every net and "net1.conv1" that
     of the first. No layer needs to: a bundled net's error was the same with all layers quantized."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("method", Method), ("flavor", Flavor)):
+        for name, kind in (("method", Method), ("int8_for", Int8For)):
             if getattr(self, name) not in get_args(kind):
                 raise UsageError(f"{name}={shown(getattr(self, name))}: expected {' or '.join(get_args(kind))}")
 
@@ -58,10 +55,10 @@ class QuantizationOptions:
 def quantize(model: onnx.ModelProto, batches: Iterable[np.ndarray], options: QuantizationOptions) -> onnx.ModelProto:
     """Return an 8-bit copy of a float32 model from `build_model` or `build_onnx`.
 
-    `model` may have any views, LRN form and number of nets, and up to MAX_BYTES. `batches` are inputs of the model with
-    any number of images each. They are run one image at a time. The names of the input and the output and the metadata
-    are kept. Raises UsageError if there is no image or `keep_float` names an unknown layer, SpecError if an activation
-    overflows, and BackendError if ONNX Runtime is missing.
+    `model` may have any views, LRN form and number of nets, and contains its weights. `batches` are inputs of the model
+    with any number of images each. They are run one image at a time. The names of the input and the output and the
+    metadata are kept. Raises UsageError if there is no image or `keep_float` names an unknown layer, SpecError if an
+    activation overflows, and BackendError if ONNX Runtime is missing.
     """
     from onnx import shape_inference
 
@@ -71,7 +68,7 @@ def quantize(model: onnx.ModelProto, batches: Iterable[np.ndarray], options: Qua
     chosen = _chosen(model, options)
     typed = shape_inference.infer_shapes(model, strict_mode=True)  # a copy, with the types that the quantizer needs
     ranges = _ranges(typed, _activations(typed, chosen), batches, options.method)
-    return _with_quantizers(typed, chosen, ranges, options.flavor)
+    return _with_quantizers(typed, chosen, ranges, options.int8_for)
 
 
 def layers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -93,7 +90,7 @@ def _chosen(model: onnx.ModelProto, options: QuantizationOptions) -> set[str]:
             raise UsageError(f"--keep-float {shown(layer)}: no such layer; expected some of {', '.join(layer_nodes)}")
         kept |= matching
     nodes = {node.name for name, node in layer_nodes.items() if name not in kept}
-    if options.flavor == "cpu":  # operations that pass 8-bit values through; TensorRT finds them itself
+    if options.int8_for == "cpu":  # operations that pass 8-bit values through; TensorRT finds them itself
         nodes |= {node.name for node in model.graph.node if node.op_type in ("Relu", "MaxPool", "Flatten")}
     return nodes
 
@@ -194,7 +191,7 @@ class Histogram:
 
 
 def _with_quantizers(
-    model: onnx.ModelProto, chosen: set[str], ranges: dict[str, tuple[float, float]], flavor: Flavor
+    model: onnx.ModelProto, chosen: set[str], ranges: dict[str, tuple[float, float]], int8_for: Int8For
 ) -> onnx.ModelProto:
     """Return `model` with the pairs of QuantizeLinear and DequantizeLinear inserted. `model` itself is modified."""
     from onnx import helper
@@ -203,7 +200,7 @@ def _with_quantizers(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import add_infer_metadata
 
-    tensorrt = flavor == "tensorrt"
+    tensorrt = int8_for == "tensorrt"
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     producer = model.producer_name, model.producer_version
     add_infer_metadata(model)  # otherwise the quantizer infers shapes again, through a temporary file

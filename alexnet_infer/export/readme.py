@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alexnet_infer.engines.files import EngineRuntime
+from alexnet_infer.engines.files import EnginePlatform
 from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.manifest import Manifest
 from alexnet_infer.preprocess import ALIASED, FILTERS, Preprocessing
@@ -21,9 +21,9 @@ _LRN = {
 
 
 def readme(
-    manifest: Manifest, info: ExportInfo, onnx: Path | None, engine: Path | None, runtime: EngineRuntime | None
+    manifest: Manifest, info: ExportInfo, onnx: Path | None, engine: Path | None, platform: EnginePlatform | None
 ) -> str:
-    """Return the README in Markdown. `onnx`, or `engine` and its `runtime`, are None if they were not exported."""
+    """Return the README in Markdown. `onnx`, or `engine` and its `platform`, are None if they were not exported."""
     names = ", ".join(f"`{path.name}`" for path in (onnx, engine) if path is not None)
     kind, shape, meaning = _input(manifest.preprocessing, info)
     batch = info.batch
@@ -31,10 +31,10 @@ def readme(
     if engine is not None and not batch.fixed:
         sizes = f"{batch.min} to {batch.max}, fastest with {batch.opt}"
         sizes += "; any number in the ONNX file" if onnx is not None else ""
-    flavor = f" for {'TensorRT' if info.flavor == 'tensorrt' else 'CPU runtimes'}" if info.flavor else ""
+    kind_of_int8 = f" for {'TensorRT' if info.int8_for == 'tensorrt' else 'CPU runtimes'}" if info.int8_for else ""
     parts = [
         f"# {manifest.name}",
-        f"{names}: {SIGNATURE} {_members(info)}. Precision {info.precision}{flavor}; LRN is {_LRN[info.lrn]}.",
+        f"{names}: {SIGNATURE} {_members(info)}. Precision {info.precision}{kind_of_int8}; LRN is {_LRN[info.lrn]}.",
         "| | name | type | shape | values |\n|---|---|---|---|---|\n"
         f"| input | `{'images' if info.takes_squares else 'patches'}` | {kind} | {shape} | {meaning} |\n"
         f"| output | `probabilities` | float32 | [N, {len(manifest.classes)}] | one per class, sorted by WordNet id"
@@ -45,12 +45,12 @@ def readme(
     ]
     if onnx is not None:
         parts += ["## Running it", f"```python\n{_example(manifest.preprocessing, info, onnx.name)}```"]
-    if runtime is not None:
-        capabilities = f"compute capability {', '.join(runtime.compute_capabilities)}"
-        gpus = f"GPUs of {capabilities}" if runtime.gpu is None else f"{runtime.gpu} ({capabilities})"
+    if platform is not None:
+        capabilities = f"compute capability {', '.join(platform.compute_capabilities)}"
+        gpus = f"GPUs of {capabilities}" if platform.gpu is None else f"{platform.gpu} ({capabilities})"
         parts.append(
-            f"`{engine.name}` runs only in {runtime.title} and on {gpus}. An engine is code: run only engines that you "
-            "built yourself."
+            f"`{engine.name}` runs only in {platform.title} and on {gpus}. An engine is code: run only engines that "
+            "you built yourself."
         )
     path = (onnx or engine).name
     compared = f"alexnet-infer compare ORIGINAL.safetensors {path}\n" if len(info.members) == 1 else ""

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_infer.errors import UsageError, shown
-from alexnet_infer.files import write_atomically
-from alexnet_infer.graph.info import ExportInfo
+from alexnet_infer.files import replacing, safe_name, write_atomically
+from alexnet_infer.graph.info import Batch, ExportInfo
 from alexnet_infer.manifest import Manifest
 
 QUEUE_DELAY = 1000
@@ -62,12 +62,8 @@ class ServedModel:
     tensorrt: str | None = None
 
     def __post_init__(self) -> None:
-        batch = self.info.batch
-        if self.tensorrt is not None and not batch.fixed and batch.min > 1:
-            raise UsageError(
-                f"--triton with --batch {batch.min},{batch.opt},{batch.max}: Triton also sends single images; expected "
-                f"1,{batch.opt},{batch.max}, or one number"
-            )
+        if self.tensorrt is not None:
+            check_batch(self.info.batch)
 
     @property
     def backend(self) -> str:
@@ -101,46 +97,45 @@ class ServedModel:
         }
 
 
-def write_repository(
-    folder: Path, model: ServedModel, *, name: str | None = None, queue_delay: int = QUEUE_DELAY
-) -> Path:
+def check_batch(batch: Batch) -> None:
+    """Raise UsageError unless an engine with this batch takes a single image, or always the same number."""
+    if not batch.fixed and batch.min > 1:
+        raise UsageError(
+            f"--triton with --batch {batch.min},{batch.opt},{batch.max}: Triton also sends single images; expected "
+            f"1,{batch.opt},{batch.max}, or one number"
+        )
+
+
+def write_repository(folder: Path, model: ServedModel) -> Path:
     """Add `model` to the repository `folder`, and return the folder of its version. `folder` is created if needed.
 
-    `name` is the model's name for clients. Without it, the name is derived from the net's. If the repository already
-    has a model of this name, `model` becomes its next version, and the config is kept, since its owner may have changed
-    it. `queue_delay` is in microseconds.
+    Its name for clients is derived from the net's. If the repository already has a model of this name, `model` becomes
+    its next version, and the config is kept, since its owner may have changed it.
 
-    Raises UsageError if the name or the queue delay is invalid, if an existing model has a different interface or
-    different class names or was not written by alexnet-infer, or if the folder can't be written.
+    Raises UsageError if an existing model has a different interface or different class names or was not written by
+    alexnet-infer, or if the folder can't be written.
     """
-    name = _safe_name(model.manifest.name) if name is None else name
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
-        raise UsageError(f"--triton: model name {shown(name)}: expected letters, digits, _, - and .")
-    if not 0 <= queue_delay <= 10_000_000:
-        raise UsageError(f"--triton: queue delay {queue_delay}: expected microseconds from 0 to 10,000,000")
+    name = safe_name(model.manifest.name, 100)
     target = folder / name
+    temporary = target / f".{os.urandom(4).hex()}.tmp"  # Triton ignores it
     labels = "".join(f"{class_name.name}\n" for class_name in model.manifest.classes)
     try:
         _check_same(target, model, labels)
-        target.mkdir(parents=True, exist_ok=True)
-        temporary = _write_temporary(target, model)
-        try:
-            if not (target / CONFIG).exists():
-                write_atomically(target / LABELS, labels.encode())
-                write_atomically(target / CONFIG, config(model, name, queue_delay).encode())
-            _check_same(target, model, labels)  # another process may have written the config meanwhile
-            version = _publish(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for source, file in ((model.path, model.file_name), *((path, path.name) for path in model.weights)):
+            with replacing(temporary / file) as part:
+                shutil.copyfile(source, part)
+        if not (target / CONFIG).exists():
+            write_atomically(target / LABELS, labels.encode())
+            write_atomically(target / CONFIG, config(model, name).encode())
+        _check_same(target, model, labels)  # another process may have written the config meanwhile
+        version = _publish(temporary, target)
         write_atomically(target / README, readme(model, name).encode())
     except OSError as error:
         raise UsageError(f"--triton {folder}: can't be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return version
-
-
-def _safe_name(text: str) -> str:
-    """Return a net's name, reduced to characters that are allowed in a folder's name and in a URL."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")[:100] or "alexnet"
 
 
 def _check_same(target: Path, model: ServedModel, labels: str) -> None:
@@ -174,26 +169,6 @@ def versions(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,17}", name))
 
 
-def _write_temporary(target: Path, model: ServedModel) -> Path:
-    """Write all files of a version to a temporary folder in `target`, which Triton ignores, and return that folder."""
-    temporary = target / f".{os.urandom(4).hex()}.tmp"
-    temporary.mkdir()
-    try:
-        for source, name in ((model.path, model.file_name), *((path, path.name) for path in model.weights)):
-            _copy(source, temporary / name)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return temporary
-
-
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as read, target.open("xb") as write:
-        shutil.copyfileobj(read, write, 1 << 20)
-        write.flush()
-        os.fsync(write.fileno())
-
-
 def _publish(temporary: Path, target: Path) -> Path:
     """Rename a complete version to the next free number, and return its folder."""
     while True:
@@ -205,7 +180,7 @@ def _publish(temporary: Path, target: Path) -> Path:
                 raise
 
 
-def config(model: ServedModel, name: str, queue_delay: int = QUEUE_DELAY) -> str:
+def config(model: ServedModel, name: str) -> str:
     """Return the model's configuration, a ModelConfig in protobuf's text format.
 
     With a `max_batch_size`, Triton batches requests, and the dimensions are those of one image. For a fixed batch,
@@ -233,7 +208,7 @@ def config(model: ServedModel, name: str, queue_delay: int = QUEUE_DELAY) -> str
     ]
     if not batch.fixed:
         preferred = f"preferred_batch_size: {_list([batch.opt])}"
-        lines.append(f"dynamic_batching {{ {preferred} max_queue_delay_microseconds: {queue_delay} }}")
+        lines.append(f"dynamic_batching {{ {preferred} max_queue_delay_microseconds: {QUEUE_DELAY} }}")
     return "\n".join(lines) + "\n"
 
 

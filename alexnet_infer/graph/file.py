@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_infer.errors import ModelFileError, SpecError, one_line, shown
-from alexnet_infer.files import write_atomically
+from alexnet_infer.files import size_of, write_atomically
 from alexnet_infer.graph.info import EXPORT_KEY, ExportInfo
 from alexnet_infer.manifest import METADATA_KEY, Manifest
 
@@ -21,26 +21,25 @@ if TYPE_CHECKING:
     import onnx
     from google.protobuf.message import Message
 
-MAX_EMBEDDED = 2**31 - 2**26
-"""A model of this many bytes or more keeps its weights in a file beside it. A protobuf message is limited to 2 GB."""
+MAX_BYTES = 2**31 - 1
+"""The largest protobuf message, and so the largest ONNX file."""
+
+MAX_WEIGHTS = 2**31 - 2**26
+"""Bytes of weights that fit into one message beside the rest of a model."""
 
 ALIGNMENT = 4096
 """Tensors in that file begin at multiples of this many bytes, so that runtimes can memory-map them."""
 
 
-def save_model(
-    path: Path, model: onnx.ModelProto, outside: dict[str, np.ndarray], *, max_embedded: int = MAX_EMBEDDED
-) -> list[Path]:
+def save_model(path: Path, model: onnx.ModelProto, outside: dict[str, np.ndarray]) -> list[Path]:
     """Write a model with the weights that were kept `outside` of it, and return the files that were written.
 
-    If the model including its weights is smaller than `max_embedded` bytes, the weights go into the model. Otherwise
-    they go into one file beside it, named after a hash of its content, so that a reader finds either the old model with
-    the old weights or the new model with the new weights. `model` is changed. Raises OSError if a file can't be
-    written.
+    If the model including its weights is smaller than MAX_WEIGHTS, the weights go into the model. Otherwise they go
+    into one file beside it, named after a hash of its content, so that a reader finds either the old model with the old
+    weights or the new model with the new weights. `model` is changed. Raises OSError if a file can't be written.
     """
     external = [tensor for tensor in model.graph.initializer if tensor.name in outside and tensor.external_data]
-    inside = sum(outside[tensor.name].nbytes for tensor in external) + model.ByteSize() < max_embedded
-    if inside:
+    if sum(outside[tensor.name].nbytes for tensor in external) + model.ByteSize() < MAX_WEIGHTS:
         embed(model, outside)
         write_atomically(path, model.SerializeToString())
         return [path]
@@ -98,16 +97,9 @@ def read_model(path: Path) -> OnnxFile:
     Raises ModelFileError if the file is damaged, has no alexnet-infer manifest, contradicts its manifest, or refers to
     weights outside of a regular file in its own directory.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
-
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise SpecError("is not a regular file: expected a model file")
-        if path.stat().st_size >= 2**31:
-            raise SpecError(f"has {path.stat().st_size} bytes: expected an ONNX file of less than 2 GB")
-        content = path.read_bytes()
-        model = onnx.load_model_from_string(content)
+        content = read_message(path, "an ONNX file")
+        model = parsed(content)
         properties = {p.key: p.value for p in model.metadata_props}
         if METADATA_KEY not in properties or EXPORT_KEY not in properties:
             raise SpecError(
@@ -120,11 +112,30 @@ def read_model(path: Path) -> OnnxFile:
         data = _check_external(model, path.parent)
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or one_line(error)}") from None
-    except DecodeError as error:
-        raise ModelFileError(f"{path}: damaged, or not an ONNX file ({one_line(error)})") from None
     except SpecError as error:
         raise ModelFileError(f"{path}: {error}") from None
     return OnnxFile(path=path, manifest=manifest, info=info, content=content, data=data)
+
+
+def read_message(path: Path, kind: str) -> bytes:
+    """Return the content of a file that holds one protobuf message. `kind` names the file in the error.
+
+    Raises SpecError if it is too large or not a regular file, OSError if it can't be read.
+    """
+    if (size := size_of(path)) > MAX_BYTES:
+        raise SpecError(f"has {size} bytes: expected {kind} of less than 2 GB")
+    return path.read_bytes()
+
+
+def parsed(content: bytes) -> onnx.ModelProto:
+    """Return the message in an ONNX file, without weights in other files. Raises SpecError if it is damaged."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise SpecError(f"damaged, or not an ONNX file ({one_line(error)})") from None
 
 
 def _check_ends(model: onnx.ModelProto, manifest: Manifest, info: ExportInfo) -> None:

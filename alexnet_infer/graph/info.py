@@ -7,13 +7,15 @@ have no room for metadata, so a file beside them holds both.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
-from alexnet_infer.errors import SpecError, UsageError, check_fields, shown
+import msgspec
+
+from alexnet_infer import strict_json
+from alexnet_infer.errors import SpecError, UsageError, shown
+from alexnet_infer.strict_json import Record, Sha256, Text
 
 EXPORT_KEY = "alexnet_infer_export"
 FORMAT = 1
@@ -30,15 +32,14 @@ LRNForm = Literal["op", "conv", "plugin"]
 Runtime on a CPU (benchmarks/lrn_form.py). "plugin": an `alexnet_infer::GroupedLRN` node. TensorRT runs it with
 alexnet-infer's plugin, other runtimes run the definition in the file."""
 
-Flavor = Literal["cpu", "tensorrt"]
-"""The form of int8. "cpu": unsigned activations and int32 biases, for CPU runtimes. "tensorrt": signed activations and
-float biases, the only form that TensorRT accepts."""
+Int8For = Literal["cpu", "tensorrt"]
+"""The kind of int8, by what runs it. "cpu": unsigned activations and int32 biases, for CPU runtimes. "tensorrt": signed
+activations and float biases, the only form that TensorRT accepts."""
 
 MAX_BATCH = 65536
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """The number of images per call (patches, in a file without views): `min` to `max`, fastest with `opt`.
 
     Raises UsageError unless 1 <= min <= opt <= max.
@@ -70,35 +71,29 @@ class Batch:
         return cls(min=numbers[0], opt=numbers[len(numbers) // 2], max=numbers[-1])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Member:
+class Member(Record, kw_only=True):
     """A net in the file: its name and the SHA-256 of the model file that it was exported from."""
 
-    name: str
-    sha256: str
+    name: Text
+    sha256: Sha256
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportInfo:
+class ExportInfo(Record, kw_only=True):
     """What an exported file takes and how it computes. Raises SpecError on invalid values."""
 
-    members: tuple[Member, ...]
+    members: Annotated[tuple[Member, ...], msgspec.Meta(min_length=1, description="at least one net")]
     """The nets whose probabilities are averaged, with equal weights."""
     views: FileViews = "none"
     precision: Precision = "fp32"
     lrn: LRNForm = "op"
     batch: Batch = Batch()
-    flavor: Flavor | None = None
+    int8_for: Int8For | None = msgspec.field(name="flavor", default=None)
     """Set for int8, otherwise None."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("views", FileViews), ("precision", Precision), ("lrn", LRNForm)):
-            if getattr(self, name) not in get_args(kind):
-                raise SpecError(f"{name}={shown(getattr(self, name))}: expected {' or '.join(get_args(kind))}")
-        if self.flavor not in (get_args(Flavor) if self.precision == "int8" else (None,)):
-            raise SpecError(f"flavor={shown(self.flavor)}: expected cpu or tensorrt with int8, otherwise no flavor")
-        if not self.members:
-            raise SpecError("members=[]: expected at least one net")
+        super().__post_init__()
+        if (self.int8_for is None) == (self.precision == "int8"):
+            raise SpecError(f"flavor={shown(self.int8_for)}: expected cpu or tensorrt with int8, otherwise no flavor")
 
     @property
     def takes_squares(self) -> bool:
@@ -107,38 +102,10 @@ class ExportInfo:
 
     def to_json(self) -> str:
         """Return canonical JSON. `from_json` restores it exactly."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, sort_keys=True)
+        return json.dumps({"format": FORMAT, **msgspec.to_builtins(self)}, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> ExportInfo:
+    def from_json(cls, text: str, where: str = "export") -> ExportInfo:
         """Inverse of `to_json`. Raises SpecError if a field is missing, unknown or out of range."""
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError):
-            raise SpecError("the export description is not JSON") from None
-        where = "the export description"
-        if not isinstance(data, dict):
-            raise SpecError(f"{where}={shown(data)}: expected an object")
-        number = data.pop("format", None)
-        if type(number) is not int or number != FORMAT:
-            raise SpecError(f"{where}: format {shown(number)}: this version reads format {FORMAT}")
-        check_fields(where, data, cls)
-        if not isinstance(data["members"], list):
-            raise SpecError(f"{where}: members={shown(data['members'])}: expected a list")
-        for part, kind in (*((member, Member) for member in data["members"]), (data["batch"], Batch)):
-            check_fields(f"{where}: {kind.__name__.lower()}", part, kind)
-        members = tuple(Member(**member) for member in data.pop("members"))
-        _check_text(members)
-        try:
-            batch = Batch(**data.pop("batch"))
-        except UsageError as error:
-            raise SpecError(f"{where}: {error}") from None
-        return cls(members=members, batch=batch, **data)
-
-
-def _check_text(members: tuple[Member, ...]) -> None:
-    for member in members:
-        if not isinstance(member.name, str) or not member.name.isprintable():
-            raise SpecError(f"member {shown(member.name)}: expected printable text")
-        if not isinstance(member.sha256, str) or not re.fullmatch("[0-9a-f]{64}", member.sha256):
-            raise SpecError(f"member {member.name}: sha256={shown(member.sha256)}: expected 64 hexadecimal digits")
+        _, data = strict_json.parse_format(text, where, FORMAT)
+        return strict_json.build(data, cls, where)

@@ -1,15 +1,15 @@
 """Build the ONNX model of an exported file: views, one or more nets, and their mean, in one graph.
 
-onnx_graph.py builds the graph of a single net. quantize.py turns the float32 model into int8.
+net.py builds the graph of a single net. export/quantize.py turns the float32 model into int8.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.errors import UsageError, shown
@@ -138,11 +138,11 @@ def check_together(artifacts: Sequence[Artifact], views: FileViews) -> None:
     first = artifacts[0].manifest
     for manifest in (artifact.manifest for artifact in artifacts[1:]):
         names = f"{first.name} and {manifest.name}"
-        if difference := difference_of_classes(*([c.wnid for c in net.classes] for net in (first, manifest))):
+        if difference := difference_of_classes(first.wnids, manifest.wnids):
             raise UsageError(f"{names} have different classes ({difference}): nets in one file need the same classes")
         recipes = first.preprocessing.to_json(), manifest.preprocessing.to_json()
         shared = (
-            recipes[0].keys() if views == "none" else [field.name for field in fields(Rescaling)]
+            recipes[0].keys() if views == "none" else Rescaling.__struct_fields__
         )  # the rest is in the graph, per net
         if different := [key for key in shared if recipes[0][key] != recipes[1][key]]:
             fix = "; --views center or ten allows different means" if different == ["mean"] else ""

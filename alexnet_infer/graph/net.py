@@ -35,7 +35,7 @@ def build_onnx(
     that dictionary, and the model declares them as external data. A runtime can then take them from memory. Copying
     hundreds of megabytes into a protobuf message and out of it would take longer than running the net.
 
-    Backends run this model when they load a model file. To export a file, use `build_model` in onnx_model.py.
+    Backends run this model when they load a model file. To export a file, use `build_model` in model.py.
     """
     from onnx import TensorProto
 

@@ -12,11 +12,9 @@ import numpy as np
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, MaxPool, Operation
 from alexnet_infer.errors import SpecError, one_line, shown
+from alexnet_infer.graph.file import read_message
 from alexnet_infer.importing.comparison import FileOperation, check_operations
 from alexnet_infer.importing.roles import Layer, as_float32, by_role
-
-MAX_BYTES = 2**31 - 1
-"""Maximum size of a protobuf message."""
 
 MAX_LAYERS = 1000
 
@@ -42,9 +40,7 @@ def read_caffemodel(path: Path, architecture: Architecture) -> dict[str, np.ndar
 
     Raises SpecError if the file isn't a caffemodel or doesn't fit. Raises OSError if it can't be read.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise SpecError(f"has {path.stat().st_size} bytes: expected a caffemodel, which has at most 2 GB")
-    layers = _parsed(path.read_bytes())
+    layers = _parsed(read_message(path, "a caffemodel"))
     if any(not layer.message.blobs for layer in layers):
         check_operations(_operations(layers), architecture)
     return by_role([_weights(layer) for layer in layers if layer.message.blobs], architecture)

@@ -91,14 +91,6 @@ def _in_grey_levels(tensors: dict[str, np.ndarray], architecture: Architecture, 
         raise SpecError(f"recipe.unit={shown(unit)}: expected a number above 0")
     if unit != 1 and not architecture.scales:
         raise SpecError(f"recipe.unit={shown(unit)}: a net with tanh or batch norm can't be rescaled; expected 1")
-    last = architecture.operations[-1].name
-    factor = np.float32(unit)  # type: ignore[arg-type]
+    levels = architecture.levels(unit)  # type: ignore[arg-type]
     with np.errstate(all="ignore"):  # values beyond float32 are refused later, by name
-        return {
-            name: t / factor if name == f"{last}.weight" else t * factor if _is_hidden_bias(name, last) else t
-            for name, t in tensors.items()
-        }
-
-
-def _is_hidden_bias(name: str, last: str) -> bool:
-    return name.endswith(".bias") and name != f"{last}.bias"
+        return {name: tensor * np.float32(levels[name]) for name, tensor in tensors.items()}

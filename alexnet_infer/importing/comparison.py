@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import UnionType
+
+from msgspec.structs import asdict
 
 from alexnet_infer.architecture import Architecture, Dense, Dropout, Operation
 from alexnet_infer.errors import SpecError
@@ -78,7 +80,7 @@ def _wanted(architecture: Architecture, skipped: Kinds) -> list[Operation]:
 
 def _describe(operation: Operation, ignored: Sequence[str]) -> str:
     """An operation as text, with five digits for floats."""
-    values = [(f.name, getattr(operation, f.name)) for f in fields(operation) if f.name not in ignored]
+    values = [(name, value) for name, value in asdict(operation).items() if name not in ignored]
     return " ".join(
         [operation.op, *(f"{name}={v:.5g}" if isinstance(v, float) else f"{name}={v}" for name, v in values)]
     )

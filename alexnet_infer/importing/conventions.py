@@ -2,56 +2,48 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 
+from alexnet_infer import strict_json
 from alexnet_infer.architecture import Architecture, Conv
-from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line, shown
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line
 from alexnet_infer.importing.roles import as_float32
-from alexnet_infer.preprocess import ALIASED, Preprocessing
+from alexnet_infer.preprocess import ALIASED, ChannelOrder, Fit, Preprocessing, Resample, Side, ValueRange
+from alexnet_infer.strict_json import Record
+
+_Factor = Annotated[float, Meta(gt=0, lt=1e6)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Convention:
+class Convention(Record, kw_only=True):
     """Preprocessing as other tools define it: like `Preprocessing`, with a division by `std` and without a patch size.
 
     `mean` and `std` have one number per channel, in `channel_order` and in the unit of `value_range`. Raises SpecError
     on invalid values.
     """
 
-    size: int
-    fit: str
-    resample: str
-    channel_order: str
-    value_range: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    size: Side
+    fit: Fit
+    resample: Resample
+    channel_order: ChannelOrder
+    value_range: ValueRange
+    mean: Annotated[tuple[float, float, float], Meta(description="three numbers")]
+    std: Annotated[tuple[_Factor, _Factor, _Factor], Meta(description="three numbers above 0")] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.preprocessing(1)
-        if not (_are_numbers(self.std) and all(0 < value < 1e6 for value in self.std)):
-            raise SpecError(f"preprocessing: std={shown(self.std)}: expected three numbers above 0")
 
     def preprocessing(self, patch: int) -> Preprocessing:
         """Return the same preprocessing without `std`, for patches of this side. Raises SpecError on invalid values."""
-        if not _are_numbers(self.mean):
-            raise SpecError(f"preprocessing: mean={shown(self.mean)}: expected three numbers")
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("mean", "std")}
-        return Preprocessing(patch=patch, mean=np.array(self.mean), **fields)
-
-
-def _are_numbers(values: Any) -> bool:
-    return (
-        isinstance(values, tuple)
-        and len(values) == 3
-        and all(type(value) in (int, float) and abs(value) < 1e9 for value in values)
-    )
+        fields = msgspec.structs.asdict(self) | {"mean": np.array(self.mean)}
+        del fields["std"]
+        return Preprocessing(patch=patch, **fields)
 
 
 CONVENTIONS = {
@@ -106,20 +98,16 @@ def convention(name: str) -> Convention:
         return CONVENTIONS[name]
     path = Path(name)
     try:
-        fields = json.loads(path.read_bytes())
+        fields = strict_json.parse(path.read_bytes(), "preprocessing")
+        if isinstance(fields, dict):
+            fields.setdefault("std", [1.0, 1.0, 1.0])
+        return strict_json.build(fields, Convention, "preprocessing")
     except FileNotFoundError:
         raise UsageError(
             f"--preprocessing {name}: expected {', '.join(CONVENTIONS)}, or a JSON file with the fields in "
             "docs/published.md"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path}: can't be read as JSON ({one_line(error)})") from None
-    names = [f.name for f in dataclasses.fields(Convention)]
-    if not isinstance(fields, dict) or not {*names} - {"std"} <= fields.keys() <= {*names}:
-        raise ModelFileError(f"{path}: expected an object with {', '.join(names[:-1])} and optionally std")
-    try:
-        return Convention(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    except (SpecError, TypeError) as error:
+    except (OSError, SpecError) as error:
         raise ModelFileError(f"{path}: {one_line(error)}") from None
 
 
@@ -146,5 +134,5 @@ def fold(
         kernels = tensors[name].astype(np.float64) / np.array(convention.std)[:, None, None]
     if convention.channel_order == "BGR":
         kernels = kernels[:, ::-1]
-        convention = dataclasses.replace(convention, channel_order="RGB", mean=convention.mean[::-1])
+        convention = msgspec.structs.replace(convention, channel_order="RGB", mean=convention.mean[::-1])
     return {**tensors, name: as_float32(kernels)}, convention.preprocessing(architecture.patch)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from alexnet_infer.architecture import Activation, Architecture, Conv, Dense, MaxPool
-from alexnet_infer.errors import SpecError, listed, one_line, shown
+from alexnet_infer.errors import SpecError, listed, shown
+from alexnet_infer.graph.file import parsed, read_message
 from alexnet_infer.importing.comparison import FileOperation, check_operations, difference
 from alexnet_infer.importing.onnx_nodes import attributes, integers_of, is_float, lrn, pool, values_of, whole, window
 from alexnet_infer.importing.roles import Layer, by_role
@@ -32,15 +34,7 @@ def read_graph(path: Path) -> onnx.ModelProto:
 
     Raises SpecError if the file is damaged or not an ONNX file. Raises OSError if it can't be read.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    if path.stat().st_size >= 2**31:
-        raise SpecError(f"has {path.stat().st_size} bytes: expected an ONNX file of less than 2 GB")
-    try:
-        model = onnx.load_model_from_string(path.read_bytes())
-    except DecodeError as error:
-        raise SpecError(f"damaged, or not an ONNX file ({one_line(error)})") from None
+    model = parsed(read_message(path, "an ONNX file"))
     if not model.graph.node:
         raise SpecError("has no graph: expected an ONNX file")
     return model

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from alexnet_infer.architecture import LRN, MAX_PARAMETERS, MaxPool
 from alexnet_infer.errors import SpecError, one_line, shown

@@ -63,7 +63,7 @@ def adopt_quantized(path: Path, manifest: Manifest) -> bytes:
     _rename(model, model.graph.input[0].name, INPUT)
     _rename(model, model.graph.output[0].name, OUTPUT)
     info = ExportInfo(
-        members=(Member(name=manifest.name, sha256=sha256(path)),), precision="int8", flavor="cpu", batch=batch
+        members=(Member(name=manifest.name, sha256=sha256(path)),), precision="int8", int8_for="cpu", batch=batch
     )
     if any(node.domain == MICROSOFT for node in model.graph.node) and all(
         opset.domain != MICROSOFT for opset in model.opset_import

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from alexnet_infer.architecture import MAX_PARAMETERS, Architecture
-from alexnet_infer.errors import BackendError, SpecError, one_line, visible
+from alexnet_infer.errors import BackendError, SpecError, one_line, printable
 from alexnet_infer.importing.roles import Layer, by_role
 
 TIMEOUT = 600
@@ -66,7 +66,7 @@ def _convert(path: Path, plain: Path) -> None:
         raise SpecError(f"torch did not read it within {TIMEOUT} seconds") from None
     if process.returncode or not plain.exists():
         lines = process.stderr.decode("utf-8", "replace").strip().splitlines()
-        reason = visible(lines[-1])[:300] if lines else f"the process that reads it exited with {process.returncode}"
+        reason = printable(lines[-1])[:300] if lines else f"the process that reads it exited with {process.returncode}"
         if process.returncode == BackendError.exit_code:
             raise BackendError(f"{path}: {reason}")
         raise SpecError(reason)

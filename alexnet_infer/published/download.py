@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError, one_line, shown, visible
+from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError, one_line, printable, shown
 from alexnet_infer.files import lock
-from alexnet_infer.web import FetchError, is_address, network_errors, open_url, without_password
+from alexnet_infer.web import CHUNK, FetchError, is_address, network_errors, open_url, without_password
 
-CHUNK = 2**18
 TIMEOUT = 30.0
 """Seconds to wait for a connection, and for the next byte."""
 
@@ -128,12 +127,12 @@ def _fetch(wanted: Wanted, urls: Sequence[str], part: Path, on_bytes: OnBytes) -
             return _Transfer(wanted=wanted, url=url, part=part, on_bytes=on_bytes).fetch()
         except _WrongContentError as error:
             problem: Exception = ModelFileError(
-                f"{wanted.name}: {visible(without_password(url))} {error}; `alexnet-infer pull "
+                f"{wanted.name}: {printable(without_password(url))} {error}; `alexnet-infer pull "
                 f"{wanted.name} --from FILE|URL` uses another source"
             )
         except FetchError as error:
             problem = UnreadableInputError(
-                f"{wanted.name}: can't be fetched from {visible(without_password(url))} ({one_line(error)}); "
+                f"{wanted.name}: can't be fetched from {printable(without_password(url))} ({one_line(error)}); "
                 "try again, check the proxy (HTTPS_PROXY), or use a copy: "
                 f"`alexnet-infer pull {wanted.name} --from FILE|URL`"
             )
@@ -246,10 +245,10 @@ def _begin(wanted: Wanted, response: Any, kept: int) -> int:
 
 def _check_response(wanted: Wanted, response: Any, begin: int) -> None:
     """Recognise an error page or a login page by its headers. Raises _WrongContentError."""
-    encoding = visible(response.headers.get("Content-Encoding", "identity"))[:60]
+    encoding = printable(response.headers.get("Content-Encoding", "identity"))[:60]
     if encoding.lower() not in ("identity", ""):
         raise _WrongContentError(f"sent it compressed ({encoding}), which was not requested: expected the file itself")
-    kind = visible(response.headers.get("Content-Type", "unknown type"))[:60]
+    kind = printable(response.headers.get("Content-Type", "unknown type"))[:60]
     length = response.headers.get("Content-Length", "")
     if re.fullmatch(r"\d{1,15}", length):
         if begin + int(length) != wanted.size:

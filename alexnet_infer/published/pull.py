@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+import msgspec
+
 from alexnet_infer.errors import UnreadableInputError, UsageError
 from alexnet_infer.files import is_file
-from alexnet_infer.importing.run import ImportRequest, import_net
+from alexnet_infer.importing.convert import ImportRequest, import_net
 from alexnet_infer.manifest import Provenance
 from alexnet_infer.published.cache import cache_folder, cache_path
 from alexnet_infer.published.download import Wanted, download, verify
@@ -72,7 +73,7 @@ def _request(net: Published, source: Path, target: Path) -> ImportRequest:
                 "file": PurePosixPath(urlsplit(net.urls[0]).path).name,
                 "digest": net.digest,
                 "licence": net.licence,
-                "published_error": dataclasses.asdict(net.error),
+                "published_error": msgspec.structs.asdict(net.error),
             },
             seed=None,
             date=net.date,

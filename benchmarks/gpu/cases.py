@@ -15,19 +15,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from alexnet_infer.architecture import LRN
+from alexnet_infer.manifest import ClassName
 from alexnet_infer.presets import ALEXNET_64, PRESETS, Variant, variant
 from benchmarks.gpu.context import SkippedError
 from train.augment import Augment, ColorPCA, EpochPlan
 from train.data import PackedImages
 from train.device import exact_float32
 from train.dropout import Dropout
-from train.evaluate import count_correct, view_patches
+from train.evaluate import ModuleScorer, count_correct, view_patches
 from train.feed import Feed
 from train.loop import Trainer
 from train.lrn import lrn
+from train.parts import Sums
 from train.recipe import FAST, Recipe
 
 CPU = torch.device("cpu")
@@ -64,7 +67,7 @@ def lrn_layers() -> Iterator[tuple[LRN, tuple[int, ...]]]:
     for name in PRESETS:
         for step in variant(name).build().steps:
             if isinstance(step.operation, LRN):
-                spec = replace(step.operation, name="norm")
+                spec = structs.replace(step.operation, name="norm")
                 if (spec, step.input) not in seen:
                     seen.add((spec, step.input))
                     yield spec, step.input
@@ -142,13 +145,16 @@ def images(count: int, seed: int, shards: int = 1, *, mapped: bool = False) -> P
     pixels = rng.integers(0, 160, (count, 64, 64, 3))
     for label in range(CLASSES):
         pixels[labels == label, 12 * label : 12 * label + 12, :, label % 3] += 90
-    squares = torch.from_numpy(pixels.astype(np.uint8))
-    return PackedImages(squares.tensor_split(shards), torch.from_numpy(labels), mapped=mapped)
+    squares = pixels.astype(np.uint8)
+    whole = PackedImages.of(squares, labels, Sums.of(squares))
+    return replace(whole, shards=whole.shards[0].tensor_split(shards), mapped=mapped)
 
 
 def trainer(device: torch.device, out: Path, **options: Any) -> Trainer:
     """Return a trainer in float32 that starts from the same weights on every device."""
-    settings = {"train": images(IMAGES, 0), "validation": images(40, 1), "precision": torch.float32} | options
+    classes = [ClassName(wnid=f"n{i:08}", name=f"class {i}") for i in range(CLASSES)]
+    sets = {"train": images(IMAGES, 0), "validation": images(40, 1), "classes": classes}
+    settings = sets | {"precision": torch.float32} | options
     out.mkdir(exist_ok=True)
     return Trainer(SMALL.build(), RECIPE, out=out, device=device, **settings)
 
@@ -204,8 +210,8 @@ def ten_steps_equal_the_cpus(device: torch.device) -> Iterator[Outcome]:
 
 
 def _wrong(run: Trainer) -> int:
-    rows = torch.arange(len(run.validation))
-    correct = count_correct(run.model, run.validation, rows, run.augment.mean, SMALL.patch, "ten")
+    scorer = ModuleScorer(run.model, run.augment.mean, SMALL.patch, "ten")
+    correct = count_correct(scorer, run.validation, torch.arange(len(run.validation)))
     return len(run.validation) - correct["ten"][0]
 
 
@@ -241,7 +247,7 @@ def a_fed_set_equals_a_resident_one(device: torch.device) -> Iterator[Outcome]:
     """A set in the device's memory and one that several threads read as needed give the same squares and steps."""
     with runs(device) as folder:
         resident, fed = (trainer(device, folder / name) for name in ("resident", "fed"))
-        fed.train = Feed(images(IMAGES, 0, shards=7, mapped=True), device, share=0.0, readers=3)
+        fed.train = Feed(images(IMAGES, 0, shards=7, mapped=True), device, share=0.0)
         if not resident.train.resident or fed.train.resident:
             raise SkippedError("the device's memory is full")
         rows = torch.randint(IMAGES, (20, 16), generator=torch.Generator().manual_seed(0))

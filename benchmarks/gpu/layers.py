@@ -122,9 +122,9 @@ def feeding(context: Context) -> None:
         return
     count, steps = 8192, 24
     squares = torch.randint(0, 256, (512, 256, 256, 3), dtype=torch.uint8).repeat(count // 512, 1, 1, 1)
-    feed = Feed(
-        PackedImages(squares.split(512), torch.zeros(count, dtype=torch.int64), mapped=True), context.device, share=0
-    )
+    labels = torch.zeros(count, dtype=torch.int64)
+    images = PackedImages(shards=squares.split(512), labels=labels, digest="", mean=None, covariance=None, mapped=True)
+    feed = Feed(images, context.device, share=0)
     before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     for step, _ in enumerate(feed.batches(torch.randint(count, (steps, 1024)))):
         if step == 3:  # the staging buffers are pinned and filled

@@ -22,15 +22,15 @@ import numpy as np
 import torch
 
 from alexnet_infer.artifact import Artifact, load_artifact
-from alexnet_infer.evaluation.statistics import Tally, pairing
+from alexnet_infer.evaluation.statistics import Pairing
+from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.metrics import topk_correct
 from benchmarks.gpu.context import Context
 from train.data import PackedImages
 from train.device import exact_float32
-from train.evaluate import view_patches
+from train.evaluate import ModuleScorer
 from train.feed import Feed
 from train.log import read_log
-from train.model import AlexNet
 from train.packed import is_packed, open_packed
 
 ROOT = Path(__file__).parents[2]
@@ -232,14 +232,18 @@ def evaluate(context: Context, packed: Path, paths: Sequence[Path]) -> None:
 
     alone = {path.stem: errors(score) for path, score in zip(paths, scores, strict=True)}
     best = min(range(len(paths)), key=lambda i: (alone[paths[i].stem]["top1"], i))
+    pair = Pairing.of(wrong(mean), wrong(scores[best]))
     context.record(
         "errors",
         {
             "images": len(labels),
-            "unreadable": feed.images.unreadable,
+            "unreadable": len(feed.images.unreadable),
             "alone": alone,
             "mean": errors(mean),
-            "mean against the best": {"best": paths[best].stem, **pairing(wrong(mean), wrong(scores[best]))._asdict()},
+            "mean against the best": {
+                "best": paths[best].stem,
+                **pair.to_json(first_only=pair.first_only, second_only=pair.second_only),
+            },
         },
     )
     for path, artifact in zip(paths, artifacts, strict=True):
@@ -252,17 +256,9 @@ def evaluate(context: Context, packed: Path, paths: Sequence[Path]) -> None:
         )
 
 
-@torch.no_grad()
 def probabilities(artifact: Artifact, feed: Feed) -> np.ndarray:
     """Return the probabilities of all images, float32 [N, classes], averaged over ten views."""
-    preprocessing = artifact.manifest.preprocessing
-    model = AlexNet(artifact.manifest.architecture)
-    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in artifact.tensors.items()})
-    model.to(feed.device, memory_format=torch.channels_last).eval()
-    mean, batches = torch.from_numpy(np.array(preprocessing.mean)).to(feed.device), []
+    scorer = ModuleScorer.of(artifact, feed.device)
     with exact_float32(feed.device):
-        for squares in feed.batches(torch.arange(len(feed)).split(256)):
-            patches = view_patches(squares, mean, preprocessing.patch)
-            logits = model(patches.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-            batches.append(logits.softmax(1).unflatten(0, patches.shape[:2]).mean(1).cpu().numpy())
-    return np.concatenate(batches)
+        batches = feed.batches(torch.arange(len(feed)).split(scorer.batch))
+        return np.concatenate([scorer(squares)["ten"] for squares in batches])

@@ -21,7 +21,7 @@ import numpy as np
 from alexnet_infer.architecture import LRN, Architecture, Dense
 from alexnet_infer.backends import engine
 from alexnet_infer.backends.reference import lrn
-from alexnet_infer.engines.files import Built, EngineDescription, EngineRuntime, save_engine
+from alexnet_infer.engines.files import Built, EngineDescription, EnginePlatform, save_engine
 from alexnet_infer.engines.library import Library
 from alexnet_infer.export.lrn_plugin.kernel import Kernel, compile_ptx
 from alexnet_infer.graph.info import Batch, ExportInfo, Member
@@ -105,7 +105,7 @@ def check(capability: tuple[int, int], load: Callable[[Kernel], Launch]) -> dict
     gpu = engine.this_gpu()  # also makes it the current GPU, before the kernel is loaded
     fake = Engine(load(compile_ptx(SPEC, *SHAPE, "fp32", capability)))
     library = Library(flavor="tensorrt", module=MODULE, title="a fake TensorRT", logger=None, errors=[])
-    runtime = EngineRuntime(
+    platform = EnginePlatform(
         flavor="tensorrt",
         version=library.version,
         compute_capabilities=(gpu.capability,),
@@ -119,7 +119,7 @@ def check(capability: tuple[int, int], load: Callable[[Kernel], Launch]) -> dict
         patch.object(engine, "deserialize", lambda library, plan: (None, fake)),
     ):
         path = Path(folder, "fake.engine")
-        save_engine(path, described(b"no plan", runtime))
+        save_engine(path, described(b"no plan", platform))
         backend = engine.EngineBackend(path, trust=True)
         errors = [error(backend, size, seed) for seed, size in enumerate(sizes())]
         captured = all(context.executions == 2 for context in fake.contexts[: len(SIZES)])
@@ -137,7 +137,7 @@ def check(capability: tuple[int, int], load: Callable[[Kernel], Launch]) -> dict
     }
 
 
-def described(plan: bytes, runtime: EngineRuntime) -> Built:
+def described(plan: bytes, platform: EnginePlatform) -> Built:
     """Return a plan with the description of an engine that takes patches of `SHAPE` and returns as many values."""
     outputs = int(np.prod(SHAPE))
     architecture = Architecture(name="lrn", patch=PATCH, operations=(Dense(name="fc", units=outputs),))
@@ -153,7 +153,7 @@ def described(plan: bytes, runtime: EngineRuntime) -> Built:
     return Built(
         plan=plan,
         description=EngineDescription(
-            manifest=manifest, info=info, runtime=runtime, sha256=sha256, model_sha256=sha256
+            manifest=manifest, info=info, platform=platform, sha256=sha256, model_sha256=sha256
         ),
     )
 

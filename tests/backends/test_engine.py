@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from alexnet_infer.backends.engine import (
     EngineBackend,
@@ -89,10 +90,10 @@ def test_a_changed_engine_is_refused_even_if_trusted(tmp_path):
 
 def test_a_cached_engine_with_a_changed_description_is_refused(tmp_path):
     built = engine_cache.cached("name", lambda: engine_of(b"plan"))
-    manifest = dataclasses.replace(built.description.manifest, name="another")
+    manifest = structs.replace(built.description.manifest, name="another")
     path = saved(
         tmp_path,
-        dataclasses.replace(built, description=dataclasses.replace(built.description, manifest=manifest)),
+        dataclasses.replace(built, description=structs.replace(built.description, manifest=manifest)),
         cached=False,
     )
     with pytest.raises(ModelFileError, match="not built by you"):

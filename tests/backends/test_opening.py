@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.engines import cache as engine_cache
 from alexnet_infer.engines.files import save_engine
 from alexnet_infer.errors import BackendError, ModelFileError, UsageError
-from alexnet_infer.export.run import ExportRequest, export
+from alexnet_infer.export.job import ExportRequest, export
 from tests.engines.made import engine_of
 from tests.nets import large_patches, random_artifact
 
@@ -48,7 +49,7 @@ RUNTIMES = ["onnxruntime", "openvino"]
 @pytest.mark.parametrize("kind", ["artifact", "none"])
 def test_a_runtime_given_by_name_runs_the_net(files, kind, runtime):
     pytest.importorskip(runtime, reason=f"needs {runtime}: pip install {runtime}")
-    opened = open_model(files[kind], device="cpu", runtime=runtime)
+    opened = open_model(files[kind], device="cpu", backend=runtime)
     title = {"onnxruntime": "ONNX Runtime ", "openvino": "OpenVINO "}[runtime]
     assert opened.backend.description.startswith(title)
     assert (opened.views, opened.backend.takes_squares) == (None, False)
@@ -61,7 +62,7 @@ def test_a_runtime_given_by_name_runs_the_net(files, kind, runtime):
 @pytest.mark.parametrize("views", ["center", "ten"])
 def test_the_views_of_a_file_that_cuts_its_views_are_read_from_it(files, views, runtime):
     pytest.importorskip(runtime, reason=f"needs {runtime}: pip install {runtime}")
-    opened = open_model(files[views], device="cpu", runtime=runtime)
+    opened = open_model(files[views], device="cpu", backend=runtime)
     assert (opened.views, opened.backend.takes_squares) == (views, True)
 
 
@@ -73,9 +74,34 @@ def test_by_default_an_installed_runtime_runs_the_net(files, kind, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["artifact", "none", "ten"])
-def test_openvino_is_refused_on_a_gpu_and_does_not_fall_back_to_the_cpu(files, kind):
-    with pytest.raises(BackendError, match="--backend openvino --device cuda: OpenVINO runs on the CPU only"):
-        open_model(files[kind], device="cuda", runtime="openvino")
+@pytest.mark.parametrize(("backend", "name"), [("openvino", "OpenVINO"), ("reference", "the reference")])
+def test_what_runs_on_the_cpu_only_is_refused_on_a_gpu_and_does_not_fall_back(files, kind, backend, name):
+    with pytest.raises(BackendError, match=f"--backend {backend} --device cuda: {name} runs on the CPU only"):
+        open_model(files[kind], device="cuda", backend=backend)
+
+
+def test_the_reference_runs_model_files_and_refuses_exported_files(files):
+    opened = open_model(files["artifact"], backend="reference")
+    backend = opened.backend
+    assert (backend.runtime, backend.device, backend.precision) == ("reference", "cpu", "fp32")
+    others = open_model(files["artifact"], device="cpu", backend="onnxruntime").backend
+    patch = opened.manifest.preprocessing.patch
+    patches = np.random.default_rng(0).normal(0, 70, (2, 3, patch, patch)).astype(np.float32)
+    probabilities = backend.infer(patches)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, others.infer(patches), atol=1e-5)
+    with pytest.raises(BackendError, match=r"--backend reference: .* is an exported file; expected the trained net"):
+        open_model(files["ten"], backend="reference")
+
+
+@pytest.mark.parametrize("kind", ["artifact", "none", "ten"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_backend_says_what_it_is(files, kind, runtime):
+    opened = open_model(files[kind], device="cpu", backend=runtime)
+    backend = opened.backend
+    assert (backend.runtime, backend.device, backend.precision) == (runtime, "cpu", "fp32")
+    assert (opened.path, opened.views) == (files[kind], "ten" if kind == "ten" else None)
+    assert opened.sha256 == hashlib.sha256(files[kind].read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("kind", ["artifact", "none"])
@@ -83,7 +109,7 @@ def test_openvino_is_refused_on_a_gpu_and_does_not_fall_back_to_the_cpu(files, k
 def test_a_missing_runtime_is_a_one_line_error_that_names_the_package(files, kind, runtime, monkeypatch):
     monkeypatch.setitem(sys.modules, runtime, None)
     with pytest.raises(BackendError, match=r'is missing .*pip install "alexnet-infer\[') as raised:
-        open_model(files[kind], runtime=runtime)
+        open_model(files[kind], backend=runtime)
     assert "\n" not in str(raised.value)
 
 
@@ -92,8 +118,9 @@ def test_a_missing_runtime_is_a_one_line_error_that_names_the_package(files, kin
     ("options", "words"),
     [
         ({"device": "cpu"}, "--device cpu: "),
-        ({"runtime": "openvino"}, "--backend openvino: "),
-        ({"runtime": "onnxruntime"}, "--backend onnxruntime: "),
+        ({"backend": "openvino"}, "--backend openvino: "),
+        ({"backend": "onnxruntime"}, "--backend onnxruntime: "),
+        ({"backend": "reference"}, "--backend reference: "),
     ],
 )
 def test_an_engine_runs_only_in_the_runtime_that_built_it(files, kind, options, words):
@@ -112,7 +139,7 @@ def test_an_engine_built_elsewhere_is_refused(files, kind):
     ("options", "words"),
     [
         ({"device": "tpu"}, "device='tpu': expected auto, cpu or cuda"),
-        ({"runtime": "tensorrt"}, "backend='tensorrt': expected auto, onnxruntime, openvino"),
+        ({"backend": "tensorrt"}, "backend='tensorrt': expected auto, onnxruntime, openvino, reference"),
     ],
 )
 def test_unknown_devices_and_runtimes_are_refused_before_the_file_is_opened(options, words):

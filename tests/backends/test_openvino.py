@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -39,7 +40,8 @@ def exported(folder: Path, artifact: Artifact, *, max_embedded: int = 2**30, **i
     member = Member(name=artifact.manifest.name, sha256="0" * 64)
     model = build_model([artifact], ExportInfo(members=(member,), **info), weights)
     path = folder / "net.onnx"
-    save_model(path, model, weights, max_embedded=max_embedded)
+    with patch("alexnet_infer.graph.file.MAX_WEIGHTS", max_embedded):
+        save_model(path, model, weights)
     return read_model(path)
 
 
@@ -226,6 +228,6 @@ def test_a_file_whose_output_differs_from_its_declaration_is_refused(ov, tmp_pat
 
 
 def test_a_net_too_large_for_one_message_is_refused_with_an_alternative(ov, monkeypatch):
-    monkeypatch.setattr(backend_module, "MAX_BYTES", 1000)
+    monkeypatch.setattr(backend_module, "MAX_WEIGHTS", 1000)
     with pytest.raises(BackendError, match="use --backend onnxruntime, or export the net to ONNX first"):
         OpenVinoBackend(random_artifact())

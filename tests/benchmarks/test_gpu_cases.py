@@ -5,9 +5,8 @@ The miniature in test_gpu.py tests that they pass if there is no mistake.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from msgspec import structs
 
 pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
@@ -116,7 +117,7 @@ def test_all_tactics_agree_with_the_definition(dtype, on_host):
 
 
 def test_a_wrong_constant_in_one_tactic_fails(on_host):
-    wrong = replace(SMALL, spec=replace(SMALL.spec, alpha=1.001e-4))
+    wrong = replace(SMALL, spec=structs.replace(SMALL.spec, alpha=1.001e-4))
     row = measure(SMALL, {1: on_host(plan_of(SMALL, 1)), 2: on_host(plan_of(wrong, 2))}, CHECKED, CPU)
     assert not row["passed"]
 
@@ -154,7 +155,7 @@ def test_a_failing_capture_fails_the_check(on_host, monkeypatch):
 @pytest.mark.usefixtures("device", "nvrtc")
 def test_a_wrong_kernel_fails(on_host):
     def load(kernel: Kernel) -> Launch:
-        return on_host(replace(kernel.plan, spec=replace(kernel.plan.spec, k=1.001)))
+        return on_host(replace(kernel.plan, spec=structs.replace(kernel.plan.spec, k=1.001)))
 
     assert not replay.check((9, 0), load)["passed"]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from alexnet_infer.artifact import embedded_model
 from alexnet_infer.benchmark import floor
 from alexnet_infer.benchmark.floor import Machine
-from alexnet_infer.benchmark.run import Benchmark, Request, Row, Subject
+from alexnet_infer.benchmark.measure import Benchmark, BenchmarkRequest, Measurement, Subject
 from alexnet_infer.benchmark.timing import Timing
 from alexnet_infer.commands.benchmark import _print_table, run
 from alexnet_infer.errors import BackendError, UsageError
@@ -37,9 +37,9 @@ def net(tmp_path) -> Path:
     return path
 
 
-def request(*models: Path, **options: object) -> Request:
+def request(*models: Path, **options: object) -> BenchmarkRequest:
     values = {"backend": "onnxruntime", "batches": (1, 2), "seconds": 0.01, "device": "cpu", **options}
-    return Request(models=models, **values)
+    return BenchmarkRequest(models=models, **values)
 
 
 def test_the_table_has_a_row_for_each_batch_and_explains_the_floor(net, capsys, monkeypatch):
@@ -64,11 +64,11 @@ def test_the_table_has_a_row_for_each_batch_and_explains_the_floor(net, capsys, 
 LONG_NAME = "a-net-with-a-rather-long-name-" * 4 + ".safetensors"
 
 
-def made_up_row(model: str, seconds: float, batch: int, floor: float | None) -> Row:
+def made_up_row(model: str, seconds: float, batch: int, floor: float | None) -> Measurement:
     backend = SimpleNamespace(description="OpenVINO 2026.4.1, CPU, fp16 computed in float32")
     net = SimpleNamespace(backend=backend)
     subject = Subject(model=model, net=net, precision="fp16", views="ten", multiply_adds=1, weight_bytes=1)
-    return Row(subject=subject, batch=batch, timing=Timing(seconds=(seconds,)), floor=floor)
+    return Measurement(subject=subject, batch=batch, timing=Timing(seconds=(seconds,)), floor=floor)
 
 
 def test_no_figure_or_name_is_cut_at_80_columns(monkeypatch, capsys):

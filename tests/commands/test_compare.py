@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from alexnet_infer.artifact import Artifact, load_artifact, sha256
@@ -120,10 +120,10 @@ def test_json_has_the_figures_and_the_verdict(run, net, images, tmp_path):
 
 def test_the_errors_are_those_that_eval_measures(run, net, images, tmp_path):
     from alexnet_infer.evaluation.assemble import assemble
-    from alexnet_infer.evaluation.run import Request, compute
+    from alexnet_infer.evaluation.compute import EvaluationRequest, compute
 
     _, out, _ = run(net, export(net, tmp_path / "net.onnx"), data=images, as_json=True)
-    computed = compute(Request(models=(net,), data=images, device="cpu", cache=tmp_path / "cache"))
+    computed = compute(EvaluationRequest(models=(net,), data=images, device="cpu", cache=tmp_path / "cache"))
     evaluated = assemble([[part] for part in computed.predictions]).nets[0]
     compared = json.loads(out)
     for metric in ("top1", "top5"):

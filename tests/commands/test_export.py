@@ -7,11 +7,11 @@ import json
 import resource
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from alexnet_infer.artifact import Artifact, embedded_model, load_artifact, sha256
@@ -231,7 +231,7 @@ def test_int8_with_a_fixed_batch_and_a_layer_in_float(run, net, photos, images):
     code, _, err = run("export", net, "-o", "out", *arguments, "--keep-float", "fc8", "--photo", photos)
     assert (code, err) == (0, "")
     file = read_model(Path("out/red.onnx"))
-    assert (file.info.flavor, file.info.batch.fixed) == ("tensorrt", True)
+    assert (file.info.int8_for, file.info.batch.fixed) == ("tensorrt", True)
     assert b"fc8.weight_quantized" not in file.content
     assert b"fc7.weight_quantized" in file.content
 
@@ -279,7 +279,7 @@ def test_json_is_one_object_with_files_form_and_verdict(run, net, photos):
     code, out, err = run("export", net, "-o", "out", "--views", "ten", "--photo", photos, "--json", "--triton", "t")
     assert (code, err) == (0, "")
     result = json.loads(out)
-    assert result.keys() == {"net", "folder", "files", "export", "runtime", "verified", "triton"}
+    assert result.keys() == {"net", "folder", "files", "export", "runtime", "unreadable", "verified", "triton"}
     size = Path("out/red.onnx").stat().st_size
     assert (result["net"], result["folder"], result["triton"]) == ("red", "out", "t/red/1")
     assert result["files"] == [{"path": "out/red.onnx", "bytes": size}]
@@ -524,7 +524,15 @@ def test_calibration_without_a_readable_image_is_refused(run, net, tmp_path):
     refused(run, 3, "no image can be read", *int8)
     Image.new("RGB", (70, 70), "green").save(folder / "b.png")
     refused(run, 2, "'conv9': no such layer", *int8, "--keep-float", "conv9")
-    assert run("export", *int8, "--no-verify")[0] == 0
+    code, _, err = run("export", *int8, "--no-verify")
+    assert code == 1
+    assert err.startswith(f"error: {folder}/a.jpg: not an image, or damaged at its start")
+    code, out, _ = run("export", *int8, "--no-verify", "--json")
+    assert code == 1
+    assert [Path(image["image"]).name for image in json.loads(out)["unreadable"]] == ["a.jpg"]
+    (folder / "a.jpg").unlink()
+    code, _, err = run("export", *int8, "--no-verify")
+    assert (code, err) == (0, "")
 
 
 def test_a_target_that_is_a_file_is_refused(run, net, tmp_path):
@@ -580,7 +588,7 @@ def test_an_interrupt_exits_130_and_leaves_no_files(run, net, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("alexnet_infer.export.run.build_model", interrupt)
+    monkeypatch.setattr("alexnet_infer.export.job.build_model", interrupt)
     code, out, err = run("export", net)
     assert (code, out, err) == (130, "", "interrupted\n")
     assert not list(Path().iterdir())

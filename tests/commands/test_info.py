@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from alexnet_infer.artifact import Artifact, embedded_model
 from alexnet_infer.manifest import MeasuredError

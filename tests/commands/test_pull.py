@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -10,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import typer
 
@@ -35,7 +35,7 @@ def site(tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "caffe", (replace(variant("caffe"), kernels=(8, 16, 12, 12, 16), hidden=24), ""))
     net = random_artifact(variant("caffe"))
     server = Server(caffemodel(net.manifest.architecture, net.tensors))
-    small = dataclasses.asdict(published("bvlc-alexnet-caffemodel")) | {
+    small = msgspec.to_builtins(published("bvlc-alexnet-caffemodel")) | {
         "name": "small",
         "urls": [server.url],
         "size": len(server.content),

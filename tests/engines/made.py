@@ -8,32 +8,33 @@ from typing import Any
 
 import numpy as np
 import onnx
+from msgspec import structs
 from onnx import helper, numpy_helper
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.engines.files import Built, EngineDescription, EngineOptions, EngineRuntime
+from alexnet_infer.engines.files import Built, EngineDescription, EngineOptions, EnginePlatform
 from alexnet_infer.export.engine_build import build_engine
 from alexnet_infer.graph.info import Batch, ExportInfo, Member, Precision
 from alexnet_infer.graph.model import build_model
 from tests.nets import TINY, random_artifact
 
 INFO = ExportInfo(members=(Member(name="net", sha256="1" * 64),), batch=Batch(min=2, opt=3, max=5))
-RTX = EngineRuntime(
+RTX = EnginePlatform(
     flavor="rtx", version="1.2.3", compute_capabilities=("8.6", "12.0"), gpu=None, driver=None, plugin=False
 )
-TENSORRT = EngineRuntime(
+TENSORRT = EnginePlatform(
     flavor="tensorrt", version="11.4.0", compute_capabilities=("9.0",), gpu="A GPU", driver="580.1", plugin=True
 )
 
 
-def engine_of(plan: bytes, runtime: EngineRuntime = RTX) -> Built:
+def engine_of(plan: bytes, platform: EnginePlatform = RTX) -> Built:
     """An engine with a valid description. `plan` may be any bytes."""
     return Built(
         plan=plan,
         description=EngineDescription(
             manifest=random_artifact().manifest,
             info=INFO,
-            runtime=runtime,
+            platform=platform,
             sha256=hashlib.sha256(plan).hexdigest(),
             model_sha256="2" * 64,
         ),
@@ -46,14 +47,14 @@ WEIGHTY = replace(TINY, hidden=1024)
 
 def info_of(**values: Any) -> ExportInfo:
     if values.get("precision") == "int8":
-        values = {**values, "flavor": "tensorrt"}
+        values = {**values, "int8_for": "tensorrt"}
     return ExportInfo(members=(Member(name="net", sha256="1" * 64),), **values)
 
 
 def model_of(artifact: Artifact, info: ExportInfo) -> onnx.ModelProto:
     """The ONNX model that `info` describes. Its int8 form has arbitrary scales."""
     base: Precision = "fp32" if info.precision == "int8" else info.precision
-    model = build_model([artifact], replace(info, precision=base, flavor=None))
+    model = build_model([artifact], structs.replace(info, precision=base, int8_for=None))
     return quantized(model) if info.precision == "int8" else model
 
 

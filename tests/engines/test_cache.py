@@ -3,10 +3,10 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from alexnet_infer.engines import cache as engine_cache
 from alexnet_infer.engines.files import save_engine

@@ -1,8 +1,8 @@
-import dataclasses
 import json
 import os
 
 import pytest
+from msgspec import structs
 
 from alexnet_infer.engines.files import (
     RTX_CAPABILITIES,
@@ -17,15 +17,15 @@ from alexnet_infer.errors import ModelFileError, SpecError, UsageError
 from tests.engines.made import INFO, RTX, TENSORRT, engine_of
 
 
-@pytest.mark.parametrize("runtime", [RTX, TENSORRT], ids=["rtx", "tensorrt"])
-def test_what_is_saved_is_read_back(tmp_path, runtime):
-    built = engine_of(b"plan", runtime)
+@pytest.mark.parametrize("platform", [RTX, TENSORRT], ids=["rtx", "tensorrt"])
+def test_what_is_saved_is_read_back(tmp_path, platform):
+    built = engine_of(b"plan", platform)
     written = save_engine(tmp_path / "net.engine", built)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.engine", "net.engine.json"]
     assert written == [tmp_path / "net.engine", tmp_path / "net.engine.json"]
     read = read_engine(tmp_path / "net.engine")
     assert read.plan == b"plan"
-    assert (read.description.info, read.description.runtime) == (INFO, runtime)
+    assert (read.description.info, read.description.platform) == (INFO, platform)
     assert read.description.to_json() == built.description.to_json()
 
 
@@ -78,16 +78,16 @@ def test_a_pipe_is_refused_without_waiting(tmp_path):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda data: data.pop("sha256"), "the description: missing fields: sha256"),
-        (lambda data: data.update(extra=1), "the description: unknown fields: extra"),
+        (lambda data: data.pop("sha256"), "engine: missing fields: sha256"),
+        (lambda data: data.update(extra=1), "engine: unknown fields: extra"),
         (lambda data: data.update(format=2), "format 2: this version reads format 1"),
         (lambda data: data.update(format=True), "format True"),
         (lambda data: data.update(sha256="f" * 63), "64 hexadecimal digits"),
         (lambda data: data.update(sha256="F" * 64), "64 hexadecimal digits"),
         (lambda data: data.update(model_sha256=None), "model_sha256"),
         (lambda data: data.update(manifest={}), "manifest.*expected JSON as text"),
-        (lambda data: data.update(manifest="{}"), "manifest format None"),
-        (lambda data: data.update(export="{}"), "the export description"),
+        (lambda data: data.update(manifest="{}"), "manifest: format None"),
+        (lambda data: data.update(export="{}"), "export: format None"),
         (lambda data: data.update(runtime=[]), r"runtime=\[\]: expected an object"),
         (lambda data: data["runtime"].update(flavor="trt"), "flavor='trt': expected tensorrt or rtx"),
         (lambda data: data["runtime"].update(version=""), "version=''"),
@@ -125,7 +125,7 @@ def test_a_file_that_is_not_a_description_is_refused(tmp_path, content):
 def test_a_tensorrt_engine_must_name_its_gpu_and_driver():
     for name in ("gpu", "driver"):
         with pytest.raises(SpecError, match=f"{name}=None"):
-            dataclasses.replace(TENSORRT, **{name: None})
+            structs.replace(TENSORRT, **{name: None})
 
 
 @pytest.mark.parametrize(

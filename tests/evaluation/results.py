@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from alexnet_infer.evaluation.result import Data, Evaluation, NetFacts, Protocol, Sample, Unreadable, evaluation
-from alexnet_infer.evaluation.statistics import Tally
+from alexnet_infer.evaluation.result import Data, Evaluation, NetFacts, Protocol, Sample, evaluation
+from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.manifest import ClassName
+from alexnet_infer.reading import Unreadable
 
 WNIDS = ("n00000001", "n00000002", "n00000003", "n00000004", "n00000005", "n00000006", "n00000007")
 NAMES = ("ant, pismire", "bee", "cat", "dog", "eel", "fox", "gnu")

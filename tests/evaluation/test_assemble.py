@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from alexnet_infer.errors import UsageError
 from alexnet_infer.evaluation.assemble import assemble, collect, display_names, together
-from alexnet_infer.evaluation.predictions import About, Predictions, PredictionsError, Row
-from alexnet_infer.evaluation.result import Unreadable
+from alexnet_infer.evaluation.predictions import About, ImageRow, Predictions, PredictionsError
+from alexnet_infer.reading import Unreadable
 from tests.datasets.mini import WNIDS, refused
 from tests.evaluation.toys import OTHER_WNIDS, about
 
@@ -35,7 +35,7 @@ def answer(kind: str, label: int) -> np.ndarray:
     return values
 
 
-def made(cache: Path, description: About, rows: Sequence[Row], values: np.ndarray) -> Predictions:
+def made(cache: Path, description: About, rows: Sequence[ImageRow], values: np.ndarray) -> Predictions:
     predictions = Predictions(cache, description)
     part = slice(description.begin, description.end)
     predictions.append(rows[part], np.asarray(values, np.float32)[part])
@@ -44,8 +44,8 @@ def made(cache: Path, description: About, rows: Sequence[Row], values: np.ndarra
 
 
 LABELS = [0, 1, 2, 3, 4, 5, 0, 5]
-ROWS = [Row(f"val/{i}.jpg", label, None) for i, label in enumerate(LABELS)]
-ROWS[6] = Row("val/6.jpg", 0, "not an image")
+ROWS = [ImageRow(f"val/{i}.jpg", label, None) for i, label in enumerate(LABELS)]
+ROWS[6] = ImageRow("val/6.jpg", 0, "not an image")
 
 A = [RIGHT, RIGHT, LAST, SECOND, RIGHT, TIE, None, RIGHT]
 B = [RIGHT, LAST, RIGHT, SECOND, TIE, TIE, None, LAST]
@@ -72,7 +72,7 @@ def test_errors_are_those_counted_by_hand(nets):
     assert [(net.name, net.top1.wrong, net.top5.wrong) for net in result.nets] == [("a", 4, 3), ("bb", 6, 4)]
     assert (result.ensemble.top1.wrong, result.ensemble.top5.wrong) == (4, 2)
     assert result.ensemble.top1.error == 4 / 8
-    pairs = [(a.net, a.top1.ensemble_only_wrong, a.top1.net_only_wrong) for a in result.ensemble.against]
+    pairs = [(a.net, a.top1.first_only, a.top1.second_only) for a in result.ensemble.against]
     assert pairs == [("a", 1, 1), ("bb", 0, 2)]
     wrong = {class_.wnid: (class_.images, class_.top1, class_.top5) for class_ in result.classes}
     assert wrong == {
@@ -93,7 +93,7 @@ def test_errors_are_those_counted_by_hand(nets):
 
 def test_ties_go_to_the_lower_class(tmp_path):
     """All classes tie: class 0 is right, 1 to 4 are in the top 5, 5 is wrong."""
-    rows = [Row(f"{i}", i, None) for i in range(6)]
+    rows = [ImageRow(f"{i}", i, None) for i in range(6)]
     result = assemble([[made(tmp_path, about(6), rows, np.full((6, 6), 1 / 6))]])
     assert [class_.top1 for class_ in result.classes] == [0, 1, 1, 1, 1, 1]
     assert [class_.top5 for class_ in result.classes] == [0, 0, 0, 0, 0, 1]
@@ -108,7 +108,7 @@ def test_one_net_has_no_ensemble_and_is_the_headline(nets):
 
 def test_images_of_a_class_that_the_nets_lack_are_wrong(tmp_path):
     """The nets have another class in place of the data's last one."""
-    rows = [Row("0", 0, None), Row("1", 5, None)]
+    rows = [ImageRow("0", 0, None), ImageRow("1", 5, None)]
     values = np.array([answer(RIGHT, 0), answer(RIGHT, 5)])
     result = assemble([[made(tmp_path, about(2, wnids=OTHER_WNIDS), rows, values)]])
     assert [class_.top5 for class_ in result.classes] == [0, 0, 0, 0, 0, 1]
@@ -133,7 +133,7 @@ def test_unreadable_images_are_listed_by_file_name_if_names_are_unique(nets):
 
 
 def test_unreadable_images_are_listed_by_path_if_names_repeat(tmp_path):
-    rows = [Row("val/b/0.jpg", 1, "cut short"), Row("val/a/0.jpg", 0, "not an image")]
+    rows = [ImageRow("val/b/0.jpg", 1, "cut short"), ImageRow("val/a/0.jpg", 0, "not an image")]
     result = assemble([[made(tmp_path, about(2), rows, np.zeros((2, 6)))]])
     assert result.data.unreadable == (
         Unreadable(image="val/a/0.jpg", reason="not an image"),
@@ -147,10 +147,10 @@ def test_the_listing_is_the_hash_of_sorted_file_names_and_classes(nets, tmp_path
     listing = hashlib.sha256("".join(lines).encode()).hexdigest()
     assert assemble(nets).data.listing == listing
     order = [7, 3, 0, 1, 2, 6, 5, 4]
-    rows = [Row(f"{ROWS[i].label}/{ROWS[i].name[4:]}", ROWS[i].label, ROWS[i].error) for i in order]
+    rows = [ImageRow(f"{ROWS[i].label}/{ROWS[i].name[4:]}", ROWS[i].label, ROWS[i].error) for i in order]
     shuffled = made(tmp_path / "other", about(8, net="a"), rows, table(A)[order])
     assert assemble([[shuffled]]).data.listing == listing
-    relabelled = [Row(row.name, (row.label + 1) % 6, row.error) for row in ROWS]
+    relabelled = [ImageRow(row.name, (row.label + 1) % 6, row.error) for row in ROWS]
     other = made(tmp_path / "third", about(8, net="a"), relabelled, table(A))
     assert assemble([[other]]).data.listing != listing
 
@@ -281,7 +281,7 @@ def test_a_folder_without_predictions_is_refused(nets, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "row", [Row("val/9.jpg", 3, None), Row("val/3.jpg", 2, None), Row("val/3.jpg", 3, "cut short")]
+    "row", [ImageRow("val/9.jpg", 3, None), ImageRow("val/3.jpg", 2, None), ImageRow("val/3.jpg", 3, "cut short")]
 )
 def test_nets_that_saw_different_images_are_refused(nets, tmp_path, row):
     rows = list(ROWS)

@@ -34,7 +34,7 @@ def chosen(tmp_path: Path):
     positions = range(len(LABELS))
     predict(data, positions, [(net, predictions)])
     predictions.close()
-    return lambda seed=0: choose_examples([[predictions]], data, positions, net.manifest.preprocessing, seed)
+    return lambda: choose_examples([[predictions]], data, positions, net.manifest.preprocessing)
 
 
 def test_mistakes_of_the_first_guess_are_sorted_by_confidence_and_ties_keep_the_sets_order(chosen):
@@ -55,12 +55,12 @@ def test_every_image_is_shown_with_its_own_pixels_and_five_guesses_in_stable_ord
         assert [guess.wnid for guess, _ in shown.guesses] == [WNIDS[k] for k in [GUESSES[i], *other_classes][:5]]
 
 
-def test_a_sample_has_no_repetitions_is_reproducible_and_depends_on_the_seed(chosen, monkeypatch):
+def test_a_sample_has_no_repetitions_is_reproducible_and_is_not_the_first_images(chosen, monkeypatch):
     monkeypatch.setattr(examples, "SHOWN", 4)
-    names = [[shown.name for shown in chosen(seed).sample] for seed in (0, 0, 1, 2, 3)]
+    names = [[shown.name for shown in chosen().sample] for _ in range(2)]
     assert names[0] == names[1]
-    assert all(len(set(sample)) == 4 for sample in names)
-    assert len({tuple(sample) for sample in names}) > 1
+    assert len(set(names[0])) == 4
+    assert names[0] != [f"{i:03}.png" for i in range(1, 5)]
 
 
 def test_an_image_that_cannot_be_read_is_not_shown(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.evaluation.export import check_table, save_table
-from alexnet_infer.evaluation.predictions import Predictions, Row
+from alexnet_infer.evaluation.predictions import ImageRow, Predictions
 from tests.datasets.mini import WNIDS, refused
 from tests.evaluation.toys import about
 
@@ -24,8 +24,8 @@ def values(seed: int) -> np.ndarray:
     return (levels / 32).astype(np.float32)
 
 
-ROWS = [Row(f"val/{i}.jpg", i % 6, None) for i in range(COUNT)]
-ROWS[7] = Row('val/7, "seven".jpg', 1, "damaged, incomplete")
+ROWS = [ImageRow(f"val/{i}.jpg", i % 6, None) for i in range(COUNT)]
+ROWS[7] = ImageRow('val/7, "seven".jpg', 1, "damaged, incomplete")
 NETS = {"net": ("1" * 64, values(0)), "other": ("2" * 64, values(1))}
 
 
@@ -89,7 +89,7 @@ def test_csv_and_parquet_agree(nets, tmp_path):
 def test_columns_have_their_type_even_when_they_are_empty(nets, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
     unreadable = Predictions(tmp_path, about(1))
-    unreadable.append([Row("0.jpg", 0, "not an image")], np.zeros((1, 6), np.float32))
+    unreadable.append([ImageRow("0.jpg", 0, "not an image")], np.zeros((1, 6), np.float32))
     unreadable.close()
     save_table([[unreadable]], tmp_path / "empty.parquet")
     save_table(nets[:1], tmp_path / "filled.parquet")
@@ -108,7 +108,7 @@ def test_nets_with_the_same_name_have_separate_columns(tmp_path):
 
 def test_a_net_of_three_classes_has_three_guesses(tmp_path):
     stored = Predictions(tmp_path, about(1, wnids=WNIDS[:3]))
-    stored.append([Row("0.jpg", 0, None)], np.float32([[0.2, 0.5, 0.3]]))
+    stored.append([ImageRow("0.jpg", 0, None)], np.float32([[0.2, 0.5, 0.3]]))
     stored.close()
     save_table([[stored]], tmp_path / "table.csv")
     (row,) = read_csv(tmp_path / "table.csv")

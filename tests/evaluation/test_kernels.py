@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 from PIL import Image
 
 from alexnet_infer.architecture import Architecture, Conv, Dense
@@ -99,7 +100,7 @@ def test_a_net_without_groups_has_one_column():
 def test_a_net_that_takes_bgr_is_shown_in_rgb():
     artifact = random_artifact()
     manifest = artifact.manifest
-    bgr = replace(manifest, preprocessing=replace(manifest.preprocessing, channel_order="BGR"))
+    bgr = structs.replace(manifest, preprocessing=structs.replace(manifest.preprocessing, channel_order="BGR"))
     shown, swapped = Kernels.of(artifact).weights, Kernels.of(Artifact(bgr, artifact.tensors)).weights
     assert not np.array_equal(shown[:, 0], shown[:, 2])
     assert np.array_equal(swapped, shown[:, [2, 1, 0]])
@@ -123,4 +124,4 @@ def test_a_net_with_another_first_layer_is_refused_by_name(first):
     architecture = Architecture(name="odd", patch=patch, operations=(*first, Dense(name="fc8", units=7)))
     tensors = {name: np.zeros(shape, np.float32) for name, shape in architecture.tensors.items()}
     with pytest.raises(UsageError, match=r"^random-alexnet-64 begins with (fc8|conv1): expected a convolution"):
-        Kernels.of(Artifact(replace(manifest, architecture=architecture), tensors))
+        Kernels.of(Artifact(structs.replace(manifest, architecture=architecture), tensors))

@@ -6,19 +6,19 @@ import json
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from alexnet_infer.errors import UsageError
-from alexnet_infer.evaluation.predictions import CHUNK, About, Predictions, PredictionsError, Row
+from alexnet_infer.evaluation.predictions import CHUNK, About, ImageRow, Predictions, PredictionsError
 from tests.datasets.mini import WNIDS, refused
 from tests.evaluation.toys import about
 
 IMAGES, BATCH = 10, 4
-ROWS = [Row(f"{i}.jpg", i % 6, "not an image" if i == 5 else None) for i in range(IMAGES)]
+ROWS = [ImageRow(f"{i}.jpg", i % 6, "not an image" if i == 5 else None) for i in range(IMAGES)]
 VALUES = np.random.default_rng(0).dirichlet(np.ones(6), IMAGES).astype(np.float32)
 VALUES[5] = 0
 FILES = ("images.jsonl", "rows.f32")
@@ -83,7 +83,7 @@ def test_forgotten_predictions_are_computed_again(tmp_path):
 def test_many_images_come_in_chunks_and_in_order(tmp_path):
     count = 2 * CHUNK + 3
     predictions = Predictions(tmp_path, about(count))
-    predictions.append([Row(str(i), 0, None) for i in range(count)], np.full((count, 6), 1 / 6, np.float32))
+    predictions.append([ImageRow(str(i), 0, None) for i in range(count)], np.full((count, 6), 1 / 6, np.float32))
     predictions.close()
     sizes, names = [], []
     for rows, values in predictions.chunks():
@@ -95,7 +95,7 @@ def test_many_images_come_in_chunks_and_in_order(tmp_path):
 
 
 def test_names_and_reasons_in_any_script_are_read_back(tmp_path):
-    rows = [Row("naïve \u732b.jpg", 0, 'said "no", then: nothing')]
+    rows = [ImageRow("naïve \u732b.jpg", 0, 'said "no", then: nothing')]
     predictions = Predictions(tmp_path, about(1))
     predictions.append(rows, np.zeros((1, 6), np.float32))
     predictions.close()
@@ -278,7 +278,9 @@ def test_a_description_of_another_format_or_of_other_predictions_is_refused(tmp_
     text = json.loads((folder / "about.json").read_bytes())
     for number in (2, True):
         (folder / "about.json").write_text(json.dumps({**text, "format": number}))
-        refused(lambda: Predictions.open(folder), f"format {number}; this version reads 1", error=PredictionsError)
+        refused(
+            lambda: Predictions.open(folder), f"format {number}: this version reads format 1", error=PredictionsError
+        )
     (folder / "about.json").write_text(json.dumps({**text, "views": "center"}))
     refused(lambda: Predictions.open(folder), "not the key of its description", error=PredictionsError)
 

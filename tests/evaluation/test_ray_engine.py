@@ -10,20 +10,20 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from alexnet_infer.artifact import sha256
 from alexnet_infer.datasets import open_images
 from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, UsageError
+from alexnet_infer.evaluation import compute as compute_module
 from alexnet_infer.evaluation import ray_engine
-from alexnet_infer.evaluation import run as run_module
+from alexnet_infer.evaluation.compute import EvaluationRequest, compute
 from alexnet_infer.evaluation.pipeline import STAGES, Clock
 from alexnet_infer.evaluation.predictions import ABOUT, IMAGES, ROWS, About, Predictions
 from alexnet_infer.evaluation.ray_engine import PART, Work, Worker, predict_on_ray
-from alexnet_infer.evaluation.run import Request, compute
 from alexnet_infer.version import __version__
 from tests.datasets.mini import jpeg
 from tests.nets import TINY, random_artifact
@@ -70,9 +70,11 @@ def zoo(tmp_path_factory) -> Path:
     return root
 
 
-def request(zoo: Path, cache: Path, **given) -> Request:
+def request(zoo: Path, cache: Path, **given) -> EvaluationRequest:
     nets = (zoo / "net0.safetensors", zoo / "net1.safetensors")
-    return Request(**{"models": nets, "data": zoo / "data", "device": "cpu", "batch": BATCH, "cache": cache} | given)
+    return EvaluationRequest(
+        **{"models": nets, "data": zoo / "data", "device": "cpu", "batch": BATCH, "cache": cache} | given
+    )
 
 
 def arguments(zoo: Path, cache: Path, *more: object) -> list[object]:
@@ -100,7 +102,7 @@ def only_ray(monkeypatch) -> None:
     def refuse(*args, **kwargs):
         raise AssertionError("computed here")
 
-    monkeypatch.setattr(run_module, "predict", refuse)
+    monkeypatch.setattr(compute_module, "predict", refuse)
 
 
 @pytest.mark.usefixtures("cluster", "only_ray")

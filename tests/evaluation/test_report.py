@@ -20,7 +20,7 @@ from alexnet_infer.evaluation.examples import Examples, Shown
 from alexnet_infer.evaluation.paper import PUBLISHED
 from alexnet_infer.evaluation.report import ReportedNet, check_report, write_report
 from alexnet_infer.evaluation.result import Confusion, Evaluation, Sample
-from alexnet_infer.evaluation.statistics import Calibration
+from alexnet_infer.evaluation.tally import Reliability
 from alexnet_infer.manifest import ClassName
 from tests.evaluation.page import Page
 from tests.evaluation.results import CLASSES, WNIDS, result
@@ -208,7 +208,7 @@ def test_with_model_files_kernels_recipe_and_input_are_shown(tmp_path):
 
 
 def test_a_result_without_readable_images_or_deviations_is_written(tmp_path):
-    empty_calibration = Calibration.of(np.zeros(0, np.int64), np.zeros(0, bool))
+    empty_calibration = Reliability.of(np.zeros(0, np.int64), np.zeros(0, bool))
     evaluation = result(deviations=())
     classes = tuple(replace(class_, images=0, top1=0, top5=0) for class_ in evaluation.classes)
     page = written(replace(evaluation, calibration=empty_calibration, classes=classes, confusions=()), tmp_path)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from alexnet_infer.errors import UsageError
-from alexnet_infer.evaluation.result import Data, Evaluation, Paired, Protocol, Sample, evaluation, parse_condition
-from alexnet_infer.evaluation.statistics import Tally, mcnemar, wilson
+from alexnet_infer.evaluation.result import Data, Evaluation, Protocol, Sample, evaluation, parse_condition
+from alexnet_infer.evaluation.statistics import ErrorRate, Pairing, mcnemar, wilson
+from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.version import __version__
 from tests.evaluation.results import CLASSES, GUESSES, NAMES, WNIDS, facts, result, tally
@@ -93,11 +94,12 @@ def test_a_verdict_needs_mcnemars_p_below_5_per_cent_and_an_interval_without_0(o
     """Five coins show all heads or all tails in 2 of 32 outcomes (6 %), six coins in 2 of 64 (3 %)."""
     mean = np.repeat([True, False, False], [only_mean, only_net, 200])
     net = np.repeat([False, True, False], [only_mean, only_net, 200])
-    assert Paired.of(mean, net).verdict == verdict
+    assert Pairing.of(mean, net).verdict == verdict
 
 
 def test_an_interval_that_reaches_0_leaves_the_verdict_undecided():
-    pair = Paired(difference=-0.1, low=-0.2, high=0.0, ensemble_only_wrong=0, net_only_wrong=9, p=0.001)
+    rates = {name: ErrorRate.of(np.arange(90) < wrong) for name, wrong in (("first", 0), ("second", 9))}
+    pair = Pairing(**rates, difference=-0.1, low=-0.2, high=0.0, first_only=0, second_only=9, p=0.001)
     assert pair.verdict == "undecided"
     assert replace(pair, high=-0.01).verdict == "better"
     assert replace(pair, high=-0.01, p=0.05).verdict == "undecided"
@@ -120,7 +122,7 @@ def of_two(nets: dict[str, str], mean: str) -> Evaluation:
 def test_the_best_net_has_the_lowest_top_1_error(order, best):
     made = of_two({name: name for name in order}, mean="mean")
     assert made.against_best.net == best
-    assert made.against_best.top1.net_only_wrong == 1
+    assert made.against_best.top1.second_only == 1
 
 
 def test_among_equal_nets_the_top_5_error_decides_and_then_the_order():
@@ -136,7 +138,7 @@ def test_the_difference_is_the_ensembles_error_minus_the_nets():
     """With a net in the mean's place and the mean in the net's, the sign changes."""
     turned = of_two({"a": "mean", "b": "mean"}, mean="second")
     pair = turned.ensemble.against[0].top1
-    assert (pair.difference, pair.ensemble_only_wrong, pair.net_only_wrong) == (0.25, 2, 0)
+    assert (pair.difference, pair.first_only, pair.second_only) == (0.25, 2, 0)
 
 
 def test_classes_are_those_of_the_data_in_order_with_the_headlines_wrong_images():

@@ -15,7 +15,7 @@ from alexnet_infer.artifact import embedded_model, load_manifest
 from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
 from alexnet_infer.evaluation.paper import PUBLISHED
 from alexnet_infer.evaluation.result import Confusion, Data, Evaluation, Protocol, Sample, evaluation
-from alexnet_infer.evaluation.statistics import Tally
+from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.evaluation.terminal import render
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.preprocess import Views

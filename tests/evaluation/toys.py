@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import structs
 from PIL import Image
 
 from alexnet_infer.artifact import Artifact
@@ -24,11 +25,11 @@ def save_net(
 ) -> Path:
     """Save a random net for squares of 64 pixels with the classes of the miniature set."""
     artifact = random_artifact(replace(TINY, classes=len(wnids)), seed=seed)
-    manifest = replace(
+    manifest = structs.replace(
         artifact.manifest,
         name=name or path.stem,
         classes=tuple(ClassName(wnid=wnid, name=SYNSETS.get(wnid, wnid)) for wnid in wnids),
-        preprocessing=replace(artifact.manifest.preprocessing, resample=resample),
+        preprocessing=structs.replace(artifact.manifest.preprocessing, resample=resample),
     )
     Artifact(manifest, artifact.tensors).save(path)
     return path
@@ -55,6 +56,7 @@ def write_greys(root: Path, labels: Sequence[int]) -> Path:
 class Lookup:
     """A backend that uses a patch's first value as a row of `table` [1 + images, classes]. Row 0 is for padding."""
 
+    runtime, device, precision = "reference", "cpu", "fp32"
     description = "a table"
     takes_squares = False
 
@@ -70,10 +72,12 @@ class Lookup:
 def lookup_net(table: Sequence[Sequence[float]], views: str = "ten") -> Net:
     """Make a net whose probabilities for the i-th image of `write_greys` are row i of `table`."""
     manifest = random_artifact(replace(TINY, classes=len(WNIDS))).manifest
-    preprocessing = replace(manifest.preprocessing, mean=np.zeros(3))
+    preprocessing = structs.replace(manifest.preprocessing, mean=np.zeros(3))
     classes = tuple(ClassName(wnid=wnid, name=SYNSETS[wnid]) for wnid in WNIDS)
     padding = np.full(len(WNIDS), np.nan)  # NaN in a result would show a mistake
-    return Net(replace(manifest, preprocessing=preprocessing, classes=classes), Lookup([padding, *table]), views)
+    return Net(
+        structs.replace(manifest, preprocessing=preprocessing, classes=classes), Lookup([padding, *table]), views
+    )
 
 
 def about(

@@ -26,7 +26,7 @@ ort = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install
 LAYERS = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
 LARGEST = {"cpu": 64, "tensorrt": 127}
 """Magnitude of a rounded weight."""
-FLAVORS = ["cpu", "tensorrt"]
+KINDS = ["cpu", "tensorrt"]
 SQUARES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
 MEMBER = Member(name="a", sha256="0" * 64)
 
@@ -35,8 +35,8 @@ def options(**given) -> QuantizationOptions:
     return QuantizationOptions(**{"method": "minmax", **given})
 
 
-def quantized(flavor: str = "cpu", lrn: str = "conv", **given) -> onnx.ModelProto:
-    return quantize(build_onnx(random_artifact(), lrn), [large_patches()], options(flavor=flavor, **given))
+def quantized(int8_for: str = "cpu", lrn: str = "conv", **given) -> onnx.ModelProto:
+    return quantize(build_onnx(random_artifact(), lrn), [large_patches()], options(int8_for=int8_for, **given))
 
 
 def run(model: onnx.ModelProto, inputs: np.ndarray) -> np.ndarray:
@@ -67,9 +67,9 @@ class Read:
 
 
 @pytest.mark.parametrize("lrn", ["op", "conv", "plugin"])
-@pytest.mark.parametrize("flavor", FLAVORS)
-def test_all_layers_have_8_bit_weights_with_a_scale_for_each_output_channel(flavor, lrn):
-    artifact, read = random_artifact(), Read(quantized(flavor, lrn))
+@pytest.mark.parametrize("int8_for", KINDS)
+def test_all_layers_have_8_bit_weights_with_a_scale_for_each_output_channel(int8_for, lrn):
+    artifact, read = random_artifact(), Read(quantized(int8_for, lrn))
     for layer in LAYERS:
         weights = artifact.tensors[f"{layer}.weight"]
         largest = np.abs(weights).reshape(len(weights), -1).max(1)
@@ -78,18 +78,18 @@ def test_all_layers_have_8_bit_weights_with_a_scale_for_each_output_channel(flav
         assert rounded.dtype == zero.dtype == np.int8
         assert not zero.any()
         assert axis == 0
-        np.testing.assert_allclose(scale, largest / LARGEST[flavor], rtol=1e-6)
+        np.testing.assert_allclose(scale, largest / LARGEST[int8_for], rtol=1e-6)
         broad = scale.reshape(-1, *[1] * (weights.ndim - 1))
         np.testing.assert_allclose(rounded * broad, weights, atol=0.501 * scale.max())
-        assert np.abs(rounded).max() == LARGEST[flavor]
+        assert np.abs(rounded).max() == LARGEST[int8_for]
 
 
-def test_two_products_of_the_cpus_flavor_fit_16_bits():
+def test_two_products_of_the_cpus_kind_fit_16_bits():
     """CPUs without VNNI add two products in 16 bits. Larger sums saturate and change the result."""
     assert 2 * 255 * LARGEST["cpu"] < 2**15
 
 
-def test_tensorrts_flavor_has_symmetric_activations_and_the_float_biases():
+def test_tensorrts_kind_has_symmetric_activations_and_the_float_biases():
     artifact, read = random_artifact(), Read(quantized("tensorrt"))
     for layer in LAYERS:
         _, scale, zero, _ = read.pair(layer, 0)
@@ -97,7 +97,7 @@ def test_tensorrts_flavor_has_symmetric_activations_and_the_float_biases():
         np.testing.assert_array_equal(read.values[read.nodes[layer].input[2]], artifact.tensors[f"{layer}.bias"])
 
 
-def test_the_cpus_flavor_has_unsigned_activations_and_biases_scaled_by_input_and_weight():
+def test_the_cpus_kind_has_unsigned_activations_and_biases_scaled_by_input_and_weight():
     artifact, read = random_artifact(), Read(quantized("cpu"))
     for layer in LAYERS:
         _, scale, zero, _ = read.pair(layer, 0)
@@ -111,10 +111,10 @@ def test_the_cpus_flavor_has_unsigned_activations_and_biases_scaled_by_input_and
     assert read.pair("fc7", 0)[2] == 0, "a ReLU's output is not negative"
 
 
-@pytest.mark.parametrize("flavor", FLAVORS)
+@pytest.mark.parametrize("int8_for", KINDS)
 @pytest.mark.parametrize("lrn", ["op", "conv", "plugin"])
-def test_lrn_and_the_softmax_stay_in_float(flavor, lrn):
-    model = quantized(flavor, lrn)
+def test_lrn_and_the_softmax_stay_in_float(int8_for, lrn):
+    model = quantized(int8_for, lrn)
     read = Read(model)
     rounded = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     assert "pool1" in rounded, "the next layer's input"
@@ -129,7 +129,7 @@ def test_lrn_and_the_softmax_stay_in_float(flavor, lrn):
 
 def test_the_first_layer_matches_the_reference_with_patches_and_weights_rounded_by_hand():
     artifact, patches = random_artifact(), large_patches()
-    kept = options(flavor="tensorrt", keep_float=tuple(LAYERS[1:]))
+    kept = options(int8_for="tensorrt", keep_float=tuple(LAYERS[1:]))
     actual = run(quantize(build_onnx(artifact, "op"), [patches], kept), patches)
     weights = artifact.tensors["conv1.weight"]
     scale = np.abs(weights).max((1, 2, 3), keepdims=True) / 127
@@ -140,8 +140,8 @@ def test_the_first_layer_matches_the_reference_with_patches_and_weights_rounded_
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("flavor", FLAVORS)
-def test_a_fully_connected_layer_matches_its_definition_in_whole_numbers(flavor):
+@pytest.mark.parametrize("int8_for", KINDS)
+def test_a_fully_connected_layer_matches_its_definition_in_whole_numbers(int8_for):
     rng = np.random.default_rng(0)
     x, weights, bias = (rng.normal(1, 5, shape).astype(np.float32) for shape in ((64, 40), (9, 40), 9))
     ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["N", c]) for n, c in (("x", 40), ("fc", 9))]
@@ -150,14 +150,14 @@ def test_a_fully_connected_layer_matches_its_definition_in_whole_numbers(flavor)
     graph = onnx.helper.make_graph([gemm], "one layer", ends[:1], ends[1:], tensors)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
-    low, high = (-np.abs(x).max(), np.abs(x).max()) if flavor == "tensorrt" else (x.min(), x.max())
-    step = (high - low) / (254 if flavor == "tensorrt" else 255)
-    zero = 0 if flavor == "tensorrt" else np.rint(-low / step)
-    whole = np.clip(np.rint(x / step) + zero, *((-128, 127) if flavor == "tensorrt" else (0, 255))) - zero
-    scale = np.abs(weights).max(1) / LARGEST[flavor]
+    low, high = (-np.abs(x).max(), np.abs(x).max()) if int8_for == "tensorrt" else (x.min(), x.max())
+    step = (high - low) / (254 if int8_for == "tensorrt" else 255)
+    zero = 0 if int8_for == "tensorrt" else np.rint(-low / step)
+    whole = np.clip(np.rint(x / step) + zero, *((-128, 127) if int8_for == "tensorrt" else (0, 255))) - zero
+    scale = np.abs(weights).max(1) / LARGEST[int8_for]
     expected = whole @ np.rint(weights / scale[:, None]).T * (step * scale) + bias
     assert np.abs(expected - (x @ weights.T + bias)).max() > 0.5, "rounding must change the result"
-    np.testing.assert_allclose(run(quantize(model, [x], options(flavor=flavor)), x), expected, atol=0.02)
+    np.testing.assert_allclose(run(quantize(model, [x], options(int8_for=int8_for)), x), expected, atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -171,20 +171,20 @@ def test_a_fully_connected_layer_matches_its_definition_in_whole_numbers(flavor)
         ("minmax", {"pool_first": True}),
     ],
 )
-@pytest.mark.parametrize("flavor", FLAVORS)
-def test_probabilities_stay_near_the_float_nets(flavor, method, switch):
+@pytest.mark.parametrize("int8_for", KINDS)
+def test_probabilities_stay_near_the_float_nets(int8_for, method, switch):
     net = replace(TINY, **switch)
     model, patches = build_onnx(random_artifact(net), "conv"), large_patches(net, count=8)
-    actual = run(quantize(model, [patches[:4], patches[4:]], options(method=method, flavor=flavor)), patches)
+    actual = run(quantize(model, [patches[:4], patches[4:]], options(method=method, int8_for=int8_for)), patches)
     difference = np.abs(actual - run(model, patches))
     assert np.isfinite(actual).all()
     assert 1e-4 < difference.max() < 0.12
 
 
-@pytest.mark.parametrize("flavor", FLAVORS)
-def test_layers_that_are_kept_stay_in_float(flavor):
+@pytest.mark.parametrize("int8_for", KINDS)
+def test_layers_that_are_kept_stay_in_float(int8_for):
     artifact = random_artifact()
-    read = Read(quantized(flavor, keep_float=("conv1", "fc8")))
+    read = Read(quantized(int8_for, keep_float=("conv1", "fc8")))
     for layer in LAYERS:
         kept = layer in ("conv1", "fc8")
         assert read.is_float(layer, 1) == kept
@@ -206,14 +206,14 @@ def test_a_layer_is_kept_in_every_net_of_a_file_or_in_one(kept, left):
     np.testing.assert_allclose(run(result, large_patches()), run(model, large_patches()), atol=0.1)
 
 
-@pytest.mark.parametrize("flavor", FLAVORS)
+@pytest.mark.parametrize("int8_for", KINDS)
 @pytest.mark.parametrize("views", ["none", "center", "ten"])
-def test_input_output_and_metadata_are_kept_and_the_float_model_is_not_changed(views, flavor):
+def test_input_output_and_metadata_are_kept_and_the_float_model_is_not_changed(views, int8_for):
     artifact = random_artifact()
     model = build_model([artifact], ExportInfo(members=(MEMBER,), views=views, lrn="conv"))
     before = model.SerializeToString()
     inputs = SQUARES if views != "none" else large_patches()
-    result = quantize(model, [inputs], options(flavor=flavor))
+    result = quantize(model, [inputs], options(int8_for=int8_for))
     assert model.SerializeToString() == before
     onnx.checker.check_model(result, full_check=True)
     assert list(result.graph.input) == list(model.graph.input)
@@ -253,7 +253,7 @@ def test_nothing_is_printed_logged_or_left_behind(tmp_path, monkeypatch, capfd, 
     assert not caplog.records
 
 
-@pytest.mark.parametrize(("wrong", "words"), [({"method": "mean"}, "entropy or"), ({"flavor": "gpu"}, "tensorrt")])
+@pytest.mark.parametrize(("wrong", "words"), [({"method": "mean"}, "entropy or"), ({"int8_for": "gpu"}, "tensorrt")])
 def test_unknown_options_are_refused_with_the_known_ones(wrong, words):
     with pytest.raises(UsageError, match=words):
         QuantizationOptions(**wrong)
@@ -321,7 +321,7 @@ def test_a_value_that_is_always_zero_has_a_range(method):
     assert histogram.range(method) == (0, 0)
 
 
-def test_tensorrt_accepts_its_flavor_and_refuses_the_cpus():
+def test_tensorrt_accepts_its_kind_and_refuses_the_cpus():
     trt = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
     logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
 

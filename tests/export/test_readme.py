@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.engines.files import EngineRuntime
+from alexnet_infer.engines.files import EnginePlatform
+from alexnet_infer.export.job import Exported, ExportRequest, export
 from alexnet_infer.export.readme import readme
-from alexnet_infer.export.run import Exported, ExportRequest, export
 from alexnet_infer.graph.info import Batch, ExportInfo, Member
 from alexnet_infer.nets import load
 from alexnet_infer.preprocess import ALIASED
 from tests.nets import random_artifact
 
-RTX = EngineRuntime(
+RTX = EnginePlatform(
     flavor="rtx", version="1.2.3", compute_capabilities=("8.6", "12.0"), gpu=None, driver=None, plugin=False
 )
-TENSORRT = EngineRuntime(
+TENSORRT = EnginePlatform(
     flavor="tensorrt", version="11.4.0", compute_capabilities=("9.0",), gpu="A GPU", driver="580.1", plugin=True
 )
 
@@ -117,9 +117,9 @@ def test_the_example_applies_the_exif_orientation(tmp_path, monkeypatch, capsys)
     assert abs(results[0].probability - results[1].probability) > 5 * ROUNDING
 
 
-def text(info: ExportInfo, *, onnx: bool = True, runtime: EngineRuntime | None = None) -> str:
-    engine = Path("net.engine") if runtime is not None else None
-    return readme(random_artifact().manifest, info, Path("net.onnx") if onnx else None, engine, runtime)
+def text(info: ExportInfo, *, onnx: bool = True, platform: EnginePlatform | None = None) -> str:
+    engine = Path("net.engine") if platform is not None else None
+    return readme(random_artifact().manifest, info, Path("net.onnx") if onnx else None, engine, platform)
 
 
 def info_of(count: int = 1, **values: object) -> ExportInfo:
@@ -141,8 +141,8 @@ def test_it_describes_input_and_output():
     [
         ({}, "Batch size N: any number."),
         ({"batch": Batch.parse("4")}, "Batch size N: always 4."),
-        ({"precision": "int8", "flavor": "tensorrt"}, "Precision int8 for TensorRT;"),
-        ({"precision": "int8", "flavor": "cpu"}, "Precision int8 for CPU runtimes;"),
+        ({"precision": "int8", "int8_for": "tensorrt"}, "Precision int8 for TensorRT;"),
+        ({"precision": "int8", "int8_for": "cpu"}, "Precision int8 for CPU runtimes;"),
         ({"precision": "fp16", "lrn": "conv"}, "Precision fp16; LRN is a 1x1 convolution"),
         ({"lrn": "plugin"}, "alexnet_infer::GroupedLRN"),
     ],
@@ -164,13 +164,13 @@ def test_it_lists_the_nets_in_the_file_and_suggests_no_comparison_of_their_mean_
 
 
 def test_for_an_engine_it_names_the_runtime_and_has_no_python_example():
-    page = text(info_of(), onnx=False, runtime=RTX)
+    page = text(info_of(), onnx=False, platform=RTX)
     assert "`net.engine` runs only in TensorRT-RTX 1.2.3 and on GPUs of compute capability 8.6, 12.0." in page
     assert "N: 1 to 64, fastest with 8." in page
     assert "```python" not in page
     assert "--model net.engine" in page
     assert "the export settings are in `net.engine.json`, as JSON." in page, "an engine has no metadata"
-    page = text(info_of(), runtime=TENSORRT)
+    page = text(info_of(), platform=TENSORRT)
     assert "on A GPU (compute capability 9.0)." in page
     assert "N: 1 to 64, fastest with 8; any number in the ONNX file." in page
     assert 'InferenceSession("net.onnx")' in page

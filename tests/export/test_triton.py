@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from alexnet_infer.errors import UsageError
 from alexnet_infer.export import triton
@@ -49,7 +50,7 @@ def model_config():
 def test_the_config_of_an_onnx_file_fits_tritons_definition(model_config, onnx):
     from google.protobuf import text_format
 
-    parsed = text_format.Parse(config(onnx, "net", 500), model_config.ModelConfig())
+    parsed = text_format.Parse(config(onnx, "net"), model_config.ModelConfig())
     assert (parsed.name, parsed.backend, parsed.max_batch_size) == ("net", "onnxruntime", 64)
     (source,), (target,) = parsed.input, parsed.output
     assert (source.name, source.data_type) == ("images", model_config.TYPE_UINT8)
@@ -57,7 +58,7 @@ def test_the_config_of_an_onnx_file_fits_tritons_definition(model_config, onnx):
     assert (target.name, target.data_type) == ("probabilities", model_config.TYPE_FP32)
     assert (list(target.dims), target.label_filename) == ([CLASSES], "labels.txt")
     assert list(parsed.dynamic_batching.preferred_batch_size) == [8]
-    assert parsed.dynamic_batching.max_queue_delay_microseconds == 500
+    assert parsed.dynamic_batching.max_queue_delay_microseconds == triton.QUEUE_DELAY == 1000
     assert [group.kind for group in parsed.instance_group] == [model_config.ModelInstanceGroup.KIND_AUTO]
     assert parsed.version_policy.latest.num_versions == 1
 
@@ -145,7 +146,7 @@ def test_a_copy_that_fails_leaves_no_version(onnx, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(triton.shutil, "copyfileobj", full)
+    monkeypatch.setattr(triton.shutil, "copyfile", full)
     with pytest.raises(UsageError, match="No space left on device"):
         write_repository(tmp_path / "models", onnx)
     assert sorted(first.parent.iterdir()) == before
@@ -153,16 +154,16 @@ def test_a_copy_that_fails_leaves_no_version(onnx, tmp_path, monkeypatch):
 
 def test_while_a_version_is_written_no_folder_has_a_number_as_its_name(onnx, tmp_path, monkeypatch):
     seen = []
-    real = triton.shutil.copyfileobj
+    real = triton.shutil.copyfile
 
-    def watched(read, write, length) -> None:
-        place = Path(write.name).parents[1]
+    def watched(source: Path, target: Path) -> None:
+        place = target.parents[1]
         seen.append(
             [path.name for path in place.iterdir() if re.match(r"[\s+-]*\d", path.name)]
         )  # as std::stoll parses
-        real(read, write, length)
+        real(source, target)
 
-    monkeypatch.setattr(triton.shutil, "copyfileobj", watched)
+    monkeypatch.setattr(triton.shutil, "copyfile", watched)
     write_repository(tmp_path / "models", onnx)
     assert seen == [[]]
 
@@ -183,7 +184,9 @@ def test_a_version_that_another_process_wrote_meanwhile_is_kept(onnx, tmp_path, 
     assert other.read_bytes() == b"other"
 
 
-OTHER_NAMES = replace(MANIFEST, classes=(*MANIFEST.classes[:-1], replace(MANIFEST.classes[-1], name="something else")))
+OTHER_NAMES = structs.replace(
+    MANIFEST, classes=(*MANIFEST.classes[:-1], structs.replace(MANIFEST.classes[-1], name="something else"))
+)
 
 
 @pytest.mark.parametrize(
@@ -206,22 +209,15 @@ def test_a_model_that_contradicts_the_existing_one_is_refused(onnx, tmp_path, ch
 
 
 def test_an_existing_model_of_another_program_is_refused(onnx, tmp_path):
-    place = tmp_path / "models" / "net"
+    place = tmp_path / "models" / "random-alexnet-64"
     (place / "1").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"has versions but no config\.pbtxt"):
-        write_repository(tmp_path / "models", onnx, name="net")
+        write_repository(tmp_path / "models", onnx)
     for text in ('name: "net"\n', "# alexnet-infer: {", "# alexnet-infer: " + "[" * 100_000, "\xff"):
         (place / "config.pbtxt").write_text(text, encoding="latin-1")
         with pytest.raises(UsageError, match="was not written by alexnet-infer"):
-            write_repository(tmp_path / "models", onnx, name="net")
+            write_repository(tmp_path / "models", onnx)
     assert sorted(path.name for path in place.iterdir()) == ["1", "config.pbtxt"]
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../up", 'a"b', "a b", "a\nb", "é", "x" * 101])
-def test_a_model_name_that_is_not_a_valid_folder_name_is_refused(onnx, tmp_path, name):
-    with pytest.raises(UsageError, match="model name"):
-        write_repository(tmp_path / "models", onnx, name=name)
-    assert not (tmp_path / "models").exists()
 
 
 @pytest.mark.parametrize(
@@ -232,22 +228,17 @@ def test_a_model_name_that_is_not_a_valid_folder_name_is_refused(onnx, tmp_path,
         ("日本", "alexnet"),
         ("a.b_c-1", "a.b_c-1"),
         ("..", "alexnet"),
+        ("x" * 101, "x" * 100),
     ],
 )
 def test_a_nets_name_becomes_a_safe_folder_name(onnx, tmp_path, net, name):
-    model = replace(onnx, manifest=replace(MANIFEST, name=net))
+    model = replace(onnx, manifest=structs.replace(MANIFEST, name=net))
     assert write_repository(tmp_path / "models", model) == tmp_path / "models" / name / "1"
 
 
 def test_an_engine_that_does_not_accept_a_single_image_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"--batch 2,8,64: .* expected 1,8,64"):
         served(tmp_path / "net.engine", tensorrt="11.4.0", batch=Batch(min=2, opt=8, max=64))
-
-
-@pytest.mark.parametrize("delay", [-1, 10_000_001])
-def test_a_queue_delay_out_of_range_is_refused(onnx, tmp_path, delay):
-    with pytest.raises(UsageError, match="queue delay"):
-        write_repository(tmp_path / "models", onnx, queue_delay=delay)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_in_one_line(onnx, tmp_path):
@@ -267,7 +258,7 @@ def test_the_readmes_example_sends_what_the_config_expects(tmp_path, monkeypatch
     from PIL import Image
 
     model = served(tmp_path / "net.onnx", views=views, batch=batch)
-    version = write_repository(tmp_path / "models", model, name="net")
+    version = write_repository(tmp_path / "models", model)
     text = (version.parent / "README.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     sent = {}
@@ -313,7 +304,7 @@ def test_the_readmes_example_sends_what_the_config_expects(tmp_path, monkeypatch
         "shape": [count, *dims],
         "kind": kind[0],
         "dtype": kind[1],
-        "model": "net",
+        "model": "random-alexnet-64",
     }
 
 
@@ -327,7 +318,7 @@ def test_an_engines_readme_names_the_tensorrt_version_that_runs_it(tmp_path):
 
 def test_class_names_in_any_script_are_one_per_line(tmp_path):
     classes = tuple(ClassName(wnid=c.wnid, name=f'"{i}" \\ 猫, it\'s') for i, c in enumerate(MANIFEST.classes))
-    model = served(tmp_path / "net.onnx", manifest=replace(MANIFEST, classes=classes))
+    model = served(tmp_path / "net.onnx", manifest=structs.replace(MANIFEST, classes=classes))
     version = write_repository(tmp_path / "models", model)
     lines = (version.parent / "labels.txt").read_bytes().decode("utf-8").split("\n")
     assert lines == [*(c.name for c in classes), ""]

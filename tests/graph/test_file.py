@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import onnx
 import pytest
+from msgspec.structs import replace
 from onnx import TensorProto, helper
 
 from alexnet_infer.errors import ModelFileError
@@ -24,7 +25,8 @@ INFO = ExportInfo(members=(Member(name="a", sha256="0" * 64),))
 def saved(folder: Path, max_embedded: int = 2**31, info: ExportInfo = INFO) -> Path:
     outside: dict[str, np.ndarray] = {}
     path = folder / "net.onnx"
-    save_model(path, build_model([random_artifact()], info, outside), outside, max_embedded=max_embedded)
+    with patch("alexnet_infer.graph.file.MAX_WEIGHTS", max_embedded):
+        save_model(path, build_model([random_artifact()], info, outside), outside)
     return path
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import onnx
 import pytest
+from msgspec.structs import replace
 
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.reference import ReferenceBackend

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from msgspec import structs
 from onnx import numpy_helper
 
 from alexnet_infer.architecture import LRN, Architecture, MaxPool
@@ -62,9 +63,10 @@ def test_a_wrong_lrn_constant_or_a_missing_column_split_changes_the_result(wrong
     artifact = random_artifact()
     patches = large_patches()
     spec = artifact.manifest.architecture
-    changed = tuple(replace(o, **wrong) if isinstance(o, LRN) else o for o in spec.operations)
+    changed = tuple(structs.replace(o, **wrong) if isinstance(o, LRN) else o for o in spec.operations)
     mistaken = Artifact(
-        replace(artifact.manifest, architecture=replace(spec, operations=changed)), dict(artifact.tensors)
+        structs.replace(artifact.manifest, architecture=structs.replace(spec, operations=changed)),
+        dict(artifact.tensors),
     )
     difference = run(build_onnx(mistaken, form), {INPUT: patches}) - ReferenceBackend(artifact).infer(patches)
     assert np.abs(difference).max() > 1e-3
@@ -137,14 +139,15 @@ def light_architecture() -> Architecture:
     """The published Caffe net as in the ONNX Model Zoo: 224 x 224 patches, and a pool5 that rounds up."""
     published = replace(variant("caffe"), name="light_bvlc_alexnet", patch=224).build()
     operations = tuple(
-        replace(o, ceil=True) if isinstance(o, MaxPool) and o.name == "pool5" else o for o in published.operations
+        structs.replace(o, ceil=True) if isinstance(o, MaxPool) and o.name == "pool5" else o
+        for o in published.operations
     )
-    return replace(published, operations=operations)
+    return structs.replace(published, operations=operations)
 
 
 def light_artifact(tensors: dict[str, np.ndarray]) -> Artifact:
     base = random_artifact(replace(TINY, patch=224, classes=1000, conv1=(11, 4, 0)))
-    return Artifact(replace(base.manifest, architecture=light_architecture()), tensors)
+    return Artifact(structs.replace(base.manifest, architecture=light_architecture()), tensors)
 
 
 @pytest.mark.skipif(not LIGHT.exists(), reason="this onnx package does not ship its light test models")

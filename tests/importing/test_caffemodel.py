@@ -238,7 +238,7 @@ def test_a_file_that_is_not_a_caffemodel_is_refused(path):
 def test_a_file_too_large_for_a_message_is_refused_without_reading_it(path):
     with path.open("wb") as file:
         file.truncate(2**31)  # sparse: takes no room
-    with pytest.raises(SpecError, match="at most 2 GB"):
+    with pytest.raises(SpecError, match="less than 2 GB"):
         read_caffemodel(path, CAFFE.build())
 
 

@@ -14,21 +14,17 @@ import pytest
 from alexnet_infer.artifact import load_artifact
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError
 from alexnet_infer.importing.checkpoint import read_checkpoint
-from alexnet_infer.importing.run import ImportRequest, import_net
-from alexnet_infer.manifest import ClassName
+from alexnet_infer.importing.convert import ImportRequest, import_net
 
 torch = pytest.importorskip("torch")
 
-from tests.train.toys import BRIEF, TINY, trainer  # noqa: E402 (imports torch)
-from train.finish import finish  # noqa: E402
-
-CLASSES = tuple(ClassName(wnid=f"n{i:08}", name=f"class {i}") for i in range(3))
+from tests.train.toys import BRIEF, TINY, finished, trainer  # noqa: E402 (imports torch)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished training, in units of 16 grey levels."""
-    training = trainer(tmp_path_factory.mktemp("run") / "run", recipe=replace(BRIEF, unit=16.0), classes=CLASSES)
+    training = trainer(tmp_path_factory.mktemp("run") / "run", recipe=replace(BRIEF, unit=16.0))
     training.run()
     return training
 
@@ -39,15 +35,15 @@ def path(run, tmp_path) -> Path:
 
 
 def test_the_net_is_the_trainers_except_for_rounding_to_float16(run, path):
-    finished = finish(run, run.saved.whole_model(), CLASSES, run.out / "net.safetensors", "toys", trained_epochs=2)
+    written = finished(run, run.saved.last.with_name("net.safetensors"))
     imported = load_artifact(import_net(ImportRequest(source=path, out=path.with_name("net.safetensors"), name="net")))
-    manifest, expected = imported.manifest, finished.artifact.manifest
+    manifest, expected = imported.manifest, written.artifact.manifest
     assert manifest.architecture == expected.architecture
     assert manifest.preprocessing.to_json() == expected.preprocessing.to_json()
     assert manifest.classes == expected.classes
     for name, tensor in imported.tensors.items():
         rounded = tensor.astype(np.float16).astype(np.float32)
-        assert np.array_equal(rounded, finished.artifact.tensors[name]), name
+        assert np.array_equal(rounded, written.artifact.tensors[name]), name
 
 
 def test_a_preset_that_differs_from_the_checkpoints_is_refused(path):
@@ -56,8 +52,11 @@ def test_a_preset_that_differs_from_the_checkpoints_is_refused(path):
         import_net(request)
 
 
-def test_weights_are_converted_to_grey_levels_exactly(run, path):
-    checkpoint = read_checkpoint(path)
+@pytest.mark.parametrize("unit", [16.0, 10.0, 1.0])
+def test_weights_are_converted_to_grey_levels_exactly(tmp_path, unit):
+    run = trainer(tmp_path / "run", recipe=replace(BRIEF, unit=unit))
+    run.save()
+    checkpoint = read_checkpoint(run.saved.last)
     expected = run.saved.whole_model().artifact_tensors()
     assert checkpoint.tensors.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -66,7 +65,7 @@ def test_weights_are_converted_to_grey_levels_exactly(run, path):
 
 def test_a_net_with_batch_norm_is_read_with_its_statistics(tmp_path):
     net = replace(TINY, normalization="batchnorm").build()
-    training = trainer(tmp_path / "run", net, replace(BRIEF, unit=1.0), classes=CLASSES)
+    training = trainer(tmp_path / "run", net, replace(BRIEF, unit=1.0))
     training.run()
     checkpoint = read_checkpoint(training.saved.last)
     expected = training.saved.whole_model().artifact_tensors()
@@ -180,7 +179,7 @@ def test_a_unit_is_refused_for_a_net_that_does_not_scale(changed, run):
 
 def test_a_model_file_is_not_a_checkpoint(run, tmp_path):
     path = tmp_path / "net.safetensors"
-    finish(run, run.saved.whole_model(), CLASSES, path, "toys", trained_epochs=2)
+    finished(run, path)
     with pytest.raises(SpecError, match="is already a model file"):
         read_checkpoint(path)
 

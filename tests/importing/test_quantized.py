@@ -10,6 +10,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from onnx import helper
 
 from alexnet_infer import load
@@ -135,7 +136,9 @@ def test_an_external_constant_is_refused(path, quantized):
 
 
 def test_a_net_that_differs_from_the_manifests_is_refused(path, quantized):
-    caffenet = replace(manifest(), architecture=replace(variant("caffenet"), hidden=32, classes=10, patch=224).build())
+    caffenet = structs.replace(
+        manifest(), architecture=replace(variant("caffenet"), hidden=32, classes=10, patch=224).build()
+    )
     refused(path, quantized, "lrn size=5", "expected maxpool size=3 stride=2, pool1 of caffenet", expected=caffenet)
     changes = [
         ("LRN", "alpha", 0.5, "alpha=0.1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import msgspec
 import pytest
 
 from alexnet_infer.errors import ModelFileError, UsageError
@@ -65,9 +66,7 @@ def other(tmp_path, monkeypatch):
 
 
 def entry() -> dict:
-    import dataclasses
-
-    return dataclasses.asdict(published("caffenet"))
+    return msgspec.to_builtins(published("caffenet"))
 
 
 def test_a_site_can_have_its_own_registry(other):
@@ -115,8 +114,8 @@ def test_missing_and_unknown_fields_are_named(other):
     misspelt["sise"] = misspelt.pop("size")
     del incomplete["error"]["top5"]
     for net, message in (
-        (misspelt, "'caffenet': missing fields: size; unknown fields: sise"),
-        (incomplete, "'caffenet': error: missing fields: top5"),
+        (misspelt, r"nets\[0\]: missing fields: size; unknown fields: sise"),
+        (incomplete, r"nets\[0\].error: missing fields: top5"),
     ):
         other({"format": 1, "nets": [net]})
         with pytest.raises(ModelFileError, match=message):
@@ -133,8 +132,8 @@ def test_the_name_of_a_bundled_net_is_refused(other, name):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("top1", "42"), ("top1", None), ("top1", [42]), ("top1", float("nan")), ("top1", float("inf")), ("top1", 101),
-        ("top1", 10), ("top5", -1), ("top5", True), ("protocol", "a\nb"), ("source", ""), ("views", None), ("other", 1),
+        ("top1", "42"), ("top1", None), ("top1", [42]), ("top1", 101), ("top1", 10),
+        ("top5", -1), ("top5", True), ("protocol", "a\nb"), ("source", ""), ("views", None), ("other", 1),
     ],
 )  # fmt: skip
 def test_a_wrong_value_of_an_error_is_refused(other, field, value):
@@ -142,6 +141,13 @@ def test_a_wrong_value_of_an_error_is_refused(other, field, value):
     net["error"][field] = value
     other({"format": 1, "nets": [net]})
     with pytest.raises(ModelFileError, match=r"not a registry of nets .*error"):
+        registry()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_error_that_is_not_a_number_is_refused(other, value):
+    other({"format": 1, "nets": [entry() | {"error": entry()["error"] | {"top1": value}}]})
+    with pytest.raises(ModelFileError, match=r"not a registry of nets .*(NaN|Infinity) is not a JSON number"):
         registry()
 
 

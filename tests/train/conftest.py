@@ -26,6 +26,15 @@ def data(tmp_path) -> Path:
 
 
 @pytest.fixture
+def small_shards(monkeypatch) -> None:
+    """Make `prepare` write two images of `tests.train.packing` per shard."""
+    from tests.train.packing import TWO_IMAGES
+    from train import prepare
+
+    monkeypatch.setattr(prepare, "SHARD_BYTES", TWO_IMAGES)
+
+
+@pytest.fixture
 def run(monkeypatch, capsys):
     """Return a function that runs the program as `main` does and returns (exit code, stdout, stderr)."""
 

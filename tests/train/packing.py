@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_infer.datasets import LabelledImages
+from alexnet_infer.datasets import Example, LabelledImages
 from alexnet_infer.decode import read_square
 from alexnet_infer.preprocess import Rescaling
-from train import parts
 from train.packed import PackedSet
 from train.prepare import Preparation
 
@@ -25,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 SIZE = 8
 WNIDS = ("n00000001", "n00000002")
 TWO_IMAGES = 2 * 3 * SIZE**2
+"""The bytes of a shard in these tests: see the fixture `small_shards`."""
 
 
 class Counted:
@@ -66,7 +66,7 @@ def image_source(root: Path) -> Path:
 
 
 def job(source: Path, **options) -> Preparation:
-    settings = {"out": source.parent / "packed", "size": SIZE, "workers": 2, "shard_bytes": TWO_IMAGES} | options
+    settings = {"out": source.parent / "packed", "size": SIZE, "workers": 2} | options
     return Preparation(source=source, **settings)
 
 
@@ -91,11 +91,12 @@ def note_decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that collects the names of the images that are decoded from now on."""
     names: list[str] = []
 
-    def noted(*arguments, name: str, **options) -> np.ndarray:
-        names.append(name)
-        return read_square(*arguments, name=name, **options)
+    def noted(example: Example, rescaling: Rescaling) -> np.ndarray:
+        names.append(example.name)
+        return square(example, rescaling)
 
-    monkeypatch.setattr(parts, "read_square", noted)
+    square = Example.square
+    monkeypatch.setattr(Example, "square", noted)
     return names
 
 
@@ -106,8 +107,9 @@ def interrupt(*_: object) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.train.packing import Counted, job
-from train import parts, prepare
+from alexnet_infer.datasets import Example
+from tests.train.packing import TWO_IMAGES, Counted, job
+from train import prepare
 
 where, left = sys.argv[2], int(sys.argv[3])
 def counted(function):
@@ -120,13 +122,14 @@ def counted(function):
     return call
 
 if where == "decode":
-    parts.read_square = counted(parts.read_square)
+    Example.square = counted(Example.square)
 elif where == "rename":
     Path.replace = counted(Path.replace)
 elif where == "unlink":
     Path.unlink = counted(Path.unlink)
 else:
     os.fsync = counted(os.fsync)
+prepare.SHARD_BYTES = TWO_IMAGES
 prepare.prepare(job(Path(sys.argv[1]), workers=1), Counted())
 """
 

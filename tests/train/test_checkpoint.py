@@ -34,13 +34,14 @@ TENSORS = {
     "model.bn1.num_batches_tracked": torch.tensor(7),
     "velocity.conv1.weight": torch.randn(4, 3, 2, 2),
 }
+NET = {"preprocessing": {}, "classes": []}
 SHAPES = {name: tuple(tensor.shape) for name, tensor in TENSORS.items()}
 
 
 @pytest.fixture
 def saved(tmp_path) -> Path:
     path = tmp_path / "last.safetensors"
-    checkpoint.save(path, CONFIG, STATE, TENSORS)
+    checkpoint.save(path, CONFIG, STATE, TENSORS, NET)
     return path
 
 
@@ -141,7 +142,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_other_file(saved, monkeypa
     before = saved.read_bytes()
     monkeypatch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), full)
     with pytest.raises(UsageError, match=r"last\.safetensors: can't be written \(No space left on device\)"):
-        checkpoint.save(saved, CONFIG, RunState(epoch=9), TENSORS)
+        checkpoint.save(saved, CONFIG, RunState(epoch=9), TENSORS, NET)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
@@ -175,7 +176,7 @@ def test_a_kept_checkpoint_does_not_change_when_the_next_is_saved(saved, way):
     checkpoint.keep(saved, kept)
     assert kept.samefile(saved) == (way == "hard link"), "a link takes no space"
     assert kept.read_bytes() == saved.read_bytes() == before
-    checkpoint.save(saved, CONFIG, RunState(epoch=4), CHANGED)
+    checkpoint.save(saved, CONFIG, RunState(epoch=4), CHANGED, NET)
     assert saved.read_bytes() != before
     assert kept.read_bytes() == before
     assert files(saved.parent) == ["best.safetensors", "last.safetensors"]
@@ -184,7 +185,7 @@ def test_a_kept_checkpoint_does_not_change_when_the_next_is_saved(saved, way):
 def test_keeping_a_later_checkpoint_replaces_the_kept_one(saved, way):
     kept = saved.with_name("best.safetensors")
     checkpoint.keep(saved, kept)
-    checkpoint.save(saved, CONFIG, RunState(epoch=4), CHANGED)
+    checkpoint.save(saved, CONFIG, RunState(epoch=4), CHANGED, NET)
     checkpoint.keep(saved, kept)
     state, tensors = checkpoint.load(kept, CONFIG, SHAPES)
     assert state == RunState(epoch=4)
@@ -214,7 +215,7 @@ def test_without_space_for_a_copy_the_old_kept_one_is_unchanged(saved, monkeypat
     kept = saved.with_name("best.safetensors")
     checkpoint.keep(saved, kept)
     before = kept.read_bytes()
-    checkpoint.save(saved, CONFIG, RunState(epoch=4), CHANGED)
+    checkpoint.save(saved, CONFIG, RunState(epoch=4), CHANGED, NET)
     monkeypatch.setattr(Path, "hardlink_to", no_hard_links)
     monkeypatch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), full)
     with pytest.raises(UsageError, match=NO_SPACE) as caught:
@@ -228,7 +229,7 @@ def test_if_a_link_cannot_be_renamed_the_old_kept_checkpoint_stays(saved, monkey
     kept = saved.with_name("best.safetensors")
     checkpoint.keep(saved, kept)
     before = kept.read_bytes()
-    checkpoint.save(saved, CONFIG, RunState(epoch=4), CHANGED)
+    checkpoint.save(saved, CONFIG, RunState(epoch=4), CHANGED, NET)
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(UsageError, match=NO_SPACE):
         checkpoint.keep(saved, kept)

@@ -19,6 +19,7 @@ import torch
 
 from alexnet_infer.artifact import load_artifact
 from alexnet_infer.datasets import LabelledImages
+from alexnet_infer.files import along
 from alexnet_infer.presets import variant
 from tests.train.program import assert_one_line, program, train_small
 from train import display, launch
@@ -42,6 +43,7 @@ def test_from_a_folder_of_images_to_an_artifact_with_its_errors(run, data, tmp_p
     assert manifest.provenance.recipe["epochs"] == 2
     assert manifest.provenance.seed == 3
     assert [e.images for e in manifest.provenance.errors] == [12, 12]
+    assert json.loads((out / "toy-net.json").read_text())["data"]["images of validation"] == 12
     files = [".lock", "best.safetensors", "last.safetensors", "log.jsonl", "toy-net.json", "toy-net.safetensors"]
     assert sorted(path.name for path in out.iterdir()) == files
     assert re.fullmatch(r"\S+toy-net.safetensors \(.* MB\): on 12 images of toys, validation, ten views: .*\n", stdout)
@@ -52,13 +54,19 @@ def test_from_a_folder_of_images_to_an_artifact_with_its_errors(run, data, tmp_p
 
 
 def test_the_same_command_on_a_finished_run_writes_the_same_result_again(run, data, tmp_path):
-    train_small(run, data, tmp_path)
+    _, first, stderr = train_small(run, data, tmp_path)
+    assert "measuring: 12 images in " in stderr
     result = tmp_path / "alexnet-64.safetensors"
     before = result.read_bytes()
+    code, stdout, stderr = train_small(run, data, tmp_path)
+    assert (code, stdout) == (0, first)
+    assert "keeping the errors that were measured before on the same images\n" in stderr
+    assert "measuring" not in stderr
     result.unlink()
-    code, _, stderr = train_small(run, data, tmp_path)
-    assert code == 0
+    code, stdout, stderr = train_small(run, data, tmp_path)
+    assert (code, stdout) == (0, first)
     assert "the run is finished; writing its result\n" in stderr
+    assert "measuring: 12 images in " in stderr
     assert result.read_bytes() == before
 
 
@@ -96,7 +104,7 @@ def test_ctrl_c_while_images_are_read_prints_one_line(run, data, tmp_path, monke
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(PackedImages, "decode", interrupted)
+    monkeypatch.setattr(PackedImages, "pack", interrupted)
     assert train_small(run, data, tmp_path)[::2] == (130, "interrupted: run the same command again\n")
 
 
@@ -143,9 +151,11 @@ def test_a_folder_without_a_data_set_exits_3(run, tmp_path):
     assert_one_line(train_small(run, tmp_path, tmp_path / "out"), 3, "no train split here")
 
 
-def test_an_unreadable_image_is_named_and_exits_3(run, data, tmp_path):
-    (data / "train" / "n00000001" / "004.png").write_bytes(b"not an image")
-    assert_one_line(train_small(run, data, tmp_path / "out"), 3, "n00000001/004.png", "not an image")
+def test_a_split_without_a_readable_image_exits_3_and_names_one(run, data, tmp_path):
+    for path in (data / "val").rglob("*.png"):
+        path.write_bytes(b"not an image")
+    result = train_small(run, data, tmp_path / "out")
+    assert_one_line(result, 3, "no image of the validation split can be read", "val/n00000000/000.png: not an image")
 
 
 def test_splits_with_different_classes_are_refused(run, data, tmp_path):
@@ -257,7 +267,7 @@ def test_every_option_sets_its_field(run, monkeypatch, tmp_path):
     options = [word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", value)]
     run("--data", tmp_path, "--recipe", "fast", "--out", "o", "--name", "n", "--image-size", 300, "--seed", 9, *options)
     machine = "--device cpu --compile --columns --accumulate 2 --max-hours 1.5 --result best --tensorboard"
-    run("--data", tmp_path, *machine.split(), "--init-from", "a.safetensors")
+    run("--data", tmp_path, *machine.split())
     assert seen[0] == Job(
         variant=replace(variant("alexnet"), **net),
         recipe=replace(FAST, **recipe),
@@ -273,7 +283,6 @@ def test_every_option_sets_its_field(run, monkeypatch, tmp_path):
         data=tmp_path,
         out=Path("runs/alexnet"),
         name="alexnet",
-        init_from=Path("a.safetensors"),
         device="cpu",
         compile=True,
         columns=2,
@@ -282,6 +291,42 @@ def test_every_option_sets_its_field(run, monkeypatch, tmp_path):
         result="best",
         tensorboard=True,
     )
+
+
+def test_a_net_to_start_from_is_named_and_sets_the_net(run, monkeypatch, tmp_path):
+    seen, path = jobs(monkeypatch), along("alexnet-64-0.safetensors")
+    own = ["--preset", "alexnet-64", "--width", "0.375", "--hidden", "960", "--net-columns", "2"]
+    for start, options in (("alexnet-64-0", []), (path, []), ("alexnet-64-0", own)):
+        run("--data", tmp_path, "--init-from", start, *options)
+        job = seen.pop()
+        assert (job.init_from, job.out, job.name) == (path, Path("runs/alexnet-64"), "alexnet-64")
+        architecture = load_artifact(path).manifest.architecture
+        assert replace(job.recipe, dropout=0.2).apply_to(job.architecture(200)) == architecture
+    run("--data", tmp_path, "--init-from", "alexnet-64-0", "--name", "n", "--out", "o", "--activation", "tanh")
+    assert (seen[0].name, seen[0].out) == ("n", Path("o"))
+    assert (seen[0].variant.activation, seen[0].variant.hidden) == ("tanh", 960)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "parts"),
+    [
+        (["--hidden", "512"], 2, ["--hidden 512", "has 960"]),
+        (["--width", "0.5"], 2, ["--width 0.5", "(48, 128, 192, 192, 128)", "(32, 96, 144, 144, 96)"]),
+        (["--net-columns", "1"], 2, ["--net-columns 1", "has 2"]),
+        (["--init-from", "alexnet-64-7"], 4, ["'alexnet-64-7' is neither a file nor the name of a net"]),
+        (["--init-from", "nowhere/net.safetensors"], 4, ["nowhere/net.safetensors: No such file"]),
+    ],
+)
+def test_options_that_contradict_the_net_to_start_from_are_refused_with_both_values(
+    run, data, tmp_path, arguments, code, parts
+):
+    result = run("--data", data, "--out", tmp_path / "out", "--init-from", "alexnet-64-0", *arguments)
+    assert_one_line(result, code, *parts)
+
+
+def test_another_preset_than_that_of_the_net_to_start_from_is_refused_with_both_shapes(run, data, tmp_path):
+    result = run("--data", data, "--out", tmp_path / "out", "--init-from", "alexnet-64-0", "--preset", "alexnet")
+    assert_one_line(result, 2, "conv1.weight has shape (32, 3, 3, 3): expected (32, 3, 11, 11)", "is then alexnet-64")
 
 
 TINY_IMAGENET = ROOT.parent / "shared" / "data" / "tiny-imagenet"

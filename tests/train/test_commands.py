@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -24,19 +25,34 @@ def test_a_packed_set_and_its_source_train_to_identical_files(run, data, tmp_pat
     assert results[0] == results[1]
 
 
-def test_an_unreadable_image_is_listed_when_packing_and_counts_as_wrong_in_the_error(run, data, tmp_path):
-    (data / "val" / "n00000001" / "004.png").write_bytes(b"not an image")
-    packed = tmp_path / "packed"
+def test_unreadable_images_are_left_out_of_training_and_count_as_wrong_packed_or_not(run, data, tmp_path):
+    unreadable = [f"train/n{i % 3:08}/{i:03}.png" for i in (1, 2, 3, 4)] + ["val/n00000001/004.png"]
+    for name in unreadable:
+        (data / name).write_bytes(b"not an image")
+    packed = tmp_path / "packed" / data.name
     code, _, stderr = run("prepare", data, "--out", packed, "--image-size", 64)
     assert code == 1
-    assert "n00000001/004.png" in stderr
-    code, _, stderr = train_small(run, packed, tmp_path / "out", "--lr", "1e-9")
-    assert code == 0, stderr
-    assert "1 validation images could not be read" in stderr
-    summary = json.loads((tmp_path / "out" / "alexnet-64.json").read_text())
-    for error in summary["errors"]:
-        assert (error["images"], error["top5"]) == (12, 1)  # all three classes are among the first five
-    assert summary["top5_error_by_epoch"] == [1 / 12] * 2
+    assert all(f"{name}: not an image" in stderr for name in unreadable)
+    results = []
+    for source, out in ((data, tmp_path / "decoded"), (packed, tmp_path / "mapped")):
+        code, _, stderr = train_small(run, source, out, "--lr", "1e-9")
+        assert code == 0, stderr
+        notes = [line for line in stderr.splitlines() if "could not be read" in line]
+        assert [note[: note.index(":")] for note in notes] == [
+            "4 of 12 training images could not be read and are left out",
+            "1 of 12 validation images could not be read and are counted as wrong",
+        ]
+        assert re.findall(r"(\w+/n\d+/\d+\.png): not an image", notes[0]) == sorted(unreadable[:4])[:3]
+        assert notes[0].endswith("; and 1 more")
+        assert notes[1].count("val/n00000001/004.png: not an image") == 1
+        summary = json.loads((out / "alexnet-64.json").read_text())
+        for error in summary["errors"]:
+            assert (error["images"], error["top5"]) == (12, 1)  # all three classes are among the first five
+        assert summary["top5_error_by_epoch"] == [1 / 12] * 2
+        artifact = load_artifact(out / "alexnet-64.safetensors")
+        assert artifact.manifest.provenance.data == "toys, 8 training images"
+        results.append((out / "alexnet-64.safetensors").read_bytes())
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
@@ -13,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_infer.artifact import Artifact
+from alexnet_infer.backends import Backend
 from alexnet_infer.backends.reference import ReferenceBackend
+from alexnet_infer.evaluation import compute
+from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Preprocessing, Views, patches
 from tests.nets import TINY, random_artifact
-from tests.train.toys import images
+from tests.train.toys import images, in_memory
 from train import evaluate
 from train.data import PackedImages
-from train.evaluate import DivergedError, count_correct, view_patches
+from train.evaluate import DivergedError, ModuleScorer, NetScorer, count_correct, view_patches
 from train.feed import Feed
 from train.model import AlexNet
 
@@ -55,7 +59,7 @@ def blocks(count: int) -> PackedImages:
     """Return images of 8 x 8 coloured blocks, so that all views differ, with random labels."""
     rng = np.random.default_rng(2)
     pixels = np.kron(rng.integers(0, 256, (count, 8, 8, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)
-    return PackedImages((torch.from_numpy(pixels),), torch.from_numpy(rng.integers(0, 7, count)))
+    return in_memory(pixels, rng.integers(0, 7, count))
 
 
 class Case:
@@ -66,8 +70,9 @@ class Case:
         if mean == "pixel":
             per_pixel = np.kron(np.random.default_rng(1).uniform(0, 255, (8, 8, 3)), np.ones((8, 8, 1)))
             manifest = artifact.manifest
-            manifest = replace(manifest, preprocessing=replace(manifest.preprocessing, mean=per_pixel))
+            manifest = structs.replace(manifest, preprocessing=structs.replace(manifest.preprocessing, mean=per_pixel))
             artifact = Artifact(manifest, artifact.tensors)
+        self.artifact = artifact
         self.mean = torch.from_numpy(artifact.manifest.preprocessing.mean.copy())
         self.model = AlexNet(TINY.build())
         self.model.take(artifact.tensors)
@@ -79,7 +84,11 @@ class Case:
         return int((ranks < 1).sum()), int((ranks < 5).sum())
 
     def count(self, rows: Tensor, views: Views, **options) -> dict[Views, tuple[int, int]]:
-        return count_correct(self.model, self.feed, rows, self.mean, 57, views, **options)
+        return count_correct(ModuleScorer(self.model, self.mean, 57, views), self.feed, rows, **options)
+
+    def count_in(self, backend: Backend, rows: Tensor, **options) -> dict[Views, tuple[int, int]]:
+        net = Net(self.artifact.manifest, backend, "ten")
+        return count_correct(NetScorer(net), self.feed, rows, **options)
 
 
 @pytest.fixture(scope="module", params=["channel", "pixel"])
@@ -101,6 +110,71 @@ def test_counts_of_the_central_view_are_the_same_alone_and_with_ten_views(case):
     for rows in (ALL, ALL[::2], ALL[5:6]):
         assert case.count(rows, "center") == {"center": case.count(rows, "ten")["center"]}
         assert case.count(rows, "center")["center"] == case.expected("center", rows)
+
+
+@pytest.mark.parametrize("count", [24, 16, 17, 1])
+def test_counts_in_a_runtime_match_the_reference_and_every_call_is_a_full_batch(case, count):
+    class Recorded(ReferenceBackend):
+        def infer(self, inputs: np.ndarray) -> np.ndarray:
+            calls.append(inputs.shape)
+            return super().infer(inputs)
+
+    calls: list[tuple[int, ...]] = []
+    counted: list[int] = []
+    counts = case.count_in(Recorded(case.artifact), ALL[:count], on_images=counted.append)
+    assert counts == {views: case.expected(views, ALL[:count]) for views in ("center", "ten")}
+    assert calls == [(160, 3, 57, 57)] * -(-count // 16)
+    assert sum(counted) == count
+
+
+def test_the_batch_is_that_of_eval():
+    assert compute.BATCH == evaluate.EVAL_BATCH
+
+
+def test_output_of_a_runtime_that_is_not_finite_is_a_diverged_run(case):
+    class Broken(ReferenceBackend):
+        def infer(self, inputs: np.ndarray) -> np.ndarray:
+            scores = super().infer(inputs)
+            scores[13, 0] = np.nan  # a view of the second image
+            return scores
+
+    with pytest.raises(DivergedError, match="not finite"):
+        case.count_in(Broken(case.artifact), ALL)
+    case.count_in(Broken(case.artifact), ALL[:1])  # a view of the padding is not counted
+
+
+def ten_view_guess(scores: list[list[float]]) -> tuple[int, int]:
+    """Return the class, 0 or 1, that is predicted from ten views with these logits, by a module and in a runtime."""
+    logits = torch.tensor(scores)
+
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return logits
+
+    class FixedBackend(ReferenceBackend):
+        def infer(self, inputs: np.ndarray) -> np.ndarray:
+            return np.tile(logits.softmax(1).numpy(), (len(inputs) // 10, 1))
+
+    feed = Feed(replace(images(1), labels=torch.tensor([0])), CPU)
+    artifact = random_artifact(replace(TINY, classes=2))
+    nets = ModuleScorer(Fixed(), torch.zeros(3), 57, "ten"), NetScorer(Net(artifact.manifest, FixedBackend(artifact)))
+    wrong = [1 - count_correct(net, feed, torch.arange(1))["ten"][0] for net in nets]
+    return wrong[0], wrong[1]
+
+
+def test_ten_views_average_probabilities_not_logits():
+    # One view strongly prefers 0, nine slightly prefer 1: the mean of the logits gives 0, that of the probabilities 1.
+    assert ten_view_guess([[40.0, 0.0]] + [[0.0, 1.0]] * 9) == (1, 1)
+
+
+@pytest.mark.parametrize("view", range(10))
+def test_each_of_the_ten_views_counts(view):
+    # Nine views slightly prefer 1 (0.525), one strongly prefers 0 (0.993). The mean for 0 is 0.527; without this view,
+    # it is below 0.5.
+    logits = [[0.0, 0.1] for _ in range(10)]
+    assert ten_view_guess(logits) == (1, 1)
+    logits[view] = [5.0, 0.0]
+    assert ten_view_guess(logits) == (0, 0)
 
 
 def test_the_counts_of_parts_add_up_to_those_of_the_whole(case):
@@ -147,7 +221,7 @@ class Constant(nn.Module):
 
 def count_constant(model: nn.Module, labels: list[int], views: Views) -> dict[Views, tuple[int, int]]:
     feed = Feed(replace(images(len(labels)), labels=torch.tensor(labels)), CPU)
-    return count_correct(model, feed, torch.arange(len(labels)), torch.zeros(3), 57, views)
+    return count_correct(ModuleScorer(model, torch.zeros(3), 57, views), feed, torch.arange(len(labels)))
 
 
 def test_ties_go_to_the_lower_class_index():
@@ -177,4 +251,4 @@ def test_nan_for_one_of_many_images_is_a_diverged_run(case):
             return logits
 
     with pytest.raises(DivergedError):
-        count_correct(Broken(), case.feed, ALL, case.mean, 57, "ten")
+        count_correct(ModuleScorer(Broken(), case.mean, 57, "ten"), case.feed, ALL)

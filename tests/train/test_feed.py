@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tests.train.toys import images, trainer
 from train.data import PackedImages
-from train.feed import AHEAD, Feed
+from train.feed import AHEAD, READERS, Feed
 
 CPU = torch.device("cpu")
 COUNT = 11
@@ -35,7 +35,7 @@ BATCHES = [
 
 def mapped(count: int = COUNT, cuts: list[int] = CUTS) -> PackedImages:
     whole = images(count, size=8)
-    return PackedImages(whole.shards[0].tensor_split(cuts), whole.labels, mapped=True)
+    return replace(whole, shards=whole.shards[0].tensor_split(cuts), mapped=True)
 
 
 def threads() -> set[threading.Thread]:
@@ -75,9 +75,10 @@ def test_a_decoded_set_in_several_shards_gives_the_same_batches():
 
 
 @pytest.mark.parametrize("readers", [2, 3, 8])
-def test_several_reading_threads_give_the_same_batches(readers):
+def test_several_reading_threads_give_the_same_batches(monkeypatch, readers):
+    monkeypatch.setitem(READERS, "cpu", readers)
     before = threads()
-    feed, whole = Feed(mapped(), CPU, readers=readers), images(COUNT, size=8)
+    feed, whole = Feed(mapped(), CPU), images(COUNT, size=8)
     assert_equal([*feed.batches(BATCHES)], [whole.shards[0][rows] for rows in BATCHES])
     assert threads() == before
     with pytest.raises(IndexError):
@@ -97,7 +98,8 @@ def test_sources_do_not_copy_squares_that_are_on_the_device(packed):
 @pytest.mark.parametrize("count", range(AHEAD + 3))
 def test_any_number_of_batches_is_given(packed, count):
     before = threads()
-    assert_equal([*Feed(packed, CPU).batches(BATCHES[:count])], [packed.squares(rows) for rows in BATCHES[:count]])
+    whole = images(COUNT, size=8).shards[0]
+    assert_equal([*Feed(packed, CPU).batches(BATCHES[:count])], [whole[rows] for rows in BATCHES[:count]])
     assert threads() == before
 
 
@@ -136,7 +138,7 @@ def test_a_run_that_ends_within_an_epoch_leaves_no_thread(tmp_path):
         raise LeftError
 
     whole = images(12)
-    on_disk = PackedImages(whole.shards[0].tensor_split([5]), whole.labels, mapped=True)
+    on_disk = replace(whole, shards=whole.shards[0].tensor_split([5]), mapped=True)
     run, before = trainer(tmp_path, train=on_disk), threads()
     with pytest.raises(LeftError):
         run.run(leave)
@@ -146,7 +148,7 @@ def test_a_run_that_ends_within_an_epoch_leaves_no_thread(tmp_path):
 def test_an_error_in_the_thread_reaches_the_caller_after_the_earlier_batches():
     before, beyond = threads(), torch.tensor([1, COUNT])  # no such image
     batches = Feed(mapped(), CPU).batches([BATCHES[0], BATCHES[1], beyond, BATCHES[2], BATCHES[3]])
-    assert_equal([next(batches), next(batches)], [mapped().squares(rows) for rows in BATCHES[:2]])
+    assert_equal([next(batches), next(batches)], [images(COUNT, size=8).shards[0][rows] for rows in BATCHES[:2]])
     with pytest.raises(IndexError):
         next(batches)
     assert threads() == before

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import asdict
 
 pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
@@ -21,28 +21,24 @@ import torch
 
 from alexnet_infer.artifact import Artifact, load_artifact, sha256
 from alexnet_infer.backends.reference import ReferenceBackend
+from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.errors import SpecError, UsageError
-from alexnet_infer.manifest import ClassName
+from alexnet_infer.manifest import MeasuredError
 from alexnet_infer.preprocess import patches
 from tests.nets import random_artifact
 from tests.program import PROGRAM
-from tests.train.toys import BRIEF, CLASSES, TINY, images, trainer
+from tests.train.toys import BRIEF, CLASSES, TINY, finished, image_folder, images, names, trainer
+from train import evaluate
+from train import finish as module
 from train.data import PackedImages
-from train.evaluate import DivergedError
+from train.evaluate import DivergedError, ModuleScorer, NetScorer
 from train.feed import Feed
-from train.finish import Finished, finish, measure, stored
-from train.loop import Trainer
+from train.finish import measure, stored
 from train.recipe import Recipe
-
-NAMES = tuple(ClassName(wnid=f"n{i:08}", name=f"class {i}") for i in range(CLASSES))
 
 
 def feed(packed: PackedImages) -> Feed:
     return Feed(packed, torch.device("cpu"))
-
-
-def finished(run: Trainer, path: Path, data: str) -> Finished:
-    return finish(run, run.saved.whole_model(), NAMES, path, data, trained_epochs=run.trained_epochs)
 
 
 def expected_wrong(artifact: Artifact, packed, views: str, k: int) -> int:
@@ -67,43 +63,10 @@ def test_measured_errors_match_the_reference():
         assert 0 < error.top5 < error.top1 < 20, "extreme counts would hide mistakes"
 
 
-def ten_view_guess(monkeypatch, logits: list[list[float]]) -> int:
-    """Return the class, 0 or 1, that is predicted from ten views with these logits."""
-
-    class Fixed(torch.nn.Module):
-        def __init__(self, architecture):
-            super().__init__()
-
-        def load_state_dict(self, state, strict):
-            pass
-
-        def forward(self, x):
-            return torch.tensor(logits)
-
-    monkeypatch.setattr("train.finish.AlexNet", Fixed)
-    data = replace(images(1), labels=torch.tensor([0]))
-    return measure(random_artifact(replace(TINY, classes=2)), feed(data), "toys")[1].top1
-
-
-def test_ten_views_average_probabilities_not_logits(monkeypatch):
-    # One view strongly prefers 0, nine slightly prefer 1: the mean of the logits gives 0, that of the probabilities 1.
-    assert ten_view_guess(monkeypatch, [[40.0, 0.0]] + [[0.0, 1.0]] * 9) == 1
-
-
-@pytest.mark.parametrize("view", range(10))
-def test_each_of_the_ten_views_counts(monkeypatch, view):
-    # Nine views slightly prefer 1 (0.525), one strongly prefers 0 (0.993). The mean for 0 is 0.527; without this view,
-    # it is below 0.5.
-    logits = [[0.0, 0.1] for _ in range(10)]
-    assert ten_view_guess(monkeypatch, logits) == 1
-    logits[view] = [5.0, 0.0]
-    assert ten_view_guess(monkeypatch, logits) == 0
-
-
 def test_weights_are_rounded_to_float16_before_they_are_measured(tmp_path):
     run = trainer(tmp_path, recipe=replace(BRIEF, epochs=1))
     run.run()
-    done = finished(run, tmp_path / "net.safetensors", "toys")
+    done = finished(run, tmp_path / "net.safetensors")
     raw, loaded = run.model.artifact_tensors(), load_artifact(done.path)
     assert any(not np.array_equal(raw[name], loaded.tensors[name]) for name in raw)
     for name, tensor in loaded.tensors.items():
@@ -132,16 +95,16 @@ def test_a_diverged_net_is_reported_as_such_even_if_another_weight_is_too_large(
 
 @pytest.mark.parametrize("result", ["last", "best"])
 def test_a_net_beyond_float16_can_be_made_from_its_checkpoint_as_the_message_says(tmp_path, result):
-    run = trainer(tmp_path / "a run", classes=NAMES)
+    run = trainer(tmp_path / "a run")
     run.run()
     with torch.no_grad():
         next(run.model.parameters()).mul_(1e6)
     run.save()
     run.saved.best.unlink(missing_ok=True)  # it may be a link to the last one
     shutil.copy(run.saved.last, run.saved.best)  # so that both have the large weights
-    path = run.out / "net.safetensors"
+    path = run.saved.last.with_name("net.safetensors")
     with pytest.raises(SpecError, match="too large for float16") as caught:
-        finish(run, run.saved.whole_model(), NAMES, path, "toys", trained_epochs=2, result=result)
+        finished(run, path, result=result)
     command = shlex.split(str(caught.value).partition("from the checkpoint: ")[2])
     assert command == ["alexnet-infer", "import", str(tmp_path / "a run" / f"{result}.safetensors"), "-o", str(path)]
     subprocess.run([*PROGRAM, *command[1:]], check=True)
@@ -154,11 +117,11 @@ def test_the_model_file_records_its_provenance(tmp_path):
     run = trainer(tmp_path, seed=5)
     run.run()
     os.utime(run.saved.last, (86400 * 365, 86400 * 365))  # 1 January 1971
-    done = finished(run, tmp_path / "my-net.safetensors", "toys")
+    done = finished(run, tmp_path / "my-net.safetensors")
     manifest = load_artifact(done.path).manifest
     provenance = manifest.provenance
     assert manifest.name == "my-net"
-    assert manifest.classes == NAMES
+    assert manifest.classes == names(CLASSES)
     assert manifest.architecture == replace(TINY, dropout=BRIEF.dropout).build()
     preprocessing = manifest.preprocessing
     assert (preprocessing.size, preprocessing.patch, preprocessing.resample) == (64, 57, "bicubic")
@@ -178,7 +141,7 @@ def test_the_model_file_records_its_provenance(tmp_path):
 def test_the_json_summary_has_the_file_and_its_errors(tmp_path):
     run = trainer(tmp_path)
     run.run()
-    done = finished(run, tmp_path / "net.safetensors", "toys")
+    done = finished(run, tmp_path / "net.safetensors")
     summary = json.loads((tmp_path / "net.json").read_text())
     assert summary["model"] == "net.safetensors"
     assert summary["sha256"] == sha256(done.path)
@@ -187,20 +150,112 @@ def test_the_json_summary_has_the_file_and_its_errors(tmp_path):
     assert (summary["seed"], summary["training_seconds"]) == (run.seed, round(run.state.seconds, 1))
     assert f"of {os.cpu_count()} cores" in summary["hardware"]
     assert torch.__version__ in summary["software"]
-    assert summary["errors"] == [dataclasses.asdict(e) for e in done.artifact.manifest.provenance.errors]
+    assert summary["errors"] == [asdict(e) for e in done.artifact.manifest.provenance.errors]
     assert (summary["top1_error_by_epoch"], summary["top5_error_by_epoch"]) == (run.state.errors, run.state.top5)
     ten = done.artifact.manifest.provenance.errors[1]
     assert f"on 6 images of toys, validation, ten views: top-1 error {ten.top1 / 6:.2%}" in done.summary
 
 
-def test_finishing_again_writes_the_same_bytes(tmp_path):
+@pytest.fixture
+def measured(monkeypatch) -> list[str]:
+    """A list that gets an entry for each net that is measured."""
+    calls: list[str] = []
+
+    def noted(artifact: Artifact, *arguments: object) -> tuple[MeasuredError, MeasuredError]:
+        calls.append(artifact.manifest.name)
+        return measure(artifact, *arguments)
+
+    monkeypatch.setattr(module, "measure", noted)
+    return calls
+
+
+def test_finishing_again_keeps_the_result_without_measuring(tmp_path, measured):
     run, path = trainer(tmp_path), tmp_path / "net.safetensors"
     run.run()
-    finished(run, path, "toys")
+    first = finished(run, path)
     before = path.read_bytes()
-    again = trainer(tmp_path)
-    finished(again, path, "toys")
+    again = finished(trainer(tmp_path), path)
+    assert measured == ["net"]
     assert path.read_bytes() == before
+    assert again.summary == first.summary
+    path.unlink()
+    finished(trainer(tmp_path), path)
+    assert measured == ["net", "net"]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["weights", "validation images", "data's name", "file", "summary", "no summary"])
+def test_a_result_of_another_net_or_of_other_images_is_measured_again(tmp_path, measured, change):
+    run, path, data = trainer(tmp_path), tmp_path / "net.safetensors", "toys"
+    run.run()
+    expected = finished(run, path).artifact.manifest.provenance.errors
+    summary = path.with_suffix(".json")
+    if change == "weights":
+        with torch.no_grad():
+            run.model.fc8.bias += 1
+    elif change == "validation images":  # of the same name and number
+        shutil.copy(run.saved.last, tmp_path / "kept.safetensors")
+        run.saved.last.unlink()
+        run = trainer(tmp_path, validation=images(6, seed=9))
+        run.run()
+        os.utime(run.saved.last, (tmp_path / "kept.safetensors").stat()[7:9])
+        expected = measure(load_artifact(path), run.validation, "toys, validation")
+    elif change == "data's name":
+        data = "other toys"
+    elif change == "file":
+        load_artifact(path).save(path, np.float32)
+    elif change == "summary":
+        summary.write_text(summary.read_text().replace('"pixels of validation": "', '"pixels of validation": "0'))
+    else:
+        summary.unlink()
+    done = finished(run, path, data)
+    assert measured == ["net", "net"]
+    errors = done.artifact.manifest.provenance.errors
+    assert load_artifact(path).manifest.provenance.errors == errors
+    if change not in ("weights", "data's name"):
+        assert errors == expected
+    assert json.loads(summary.read_text())["sha256"] == sha256(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"sha256": 1, "data": 2}', "null", "[" * 100_000])
+def test_a_damaged_summary_is_replaced(tmp_path, measured, text):
+    run, path = trainer(tmp_path), tmp_path / "net.safetensors"
+    run.save()
+    finished(run, path)
+    path.with_suffix(".json").write_text(text)
+    finished(run, path)
+    assert measured == ["net", "net"]
+    assert json.loads(path.with_suffix(".json").read_text())["sha256"] == sha256(path)
+
+
+def test_the_errors_are_those_of_eval_with_an_unreadable_image(tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+    root, path = image_folder(tmp_path / "toys", 37), tmp_path / "net.safetensors"
+    (root / "val" / "n00000001" / "004.png").write_bytes(b"not an image")
+    run = trainer(tmp_path / "run", validation=PackedImages.pack(LabelledImages(root, "validation"), 64))
+    run.run()
+    errors = finished(run, path).artifact.manifest.provenance.errors
+    assert [error.views for error in errors] == ["center", "ten"]
+    for error in errors:
+        command = ["eval", "--model", path, "--data", root, "--views", error.views, "--json", "--cache", tmp_path / "c"]
+        ended = subprocess.run([*PROGRAM, *map(str, command)], capture_output=True, check=False)
+        assert ended.returncode == 1, "an image can't be read"
+        (net,) = json.loads(ended.stdout)["nets"]
+        assert (error.images, error.top1, error.top5) == (37, net["top1"]["wrong"], net["top5"]["wrong"])
+        assert 1 < error.top1 < 37
+
+
+def test_without_onnx_runtime_and_on_a_gpu_the_module_is_measured(monkeypatch):
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+    artifact, packed = random_artifact(replace(TINY, classes=7), seed=3), images(20, seed=4)
+    in_runtime = measure(artifact, feed(packed), "toys")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(NetScorer, "__call__", lambda *_: pytest.fail("a runtime"))
+    assert measure(artifact, feed(packed), "toys") == in_runtime
+    monkeypatch.undo()
+    monkeypatch.setitem(evaluate.PATCHES_PER_CALL, "meta", 10)  # a device that is not the CPU
+    assert isinstance(module._scorer(artifact, torch.device("meta")), ModuleScorer)
+    assert isinstance(module._scorer(artifact, torch.device("cpu")), NetScorer)
 
 
 def test_a_net_with_batch_norm_is_measured_with_its_statistics(tmp_path):
@@ -214,4 +269,4 @@ def test_a_folder_that_cannot_be_written_is_a_one_line_error(tmp_path):
     run = trainer(tmp_path)
     run.run()
     with pytest.raises(UsageError, match=r"gone/net\.safetensors: can't be written"):
-        finished(run, tmp_path / "gone" / "net.safetensors", "toys")
+        finished(run, tmp_path / "gone" / "net.safetensors")

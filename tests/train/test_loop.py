@@ -23,16 +23,25 @@ import torch
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.artifact import load_artifact
 from alexnet_infer.errors import AlexNetInferError, ModelFileError, UsageError
-from alexnet_infer.manifest import ClassName
-from tests.train.toys import BRIEF, TINY, KilledError, assert_bit_identical, images, kill_after, tensors, trainer
+from alexnet_infer.reading import Unreadable
+from tests.train.toys import (
+    BRIEF,
+    TINY,
+    KilledError,
+    assert_bit_identical,
+    finished,
+    images,
+    in_memory,
+    kill_after,
+    tensors,
+    trainer,
+)
 from train import checkpoint, loop
 from train.augment import EpochPlan
 from train.checkpoint import RunState
-from train.data import PackedImages
 from train.dropout import Dropout
 from train.evaluate import DivergedError
 from train.feed import Feed
-from train.finish import finish
 from train.loop import Trainer
 from train.optimizer import onecycle
 from train.ranks import Ranks
@@ -92,14 +101,19 @@ def test_equal_seeds_give_equal_weights_and_different_seeds_different_ones(tmp_p
     assert not torch.equal(a["model.fc6.weight"], c["model.fc6.weight"])
 
 
+@pytest.fixture
+def save_every_step(monkeypatch) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_MINUTES", 0)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("architecture", [TINY.build(), BATCH_NORM], ids=["LRN", "batch norm"])
-def test_a_run_killed_after_any_step_and_resumed_ends_bit_identical(tmp_path, steps, architecture):
+def test_a_run_killed_after_any_step_and_resumed_ends_bit_identical(tmp_path, save_every_step, steps, architecture):
     recipe = BRIEF if architecture is not BATCH_NORM else NO_UNIT
     undisturbed = trainer(tmp_path / "whole", architecture, recipe)
     errors = undisturbed.run().errors
     with pytest.raises(KilledError):  # with a checkpoint after every step, the last is from the step before
-        trainer(tmp_path / "killed", architecture, recipe, checkpoint_minutes=0).run(kill_after(steps))
+        trainer(tmp_path / "killed", architecture, recipe).run(kill_after(steps))
     resumed = trainer(tmp_path / "killed", architecture, recipe)
     assert 3 * resumed.state.epoch + resumed.state.step == steps - 1
     assert resumed.run().errors == errors
@@ -125,7 +139,9 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from tests.train.toys import trainer
-trainer(Path(sys.argv[1]), checkpoint_minutes=0).run(lambda report: time.sleep(0.2))
+from train import loop
+loop.CHECKPOINT_MINUTES = 0
+trainer(Path(sys.argv[1])).run(lambda report: time.sleep(0.2))
 """
 
 
@@ -156,12 +172,13 @@ def test_a_finished_run_does_nothing_more(tmp_path):
     assert_bit_identical(tensors(again), tensors(first))
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_checkpoint(tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     good = trainer(tmp_path)
     with pytest.raises(KilledError):
         good.run(kill_after(4))  # after the checkpoint of the first epoch
     before = good.saved.last.read_bytes()
-    broken = trainer(tmp_path, checkpoint_minutes=0)
+    monkeypatch.setattr(loop, "CHECKPOINT_MINUTES", 0)
+    broken = trainer(tmp_path)
     with torch.no_grad():
         broken.model.conv3.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(AlexNetInferError, match=r"loss is nan in epoch 2, step 1: .* --lr"):
@@ -205,7 +222,7 @@ def test_the_recipe_alone_sets_the_dropout_rate(tmp_path):
 def test_a_checkpoint_from_before_recipes_had_a_dropout_rate_resumes_only_with_its_rate(tmp_path):
     run = trainer(tmp_path)
     recipe = {name: value for name, value in run.config["recipe"].items() if name != "dropout"}
-    checkpoint.save(run.saved.last, run.config | {"recipe": recipe}, RunState(step=2), tensors(run))
+    checkpoint.save(run.saved.last, run.config | {"recipe": recipe}, RunState(step=2), tensors(run), {})
     assert trainer(tmp_path).state.step == 2
     with pytest.raises(ModelFileError, match=r"a different architecture\.operations\.drop6\.rate \(0\.2, now 0\.5\)"):
         trainer(tmp_path, recipe=replace(BRIEF, dropout=0.5))
@@ -311,7 +328,7 @@ def test_the_reported_norm_is_that_of_the_gradient_of_the_mean_loss(tmp_path, fl
     plan = EpochPlan.draw(12, 0, 0)
     rows = plan.order[:4]
     copied = copy.deepcopy(run.model).train()
-    patches = run.augment.training(run.train.images.squares(rows), plan, rows)
+    patches = run.augment.training(run.train.images.shards[0][rows], plan, rows)
     logits = copied(patches, plan.key[rows])
     picked = torch.nn.functional.one_hot(run.train.labels[rows], 3) * (1 - 0.1) + 0.1 / 3
     loss = -(picked * logits.log_softmax(1)).sum(1).mean()
@@ -329,12 +346,12 @@ def flat_norm(parts: Iterable[torch.Tensor]) -> float:
     return torch.cat([part.flatten().double() for part in parts]).norm().item()
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run_before_a_checkpoint(tmp_path):
-    run = trainer(tmp_path, checkpoint_minutes=0)
+def test_a_gradient_that_is_not_finite_ends_the_run_before_a_checkpoint(tmp_path, save_every_step):
+    run = trainer(tmp_path)
     with pytest.raises(KilledError):
         run.run(kill_after(3))  # two steps are saved
     before = run.saved.last.read_bytes()
-    broken = trainer(tmp_path, checkpoint_minutes=0)
+    broken = trainer(tmp_path)
     broken.model.conv2.weight.register_hook(lambda gradient: gradient * float("inf"))
     match = r"the norm of the gradient is (nan|inf) in epoch 1, step 3: .* --lr"
     with pytest.raises(DivergedError, match=match) as caught:
@@ -372,7 +389,8 @@ def test_unreadable_images_count_as_wrong(tmp_path, views):
     top1, top5 = trainer(tmp_path / "a", recipe=recipe, validation=readable).validation_error()
     assert 0 < top1 < 1
     assert top5 == 0, "there are three classes"
-    errors = trainer(tmp_path / "b", recipe=recipe, validation=replace(readable, unreadable=3)).validation_error()
+    missing = replace(readable, unreadable=(Unreadable(image="a.png", reason="empty"),) * 3)
+    errors = trainer(tmp_path / "b", recipe=recipe, validation=missing).validation_error()
     assert errors == pytest.approx(((9 * top1 + 3) / 12, 3 / 12))
 
 
@@ -390,9 +408,7 @@ def test_every_process_counts_its_share_of_the_validation_images(tmp_path, count
 def test_the_model_file_has_the_mean_that_was_subtracted(tmp_path, mean):
     run = trainer(tmp_path, recipe=replace(BRIEF, mean=mean, epochs=1))
     run.run()
-    classes = [ClassName(wnid=f"n{i}", name=f"class {i}") for i in range(3)]
-    done = finish(run, run.saved.whole_model(), classes, tmp_path / "net.safetensors", "toys", trained_epochs=1)
-    stored = load_artifact(done.path).manifest.preprocessing.mean
+    stored = load_artifact(finished(run, tmp_path / "net.safetensors").path).manifest.preprocessing.mean
     pixels = run.train.images.shards[0].numpy().astype(np.float64)
     expected = pixels.mean(0) if mean == "pixel" else pixels.mean((0, 1, 2))
     assert stored.shape == ((64, 64, 3) if mean == "pixel" else (3,))
@@ -402,8 +418,8 @@ def test_the_model_file_has_the_mean_that_was_subtracted(tmp_path, mean):
 
 def test_the_mean_at_the_position_of_a_patch_is_subtracted(tmp_path):
     recipe = replace(BRIEF, mean="pixel", color_sigma=0.0)
-    ramp = torch.arange(64 * 64 * 3).reshape(64, 64, 3) % 251
-    same = PackedImages((ramp.to(torch.uint8).expand(12, -1, -1, -1).clone(),), torch.arange(12) % 3)
+    ramp = (np.arange(64 * 64 * 3) % 251).astype(np.uint8).reshape(1, 64, 64, 3)
+    same = in_memory(ramp.repeat(12, axis=0), np.arange(12) % 3)
     run, seen = trainer(tmp_path, recipe=recipe, train=same, validation=same), []
     run.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].abs().max().item()))
     run.run()
@@ -458,11 +474,13 @@ def test_a_late_step_is_reported_when_the_next_one_is_queued(tmp_path, read_late
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 6])
-def test_a_run_that_reads_late_killed_after_any_step_and_resumed_ends_bit_identical(tmp_path, read_late, steps):
+def test_a_run_that_reads_late_killed_after_any_step_and_resumed_ends_bit_identical(
+    tmp_path, read_late, save_every_step, steps
+):
     undisturbed = trainer(tmp_path / "whole")
     undisturbed.run()
     with pytest.raises(KilledError):
-        trainer(tmp_path / "killed", checkpoint_minutes=0).run(kill_after(steps))
+        trainer(tmp_path / "killed").run(kill_after(steps))
     killed = trainer(tmp_path / "killed")
     killed.run()
     assert_bit_identical(tensors(killed), tensors(undisturbed))
@@ -553,7 +571,7 @@ def test_training_continues_while_a_checkpoint_is_written(tmp_path, monkeypatch)
     assert trainer(tmp_path).state == state, "the last checkpoint is complete when the run ends"
 
 
-def test_a_checkpoint_has_the_weights_of_its_step_although_it_is_written_later(tmp_path, monkeypatch):
+def test_a_checkpoint_has_the_weights_of_its_step_although_it_is_written_later(tmp_path, monkeypatch, save_every_step):
     write, weights, reference = checkpoint.save, [], []
 
     def late(path, config, state, saved, net) -> None:
@@ -562,7 +580,7 @@ def test_a_checkpoint_has_the_weights_of_its_step_although_it_is_written_later(t
         write(path, config, state, saved, net)
 
     monkeypatch.setattr(checkpoint, "save", late)
-    run = trainer(tmp_path, checkpoint_minutes=0)
+    run = trainer(tmp_path)
     run.run(on_save=lambda state: reference.append(tensors(run)))
     for written, expected in zip(weights, reference, strict=True):
         assert_bit_identical(written, expected)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
@@ -37,8 +38,8 @@ SWITCHES = {
 def with_ceil(net: Variant):
     """Return `net` with Caffe's rounding of the last pooling window, and a patch size at which it matters."""
     architecture = replace(net, patch=58).build()
-    operations = [replace(o, ceil=True) if o.name.startswith("pool") else o for o in architecture.operations]
-    return replace(architecture, operations=tuple(operations))
+    operations = [structs.replace(o, ceil=True) if o.name.startswith("pool") else o for o in architecture.operations]
+    return structs.replace(architecture, operations=tuple(operations))
 
 
 @pytest.mark.parametrize("name", [*PRESETS, *SWITCHES])
@@ -98,7 +99,7 @@ def test_a_net_in_other_units_converts_to_the_same_function():
     torch.testing.assert_close(converted(patches), expected, rtol=1e-9, atol=1e-9)
     for part in converted.modules():
         if isinstance(part, LocalResponseNorm):
-            part.spec = replace(part.spec, alpha=part.spec.alpha * 16)
+            part.spec = structs.replace(part.spec, alpha=part.spec.alpha * 16)
     assert ((converted(patches) - expected).abs() > 0.01 * expected.abs()).any(), "LRN must have an effect"
 
 

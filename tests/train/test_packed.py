@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.packed import FORMAT, MANIFEST, PackedSetError, Unreadable, is_packed, open_packed
+from alexnet_infer.reading import Unreadable
+from train.packed import FORMAT, MANIFEST, PackedSetError, is_packed, open_packed
 
 SIZE = 4
 COVARIANCE = [[9.0, 1.0, 0.5], [1.0, 8.0, 0.25], [0.5, 0.25, 7.0]]
@@ -52,15 +53,13 @@ def packed(tmp_path) -> Path:
         }
     manifest = {
         "format": "alexnet-infer packed set",
-        "version": 2,
+        "version": 3,
         "size": SIZE,
         "resample": "bicubic",
         "classes": [{"wnid": "n1", "name": "cat"}, {"wnid": "n2", "name": "dog"}],
         "splits": splits,
         "mean": {"file": "mean.npy", "sha256": sha256(root / "mean.npy")},
         "covariance": COVARIANCE,
-        "eigenvalues": [6.0, 8.0, 10.0],
-        "eigenvectors": np.eye(3).tolist(),
         "software": {"anything": "goes"},
     }
     (root / MANIFEST).write_text(json.dumps(manifest))
@@ -111,9 +110,19 @@ def test_the_contents_come_back_unchanged(packed):
     assert opened.mean.dtype == np.float32
     assert opened.covariance.tolist() == COVARIANCE
     assert opened.digest == sha256(packed / MANIFEST)
-    assert opened.unreadable("train") == (Unreadable("a.png", "empty (0 bytes)"),)
+    assert opened.unreadable("train") == (Unreadable(image="a.png", reason="empty (0 bytes)"),)
     assert opened.unreadable("validation") == ()
     assert (opened.listing("train"), opened.listing("validation")) == (f"{5:064x}", f"{2:064x}")
+
+
+def test_a_set_of_the_previous_version_is_read(packed):
+    current = open_packed(packed)
+    for key, value in (("version", 2), ("eigenvalues", [6.0, 8.0, 10.0]), ("eigenvectors", np.eye(3).tolist())):
+        edit(packed, key, value=value)
+    previous = open_packed(packed)
+    assert previous.digest == sha256(packed / MANIFEST), "so that runs on the set can resume"
+    assert previous.covariance.tolist() == COVARIANCE
+    assert previous.files == current.files
 
 
 def test_arrays_are_read_only(packed):
@@ -218,52 +227,53 @@ def test_a_mean_out_of_range_is_refused(packed, value):
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        (["version"], 1, r"version: found 1, expected 2"),
-        (["version"], 2.0, r"version: found 2\.0, expected 2"),
-        (["size"], 0, "size: found 0, expected a whole number from 1 to 4096"),
-        (["size"], 10**30, "size: found 1000"),
+        (["version"], 1, r"manifest\.version=1: expected 2 or 3"),
+        (["version"], 2.0, r"version=2\.0: expected 2 or 3"),
+        (["version"], 4, r"version=4: expected 2 or 3"),
+        (["version"], 2, r"manifest: missing fields: eigenvalues, eigenvectors; remove"),
+        (["size"], 0, "size=0: expected a whole number from 1 to 4096"),
+        (["size"], 10**30, "size=1000"),
         (["size"], 8, "size in bytes: found 144, expected 576"),
-        (["size"], "4", "size: found '4'"),
-        (["resample"], "nearest", "resample: found 'nearest', expected 'bicubic'"),
-        (["classes"], [], "classes: found"),
+        (["size"], "4", "size='4'"),
+        (["resample"], "nearest", "resample='nearest': expected bicubic"),
+        (["classes"], [], "classes="),
         (["classes"], {"n1": "cat"}, "expected a list"),
         (["classes", 0], ["n1", "cat"], "expected an object"),
         (["classes", 0, "name"], "a\x1b[31m", "expected printable text"),
         (["classes", 0, "name"], "", "expected printable text"),
         (["classes", 0, "wnid"], "n2", "expected distinct WordNet ids in sorted order"),
-        (["splits"], None, "splits: found None, expected an object"),
+        (["splits"], None, "splits=None: expected an object"),
         (["splits"], {"train": {}}, "splits: missing fields: validation; remove"),
-        (["splits", "train", "listing"], "0" * 63, "listing: found '0.*expected 64 hexadecimal digits"),
-        (["splits", "train", "listing"], None, "listing: found None"),
-        (["splits", "train", "images"], 6, "total of images: found 5, expected 6"),
-        (["splits", "train", "images"], 0, "images: found 0"),
-        (["splits", "train", "images"], -5, "images: found -5"),
-        (["splits", "train", "images"], 10**18, "images: found 1000"),
-        (["splits", "train", "shards"], [], "total of images: found 0, expected 5"),
-        (["splits", "train", "shards", 0, "images"], 10**18, "images: found 1000"),
+        (["splits", "train", "listing"], "0" * 63, r"splits\.train: listing='0.*expected 64 hexadecimal digits"),
+        (["splits", "train", "listing"], None, "listing=None"),
+        (["splits", "train", "images"], 6, "total of images in the shards of train: found 5, expected 6"),
+        (["splits", "train", "images"], 0, "images=0"),
+        (["splits", "train", "images"], -5, "images=-5"),
+        (["splits", "train", "images"], 10**18, r"train: images=1000"),
+        (["splits", "train", "shards"], [], "total of images in the shards of train: found 0, expected 5"),
+        (["splits", "train", "shards", 0, "images"], 10**18, r"shards\[0\]: images=1000"),
         (["splits", "train", "shards", 0, "images"], 2, "size in bytes: found 144, expected 96"),
         (["splits", "train", "shards", 0, "file"], "../train-00000.bin", "expected 'train-00000.bin'"),
         (["splits", "train", "shards", 0, "file"], "/etc/passwd", "expected 'train-00000.bin'"),
         (["splits", "train", "shards", 0, "file"], "train-00001.bin", "expected 'train-00000.bin'"),
-        (["splits", "train", "shards", 0, "file"], ["train-00000.bin"], "expected 'train-00000.bin'"),
+        (["splits", "train", "shards", 0, "file"], ["train-00000.bin"], r"file=\['train-00000.bin'\]: expected"),
         (["splits", "train", "shards", 0, "sha256"], "0" * 63, "expected 64 hexadecimal digits"),
         (["splits", "train", "shards", 0, "sha256"], "é" * 64, "expected 64 hexadecimal digits"),
         (["splits", "train", "labels", "file"], "validation-labels.npy", "expected 'train-labels.npy'"),
         (["splits", "train", "unreadable"], ["a.png"], "expected an object"),
         (["splits", "train", "unreadable", 0, "name"], "two\nlines", "expected printable text"),
         (["splits", "train", "unreadable", 0, "reason"], "\ud800", "expected printable text"),
-        (["mean"], [1, 2, 3], "mean: found"),
+        (["mean"], [1, 2, 3], "mean="),
         (["mean", "file"], "..", "expected 'mean.npy'"),
-        (["covariance"], [[1.0, 2.0, 3.0]] * 2, "expected 3 entries"),
-        (["covariance", 1], [1.0, 2.0], "expected 3 entries"),
-        (["covariance", 1, 1], float("nan"), "expected numbers from"),
-        (["covariance", 1, 1], float("inf"), "expected numbers from"),
-        (["covariance", 1, 1], 10**400, "expected numbers from"),
-        (["covariance", 1, 1], True, "expected numbers from"),
-        (["covariance", 1, 1], "8", "expected numbers from"),
+        (["covariance"], [[1.0, 2.0, 3.0]] * 2, "covariance=.*expected 3 x 3 numbers"),
+        (["covariance", 1], [1.0, 2.0], "covariance=.*expected 3 x 3 numbers"),
+        (["covariance", 1, 1], float("nan"), "NaN is not a JSON number"),
+        (["covariance", 1, 1], float("inf"), "Infinity is not a JSON number"),
+        (["covariance", 1, 1], 10**400, "expected 3 x 3 numbers from"),
+        (["covariance", 1, 1], True, "expected 3 x 3 numbers from"),
+        (["covariance", 1, 1], "8", "expected 3 x 3 numbers from"),
         (["covariance"], 3, "expected a list"),
-        (["eigenvalues"], [1.0], "expected 3 entries"),
-        (["eigenvectors"], [1.0, 2.0, 3.0], "expected a list"),
+        (["eigenvalues"], [1.0, 2.0, 3.0], "manifest: unknown fields: eigenvalues; remove"),
         (["surplus"], 1, "manifest: unknown fields: surplus; remove"),
     ],
 )
@@ -344,8 +354,8 @@ def test_a_damaged_manifest_of_a_packed_set_is_refused_as_damaged(packed, indent
     twice = b'{"format": 1,' + text[1:]
     cut = [text[:length] for length in (50, 60, len(text) // 2, len(text) - 1)]
     for damaged, expected in [
-        *((data, "invalid JSON") for data in (*cut, text + b"}", text[:70] + b"\0" * 20 + text[90:], deep)),
-        (twice, "a key occurs twice"),
+        *((data, "not JSON") for data in (*cut, text + b"}", text[:70] + b"\0" * 20 + text[90:], deep)),
+        (twice, "the key 'format' occurs twice"),
     ]:
         (packed / MANIFEST).write_bytes(damaged)
         assert is_packed(packed)
@@ -359,7 +369,8 @@ def test_a_folder_of_images_with_another_programs_manifest_is_read_as_images(tmp
         (tmp_path / split / "n00000001").mkdir(parents=True)
         (tmp_path / split / "n00000001" / "a.png").write_bytes(b"not read yet")
     (tmp_path / MANIFEST).write_bytes(FOREIGN["another program's"])
-    assert isinstance(open_source(tmp_path, None, 8, 8).splits, tuple)
+    splits = open_source(tmp_path, None, 8, 8).splits
+    assert {name: len(examples) for name, examples in splits.items()} == {"train": 1, "validation": 1}
 
 
 def test_a_huge_manifest_is_refused_without_reading_it(packed):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.train.toys import TINY, images
-from train.augment import Augment, EpochPlan
+from train.augment import Augment, ColorPCA, EpochPlan
 from train.model import AlexNet, initialise
 from train.optimizer import PaperSGD
 from train.step import Batch, QueuedStep, TrainingStep
@@ -26,7 +26,7 @@ def batch(*, whole_set: bool) -> Batch:
     packed = images(12)
     if whole_set:
         return Batch(ROWS, packed.labels[ROWS], packed.shards[0], ROWS)
-    return Batch(ROWS, packed.labels[ROWS], packed.squares(ROWS))
+    return Batch(ROWS, packed.labels[ROWS], packed.shards[0][ROWS])
 
 
 def net() -> AlexNet:
@@ -37,8 +37,8 @@ def net() -> AlexNet:
 
 
 def step_of(model: AlexNet, **options) -> TrainingStep:
-    statistics = images(12).statistics()
-    augment = Augment(statistics.mean, statistics.pca, TINY.patch, 0.1, CPU)
+    packed = images(12)
+    augment = Augment(packed.mean, ColorPCA.from_covariance(packed.covariance), TINY.patch, 0.1, CPU)
     return TrainingStep(model, PaperSGD(list(model.parameters()), 0.9, 0.0005), augment, **options)
 
 
@@ -51,7 +51,7 @@ def test_the_parts_of_a_batch_are_its_images_in_order(whole_set, count):
         squares.append(part.squares if part.index is None else part.squares[part.index])
     assert torch.equal(torch.cat([part.rows for part in whole.parts(count)]), ROWS)
     assert torch.equal(torch.cat([part.labels for part in whole.parts(count)]), whole.labels)
-    assert torch.equal(torch.cat(squares), images(12).squares(ROWS))
+    assert torch.equal(torch.cat(squares), images(12).shards[0][ROWS])
 
 
 def test_squares_of_a_set_and_squares_of_a_batch_give_the_same_update():

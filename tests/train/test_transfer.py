@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from msgspec import structs
 from PIL import Image
-from rich.console import Console
 
 pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
@@ -17,17 +17,17 @@ import torch
 
 from alexnet_infer.artifact import Artifact, load_artifact, sha256
 from alexnet_infer.errors import ModelFileError, UsageError
+from alexnet_infer.export.job import ExportRequest, export
 from alexnet_infer.manifest import ClassName
-from alexnet_infer.presets import Variant, variant
+from alexnet_infer.presets import PRESETS, Variant, variant
 from tests.nets import random_artifact
-from tests.train.toys import BRIEF, CLASSES, TINY, images, trainer
+from tests.train.toys import BRIEF, CLASSES, TINY, images, silent, trainer
 from train.data import PackedImages
-from train.display import Display
 from train.finish import Finished
 from train.job import Job
 from train.launch import launch
 from train.model import AlexNet, initialise
-from train.transfer import Initial, initial_weights
+from train.transfer import Initial, initial_variant, initial_weights
 
 SWITCHES = {
     "LRN": TINY,
@@ -142,7 +142,7 @@ def test_without_a_net_to_start_from_all_weights_are_drawn(tmp_path):
 )
 def test_a_net_with_other_shapes_is_refused_with_the_tensor_and_the_options(tmp_path, net, part):
     path = artifact_file(tmp_path / "a.safetensors", net)
-    match = f"--init-from .*a.safetensors: {part}.*; choose that net's --preset, --width, --hidden and --net-columns"
+    match = f"--init-from .*a.safetensors: {part}.*; leave out the options that change the net, .* then alexnet-64"
     for classes in (names(0, 1, 2), names(5, 6, 7)):
         with pytest.raises(UsageError, match=match) as caught:
             initial_weights(path, TINY.build(), classes)
@@ -156,7 +156,9 @@ def test_a_net_with_other_shapes_is_refused_with_the_tensor_and_the_options(tmp_
 )
 def test_a_net_with_another_preprocessing_is_refused(tmp_path, change, named):
     artifact = load_artifact(artifact_file(tmp_path / "a.safetensors"))
-    manifest = replace(artifact.manifest, preprocessing=replace(artifact.manifest.preprocessing, **change))
+    manifest = structs.replace(
+        artifact.manifest, preprocessing=structs.replace(artifact.manifest.preprocessing, **change)
+    )
     Artifact(manifest, artifact.tensors).save(tmp_path / "b.safetensors")
     with pytest.raises(UsageError, match=named):
         initial_weights(tmp_path / "b.safetensors", TINY.build(), names(0, 1, 2))
@@ -164,7 +166,7 @@ def test_a_net_with_another_preprocessing_is_refused(tmp_path, change, named):
 
 def test_a_net_without_a_layer_is_refused(tmp_path):
     path = artifact_file(tmp_path / "a.safetensors")
-    with pytest.raises(UsageError, match=r"conv6\.weight is missing: expected \(16, 16, 3, 3\); choose that net's"):
+    with pytest.raises(UsageError, match=r"conv6\.weight is missing: expected \(16, 16, 3, 3\); leave out"):
         initial_weights(path, replace(TINY, sixth_conv=16).build(), names(0, 1, 2))
 
 
@@ -181,6 +183,74 @@ def test_a_damaged_file_is_a_one_line_error_and_exits_4(tmp_path, damage):
         initial_weights(path, TINY.build(), names(0, 1, 2))
     assert caught.value.exit_code == 4
     assert "\n" not in str(caught.value)
+
+
+VARIANTS = {
+    "as it is": {},
+    "switches": {"columns": 1, "activation": "tanh", "normalization": "batchnorm", "pool_size": 2, "dropout": 0.25},
+    "no normalization": {"normalization": "none"},
+    "narrow": {"width": 0.25, "hidden": 24},
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_the_net_to_train_is_that_of_the_file(tmp_path, preset, changes):
+    net = replace(variant(preset), **({"hidden": 16, "width": 0.1, "classes": 3} | changes))
+    path = artifact_file(tmp_path / "a.safetensors", net)
+    for given in (None, preset):
+        assert initial_variant(path, given, {}).build() == net.build()
+    own = {"width": net.width, "hidden": net.hidden, "columns": net.columns}
+    assert initial_variant(path, None, own).build() == net.build()
+
+
+def test_switches_without_an_effect_on_the_shapes_of_weights_change_the_net(tmp_path):
+    path = artifact_file(tmp_path / "a.safetensors")
+    for switches in ({"activation": "tanh"}, {"normalization": "none"}, {"pool_size": 2}):
+        assert initial_variant(path, None, switches).build() == replace(TINY, **switches).build()
+
+
+def test_a_net_that_options_cannot_describe_needs_a_preset(tmp_path):
+    path = artifact_file(tmp_path / "a.safetensors", replace(TINY, lrn_constants=(2e-5, 1.0)))
+    with pytest.raises(UsageError, match=r"a\.safetensors is not alexnet-64 with other switches; .* --preset"):
+        initial_variant(path, None, {})
+    assert initial_variant(path, "alexnet-64", {}).build() == TINY.build()
+    artifact = random_artifact(TINY)
+    operations = artifact.manifest.architecture.operations
+    renamed = tuple(structs.replace(o, name="relu1") if o.name == "act1" else o for o in operations)
+    architecture = structs.replace(artifact.manifest.architecture, operations=renamed)
+    Artifact(structs.replace(artifact.manifest, architecture=architecture), artifact.tensors).save(path)
+    with pytest.raises(UsageError, match=r"a\.safetensors is not alexnet-64 with other switches; .* --preset"):
+        initial_variant(path, None, {})
+    other = artifact_file(tmp_path / "b.safetensors", replace(TINY, name="my own"))
+    with pytest.raises(UsageError, match="no preset is called 'my own': expected one of alexnet"):
+        initial_variant(other, None, {})
+
+
+def test_an_exported_file_is_refused_with_the_names_of_its_nets(tmp_path):
+    artifact_file(tmp_path / "a.safetensors")
+    random_artifact(TINY, seed=1).save(tmp_path / "b.safetensors")
+    for nets, names in (("a", "random-alexnet-64$"), ("ab", "random-alexnet-64 or random-alexnet-64$")):
+        models = tuple(tmp_path / f"{name}.safetensors" for name in nets)
+        exported = export(ExportRequest(models=models, out=tmp_path / nets)).onnx
+        with pytest.raises(UsageError, match=rf"onnx: is an exported file; .*: {names}"):
+            initial_variant(exported, None, {})
+
+
+def test_a_foreign_onnx_file_is_refused_with_the_command_that_imports_it(tmp_path):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(onnx.helper.make_model(onnx.helper.make_graph([], "a", [], [])).SerializeToString())
+    with pytest.raises(ModelFileError, match=r"a\.onnx: .* `alexnet-infer import` converts files of other programs"):
+        initial_variant(path, None, {})
+
+
+def test_a_checkpoint_is_refused_with_the_command_that_imports_it(tmp_path):
+    run = trainer(tmp_path)
+    run.save()
+    with pytest.raises(
+        ModelFileError, match=r"is a checkpoint of the trainer: .* `alexnet-infer import .*last\.safetensors`"
+    ):
+        initial_variant(run.saved.last, None, {})
 
 
 def image_set(root: Path, wnids: list[str]) -> Path:
@@ -207,7 +277,7 @@ def job(out: Path, data: Path, init_from: Path | None = None, **options) -> Job:
 
 
 def run(job: Job) -> Finished:
-    finished = launch(job, Display(Console(file=io.StringIO())))
+    finished = launch(job, silent())
     assert finished is not None
     return finished
 

@@ -20,6 +20,8 @@ from train.packed import MANIFEST, PackedSetError
 from train.prepare import Preparation, prepare
 from train.workfolder import PARTS
 
+pytestmark = pytest.mark.usefixtures("small_shards")
+
 
 @pytest.fixture
 def source(tmp_path) -> Path:
@@ -114,6 +116,11 @@ def other_name(source: Path) -> Preparation:
     return job(source)
 
 
+def larger_shards(source: Path) -> Preparation:
+    module.SHARD_BYTES = 2**20  # `small_shards` restores it
+    return job(source)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -124,7 +131,7 @@ def other_name(source: Path) -> Preparation:
             (lambda source, change=change, split=split: change(source, split) or job(source), rf"listing .* of {split}")
             for change, split in OTHERS
         ),
-        (lambda source: job(source, shard_bytes=2**20), r"number of images per shard \(2, now 5461\)"),
+        (larger_shards, r"number of images per shard \(2, now 5461\)"),
     ],
 )
 def test_resuming_with_other_settings_is_refused_with_the_first_difference(source, monkeypatch, change, named):

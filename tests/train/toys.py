@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from rich.console import Console
 
 from alexnet_infer.architecture import Architecture
+from alexnet_infer.manifest import ClassName
 from alexnet_infer.presets import ALEXNET_64, Variant
 from train.data import PackedImages
+from train.display import Display
+from train.finish import Finished, finish
 from train.loop import Trainer
+from train.parts import Sums
 from train.recipe import FAST, Recipe
 from train.step import StepReport
 
@@ -33,9 +39,16 @@ def squares(count: int, seed: int = 0, size: int = 64) -> tuple[np.ndarray, np.n
     return images.astype(np.uint8), labels
 
 
+def in_memory(pixels: np.ndarray, labels: np.ndarray) -> PackedImages:
+    return PackedImages.of(pixels, labels, Sums.of(pixels))
+
+
 def images(count: int, seed: int = 0, size: int = 64) -> PackedImages:
-    pixels, labels = squares(count, seed, size)
-    return PackedImages((torch.from_numpy(pixels),), torch.from_numpy(labels))
+    return in_memory(*squares(count, seed, size))
+
+
+def names(count: int) -> tuple[ClassName, ...]:
+    return tuple(ClassName(wnid=f"n{i:08}", name=f"class {i}") for i in range(count))
 
 
 def image_folder(root: Path, count: int = 12) -> Path:
@@ -50,9 +63,19 @@ def image_folder(root: Path, count: int = 12) -> Path:
 
 def trainer(out: Path, architecture: Architecture | None = None, recipe: Recipe = BRIEF, **options) -> Trainer:
     """Return a trainer on 12 images."""
-    settings = {"train": images(12), "validation": images(6, seed=1)} | options
+    architecture = architecture or TINY.build()
+    sets = {"train": images(12), "validation": images(6, seed=1), "classes": names(architecture.classes)}
     out.mkdir(exist_ok=True)
-    return Trainer(architecture or TINY.build(), recipe, out=out, **settings)
+    return Trainer(architecture, recipe, out=out, **(sets | options))
+
+
+def silent() -> Display:
+    return Display(Console(file=io.StringIO()))
+
+
+def finished(run: Trainer, path: Path, data: str = "toys", **options) -> Finished:
+    """Write the trainer's net in its current state."""
+    return finish(run, run.saved.whole_model(), path, data, silent(), trained_epochs=run.trained_epochs, **options)
 
 
 def tensors(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -202,7 +202,7 @@ def _compile(source: str, options: list[str]) -> bytes:
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
-            message = one_line(ValueError(log.decode(errors="replace")))
+            message = one_line(log.decode(errors="replace"))
             raise BackendError(f"the LRN plugin's kernel: NVRTC says {status.name}: {message}")
         return _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
     finally:

@@ -6,11 +6,11 @@ import ctypes
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from alexnet_infer.architecture import LRN
 from alexnet_infer.backends.reference import lrn

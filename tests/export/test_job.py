@@ -11,9 +11,9 @@ from alexnet_infer.artifact import sha256
 from alexnet_infer.engines import cache as engine_cache
 from alexnet_infer.engines.files import EngineOptions, read_engine
 from alexnet_infer.errors import BackendError, ModelFileError, UsageError
-from alexnet_infer.export import run
+from alexnet_infer.export import job
 from alexnet_infer.export.calibration import Calibration
-from alexnet_infer.export.run import ExportRequest, export, file_stem, folder_name
+from alexnet_infer.export.job import ExportRequest, export, file_stem, folder_name
 from alexnet_infer.graph.file import read_model
 from alexnet_infer.graph.info import ExportInfo, Member
 from alexnet_infer.nets import load
@@ -54,7 +54,7 @@ def test_the_result_describes_the_files_that_were_written(nets, tmp_path):
 
 def test_weights_too_large_for_the_file_are_stored_beside_it_and_listed(nets, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
-    monkeypatch.setattr(run.save_model, "__kwdefaults__", {"max_embedded": 10_000})
+    monkeypatch.setattr("alexnet_infer.graph.file.MAX_WEIGHTS", 10_000)
     exported = export(ExportRequest(models=nets[:1], out=tmp_path / "out"))
     assert [path.suffix for path in exported.files] == [".onnx", ".data"]
     assert {path.name for path in exported.folder.iterdir()} == {path.name for path in exported.files} | {"README.md"}
@@ -89,7 +89,7 @@ def test_without_onnx_only_the_engine_is_written(nets, tmp_path):
     [
         (info_of("alexnet-64"), "alexnet-64-fp32"),
         (info_of("alexnet-64", precision="fp16", views="ten"), "alexnet-64-fp16-ten"),
-        (info_of("a", "b", "c", precision="int8", flavor="cpu", views="center"), "a-and-2-more-int8-center"),
+        (info_of("a", "b", "c", precision="int8", int8_for="cpu", views="center"), "a-and-2-more-int8-center"),
         (info_of("../../etc/passwd"), "etc-passwd-fp32"),
         (info_of("a b\\c:d*e"), "a-b-c-d-e-fp32"),
         (info_of("猫"), "alexnet-fp32"),
@@ -104,10 +104,10 @@ def test_folders_are_named_after_net_and_form_in_characters_that_every_file_syst
 
 def test_int8_is_for_tensorrt_with_an_engine_and_for_cpus_otherwise():
     int8 = {"models": (Path("a"),), "precision": "int8", "calibration": Calibration(source=Path("b"))}
-    assert ExportRequest(**int8).int8_flavor == "cpu"
-    assert ExportRequest(**int8, flavor="tensorrt").int8_flavor == "tensorrt"
-    assert ExportRequest(**int8, engine=RTX).int8_flavor == "tensorrt"
-    assert ExportRequest(models=(Path("a"),)).int8_flavor is None
+    assert ExportRequest(**int8).kind_of_int8 == "cpu"
+    assert ExportRequest(**int8, int8_for="tensorrt").kind_of_int8 == "tensorrt"
+    assert ExportRequest(**int8, engine=RTX).kind_of_int8 == "tensorrt"
+    assert ExportRequest(models=(Path("a"),)).kind_of_int8 is None
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_int8_is_for_tensorrt_with_an_engine_and_for_cpus_otherwise():
         ({"onnx": False}, "nothing to export"),
         ({"precision": "int8"}, "needs images"),
         ({"calibration": Calibration(source=Path("b"))}, "--calibrate b: applies to --precision int8 only"),
-        ({"flavor": "tensorrt"}, "--int8-for tensorrt: applies to --precision int8 only"),
+        ({"int8_for": "tensorrt"}, "--int8-for tensorrt: applies to --precision int8 only"),
         ({"engine": RTX, "lrn": "plugin"}, "TensorRT-RTX does not support plugins"),
     ],
 )
@@ -129,7 +129,7 @@ def fail(monkeypatch, name: str, error: BaseException) -> None:
     def failing(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(run, name, failing)
+    monkeypatch.setattr(job, name, failing)
 
 
 @pytest.mark.parametrize("name", ["build_model", "save_model", "readme"])
@@ -187,8 +187,8 @@ def test_a_readme_that_export_has_not_written_is_not_overwritten(nets, tmp_path,
 def test_nets_with_more_weights_than_the_quantizer_accepts_are_refused_before_they_are_embedded(
     nets, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(run, "MAX_BYTES", 1000)
-    monkeypatch.setattr(run, "embed", None)  # a message of more than 2 GB can't report its size
+    monkeypatch.setattr(job, "MAX_WEIGHTS", 1000)
+    monkeypatch.setattr(job, "embed", None)  # a message of more than 2 GB can't report its size
     request = ExportRequest(
         models=nets, precision="int8", calibration=Calibration(source=tmp_path), out=tmp_path / "out"
     )

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 import PIL
 
-from alexnet_infer.artifact import sha256
-from alexnet_infer.backends import Device, Runtime
-from alexnet_infer.backends.opening import ENGINE_SUFFIXES, EXPORTED_SUFFIXES, describe
+from alexnet_infer.artifact import check_different
+from alexnet_infer.backends import Choice, Device
+from alexnet_infer.backends.opening import ENGINE_SUFFIXES
 from alexnet_infer.datasets import LabelledImages, map_classes, open_images
 from alexnet_infer.datasets.sampling import stratified
-from alexnet_infer.errors import UsageError, shown, visible
-from alexnet_infer.evaluation.paper import departures
+from alexnet_infer.errors import UsageError, printable, shown
+from alexnet_infer.evaluation.paper import deviations_of_net
 from alexnet_infer.evaluation.pipeline import Clock, predict
 from alexnet_infer.evaluation.predictions import About, Predictions
 from alexnet_infer.evaluation.ray_engine import predict_on_ray
@@ -36,7 +36,7 @@ BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class EvaluationRequest:
     """The nets, the data and the protocol of an evaluation. Raises UsageError if a value is out of range."""
 
     models: tuple[Path, ...]
@@ -46,7 +46,7 @@ class Request:
     views: Views | None = None
     """None for the views that an exported file cuts itself, or else the paper's ten views."""
     device: Device = "auto"
-    runtime: Runtime = "auto"
+    backend: Choice = "auto"
     trust_engine: bool = False
     batch: int = BATCH
     workers: int | None = None
@@ -100,29 +100,21 @@ class Computed:
     data: LabelledImages
     positions: Sequence[int]
     """The positions of the images in `data`."""
-    models: list[Path]
     nets: list[Net]
     predictions: list[Predictions]
 
 
-def compute(request: Request, clock: Clock | None = None) -> Computed:
+def compute(request: EvaluationRequest, clock: Clock | None = None) -> Computed:
     """Compute the predictions that the cache does not have.
 
     Raises the errors of `open_images`, `load` and `Predictions`, and UsageError if the nets can't be averaged.
     """
     data = open_images(request.data, request.split, request.layout)
-    loaded = [(path, _load(path, request), sha256(path)) for path in request.models]
-    loaded.sort(key=lambda entry: (entry[1].manifest.name, entry[2]))
-    models, nets, digests = (list(column) for column in zip(*loaded, strict=True))
-    _check_different(models, [_members(path, digest, request) for path, digest in zip(models, digests, strict=True)])
-    for path, net in zip(models, nets, strict=True):
-        if net.views != nets[0].views:
-            fixed = all(file.suffix in EXPORTED_SUFFIXES for file in (path, models[0]))
-            fix = "export again with the same --views" if fixed else "set --views center"
-            raise UsageError(
-                f"{path}: uses views={net.views}, but {models[0]} uses views={nets[0].views}; expected the same: {fix}"
-            )
-    check_same_classes([[c.wnid for c in net.manifest.classes] for net in nets], list(map(str, models)))
+    nets = [_load(path, request) for path in request.models]
+    nets.sort(key=lambda net: (net.manifest.name, net.opened.sha256))
+    _check_different(nets, request)
+    _check_same_views(nets)
+    check_same_classes([net.manifest.wnids for net in nets], [str(net.opened.path) for net in nets])
     map_classes(data.classes, nets[0].manifest.classes)  # raises before anything is computed
     positions = _positions(data, request)
     begin, end = _range(len(positions), request)
@@ -135,7 +127,7 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
         "end": end,
     }
     with ExitStack() as locks:
-        abouts = [About(net=_net_facts(digest, net), **shared) for _, net, digest in loaded]
+        abouts = [About(net=_net_facts(net), **shared) for net in nets]
         if request.fresh:
             for about in abouts:
                 Predictions.forget(request.cache, about)
@@ -143,57 +135,53 @@ def compute(request: Request, clock: Clock | None = None) -> Computed:
         if not all(part.complete for part in predictions):
             with counting("evaluating", end - begin) as advance:
                 own, common = positions[begin:end], {"workers": request.workers, "clock": clock, "on_images": advance}
+                pairs = list(zip(nets, predictions, strict=True))
                 if request.engine == "ray":
-                    files = list(zip(models, predictions, strict=True))
-                    predict_on_ray(data, own, files, address=request.address, **common)
+                    predict_on_ray(data, own, pairs, address=request.address, **common)
                 else:
-                    predict(data, own, list(zip(nets, predictions, strict=True)), **common)
-    return Computed(data, positions[begin:end], models, nets, predictions)
+                    predict(data, own, pairs, **common)
+    return Computed(data, positions[begin:end], nets, predictions)
 
 
-def _load(path: Path, request: Request) -> Net:
+def _load(path: Path, request: EvaluationRequest) -> Net:
     return load(
         path,
         device=request.device,
         views=request.views,
-        backend=request.runtime,
+        backend=request.backend,
         trust_engine=request.trust_engine,
     )
 
 
-def _members(path: Path, digest: str, request: Request) -> list[str]:
-    """Return the SHA-256 of each net in the file `path`: of the files it was exported from, or else of `path` itself.
+def _check_different(nets: Sequence[Net], request: EvaluationRequest) -> None:
+    """Raise UsageError if two files hold the same net.
 
-    Raises UsageError if the file contains several nets and is not the only file, or if it can't be sent to a cluster.
+    Also raises it if a file holds several nets and is not the only file, or can't be sent to a cluster.
     """
-    if path.suffix not in EXPORTED_SUFFIXES:
-        return [digest]
-    _, info = describe(path)
-    if info is None:
-        return [digest]
-    if len(info.members) > 1 and len(request.models) > 1:
-        raise UsageError(f"{path}: contains {len(info.members)} nets and would count as one; give one file per net")
-    if request.engine == "ray" and path.suffix == ".onnx":
-        from alexnet_infer.graph.file import read_model
-
-        if read_model(path).data:
+    for opened in (net.opened for net in nets):
+        if (count := len(opened.members)) > 1 and len(nets) > 1:
+            raise UsageError(f"{opened.path}: contains {count} nets and would count as one; give one file per net")
+        if request.engine == "ray" and len(opened.files) > 1:
             raise UsageError(
-                f"{path}: has its weights in a second file, which is not sent to the cluster; leave out --engine ray"
+                f"{opened.path}: has its weights in a second file, which is not sent to the cluster; leave out "
+                "--engine ray"
             )
-    return [member.sha256 for member in info.members]
+    check_different((net.opened.path, net.opened.members) for net in nets)
 
 
-def _check_different(models: Sequence[Path], members: Sequence[Sequence[str]]) -> None:
-    """Raise UsageError if two files hold the same net. The mean of a net with itself is not an ensemble."""
-    first: dict[str, Path] = {}
-    for path, digests in zip(models, members, strict=True):
-        for digest in digests:
-            twin = first.setdefault(digest, path)
-            if twin is not path:
-                raise UsageError(f"{path}: the same net as {twin}; an ensemble needs different nets")
+def _check_same_views(nets: Sequence[Net]) -> None:
+    """Raise UsageError unless all nets average the same views of an image."""
+    for net in nets:
+        if net.views != nets[0].views:
+            fixed = all(member.opened.info is not None for member in (net, nets[0]))
+            fix = "export again with the same --views" if fixed else "set --views center"
+            raise UsageError(
+                f"{net.opened.path}: uses views={net.views}, but {nets[0].opened.path} uses views={nets[0].views}; "
+                f"expected the same: {fix}"
+            )
 
 
-def _positions(data: LabelledImages, request: Request) -> Sequence[int]:
+def _positions(data: LabelledImages, request: EvaluationRequest) -> Sequence[int]:
     if request.limit is None:
         return range(len(data))
     if request.limit > len(data):
@@ -201,7 +189,7 @@ def _positions(data: LabelledImages, request: Request) -> Sequence[int]:
     return stratified(data.labels, request.limit)
 
 
-def _range(count: int, request: Request) -> tuple[int, int]:
+def _range(count: int, request: EvaluationRequest) -> tuple[int, int]:
     """Return the range of this shard among `count` images. It consists of whole batches, the same as on one machine."""
     batches = -(-count // request.batch)
     begin, end = (request.batch * (batches * (request.shard + i) // request.shards) for i in (0, 1))
@@ -210,9 +198,9 @@ def _range(count: int, request: Request) -> tuple[int, int]:
     return begin, min(end, count)
 
 
-def _data_facts(data: LabelledImages, request: Request, count: int) -> dict[str, Any]:
+def _data_facts(data: LabelledImages, request: EvaluationRequest, count: int) -> dict[str, Any]:
     return {
-        "name": visible(request.data.resolve().name),
+        "name": printable(request.data.resolve().name),
         "layout": data.layout,
         "split": request.split,
         "listing": data.listing,
@@ -222,14 +210,15 @@ def _data_facts(data: LabelledImages, request: Request, count: int) -> dict[str,
     }
 
 
-def _net_facts(digest: str, net: Net) -> dict[str, Any]:
+def _net_facts(net: Net) -> dict[str, Any]:
     manifest = net.manifest
     return {
         "name": manifest.name,
-        "sha256": digest,
+        "sha256": net.opened.sha256,
         "backend": net.backend.description,
         "parameters": manifest.architecture.parameters,
-        "wnids": [c.wnid for c in manifest.classes],
+        "wnids": list(manifest.wnids),
         "names": [c.name for c in manifest.classes],
-        "departures": list(departures(manifest.architecture, manifest.preprocessing.size)),
+        # An old name of the deviations. It is part of the key, so a new one would make all caches useless.
+        "departures": list(deviations_of_net(manifest.architecture, manifest.preprocessing.size)),
     }

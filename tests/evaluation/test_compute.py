@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter, defaultdict
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from alexnet_infer.backends import onnxruntime
+from alexnet_infer.backends.opening import Opened
+from alexnet_infer.datasets.sampling import stratified
 from alexnet_infer.errors import UsageError
-from alexnet_infer.evaluation import run
+from alexnet_infer.evaluation import compute as module
+from alexnet_infer.evaluation.compute import EvaluationRequest, compute, data_folder
 from alexnet_infer.evaluation.pipeline import Clock
-from alexnet_infer.evaluation.run import Request, compute, data_folder, stratified
 from tests.datasets.mini import WNIDS, jpeg, refused
 from tests.evaluation.toys import OTHER_WNIDS, lookup_net, save_net, write_greys, write_set
 
@@ -37,8 +37,10 @@ def images(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def request_(models, images, tmp_path) -> Request:
-    return Request(models=(models[0],), data=images, cache=tmp_path / "cache", batch=4, views="center", device="cpu")
+def request_(models, images, tmp_path) -> EvaluationRequest:
+    return EvaluationRequest(
+        models=(models[0],), data=images, cache=tmp_path / "cache", batch=4, views="center", device="cpu"
+    )
 
 
 @pytest.fixture
@@ -97,45 +99,7 @@ def test_without_a_set_the_message_says_how_to_get_ilsvrc(monkeypatch, value):
 # Samples.
 
 
-def label_sets() -> list[list[int]]:
-    rng = np.random.default_rng(0)
-    uneven = rng.choice(7, 200, p=[0.4, 0.3, 0.15, 0.1, 0.03, 0.015, 0.005]).tolist()
-    return [[0], [0] * 5, list(range(6)) * 3, sorted(list(range(6)) * 3), [1] * 99 + [0], uneven]
-
-
-@pytest.mark.parametrize("labels", label_sets(), ids=lambda labels: f"{len(labels)} of {len(set(labels))}")
-def test_a_sample_has_a_proportional_share_of_every_class_spread_evenly(labels):
-    own, total = defaultdict(list), Counter(labels)
-    for position, label in enumerate(labels):
-        own[label].append(position)
-    for count in range(1, len(labels) + 1):
-        sample = stratified(labels, count)
-        assert len(sample) == count
-        assert all(a < b for a, b in pairwise(sample))
-        assert sample == stratified(labels, count)
-        taken = Counter(labels[i] for i in sample)
-        for label, places in own.items():
-            share = count * total[label] / len(labels)
-            assert abs(taken[label] - share) < 1, (count, label)
-            # Ranks within the class are floor(i n / k), so gaps differ by at most one.
-            ranks = [places.index(i) for i in sample if labels[i] == label]
-            assert ranks == [i * len(places) // max(1, len(ranks)) for i in range(len(ranks))]
-            gaps = [b - a for a, b in pairwise([*ranks, len(places)])] if ranks else [0]
-            assert max(gaps) - min(gaps) <= 1
-
-
-def test_remainders_go_to_the_largest_and_ties_are_spread_over_the_classes():
-    labels = [2] * 10 + [0] * 10 + [1] * 10
-    assert Counter(labels[i] for i in stratified(labels, 4)) == {0: 2, 1: 1, 2: 1}
-    assert Counter(labels[i] for i in stratified(labels, 5)) == {0: 2, 1: 2, 2: 1}
-    thousand = [i for i in range(1000) for _ in range(50)]
-    assert {thousand[i] for i in stratified(thousand, 500)} == set(range(0, 1000, 2))
-    labels = [0] * 11 + [1] * 19  # shares of 10: 3.67 and 6.33
-    assert Counter(labels[i] for i in stratified(labels, 10)) == {0: 4, 1: 6}
-
-
-def test_a_sample_of_all_is_the_set_and_more_is_refused(request_, calls):
-    assert stratified([0, 1, 1, 0], 4) == [0, 1, 2, 3]
+def test_a_sample_of_more_than_the_set_is_refused(request_, calls):
     refused(lambda: compute(replace(request_, limit=19)), "--limit 19: the set has 18 images", error=UsageError)
     assert calls == []
 
@@ -157,12 +121,13 @@ def test_only_the_samples_images_are_read(request_, tmp_path, calls):
 
 
 @pytest.fixture
-def lookup(monkeypatch, tmp_path, models) -> Request:
+def lookup(monkeypatch, tmp_path, models) -> EvaluationRequest:
     """A request that takes no time: 30 grey images and a net that looks them up."""
     net = lookup_net(np.full((30, 6), 1 / 6), "center")
-    monkeypatch.setattr(run, "load", lambda *_, **__: net)
+    net.opened = Opened(manifest=net.manifest, backend=net.backend, files=(models[0],))
+    monkeypatch.setattr(module, "load", lambda *_, **__: net)
     root = write_greys(tmp_path / "greys", [i % 6 for i in range(30)])
-    return Request(models=(models[0],), data=root, cache=tmp_path / "cache", views="center")
+    return EvaluationRequest(models=(models[0],), data=root, cache=tmp_path / "cache", views="center")
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7, 16, 99])
@@ -359,9 +324,9 @@ def test_a_net_that_shares_no_class_with_the_set_is_refused_before_it_runs(reque
 def test_a_refusal_leaves_no_lock(request_, models, tmp_path, monkeypatch):
     """The second net's predictions can't be written. The lock on those of the first is released."""
     two_nets = replace(request_, models=tuple(models[:2]))
-    made = run.Predictions
+    made = module.Predictions
     monkeypatch.setattr(
-        run,
+        module,
         "Predictions",
         lambda cache, about: made(cache, about) if about.net["name"] == "net-0" else made(tmp_path / "net", about),
     )

@@ -12,9 +12,9 @@ from alexnet_infer import load
 from alexnet_infer.architecture import MaxPool
 from alexnet_infer.artifact import load_artifact
 from alexnet_infer.errors import ModelFileError, UsageError
-from alexnet_infer.importing import run as module
+from alexnet_infer.importing import convert as module
 from alexnet_infer.importing.conventions import OF_PRESETS
-from alexnet_infer.importing.run import ImportRequest, import_net
+from alexnet_infer.importing.convert import ImportRequest, import_net
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.presets import PRESETS, variant
 from tests.importing.caffe_files import caffemodel

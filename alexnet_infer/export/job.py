@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,21 +11,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_infer.artifact import Artifact, load_artifact, sha256
+from alexnet_infer.artifact import Artifact, check_different, load_artifact, sha256
 from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
 from alexnet_infer.engines.files import Built, EngineOptions, description_path, save_engine
-from alexnet_infer.errors import UsageError
+from alexnet_infer.errors import UnreadableInputError, UsageError
 from alexnet_infer.export.calibration import Calibration, calibration_inputs
 from alexnet_infer.export.engine_build import build_engine
 from alexnet_infer.export.engine_progress import build_bars
-from alexnet_infer.export.quantize import MAX_BYTES, QuantizationOptions, quantize
+from alexnet_infer.export.quantize import QuantizationOptions, quantize
 from alexnet_infer.export.readme import SIGNATURE, readme
-from alexnet_infer.files import write_atomically
-from alexnet_infer.graph.file import embed, save_model
-from alexnet_infer.graph.info import Batch, ExportInfo, FileViews, Flavor, LRNForm, Member, Precision
+from alexnet_infer.files import safe_name, write_atomically
+from alexnet_infer.graph.file import MAX_BYTES, MAX_WEIGHTS, embed, save_model
+from alexnet_infer.graph.info import Batch, ExportInfo, FileViews, Int8For, LRNForm, Member, Precision
 from alexnet_infer.graph.model import build_model
 from alexnet_infer.manifest import METADATA_KEY, Manifest
 from alexnet_infer.progress import counting
+from alexnet_infer.reading import Unreadable
 
 if TYPE_CHECKING:
     import onnx
@@ -45,8 +45,8 @@ class ExportRequest:
     views: FileViews = "none"
     lrn: LRNForm = "op"
     batch: Batch = field(default_factory=Batch)
-    flavor: Flavor | None = None
-    """The flavor of int8. None: "tensorrt" if an engine is built, otherwise "cpu"."""
+    int8_for: Int8For | None = None
+    """The kind of int8. None: "tensorrt" if an engine is built, otherwise "cpu"."""
     calibration: Calibration | None = None
     out: Path | None = None
     """The folder to write. None: a folder in the working directory with the name that `folder_name` gives."""
@@ -63,19 +63,19 @@ class ExportRequest:
                 if self.calibration is None
                 else f"--calibrate {self.calibration.source}: applies to --precision int8 only"
             )
-        if self.flavor is not None and self.precision != "int8":
-            raise UsageError(f"--int8-for {self.flavor}: applies to --precision int8 only")
-        if self.engine is not None and self.flavor == "cpu":
+        if self.int8_for is not None and self.precision != "int8":
+            raise UsageError(f"--int8-for {self.int8_for}: applies to --precision int8 only")
+        if self.engine is not None and self.int8_for == "cpu":
             raise UsageError("--int8-for cpu: TensorRT accepts only signed activations; leave it out")
         if self.engine is not None and self.engine.flavor == "rtx" and self.lrn == "plugin":
             raise UsageError("--lrn plugin: TensorRT-RTX does not support plugins; use --lrn op")
 
     @property
-    def int8_flavor(self) -> Flavor | None:
-        """The flavor of int8 to export. None for other precisions."""
+    def kind_of_int8(self) -> Int8For | None:
+        """The kind of int8 to export. None for other precisions."""
         if self.precision != "int8":
             return None
-        return self.flavor or ("cpu" if self.engine is None else "tensorrt")
+        return self.int8_for or ("cpu" if self.engine is None else "tensorrt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,8 @@ class Exported:
     engine: Path | None
     built: Built | None
     """The engine with its description. None for no engine."""
+    unreadable: tuple[Unreadable, ...] = ()
+    """The calibration images that could not be read."""
 
     @property
     def files(self) -> list[Path]:
@@ -113,10 +115,7 @@ def export(request: ExportRequest) -> Exported:
 
 def _info(request: ExportRequest, artifacts: Sequence[Artifact]) -> ExportInfo:
     digests = [sha256(path) for path in request.models]
-    for number, digest in enumerate(digests):
-        if (first := digests.index(digest)) != number:
-            path, same = request.models[number], request.models[first]
-            raise UsageError(f"{path}: the same net as {same}; an ensemble needs different nets")
+    check_different(zip(request.models, ([digest] for digest in digests), strict=True))
     return ExportInfo(
         members=tuple(
             Member(name=artifact.manifest.name, sha256=digest)
@@ -126,23 +125,24 @@ def _info(request: ExportRequest, artifacts: Sequence[Artifact]) -> ExportInfo:
         precision=request.precision,
         lrn=request.lrn,
         batch=request.batch,
-        flavor=request.int8_flavor,
+        int8_for=request.kind_of_int8,
     )
 
 
 def _export(request: ExportRequest, artifacts: Sequence[Artifact], info: ExportInfo, folder: Path) -> Exported:
     outside: dict[str, np.ndarray] = {}
+    unreadable: list[Unreadable] = []
     model = build_model(artifacts, info, outside)
     if request.calibration is not None:
-        # Checked before `embed`, because a protobuf message above 2 GB can't report its size.
-        if (size := _size(model, outside)) > MAX_BYTES:
+        # Checked before `embed`, because a protobuf message above MAX_BYTES can't report its size.
+        if (size := _size(model, outside)) > MAX_WEIGHTS:
             raise UsageError(
                 f"--precision int8: the nets have {size / 1e9:.1f} GB of float weights; expected at most "
-                f"{MAX_BYTES / 1e9:.1f} GB; export fewer nets"
+                f"{MAX_WEIGHTS / 1e9:.1f} GB; export fewer nets"
             )
         embed(model, outside)
         outside = {}
-        model = _quantized(model, artifacts[0].manifest, info, request.calibration)
+        model = _quantized(model, artifacts[0].manifest, info, request.calibration, unreadable)
     manifest = _manifest_of(model)
     built = None
     if request.engine is not None:
@@ -157,10 +157,17 @@ def _export(request: ExportRequest, artifacts: Sequence[Artifact], info: ExportI
             weights = tuple(weight_files)
         if built is not None:
             engine_path, _ = save_engine(folder / f"{stem}.engine", built)
-        text = readme(manifest, info, onnx_path, engine_path, built and built.description.runtime)
+        text = readme(manifest, info, onnx_path, engine_path, built and built.description.platform)
         write_atomically(folder / "README.md", text.encode())
     return Exported(
-        manifest=manifest, info=info, folder=folder, onnx=onnx_path, weights=weights, engine=engine_path, built=built
+        manifest=manifest,
+        info=info,
+        folder=folder,
+        onnx=onnx_path,
+        weights=weights,
+        engine=engine_path,
+        built=built,
+        unreadable=tuple(unreadable),
     )
 
 
@@ -172,21 +179,30 @@ def folder_name(info: ExportInfo) -> str:
 
 def file_stem(info: ExportInfo) -> str:
     """Return the files' name without suffix: the net's name, reduced to characters that every file system allows."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", info.members[0].name).strip(".-")[:80] or "alexnet"
+    name = safe_name(info.members[0].name, 80)
     return name if len(info.members) == 1 else f"{name}-and-{len(info.members) - 1}-more"
 
 
 def _quantized(
-    model: onnx.ModelProto, manifest: Manifest, info: ExportInfo, calibration: Calibration
+    model: onnx.ModelProto,
+    manifest: Manifest,
+    info: ExportInfo,
+    calibration: Calibration,
+    unreadable: list[Unreadable],
 ) -> onnx.ModelProto:
+    """Return the int8 model. Calibration images that can't be read are added to `unreadable`."""
     options = QuantizationOptions(
-        method=calibration.method, flavor=info.flavor or "cpu", keep_float=calibration.keep_float
+        method=calibration.method, int8_for=info.int8_for or "cpu", keep_float=calibration.keep_float
     )
     with counting("calibrating", calibration.images) as advance:
         views = 1 if info.takes_squares else 10
 
+        def skip(error: UnreadableInputError) -> None:
+            unreadable.append(Unreadable(image=error.name or "", reason=error.reason))
+            advance(1)
+
         def batches() -> Iterator[np.ndarray]:
-            for batch in calibration_inputs(calibration.source, calibration.images, manifest, info):
+            for batch in calibration_inputs(calibration.source, calibration.images, manifest, info, skip):
                 yield batch
                 advance(len(batch) // views)
 
@@ -203,13 +219,13 @@ def _size(model: onnx.ModelProto, outside: dict[str, np.ndarray]) -> int:
 
 
 def _content(model: onnx.ModelProto, outside: dict[str, np.ndarray]) -> bytes:
-    """Return the model including its weights as bytes, for the engine builder. Raises UsageError at 2 GiB or more."""
+    """Return the model including its weights as bytes, for the engine builder. Raises UsageError if it is too large."""
     import onnx
 
-    size = _size(model, outside)
-    if size >= 2**31:
+    if (size := _size(model, outside)) > MAX_BYTES:
         raise UsageError(
-            f"--trt: the nets have {size / 1e9:.1f} GB of weights; expected less than 2.1 GB; export fewer nets"
+            f"--trt: the nets have {size / 1e9:.1f} GB of weights; expected less than {MAX_BYTES / 1e9:.1f} GB; export "
+            "fewer nets"
         )
     complete = onnx.ModelProto()
     complete.CopyFrom(model)

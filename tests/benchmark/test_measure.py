@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from alexnet_infer.benchmark import floor
-from alexnet_infer.benchmark import run as module
+from alexnet_infer.benchmark import measure as module
+from alexnet_infer.benchmark import timing as timing_module
 from alexnet_infer.benchmark.floor import Machine, probes
-from alexnet_infer.benchmark.run import Request, parse_batches, run, subjects, turns
-from alexnet_infer.benchmark.timing import Timing, interleave, measure
+from alexnet_infer.benchmark.measure import BenchmarkRequest, measure, parse_batches, subjects, turns
+from alexnet_infer.benchmark.timing import Timing, interleave
 from alexnet_infer.errors import BackendError, ModelFileError, UsageError
 from alexnet_infer.graph.info import ExportInfo, Member
 from tests.nets import TINY, random_artifact
@@ -44,9 +45,18 @@ class Clock:
         return work
 
 
-def test_warm_up_calls_are_not_timed():
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    """The clock that `interleave` reads. There are no calls to warm up."""
     clock = Clock()
-    timing = measure(clock.task("a", 1, 2, 3, 4, 5), seconds=25, rounds=1, warmup=4, clock=clock)
+    monkeypatch.setattr(timing_module, "perf_counter", clock)
+    monkeypatch.setattr(timing_module, "WARMUP", 0)
+    return clock
+
+
+def test_warm_up_calls_are_not_timed(clock, monkeypatch):
+    monkeypatch.setattr(timing_module, "WARMUP", 4)
+    (timing,) = interleave([clock.task("a", 1, 2, 3, 4, 5)], seconds=25, rounds=1)
     assert timing.seconds == (1, 2, 3, 4, 5, 1, 2, 3, 4)  # after four to warm up and one at the start of the turn
     assert (timing.mean, timing.p50, timing.percentile(100)) == (25 / 9, 3, 5)
 
@@ -59,27 +69,26 @@ def test_percentiles_are_interpolated_linearly():
         Timing(seconds=())
 
 
-def test_turns_are_interleaved_and_their_first_calls_are_not_timed():
-    clock, ticks = Clock(), []
+def test_turns_are_interleaved_and_their_first_calls_are_not_timed(clock):
+    ticks = []
     runs = [clock.task("a", 100, 1, 1), clock.task("b", 100, 2)]
-    a, b = interleave(runs, seconds=4, rounds=2, warmup=0, clock=clock, on_turn=lambda: ticks.append(len(clock.order)))
+    a, b = interleave(runs, seconds=4, rounds=2, on_turn=lambda: ticks.append(len(clock.order)))
     assert "".join(clock.order) == "aaabbaaabb"
     assert (a.seconds, b.seconds) == ((1, 1, 1, 1), (2, 2))
     assert ticks == [3, 5, 8, 10]
 
 
-def test_a_slow_task_is_timed_once_per_turn_and_a_drift_affects_all_tasks_equally():
-    clock = Clock()
+def test_a_slow_task_is_timed_once_per_turn_and_a_drift_affects_all_tasks_equally(clock):
     drift = [1, 1, 2, 2, 4, 4]
     runs = [clock.task("a", *drift), clock.task("b", *(2 * seconds for seconds in drift))]
-    a, b = interleave(runs, seconds=0.001, rounds=3, warmup=0, clock=clock)
+    a, b = interleave(runs, seconds=0.001, rounds=3)
     assert a.seconds == (1, 2, 4)
     assert b.p50 / a.p50 == b.mean / a.mean == 2
 
 
-def test_with_a_clock_too_coarse_for_one_call_a_turn_still_lasts_its_time():
-    clock = Clock()
-    assert len(measure(clock.task("a", 0, 0, 1), seconds=2, rounds=1, warmup=0, clock=clock).seconds) >= 4
+def test_with_a_clock_too_coarse_for_one_call_a_turn_still_lasts_its_time(clock):
+    (timing,) = interleave([clock.task("a", 0, 0, 1)], seconds=2, rounds=1)
+    assert len(timing.seconds) >= 4
 
 
 def test_the_floor_is_the_larger_of_arithmetic_and_reading():
@@ -124,7 +133,7 @@ def test_an_invalid_list_of_batch_sizes_is_refused_in_one_line(text):
 )
 def test_requests_out_of_range_are_refused(options, message):
     with pytest.raises(UsageError) as raised:
-        Request(**options)
+        BenchmarkRequest(**options)
     assert message in str(raised.value)
 
 
@@ -154,14 +163,14 @@ def export(path: Path, members: int = 1, **info: object) -> Path:
     return path
 
 
-def measured(request: Request):
+def measured(request: BenchmarkRequest):
     nets, _ = subjects(request)
-    return run(nets, request.batches, seconds=0.01)
+    return measure(nets, request.batches, seconds=0.01)
 
 
 @needs_onnxruntime
 def test_rows_describe_the_measurement_and_ratios_are_relative_to_the_first(net):
-    result = measured(Request(models=(net,), backend="onnxruntime", batches=(1, 3), device="cpu"))
+    result = measured(BenchmarkRequest(models=(net,), backend="onnxruntime", batches=(1, 3), device="cpu"))
     first, second = result.to_json()["rows"]
     assert (first["batch"], second["batch"]) == (1, 3)
     for row in (first, second):
@@ -180,12 +189,12 @@ def test_rows_describe_the_measurement_and_ratios_are_relative_to_the_first(net)
 def test_the_floor_counts_every_view_and_the_bytes_of_the_precision(net, tmp_path):
     architecture = TINY.build()
     half = export(tmp_path / "half.onnx", precision="fp16", views="ten")
-    nets, _ = subjects(Request(models=(net, half), backend="onnxruntime", device="cpu"))
+    nets, _ = subjects(BenchmarkRequest(models=(net, half), backend="onnxruntime", device="cpu"))
     (center, ten) = nets
     assert (center.views, ten.views, ten.precision) == ("center", "ten", "fp16")
     assert (center.multiply_adds, ten.multiply_adds) == (architecture.multiply_adds, 10 * architecture.multiply_adds)
     assert (center.weight_bytes, ten.weight_bytes) == (4 * architecture.parameters, 2 * architecture.parameters)
-    result = run(nets, (2,), seconds=0.01)
+    result = measure(nets, (2,), seconds=0.01)
     for row, subject in zip(result.rows, nets, strict=True):
         assert row.floor == result.machine.floor(2 * subject.multiply_adds, subject.weight_bytes)
 
@@ -196,7 +205,7 @@ def test_the_floor_counts_every_view_and_the_bytes_of_the_precision(net, tmp_pat
     [("none", (2, 3, 57, 57)), ("center", (2, 3, 57, 57)), ("ten", (20, 3, 57, 57))],
 )
 def test_a_batch_consists_of_patches_or_of_images_with_their_views(net, views, expected):
-    (subject,), _ = subjects(Request(models=(net,), backend="onnxruntime", views=views, device="cpu"))
+    (subject,), _ = subjects(BenchmarkRequest(models=(net,), backend="onnxruntime", views=views, device="cpu"))
     assert subject.unit == ("patches" if views == "none" else "images")
     shapes, infer = [], subject.net.backend.infer
     subject.net.backend.infer = lambda inputs: shapes.append(inputs.shape) or infer(inputs)
@@ -208,16 +217,16 @@ def test_a_batch_consists_of_patches_or_of_images_with_their_views(net, views, e
 def test_a_file_that_cuts_its_views_takes_no_patches(tmp_path):
     path = export(tmp_path / "net.onnx", views="center")
     with pytest.raises(UsageError, match=r"net\.onnx: takes images .* use --views center"):
-        subjects(Request(models=(path,), views="none"))
+        subjects(BenchmarkRequest(models=(path,), views="none"))
 
 
 @needs_onnxruntime
 def test_a_file_with_several_nets_has_no_floor(tmp_path):
     path = export(tmp_path / "two.onnx", members=2)
-    request = Request(models=(path,), backend="onnxruntime", batches=(1,), device="cpu")
+    request = BenchmarkRequest(models=(path,), backend="onnxruntime", batches=(1,), device="cpu")
     nets, _ = subjects(request)
     assert turns(nets, (1,)) == module.ROUNDS  # the machine is not measured either
-    result = run(nets, (1,), seconds=0.01)
+    result = measure(nets, (1,), seconds=0.01)
     assert result.machine is None
     assert result.to_json()["rows"][0]["over_floor"] is None
 
@@ -226,7 +235,7 @@ def test_a_file_with_several_nets_has_no_floor(tmp_path):
 @needs_openvino
 def test_backend_all_means_every_installed_runtime(tmp_path):
     path = export(tmp_path / "net.onnx")
-    nets, skipped = subjects(Request(models=(path,), device="cpu"))
+    nets, skipped = subjects(BenchmarkRequest(models=(path,), device="cpu"))
     assert [subject.net.backend.description.split()[0] for subject in nets] == ["ONNX", "OpenVINO"]
     assert not skipped
 
@@ -240,8 +249,8 @@ def test_a_runtime_that_cannot_run_a_file_is_skipped_with_the_reason(net, monkey
 
     load = module.load
     monkeypatch.setattr(module, "load", partly)
-    monkeypatch.setattr(module, "_runtimes", lambda request, path: iter(("onnxruntime", "openvino")))
-    nets, skipped = subjects(Request(models=(net,), device="cpu"))
+    monkeypatch.setattr(module, "_choices", lambda request, path: iter(("onnxruntime", "openvino")))
+    nets, skipped = subjects(BenchmarkRequest(models=(net,), device="cpu"))
     assert len(nets) == 1
     assert skipped == ["OpenVINO can't run it"]
 
@@ -253,7 +262,7 @@ def test_a_missing_runtime_given_by_name_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     path = export(tmp_path / "net.onnx")
     with pytest.raises(BackendError, match=r"pip install \"alexnet-infer\[openvino\]\""):
-        subjects(Request(models=(path,), backend="openvino"))
+        subjects(BenchmarkRequest(models=(path,), backend="openvino"))
 
 
 @needs_onnxruntime
@@ -261,13 +270,13 @@ def test_files_with_the_same_name_are_shown_with_their_paths(net, tmp_path):
     other = tmp_path / "other" / net.name
     other.parent.mkdir()
     random_artifact(replace(TINY, columns=1)).save(other)
-    nets, _ = subjects(Request(models=(net, other), backend="onnxruntime", device="cpu"))
+    nets, _ = subjects(BenchmarkRequest(models=(net, other), backend="onnxruntime", device="cpu"))
     assert [subject.model for subject in nets] == [str(net), str(other)]
 
 
 @needs_onnxruntime
 def test_turns_counts_the_calls_of_on_turn(net):
-    nets, _ = subjects(Request(models=(net,), backend="onnxruntime", device="cpu"))
+    nets, _ = subjects(BenchmarkRequest(models=(net,), backend="onnxruntime", device="cpu"))
     ticks = []
-    run(nets, (1, 2), seconds=0.001, on_turn=lambda: ticks.append(1))
+    measure(nets, (1, 2), seconds=0.001, on_turn=lambda: ticks.append(1))
     assert len(ticks) == turns(nets, (1, 2)) == module.ROUNDS * 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,8 +13,8 @@ import numpy as np
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.artifact import Artifact, sha256
 from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
-from alexnet_infer.errors import ModelFileError, SpecError, UsageError, shown, visible
-from alexnet_infer.files import write_atomically
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError, printable, shown
+from alexnet_infer.files import size_of, write_atomically
 from alexnet_infer.importing.conventions import (
     CONVENTIONS,
     OF_PRESETS,
@@ -97,8 +96,7 @@ def import_net(request: ImportRequest) -> Path:
     Raises OSError if `out` can't be written.
     """
     with _naming(request.source):
-        if not stat.S_ISREG(request.source.stat().st_mode):
-            raise SpecError("is not a regular file: expected a model file")
+        size_of(request.source)
     if request.resolved_format == "onnx-quantized":
         return _adopt(request)
     with _naming(request.source):
@@ -245,7 +243,7 @@ def _unknown_provenance(request: ImportRequest) -> Provenance:
     """The provenance of a file of which only the name and the content are known."""
     return Provenance(
         data=request.data or "unknown images",
-        recipe={"name": "imported", "file": visible(request.source.name), "sha256": sha256(request.source)},
+        recipe={"name": "imported", "file": printable(request.source.name), "sha256": sha256(request.source)},
         seed=None,
         date=None,
         software=f"imported by alexnet-infer {__version__}",

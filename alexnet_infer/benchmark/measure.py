@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from alexnet_infer.artifact import embedded_model
-from alexnet_infer.backends import Device, Runtime
+from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import ENGINE_SUFFIXES, describe, open_model
 from alexnet_infer.benchmark.floor import Machine, probes
 from alexnet_infer.benchmark.timing import Run, Timing, interleave
-from alexnet_infer.errors import AlexNetInferError, UsageError, shown, visible
+from alexnet_infer.errors import AlexNetInferError, UsageError, printable, shown
 from alexnet_infer.graph.info import Precision
 from alexnet_infer.nets import load
 from alexnet_infer.predict import LARGEST_BATCH, Net
@@ -29,13 +29,13 @@ BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class BenchmarkRequest:
     """What to measure. Raises UsageError if a value is out of range."""
 
     models: tuple[Path, ...] = ()
     """The files to measure. If empty, the default bundled net."""
     batches: tuple[int, ...] = (1, 8, 64)
-    backend: Runtime | Literal["all"] = "all"
+    backend: Choice | Literal["all"] = "all"
     """"all": each model in every installed runtime that can run it."""
     views: MeasuredViews | None = None
     """By default, the views that a file cuts itself; for other files, the center view."""
@@ -45,8 +45,8 @@ class Request:
     trust_engine: bool = False
 
     def __post_init__(self) -> None:
-        if self.backend not in ("all", *get_args(Runtime)):
-            raise UsageError(f"--backend {shown(self.backend)}: expected all, {', '.join(get_args(Runtime))}")
+        if self.backend not in ("all", *get_args(Choice)):
+            raise UsageError(f"--backend {shown(self.backend)}: expected all, {', '.join(get_args(Choice))}")
         if self.views not in (None, *get_args(MeasuredViews)):
             raise UsageError(f"--views {shown(self.views)}: expected {', '.join(get_args(MeasuredViews))}")
         if not self.batches or not all(1 <= batch <= LARGEST_BATCH for batch in self.batches):
@@ -87,7 +87,7 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Measurement:
     """One subject at one batch size."""
 
     subject: Subject
@@ -101,7 +101,7 @@ class Row:
         """Images or patches per second."""
         return self.batch / self.timing.mean
 
-    def to_json(self, first: Row) -> dict[str, Any]:
+    def to_json(self, first: Measurement) -> dict[str, Any]:
         return {
             "model": self.subject.model,
             "backend": self.subject.net.backend.description,
@@ -123,10 +123,10 @@ class Row:
 class Benchmark:
     """The results of a benchmark."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[Measurement, ...]
     machine: Machine | None
     """None if no subject has a floor."""
-    skipped: tuple[str, ...] = field(default=())
+    skipped: tuple[str, ...] = ()
     """One line for each model and runtime that was left out, with the reason."""
 
     def to_json(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def parse_batches(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-def subjects(request: Request) -> tuple[list[Subject], list[str]]:
+def subjects(request: BenchmarkRequest) -> tuple[list[Subject], list[str]]:
     """Open the nets to measure.
 
     Returns them with one line for each model that could not be run in one of the runtimes, if `backend` is "all".
@@ -154,9 +154,9 @@ def subjects(request: Request) -> tuple[list[Subject], list[str]]:
     nets, skipped = [], []
     for path in paths:
         opened, errors = [], []
-        for runtime in _runtimes(request, path):
+        for choice in _choices(request, path):
             try:
-                opened.append(_open(path, runtime, request, _name(path, paths)))
+                opened.append(_open(path, choice, request, _name(path, paths)))
             except AlexNetInferError as error:
                 if request.backend != "all" or isinstance(error, UsageError):
                     raise
@@ -168,11 +168,11 @@ def subjects(request: Request) -> tuple[list[Subject], list[str]]:
     return nets, skipped
 
 
-def run(
+def measure(
     subjects: Sequence[Subject],
     batches: Sequence[int],
     *,
-    seconds: float = 2.0,
+    seconds: float,
     on_turn: Callable[[], None] = lambda: None,
 ) -> Benchmark:
     """Measure all subjects and this machine's rates, interleaved. `on_turn` is called `turns` times."""
@@ -188,19 +188,19 @@ def run(
         return machine.floor(batch * subject.multiply_adds, subject.weight_bytes)
 
     rows = [
-        Row(subject=subject, batch=batch, timing=timing, floor=floor(subject, batch))
+        Measurement(subject=subject, batch=batch, timing=timing, floor=floor(subject, batch))
         for (subject, batch), timing in zip(pairs, timings, strict=False)
     ]
     return Benchmark(rows=tuple(rows), machine=machine)
 
 
 def turns(subjects: Sequence[Subject], batches: Sequence[int]) -> int:
-    """Return how many times `run` calls `on_turn`."""
+    """Return how many times `measure` calls `on_turn`."""
     rates = 2 if any(subject.multiply_adds for subject in subjects) else 0
     return ROUNDS * (len(subjects) * len(batches) + rates)
 
 
-def _runtimes(request: Request, path: Path) -> Iterator[Runtime]:
+def _choices(request: BenchmarkRequest, path: Path) -> Iterator[Choice]:
     if request.backend != "all":
         yield request.backend
     elif path.suffix in ENGINE_SUFFIXES:
@@ -211,33 +211,31 @@ def _runtimes(request: Request, path: Path) -> Iterator[Runtime]:
             yield "openvino"
 
 
-def _open(path: Path, runtime: Runtime, request: Request, name: str) -> Subject:
+def _open(path: Path, backend: Choice, request: BenchmarkRequest, name: str) -> Subject:
     manifest, info = describe(path)
     takes_images = info is not None and info.takes_squares
     views = request.views or (info.views if info is not None and takes_images else "center")
     if takes_images and views == "none":
         raise UsageError(f"{path}: takes images and cuts its views itself; use --views {info.views}")
-    device, trust = request.device, request.trust_engine
+    options = {"device": request.device, "backend": backend, "trust_engine": request.trust_engine}
     if views == "none":
-        opened = open_model(path, device=device, runtime=runtime, trust_engine=trust)
-        net = Net(opened.manifest, opened.backend)
+        opened = open_model(path, **options)
+        net = Net(opened.manifest, opened.backend, opened=opened)
     else:
-        net = load(path, device=device, views=views, backend=runtime, trust_engine=trust)
-    nets = 1 if info is None else len(info.members)
-    precision = "fp32" if info is None else info.precision
-    on_gpu = path.suffix in ENGINE_SUFFIXES or "CUDA" in net.backend.description
+        net = load(path, views=views, **options)
+    known = net.backend.device == "cpu" and (info is None or len(info.members) == 1)
     architecture = manifest.architecture
     return Subject(
         model=name,
         net=net,
-        precision=precision,
+        precision=net.backend.precision,
         views=views,
         # A file with several nets describes only the first one.
-        multiply_adds=None if on_gpu or nets > 1 else architecture.multiply_adds * (10 if views == "ten" else 1),
-        weight_bytes=architecture.parameters * BYTES[precision],
+        multiply_adds=architecture.multiply_adds * (10 if views == "ten" else 1) if known else None,
+        weight_bytes=architecture.parameters * BYTES[net.backend.precision],
     )
 
 
 def _name(path: Path, paths: Sequence[Path]) -> str:
     is_unique = [file.name for file in paths].count(path.name) == 1
-    return visible(path.name if is_unique else str(path))
+    return printable(path.name if is_unique else str(path))

@@ -1,0 +1,124 @@
+"""Images are decoded ahead of their use: in order, with bounded memory, and with errors as data."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pytest
+
+from alexnet_infer.datasets import Example
+from alexnet_infer.errors import UnreadableInputError
+from alexnet_infer.photos import Photo
+from alexnet_infer.preprocess import Rescaling
+from alexnet_infer.reading import PHOTOS_PER_CALL, batches, decode_ahead, decode_photos
+from tests.datasets import mini
+
+
+class Counted:
+    """Numbers, and how many of them were taken."""
+
+    def __init__(self, end: int) -> None:
+        self.end, self.taken = end, 0
+
+    def __iter__(self) -> Iterator[int]:
+        for number in range(self.end):
+            self.taken += 1
+            yield number
+
+
+def slow_first(number: int) -> int:
+    time.sleep(0.02 if number % 4 == 0 else 0)
+    return number * 10
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_images_come_in_the_order_of_their_sources(workers, chunk):
+    decoded = list(decode_ahead(range(20), slow_first, workers=workers, chunk=chunk))
+    assert [(image.source, image.image, image.error) for image in decoded] == [(i, i * 10, None) for i in range(20)]
+
+
+@pytest.mark.parametrize(("workers", "ahead", "chunk", "most"), [(2, 5, 1, 5), (2, 8, 4, 8), (3, None, 1, 24)])
+def test_no_more_sources_than_allowed_are_taken_before_they_are_needed(workers, ahead, chunk, most):
+    sources = Counted(100)
+    images = decode_ahead(sources, slow_first, workers=workers, ahead=ahead, chunk=chunk)
+    assert sources.taken == 0
+    for used in range(1, 60):
+        next(images)
+        assert used <= sources.taken <= used + most
+    assert sources.taken < 100
+
+
+def test_decoding_runs_on_several_threads_at_once():
+    barrier = threading.Barrier(3, timeout=10)
+    assert len(list(decode_ahead(range(3), lambda number: barrier.wait(), workers=3))) == 3
+
+
+def test_an_unreadable_image_is_yielded_with_its_error_and_the_others_are_decoded():
+    def decode(number: int) -> int:
+        if number == 1:
+            raise UnreadableInputError("cut short", name="b.jpg")
+        return number
+
+    first, bad, last = decode_ahead(range(3), decode)
+    assert (first.image, last.image) == (0, 2)
+    assert bad.image is None
+    assert (str(bad.error), bad.error.name, bad.error.reason) == ("b.jpg: cut short", "b.jpg", "cut short")
+
+
+def test_another_error_of_decoding_is_raised_in_its_place():
+    images = decode_ahead([1, 0, 2], lambda number: 1 // number, workers=1)
+    assert next(images).image == 1
+    with pytest.raises(ZeroDivisionError):
+        next(images)
+
+
+def test_an_error_of_the_sources_is_raised():
+    def sources() -> Iterator[int]:
+        yield 1
+        raise UnreadableInputError("the archive ends")
+
+    with pytest.raises(UnreadableInputError, match="the archive ends"):
+        list(decode_ahead(sources(), slow_first))
+
+
+def test_closing_early_cancels_what_was_not_started():
+    started: list[int] = []
+
+    def decode(number: int) -> None:
+        started.append(number)
+        time.sleep(0.05)
+
+    images = decode_ahead(range(1000), decode, workers=1, ahead=50)
+    next(images)
+    images.close()
+    assert len(started) < 10
+
+
+def test_batches_have_the_given_size_except_the_last():
+    assert list(batches(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(batches([], 3)) == []
+
+
+def test_photos_are_decoded_in_order_and_a_missing_one_is_named(tmp_path):
+    paths = [mini.write(tmp_path / f"{i}.jpg", mini.jpeg(i)) or tmp_path / f"{i}.jpg" for i in range(11)]
+    paths[5].unlink()
+    photos = [Photo(name=str(path), path=path) for path in paths]
+    read = list(decode_photos(photos, partial(Photo.square, rescaling=Rescaling(size=8))))
+    assert [image.source for image in read] == photos
+    assert [image.error is None for image in read] == [i != 5 for i in range(11)]
+    assert str(read[5].error) == f"{paths[5]}: can't be read (No such file or directory)"
+    for photo, image in zip(photos, read, strict=True):
+        if image.error is None:
+            np.testing.assert_array_equal(image.image, photo.square(Rescaling(size=8)))
+    assert len(photos) > PHOTOS_PER_CALL
+
+
+def test_an_example_that_could_not_be_read_fails_with_its_relative_name_and_reason(tmp_path):
+    example = Example(name=f"{tmp_path}/val/a.jpg", data=b"", label=0, error="no such file", root=tmp_path)
+    (image,) = decode_ahead([example], partial(Example.square, rescaling=Rescaling(size=8)))
+    assert (image.error.name, image.error.reason) == ("val/a.jpg", "no such file")
