@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from alexnet_infer.errors import SpecError
+from alexnet_infer.errors import SpecError, UsageError
 
 
 def user_cache() -> Path:
@@ -76,6 +76,15 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def writing(what: object, advice: str = "") -> Iterator[None]:
+    """Raise UsageError "`what`: can't be written (reason)`advice`" for an OSError in the block."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{what}: can't be written ({error.strerror or error}){advice}") from None
 
 
 def lock(path: Path, *, wait: bool = False) -> IO[str] | None:

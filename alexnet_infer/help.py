@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import textwrap
 from typing import Any
 
@@ -14,6 +15,9 @@ NAMES = 24
 
 LINES = 60
 """A longer page is printed without blank lines between its panels."""
+
+RENAMED = {"--engine": "--on", "--columns": "--split-columns"}
+"""Earlier names of options, which still work. A line on stderr names the present one."""
 
 WHAT = "What"
 """Title of the panel with the arguments."""
@@ -37,6 +41,9 @@ def argument(metavar: str, help: str, *, default: str | bool = True, **settings:
 class Command(TyperCommand):
     """A command with a compact help page. Its epilog is printed unchanged."""
 
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _with_present_names(self, ctx, args))
+
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:
         _write(self, ctx, formatter)
 
@@ -47,8 +54,25 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """A group of commands with a compact help page. Its epilog is printed unchanged."""
 
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _with_present_names(self, ctx, args))
+
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:
         _write(self, ctx, formatter)
+
+
+def _with_present_names(command: Command | Group, ctx: typer.Context, args: list[str]) -> list[str]:
+    """Replace earlier names of options, and print a line about each."""
+    known = {name for param in command.get_params(ctx) for name in param.opts}
+    present = []
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        new = RENAMED.get(name)
+        if new in known and name not in known:
+            print(f"{name} is now called {new}", file=sys.stderr)
+            arg = f"{new}{equals}{value}"
+        present.append(arg)
+    return present
 
 
 def _write(command: Command | Group, ctx: typer.Context, formatter: Any) -> None:

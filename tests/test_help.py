@@ -196,3 +196,24 @@ def test_a_narrow_terminal_cuts_nothing_either(page):
     assert "…" not in text
     assert "--compute-capability X,Y" in text
     assert max(map(len, text.splitlines())) <= 75  # the examples, which are not wrapped
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "present"),
+    [
+        ("alexnet-infer eval", ["--engine", "ray"], ["--on", "ray"]),
+        ("alexnet-infer eval", ["--engine=ray"], ["--on=ray"]),
+        ("python -m train", ["--columns"], ["--split-columns"]),
+    ],
+)
+def test_an_earlier_name_of_an_option_still_works_and_names_the_present_one(name, given, present, capsys):
+    values = [COMMANDS[name].make_context(name, list(arguments)).params for arguments in (present, given)]
+    old, new = given[0].partition("=")[0], present[0].partition("=")[0]
+    assert capsys.readouterr().err == f"{old} is now called {new}\n"
+    assert values[0] == values[1] != COMMANDS[name].make_context(name, []).params
+
+
+def test_an_earlier_name_is_not_replaced_where_the_option_is_unknown(capsys):
+    with pytest.raises(Exception, match="No such option: --engine"):
+        COMMANDS["alexnet-infer compare"].make_context("compare", ["a", "b", "--engine", "ray"])
+    assert capsys.readouterr().err == ""

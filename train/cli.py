@@ -26,7 +26,7 @@ EPILOG = """
 Examples:
   python -m train --preset alexnet-64 --recipe fast --data DATA --out runs/a
   python -m train --init-from alexnet-64-0 --data DATA
-  torchrun --nproc-per-node 2 -m train --columns --data packed
+  torchrun --nproc-per-node 2 -m train --split-columns --data packed
 
 Exit codes: 0 success; 1 diverged; 2 wrong usage, unwritable file; 3 unreadable
 data; 4 invalid checkpoint; 5 package or device missing; 130 interrupted.
@@ -86,9 +86,7 @@ def train(
         Path | None,
         option(RUN, "Packed set, ILSVRC, Parquet shards or folders.", metavar="PATH", default=False),
     ] = None,
-    preset: Annotated[
-        str | None, option(RUN, f"{', '.join(PRESETS)}.", metavar="NAME", default="alexnet, or that of --init-from")
-    ] = None,
+    preset: Annotated[str | None, option(RUN, f"{', '.join(PRESETS)}.", metavar="NAME", default="alexnet")] = None,
     recipe: Annotated[str, option(RUN, f"{' or '.join(RECIPES)}; see Recipe.", metavar="NAME")] = "paper",
     out: Annotated[Path | None, option(RUN, "Folder of the run.", metavar="DIR", default="runs/PRESET")] = None,
     name: Annotated[str | None, option(RUN, "Name of the trained net.", metavar="NAME", default="the preset's")] = None,
@@ -100,7 +98,7 @@ def train(
     ] = None,
     init_from: Annotated[
         str | None,
-        option(RUN, "Net to start from. It sets --preset and the options of Net.", metavar="NET", default=False),
+        option(RUN, "Start from this net. It sets --preset and Net.", metavar="NET", default=False),
     ] = None,
     seed: Annotated[int, option(RUN, "Seed of all random numbers.", metavar="N")] = 0,
     result: Annotated[Literal["last", "best"], option(RUN, "Last weights, or the best epoch's.")] = "last",
@@ -141,8 +139,8 @@ def train(
         Literal["ten", "center"] | None, _recipe("validation_views", "Views for validation.", "VIEW")
     ] = None,
     steps_per_epoch: Annotated[int | None, _recipe("steps_per_epoch", "Steps per epoch.", "N")] = None,
-    columns: Annotated[
-        bool, option(MACHINE, "One column per torchrun process, not the whole net.", "--columns")
+    split_columns: Annotated[
+        bool, option(MACHINE, "One column per torchrun process, not the whole net.", "--split-columns")
     ] = False,
     device: Annotated[Device, option(MACHINE, "auto: CUDA if available, else CPU.")] = "auto",
     accumulate: Annotated[int, option(MACHINE, "Parts per batch, to save memory.", metavar="N")] = 1,
@@ -170,7 +168,7 @@ def train(
         size=image_size,
         init_from=start,
         seed=seed,
-        columns=2 if columns else 1,
+        columns=2 if split_columns else 1,
         device=device,
         compile=compile,
         accumulate=accumulate,

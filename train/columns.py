@@ -73,13 +73,13 @@ def _check(operation: Operation, ranks: int, split: bool) -> None:
     groups = getattr(operation, "groups", ranks)
     if isinstance(operation, Conv) and groups not in ((1, ranks) if split else (1,)):
         raise UsageError(
-            f"--columns: {operation.name} has {groups} groups: expected 1 or {ranks}, the number of columns"
+            f"--split-columns: {operation.name} has {groups} groups: expected 1 or {ranks}, the number of columns"
         )
     if isinstance(operation, LRN) and groups != ranks:
-        raise UsageError(f"--columns: {operation.name} has {groups} groups: expected {ranks}, the number of columns")
+        raise UsageError(f"--split-columns: {operation.name} has {groups} groups: expected {ranks}, one per column")
     size = operation.kernels if isinstance(operation, Conv) else operation.units if isinstance(operation, Dense) else 0
     if size % ranks:
-        raise UsageError(f"--columns: the {size} outputs of {operation.name} don't split evenly into {ranks} columns")
+        raise UsageError(f"--split-columns: the {size} outputs of {operation.name} don't split evenly into {ranks}")
 
 
 @torch.no_grad()

@@ -80,7 +80,7 @@ class Trainer:
         if self.ranks.data_ranks * accumulate > 1 and any(isinstance(o, BatchNorm) for o in architecture.operations):
             raise UsageError(
                 "--normalization batchnorm: needs whole batches; use --accumulate 1, and one process or two with "
-                "--columns"
+                "--split-columns"
             )
         assert train.mean is not None, "the statistics of the training split"
         self.mean = train.mean if recipe.mean == "pixel" else train.mean.mean((0, 1), np.float64).astype(np.float32)

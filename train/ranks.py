@@ -139,8 +139,8 @@ def join(device: torch.device, columns: int, timeout: timedelta = TIMEOUT) -> Ra
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count % columns:
         raise UsageError(
-            f"--columns: the number of processes is {count}: expected a multiple of {columns}; start the run with "
-            f"torchrun --nproc-per-node {columns} -m train ..."
+            f"--split-columns: the number of processes is {count}: expected a multiple of {columns}; start the run "
+            f"with torchrun --nproc-per-node {columns} -m train ..."
         )
     if count == 1:
         return Ranks()

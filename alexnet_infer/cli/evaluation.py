@@ -109,9 +109,7 @@ def evaluate(
         str | None,
         option(MACHINES, "Evaluate part I of N; `eval merge` joins the parts.", metavar="I/N", default="1/1"),
     ] = None,
-    engine: Annotated[
-        Literal["local", "ray"], option(MACHINES, "Where to compute: here, or on a Ray cluster.")
-    ] = "local",
+    on: Annotated[Literal["local", "ray"], option(MACHINES, "Where to compute: here, or on a Ray cluster.")] = "local",
     address: Annotated[
         str | None,
         option(MACHINES, "Ray cluster, as HOST:PORT.", metavar="ADDRESS", default="a running one, or local"),
@@ -155,7 +153,7 @@ def evaluate(
         batch=batch,
         workers=workers,
         limit=limit,
-        engine=engine,
+        on=on,
         address=address,
     )
     output = make_output(as_json, csv, markdown, save_predictions, fail_if or [], report=report, profile=profile)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from alexnet_infer.benchmark.measure import Benchmark, BenchmarkRequest, Measurement, Subject, measure, subjects, turns
 from alexnet_infer.errors import BackendError, UsageError
-from alexnet_infer.files import write_atomically
+from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.progress import counting
 
 
@@ -37,12 +37,8 @@ def run(request: BenchmarkRequest, *, as_json: bool = False, plot: Path | None =
     else:
         _print_table(result)
     if plot is not None:
-        try:
+        with writing(f"--plot {plot}", "; choose another file"):
             write_atomically(plot, picture(result))
-        except OSError as error:
-            raise UsageError(
-                f"--plot {plot}: can't be written ({error.strerror or error}); choose another file"
-            ) from None
 
 
 def _check_plot(plot: Path) -> None:

@@ -16,9 +16,9 @@ from alexnet_infer.errors import StoppedError, UnreadableInputError, UsageError,
 from alexnet_infer.evaluation import tables
 from alexnet_infer.evaluation.assemble import Shards, assemble, collect
 from alexnet_infer.evaluation.compute import Computed, EvaluationRequest, compute, data_folder
-from alexnet_infer.evaluation.export import check_table, save_table
 from alexnet_infer.evaluation.pipeline import STAGES, Clock
 from alexnet_infer.evaluation.result import Condition, Evaluation, parse_condition
+from alexnet_infer.evaluation.save import check_table, save_table
 from alexnet_infer.files import user_cache
 from alexnet_infer.nets import choose_nets
 

@@ -8,7 +8,7 @@ from alexnet_infer.artifact import embedded_model, load_artifact
 from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
 from alexnet_infer.errors import UsageError
 from alexnet_infer.evaluation.kernels import Kernels
-from alexnet_infer.files import write_atomically
+from alexnet_infer.files import write_atomically, writing
 
 
 def run(model: Path | None, out: Path) -> None:
@@ -22,8 +22,6 @@ def run(model: Path | None, out: Path) -> None:
     if model is not None and model.suffix in EXPORTED_SUFFIXES:
         raise UsageError(f"{model}: an exported file, whose weights can't be read; expected the model file")
     picture = Kernels.of(load_artifact(model or embedded_model())).png()
-    try:
+    with writing(out):
         write_atomically(out, picture)
-    except OSError as error:
-        raise UsageError(f"{out}: can't be written ({error.strerror or error})") from None
     print(out)

@@ -8,7 +8,7 @@ from pathlib import Path
 from alexnet_infer.backends.opening import describe
 from alexnet_infer.datasets.classes import TABLES, class_name, read_table
 from alexnet_infer.errors import UnreadableInputError, UsageError, printable, shown
-from alexnet_infer.files import is_file
+from alexnet_infer.files import is_file, writing
 from alexnet_infer.importing.convert import ImportRequest, import_net
 from alexnet_infer.manifest import ClassName
 
@@ -47,10 +47,8 @@ def run(
         classes=_classes(classes) if classes else None,
         data=data,
     )
-    try:
+    with writing(target):
         path = import_net(request)
-    except OSError as error:
-        raise UsageError(f"{target}: can't be written ({error.strerror or error})") from None
     manifest, _ = describe(path)
     if as_json:
         print(json.dumps({"path": str(path), "bytes": path.stat().st_size, "manifest": json.loads(manifest.to_json())}))

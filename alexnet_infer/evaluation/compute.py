@@ -18,10 +18,10 @@ from alexnet_infer.backends.opening import ENGINE_SUFFIXES
 from alexnet_infer.datasets import LabelledImages, map_classes, open_images
 from alexnet_infer.datasets.sampling import stratified
 from alexnet_infer.errors import UsageError, printable, shown
+from alexnet_infer.evaluation.on_ray import predict_on_ray
 from alexnet_infer.evaluation.paper import deviations_of_net
 from alexnet_infer.evaluation.pipeline import Clock, predict
 from alexnet_infer.evaluation.predictions import About, Predictions
-from alexnet_infer.evaluation.ray_engine import predict_on_ray
 from alexnet_infer.manifest import check_same_classes
 from alexnet_infer.nets import load
 from alexnet_infer.predict import LARGEST_BATCH, Net
@@ -56,7 +56,7 @@ class EvaluationRequest:
     """The part that this machine computes, from 0 to `shards` - 1."""
     shards: int = 1
     cache: Path
-    engine: Literal["local", "ray"] = "local"
+    on: Literal["local", "ray"] = "local"
     """With "ray", the machines of a cluster compute the predictions. The result is the same."""
     fresh: bool = False
     """Recompute predictions that are already in the cache."""
@@ -71,14 +71,12 @@ class EvaluationRequest:
             raise UsageError(f"--batch {self.batch}: expected 1 to {LARGEST_BATCH}")
         if not 0 <= self.shard < self.shards:
             raise UsageError(f"--shard {self.shard + 1}/{self.shards}: expected I/N with I from 1 to N")
-        if self.address is not None and self.engine != "ray":
-            raise UsageError(f"--address {shown(self.address)}: needs --engine ray")
-        if self.engine == "ray":
+        if self.address is not None and self.on != "ray":
+            raise UsageError(f"--address {shown(self.address)}: needs --on ray")
+        if self.on == "ray":
             for path in self.models:
                 if path.suffix in ENGINE_SUFFIXES:
-                    raise UsageError(
-                        f"{path}: an engine runs only on the machine that built it; leave out --engine ray"
-                    )
+                    raise UsageError(f"{path}: an engine runs only on the machine that built it; leave out --on ray")
 
 
 def data_folder(given: Path | None) -> Path:
@@ -136,7 +134,7 @@ def compute(request: EvaluationRequest, clock: Clock | None = None) -> Computed:
             with counting("evaluating", end - begin) as advance:
                 own, common = positions[begin:end], {"workers": request.workers, "clock": clock, "on_images": advance}
                 pairs = list(zip(nets, predictions, strict=True))
-                if request.engine == "ray":
+                if request.on == "ray":
                     predict_on_ray(data, own, pairs, address=request.address, **common)
                 else:
                     predict(data, own, pairs, **common)
@@ -161,10 +159,9 @@ def _check_different(nets: Sequence[Net], request: EvaluationRequest) -> None:
     for opened in (net.opened for net in nets):
         if (count := len(opened.members)) > 1 and len(nets) > 1:
             raise UsageError(f"{opened.path}: contains {count} nets and would count as one; give one file per net")
-        if request.engine == "ray" and len(opened.files) > 1:
+        if request.on == "ray" and len(opened.files) > 1:
             raise UsageError(
-                f"{opened.path}: has its weights in a second file, which is not sent to the cluster; leave out "
-                "--engine ray"
+                f"{opened.path}: has its weights in a second file, which is not sent to the cluster; leave out --on ray"
             )
     check_different((net.opened.path, net.opened.members) for net in nets)
 

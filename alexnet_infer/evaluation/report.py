@@ -26,7 +26,7 @@ from alexnet_infer.evaluation.kernels import Kernels
 from alexnet_infer.evaluation.result import ClassResult, Evaluation
 from alexnet_infer.evaluation.statistics import SIGNIFICANCE
 from alexnet_infer.evaluation.tables import STARRED, ErrorRow, rows, verdict
-from alexnet_infer.files import write_atomically
+from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -74,11 +74,9 @@ def write_report(result: Evaluation, examples: Examples, nets: Sequence[Reported
     """
     assert len(nets) in (0, len(result.nets)), (len(nets), len(result.nets))
     page = _page(result, examples, nets).encode()
-    try:
+    with writing(f"--report {out}"):
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / PAGE, page)
-    except OSError as error:
-        raise UsageError(f"--report {out}: can't be written ({error.strerror or error})") from None
     return out / PAGE
 
 

@@ -20,7 +20,7 @@ from alexnet_infer.export.engine_build import build_engine
 from alexnet_infer.export.engine_progress import build_bars
 from alexnet_infer.export.quantize import QuantizationOptions, quantize
 from alexnet_infer.export.readme import SIGNATURE, readme
-from alexnet_infer.files import safe_name, write_atomically
+from alexnet_infer.files import safe_name, write_atomically, writing
 from alexnet_infer.graph.file import MAX_BYTES, MAX_WEIGHTS, embed, save_model
 from alexnet_infer.graph.info import Batch, ExportInfo, FileViews, Int8For, LRNForm, Member, Precision
 from alexnet_infer.graph.model import build_model
@@ -151,7 +151,7 @@ def _export(request: ExportRequest, artifacts: Sequence[Artifact], info: ExportI
             built = build_engine(content, manifest, info, request.engine, on_progress=on_progress)
     stem = file_stem(info)
     onnx_path, weights, engine_path = None, (), None
-    with _writing(folder):
+    with writing(f"--out {folder}"):
         if request.onnx:
             onnx_path, *weight_files = save_model(folder / f"{stem}.onnx", model, outside)
             weights = tuple(weight_files)
@@ -241,7 +241,7 @@ def _folder(folder: Path) -> Iterator[Path]:
     """
     missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
-        with _writing(folder):
+        with writing(f"--out {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".{os.urandom(4).hex()}.tmp"
             probe.touch(exist_ok=False)
@@ -262,11 +262,3 @@ def _check_readme(path: Path) -> None:
             f"--out {path.parent}: its {path.name} was not written by alexnet-infer and would be overwritten; "
             "expected another folder"
         )
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"--out {folder}: can't be written ({error.strerror or error})") from None

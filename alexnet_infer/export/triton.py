@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_infer.errors import UsageError, shown
-from alexnet_infer.files import replacing, safe_name, write_atomically
+from alexnet_infer.files import replacing, safe_name, write_atomically, writing
 from alexnet_infer.graph.info import Batch, ExportInfo
 from alexnet_infer.manifest import Manifest
 
@@ -120,19 +120,18 @@ def write_repository(folder: Path, model: ServedModel) -> Path:
     temporary = target / f".{os.urandom(4).hex()}.tmp"  # Triton ignores it
     labels = "".join(f"{class_name.name}\n" for class_name in model.manifest.classes)
     try:
-        _check_same(target, model, labels)
-        temporary.mkdir(parents=True)
-        for source, file in ((model.path, model.file_name), *((path, path.name) for path in model.weights)):
-            with replacing(temporary / file) as part:
-                shutil.copyfile(source, part)
-        if not (target / CONFIG).exists():
-            write_atomically(target / LABELS, labels.encode())
-            write_atomically(target / CONFIG, config(model, name).encode())
-        _check_same(target, model, labels)  # another process may have written the config meanwhile
-        version = _publish(temporary, target)
-        write_atomically(target / README, readme(model, name).encode())
-    except OSError as error:
-        raise UsageError(f"--triton {folder}: can't be written ({error.strerror or error})") from None
+        with writing(f"--triton {folder}"):
+            _check_same(target, model, labels)
+            temporary.mkdir(parents=True)
+            for source, file in ((model.path, model.file_name), *((path, path.name) for path in model.weights)):
+                with replacing(temporary / file) as part:
+                    shutil.copyfile(source, part)
+            if not (target / CONFIG).exists():
+                write_atomically(target / LABELS, labels.encode())
+                write_atomically(target / CONFIG, config(model, name).encode())
+            _check_same(target, model, labels)  # another process may have written the config meanwhile
+            version = _publish(temporary, target)
+            write_atomically(target / README, readme(model, name).encode())
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return version

@@ -164,7 +164,7 @@ CLAIMS: tuple[tuple[str, Callable[[Stages], str]], ...] = (
     ),
     ("speed of a training step", passed("training")),
     ("nets trained on a GPU", passed("nets")),
-    ("`train --columns` on NCCL", lambda stages: "not run: needs two GPUs"),
+    ("`train --split-columns` on NCCL", lambda stages: "not run: needs two GPUs"),
     ("the plugin's LRN kernel on a GPU: its results and its speed", passed("plugin.kernel")),
     ("the engine backend's pinned copies, CUDA graphs and threads, without TensorRT", passed("plugin.engine")),
     ("TensorRT engines of `export --trt`, with the plugin", passed("inference.tensorrt")),

@@ -125,7 +125,7 @@ def test_ctrl_c_while_images_are_read_prints_one_line(run, data, tmp_path, monke
         (["--dropout", "1"], ["--dropout 1", "at least 0 and less than 1"]),
         (["--net-columns", "3"], ["--net-columns 3: expected 1 or 2"]),
         (["--pool-size", "4"], ["--pool-size 4: expected 2 or 3"]),
-        (["--columns"], ["the number of processes is 1: expected a multiple of 2", "torchrun --nproc-per-node 2"]),
+        (["--split-columns"], ["the number of processes is 1: expected a multiple of 2", "torchrun --nproc-per-node"]),
         (["--seed", "-1"], ["--seed -1"]),
         (["--name", "last"], ["--name 'last'"]),
         (["--name", "a/b"], ["--name 'a/b'"]),
@@ -266,7 +266,7 @@ def test_every_option_sets_its_field(run, monkeypatch, tmp_path):
     del fields["columns"]
     options = [word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", value)]
     run("--data", tmp_path, "--recipe", "fast", "--out", "o", "--name", "n", "--image-size", 300, "--seed", 9, *options)
-    machine = "--device cpu --compile --columns --accumulate 2 --max-hours 1.5 --result best --tensorboard"
+    machine = "--device cpu --compile --split-columns --accumulate 2 --max-hours 1.5 --result best --tensorboard"
     run("--data", tmp_path, *machine.split())
     assert seen[0] == Job(
         variant=replace(variant("alexnet"), **net),

@@ -134,7 +134,7 @@ def test_the_command_line_trains_two_columns_and_writes_one_model_file(tmp_path)
             Image.new("RGB", (64, 64), (60 * (i % 4), 100, 10 * i)).save(folder / f"{i}.png")
     options = ["--recipe", "fast", "--epochs", 1, "--batch", 4, "--width", 0.125, "--hidden", 16, "--device", "cpu"]
     paths = ["--data", tmp_path, "--out", tmp_path / "out"]
-    child = torchrun(2, "tests.train.train_worker", "--preset", "alexnet-64", *paths, *options, "--columns")
+    child = torchrun(2, "tests.train.train_worker", "--preset", "alexnet-64", *paths, *options, "--split-columns")
     assert child.returncode == 0, child.stderr
     assert child.stdout.count("connections closed") == 2, "with open connections, a process can abort at its end"
     assert "1 x 2 processes" in child.stderr

@@ -10,7 +10,7 @@ from typing import Any
 
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.evaluation.assemble import Shards, display_names, together
-from alexnet_infer.files import write_atomically
+from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.metrics import highest, mean_probabilities
 
 TOP = 5
@@ -45,10 +45,8 @@ def save_table(nets: Sequence[Shards], path: Path) -> None:
     """
     rows = _rows(nets)
     data = _parquet(rows) if path.suffix == ".parquet" else _csv(rows)
-    try:
+    with writing(f"--save-predictions {path}"):
         write_atomically(path, data)
-    except OSError as error:
-        raise UsageError(f"--save-predictions {path}: can't be written ({error.strerror or error})") from None
 
 
 def _rows(nets: Sequence[Shards]) -> Iterator[dict[str, Any]]:

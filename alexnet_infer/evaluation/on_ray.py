@@ -221,7 +221,7 @@ def _import_ray() -> ModuleType:
         import ray
         import ray.data
     except ImportError:
-        raise BackendError('--engine ray needs Ray: pip install "alexnet-infer[ray]"') from None
+        raise BackendError('--on ray needs Ray: pip install "alexnet-infer[ray]"') from None
     return ray
 
 
@@ -231,7 +231,7 @@ def _cluster(ray: ModuleType, address: str | None) -> Iterator[None]:
     import logging
 
     own = not ray.is_initialized()
-    where = "--engine ray" if address is None else f"--address {shown(address)}"
+    where = "--on ray" if address is None else f"--address {shown(address)}"
     try:
         if own:
             _knock(address or os.environ.get("RAY_ADDRESS"))
@@ -273,5 +273,5 @@ def _room(nodes: Sequence[Mapping[str, float]], cpus: int | None, gpus: int) -> 
     room = sum(int(min(node.get("CPU", 0) // cpus, *([node["GPU"]] if gpus else []), 10**6)) for node in nodes)
     if not room:
         needs = f"a GPU and {cpus} CPUs" if gpus else f"{cpus} CPUs"
-        raise BackendError(f"--engine ray: no node has {needs}, which each worker needs; choose fewer with --workers")
+        raise BackendError(f"--on ray: no node has {needs}, which each worker needs; choose fewer with --workers")
     return cpus, room

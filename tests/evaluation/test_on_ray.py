@@ -1,4 +1,4 @@
-"""`eval --engine ray` on a real cluster of two workers on this machine, compared with a single machine."""
+"""`eval --on ray` on a real cluster of two workers on this machine, compared with a single machine."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from alexnet_infer.artifact import sha256
 from alexnet_infer.datasets import open_images
 from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, UsageError
 from alexnet_infer.evaluation import compute as compute_module
-from alexnet_infer.evaluation import ray_engine
+from alexnet_infer.evaluation import on_ray
 from alexnet_infer.evaluation.compute import EvaluationRequest, compute
+from alexnet_infer.evaluation.on_ray import PART, Work, Worker, predict_on_ray
 from alexnet_infer.evaluation.pipeline import STAGES, Clock
 from alexnet_infer.evaluation.predictions import ABOUT, IMAGES, ROWS, About, Predictions
-from alexnet_infer.evaluation.ray_engine import PART, Work, Worker, predict_on_ray
 from alexnet_infer.version import __version__
 from tests.datasets.mini import jpeg
 from tests.nets import TINY, random_artifact
@@ -43,7 +43,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """Start a cluster with room for two workers, each of which takes as many cores as this machine has."""
-    ray = pytest.importorskip("ray", reason="the engine needs Ray")
+    ray = pytest.importorskip("ray", reason="needs Ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(
@@ -107,7 +107,7 @@ def only_ray(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("cluster", "only_ray")
 def test_result_and_predictions_are_those_of_a_single_machine(zoo, single, tmp_path, run: Run):
-    there = run(*arguments(zoo, tmp_path, "--engine", "ray", "--json"))
+    there = run(*arguments(zoo, tmp_path, "--on", "ray", "--json"))
     assert contents(tmp_path) == contents(single)
     here = run(*arguments(zoo, single, "--json"))  # everything is in the cache
     assert there == here
@@ -132,7 +132,7 @@ def test_a_stopped_run_continues_for_each_net_where_it_was(zoo, single, tmp_path
 @pytest.mark.usefixtures("cluster", "only_ray")
 def test_a_shard_of_a_sample_is_that_of_a_single_machine(zoo, tmp_path, monkeypatch):
     of_both = {"limit": 40, "shard": 1, "shards": 2, "models": (zoo / "net0.safetensors",)}
-    compute(request(zoo, tmp_path / "there", engine="ray", **of_both))
+    compute(request(zoo, tmp_path / "there", on="ray", **of_both))
     monkeypatch.undo()
     compute(request(zoo, tmp_path / "here", **of_both))
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
@@ -211,7 +211,7 @@ def test_an_error_on_a_worker_is_one_line_that_names_its_node(zoo, single, tmp_p
     [({"version": "0.0"}, f"alexnet-infer {__version__}, but 0.0 where"), ({"cores": 999}, ", but 999 where")],
 )
 def test_a_node_that_might_round_differently_is_refused(zoo, single, differs, message):
-    pytest.importorskip("ray", reason="the engine needs Ray")
+    pytest.importorskip("ray", reason="needs Ray")
     about = About.load(min(single.glob(f"*/{ABOUT}")).parent)
     common = {"root": zoo / "data", "split": "validation", "layout": "folders", "device": "cpu", "threads": 1}
     worker = Worker(Work(**common, abouts=(about,), models=(b"",), **differs))
@@ -223,9 +223,9 @@ def test_a_node_that_might_round_differently_is_refused(zoo, single, differs, me
 
 @pytest.mark.usefixtures("cluster")
 def test_workers_that_fit_on_no_node_are_refused(zoo, tmp_path, run: Run):
-    code, _, err = run(*arguments(zoo, tmp_path, "--engine", "ray", "--workers", 999))
+    code, _, err = run(*arguments(zoo, tmp_path, "--on", "ray", "--workers", 999))
     assert code == BackendError.exit_code
-    assert err == "error: --engine ray: no node has 999 CPUs, which each worker needs; choose fewer with --workers\n"
+    assert err == "error: --on ray: no node has 999 CPUs, which each worker needs; choose fewer with --workers\n"
 
 
 def test_an_address_without_a_cluster_is_refused():
@@ -233,22 +233,22 @@ def test_an_address_without_a_cluster_is_refused():
         free = f"127.0.0.1:{server.getsockname()[1]}"
     for address, reason in ((free, "refused"), (f"ray://{free}", "refused"), ("nonsense", "expected host:port")):
         with pytest.raises((OSError, ValueError), match=reason):
-            ray_engine._knock(address)
+            on_ray._knock(address)
     for address in (None, "", "auto", "local"):
-        ray_engine._knock(address)
+        on_ray._knock(address)
 
 
-def test_an_address_needs_the_engine(zoo, tmp_path, run: Run):
+def test_an_address_needs_ray(zoo, tmp_path, run: Run):
     code, _, err = run(*arguments(zoo, tmp_path, "--address", "10.0.0.1:6379"))
     assert code == UsageError.exit_code
-    assert err == "error: --address '10.0.0.1:6379': needs --engine ray\n"
+    assert err == "error: --address '10.0.0.1:6379': needs --on ray\n"
 
 
 def test_without_ray_the_error_says_how_to_install_it(zoo, tmp_path, run: Run, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    code, _, err = run(*arguments(zoo, tmp_path, "--engine", "ray"))
+    code, _, err = run(*arguments(zoo, tmp_path, "--on", "ray"))
     assert code == BackendError.exit_code
-    assert err == 'error: --engine ray needs Ray: pip install "alexnet-infer[ray]"\n'
+    assert err == 'error: --on ray needs Ray: pip install "alexnet-infer[ray]"\n'
 
 
 @pytest.mark.parametrize(
@@ -260,12 +260,12 @@ def test_without_ray_the_error_says_how_to_install_it(zoo, tmp_path, run: Run, m
     ],
 )
 def test_workers_fill_the_nodes(nodes, cpus, gpus, expected):
-    assert ray_engine._room(nodes, cpus, gpus) == expected
+    assert on_ray._room(nodes, cpus, gpus) == expected
 
 
 def test_a_cluster_without_a_gpu_is_refused_where_this_machine_has_one():
     with pytest.raises(BackendError, match="no node has a GPU"):
-        ray_engine._room([{"CPU": 64.0}], None, 1)
+        on_ray._room([{"CPU": 64.0}], None, 1)
 
 
 def cut(folder: Path, images: int) -> None:

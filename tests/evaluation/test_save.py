@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from alexnet_infer.errors import BackendError, UsageError
-from alexnet_infer.evaluation.export import check_table, save_table
 from alexnet_infer.evaluation.predictions import ImageRow, Predictions
+from alexnet_infer.evaluation.save import check_table, save_table
 from tests.datasets.mini import WNIDS, refused
 from tests.evaluation.toys import about
 
