@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -80,10 +81,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(what: object, advice: str = "") -> Iterator[None]:
-    """Raise UsageError "`what`: can't be written (reason)`advice`" for an OSError in the block."""
+    """Raise UsageError "`what`: can't be written (reason); `advice`" for an OSError in the block."""
     try:
         yield
     except OSError as error:
+        full = "free some space, or " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        advice = f"; {full}{advice}" if advice else ""
         raise UsageError(f"{what}: can't be written ({error.strerror or error}){advice}") from None
 
 

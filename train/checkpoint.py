@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from alexnet_infer.errors import ModelFileError, UsageError, one_line, shown
-from alexnet_infer.files import replacing, write_atomically
+from alexnet_infer.files import replacing, write_atomically, writing
 
 
 @dataclass
@@ -139,7 +139,7 @@ def keep(path: Path, kept: Path) -> None:
     `kept` unchanged. Without hard links the file is copied. Raises UsageError if `kept` can't be written.
     """
     temporary = kept.with_name(f".{kept.name}.tmp")
-    try:
+    with writing(kept, "change --out"):
         temporary.unlink(missing_ok=True)
         try:
             temporary.hardlink_to(path)
@@ -148,10 +148,6 @@ def keep(path: Path, kept: Path) -> None:
         else:
             temporary.replace(kept)
             temporary.unlink(missing_ok=True)  # rename does nothing if both are links to the same file
-    except OSError as error:
-        raise UsageError(
-            f"{kept}: can't be written ({error.strerror or error}); free some space, or change --out"
-        ) from None
 
 
 def _metadata(path: Path) -> tuple[dict, RunState]:

@@ -205,7 +205,6 @@ def prepare(
     again to continue. Exits with 1 if some images could not be read; they are listed.
     """
     from train.display import Display
-    from train.packed import open_packed
     from train.prepare import Preparation
     from train.prepare import prepare as make
 
@@ -217,9 +216,8 @@ def prepare(
             for item in unreadable:
                 print(f"{split}: {item.image}: {item.reason}", file=sys.stderr)
         if check:
-            packed = open_packed(out)
-            with display.counting("checking", packed.bytes, "bytes") as advance:
-                packed.verify(advance)
+            with display.counting("checking", preparation.packed.bytes, "bytes") as advance:
+                preparation.packed.verify(advance)
     except KeyboardInterrupt:
         _leave("interrupted: run the same command again to continue", 130)
     print(preparation.summary)

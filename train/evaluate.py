@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -44,22 +43,12 @@ class DivergedError(AlexNetInferError):
     """The loss, the gradient, a weight or the net's output is not finite."""
 
 
-class Scorer(Protocol):
-    """What runs a net on squares."""
-
-    batch: int
-    """Maximum number of squares per call."""
-
-    def __call__(self, squares: Tensor) -> dict[Views, np.ndarray]:
-        """Return the class probabilities float32 [B, classes] of squares uint8 [B, S, S, 3], for each kind of views.
-
-        Of ten views the probabilities are averaged. Those of the central view cost nothing, so they are always there.
-        """
-        ...
-
-
 class ModuleScorer:
-    """A torch module on the device of `mean`, in its own precision. A call puts the module into evaluation mode."""
+    """Runs a torch module on the device of `mean`. A call puts the module into evaluation mode.
+
+    A call takes at most `batch` squares, uint8 [B, S, S, 3] on that device. It returns the class probabilities, float32
+    [B, classes], for each kind of views: the mean over ten, and those of the central view, which then cost nothing.
+    """
 
     def __init__(self, model: nn.Module, mean: Tensor, patch: int, views: Views) -> None:
         self.model, self.mean, self.patch, self.views = model, mean, patch, views
@@ -85,9 +74,10 @@ class ModuleScorer:
 
 
 class NetScorer:
-    """A net with ten views in one of the package's runtimes: calls and probabilities are those of `alexnet-infer eval`.
+    """The same for a net with ten views in one of the package's runtimes.
 
-    Every call has `batch` images, the last one padded with zeros, because rounding may depend on the number.
+    Calls and probabilities are those of `alexnet-infer eval`: every call has `batch` images, the last one padded with
+    zeros, because rounding may depend on the number.
     """
 
     def __init__(self, net: Net) -> None:
@@ -102,7 +92,7 @@ class NetScorer:
 
 
 def count_correct(
-    scorer: Scorer, feed: Feed, rows: Tensor, on_images: Callable[[int], None] = lambda count: None
+    scorer: ModuleScorer | NetScorer, feed: Feed, rows: Tensor, on_images: Callable[[int], None] = lambda count: None
 ) -> dict[Views, tuple[int, int]]:
     """Return, by views, the number of images at `rows` whose label is ranked first, and among the first five.
 

@@ -18,14 +18,14 @@ import torch
 
 from alexnet_infer import strict_json
 from alexnet_infer.artifact import Artifact, load_artifact, sha256
-from alexnet_infer.errors import BackendError, ModelFileError, SpecError, UsageError
-from alexnet_infer.files import write_atomically
+from alexnet_infer.errors import BackendError, ModelFileError, SpecError
+from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.manifest import Manifest, MeasuredError, Provenance
 from alexnet_infer.predict import Net
 from alexnet_infer.version import __version__
 from train.device import exact_float32, hardware
 from train.display import Display
-from train.evaluate import DivergedError, ModuleScorer, NetScorer, Scorer, count_correct
+from train.evaluate import DivergedError, ModuleScorer, NetScorer, count_correct
 from train.feed import Feed
 from train.loop import Trainer
 from train.model import AlexNet
@@ -69,7 +69,7 @@ def measure(
     return center, ten
 
 
-def _scorer(artifact: Artifact, device: torch.device) -> Scorer:
+def _scorer(artifact: Artifact, device: torch.device) -> ModuleScorer | NetScorer:
     """Return the net on `device`: on a CPU in ONNX Runtime, which is several times faster, if it is installed."""
     if device.type == "cpu":
         from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
@@ -136,13 +136,9 @@ def finish(
     with display.counting("measuring", len(trainer.validation)) as advance:
         errors = measure(unmeasured, trainer.validation, f"{data}, validation", advance)
     finished = Finished(path=path, artifact=_with_errors(unmeasured, errors))
-    try:
+    with writing(path, "change --out"):
         finished.artifact.save(path)
         write_atomically(_summary(path), _as_json(finished, trainer).encode())
-    except OSError as error:
-        raise UsageError(
-            f"{path}: can't be written ({error.strerror or error}); free some space, or change --out"
-        ) from None
     return finished
 
 

@@ -23,7 +23,7 @@ from train.device import pick_device, prepare_process, resolve_compile
 from train.display import Display, TrainingView
 from train.evaluate import DivergedError
 from train.finish import Finished, finish
-from train.job import Job, default_size
+from train.job import Job
 from train.log import RunLog
 from train.loop import Trainer
 from train.ranks import join
@@ -47,7 +47,7 @@ def launch(job: Job, display: Display) -> Finished | None:
     if not ranks.first:
         display = Display(Console(file=io.StringIO()))
     compile = resolve_compile(job.compile, device)
-    source = open_source(job.data, job.size, job.variant.patch, default_size(job.variant.patch))
+    source = open_source(job.data, job.size, job.variant.patch)
     architecture = job.architecture(len(source.classes))
     initial = initial_weights(job.init_from, architecture, source.classes) if job.init_from else Initial()
     with _own_folder(job, ranks.first):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from alexnet_infer import strict_json
 from alexnet_infer.errors import BackendError, SpecError, UnreadableInputError, UsageError, one_line
-from alexnet_infer.files import write_atomically
+from alexnet_infer.files import write_atomically, writing
 
 if TYPE_CHECKING:
     from train.checkpoint import RunState
@@ -74,18 +74,13 @@ class RunLog:
         can't be read.
         """
         self._at = at
-        try:
+        with _writing(self.path, "--out"):
             if self.path.exists():
                 kept = b"".join(_line(record) for record in read_log(self.path) if position(record) <= at)
                 if kept != self.path.read_bytes():
                     write_atomically(self.path, kept)
-        except OSError as error:
-            raise _unwritable(self.path, error, "--out") from None
         if self._events:
-            try:
-                self._events.open(after=self._global_step(*at))
-            except OSError as error:
-                raise self._events.unwritable(error) from None
+            self._events.open(after=self._global_step(*at))
         self._started = True
         epoch, step = at
         counts = {"epoch": epoch, "step": step, "steps_per_epoch": self.steps_per_epoch}
@@ -140,25 +135,26 @@ class RunLog:
         if not self._started:
             return
         try:
-            with self.path.open("ab") as file:
+            with _writing(self.path, "--out"), self.path.open("ab") as file:
                 file.write(_line(record))
-        except OSError as error:
+        except UsageError:
             self._started = False  # may leave half a line, which readers and the next `start` drop
-            raise _unwritable(self.path, error, "--out") from None
+            raise
 
     def _draw(self, group: str, figures: dict[str, float | None]) -> None:
         if self._started and self._events:
             try:
                 self._events.add(group, figures, self._global_step(*self._at))
-            except OSError as error:
-                events, self._events = self._events, None
-                raise events.unwritable(error) from None
+            except UsageError:
+                self._events = None
+                raise
 
 
 class _Events:
     """The figures of the log as TensorBoard events. Figures that would be null are left out.
 
-    An event's step is the number of steps since the start of the run. The methods raise OSError.
+    An event's step is the number of steps since the start of the run. `open` and `add` raise UsageError if they can't
+    be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -172,19 +168,18 @@ class _Events:
 
     def open(self, after: int) -> None:
         """Open the events; hides those of steps later than `after`, which an earlier attempt left."""
-        self._writer = self._make(self.folder, purge_step=after + 1)
+        with _writing(self.folder, "--tensorboard"):
+            self._writer = self._make(self.folder, purge_step=after + 1)
 
     def add(self, group: str, figures: dict[str, float | None], step: int) -> None:
-        for name, value in figures.items():
-            if value is not None and math.isfinite(value):
-                self._writer.add_scalar(f"{group}/{name}", value, step)
-        self._writer.flush()
+        with _writing(self.folder, "--tensorboard"):
+            for name, value in figures.items():
+                if value is not None and math.isfinite(value):
+                    self._writer.add_scalar(f"{group}/{name}", value, step)
+            self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
-
-    def unwritable(self, error: OSError) -> UsageError:
-        return _unwritable(self.folder, error, "--tensorboard")
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -259,5 +254,5 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _unwritable(path: Path, error: OSError, option: str) -> UsageError:
-    return UsageError(f"{path}: can't be written ({error.strerror or error}); free some space, or change {option}")
+def _writing(path: Path, option: str) -> AbstractContextManager[None]:
+    return writing(path, f"change {option}")

@@ -34,6 +34,7 @@ from train.packed import (
     MANIFEST,
     MEAN,
     SPLITS,
+    PackedSet,
     is_packed,
     labels_name,
     open_packed,
@@ -78,20 +79,22 @@ class Preparation:
 class Prepared:
     """A finished packed set."""
 
-    path: Path
-    size: int
-    images: Mapping[Split, int]
-    unreadable: Mapping[Split, tuple[Unreadable, ...]]
-    """The images that were left out."""
-    bytes: int
+    packed: PackedSet
     already: bool
     """Whether the set was complete before, so that nothing was written."""
 
     @property
+    def unreadable(self) -> dict[Split, tuple[Unreadable, ...]]:
+        """The images that were left out."""
+        return {split: self.packed.unreadable(split) for split in SPLITS}
+
+    @property
     def summary(self) -> str:
         """One line of text: folder, images and size."""
-        counts = " + ".join(f"{count} {split}" for split, count in self.images.items())
-        text = f"{self.path}: {counts} images of {self.size} x {self.size}, {self.bytes / 1e9:.3g} GB"
+        packed = self.packed
+        counts = " + ".join(f"{packed.images(split)} {split}" for split in SPLITS)
+        size = packed.bytes + (packed.root / MANIFEST).stat().st_size
+        text = f"{packed.root}: {counts} images of {packed.size} x {packed.size}, {size / 1e9:.3g} GB"
         if left_out := sum(map(len, self.unreadable.values())):
             text += f"; {left_out} unreadable, left out"
         return f"{text}; already complete" if self.already else text
@@ -123,9 +126,9 @@ def prepare(job: Preparation, display: Display) -> Prepared:
                 with display.counting(f"packing the {split} split", len(examples)) as advance:
                     maker.pack(split, examples, advance)
             maker.finish(sources)
-    result = _result(job, sources, already)
+    packed = _opened(job, sources)
     clean_up(job.out)
-    return result
+    return Prepared(packed=packed, already=already)
 
 
 @contextmanager
@@ -269,15 +272,15 @@ def _removed_on_failure(path: Path) -> Iterator[None]:
         raise
 
 
-def _result(job: Preparation, sources: Mapping[Split, LabelledImages], already: bool) -> Prepared:
+def _opened(job: Preparation, sources: Mapping[Split, LabelledImages]) -> PackedSet:
+    """Open the finished set. Raises UsageError if it was not made from these sources."""
     packed = open_packed(job.out)
-    images = {split: packed.images(split) for split in SPLITS}
-    unreadable = {split: packed.unreadable(split) for split in SPLITS}
     same = packed.size == job.size and packed.classes == sources["train"].classes
-    if not same or any(len(sources[s]) != images[s] + len(unreadable[s]) for s in SPLITS):
+    if not same or any(len(sources[s]) != packed.images(s) + len(packed.unreadable(s)) for s in SPLITS):
         raise UsageError(
-            f"--out {job.out}: contains another packed set ({packed.size} x {packed.size}, {images['train']} + "
-            f"{images['validation']} images, {len(packed.classes)} classes); choose another folder, or remove this one"
+            f"--out {job.out}: contains another packed set ({packed.size} x {packed.size}, {packed.images('train')} + "
+            f"{packed.images('validation')} images, {len(packed.classes)} classes); choose another folder, or remove "
+            "this one"
         )
     for split in SPLITS:
         if packed.listing(split) != sources[split].listing:
@@ -285,5 +288,4 @@ def _result(job: Preparation, sources: Mapping[Split, LabelledImages], already: 
                 f"--out {job.out}: contains a packed set made from a different source than {sources[split].root} "
                 f"(different names, sizes or labels of {split} images); choose another folder, or remove this one"
             )
-    total = packed.bytes + (job.out / MANIFEST).stat().st_size
-    return Prepared(path=job.out, size=job.size, images=images, unreadable=unreadable, bytes=total, already=already)
+    return packed

@@ -11,6 +11,7 @@ from alexnet_infer.errors import UsageError
 from alexnet_infer.manifest import ClassName
 from train.data import PackedImages
 from train.display import Display
+from train.job import default_size
 from train.packed import SPLITS, PackedSet, is_packed, open_packed
 from train.parts import open_splits
 
@@ -54,17 +55,17 @@ def _unreadable(images: PackedImages, kind: str, fate: str) -> str:
     return f"{count} of {images.total} {kind} images could not be read and are {fate}: {first}{more}"
 
 
-def open_source(root: Path, size: int | None, patch: int, default: int) -> Source:
-    """Open the data set at `root` for squares of side `size`.
+def open_source(root: Path, size: int | None, patch: int) -> Source:
+    """Open the data set at `root` for squares of side `size`, for a net with patches of side `patch`.
 
-    None stands for the size of a packed set, and for `default` with other data.
+    None stands for the size of a packed set, and for `default_size` with other data.
 
     Raises PackedSetError or UnreadableInputError if the data set is invalid, and UsageError if the squares of a packed
     set have another size or are smaller than the net's patches.
     """
     if not is_packed(root):
         splits = open_splits(root)
-        return Source(classes=splits["train"].classes, size=size or default, splits=splits)
+        return Source(classes=splits["train"].classes, size=size or default_size(patch), splits=splits)
     packed = open_packed(root)
     if size not in (None, packed.size):
         raise UsageError(
@@ -74,6 +75,6 @@ def open_source(root: Path, size: int | None, patch: int, default: int) -> Sourc
     if packed.size < patch:
         raise UsageError(
             f"--data {root}: packed with {packed.size} x {packed.size} squares, smaller than the net's patches "
-            f"({patch}); pack the set again with --image-size {default}"
+            f"({patch}); pack the set again with --image-size {default_size(patch)}"
         )
     return Source(classes=packed.classes, size=packed.size, splits=packed)

@@ -115,21 +115,10 @@ def classify(
     A photo that cannot be read is reported on standard error, and the other photos are still classified. Exits with 1
     if some photos failed, 3 if all failed.
     """
+    options = locals()
     from alexnet_infer.commands.classify import run
 
-    raise typer.Exit(
-        run(
-            photos,
-            model=model,
-            ensemble=ensemble,
-            top=top,
-            views=views,
-            device=device,
-            backend=backend,
-            trust_engine=trust_engine,
-            as_json=as_json,
-        )
-    )
+    raise typer.Exit(run(**options))
 
 
 app.add_typer(evaluation, name="eval", rich_help_panel=USE)

@@ -129,35 +129,16 @@ def evaluate(
     An interrupted run continues where it stopped. Exits with 1 if an image cannot be read (it counts as wrong) or if a
     condition of --fail-if holds.
     """
+    options = {name: value for name, value in locals().items() if name != "context"}
     if context.invoked_subcommand:
         for parameter in context.command.params:
             if context.get_parameter_source(parameter.name).name != "DEFAULT":
                 command = context.invoked_subcommand
                 raise UsageError(f"{parameter.opts[0]}: has no effect before {command}; put it after {command}")
         return
-    from alexnet_infer.commands.evaluate import make_output, make_request, run
+    from alexnet_infer.commands.evaluate import main
 
-    request = make_request(
-        models=models or [],
-        ensemble=ensemble,
-        data=data,
-        shard=shard,
-        cache=cache,
-        layout=layout,
-        split=split,
-        fresh=fresh,
-        views=views,
-        device=device,
-        backend=backend,
-        trust_engine=trust_engine,
-        batch=batch,
-        workers=workers,
-        limit=limit,
-        on=on,
-        address=address,
-    )
-    output = make_output(as_json, csv, markdown, save_predictions, fail_if or [], report=report, profile=profile)
-    raise typer.Exit(run(request, output, references=references))
+    raise typer.Exit(main(**options))
 
 
 @evaluation.command(cls=Command, epilog=MERGE_EXAMPLES)
@@ -174,7 +155,9 @@ def merge(
     from alexnet_infer.commands.evaluate import make_output
     from alexnet_infer.commands.evaluate import merge as join
 
-    output = make_output(as_json, csv, markdown, save_predictions, fail_if or [])
+    output = make_output(
+        as_json=as_json, csv=csv, markdown=markdown, save_predictions=save_predictions, fail_if=fail_if
+    )
     raise typer.Exit(join(caches, output, references=references))
 
 
@@ -200,16 +183,7 @@ def check(
 
     Exits with 0 if there are only warnings, 1 if there are errors, 3 if no image can be read.
     """
+    options = locals()
     from alexnet_infer.commands.data import run
 
-    raise typer.Exit(
-        run(
-            root,
-            layout=layout,
-            split=split,
-            as_json=as_json,
-            hashing=hashing,
-            model=model,
-            quick_test=quick_test,
-        )
-    )
+    raise typer.Exit(run(**options))

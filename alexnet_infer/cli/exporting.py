@@ -125,30 +125,10 @@ def export(
     Exits with 1 if a file differs from its nets by more than the tolerance or an image cannot be read, also one for
     calibration.
     """
-    from alexnet_infer.commands.export import make_request, make_verification, run
+    options = locals()
+    from alexnet_infer.commands.export import main
 
-    request = make_request(
-        models=model or [],
-        ensemble=ensemble,
-        onnx=onnx,
-        trt=trt,
-        flavor=flavor,
-        batch=batch,
-        lrn=lrn,
-        calibrate=calibrate,
-        images=calibration_images,
-        method=calibration_method,
-        keep_float=keep_float or [],
-        workspace=workspace,
-        optimization_level=optimization_level,
-        capabilities=compute_capability,
-        precision=precision,
-        views=views,
-        int8_for=int8_for,
-        out=out,
-    )
-    verification = make_verification(verify, data, photo or [], limit, tolerance)
-    raise typer.Exit(run(request, verification, triton, as_json=as_json))
+    raise typer.Exit(main(**options))
 
 
 def benchmark(
@@ -220,22 +200,7 @@ def compare(
 
     Exits with 1 if a probability differs by more than the tolerance or an image cannot be read.
     """
+    options = locals()
     from alexnet_infer.commands.compare import run
 
-    raise typer.Exit(
-        run(
-            a,
-            b,
-            tolerance=tolerance,
-            data=data,
-            photos=photos or [],
-            limit=limit,
-            split=split,
-            layout=layout,
-            views=views,
-            device=device,
-            backend=backend,
-            trust_engine=trust_engine,
-            as_json=as_json,
-        )
-    )
+    raise typer.Exit(run(**options))

@@ -110,16 +110,7 @@ def import_(
 
     Exits with 4 if the file is damaged or contains a net other than PRESET.
     """
+    options = locals()
     from alexnet_infer.commands.import_net import run
 
-    run(
-        source,
-        preset=preset,
-        out=out,
-        name=name,
-        convention=preprocessing,
-        patch=patch,
-        classes=classes,
-        data=data,
-        as_json=as_json,
-    )
+    run(**options)

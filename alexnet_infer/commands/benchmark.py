@@ -37,7 +37,7 @@ def run(request: BenchmarkRequest, *, as_json: bool = False, plot: Path | None =
     else:
         _print_table(result)
     if plot is not None:
-        with writing(f"--plot {plot}", "; choose another file"):
+        with writing(f"--plot {plot}", "choose another file"):
             write_atomically(plot, picture(result))
 
 

@@ -28,7 +28,7 @@ def run(
     *,
     tolerance: float | None = None,
     data: Path | None = None,
-    photos: Sequence[str] = (),
+    photos: Sequence[str] | None = None,
     limit: int | None = None,
     split: Literal["validation", "train"] = "validation",
     layout: str | None = None,
@@ -45,7 +45,7 @@ def run(
     """
     if tolerance is not None:
         check_tolerance(tolerance)
-    images = choose_images(data=data, photos=photos, limit=limit, split=split, layout=layout)
+    images = choose_images(data=data, photos=photos or (), limit=limit, split=split, layout=layout)
     nets = [_load(path, views, device, backend, trust_engine) for path in (a, b)]
     cut = [net.opened.views is not None for net in nets]
     if any(cut) and not all(cut):  # one file cuts its views itself, so the other net must use the same views

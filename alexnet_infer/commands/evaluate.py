@@ -48,9 +48,19 @@ class Output:
                 raise UsageError(f"--report {self.report}: is a file; expected a new or existing folder")
 
 
+OUTPUT_OPTIONS = ("as_json", "csv", "markdown", "save_predictions", "fail_if", "report", "profile")
+
+
+def main(*, references: tables.References, **options: Any) -> int:
+    """Run the command with the options of `make_request` and `make_output`. Returns the exit code of `run`."""
+    output_options = {name: options.pop(name) for name in OUTPUT_OPTIONS}
+    request = make_request(**options)
+    return run(request, make_output(**output_options), references=references)
+
+
 def make_request(
     *,
-    models: Sequence[Path],
+    models: Sequence[Path] | None,
     ensemble: int | None,
     data: Path | None,
     shard: str | None,
@@ -62,7 +72,7 @@ def make_request(
     if shards > 1 and cache is None:
         raise UsageError("--shard: expected --cache too, with a separate folder for each shard; eval merge joins them")
     return EvaluationRequest(
-        models=tuple(choose_nets(models, ensemble)),
+        models=tuple(choose_nets(models or (), ensemble)),
         data=data_folder(data),
         shard=number - 1,
         shards=shards,
@@ -81,15 +91,28 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 
 def make_output(
-    as_json: bool, csv: bool, markdown: bool, save_predictions: Path | None, fail_if: Sequence[str], **given: Any
+    *,
+    as_json: bool,
+    csv: bool,
+    markdown: bool,
+    save_predictions: Path | None,
+    fail_if: Sequence[str] | None,
+    report: Path | None = None,
+    profile: bool = False,
 ) -> Output:
     """Build the output from the command line's options. Raises the errors of `Output` and `parse_condition`, and
     UsageError if several formats are requested."""
     forms = [name for name, wanted in (("json", as_json), ("csv", csv), ("markdown", markdown)) if wanted]
     if len(forms) > 1:
         raise UsageError(f"--{forms[0]} and --{forms[1]}: expected one of them")
-    conditions = tuple(map(parse_condition, fail_if))
-    return Output(form=(forms or ["table"])[0], save_predictions=save_predictions, fail_if=conditions, **given)
+    conditions = tuple(map(parse_condition, fail_if or ()))
+    return Output(
+        form=(forms or ["table"])[0],
+        save_predictions=save_predictions,
+        fail_if=conditions,
+        report=report,
+        profile=profile,
+    )
 
 
 def run(request: EvaluationRequest, output: Output, *, references: tables.References = "near") -> int:

@@ -40,9 +40,25 @@ class Verification:
     """The largest allowed probability difference. None for the default of the precision."""
 
 
+def main(
+    *,
+    verify: bool,
+    data: Path | None,
+    photo: Sequence[str] | None,
+    limit: int | None,
+    tolerance: float | None,
+    triton: Path | None,
+    as_json: bool,
+    **requested: Any,
+) -> int:
+    """Run the command with its options, `requested` being those of `make_request`. Returns the exit code of `run`."""
+    request = make_request(**requested)
+    return run(request, make_verification(verify, data, photo or (), limit, tolerance), triton, as_json=as_json)
+
+
 def make_request(
     *,
-    models: Sequence[Path],
+    model: Sequence[Path] | None,
     ensemble: int | None,
     onnx: bool,
     trt: bool,
@@ -50,12 +66,12 @@ def make_request(
     batch: str,
     lrn: str | None,
     calibrate: Path | None,
-    images: int | None,
-    method: str | None,
-    keep_float: Sequence[str],
+    calibration_images: int | None,
+    calibration_method: str | None,
+    keep_float: Sequence[str] | None,
     workspace: str | None,
     optimization_level: int | None,
-    capabilities: str | None,
+    compute_capability: str | None,
     **given: Any,
 ) -> ExportRequest:
     """Return the request for these command-line options. Raises UsageError if they are invalid."""
@@ -63,11 +79,11 @@ def make_request(
         "--flavor": flavor,
         "--workspace": workspace,
         "--optimization-level": optimization_level,
-        "--compute-capability": capabilities,
+        "--compute-capability": compute_capability,
     }
     calibration_options = {
-        "--calibration-images": images,
-        "--calibration-method": method,
+        "--calibration-images": calibration_images,
+        "--calibration-method": calibration_method,
         "--keep-float": keep_float[0] if keep_float else None,
     }
     engine = None
@@ -76,22 +92,22 @@ def make_request(
             flavor=flavor or "tensorrt",
             workspace=None if workspace is None else parse_workspace(workspace),
             optimization_level=optimization_level,
-            capabilities=() if capabilities is None else tuple(capabilities.split(",")),
+            capabilities=() if compute_capability is None else tuple(compute_capability.split(",")),
         )
     else:
         _refuse(engine_options, "applies to engines only; add --trt")
     calibration = None
     if calibrate is not None:
-        chosen = {"images": images, "method": method}
+        chosen = {"images": calibration_images, "method": calibration_method}
         calibration = Calibration(
             source=calibrate,
-            keep_float=tuple(keep_float),
+            keep_float=tuple(keep_float or ()),
             **{name: value for name, value in chosen.items() if value is not None},
         )
     else:
         _refuse(calibration_options, "needs --precision int8 and --calibrate PATH")
     return ExportRequest(
-        models=tuple(choose_nets(models, ensemble)),
+        models=tuple(choose_nets(model or (), ensemble)),
         onnx=onnx or not trt,
         engine=engine,
         batch=Batch.parse(batch),

@@ -19,7 +19,7 @@ def run(
     preset: str | None,
     out: Path | None,
     name: str | None,
-    convention: str | None,
+    preprocessing: str | None,
     patch: int | None,
     classes: Path | None,
     data: str | None,
@@ -43,7 +43,7 @@ def run(
         format="onnx-quantized" if {source.suffix.lower(), target.suffix} == {".onnx"} else None,
         preset=preset,
         patch=patch,
-        convention=convention,
+        convention=preprocessing,
         classes=_classes(classes) if classes else None,
         data=data,
     )

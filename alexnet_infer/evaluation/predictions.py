@@ -11,12 +11,10 @@ images, views, runtime) is part of their key, and each key has its own folder.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ import numpy as np
 
 from alexnet_infer import strict_json
 from alexnet_infer.errors import AlexNetInferError, UsageError, one_line, shown
-from alexnet_infer.files import lock, write_atomically
+from alexnet_infer.files import lock, write_atomically, writing
 from alexnet_infer.metrics import are_probabilities
 
 FORMAT = 1
@@ -120,7 +118,7 @@ class Predictions:
         if finished and (self.folder / ABOUT).exists():  # no process writes to these any more
             self.done = len(self)
             return
-        with _writing(self.folder):
+        with writing(self.folder, "choose another --cache"):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.folder / "lock")
             if self._lock is None:
@@ -136,7 +134,7 @@ class Predictions:
     @staticmethod
     def forget(cache: Path, about: About) -> None:
         """Remove these predictions, so that they are computed again. Raises UsageError if they can't be removed."""
-        with _writing(cache / about.key):
+        with writing(cache / about.key, "choose another --cache"):
             for name in (ABOUT, IMAGES, ROWS):
                 (cache / about.key / name).unlink(missing_ok=True)
 
@@ -172,7 +170,7 @@ class Predictions:
         Raises UsageError if they can't be written, for example because the disk is full.
         """
         lines = "".join(json.dumps([row.name, row.label, row.error]) + "\n" for row in rows)
-        with _writing(self.folder):
+        with writing(self.folder, "choose another --cache"):
             for name, data in ((IMAGES, lines.encode()), (ROWS, probabilities.astype("<f4").tobytes())):
                 with (self.folder / name).open("ab") as file:
                     file.write(data)
@@ -231,13 +229,3 @@ class Predictions:
         if path.exists():
             with path.open("rb") as file:
                 yield from file
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        full = "free some space, or " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
-        reason = error.strerror or error
-        raise UsageError(f"{folder}: can't be written ({reason}); {full}choose another --cache") from None

@@ -369,7 +369,7 @@ def test_a_folder_of_images_with_another_programs_manifest_is_read_as_images(tmp
         (tmp_path / split / "n00000001").mkdir(parents=True)
         (tmp_path / split / "n00000001" / "a.png").write_bytes(b"not read yet")
     (tmp_path / MANIFEST).write_bytes(FOREIGN["another program's"])
-    splits = open_source(tmp_path, None, 8, 8).splits
+    splits = open_source(tmp_path, None, 8).splits
     assert {name: len(examples) for name, examples in splits.items()} == {"train": 1, "validation": 1}
 
 

@@ -52,14 +52,14 @@ def test_squares_and_labels_are_the_sources_for_any_size_of_shards(source, tmp_p
         monkeypatch.setattr(module, "SHARD_BYTES", shard_bytes)
         out = tmp_path / str(shard_bytes)
         prepared = prepare(job(source, out=out), Counted())
-        packed = open_packed(out)
+        packed = prepared.packed
         packed.verify()
         for split, count in (("train", 7), ("validation", 3)):
             np.testing.assert_array_equal(pixels(packed, split), squares(source, split))
             assert packed.labels(split).tolist() == [e.label for e in LabelledImages(source, split)]
-            assert packed.images(split) == prepared.images[split] == count
+            assert packed.images(split) == count
         assert [c.name for c in packed.classes] == ["cat, house cat", "dog"]
-        assert prepared.bytes == sum(map(len, contents(out).values()))
+        assert f"{sum(map(len, contents(out).values())) / 1e9:.3g} GB" in prepared.summary
     assert len(contents(tmp_path / "1")) == 4 + 10
     assert len(contents(tmp_path / str(2**30))) == 4 + 2
 
@@ -202,8 +202,8 @@ def test_unreadable_images_are_left_out_of_both_splits_and_listed(source):
     (source / "train" / WNIDS[1] / "3.png").write_bytes(b"no image at all")
     (source / "val" / WNIDS[0] / "0.png").write_bytes(b"")
     prepared = prepare(job(source), Counted())
-    packed = open_packed(prepared.path)
-    assert prepared.images == {"train": 6, "validation": 2}
+    packed = prepared.packed
+    assert (packed.images("train"), packed.images("validation")) == (6, 2)
     expected = {"train": f"train/{WNIDS[1]}/3.png", "validation": f"val/{WNIDS[0]}/0.png"}
     for split, name in expected.items():
         (image,) = packed.unreadable(split)
@@ -231,7 +231,7 @@ def test_missing_images_are_left_out_of_both_splits_and_listed(source, monkeypat
             return super().counting(description, total)
 
     display = Vanish()
-    packed = open_packed(prepare(job(source), display).path)
+    packed = prepare(job(source), display).packed
     assert [call[1:] for call in display.calls] == [[7, 7], [3, 3]]
     for split, name in (("train", f"train/{WNIDS[1]}/3.png"), ("validation", f"val/{WNIDS[0]}/0.png")):
         assert packed.unreadable(split) == (Unreadable(image=name, reason="missing, or not a regular file"),)
@@ -256,7 +256,7 @@ def test_a_row_without_image_is_listed_and_one_without_label_ends_the_run(source
     rows.mkdir()
     (source / "classes.tsv").rename(rows / "classes.tsv")
     write([1, 0])
-    packed = open_packed(prepare(job(rows), Counted()).path)
+    packed = prepare(job(rows), Counted()).packed
     assert packed.labels("train").tolist() == [1]
     (missing,) = packed.unreadable("train")
     assert missing.reason == "no image in this row"
@@ -269,7 +269,7 @@ def test_a_row_without_image_is_listed_and_one_without_label_ends_the_run(source
 def test_a_shard_may_have_no_readable_image(source):
     for name in ("0", "2"):  # all images of the first shard
         (source / "train" / WNIDS[0] / f"{name}.png").write_bytes(b"no image")
-    packed = open_packed(prepare(job(source), Counted()).path)
+    packed = prepare(job(source), Counted()).packed
     packed.verify()
     assert [len(shard) for shard in packed.shards("train")] == [2, 2, 1]
     assert (packed.root / "train-00000.bin").read_bytes() == b""
@@ -288,7 +288,7 @@ def test_exif_orientation_is_ignored(source):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     Image.fromarray(upright).save(source / "train" / WNIDS[0] / "0.png", exif=exif)
-    packed = open_packed(prepare(job(source), Counted()).path)
+    packed = prepare(job(source), Counted()).packed
     np.testing.assert_array_equal(packed.shards("train")[0][0], upright)
 
 
@@ -296,7 +296,7 @@ def test_the_validation_split_may_come_from_another_source(source, tmp_path):
     (source / "val").rename(tmp_path / "moved")
     (tmp_path / "other").mkdir()
     (tmp_path / "moved").rename(tmp_path / "other" / "val")
-    packed = open_packed(prepare(job(source, validation=tmp_path / "other"), Counted()).path)
+    packed = prepare(job(source, validation=tmp_path / "other"), Counted()).packed
     np.testing.assert_array_equal(pixels(packed, "validation"), squares(tmp_path / "other", "validation"))
 
 

@@ -60,7 +60,7 @@ def test_a_complete_set_is_not_changed_by_its_job_and_refused_to_others(source, 
     assert "7 train + 3 validation images of 8 x 8" in first.summary
     with pytest.raises(UsageError, match=r"contains another packed set \(8 x 8, 7 \+ 3 images, 2 classes\); choose"):
         prepare(job(source, size=9), Counted())
-    assert contents(first.path) == undisturbed
+    assert contents(first.packed.root) == undisturbed
 
 
 def other_content(source: Path, split: str) -> None:
@@ -86,7 +86,7 @@ OTHERS = [(change, split) for change in (other_content, other_names, other_label
 
 @pytest.mark.parametrize(("change", "split"), OTHERS)
 def test_a_complete_set_of_another_source_with_the_same_number_of_images_is_refused(source, undisturbed, change, split):
-    out = prepare(job(source), Counted()).path
+    out = prepare(job(source), Counted()).packed.root
     change(source, split)
     name = {"val": "validation"}.get(split, split)
     with pytest.raises(UsageError, match=rf"different source than .* of {name} images\); choose another fol") as caught:
@@ -96,7 +96,7 @@ def test_a_complete_set_of_another_source_with_the_same_number_of_images_is_refu
 
 
 def test_a_complete_set_is_recognised_after_its_source_was_moved(source, tmp_path, undisturbed):
-    out = prepare(job(source), Counted()).path
+    out = prepare(job(source), Counted()).packed.root
     source.rename(tmp_path / "moved")
     assert prepare(job(tmp_path / "moved", out=out), Counted()).already
     manifest = json.loads((out / MANIFEST).read_bytes())
@@ -183,7 +183,7 @@ def test_another_programs_manifest_and_parts_are_refused_and_not_changed(source,
 
 
 def test_another_programs_parts_in_a_complete_set_are_not_changed(source):
-    out = prepare(job(source), Counted()).path
+    out = prepare(job(source), Counted()).packed.root
     (out / PARTS).mkdir()
     (out / PARTS / "job.json").write_text('{"name": "mine"}')
     before = contents(out)
