@@ -83,10 +83,7 @@ class Conv(_Operation, kw_only=True):
         return (self.kernels, *(_positions(self, n, 2 * self.pad) for n in (height, width)))
 
     def tensors(self, shape: Shape) -> dict[str, Shape]:
-        return {
-            "weight": (self.kernels, shape[0] // self.groups, self.size, self.size),
-            "bias": (self.kernels,),
-        }
+        return {"weight": (self.kernels, shape[0] // self.groups, self.size, self.size), "bias": (self.kernels,)}
 
     def multiply_adds(self, shape: Shape) -> int:
         return math.prod(self.output(shape)) * (shape[0] // self.groups) * self.size**2

@@ -90,11 +90,7 @@ def read_squares(
 
 
 def read_rgb(
-    source: Encoded | Image.Image,
-    *,
-    name: str,
-    shrink_to: int | None = None,
-    apply_exif: bool = True,
+    source: Encoded | Image.Image, *, name: str, shrink_to: int | None = None, apply_exif: bool = True
 ) -> Image.Image:
     """Decode an image, or the first of several frames, to 8-bit RGB.
 

@@ -114,10 +114,7 @@ class _Classifier(ABC):
     def _labels(self, probabilities: np.ndarray, top: int) -> tuple[Label, ...]:
         return tuple(
             Label(
-                index=int(i),
-                wnid=self.classes[i].wnid,
-                name=self.classes[i].name,
-                probability=float(probabilities[i]),
+                index=int(i), wnid=self.classes[i].wnid, name=self.classes[i].name, probability=float(probabilities[i])
             )
             for i in highest(probabilities, top)
         )

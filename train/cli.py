@@ -83,8 +83,7 @@ def _shown(value: object) -> str:
 def train(
     context: typer.Context,
     data: Annotated[
-        Path | None,
-        option(RUN, "Packed set, ILSVRC, Parquet shards or folders.", metavar="PATH", default=False),
+        Path | None, option(RUN, "Packed set, ILSVRC, Parquet shards or folders.", metavar="PATH", default=False)
     ] = None,
     preset: Annotated[str | None, option(RUN, f"{', '.join(PRESETS)}.", metavar="NAME", default="alexnet")] = None,
     recipe: Annotated[str, option(RUN, f"{' or '.join(RECIPES)}; see Recipe.", metavar="NAME")] = "paper",
@@ -97,8 +96,7 @@ def train(
         ),
     ] = None,
     init_from: Annotated[
-        str | None,
-        option(RUN, "Start from this net. It sets --preset and Net.", metavar="NET", default=False),
+        str | None, option(RUN, "Start from this net. It sets --preset and Net.", metavar="NET", default=False)
     ] = None,
     seed: Annotated[int, option(RUN, "Seed of all random numbers.", metavar="N")] = 0,
     result: Annotated[Literal["last", "best"], option(RUN, "Last weights, or the best epoch's.")] = "last",
@@ -113,8 +111,7 @@ def train(
     net_columns: Annotated[int | None, _net("columns", "1 or 2.", "N")] = None,
     activation: Annotated[Literal["relu", "tanh"] | None, _net("activation", "relu or tanh.", "NAME")] = None,
     normalization: Annotated[
-        Literal["lrn", "batchnorm", "none"] | None,
-        _net("normalization", "lrn, batchnorm or none.", "NAME"),
+        Literal["lrn", "batchnorm", "none"] | None, _net("normalization", "lrn, batchnorm or none.", "NAME")
     ] = None,
     pool_size: Annotated[int | None, _net("pool_size", "Pooling windows: 3 (overlapping) or 2.", "N")] = None,
     epochs: Annotated[int | None, _recipe("epochs", "Epochs (plateau: at most).", "N")] = None,
@@ -227,10 +224,7 @@ def prepare(
 
 @app.command(cls=Command, epilog=PLOT_EXAMPLES)
 def plot(
-    runs: Annotated[
-        list[Path],
-        argument("RUN...", "Run folders, or their log.jsonl files."),
-    ],
+    runs: Annotated[list[Path], argument("RUN...", "Run folders, or their log.jsonl files.")],
     out: Annotated[Path, option("Output", "Image file to write.", "-o", "--out", metavar="FILE")] = Path("curves.png"),
     as_json: Annotated[bool, option("Output", "Print the figures as JSON; draw nothing.", "--json")] = False,
 ) -> None:

@@ -9,17 +9,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from alexnet_infer.architecture import (
-    LRN,
-    Activation,
-    Architecture,
-    BatchNorm,
-    Conv,
-    Dense,
-    Dropout,
-    MaxPool,
-    Step,
-)
+from alexnet_infer.architecture import LRN, Activation, Architecture, BatchNorm, Conv, Dense, Dropout, MaxPool, Step
 from alexnet_infer.errors import UsageError
 from train import dropout
 from train.lrn import lrn

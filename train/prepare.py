@@ -29,17 +29,7 @@ from alexnet_infer.files import write_atomically
 from alexnet_infer.reading import Unreadable
 from alexnet_infer.version import __version__
 from train.display import Display
-from train.packed import (
-    FORMAT,
-    MANIFEST,
-    MEAN,
-    SPLITS,
-    PackedSet,
-    is_packed,
-    labels_name,
-    open_packed,
-    shard_name,
-)
+from train.packed import FORMAT, MANIFEST, MEAN, SPLITS, PackedSet, is_packed, labels_name, open_packed, shard_name
 from train.packed_manifest import RESAMPLE, VERSION
 from train.parts import Part, decoded, load, open_splits, save
 from train.workfolder import PARTS, claimed, clean_up
@@ -233,11 +223,7 @@ class _Maker:
             "splits": {split: self._split(split, sources[split].listing) for split in SPLITS},
             "mean": self._array(MEAN, sums.mean.astype("<f4")),
             "covariance": sums.covariance.tolist(),
-            "software": {
-                "alexnet-infer": __version__,
-                "numpy": np.__version__,
-                "Pillow": PIL.__version__,
-            },
+            "software": {"alexnet-infer": __version__, "numpy": np.__version__, "Pillow": PIL.__version__},
         }
         self._publish(MANIFEST, json.dumps(manifest, indent=1).encode())
 

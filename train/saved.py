@@ -45,13 +45,7 @@ class SavedRun:
     """
 
     def __init__(
-        self,
-        out: Path,
-        config: dict[str, Any],
-        model: AlexNet,
-        optimizer: PaperSGD,
-        ranks: Ranks,
-        net: dict[str, Any],
+        self, out: Path, config: dict[str, Any], model: AlexNet, optimizer: PaperSGD, ranks: Ranks, net: dict[str, Any]
     ) -> None:
         self.last, self.best = out / LAST, out / BEST
         self.config, self.model, self.optimizer, self.ranks, self.net = config, model, optimizer, ranks, net

@@ -1,4 +1,7 @@
-"""TensorRT and TensorRT-RTX engines, on a GPU that they were built for."""
+"""TensorRT and TensorRT-RTX engines, on a GPU that they were built for.
+
+One file: an engine's buffers, contexts and CUDA graphs hold pointers to each other, and are read together.
+"""
 
 from __future__ import annotations
 

@@ -169,11 +169,7 @@ def subjects(request: BenchmarkRequest) -> tuple[list[Subject], list[str]]:
 
 
 def measure(
-    subjects: Sequence[Subject],
-    batches: Sequence[int],
-    *,
-    seconds: float,
-    on_turn: Callable[[], None] = lambda: None,
+    subjects: Sequence[Subject], batches: Sequence[int], *, seconds: float, on_turn: Callable[[], None] = lambda: None
 ) -> Benchmark:
     """Measure all subjects and this machine's rates, interleaved. `on_turn` is called `turns` times."""
     pairs = [(subject, batch) for subject in subjects for batch in batches]

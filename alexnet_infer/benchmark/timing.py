@@ -46,11 +46,7 @@ class Timing:
 
 
 def interleave(
-    runs: Sequence[Run],
-    *,
-    seconds: float,
-    rounds: int,
-    on_turn: Callable[[], None] = lambda: None,
+    runs: Sequence[Run], *, seconds: float, rounds: int, on_turn: Callable[[], None] = lambda: None
 ) -> list[Timing]:
     """Time calls of each of `runs`, which must return only when their work is done. Returns a Timing for each.
 

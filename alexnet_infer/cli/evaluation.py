@@ -84,8 +84,7 @@ def evaluate(
         option(WHAT, "Average the first N of --model, or N bundled nets.", metavar="N", default="all of --model, or 1"),
     ] = None,
     views: Annotated[
-        Literal["ten", "center"] | None,
-        option(WHAT, "Views to average.", default="the file's, or ten"),
+        Literal["ten", "center"] | None, option(WHAT, "Views to average.", default="the file's, or ten")
     ] = None,
     layout: Layout = None,
     split: Split = "validation",
@@ -111,8 +110,7 @@ def evaluate(
     ] = None,
     on: Annotated[Literal["local", "ray"], option(MACHINES, "Where to compute: here, or on a Ray cluster.")] = "local",
     address: Annotated[
-        str | None,
-        option(MACHINES, "Ray cluster, as HOST:PORT.", metavar="ADDRESS", default="a running one, or local"),
+        str | None, option(MACHINES, "Ray cluster, as HOST:PORT.", metavar="ADDRESS", default="a running one, or local")
     ] = None,
     references: _References = "near",
     as_json: _Json = False,

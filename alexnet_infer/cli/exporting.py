@@ -32,23 +32,16 @@ Examples:
 
 _Tolerance = Annotated[
     float | None,
-    option(
-        VERIFY,
-        "Largest probability difference allowed.",
-        metavar="X",
-        default="1e-5; fp16: 0.01; int8: 0.15",
-    ),
+    option(VERIFY, "Largest probability difference allowed.", metavar="X", default="1e-5; fp16: 0.01; int8: 0.15"),
 ]
 
 
 def export(
     model: Annotated[
-        list[Path] | None,
-        argument("[NET]...", "Names or files of nets.", parser=net, default="best bundled net"),
+        list[Path] | None, argument("[NET]...", "Names or files of nets.", parser=net, default="best bundled net")
     ] = None,
     ensemble: Annotated[
-        int | None,
-        option(WHAT, "Average N nets in one file.", metavar="N", default="all given"),
+        int | None, option(WHAT, "Average N nets in one file.", metavar="N", default="all given")
     ] = None,
     onnx: Annotated[bool, option(WHAT, "Write an ONNX file. [default: on without --trt]", "--onnx")] = False,
     trt: Annotated[bool, option(WHAT, "Build a TensorRT engine.", "--trt")] = False,
@@ -56,8 +49,7 @@ def export(
         Literal["fp32", "fp16", "int8"], option(HOW, "Number format: fp32, fp16 or int8.", metavar="TYPE")
     ] = "fp32",
     views: Annotated[
-        Literal["none", "center", "ten"],
-        option(HOW, "Views that the file cuts from an image; none: it takes patches."),
+        Literal["none", "center", "ten"], option(HOW, "Views that the file cuts from an image; none: it takes patches.")
     ] = "none",
     batch: Annotated[
         str, option(HOW, "Images (or patches) per call; one number: fixed.", metavar="MIN,OPT,MAX")
@@ -71,8 +63,7 @@ def export(
         ),
     ] = None,
     calibrate: Annotated[
-        Path | None,
-        option(INT8, "Calibration images: labelled set or photos.", metavar="PATH", default=False),
+        Path | None, option(INT8, "Calibration images: labelled set or photos.", metavar="PATH", default=False)
     ] = None,
     calibration_images: Annotated[int | None, option(INT8, "Images to use.", metavar="N", default="100")] = None,
     calibration_method: Annotated[
@@ -83,8 +74,7 @@ def export(
         list[str] | None, option(INT8, "Layer to keep in float; repeatable.", metavar="LAYER", default=False)
     ] = None,
     int8_for: Annotated[
-        Literal["cpu", "tensorrt"] | None,
-        option(INT8, "Target runtime.", default="cpu; with --trt: tensorrt"),
+        Literal["cpu", "tensorrt"] | None, option(INT8, "Target runtime.", default="cpu; with --trt: tensorrt")
     ] = None,
     flavor: Annotated[
         Literal["tensorrt", "rtx"] | None,
@@ -187,8 +177,7 @@ def compare(
         int | None, option(WHAT, "Use a stratified sample of N images.", metavar="N", default="all")
     ] = None,
     views: Annotated[
-        Literal["ten", "center"] | None,
-        option(HOW, "Views to average.", default="the file's, or ten"),
+        Literal["ten", "center"] | None, option(HOW, "Views to average.", default="the file's, or ten")
     ] = None,
     tolerance: _Tolerance = None,
     device: Device = "auto",

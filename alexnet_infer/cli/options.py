@@ -51,12 +51,6 @@ TrustEngine = Annotated[bool, option(RUNTIME, "Run a TensorRT engine built elsew
 Split = Annotated[Literal["validation", "train"], option(WHAT, "Split: validation or train.", metavar="NAME")]
 Layout = Annotated[
     str | None,
-    option(
-        WHAT,
-        "tar, flat, folders, kaggle, parquet or caffe.",
-        "--format",
-        metavar="NAME",
-        default="detected",
-    ),
+    option(WHAT, "tar, flat, folders, kaggle, parquet or caffe.", "--format", metavar="NAME", default="detected"),
 ]
 AsJson = Annotated[bool, option(OUTPUT, "Print one JSON object.", "--json")]

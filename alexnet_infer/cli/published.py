@@ -43,8 +43,7 @@ def models(
 def pull(
     names: Annotated[list[str], argument("NAME...", "Published nets, as `alexnet-infer models` lists them.")],
     source: Annotated[
-        str | None,
-        option(HOW, "Copy or mirror; also verified.", "--from", metavar="FILE|URL", default="the publisher"),
+        str | None, option(HOW, "Copy or mirror; also verified.", "--from", metavar="FILE|URL", default="the publisher")
     ] = None,
     force: Annotated[bool, option(HOW, "Fetch and convert again.", "--force")] = False,
     as_json: Annotated[bool, option(OUTPUT, "Print one JSON object per net.", "--json")] = False,

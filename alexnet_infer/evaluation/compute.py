@@ -143,11 +143,7 @@ def compute(request: EvaluationRequest, clock: Clock | None = None) -> Computed:
 
 def _load(path: Path, request: EvaluationRequest) -> Net:
     return load(
-        path,
-        device=request.device,
-        views=request.views,
-        backend=request.backend,
-        trust_engine=request.trust_engine,
+        path, device=request.device, views=request.views, backend=request.backend, trust_engine=request.trust_engine
     )
 
 

@@ -184,11 +184,7 @@ def file_stem(info: ExportInfo) -> str:
 
 
 def _quantized(
-    model: onnx.ModelProto,
-    manifest: Manifest,
-    info: ExportInfo,
-    calibration: Calibration,
-    unreadable: list[Unreadable],
+    model: onnx.ModelProto, manifest: Manifest, info: ExportInfo, calibration: Calibration, unreadable: list[Unreadable]
 ) -> onnx.ModelProto:
     """Return the int8 model. Calibration images that can't be read are added to `unreadable`."""
     options = QuantizationOptions(
