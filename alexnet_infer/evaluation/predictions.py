@@ -193,7 +193,7 @@ class Predictions:
                     if (values.any(1) != [row.error is None for row in listed]).any():  # possible after a power loss
                         raise ValueError("probabilities are missing")
                     yield listed, values
-        except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise PredictionsError(f"{self.folder}: damaged ({one_line(error)}); remove it") from None
 
     def _row(self, line: bytes) -> ImageRow:
