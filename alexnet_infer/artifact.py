@@ -7,6 +7,7 @@ the metadata key "alexnet_infer". Exported ONNX files hold the same JSON under t
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,8 +21,8 @@ from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line
 from alexnet_infer.files import along, size_of, write_atomically
 from alexnet_infer.manifest import METADATA_KEY, Manifest
 
-CHECKPOINT_KEY = "config"
-"""The metadata key by which a checkpoint of the trainer is recognised."""
+CHECKPOINT_KEYS = {"config", "state"}
+"""The metadata keys by which a checkpoint of the trainer is recognised."""
 
 EMBEDDED = "alexnet-64-0"
 """The default net, which is bundled with the package."""
@@ -115,10 +116,10 @@ def _manifest(file: safe_open, path: Path) -> Manifest:
     metadata = file.metadata() or {}
     if METADATA_KEY in metadata:
         return Manifest.from_json(metadata[METADATA_KEY])
-    if CHECKPOINT_KEY in metadata:
+    if metadata.keys() >= CHECKPOINT_KEYS:
         raise SpecError(
             f"is a checkpoint of the trainer: expected the finished net{_finished_beside(path)}; `alexnet-infer import "
-            f"{path}` makes a net of the checkpoint"
+            f"{shlex.quote(str(path))}` makes a net of the checkpoint"
         )
     raise SpecError("has no alexnet-infer manifest: expected a model file, such as the trainer's finished net")
 
@@ -152,7 +153,9 @@ def _not_safetensors(path: Path, error: SafetensorError) -> str:
     if kind is None:
         return f"damaged, or not a safetensors file ({one_line(error)})"
     if path.suffix.lower() in IMPORTABLE:
-        return f"is {kind}: expected a model file; `alexnet-infer import {path}` converts it"
+        return (
+            f"is {kind}: expected a model file; `alexnet-infer import {shlex.quote(str(path))} --as PRESET` converts it"
+        )
     return f"is {kind}, which can't be read: expected a model file, or one that `alexnet-infer import` converts to it"
 
 

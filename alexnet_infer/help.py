@@ -64,8 +64,11 @@ class Group(TyperGroup):
 def _with_present_names(command: Command | Group, ctx: typer.Context, args: list[str]) -> list[str]:
     """Replace earlier names of options, and print a line about each."""
     known = {name for param in command.get_params(ctx) for name in param.opts}
-    present = []
-    for arg in args:
+    commands = getattr(command, "commands", {})
+    present: list[str] = []
+    for i, arg in enumerate(args):
+        if arg == "--" or arg in commands:
+            return present + args[i:]
         name, equals, value = arg.partition("=")
         new = RENAMED.get(name)
         if new in known and name not in known:

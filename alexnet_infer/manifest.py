@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import isfinite
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -36,6 +36,9 @@ class ClassName(Record, kw_only=True):
         return self.name.split(",")[0].strip()
 
 
+Count = Annotated[int, strict_json.whole(0, 2**53)]
+
+
 class MeasuredError(Record, kw_only=True):
     """A measured error with its protocol. `top1` and `top5` are the numbers of wrong images out of `images`.
 
@@ -44,9 +47,9 @@ class MeasuredError(Record, kw_only=True):
 
     data: Text
     views: Text
-    images: int
-    top1: int
-    top5: int
+    images: Count
+    top1: Count
+    top5: Count
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,16 +6,17 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Generic, TypeVar
 
+from alexnet_infer.datasets import Example
 from alexnet_infer.errors import UnreadableInputError
 from alexnet_infer.photos import Photo, fetched
 
 Item = TypeVar("Item")
-"""A `Photo` or an `Example`."""
-Image = TypeVar("Image")
+"""Such as a `Photo` or an `Example`."""
+Value = TypeVar("Value")
 """What it is decoded to, such as its squares."""
 
 
@@ -33,64 +34,60 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class Decoded(Generic[Item, Image]):
+class Decoded(Generic[Item, Value]):
     """An image that was read: either `image` or, if that failed, `error` is set."""
 
     source: Item
-    image: Image | None
+    """An example is without its encoded bytes: an image that waits to be used holds only what it was decoded to."""
+    image: Value | None
     error: UnreadableInputError | None = None
 
 
 def decode_ahead(
-    sources: Iterable[Item],
-    decode: Callable[[Item], Image],
-    *,
-    workers: int | None = None,
-    ahead: int | None = None,
-    chunk: int = 1,
-) -> Iterator[Decoded[Item, Image]]:
+    sources: Iterable[Item], decode: Callable[[Item], Value], *, workers: int | None = None, ahead: int | None = None
+) -> Iterator[Decoded[Item, Value]]:
     """Yield `decode(source)` for each source, in order. An UnreadableInputError that it raises is yielded, too.
 
     `decode` runs in `workers` threads, by default one per core: more would only hold more decoded images. At most
     `ahead` sources, by default 8 per thread, are read before they are needed, so memory does not grow with their
-    number. A thread takes `chunk` sources at a time; more than one pays for small images. `sources` is advanced in the
-    caller's thread, and an error that it raises is raised at once.
+    number. `sources` is advanced in the caller's thread: an error that it raises is raised at once, and what it waits
+    for delays images that are already decoded.
     """
     workers = workers or os.cpu_count() or 1
-    most, rest = max(1, (ahead or 8 * workers) // chunk), iter(sources)
-    waiting: deque[Future[list[Decoded[Item, Image]]]] = deque()
-
-    def decoded(sources: list[Item]) -> list[Decoded[Item, Image]]:
-        return [_decoded(source, decode) for source in sources]
-
+    waiting: deque[Future[Decoded[Item, Value]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
-            while part := list(islice(rest, chunk)):
-                waiting.append(pool.submit(decoded, part))
-                if len(waiting) >= most:
-                    yield from waiting.popleft().result()
+            for source in sources:
+                waiting.append(pool.submit(_decoded, source, decode))
+                if len(waiting) >= (ahead or 8 * workers):
+                    yield waiting.popleft().result()
             while waiting:
-                yield from waiting.popleft().result()
+                yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _decoded(source: Item, decode: Callable[[Item], Image]) -> Decoded[Item, Image]:
+def _decoded(source: Item, decode: Callable[[Item], Value]) -> Decoded[Item, Value]:
+    kept = replace(source, data=b"") if isinstance(source, Example) else source
     try:
-        return Decoded(source, decode(source))
+        return Decoded(kept, decode(source))
     except UnreadableInputError as error:
-        return Decoded(source, None, error)
+        return Decoded(kept, None, error)
 
 
-def decode_photos(photos: Iterable[Photo], decode: Callable[[Photo], Image]) -> Iterator[Decoded[Photo, Image]]:
-    """Yield `decode(photo)` for each photo, as `decode_ahead` does. URLs are fetched PHOTOS_PER_CALL at a time."""
-    # Outside the decoding threads: an interrupted program waits for its threads before it exits.
-    ready = (photo for batch in batches(photos, PHOTOS_PER_CALL) for photo in fetched(batch))
-    return decode_ahead(ready, decode, ahead=PHOTOS_PER_CALL)
+def decode_photos(photos: Iterable[Photo], decode: Callable[[Photo], Value]) -> Iterator[Decoded[Photo, Value]]:
+    """Yield `decode(photo)` for each photo, as `decode_ahead` does, PHOTOS_PER_CALL at a time.
+
+    URLs are fetched first. The sources are the photos as given, without what was fetched.
+    """
+    for batch in batches(photos, PHOTOS_PER_CALL):
+        # Fetched outside the decoding threads: an interrupted program waits for its threads before it exits.
+        for photo, image in zip(batch, decode_ahead(fetched(batch), decode), strict=True):
+            yield replace(image, source=photo)
 
 
-def batches(images: Iterable[Image], size: int) -> Iterator[list[Image]]:
-    """Yield `images` in lists of `size`, the last of which may be shorter."""
-    rest = iter(images)
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield `items` in lists of `size`, the last of which may be shorter."""
+    rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch

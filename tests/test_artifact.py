@@ -232,9 +232,9 @@ def test_a_file_of_another_kind_is_refused(path, content, load):
 @pytest.mark.parametrize(
     ("suffix", "kind", "advice"),
     [
-        (".pth", "is a PyTorch file", "; `alexnet-infer import {path}` converts it"),
-        (".PT", "is a PyTorch file", "; `alexnet-infer import {path}` converts it"),
-        (".caffemodel", "is a Caffe net", "; `alexnet-infer import {path}` converts it"),
+        (".pth", "is a PyTorch file", "; `alexnet-infer import {path} --as PRESET` converts it"),
+        (".PT", "is a PyTorch file", "; `alexnet-infer import {path} --as PRESET` converts it"),
+        (".caffemodel", "is a Caffe net", "; `alexnet-infer import {path} --as PRESET` converts it"),
         (".h5", "is a Keras file, which can't be read", "one that `alexnet-infer import` converts to it"),
         (".tflite", "is a TensorFlow Lite file, which can't be read", "one that `alexnet-infer import` converts to it"),
         (".prototxt", "is the description of a Caffe net", "one that `alexnet-infer import` converts to it"),
@@ -256,7 +256,7 @@ def test_a_file_of_another_program_is_called_what_it_is(path, suffix, kind, advi
 @pytest.mark.parametrize("finished", [True, False])
 def test_for_a_checkpoint_of_the_trainer_the_finished_net_beside_it_is_named(path, artifact, finished):
     checkpoint = path.with_name("last.safetensors")
-    checkpoint.write_bytes(written(good(), {"config": "{}"}))
+    checkpoint.write_bytes(written(good(), {"config": "{}", "state": "{}"}))
     if finished:
         artifact.save(path)
     for load in (load_artifact, load_manifest):

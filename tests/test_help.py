@@ -213,6 +213,12 @@ def test_an_earlier_name_of_an_option_still_works_and_names_the_present_one(name
     assert values[0] == values[1] != COMMANDS[name].make_context(name, []).params
 
 
+def test_an_earlier_name_is_not_replaced_after_a_command_or_two_hyphens(capsys):
+    COMMANDS["alexnet-infer eval"].make_context("eval", ["merge", "--engine", "ray"])
+    COMMANDS["alexnet-infer eval"].make_context("eval", ["--", "--engine", "ray"])
+    assert capsys.readouterr().err == ""
+
+
 def test_an_earlier_name_is_not_replaced_where_the_option_is_unknown(capsys):
     with pytest.raises(Exception, match="No such option: --engine"):
         COMMANDS["alexnet-infer compare"].make_context("compare", ["a", "b", "--engine", "ray"])

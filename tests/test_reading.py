@@ -35,17 +35,16 @@ def slow_first(number: int) -> int:
     return number * 10
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 100])
 @pytest.mark.parametrize("workers", [1, 4])
-def test_images_come_in_the_order_of_their_sources(workers, chunk):
-    decoded = list(decode_ahead(range(20), slow_first, workers=workers, chunk=chunk))
+def test_images_come_in_the_order_of_their_sources(workers):
+    decoded = list(decode_ahead(range(20), slow_first, workers=workers))
     assert [(image.source, image.image, image.error) for image in decoded] == [(i, i * 10, None) for i in range(20)]
 
 
-@pytest.mark.parametrize(("workers", "ahead", "chunk", "most"), [(2, 5, 1, 5), (2, 8, 4, 8), (3, None, 1, 24)])
-def test_no_more_sources_than_allowed_are_taken_before_they_are_needed(workers, ahead, chunk, most):
+@pytest.mark.parametrize(("workers", "ahead", "most"), [(2, 5, 5), (2, 1, 1), (3, None, 24)])
+def test_no_more_sources_than_allowed_are_taken_before_they_are_needed(workers, ahead, most):
     sources = Counted(100)
-    images = decode_ahead(sources, slow_first, workers=workers, ahead=ahead, chunk=chunk)
+    images = decode_ahead(sources, slow_first, workers=workers, ahead=ahead)
     assert sources.taken == 0
     for used in range(1, 60):
         next(images)
@@ -109,13 +108,20 @@ def test_photos_are_decoded_in_order_and_a_missing_one_is_named(tmp_path):
     paths[5].unlink()
     photos = [Photo(name=str(path), path=path) for path in paths]
     read = list(decode_photos(photos, partial(Photo.square, rescaling=Rescaling(size=8))))
-    assert [image.source for image in read] == photos
+    assert all(image.source is photo for image, photo in zip(read, photos, strict=True))
     assert [image.error is None for image in read] == [i != 5 for i in range(11)]
     assert str(read[5].error) == f"{paths[5]}: can't be read (No such file or directory)"
     for photo, image in zip(photos, read, strict=True):
         if image.error is None:
             np.testing.assert_array_equal(image.image, photo.square(Rescaling(size=8)))
     assert len(photos) > PHOTOS_PER_CALL
+
+
+def test_a_decoded_example_keeps_no_encoded_bytes(tmp_path):
+    example = Example(name="a.jpg", data=mini.jpeg(1), label=3, root=tmp_path)
+    (image,) = decode_ahead([example], partial(Example.square, rescaling=Rescaling(size=8)))
+    assert (image.source.name, image.source.label, image.source.data) == ("a.jpg", 3, b"")
+    np.testing.assert_array_equal(image.image, example.square(Rescaling(size=8)))
 
 
 def test_an_example_that_could_not_be_read_fails_with_its_relative_name_and_reason(tmp_path):

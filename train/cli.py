@@ -57,8 +57,10 @@ app = typer.Typer(
 
 
 SWITCHES = ("width", "hidden", "columns", "activation", "normalization", "pool_size")
+"""Fields of `Variant` with an option of the same name, except that of `columns`, --net-columns."""
+
 RECIPE_FIELDS = tuple(field.name for field in fields(Recipe) if field.name != "name")
-"""Fields of `Variant` and `Recipe`. The options have the same names, except --net-columns."""
+"""Fields of `Recipe` with an option of the same name."""
 
 
 def _recipe(field: str, help: str, metavar: str | None = None) -> Any:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shlex
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,12 +70,15 @@ def measure(
 
 def _scorer(artifact: Artifact, device: torch.device) -> ModuleScorer | NetScorer:
     """Return the net on `device`: on a CPU in ONNX Runtime, which is several times faster, if it is installed."""
-    if device.type == "cpu":
-        from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
+    from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend, import_runtime
 
-        with suppress(BackendError):  # not installed
-            return NetScorer(Net(artifact.manifest, OnnxRuntimeBackend(artifact, "cpu"), "ten"))
-    return ModuleScorer.of(artifact, device)
+    if device.type != "cpu":
+        return ModuleScorer.of(artifact, device)
+    try:
+        import_runtime()
+    except BackendError:  # not installed
+        return ModuleScorer.of(artifact, device)
+    return NetScorer(Net(artifact.manifest, OnnxRuntimeBackend(artifact, "cpu"), "ten"))
 
 
 @dataclass(frozen=True, kw_only=True)

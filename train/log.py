@@ -168,11 +168,11 @@ class _Events:
 
     def open(self, after: int) -> None:
         """Open the events; hides those of steps later than `after`, which an earlier attempt left."""
-        with _writing(self.folder, "--tensorboard"):
+        with _writing(self.folder, "--out, or leave out --tensorboard"):
             self._writer = self._make(self.folder, purge_step=after + 1)
 
     def add(self, group: str, figures: dict[str, float | None], step: int) -> None:
-        with _writing(self.folder, "--tensorboard"):
+        with _writing(self.folder, "--out, or leave out --tensorboard"):
             for name, value in figures.items():
                 if value is not None and math.isfinite(value):
                     self._writer.add_scalar(f"{group}/{name}", value, step)

@@ -1,4 +1,4 @@
-"""The training loop, from a packed set to weights. `train.ranks` describes how several processes share the work."""
+"""The training loop, from packed images to weights. `train.ranks` describes how several processes share the work."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from alexnet_infer.artifact import load_artifact, sha256
 from alexnet_infer.backends.opening import describe
 from alexnet_infer.errors import UsageError
 from alexnet_infer.manifest import ClassName
-from alexnet_infer.presets import Variant, variant
+from alexnet_infer.presets import PRESETS, Variant, variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Initial:
 def initial_variant(path: Path, preset: str | None, switches: Mapping[str, Any]) -> Variant:
     """Return the net to train from the one in the model file `path`: the same, but for `switches`, fields of `Variant`.
 
-    `preset` has the fields that no option sets; None for the file's own preset.
+    `preset` names the preset whose other fields the net gets; None for the file's own.
 
     Raises ModelFileError if the file is missing or damaged, and UsageError if it is an exported file, if its net is not
     the file's preset with other switches, or if `switches` has a width, hidden size or columns that its net has not.
@@ -38,8 +38,13 @@ def initial_variant(path: Path, preset: str | None, switches: Mapping[str, Any])
         names = " or ".join(member.name for member in exported.members)
         raise UsageError(f"--init-from {path}: is an exported file; name the net that it was made from: {names}")
     architecture, start = manifest.architecture, f"the net of --init-from {path}"
-    base, own = variant(preset or architecture.name), _fields(architecture)
-    if not own or (preset is None and replace(base, **own).build() != architecture):
+    own = _fields(architecture)
+    if not own:
+        raise UsageError(f"{start} does not have the layers of a preset; expected another net")
+    if preset is None and architecture.name not in PRESETS:
+        raise UsageError(f"{start} is called {architecture.name}, which is no preset; name one with --preset")
+    base = variant(preset or architecture.name)
+    if preset is None and replace(base, **own).build() != architecture:
         raise UsageError(f"{start} is not {base.name} with other switches; name the net to train with --preset")
     for option, name in (("--hidden", "hidden"), ("--net-columns", "columns")):
         if switches.get(name, own[name]) != own[name]:
@@ -50,8 +55,9 @@ def initial_variant(path: Path, preset: str | None, switches: Mapping[str, Any])
             raise UsageError(
                 f"--width {width:g}: gives {kernels} kernels, but {start} has {own['kernels']}; leave the option out"
             )
-    if not (base.sixth_conv and own["sixth_conv"]):
+    if not (base.sixth_conv and own["sixth_conv"]):  # the preset says whether there is a conv6, the file how large
         own["sixth_conv"] = base.sixth_conv
+    # The file's kernels are scaled already.
     return replace(base, **(own | dict(switches) | {"width": 1.0}))
 
 

@@ -115,7 +115,7 @@ def classify(
     A photo that cannot be read is reported on standard error, and the other photos are still classified. Exits with 1
     if some photos failed, 3 if all failed.
     """
-    options = locals()
+    options = locals()  # must come first: the arguments, by their names
     from alexnet_infer.commands.classify import run
 
     raise typer.Exit(run(**options))

@@ -127,7 +127,8 @@ def evaluate(
     An interrupted run continues where it stopped. Exits with 1 if an image cannot be read (it counts as wrong) or if a
     condition of --fail-if holds.
     """
-    options = {name: value for name, value in locals().items() if name != "context"}
+    options = locals()  # must come first: the arguments, by their names
+    del options["context"]
     if context.invoked_subcommand:
         for parameter in context.command.params:
             if context.get_parameter_source(parameter.name).name != "DEFAULT":
@@ -181,7 +182,7 @@ def check(
 
     Exits with 0 if there are only warnings, 1 if there are errors, 3 if no image can be read.
     """
-    options = locals()
+    options = locals()  # must come first: the arguments, by their names
     from alexnet_infer.commands.data import run
 
     raise typer.Exit(run(**options))

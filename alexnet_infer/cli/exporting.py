@@ -115,7 +115,7 @@ def export(
     Exits with 1 if a file differs from its nets by more than the tolerance or an image cannot be read, also one for
     calibration.
     """
-    options = locals()
+    options = locals()  # must come first: the arguments, by their names
     from alexnet_infer.commands.export import main
 
     raise typer.Exit(main(**options))
@@ -189,7 +189,7 @@ def compare(
 
     Exits with 1 if a probability differs by more than the tolerance or an image cannot be read.
     """
-    options = locals()
+    options = locals()  # must come first: the arguments, by their names
     from alexnet_infer.commands.compare import run
 
     raise typer.Exit(run(**options))

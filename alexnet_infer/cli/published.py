@@ -109,7 +109,7 @@ def import_(
 
     Exits with 4 if the file is damaged or contains a net other than PRESET.
     """
-    options = locals()
+    options = locals()  # must come first: the arguments, by their names
     from alexnet_infer.commands.import_net import run
 
     run(**options)

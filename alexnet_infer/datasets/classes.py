@@ -26,7 +26,7 @@ def class_name(where: Path, wnid: str, name: str) -> ClassName:
     try:
         return ClassName(wnid=wnid, name=name)
     except SpecError as error:
-        raise UnreadableInputError(f"{where}: {error}") from None
+        raise UnreadableInputError(f"{where}: class {shown(wnid)}: {error}") from None
 
 
 def read_table(path: Path) -> dict[str, str]:

@@ -166,7 +166,7 @@ def _check_same_views(nets: Sequence[Net]) -> None:
     """Raise UsageError unless all nets average the same views of an image."""
     for net in nets:
         if net.views != nets[0].views:
-            fixed = all(member.opened.info is not None for member in (net, nets[0]))
+            fixed = all(member.opened.views is not None for member in (net, nets[0]))
             fix = "export again with the same --views" if fixed else "set --views center"
             raise UsageError(
                 f"{net.opened.path}: uses views={net.views}, but {nets[0].opened.path} uses views={nets[0].views}; "

@@ -145,7 +145,7 @@ class Graph:
         """
         value = self.cast(patches, np.float16, f"{prefix}half") if half else patches
         for step in artifact.manifest.architecture.steps:
-            value = _Operation(self, artifact, step, lrn, half, prefix).add(value)
+            value = _Builder(self, artifact, step, lrn, half, prefix).add(value)
         if half:
             value = self.cast(value, np.float32, f"{prefix}logits")
         return self.node("Softmax", [value], f"{prefix}softmax", axis=1)
@@ -156,7 +156,7 @@ class Graph:
         self.nodes[-1].output[0] = self.nodes[-1].name = OUTPUT
 
 
-class _Operation:
+class _Builder:
     """One operation of a net, translated to ONNX nodes."""
 
     def __init__(self, graph: Graph, artifact: Artifact, step: Step, lrn: LRNForm, half: bool, prefix: str) -> None:

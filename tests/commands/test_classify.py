@@ -324,7 +324,7 @@ def test_urls_are_fetched_a_few_at_a_time(run, model, server, monkeypatch):
     monkeypatch.setattr(Net, "probabilities", spy)
     urls = [f"{server.url}?{i}" for i in range(2 * PHOTOS_PER_CALL + 1)]
     assert run("classify", *urls, "--model", model)[0] == 0
-    assert requests == [2 * PHOTOS_PER_CALL, 2 * PHOTOS_PER_CALL + 1, 2 * PHOTOS_PER_CALL + 1]  # one call ahead
+    assert requests == [PHOTOS_PER_CALL, 2 * PHOTOS_PER_CALL, 2 * PHOTOS_PER_CALL + 1]
 
 
 def test_an_interrupt_does_not_wait_for_a_url(folder, server):

@@ -91,7 +91,7 @@ def test_an_empty_class_keeps_its_position_among_the_labels(folders):
 
 def test_an_unprintable_folder_name_is_refused(folders):
     (folders / "train" / "two\nlines").mkdir()
-    with pytest.raises(UnreadableInputError, match=r"class: 'two\\nlines': expected printable text"):
+    with pytest.raises(UnreadableInputError, match=r"class 'two\\nlines': wnid='two\\nlines': expected printable text"):
         LabelledImages(folders, "train")
 
 

@@ -223,7 +223,7 @@ def test_shards_without_class_names_are_refused(shards):
         ("\tgoldfish\n", ("line 1: '\\tgoldfish'",)),
         (CLASSES + "n02123045\tanother cat\n", ("line 4: 'n02123045' occurs twice",)),
         ("".join(reversed(CLASSES.splitlines(keepends=True))), ("not in order of WordNet ids",)),
-        ("n01443537\tgold\x1b[2Jfish\n", (r"class n01443537: 'gold\x1b[2Jfish'", "expected printable text")),
+        ("n01443537\tgold\x1b[2Jfish\n", (r"class 'n01443537': name='gold\x1b[2Jfish'", "expected printable text")),
         ("n01443537\tgold\tfish\n", (r"'gold\tfish'",)),
     ],
     ids=["empty", "no tab", "blank line", "no name", "no id", "twice", "unsorted", "escape", "two tabs"],

@@ -406,7 +406,7 @@ def test_a_figure_that_is_not_finite_has_no_event(tmp_path):
 def test_an_events_folder_that_cannot_be_made_is_a_one_line_error(tmp_path):
     pytest.importorskip("tensorboard")
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"inside: can't be written \(.*\); change --tensorboard"):
+    with pytest.raises(UsageError, match=r"inside: can't be written \(.*\); change --out, or leave out --tensorboard"):
         opened(tmp_path, tensorboard=tmp_path / "file" / "inside")
 
 
