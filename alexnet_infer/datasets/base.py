@@ -7,7 +7,7 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal, NoReturn
 
@@ -53,6 +53,10 @@ class Example:
         return read_squares(
             self.content(), name=self.relative_name, rescalings=rescalings, apply_exif=False, timed=timed
         )
+
+    def emptied(self) -> Example:
+        """Return this example without its encoded bytes."""
+        return replace(self, data=b"")
 
     def content(self) -> bytes:
         """Return the encoded image. Raises UnreadableInputError if it could not be read."""

@@ -89,11 +89,11 @@ def _lrn_model(spec: LRN, channels: int, form: str) -> onnx.ModelProto:
     from onnx import TensorProto, helper
 
     from alexnet_infer.architecture import Step
-    from alexnet_infer.graph.net import Graph, _Operation
+    from alexnet_infer.graph.net import Graph, _Builder
 
     graph = Graph()
     shape = (channels, 5, 6)
-    output = _Operation(graph, random_artifact(), Step(spec, shape, shape, {}, 0), form, False, "").add("x")
+    output = _Builder(graph, random_artifact(), Step(spec, shape, shape, {}, 0), form, False, "").add("x")
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name in ("x", output)]
     return helper.make_model(
         helper.make_graph(graph.nodes, "lrn", ends[:1], ends[1:], graph.initializers),
