@@ -62,7 +62,7 @@ class Group(TyperGroup):
 
 
 def _with_present_names(command: Command | Group, ctx: typer.Context, args: list[str]) -> list[str]:
-    """Replace earlier names of options, and print a line about each."""
+    """Return `args` with the present names of options. Prints one line on stderr for each earlier name."""
     known = {name for param in command.get_params(ctx) for name in param.opts}
     commands = getattr(command, "commands", {})
     present: list[str] = []

@@ -34,3 +34,16 @@ def run(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
         return stopped.value.code or 0, out, err
 
     return run
+
+
+@pytest.fixture
+def no_gpu() -> None:
+    """Skip the test if this machine has a GPU for TensorRT."""
+    from alexnet_infer.engines.library import this_gpu
+    from alexnet_infer.errors import BackendError
+
+    try:
+        this_gpu()
+    except BackendError:
+        return
+    pytest.skip("this machine has a GPU")

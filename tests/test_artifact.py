@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_infer.artifact import Artifact, load_artifact, load_manifest, sha256
+from alexnet_infer.artifact import IMPORTABLE, Artifact, load_artifact, load_manifest, sha256
 from alexnet_infer.errors import ModelFileError, SpecError
+from alexnet_infer.importing.formats import SUFFIXES
 from alexnet_infer.manifest import METADATA_KEY
 from tests.modelfiles import NET, PROVENANCE, TYPES, compose, good, manifest, parse, random_tensors, refused, written
 
@@ -251,6 +252,11 @@ def test_a_file_of_another_program_is_called_what_it_is(path, suffix, kind, advi
     assert message.startswith(f"{foreign}: {kind}")
     assert advice.format(path=foreign) in message
     assert ("import" in message) == bool(advice)
+
+
+def test_the_suffixes_that_are_said_to_be_importable_are_those_that_import_takes():
+    own = {".onnx", ".safetensors"}  # read by other functions, which have messages of their own
+    assert {*IMPORTABLE} == SUFFIXES.keys() - own
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.errors import StoppedError, UsageError, printable
-from alexnet_infer.files import lock
+from alexnet_infer.files import lock, writing
 from alexnet_infer.version import __version__
 from train import checkpoint
 from train.checkpoint import RunState
@@ -98,10 +98,8 @@ def _own_folder(job: Job, first: bool) -> Iterator[None]:
     if not first:
         yield
         return
-    try:
+    with writing(f"--out {job.out}", "choose another folder"):
         held = lock(job.out / ".lock")
-    except OSError as error:
-        raise UsageError(f"--out {job.out}: can't be written ({error.strerror}); choose another folder") from None
     if held is None:
         raise UsageError(f"--out {job.out}: another run is using it; wait for it to end, or choose another folder")
     with held:

@@ -100,7 +100,7 @@ def _open_engine(path: Path, device: Device, backend: Choice, trust_engine: bool
     from alexnet_infer.backends.engine import EngineBackend
 
     for option, value in (("--device", device), ("--backend", backend)):
-        if value in ("cpu", "onnxruntime", "openvino", "reference"):
+        if value not in ("auto", "cuda"):
             raise BackendError(
                 f"{option} {value}: {path} is an engine, which runs in TensorRT on a GPU; leave out {option}"
             )

@@ -16,8 +16,7 @@ from PIL import Image
 
 from alexnet_infer.artifact import Artifact, embedded_model, load_artifact, sha256
 from alexnet_infer.engines import cache as engine_cache
-from alexnet_infer.engines.library import load_library, this_gpu
-from alexnet_infer.errors import BackendError
+from alexnet_infer.engines.library import load_library
 from alexnet_infer.evaluation.agreement import TOLERANCES
 from alexnet_infer.graph.file import read_model
 from alexnet_infer.nets import load
@@ -65,15 +64,6 @@ def photos(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
     return write_set(tmp_path_factory.mktemp("set"), IMAGES)
-
-
-@pytest.fixture
-def no_gpu() -> None:
-    try:
-        this_gpu()
-    except BackendError:
-        return
-    pytest.skip("this machine has a GPU")
 
 
 @pytest.fixture

@@ -29,15 +29,6 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def no_gpu() -> None:
-    try:
-        this_gpu()
-    except BackendError:
-        return
-    pytest.skip("this machine has a GPU")
-
-
-@pytest.fixture
 def gpu_capability() -> str:
     try:
         return this_gpu().capability
