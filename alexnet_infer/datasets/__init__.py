@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from alexnet_infer.datasets.archives import Tar
-from alexnet_infer.datasets.base import Example, OnError, Source, Split, refuse
+from alexnet_infer.datasets.base import Example, OnError, Source, Split
 from alexnet_infer.datasets.classes import map_classes
-from alexnet_infer.datasets.folders import Folders, find_folder
-from alexnet_infer.datasets.lists import Caffe, Flat, Kaggle
+from alexnet_infer.datasets.folders import Folders, find_folder, is_split_folder
+from alexnet_infer.datasets.inside import open_archive
+from alexnet_infer.datasets.lists import Caffe, Flat, Kaggle, TinyImageNet
 from alexnet_infer.datasets.parquet import Parquet
-from alexnet_infer.errors import UnreadableInputError, UsageError, shown
+from alexnet_infer.datasets.places import refuse
+from alexnet_infer.datasets.tree import Folder, subfolders
+from alexnet_infer.errors import UnreadableInputError, UsageError, listed, shown
+from alexnet_infer.manifest import ClassName
 
 __all__ = ["LAYOUTS", "Example", "LabelledImages", "OnError", "Split", "map_classes", "open_images"]
 
-LAYOUTS: dict[str, type[Source]] = {source.layout: source for source in (Tar, Flat, Folders, Kaggle, Parquet, Caffe)}
+_SOURCES: tuple[type[Source], ...] = (Tar, Flat, Folders, Kaggle, Parquet, Caffe, TinyImageNet)
+LAYOUTS: dict[str, type[Source]] = {source.layout: source for source in _SOURCES}
 """The layouts by name, in the order in which messages list them."""
 
 
 class LabelledImages:
     """One split of the data set in `root`, a folder or an archive.
 
-    `layout` is a key of LAYOUTS; None detects it. Iteration yields `Example`s in the set's own order. `classes` are in
-    order of WordNet ids. A label is a position in `classes`, whatever numbers the files contain.
+    A zip or tar archive is read in place. A folder that contains nothing but another folder stands for that one.
+
+    `layout` is a key of LAYOUTS; None detects it. `numbered` are the classes that numbered folders stand for if nothing
+    in the set says it, such as those of the net (see `Folders`). Iteration yields `Example`s in the set's own order.
+    `classes` are in order of WordNet ids. A label is a position in `classes`, whatever numbers the files contain.
 
     Raises UnreadableInputError if the split is missing, or if a part of it is missing or damaged. Iteration raises it
     if an example can't be read, has no label or has a label out of range; no example is left out silently. Raises
@@ -34,10 +42,13 @@ class LabelledImages:
     BackendError if a package that reads the layout is not installed: pyarrow for Parquet, SciPy for the devkit.
     """
 
-    def __init__(self, root: Path, split: Split, layout: str | None = None) -> None:
+    def __init__(
+        self, root: Path, split: Split, layout: str | None = None, *, numbered: Sequence[ClassName] = ()
+    ) -> None:
         self.root, self.split = root, split
         try:
-            self._source = _choose(root, split, layout)(root, split)
+            source, folder = _choose(root, split, layout)
+            self._source = Folders(folder, split, numbered) if source is Folders else source(folder, split)
         except OSError as error:
             refuse(root, error)
         self._source.root = root
@@ -85,33 +96,66 @@ class LabelledImages:
         return digest.hexdigest()
 
 
-def open_images(root: Path, split: Split = "validation", layout: str | None = None) -> LabelledImages:
+def open_images(
+    root: Path, split: Split = "validation", layout: str | None = None, *, numbered: Sequence[ClassName] = ()
+) -> LabelledImages:
     """Return the labelled images in `root`. Arguments and errors are those of LabelledImages."""
-    return LabelledImages(root, split, layout)
+    return LabelledImages(root, split, layout, numbered=numbered)
 
 
-def _choose(root: Path, split: Split, layout: str | None) -> type[Source]:
-    """The layout named `layout`, or the only one that `root` looks like."""
+def detected(root: Path, split: Split, layout: str | None = None) -> str | None:
+    """Return the layout that `root` looks like, or None. The set may be incomplete. Raises the errors of `_choose`."""
+    try:
+        return _choose(root, split, layout)[0].layout
+    except (OSError, UnreadableInputError, UsageError):
+        return None
+
+
+def _choose(root: Path, split: Split, layout: str | None) -> tuple[type[Source], Folder]:
+    """The layout named `layout`, or the only one that `root` looks like, and the folder or archive that is in it."""
     if layout is not None:
         if layout not in LAYOUTS:
             raise UsageError(f"--format {shown(layout)}: expected one of {', '.join(LAYOUTS)}")
         if split not in LAYOUTS[layout].accepts:
             suitable = ", ".join(name for name, source in LAYOUTS.items() if split in source.accepts)
             raise UsageError(f"--format {layout}: has no {split} split; expected one of {suitable}")
-        return LAYOUTS[layout]
-    if not root.exists():
+    if layout is None and not root.exists():
         raise UnreadableInputError(f"{root}: no such file or folder")
-    sources = [source for source in LAYOUTS.values() if split in source.accepts]
-    matching = [source for source in sources if source.detect(root, split)]
-    if len(matching) > 1:
-        names = [source.layout for source in matching]
-        raise UsageError(
-            f"{root}: has the {split} split in several layouts ({', '.join(names)}); choose one, such as "
-            f"--format {names[0]}, or give a folder with only one"
-        )
-    if not matching and find_folder(root, split):  # a split folder without classes: Folders raises the precise error
-        return Folders
-    if not matching:
-        accepted = "; ".join(source.accepts[split] for source in sources)
-        raise UnreadableInputError(f"{root}: no {split} split here; expected one of: {accepted}")
-    return matching[0]
+    sources = [LAYOUTS[layout]] if layout else [source for source in LAYOUTS.values() if split in source.accepts]
+    top: Folder = root
+    if root.is_file() and layout != Tar.layout and not Tar.detect(root, split):
+        top = open_archive(root) or root
+    folder: Folder | None = top
+    while folder is not None:
+        matching = [source for source in sources if source.detect(folder, split)]
+        if Folders in matching and (folder / "meta.bin").is_file():  # torchvision keeps what it was unpacked from
+            matching = [Folders]
+        if len(matching) > 1:
+            names = [source.layout for source in matching]
+            raise UsageError(
+                f"{root}: has the {split} split in several layouts ({', '.join(names)}); choose one, such as "
+                f"--format {names[0]}, or give a folder with only one"
+            )
+        if matching:
+            return matching[0], folder
+        folder = _only_subfolder(folder)
+    if layout is not None:
+        return LAYOUTS[layout], top  # its constructor raises the precise error
+    if find_folder(top, split):  # a split folder without classes: so does Folders
+        return Folders, top
+    accepted = "; ".join(source.accepts[split] for source in sources)
+    raise UnreadableInputError(f"{root}: no {split} split here{_contents(top)}; expected one of: {accepted}")
+
+
+def _only_subfolder(folder: Folder) -> Folder | None:
+    """The only folder in `folder`, as in archives that are packed with their folder. A split is no such folder."""
+    if not folder.is_dir():
+        return None
+    folders = subfolders(folder)
+    return folders[0] if len(folders) == 1 and not is_split_folder(folders[0].name) else None
+
+
+def _contents(folder: Folder) -> str:
+    """The folders in `folder`, for a message."""
+    names = [path.name for path in subfolders(folder)] if folder.is_dir() else []
+    return f" (it has the folders {listed(names)})" if names else ""

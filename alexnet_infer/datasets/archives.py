@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, ClassVar
 
-from alexnet_infer.datasets.base import Entry, Listed, Place, Split, is_image, labelled
+from alexnet_infer.datasets.base import Entry, Listed, Split, labelled
 from alexnet_infer.datasets.classes import class_name, find_table
 from alexnet_infer.datasets.devkit import NAMES, Devkit, find_devkit, open_devkit
-from alexnet_infer.errors import UnreadableInputError, one_line, printable, shown
+from alexnet_infer.datasets.inside import check_member, tar_members
+from alexnet_infer.datasets.places import Place
+from alexnet_infer.datasets.tree import Folder, is_image
+from alexnet_infer.errors import UnreadableInputError, printable
 
 _ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
 _CLASS_ARCHIVE = re.compile(r"(n[0-9]{8})\.tar")
@@ -33,12 +35,16 @@ class Tar(Listed):
     }
 
     @classmethod
-    def detect(cls, root: Path, split: Split) -> bool:
+    def detect(cls, root: Folder, split: Split) -> bool:
+        if not isinstance(root, Path):
+            return False
         if (root.name == _ARCHIVES[split] and root.is_file()) or (root / _ARCHIVES[split]).is_file():
             return True
         return split == "train" and bool(_class_archives(root))
 
-    def __init__(self, root: Path, split: Split) -> None:
+    def __init__(self, root: Folder, split: Split) -> None:
+        if not isinstance(root, Path):
+            raise self.absent(root, split)
         archive, folder = (root, root.parent) if root.is_file() else (root / _ARCHIVES[split], root)
         if split == "train" and not archive.is_file() and (archives := _class_archives(root)):
             self._set_training(archives[0].parent, _index_class_archives(archives), folder)
@@ -58,7 +64,7 @@ class Tar(Listed):
             raise UnreadableInputError(f"{where}: no images in it; expected n*.tar, one per class")
         names = _names(folder)
         wnids = sorted(images)
-        self.classes = tuple(class_name(where, wnid, names.get(wnid, wnid)) for wnid in wnids)
+        self.classes = tuple(class_name(where, wnid, names.get(wnid)) for wnid in wnids)
         self.entries = [
             Entry(printable(name), label, images[wnid][name])
             for label, wnid in enumerate(wnids)
@@ -96,10 +102,10 @@ def _index_training(path: Path) -> dict[str, dict[str, Place]]:
     """WordNet id -> the class's images by file name."""
     index: dict[str, dict[str, Place]] = {}
     with path.open("rb") as file:
-        for archive, member, name in _members(file, str(path)):
-            if not (match := _CLASS_ARCHIVE.fullmatch(name)):
+        for archive, member in tar_members(file, str(path)):
+            if not (match := _CLASS_ARCHIVE.fullmatch(_last(member))):
                 continue
-            _check_member(path, member, match[1] in index)
+            check_member(path, member, match[1] in index)
             with archive.extractfile(member) as inner:
                 index[match[1]] = _images(inner, path, member)
     return index
@@ -112,37 +118,13 @@ def _images(file: IO[bytes], path: Path, outer: tarfile.TarInfo | None = None) -
     """
     where, begin = (f"{path}: {printable(outer.name)}", outer.offset_data) if outer else (str(path), 0)
     images: dict[str, Place] = {}
-    for _, member, name in _members(file, where):
+    for _, member in tar_members(file, where):
+        name = _last(member)
         if is_image(name) and not member.isdir():
-            _check_member(where, member, name in images)
-            images[name] = Place(path, begin + member.offset_data, member.size)
+            check_member(where, member, name in images)
+            images[name] = Place(str(path), begin + member.offset_data, member.size)
     return images
 
 
-def _check_member(where: Path | str, member: tarfile.TarInfo, repeated: bool) -> None:
-    if repeated:
-        raise UnreadableInputError(f"{where}: {shown(member.name)} occurs twice; expected each name once")
-    if not member.isreg() or member.issparse():
-        raise UnreadableInputError(f"{where}: {shown(member.name)} is a link or special file; expected a regular file")
-
-
-def _members(file: IO[bytes], where: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str]]:
-    """Yield each member of an archive as (archive, member, file name).
-
-    Unlike tarfile, this requires the end-of-archive marker. tarfile mistakes a damaged header for the end and silently
-    skips the remaining images.
-    """
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            last = -1
-            for member in archive:
-                if member.size < 0 or member.offset <= last:  # some versions of tarfile would loop forever
-                    raise tarfile.ReadError(f"bad size at byte {member.offset}")
-                last = member.offset
-                yield archive, member, member.name.rsplit("/", 1)[-1]
-            file.seek(archive.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError(f"no end-of-archive marker at byte {archive.offset}")
-    except (OSError, tarfile.TarError, ValueError, RecursionError, MemoryError) as error:
-        reason = one_line(error) or type(error).__name__
-        raise UnreadableInputError(f"{where}: damaged, cut short or not a tar archive ({reason})") from None
+def _last(member: tarfile.TarInfo) -> str:
+    return member.name.rpartition("/")[2]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import stat
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, NoReturn
+from typing import ClassVar, Literal
 
 import numpy as np
 
+from alexnet_infer.datasets.places import Place, ZipMember
+from alexnet_infer.datasets.tree import Folder, same_name
 from alexnet_infer.decode import Squares, Timed, read_squares
-from alexnet_infer.errors import UnreadableInputError, one_line, printable, shown
+from alexnet_infer.errors import UnreadableInputError, one_line, printable
 from alexnet_infer.manifest import ClassName
-from alexnet_infer.photos import IMAGE_SUFFIXES
 from alexnet_infer.preprocess import Rescaling
 
 Split = Literal["train", "validation"]
@@ -84,11 +84,11 @@ class Source(ABC):
 
     @classmethod
     @abstractmethod
-    def detect(cls, root: Path, split: Split) -> bool:
+    def detect(cls, root: Folder, split: Split) -> bool:
         """Whether `root` looks like this layout."""
 
     @abstractmethod
-    def __init__(self, root: Path, split: Split) -> None: ...
+    def __init__(self, root: Folder, split: Split) -> None: ...
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -113,40 +113,11 @@ class Source(ABC):
     def contents(self) -> Iterator[Sequence[str | int | None]]:
         """Yield (name, size, label) of the examples, in order, without reading images. Unknown values are None."""
 
-    def absent(self, root: Path, split: Split) -> UnreadableInputError:
+    def absent(self, root: Folder, split: Split) -> UnreadableInputError:
         """Return the error for a `root` that isn't in this layout."""
         return UnreadableInputError(
             f"{root}: no {split} split here in layout {self.layout}; expected {self.accepts[split]}"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The location of an encoded image: a whole file or, with an `offset`, `size` bytes of a file."""
-
-    path: Path
-    offset: int | None = None
-    size: int | None = None
-
-    def read(self) -> bytes:
-        """Return the image's bytes. Raises OSError with the cause in `strerror`."""
-        if not self.path.is_file():  # reading a pipe would block forever
-            raise OSError(0, "missing, or not a regular file")
-        if self.offset is None:
-            return self.path.read_bytes()
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            data = file.read(self.size)
-        if len(data) != self.size:
-            raise OSError(0, "the archive ends before the image does")
-        return data
-
-    def bytes(self) -> int | None:
-        """The image's size in bytes, or None if it is unknown."""
-        try:
-            return self.path.stat().st_size if self.offset is None else self.size
-        except OSError:
-            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +126,7 @@ class Entry:
 
     name: str
     label: int
-    place: Place
+    place: Place | ZipMember
 
 
 class Listed(Source):
@@ -174,7 +145,8 @@ class Listed(Source):
             except OSError as error:
                 data, problem = b"", error.strerror or one_line(error)
             if problem and on_error == "raise":
-                where = entry.place.path if entry.place.offset is None else f"{entry.place.path}: {entry.name}"
+                path = entry.place.path
+                where = path if path.endswith(entry.name) else f"{path}: {entry.name}"
                 raise UnreadableInputError(f"{where}: {problem}")
             yield Example(name=entry.name, data=data, label=entry.label, error=problem, root=self.root)
 
@@ -190,70 +162,26 @@ class Listed(Source):
             yield os.path.basename(entry.name), entry.place.bytes(), entry.label  # noqa: PTH119 (a million of them)
 
 
-def refuse(path: Path, error: Exception) -> NoReturn:
-    """Raise UnreadableInputError with the path and cause of `error`."""
-    reason = getattr(error, "strerror", None) or one_line(error)
-    raise UnreadableInputError(f"{getattr(error, 'filename', None) or path}: {reason}") from None
-
-
-def refuse_lines(path: Path, bad: Sequence[tuple[int, str]], expected: str) -> None:
-    """Raise UnreadableInputError if there are `bad` lines, given as (number, text). The message shows the first one."""
-    if bad:
-        number, text = bad[0]
-        more = f" ({len(bad)} lines are wrong; this is the first)" if len(bad) > 1 else ""
-        raise UnreadableInputError(f"{path}, line {number}: {shown(text)}: expected {expected}{more}")
-
-
-def read_file(path: Path) -> bytes:
-    """Return the content of a file that belongs to a set.
-
-    Raises FileNotFoundError if it doesn't exist. Raises UnreadableInputError if it can't be read.
-    """
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise UnreadableInputError(f"{path}: not a regular file")
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(path) from None
-    except OSError as error:
-        refuse(path, error)
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 text file, without their line endings (LF or CRLF).
-
-    Raises what `read_file` raises, and UnreadableInputError if the file isn't UTF-8.
-    """
-    try:
-        text = read_file(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        refuse(path, error)
-    # Not splitlines(): a name may contain other characters that Unicode treats as line breaks, and an additional line
-    # would shift the labels.
-    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-
-
-def is_image(name: str) -> bool:
-    """Whether the name has the suffix of an image. Hidden files are not images."""
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-
-
-def images_in(folder: Path) -> dict[str, Place]:
-    """The images directly in `folder`, by name. Raises OSError if the folder can't be listed."""
-    return {path.name: Place(path) for path in folder.iterdir() if is_image(path.name)}
-
-
 def labelled(
-    labels: Mapping[str, int], source: Path, images: Mapping[str, Place], folder: Path, *, all_images: bool = True
+    labels: Mapping[str, int],
+    source: Folder,
+    images: Mapping[str, Place | ZipMember],
+    folder: Folder,
+    *,
+    all_images: bool = True,
 ) -> list[Entry]:
     """The images that the file `source` labels, sorted by name.
 
-    Raises UnreadableInputError if `folder` lacks one of them or, with `all_images`, contains others.
+    Names are compared by `same_name`. Raises UnreadableInputError if `folder` lacks one of them or, with `all_images`,
+    contains others.
     """
+    actual = {same_name(name): name for name in images}
+    found = {name: actual.get(same_name(name), name) for name in labels}
     counts = f"{source}: {len(labels)} labels for {len(images)} images in {folder}"
-    for names, lacking in ((labels.keys() - images.keys(), "no image"), (images.keys() - labels.keys(), "no label")):
-        if names and (all_images or lacking == "no image"):
+    lacking = [name for name, own in found.items() if own not in images]
+    unlabelled = images.keys() - found.values() if all_images else ()
+    for names, lack in ((lacking, "no image"), (unlabelled, "no label")):
+        if names:
             have = "1 has" if len(names) == 1 else f"{len(names)} have"
-            raise UnreadableInputError(f"{counts}: {have} {lacking}; the first is {printable(min(names))}")
-    return [Entry(printable(name), labels[name], images[name]) for name in sorted(labels)]
+            raise UnreadableInputError(f"{counts}: {have} {lack}; the first is {printable(min(names))}")
+    return [Entry(printable(name), labels[name], images[found[name]]) for name in sorted(labels)]

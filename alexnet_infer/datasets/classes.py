@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
-from alexnet_infer.datasets.base import read_lines
+from alexnet_infer.datasets.ilsvrc import ilsvrc_names
+from alexnet_infer.datasets.tree import Folder, read_lines
 from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError, shown
 from alexnet_infer.manifest import ClassName
 
@@ -21,24 +23,28 @@ def is_wordnet_id(text: str) -> bool:
     return re.fullmatch(r"n[0-9]{8}", text) is not None
 
 
-def class_name(where: Path, wnid: str, name: str) -> ClassName:
-    """Return the class. Raises UnreadableInputError, naming the file `where`, if the id or name is not printable."""
+def class_name(where: Folder, wnid: str, name: str | None = None) -> ClassName:
+    """Return the class. Without a name other than its WordNet id, it gets the name that ILSVRC gives it.
+
+    Raises UnreadableInputError, naming the file `where`, if the id or name is not printable.
+    """
     try:
-        return ClassName(wnid=wnid, name=name)
+        return ClassName(wnid=wnid, name=ilsvrc_names().get(wnid, wnid) if name in (None, wnid) else name)
     except SpecError as error:
         raise UnreadableInputError(f"{where}: class {shown(wnid)}: {error}") from None
 
 
-def read_table(path: Path) -> dict[str, str]:
-    """Return WordNet id -> name in the file's order, or {} if the file doesn't exist. Its name must be in TABLES.
+def read_table(path: Folder) -> dict[str, str]:
+    """Return WordNet id -> name in the file's order, or {} if the file doesn't exist.
 
-    Raises UnreadableInputError if a line is malformed or an id occurs twice.
+    A file whose name is not in TABLES lists only ids; then the names are the ids. Raises UnreadableInputError if a line
+    is malformed or an id occurs twice.
     """
     try:
         lines = read_lines(path)
     except FileNotFoundError:
         return {}
-    separator = TABLES[path.name]
+    separator = TABLES.get(path.name, "")
     names: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         wnid, _, name = line.partition(separator) if separator else (line, "", line)
@@ -51,7 +57,7 @@ def read_table(path: Path) -> dict[str, str]:
     return names
 
 
-def find_table(folder: Path) -> tuple[Path, dict[str, str]]:
+def find_table(folder: Folder) -> tuple[Folder, dict[str, str]]:
     """The path and content of the first of TABLES in `folder`, or (path of classes.tsv, {}) if there is no table."""
     for table in TABLES:
         if names := read_table(folder / table):
@@ -59,12 +65,22 @@ def find_table(folder: Path) -> tuple[Path, dict[str, str]]:
     return folder / "classes.tsv", {}
 
 
-def sorted_classes(where: Path, names: Mapping[str, str]) -> tuple[ClassName, ...]:
+def find_names(folder: Folder) -> dict[str, str]:
+    """WordNet id -> name, from a table in `folder` or from WordNet's `words.txt`, which lists more than the classes."""
+    names = find_table(folder)[1]
+    if not names:
+        with suppress(FileNotFoundError):
+            lines = (line.partition("\t") for line in read_lines(folder / "words.txt"))
+            names = {wnid: name for wnid, _, name in lines if is_wordnet_id(wnid) and name}
+    return names
+
+
+def sorted_classes(where: Folder, wnids: Iterable[str], names: Mapping[str, str]) -> tuple[ClassName, ...]:
     """The classes in order of WordNet ids, which is the order of labels."""
-    return tuple(class_name(where, wnid, names[wnid]) for wnid in sorted(names))
+    return tuple(class_name(where, wnid, names.get(wnid)) for wnid in sorted(wnids))
 
 
-def check_sorted(where: Path, names: Mapping[str, str]) -> None:
+def check_sorted(where: Folder, names: Mapping[str, str]) -> None:
     """Raise UnreadableInputError unless the ids are in order, so that positions in the file are labels."""
     if any(a > b for a, b in pairwise(names)):
         raise UnreadableInputError(f"{where}: not in order of WordNet ids; labels are positions in that order")

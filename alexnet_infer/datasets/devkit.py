@@ -13,8 +13,10 @@ import zlib
 from functools import lru_cache
 from pathlib import Path
 
-from alexnet_infer.datasets.base import read_file, refuse_lines
 from alexnet_infer.datasets.classes import is_wordnet_id, sorted_classes
+from alexnet_infer.datasets.inside import Inside
+from alexnet_infer.datasets.places import refuse_lines
+from alexnet_infer.datasets.tree import Folder, read_file
 from alexnet_infer.errors import BackendError, UnreadableInputError, one_line, shown
 from alexnet_infer.manifest import ClassName
 
@@ -27,13 +29,18 @@ _MAX_BYTES = 256 << 20
 _MAX_SECONDS = 120
 
 
-def find_devkit(folder: Path) -> Path | None:
+def find_devkit(folder: Folder) -> Folder | None:
     return next((path for name in NAMES if (path := folder / name).is_file() or path.is_dir()), None)
 
 
-def open_devkit(folder: Path) -> Devkit:
-    """Open the devkit in `folder`. Raises UnreadableInputError if there is none, and what `Devkit` raises."""
+def open_devkit(folder: Folder) -> Devkit:
+    """Open the devkit in `folder`, or beside the archive that `folder` is in.
+
+    Raises UnreadableInputError if there is none, and what `Devkit` raises.
+    """
     path = find_devkit(folder)
+    if path is None and isinstance(folder, Inside):
+        path = find_devkit(folder.archive.path.parent)
     if path is None:
         raise UnreadableInputError(
             f"{folder}: no devkit here, so the labels are unknown; expected {NAMES[0]}, or a folder {NAMES[1]} or "
@@ -54,20 +61,20 @@ class Devkit:
 
     classes: tuple[ClassName, ...]
     labels: dict[str, int]
-    truth: Path
+    truth: Folder
     """The path of the ground truth, for messages."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Folder) -> None:
         meta, truth = _read_folder(path) if path.is_dir() else _read_archive(path)
         lines = truth.decode("ascii", "replace").removesuffix("\n").split("\n")
         wnids, names = _synsets(path / _META, meta)
-        self.classes = sorted_classes(path / _META, names)
+        self.classes = sorted_classes(path / _META, names, names)
         positions = {c.wnid: i for i, c in enumerate(self.classes)}
         self.truth = path / _TRUTH
         self.labels = _labels(self.truth, lines, [positions[wnid] for wnid in wnids])
 
 
-def _labels(where: Path, lines: list[str], order: list[int]) -> dict[str, int]:
+def _labels(where: Folder, lines: list[str], order: list[int]) -> dict[str, int]:
     """Image name -> label. `order[i - 1]` is the label for ILSVRC2012_ID i: the ids count from 1."""
     labels: dict[str, int] = {}
     bad: list[tuple[int, str]] = []
@@ -81,7 +88,7 @@ def _labels(where: Path, lines: list[str], order: list[int]) -> dict[str, int]:
     return labels
 
 
-def _read_folder(path: Path) -> tuple[bytes, bytes]:
+def _read_folder(path: Folder) -> tuple[bytes, bytes]:
     """Return the content of meta.mat and of the ground truth."""
     try:
         return read_file(path / _META), read_file(path / _TRUTH)
@@ -89,9 +96,9 @@ def _read_folder(path: Path) -> tuple[bytes, bytes]:
         raise UnreadableInputError(f"{error}: not found; expected the devkit's folder as published") from None
 
 
-def _read_archive(path: Path) -> tuple[bytes, bytes]:
+def _read_archive(path: Folder) -> tuple[bytes, bytes]:
     try:
-        with gzip.open(path) as file:
+        with gzip.open(path if isinstance(path, Path) else io.BytesIO(read_file(path))) as file:
             content = file.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
             raise UnreadableInputError(f"{path}: more than {_MAX_BYTES} bytes when unpacked; expected the devkit")
@@ -101,7 +108,7 @@ def _read_archive(path: Path) -> tuple[bytes, bytes]:
         raise UnreadableInputError(f"{path}: can't be read as the devkit's archive ({one_line(error)})") from None
 
 
-def _member(path: Path, archive: tarfile.TarFile, name: str) -> bytes:
+def _member(path: Folder, archive: tarfile.TarFile, name: str) -> bytes:
     wanted = f"ILSVRC2012_devkit_t12/{name}"
     member = next((m for m in archive if m.name.removeprefix("./") == wanted), None)
     file = archive.extractfile(member) if member is not None and member.isreg() else None
@@ -110,7 +117,7 @@ def _member(path: Path, archive: tarfile.TarFile, name: str) -> bytes:
     return file.read()
 
 
-def _synsets(where: Path, data: bytes) -> tuple[list[str], dict[str, str]]:
+def _synsets(where: Folder, data: bytes) -> tuple[list[str], dict[str, str]]:
     """WordNet ids in order of ILSVRC2012_ID, and WordNet id -> name, of the synsets that are classes.
 
     The classes are the synsets without children. The others are their ancestors.

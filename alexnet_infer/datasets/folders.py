@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import ClassVar, NoReturn
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
-from alexnet_infer.datasets.base import Entry, Listed, Place, Split, is_image, refuse
-from alexnet_infer.datasets.classes import class_name, find_table, is_wordnet_id
-from alexnet_infer.errors import UnreadableInputError
+from alexnet_infer.datasets.base import Entry, Listed, Split
+from alexnet_infer.datasets.classes import check_sorted, class_name, find_names, find_table, is_wordnet_id
+from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
+from alexnet_infer.datasets.tree import Folder, Walk, children, images_in, same_name, subfolders
+from alexnet_infer.errors import UnreadableInputError, UsageError, listed, shown
+from alexnet_infer.manifest import ClassName
+from alexnet_infer.photos import IMAGE_SUFFIXES
 
-_FOLDERS = {"train": ("train",), "validation": ("validation", "val")}
+SPLIT_FOLDERS: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "val", "valid")}
+"""Split -> the names that its folder may have."""
+
+_OTHER_SPLITS = frozenset(("training", "test", "testing", "data"))
+
+ANNOTATIONS = "val_annotations.txt"
+"""Tiny ImageNet's labels. With them, the folder `images` beside them is no class."""
 
 
 class Folders(Listed):
-    """A folder `train`, or `validation` or `val`, with one folder per WordNet id, as torchvision stores ILSVRC.
+    """A folder of the split's name with one folder per class, as torchvision stores ILSVRC.
 
-    If there is no folder for the validation split, `root` itself may contain the class folders. A table of classes in
-    `root` may give their names. Every folder that isn't hidden is a class: an empty one keeps its position among the
-    labels.
+    For validation, `root` itself may contain the class folders if there is no folder of the split's name. ImageNet-A,
+    -R, -Sketch and -V2 are stored so.
+
+    A class folder is named by its WordNet id, by a class index, or by the name of a class of the user's own. Indices
+    are positions in a table of classes in `root`. Without a table, they are positions in ILSVRC's classes if all of 0
+    to 999 are there, or else in the classes `numbered`, such as the net's. All images below a class folder belong to
+    the class, and links to folders are followed. An empty class folder keeps its position among the labels. A table in
+    `root` gives the names of WordNet ids; others have the names that ILSVRC gives them.
     """
 
     layout = "folders"
@@ -28,53 +43,110 @@ class Folders(Listed):
     }
 
     @classmethod
-    def detect(cls, root: Path, split: Split) -> bool:
+    def detect(cls, root: Folder, split: Split) -> bool:
         folder = find_folder(root, split)
-        return folder is not None and bool(class_folders(folder))
+        return folder is not None and bool(_class_folders(folder))
 
-    def __init__(self, root: Path, split: Split) -> None:
+    def __init__(self, root: Folder, split: Split, numbered: Sequence[ClassName] = ()) -> None:
         folder = find_folder(root, split)
         if folder is None:
             raise self.absent(root, split)
-        folders = class_folders(folder)
-        names = find_table(root)[1]
-        self.classes = tuple(class_name(path, path.name, names.get(path.name, path.name)) for path in folders)
-        self.entries = entries(folders)
-        if not self.entries:
+        walk, folders = Walk(folder), _class_folders(folder)
+        images = {path: list(walk.below(path)) for path in folders}
+        if any(is_wordnet_id(path.name) for path in folders):  # then another empty folder is not a class
+            images = {path: own for path, own in images.items() if own or is_wordnet_id(path.name)}
+        if not any(images.values()):
             raise UnreadableInputError(f"{folder}: no images here; expected one folder of images per class")
+        self.numbered = all(_is_index(path.name) for path in images)
+        """Whether the folders are named by class indices."""
+        owners = _by_index(root, folder, images, numbered) if self.numbered else _by_name(root, images)
+        self.classes = tuple(sorted(owners, key=lambda c: c.wnid))
+        if len({c.wnid for c in self.classes}) < len(images):
+            raise UnreadableInputError(f"{folder}: two folders are the same class; expected one folder per class")
+        self.entries = list(labelled_folders(images, [owners[c] for c in self.classes]))
 
 
-def find_folder(root: Path, split: Split) -> Path | None:
-    """The folder that contains the split's class folders, or None."""
-    folder = next((root / name for name in _FOLDERS[split] if (root / name).is_dir()), None)
-    if folder is None and split == "validation" and root.is_dir():
-        return root if any(is_wordnet_id(path.name) for path in class_folders(root)) else None
-    return folder
+def _class_folders(folder: Folder) -> list[Folder]:
+    """The class folders, sorted by name."""
+    other = "images" if (folder / ANNOTATIONS).is_file() else None
+    return [path for path in subfolders(folder) if path.name != other]
 
 
-def class_folders(folder: Path) -> list[Path]:
-    """The class folders in order of WordNet ids. Hidden folders are not classes."""
-    try:
-        with os.scandir(folder) as listing:  # tells folders from 50,000 images without a system call for each
-            names = [entry.name for entry in listing if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError as error:
-        refuse(folder, error)
-    return [folder / name for name in sorted(names)]
+def find_folder(root: Folder, split: Split) -> Folder | None:
+    """The folder that contains the split's class folders, or None. Raises UsageError if there are several."""
+    folders = [path for name in SPLIT_FOLDERS[split] if (path := root / name).is_dir() and children(path)]
+    if len(folders) > 1:
+        raise UsageError(
+            f"{root}: has {' and '.join(f'{path.name}/' for path in folders)}, which may both be the {split} split; "
+            "expected one of them. Move the others elsewhere"
+        )
+    if folders:
+        return folders[0]
+    empty = next((path for name in SPLIT_FOLDERS[split] if (path := root / name).is_dir()), None)
+    if empty is None and split == "validation" and root.is_dir():
+        return root if _has_classes(root) else None
+    return empty
 
 
-def entries(folders: list[Path]) -> list[Entry]:
-    """The images below each folder, sorted within it. The label is the folder's position."""
-    return [
-        Entry(str(path), label, Place(path)) for label, folder in enumerate(folders) for path in _image_files(folder)
-    ]
+def is_split_folder(name: str) -> bool:
+    """Whether a folder of this name holds a split, so that it isn't a class."""
+    return name in _OTHER_SPLITS or any(name in names for names in SPLIT_FOLDERS.values())
 
 
-def _image_files(folder: Path) -> list[Path]:
-    """The images below `folder`, sorted. Raises UnreadableInputError if a folder can't be listed."""
+def _has_classes(root: Folder) -> bool:
+    """Whether the folders in `root` are classes."""
+    folders = subfolders(root)
+    names = [path.name for path in folders]
+    if any(map(is_wordnet_id, names)):
+        return True
+    if not names or any(map(is_split_folder, names)):
+        return False
+    # Indices, or the user's own classes, need images directly in each folder: other collections of folders have them
+    # deeper or not at all.
+    return len(names) > 1 and all(any(name.lower().endswith(IMAGE_SUFFIXES) for name in images_in(f)) for f in folders)
 
-    def fail(error: OSError) -> NoReturn:
-        refuse(folder, error)
 
-    return sorted(
-        Path(parent) / name for parent, _, names in os.walk(folder, onerror=fail) for name in names if is_image(name)
-    )
+def _is_index(name: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,6}", name, re.ASCII) is not None
+
+
+def _by_name(root: Folder, images: Mapping[Folder, object]) -> dict[ClassName, Folder]:
+    names = find_names(root)
+    wnids = ((same_name(path.name), path) for path in images)
+    return {class_name(path, wnid, names.get(wnid)): path for wnid, path in wnids}
+
+
+def _by_index(
+    root: Folder, folder: Folder, images: Mapping[Folder, object], numbered: Sequence[ClassName]
+) -> dict[ClassName, Folder]:
+    """The class of each folder that is named by an index. Raises UnreadableInputError if the indices are unclear."""
+    folders = {int(path.name): path for path in images}
+    if len(folders) < len(images):
+        raise UnreadableInputError(f"{folder}: two folders have the same number; expected one folder per class")
+    table, names = find_table(root)
+    ilsvrc = ilsvrc_classes()
+    if names:
+        check_sorted(table, names)
+        classes = [class_name(table, wnid, name) for wnid, name in names.items()]
+    elif sorted(folders) == list(range(len(ilsvrc))):
+        classes = ilsvrc
+    elif numbered:
+        classes = numbered
+    else:
+        raise UnreadableInputError(
+            f"{folder}: its folders are numbered ({listed(sorted(folders))}), and the classes that the numbers stand "
+            "for are unknown; add synset_words.txt: one line per class, in order of WordNet ids, with the id, a space "
+            "and the name"
+        )
+    if max(folders) >= len(classes):
+        raise UnreadableInputError(
+            f"{folder}: has a folder {shown(folders[max(folders)].name)}; expected class indices from 0 to "
+            f"{len(classes) - 1}{f', the lines of {table}' if names else ''}. Numbers from 1, or in the devkit's "
+            "order, are no class indices"
+        )
+    return {classes[number]: path for number, path in folders.items()}
+
+
+def labelled_folders(images: Mapping[Folder, Sequence[tuple]], folders: Sequence[Folder]) -> Iterator[Entry]:
+    """Yield the `images` of each folder. The label is the folder's position in `folders`."""
+    return (Entry(name, label, place) for label, folder in enumerate(folders) for name, place in images[folder])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alexnet_infer.datasets.base import Split
@@ -40,6 +40,12 @@ def ilsvrc_classes() -> tuple[ClassName, ...]:
     """
     lines = TABLE.read_text(encoding="utf-8").splitlines()
     return tuple(ClassName(wnid=wnid, name=name) for wnid, name in (line.split("\t") for line in lines))
+
+
+@functools.cache
+def ilsvrc_names() -> Mapping[str, str]:
+    """Return the names of the classes by WordNet id."""
+    return {c.wnid: c.name for c in ilsvrc_classes()}
 
 
 def identify(wnids: Sequence[str]) -> str | None:

@@ -1,49 +1,77 @@
-"""Layouts `flat`, `kaggle` and `caffe`: a flat folder of images, and a list with their labels."""
+"""Layouts `flat`, `kaggle`, `caffe` and `tiny-imagenet`: folders of images, and a list with their labels."""
 
 from __future__ import annotations
 
 import csv
 import re
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from alexnet_infer.datasets.base import Listed, Split, images_in, labelled, read_lines, refuse_lines
-from alexnet_infer.datasets.classes import check_sorted, class_name, find_table, read_table, sorted_classes
+from alexnet_infer.datasets.base import Listed, Split, labelled
+from alexnet_infer.datasets.classes import (
+    check_sorted,
+    class_name,
+    find_names,
+    find_table,
+    is_wordnet_id,
+    read_table,
+    sorted_classes,
+)
 from alexnet_infer.datasets.devkit import NAMES, find_devkit, open_devkit
-from alexnet_infer.datasets.folders import class_folders, entries
-from alexnet_infer.errors import UnreadableInputError, one_line, shown
+from alexnet_infer.datasets.folders import ANNOTATIONS, labelled_folders
+from alexnet_infer.datasets.places import Place, ZipMember, refuse_lines
+from alexnet_infer.datasets.tree import Folder, Walk, children, images_in, place_of, read_lines, same_name, subfolders
+from alexnet_infer.errors import UnreadableInputError, UsageError, one_line, shown
 
-_IMAGE = re.compile(r"ILSVRC2012_val_[0-9]{8}\.JPEG")
-_FOLDERS = ("", "val", "validation", "ILSVRC2012_img_val")
+_IMAGE = re.compile(r"(ILSVRC2012_val_[0-9]{8})\.(?:jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE)
+_FOLDERS = ("", "val", "validation", "valid", "ILSVRC2012_img_val")
 
 
 class Flat(Listed):
     """The unpacked validation archive and the devkit.
 
     The images are in `root` or its subfolder `val`, `validation` or `ILSVRC2012_img_val`. The devkit is in `root`.
+    Converted images, such as `ILSVRC2012_val_00000001.png`, are accepted.
     """
 
     layout = "flat"
     accepts: ClassVar = {"validation": f"a folder of ILSVRC2012_val_*.JPEG with {NAMES[0]}"}
 
     @classmethod
-    def detect(cls, root: Path, split: Split) -> bool:
+    def detect(cls, root: Folder, split: Split) -> bool:
         is_caffe = find_devkit(root) is None and (root / Caffe.LIST).is_file()  # the labels come from Caffe's list
-        return not is_caffe and cls._folder(root) is not None
+        return not is_caffe and bool(cls._folders(root))
 
-    def __init__(self, root: Path, split: Split) -> None:
-        folder = self._folder(root)
-        if folder is None:
+    def __init__(self, root: Folder, split: Split) -> None:
+        folders = self._folders(root)
+        if not folders:
             raise self.absent(root, split)
-        devkit = open_devkit(root)
-        images = {name: place for name, place in images_in(folder).items() if _IMAGE.fullmatch(name)}
+        if len(folders) > 1:
+            raise UsageError(
+                f"{root}: has ILSVRC2012_val_* in {folders[0]} and in {folders[1]}; expected them in one folder"
+            )
+        devkit, (folder,) = open_devkit(root), folders
+        images: dict[str, str] = {}
+        for name in images_in(folder):
+            if match := _IMAGE.fullmatch(name):
+                number = match[1].lower()
+                if number in images:
+                    raise UnreadableInputError(f"{folder}: {images[number]} and {name} have one number; expected one")
+                images[number] = name
         self.classes = devkit.classes
-        self.entries = labelled(devkit.labels, devkit.truth, images, folder)
+        actual = {name: images.get(PurePosixPath(name).stem.lower(), name) for name in devkit.labels}
+        self.entries = labelled(
+            {actual[name]: label for name, label in devkit.labels.items()},
+            devkit.truth,
+            {name: place_of(folder, name) for name in images.values()},
+            folder,
+        )
 
     @staticmethod
-    def _folder(root: Path) -> Path | None:
+    def _folders(root: Folder) -> list[Folder]:
         folders = (root / name for name in _FOLDERS if (root / name).is_dir())
-        return next((f for f in folders if any(_IMAGE.fullmatch(path.name) for path in f.iterdir())), None)
+        return [f for f in folders if any(_IMAGE.fullmatch(name) for name in children(f))]
 
 
 class Kaggle(Listed):
@@ -60,36 +88,38 @@ class Kaggle(Listed):
     }
 
     @classmethod
-    def detect(cls, root: Path, split: Split) -> bool:
+    def detect(cls, root: Folder, split: Split) -> bool:
         return cls._folder(root, split).is_dir()
 
-    def __init__(self, root: Path, split: Split) -> None:
+    def __init__(self, root: Folder, split: Split) -> None:
         folder = self._folder(root, split)
         if not folder.is_dir():
             raise self.absent(root, split)
         mapping = self._find(root, "LOC_synset_mapping.txt")
-        self.classes = sorted_classes(mapping, read_table(mapping))
+        names = read_table(mapping)
+        self.classes = sorted_classes(mapping, names, names)
         positions = {c.wnid: i for i, c in enumerate(self.classes)}
         if split == "validation":
             solution = self._find(root, "LOC_val_solution.csv")
             labels = _read_solution(solution, positions)
             self.entries = labelled(labels, solution, images_in(folder), folder)
             return
-        folders = {path.name: path for path in class_folders(folder)}
+        folders = {path.name: path for path in subfolders(folder)}
         if folders.keys() != positions.keys():
             differing = folders.keys() ^ positions.keys()
             raise UnreadableInputError(
                 f"{folder}: its folders and {mapping.name} differ in {len(differing)} classes; the first is "
                 f"{shown(min(differing))}; expected one folder per class"
             )
-        self.entries = entries([folders[wnid] for wnid in positions])
+        walk, ordered = Walk(folder), [folders[wnid] for wnid in positions]
+        self.entries = list(labelled_folders({path: list(walk.below(path)) for path in ordered}, ordered))
 
     @staticmethod
-    def _folder(root: Path, split: Split) -> Path:
+    def _folder(root: Folder, split: Split) -> Folder:
         return root / "ILSVRC" / "Data" / "CLS-LOC" / {"train": "train", "validation": "val"}[split]
 
     @staticmethod
-    def _find(root: Path, name: str) -> Path:
+    def _find(root: Folder, name: str) -> Folder:
         folders = (root, root / "ILSVRC", root / "ILSVRC" / "Data", root / "ILSVRC" / "Data" / "CLS-LOC")
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is None:
@@ -97,7 +127,7 @@ class Kaggle(Listed):
         return path
 
 
-def _read_solution(path: Path, positions: dict[str, int]) -> dict[str, int]:
+def _read_solution(path: Folder, positions: dict[str, int]) -> dict[str, int]:
     """Image file name -> label. A row has an ImageId and, for each box, a WordNet id and four coordinates."""
     labels: dict[str, int] = {}
     bad: list[tuple[int, str]] = []
@@ -127,8 +157,9 @@ class Caffe(Listed):
     """Caffe's `val.txt` in `root`: one line per image, with its file name and its label.
 
     A label is a position in a table of classes in `root`: `synset_words.txt`, `synsets.txt` or another of TABLES, in
-    order of WordNet ids. The images are in `root` or its subfolder `val`, `validation` or `ILSVRC2012_img_val`. Images
-    that aren't in `val.txt` don't belong to the set.
+    order of WordNet ids. Names may contain folders. They are relative to `root` or to its subfolder `val`,
+    `validation`, `valid` or `ILSVRC2012_img_val`, or else absolute. Images that aren't in `val.txt` don't belong to the
+    set.
     """
 
     LIST = "val.txt"
@@ -136,10 +167,10 @@ class Caffe(Listed):
     accepts: ClassVar = {"validation": "val.txt with synset_words.txt and the images"}
 
     @classmethod
-    def detect(cls, root: Path, split: Split) -> bool:
+    def detect(cls, root: Folder, split: Split) -> bool:
         return (root / cls.LIST).is_file()
 
-    def __init__(self, root: Path, split: Split) -> None:
+    def __init__(self, root: Folder, split: Split) -> None:
         path = root / self.LIST
         if not path.is_file():
             raise self.absent(root, split)
@@ -152,11 +183,84 @@ class Caffe(Listed):
         self.classes = tuple(class_name(table, wnid, name) for wnid, name in names.items())
         labels = _read_list(path, len(names))
         candidates = [folder for name in _FOLDERS if (folder := root / name).is_dir()]
-        folder = next((f for f in candidates if any((f / name).exists() for name in list(labels)[:10])), root)
-        self.entries = labelled(labels, path, images_in(folder), folder, all_images=False)
+        first = list(labels)[:10]
+        folder = next((f for f in candidates if len(_located(first, f)) > 0), root)
+        self.entries = labelled(labels, path, _located(labels, folder), folder, all_images=False)
 
 
-def _read_list(path: Path, classes: int) -> dict[str, int]:
+def _located(names: Iterable[str], folder: Folder) -> dict[str, Place | ZipMember]:
+    """The files that `names` refer to, by name, as far as they exist. Each folder is listed once."""
+    listings: dict[str, tuple[Folder, Mapping[str, str]]] = {}
+    located: dict[str, Place | ZipMember] = {}
+    for name in names:
+        parent, slash, file = name.rpartition("/")
+        if parent + slash not in listings:
+            where = Path(parent + slash) if name.startswith("/") else folder / parent
+            listings[parent + slash] = where, {} if ".." in parent.split("/") else _files(where)
+        where, files = listings[parent + slash]
+        if (own := files.get(same_name(file))) is not None:
+            located[name] = place_of(where, own)
+    return located
+
+
+def _files(folder: Folder) -> Mapping[str, str]:
+    """The files in `folder`: the name that is compared -> the actual name. It is empty if there is no such folder."""
+    if not folder.is_dir():
+        return {}
+    names = children(folder, everything=True)
+    return {same_name(name): name for name, is_folder in names.items() if not is_folder}
+
+
+class TinyImageNet(Listed):
+    """Tiny ImageNet's own archive: images in `val/images`, and their WordNet ids in `val/val_annotations.txt`.
+
+    `wnids.txt` lists the classes, and `words.txt` their names. (Its training split has the layout `folders`.)
+    """
+
+    layout = "tiny-imagenet"
+    accepts: ClassVar = {"validation": "Tiny ImageNet's val/images/ with val/val_annotations.txt"}
+
+    @classmethod
+    def detect(cls, root: Folder, split: Split) -> bool:
+        folder = root / "val"
+        return (folder / ANNOTATIONS).is_file() and (folder / "images").is_dir() and bool(images_in(folder / "images"))
+
+    def __init__(self, root: Folder, split: Split) -> None:
+        if not self.detect(root, split):
+            raise self.absent(root, split)
+        source, folder = root / "val" / ANNOTATIONS, root / "val" / "images"
+        wnids = _read_annotations(source)
+        table = root / "wnids.txt"
+        classes = read_table(table) if table.is_file() else dict.fromkeys(wnids.values())
+        self.classes = sorted_classes(table, classes, find_names(root))
+        positions = {c.wnid: i for i, c in enumerate(self.classes)}
+        if unknown := [name for name, wnid in wnids.items() if wnid not in positions]:
+            wnid = wnids[unknown[0]]
+            raise UnreadableInputError(f"{source}: {shown(unknown[0])} is of class {wnid}, which isn't in {table}")
+        labels = {name: positions[wnid] for name, wnid in wnids.items()}
+        self.entries = labelled(labels, source, images_in(folder), folder)
+
+
+def _read_annotations(path: Folder) -> dict[str, str]:
+    """Image file name -> WordNet id. A line has them, and the four coordinates of a box, separated by tabs."""
+    wnids: dict[str, str] = {}
+    bad: list[tuple[int, str]] = []
+    repeated: list[tuple[int, str]] = []
+    for number, line in enumerate(read_lines(path), start=1):
+        name, _, rest = line.partition("\t")
+        wnid = rest.partition("\t")[0].strip()
+        if not name or not is_wordnet_id(wnid):
+            bad.append((number, line))
+        elif name in wnids:
+            repeated.append((number, name))
+        else:
+            wnids[name] = wnid
+    refuse_lines(path, bad, "an image's name, a tab and a WordNet id")
+    refuse_lines(path, repeated, "each image once")
+    return wnids
+
+
+def _read_list(path: Folder, classes: int) -> dict[str, int]:
     labels: dict[str, int] = {}
     bad: list[tuple[int, str]] = []
     repeated: list[tuple[int, str]] = []

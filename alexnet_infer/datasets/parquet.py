@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,19 +10,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from alexnet_infer.datasets.base import Example, OnError, Source, Split
-from alexnet_infer.datasets.classes import check_sorted, class_name, find_table, is_wordnet_id, sorted_classes
-from alexnet_infer.errors import BackendError, UnreadableInputError, one_line, shown
+from alexnet_infer.datasets.classes import find_table
+from alexnet_infer.datasets.folders import SPLIT_FOLDERS
+from alexnet_infer.datasets.parquet_labels import Labels, describe
+from alexnet_infer.datasets.tree import Folder
+from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError, one_line, shown
 
 
 class Parquet(Source):
-    """Shards `<split>-*.parquet` in `root` or `root/data`, with the columns `image{bytes, path}` and `label`.
+    """Shards `<split>-*.parquet` in `root` or `root/data`, with a column `image{bytes, path}` and one for the label.
 
-    A label is a position in a table of classes in `root` or beside the shards. Without a table, it is a position in the
-    class names stored in the shards, which must then be WordNet ids. (Hugging Face's ILSVRC stores English names, which
-    are not unique.)
-
-    `examples` starts reading at the row group that contains the position. Raises BackendError if pyarrow is not
-    installed.
+    The classes of the labels are those of `alexnet_infer.datasets.parquet_labels`. `examples` starts reading at the row
+    group that contains the position. Raises BackendError if pyarrow is not installed.
     """
 
     layout = "parquet"
@@ -33,30 +31,25 @@ class Parquet(Source):
     }
 
     @classmethod
-    def detect(cls, root: Path, split: Split) -> bool:
-        return bool(_shards(root, split))
+    def detect(cls, root: Folder, split: Split) -> bool:
+        return isinstance(root, Path) and bool(_shards(root, split))
 
-    def __init__(self, root: Path, split: Split) -> None:
-        self._shards = _shards(root, split)
+    def __init__(self, root: Folder, split: Split) -> None:
+        self._shards = _shards(root, split) if isinstance(root, Path) else []
         if not self._shards:
             raise self.absent(root, split)
-        _check_complete(self._shards)
+        _check_complete(self._shards, split)
+        described = []
+        self._rows = []
+        for shard in self._shards:
+            with _open(shard) as file:
+                described.append(describe(shard, file))
+                self._rows.append(file.metadata.num_rows)
         table, names = find_table(root)
         if not names and self._shards[0].parent != root:
             table, names = find_table(self._shards[0].parent)
-        if names:
-            check_sorted(table, names)
-            self.classes = tuple(class_name(table, wnid, name) for wnid, name in names.items())
-            self._labels = list(range(len(names)))
-        else:
-            wnids = _carried_classes(self._shards[0])
-            if not wnids:
-                raise UnreadableInputError(
-                    f"{root / table.name}: not found; expected lines of WordNet id, tab, class name"
-                )
-            self.classes = sorted_classes(self._shards[0], {wnid: wnid for wnid in wnids})
-            self._labels = [sorted(wnids).index(wnid) for wnid in wnids]
-        self._rows = [_count_rows(shard) for shard in self._shards]
+        self._labels = Labels.of(described, table, names)
+        self.classes = self._labels.classes
 
     def __len__(self) -> int:
         return sum(self._rows)
@@ -79,8 +72,8 @@ class Parquet(Source):
         for shard in self._shards:
             with _open(shard) as file:
                 row = 0
-                for batch in file.iter_batches(columns=["label"]):
-                    for label in batch["label"].to_pylist():
+                for batch in file.iter_batches(columns=[self._labels.column]):
+                    for label in batch[0].to_pylist():
                         yield self._label(f"{shard.name}, row {row}", label)
                         row += 1
 
@@ -88,9 +81,10 @@ class Parquet(Source):
         for shard in self._shards:
             yield shard.name, shard.stat().st_size, None
             with _open(shard) as file:
-                for batch in file.iter_batches(columns=["image.path", "label"]):
+                column = self._labels.column
+                for batch in file.iter_batches(columns=["image.path", column]):
                     for row in batch.to_pylist():
-                        yield (row.get("image") or {}).get("path"), None, row["label"]
+                        yield (row.get("image") or {}).get("path"), None, row[column]
 
     def _shard_examples(self, shard: Path, start: int, on_error: OnError) -> Iterator[Example]:
         with _open(shard) as file:
@@ -99,13 +93,16 @@ class Parquet(Source):
             first = next((i for i, end in enumerate(begins[1:]) if end > start), len(counts))
             row = begins[first]
             groups = range(first, len(counts))
-            for batch in file.iter_batches(batch_size=512, row_groups=groups, columns=["image", "label"]):
-                for image, label in zip(batch["image"].to_pylist(), batch["label"].to_pylist(), strict=True):
+            columns = ["image", self._labels.column]
+            for batch in file.iter_batches(batch_size=512, row_groups=groups, columns=columns):
+                for image, label in zip(*(batch[name].to_pylist() for name in columns), strict=True):
                     if row >= start:
                         yield self._example(shard, row, image or {}, label, on_error)
                     row += 1
 
-    def _example(self, shard: Path, row: int, image: dict[str, Any], label: int | None, on_error: OnError) -> Example:
+    def _example(
+        self, shard: Path, row: int, image: dict[str, Any], label: int | str | None, on_error: OnError
+    ) -> Example:
         where = f"{shard.name}, row {row}"
         position = self._label(where, label)
         error = None if image.get("bytes") else "no image in this row"
@@ -114,15 +111,27 @@ class Parquet(Source):
         data = image.get("bytes") or b""
         return Example(name=_name(where, image), data=data, label=position, error=error, root=self.root)
 
-    def _label(self, where: str, label: int | None) -> int:
-        """The position in `classes` for a row's stored `label`. Raises UnreadableInputError if it is out of range."""
-        if label is None or not 0 <= label < len(self._labels):
-            raise UnreadableInputError(f"{where}: label {label}: expected 0 to {len(self._labels) - 1}")
-        return self._labels[label]
+    def _label(self, where: str, label: int | str | None) -> int:
+        """The position in `classes` for a row's stored `label`. Raises UnreadableInputError if it is unknown."""
+        position = self._labels.positions.get(label)
+        if position is None:
+            raise UnreadableInputError(f"{where}: label {shown(label)}: expected {self._labels.expected}")
+        return position
 
 
 def _shards(root: Path, split: Split) -> list[Path]:
-    return sorted(root.glob(f"{split}-*.parquet")) or sorted((root / "data").glob(f"{split}-*.parquet"))
+    """The split's shards, sorted. Raises UsageError if they are in two places, or if there are two kinds of them."""
+    groups = {}
+    for folder in (root, root / "data"):
+        for name in SPLIT_FOLDERS[split]:
+            if shards := sorted({*folder.glob(f"{name}-*.parquet"), *folder.glob(f"{name}.parquet")}):
+                groups[folder / f"{name}-*.parquet"] = shards
+    if len(groups) > 1:
+        raise UsageError(
+            f"{root}: has {' and '.join(map(str, groups))}, which may both be the {split} split; expected one of them. "
+            "Move the others elsewhere"
+        )
+    return next(iter(groups.values()), [])
 
 
 def _name(where: str, image: dict[str, Any]) -> str:
@@ -130,40 +139,49 @@ def _name(where: str, image: dict[str, Any]) -> str:
     return path if isinstance(path, str) and path and path.isprintable() else where
 
 
-def _count_rows(shard: Path) -> int:
-    with _open(shard) as file:
-        return file.metadata.num_rows
+_NUMBERED = re.compile(r"-([0-9]+)-of-([0-9]+)(?:-([0-9A-Za-z]+))?\.parquet")
+"""The end of a shard's name as Hugging Face writes it: number, total, and a hash of the upload or none."""
 
 
-def _carried_classes(shard: Path) -> list[str]:
-    """The class names in the shard's metadata, in label order; [] unless they are distinct WordNet ids."""
-    with _open(shard) as file:
-        metadata = (file.schema_arrow.metadata or {}).get(b"huggingface", b"null")
-    try:
-        names = json.loads(metadata)["info"]["features"]["label"]["names"]
-        if all(map(is_wordnet_id, names)) and len(set(names)) == len(names):
-            return list(names)
-    except (ValueError, TypeError, KeyError, RecursionError):  # missing or unexpected metadata
-        pass
-    return []
+def _check_complete(shards: list[Path], split: Split) -> None:
+    """Raise UnreadableInputError if a numbered shard is missing, or if the shards are not of one upload."""
+    where, matches = shards[0].parent, {shard: _NUMBERED.search(shard.name) for shard in shards}
+    uploads = {(int(match[2]), match[3]): shard.name for shard, match in matches.items() if match}
+    strange = [shard.name for shard, match in matches.items() if not match]
+    if len(uploads) > 1 or (uploads and strange):
+        first, second = [*uploads.values(), *strange][:2]
+        raise UnreadableInputError(
+            f"{where}: {first} and {second} are not of one upload, so images may be present twice; expected the "
+            f"shards of one upload, such as {split}-00000-of-00002.parquet and {split}-00001-of-00002.parquet"
+        )
+    if strange:
+        _check_numbers(where, strange, split)
+        return
+    ((total, _),) = uploads
+    present = sorted(int(match[1]) for match in matches.values())
+    missing = next((i for i in range(total) if i not in present), None)
+    if missing is not None:
+        raise UnreadableInputError(f"{where}: {split} shard {missing} of {total} is missing (the first is 0)")
+    if len(present) > total:
+        raise UnreadableInputError(f"{where}: has {len(present)} {split} shards of {total}; expected each number once")
 
 
-def _check_complete(shards: list[Path]) -> None:
-    """Raise UnreadableInputError if numbered shards, `...-00001-of-00004.parquet`, are missing."""
-    matches = [re.search(r"-(\d+)-of-(\d+)\.parquet$", shard.name) for shard in shards]
-    present = {(int(match[1]), int(match[2])) for match in matches if match}
-    for total in {total for _, total in present}:
-        missing = next((i for i in range(total) if (i, total) not in present), None)
-        if missing is not None:
-            split = shards[0].name.split("-")[0]
-            raise UnreadableInputError(
-                f"{shards[0].parent}: {split} shard {missing} of {total} is missing (the first is 0)"
-            )
+def _check_numbers(where: Path, names: list[str], split: Split) -> None:
+    """Raise UnreadableInputError if shards are numbered without a total, and a number between two is missing."""
+    matches = [re.search(r"-([0-9]+)\.parquet", name) for name in names]
+    if not all(matches):
+        return
+    present = sorted(int(match[1]) for match in matches)
+    expected = range(min(present[0], 1), present[-1] + 1)
+    if present != list(expected):
+        missing = next((i for i in expected if i not in present), None)
+        what = f"number {missing} is missing" if missing is not None else "a number occurs twice"
+        raise UnreadableInputError(f"{where}: {split} shards {present[0]} to {present[-1]}: {what}")
 
 
 @contextmanager
 def _open(shard: Path) -> Iterator[Any]:
-    """Open a shard as a `pyarrow.parquet.ParquetFile`, and check that it has the columns that this module reads."""
+    """Open a shard as a `pyarrow.parquet.ParquetFile`."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -173,24 +191,6 @@ def _open(shard: Path) -> Iterator[Any]:
         if not shard.is_file():
             raise ValueError("missing, or not a regular file")
         with parquet.ParquetFile(shard) as file:
-            if not _has_columns(file.schema_arrow):
-                columns = shown([f"{field.name} {field.type}" for field in file.schema_arrow])
-                raise UnreadableInputError(
-                    f"{shard}: has columns {columns}: expected image (struct of bytes, path) and label (whole number)"
-                )
             yield file
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise UnreadableInputError(f"{shard}: can't be read as Parquet ({one_line(error)})") from None
-
-
-def _has_columns(schema: Any) -> bool:
-    from pyarrow import types
-
-    image, label = (schema.get_field_index(name) for name in ("image", "label"))
-    if image < 0 or label < 0 or not types.is_struct(schema.types[image]):
-        return False
-    data = schema.types[image].get_field_index("bytes")
-    if data < 0 or not types.is_integer(schema.types[label]):
-        return False
-    kind = schema.types[image][data].type
-    return types.is_binary(kind) or types.is_large_binary(kind)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from alexnet_infer.datasets import LAYOUTS, LabelledImages, Split, open_images
+from alexnet_infer.datasets import LabelledImages, Split, detected, open_images
 from alexnet_infer.datasets.devkit import NAMES
 from alexnet_infer.datasets.ilsvrc import ARCHIVES, DEVKIT, ILSVRC, identify
 from alexnet_infer.doctor.finding import LISTED, PERMUTED, Finding, Report
@@ -49,7 +48,7 @@ def check(root: Path, split: Split = "validation", layout: str | None = None, *,
         known = identify([c.wnid for c in classes])
         data.labels  # noqa: B018 (a cached property: this reads the labels)
     except UnreadableInputError as error:
-        if data is None and not (layout := _detected(root, split, layout)):
+        if data is None and not (layout := detected(root, split, layout)):
             raise
         problems.append(str(error))
     if data is not None:
@@ -78,15 +77,6 @@ def check(root: Path, split: Split = "validation", layout: str | None = None, *,
         findings=tuple(findings),
         data=sound,
     )
-
-
-def _detected(root: Path, split: Split, layout: str | None) -> str | None:
-    """The layout that `root` looks like, if any, even though it couldn't be opened."""
-    with suppress(OSError):
-        for name, source in LAYOUTS.items():
-            if layout in (None, name) and split in source.accepts and source.detect(root, split):
-                return name
-    return None
 
 
 def _refusal(layout: str, problem: str) -> Finding:

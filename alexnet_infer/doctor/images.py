@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tarfile
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,8 +15,11 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from alexnet_infer.datasets import Example, Split
-from alexnet_infer.datasets.base import Place, is_image
+from alexnet_infer.datasets.folders import SPLIT_FOLDERS
 from alexnet_infer.datasets.ilsvrc import ARCHIVES
+from alexnet_infer.datasets.inside import intact_members
+from alexnet_infer.datasets.places import Place
+from alexnet_infer.datasets.tree import Item, Walk, children, is_image, place_of
 from alexnet_infer.decode import FORMATS, MAX_PIXELS, read_rgb
 from alexnet_infer.doctor.finding import LISTED, Finding
 from alexnet_infer.errors import UnreadableInputError, printable
@@ -124,7 +125,7 @@ def until_refused(examples: Iterator[Example], problems: list[str]) -> Iterator[
         problems.append(str(error))
 
 
-def read(image: tuple[str, Place]) -> Example:
+def read(image: Item) -> Example:
     """Return the example for a name and place. Its label is -1."""
     name, place = image
     try:
@@ -133,29 +134,24 @@ def read(image: tuple[str, Place]) -> Example:
         return Example(name=name, data=b"", label=-1, error=error.strerror)
 
 
-def unlabelled(root: Path, split: Split) -> list[tuple[str, Place]]:
+def unlabelled(root: Path, split: Split) -> list[Item]:
     """The images of a set whose labels are unknown, as far as they can be found."""
     archive = root if root.is_file() else root / next(iter(ARCHIVES[split]))
     if archive.is_file():
-        return list(_members(archive))
-    other_splits = {"validation": {"train", "test"}, "train": {"validation", "val", "test"}}[split]
-    images = []
-    for parent, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if name not in other_splits)
-        images += [(str(path := Path(parent) / name), Place(path)) for name in sorted(names) if is_image(name)]
+        return [
+            (member.name, Place(str(archive), member.offset_data, member.size))
+            for member in intact_members(archive)
+            if member.isreg() and is_image(member.name.rpartition("/")[2])
+        ]
+    others = {name for other, names in SPLIT_FOLDERS.items() if other != split for name in names} | {"test"}
+    walk, images = Walk(root), []
+    for name, is_folder in children(root).items():
+        if is_folder and name not in others:
+            with suppress(UnreadableInputError):  # the error has been reported
+                images += walk.below(root / name)
+        elif not is_folder and is_image(name) and not name.endswith((".parquet", ".tar", ".gz", ".zip")):
+            images.append((str(root / name), place_of(root, name)))
     return images
-
-
-def _members(path: Path) -> Iterator[tuple[str, Place]]:
-    """The images of an archive, up to the point where it is damaged."""
-    with suppress(OSError, tarfile.TarError, ValueError), tarfile.open(path, "r:") as archive:
-        last = -1
-        for member in archive:
-            if member.size < 0 or member.offset <= last:  # some versions of tarfile would loop forever
-                return
-            last = member.offset
-            if member.isreg() and is_image(member.name.rsplit("/", 1)[-1]):
-                yield member.name, Place(path, member.offset_data, member.size)
 
 
 def unreadable_images(seen: Seen) -> Finding:

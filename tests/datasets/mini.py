@@ -244,6 +244,21 @@ def write_caffe(root: Path) -> None:
     write_names(root / "synset_words.txt", " ")
 
 
+def write_tiny_imagenet(root: Path) -> None:
+    """Tiny ImageNet's own archive: its classes in another order, and names of more than its classes."""
+    lines = []
+    for name, (data, wnid) in VALIDATION.items():
+        write(root / "val" / "images" / name, data)
+        lines.append(f"{name}\t{wnid}\t0\t32\t44\t62\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(random.Random(5).sample(lines, len(lines))))
+    for name, (data, wnid) in TRAINING.items():
+        write(root / "train" / wnid / "images" / name, data)
+        write(root / "train" / wnid / f"{wnid}_boxes.txt", b"a.JPEG\t0\t10\t63\t58\n")
+    write(root / "test" / "images" / "test_0.JPEG", jpeg(99))
+    (root / "wnids.txt").write_text("\n".join(SYNSETS))
+    (root / "words.txt").write_text("".join(f"{wnid}\t{words}\n" for wnid, words in {**ANCESTORS, **SYNSETS}.items()))
+
+
 def write_names(path: Path, separator: str) -> None:
     path.write_text("".join(f"{wnid}{separator}{SYNSETS[wnid]}\n" for wnid in WNIDS))
 
@@ -257,6 +272,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "kaggle": ("kaggle", write_kaggle),
     "parquet": ("parquet", write_parquet),
     "caffe": ("caffe", write_caffe),
+    "tiny-imagenet": ("tiny-imagenet", write_tiny_imagenet),
 }
 """Form -> (layout, function that writes it), for validation."""
 
@@ -266,6 +282,7 @@ TRAINING_WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "folders": ("folders", write_folders),
     "kaggle": ("kaggle", write_kaggle),
     "parquet": ("parquet", write_parquet),
+    "tiny-imagenet": ("folders", write_tiny_imagenet),
 }
 
 

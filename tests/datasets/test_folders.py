@@ -13,6 +13,8 @@ from alexnet_infer.errors import UnreadableInputError
 from tests.datasets.mini import refused
 
 WNIDS = ["n01443537", "n02123045", "n02504458"]
+NAMES = ["goldfish, Carassius auratus", "tabby, tabby cat", "African elephant, Loxodonta africana"]
+"""Their names in ILSVRC."""
 
 BYTES = [b"first", b"second", b"third", b"fourth", b"fifth"]
 
@@ -47,14 +49,14 @@ def test_folders_are_classes_in_order_of_their_wordnet_ids(folders):
     images = LabelledImages(folders, "train")
     assert len(images) == 5
     assert [(example.data, example.label) for example in images] == list(zip(BYTES, [0, 1, 1, 2, 2], strict=True))
-    assert [(c.wnid, c.name) for c in images.classes] == [(wnid, wnid) for wnid in WNIDS]
+    assert [(c.wnid, c.name) for c in images.classes] == list(zip(WNIDS, NAMES, strict=True))
     assert next(iter(images)).name == str(folders / "train/n01443537/images/deep.png")
 
 
 def test_folders_are_named_by_a_table_in_any_order(folders):
     (folders / "classes.tsv").write_text("n02504458\tAfrican elephant\nn01443537\tgoldfish\n")
     names = [c.name for c in LabelledImages(folders, "train").classes]
-    assert names == ["goldfish", "n02123045", "African elephant"]
+    assert names == ["goldfish", NAMES[1], "African elephant"]
 
 
 @pytest.mark.parametrize("name", ["validation", "val"])
@@ -91,6 +93,7 @@ def test_an_empty_class_keeps_its_position_among_the_labels(folders):
 
 def test_an_unprintable_folder_name_is_refused(folders):
     (folders / "train" / "two\nlines").mkdir()
+    (folders / "train" / "two\nlines" / "a.jpg").write_bytes(b"x")
     with pytest.raises(UnreadableInputError, match=r"class 'two\\nlines': wnid='two\\nlines': expected printable text"):
         LabelledImages(folders, "train")
 

@@ -158,7 +158,7 @@ def test_a_table_with_only_ids_is_enough(caffe):
     (caffe / "synset_words.txt").unlink()
     (caffe / "synsets.txt").write_text("".join(f"{wnid}\n" for wnid in WNIDS))
     images = open_images(caffe)
-    assert [(c.wnid, c.name) for c in images.classes] == [(wnid, wnid) for wnid in WNIDS]
+    assert [(c.wnid, c.name) for c in images.classes] == [(wnid, mini.SYNSETS[wnid]) for wnid in WNIDS]
     assert len(images) == 18
 
 

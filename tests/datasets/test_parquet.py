@@ -116,7 +116,6 @@ def test_a_row_without_an_image_is_refused(shards, missing):
         {"image": [b"x"], "label": [0]},
         {"image": [{"path": "x"}], "label": [0]},
         {"image": [{"bytes": "text", "path": "x"}], "label": [0]},
-        {"image": [{"bytes": b"x", "path": "x"}], "label": ["n01443537"]},
         {"image": [{"bytes": b"x", "path": "x"}], "label": [0.0]},
         {"image": [{"bytes": b"x", "path": "x"}], "labels": [0]},
         {"picture": [{"bytes": b"x", "path": "x"}], "label": [0]},
@@ -316,9 +315,6 @@ def test_shards_with_wordnet_ids_need_no_table_and_are_mapped_to_sorted_order(tm
 @pytest.mark.parametrize(
     "names",
     [
-        ["tench", "goldfish", "crane"],
-        ["n01443537", "n02123045", "elephant"],
-        ["n01443537", "n01443537", "n02504458"],
         [1, 2, 3],
         [],
         7,
@@ -326,7 +322,7 @@ def test_shards_with_wordnet_ids_need_no_table_and_are_mapped_to_sorted_order(tm
     ],
     ids=str,
 )
-def test_shards_with_other_names_are_refused_with_the_file_to_add(tmp_path, parquet, names):
+def test_shards_without_names_are_refused_with_the_file_to_add(tmp_path, parquet, names):
     mini.write_shard(tmp_path / "data" / "validation-0.parquet", ROWS, names=names)
     refused(lambda: open_images(tmp_path), "classes.tsv: not found; expected lines of WordNet id, tab, class name")
 
@@ -348,9 +344,9 @@ def test_the_tables_of_ilsvrc_are_accepted(tmp_path, parquet, table):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_instead_of_a_shard_or_a_table_is_refused_without_waiting(shards):
-    os.mkfifo(shards / "train-b.parquet")
-    message = "train-b.parquet: can't be read as Parquet (missing, or not a regular file)"
-    refused(lambda: LabelledImages(shards, "train"), message)
+    os.mkfifo(shards / "validation-b.parquet")
+    message = "validation-b.parquet: can't be read as Parquet (missing, or not a regular file)"
+    refused(lambda: LabelledImages(shards, "validation"), message)
     (shards / "classes.tsv").unlink()
     os.mkfifo(shards / "classes.tsv")
     refused(lambda: LabelledImages(shards, "train"), "classes.tsv: not a regular file")
