@@ -11,6 +11,7 @@ from alexnet_infer.cli.options import OUTPUT, RUNTIME, Backend, Device, Layout, 
 from alexnet_infer.errors import UsageError
 from alexnet_infer.help import WHAT, Command, Group, argument, option
 
+SCORING = "Scoring"
 MACHINES, CHECKS = "Several machines (the result is the same)", "Checks"
 
 EVAL_EXAMPLES = """
@@ -60,6 +61,15 @@ _FailIf = Annotated[
 ]
 
 
+_Classes = Annotated[
+    str, option(SCORING, "Choose among all the net's classes, those the data shares, or a file's.", metavar="WHICH")
+]
+_Labels = Annotated[
+    Path | None,
+    option(SCORING, "Several right labels per image, such as ReaL's real.json.", metavar="FILE", default="the data's"),
+]
+
+
 @evaluation.callback()
 def evaluate(
     context: typer.Context,
@@ -91,6 +101,11 @@ def evaluate(
     limit: Annotated[
         int | None, option(WHAT, "Use a stratified sample of N images.", metavar="N", default="all")
     ] = None,
+    classes: _Classes = "all",
+    only_known: Annotated[
+        bool, option(SCORING, "Leave out images of classes that the nets don't know.", "--only-known")
+    ] = False,
+    labels: _Labels = None,
     device: Device = "auto",
     backend: Backend = "auto",
     batch: Annotated[int, option(RUNTIME, "Images per call of a net.", metavar="N")] = 16,
@@ -143,6 +158,8 @@ def evaluate(
 @evaluation.command(cls=Command, epilog=MERGE_EXAMPLES)
 def merge(
     caches: Annotated[list[Path], argument("CACHE...", "The --cache folders of all shards.")],
+    classes: _Classes = "all",
+    labels: _Labels = None,
     references: _References = "near",
     as_json: _Json = False,
     csv: _Csv = False,
@@ -151,13 +168,13 @@ def merge(
     fail_if: _FailIf = None,
 ) -> None:
     """Join the shards of several machines into one result."""
-    from alexnet_infer.commands.evaluate import make_output
+    from alexnet_infer.commands.evaluate import make_output, parse_scoring
     from alexnet_infer.commands.evaluate import merge as join
 
     output = make_output(
         as_json=as_json, csv=csv, markdown=markdown, save_predictions=save_predictions, fail_if=fail_if
     )
-    raise typer.Exit(join(caches, output, references=references))
+    raise typer.Exit(join(caches, output, scoring=parse_scoring(classes, labels), references=references))
 
 
 data_sets = typer.Typer(cls=Group, no_args_is_help=True, epilog=CHECK_EXAMPLES)

@@ -49,8 +49,6 @@ Backend = Annotated[
 ]
 TrustEngine = Annotated[bool, option(RUNTIME, "Run a TensorRT engine built elsewhere. It is code.", "--trust-engine")]
 Split = Annotated[Literal["validation", "train"], option(WHAT, "Split: validation or train.", metavar="NAME")]
-Layout = Annotated[
-    str | None,
-    option(WHAT, "tar, flat, folders, kaggle, parquet or caffe.", "--format", metavar="NAME", default="detected"),
-]
+_LAYOUTS = "tar, flat, folders, kaggle, parquet, caffe or tiny-imagenet."
+Layout = Annotated[str | None, option(WHAT, _LAYOUTS, "--format", metavar="NAME", default="detected")]
 AsJson = Annotated[bool, option(OUTPUT, "Print one JSON object.", "--json")]

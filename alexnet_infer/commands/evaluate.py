@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 from alexnet_infer.artifact import load_artifact
 from alexnet_infer.commands.unreadable import name_unreadable
-from alexnet_infer.errors import StoppedError, UnreadableInputError, UsageError, shown
+from alexnet_infer.errors import StoppedError, UnreadableInputError, UsageError, printable, shown
 from alexnet_infer.evaluation import tables
-from alexnet_infer.evaluation.assemble import Shards, assemble, collect
+from alexnet_infer.evaluation.assemble import assembled, collect
 from alexnet_infer.evaluation.compute import Computed, EvaluationRequest, compute, data_folder
 from alexnet_infer.evaluation.pipeline import STAGES, Clock
 from alexnet_infer.evaluation.result import Condition, Evaluation, parse_condition
 from alexnet_infer.evaluation.save import check_table, save_table
+from alexnet_infer.evaluation.scoring import Scores, Scoring, parse_scoring
 from alexnet_infer.files import user_cache
 from alexnet_infer.nets import choose_nets
 
@@ -54,8 +55,9 @@ OUTPUT_OPTIONS = ("as_json", "csv", "markdown", "save_predictions", "fail_if", "
 def main(*, references: tables.References, **options: Any) -> int:
     """Run the command with the options of `make_request` and `make_output`. Returns the exit code of `run`."""
     output_options = {name: options.pop(name) for name in OUTPUT_OPTIONS}
+    scoring = parse_scoring(options.pop("classes"), options.pop("labels"))
     request = make_request(**options)
-    return run(request, make_output(**output_options), references=references)
+    return run(request, make_output(**output_options), scoring=scoring, references=references)
 
 
 def make_request(
@@ -115,7 +117,13 @@ def make_output(
     )
 
 
-def run(request: EvaluationRequest, output: Output, *, references: tables.References = "near") -> int:
+def run(
+    request: EvaluationRequest,
+    output: Output,
+    *,
+    scoring: Scoring | None = None,
+    references: tables.References = "near",
+) -> int:
     """Evaluate, and print and write the result.
 
     `references` selects the published rows of the table, the CSV and the Markdown (`tables.rows`). JSON and the report
@@ -124,10 +132,11 @@ def run(request: EvaluationRequest, output: Output, *, references: tables.Refere
     Returns the exit code of `finish`. A shard prints no result. Raises UsageError if the request is for a shard and
     `output` or `references` asks for a result, StoppedError on Ctrl-C, and the errors of `compute`.
     """
-    if request.shards > 1 and (output != Output(profile=output.profile) or references != "near"):
+    scoring = scoring or Scoring()
+    if request.shards > 1 and (output, references, scoring) != (Output(profile=output.profile), "near", Scoring()):
         raise UsageError(
-            "--shard: computes a part and prints no result; give the output options (--json, ...) to alexnet-infer "
-            "eval merge"
+            "--shard: computes a part and prints no result; give the output options (--json, ...), --classes and "
+            "--labels to alexnet-infer eval merge"
         )
     clock = Clock()
     try:
@@ -135,6 +144,8 @@ def run(request: EvaluationRequest, output: Output, *, references: tables.Refere
     except KeyboardInterrupt:
         again = "again without --fresh" if request.fresh else "again"
         raise StoppedError(f"interrupted: run the same command {again} to continue") from None
+    if computed.data.assumed:
+        _name_assumed(computed)
     if output.profile:
         _print_profile(clock)
     if request.shards > 1:
@@ -145,29 +156,43 @@ def run(request: EvaluationRequest, output: Output, *, references: tables.Refere
             file=sys.stderr,
         )
         return 0
-    shards = [[predictions] for predictions in computed.predictions]
-    result = assemble(shards)
-    code = finish(result, shards, output, references=references)
+    scores = Scores([[predictions] for predictions in computed.predictions], scoring)
+    result, code = finish(scores, output, references=references)
     if output.report is not None:
-        _write_report(result, shards, computed, output.report)
+        _write_report(result, scores, computed, output.report)
     return code
 
 
-def merge(caches: Sequence[Path], output: Output, *, references: tables.References = "near") -> int:
-    """Join the shards in `caches`, and print and write the result. `references` and the exit code are as in `run`.
+def _name_assumed(computed: Computed) -> None:
+    classes, root = computed.nets[0].manifest.classes, printable(str(computed.data.root))
+    print(
+        f"note: the folders of {root} are numbered, and the numbers are taken as positions in the net's "
+        f"{len(classes):,} classes (0 is {classes[0].wnid}). If they stand for other classes, add synset_words.txt to "
+        "the folder",
+        file=sys.stderr,
+    )
+
+
+def merge(
+    caches: Sequence[Path],
+    output: Output,
+    *,
+    scoring: Scoring | None = None,
+    references: tables.References = "near",
+) -> int:
+    """Join the shards in `caches`, and print and write the result. Other arguments and the exit code are as in `run`.
 
     Raises the errors of `collect`.
     """
-    shards = collect(caches)
-    return finish(assemble(shards), shards, output, references=references)
+    return finish(Scores(collect(caches), scoring), output, references=references)[1]
 
 
-def _write_report(result: Evaluation, shards: Sequence[Shards], computed: Computed, folder: Path) -> None:
+def _write_report(result: Evaluation, scores: Scores, computed: Computed, folder: Path) -> None:
     from alexnet_infer.evaluation.examples import choose_examples
     from alexnet_infer.evaluation.report import ReportedNet, write_report
 
     preprocessing = computed.nets[0].manifest.preprocessing
-    examples = choose_examples(shards, computed.data, computed.positions, preprocessing)
+    examples = choose_examples(scores, computed.data, computed.positions, preprocessing)
     # The weights of an exported file can't be read. The page shows the kernels of all nets or of none.
     files = [net.opened for net in computed.nets]
     exported = any(file.info is not None for file in files)
@@ -176,26 +201,25 @@ def _write_report(result: Evaluation, shards: Sequence[Shards], computed: Comput
     print(f"report: {page}", file=sys.stderr)
 
 
-def finish(
-    result: Evaluation, nets: Sequence[Shards], output: Output, *, references: tables.References = "near"
-) -> int:
-    """Print the result, and write the table of predictions if there is a file for it.
+def finish(scores: Scores, output: Output, *, references: tables.References = "near") -> tuple[Evaluation, int]:
+    """Compute and print the result, and write the table of predictions if there is a file for it.
 
-    Returns the exit code: 0, or 1 if images can't be read or a condition holds, or UnreadableInputError's if no image
-    can be read.
+    Returns the result and the exit code: 0, or 1 if images can't be read or a condition holds, or
+    UnreadableInputError's if no image can be read.
     """
+    result, _ = assembled(scores)
     _print(result, output.form, references)
     sys.stdout.flush()  # the result is printed even if a later step fails
     unreadable = result.data.unreadable
     name_unreadable(unreadable)
     if output.save_predictions is not None:
-        save_table(nets, output.save_predictions)
+        save_table(scores, output.save_predictions)
     failed = [condition for condition in output.fail_if if condition.holds(result)]
     for condition in failed:
         print(f"--fail-if: {condition} holds", file=sys.stderr)
     if len(unreadable) == result.data.images:
-        return UnreadableInputError.exit_code
-    return 1 if failed or unreadable else 0
+        return result, UnreadableInputError.exit_code
+    return result, 1 if failed or unreadable else 0
 
 
 def _print(result: Evaluation, form: str, references: tables.References) -> None:

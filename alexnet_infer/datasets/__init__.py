@@ -54,6 +54,11 @@ class LabelledImages:
         self._source.root = root
         self.layout, self.classes = self._source.layout, self._source.classes
 
+    @property
+    def assumed(self) -> bool:
+        """Whether the labels were taken as positions in `numbered`, because nothing in the set says what they are."""
+        return isinstance(self._source, Folders) and self._source.assumed
+
     def __len__(self) -> int:
         return len(self._source)
 
@@ -104,9 +109,10 @@ def open_images(
 
 
 def detected(root: Path, split: Split, layout: str | None = None) -> str | None:
-    """Return the layout that `root` looks like, or None. The set may be incomplete. Raises the errors of `_choose`."""
+    """Return the layout that `root` looks like, or None. Its set may be incomplete."""
     try:
-        return _choose(root, split, layout)[0].layout
+        source, folder = _choose(root, split, layout)
+        return source.layout if source.detect(folder, split) else None
     except (OSError, UnreadableInputError, UsageError):
         return None
 

@@ -57,9 +57,13 @@ class Folders(Listed):
             images = {path: own for path, own in images.items() if own or is_wordnet_id(path.name)}
         if not any(images.values()):
             raise UnreadableInputError(f"{folder}: no images here; expected one folder of images per class")
-        self.numbered = all(_is_index(path.name) for path in images)
-        """Whether the folders are named by class indices."""
-        owners = _by_index(root, folder, images, numbered) if self.numbered else _by_name(root, images)
+        self.assumed = False
+        if all(_is_index(path.name) for path in images):
+            where, classes = _index(root, folder, images, numbered)
+            self.assumed = classes is numbered
+            owners = _by_index(folder, images, where, classes)
+        else:
+            owners = _by_name(root, images)
         self.classes = tuple(sorted(owners, key=lambda c: c.wnid))
         if len({c.wnid for c in self.classes}) < len(images):
             raise UnreadableInputError(f"{folder}: two folders are the same class; expected one folder per class")
@@ -116,33 +120,40 @@ def _by_name(root: Folder, images: Mapping[Folder, object]) -> dict[ClassName, F
     return {class_name(path, wnid, names.get(wnid)): path for wnid, path in wnids}
 
 
-def _by_index(
+def _index(
     root: Folder, folder: Folder, images: Mapping[Folder, object], numbered: Sequence[ClassName]
+) -> tuple[str, Sequence[ClassName]]:
+    """The classes that the numbers of the folders stand for, and where they are from.
+
+    Raises UnreadableInputError if nothing says what they stand for.
+    """
+    table, names = find_table(root)
+    ilsvrc, numbers = ilsvrc_classes(), sorted(int(path.name) for path in images)
+    if names:
+        check_sorted(table, names)
+        return f"the lines of {table}", [class_name(table, wnid, name) for wnid, name in names.items()]
+    if numbers == list(range(len(ilsvrc))):
+        return "ILSVRC's classes", ilsvrc
+    if numbered:
+        return "the net's classes", numbered
+    raise UnreadableInputError(
+        f"{folder}: its folders are numbered ({listed(numbers)}), and nothing says which classes they stand for; "
+        "add synset_words.txt: one line per class, in order of WordNet ids, with the id, a space and the name"
+    )
+
+
+def _by_index(
+    folder: Folder, images: Mapping[Folder, object], where: str, classes: Sequence[ClassName]
 ) -> dict[ClassName, Folder]:
-    """The class of each folder that is named by an index. Raises UnreadableInputError if the indices are unclear."""
+    """The class of each folder that is named by a position in `classes`."""
     folders = {int(path.name): path for path in images}
     if len(folders) < len(images):
         raise UnreadableInputError(f"{folder}: two folders have the same number; expected one folder per class")
-    table, names = find_table(root)
-    ilsvrc = ilsvrc_classes()
-    if names:
-        check_sorted(table, names)
-        classes = [class_name(table, wnid, name) for wnid, name in names.items()]
-    elif sorted(folders) == list(range(len(ilsvrc))):
-        classes = ilsvrc
-    elif numbered:
-        classes = numbered
-    else:
-        raise UnreadableInputError(
-            f"{folder}: its folders are numbered ({listed(sorted(folders))}), and the classes that the numbers stand "
-            "for are unknown; add synset_words.txt: one line per class, in order of WordNet ids, with the id, a space "
-            "and the name"
-        )
     if max(folders) >= len(classes):
         raise UnreadableInputError(
-            f"{folder}: has a folder {shown(folders[max(folders)].name)}; expected class indices from 0 to "
-            f"{len(classes) - 1}{f', the lines of {table}' if names else ''}. Numbers from 1, or in the devkit's "
-            "order, are no class indices"
+            f"{folder}: has a folder {shown(folders[max(folders)].name)}; expected numbers from 0 to "
+            f"{len(classes) - 1}, positions in {where}. If they count from 1, or are the devkit's, rename the folders "
+            "to WordNet ids"
         )
     return {classes[number]: path for number, path in folders.items()}
 

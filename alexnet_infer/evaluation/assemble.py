@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
-from alexnet_infer.datasets import map_classes
-from alexnet_infer.errors import shown
+from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.evaluation.paper import deviations
 from alexnet_infer.evaluation.predictions import ABOUT, About, ImageRow, Predictions, PredictionsError
 from alexnet_infer.evaluation.result import Data, Evaluation, NetFacts, Protocol, Sample, evaluation
+from alexnet_infer.evaluation.scoring import Scores, Scoring, Shards
 from alexnet_infer.evaluation.tally import Tally
-from alexnet_infer.manifest import ClassName, check_same_classes
-from alexnet_infer.metrics import mean_probabilities
+from alexnet_infer.manifest import check_same_classes
 from alexnet_infer.reading import Unreadable
-
-Shards = Sequence[Predictions]
-"""The predictions of one net, in consecutive parts of the images."""
 
 
 def collect(folders: Sequence[Path]) -> list[Shards]:
@@ -110,47 +105,76 @@ def _count(shards: Shards) -> int:
     return data["images"] if data["sample"] is None else data["sample"]
 
 
-def assemble(nets: Sequence[Shards]) -> Evaluation:
+def assemble(nets: Sequence[Shards], scoring: Scoring | None = None) -> Evaluation:
     """Compute the result from complete predictions for the same images. Several nets are also averaged.
 
-    Raises PredictionsError if the predictions are damaged or for different images.
+    Raises the errors of `Scores`.
     """
-    about = nets[0][0].about
-    classes = [ClassName(wnid=wnid, name=name) for wnid, name in about.data["classes"]]
-    outputs = outputs_of(about.net)
-    to_net = np.array(map_classes(classes, outputs))
+    return assembled(Scores(nets, scoring))[0]
+
+
+def assembled(scores: Scores) -> tuple[Evaluation, Tally]:
+    """Return the result, and the headline's tally: the mean's, or the only net's. Raises the errors of `Scores`."""
+    nets, classes, data = scores.nets, scores.classes, scores.about.data
     tallies, mean = [Tally(len(classes)) for _ in nets], Tally(len(classes))
     names: list[str] = []
     unread: list[ImageRow] = []
-    for rows, probabilities in together(nets):
-        names += [_last(row.name) for row in rows]
-        unread += [row for row in rows if row.error is not None]
-        scored = [*zip(tallies, probabilities, strict=True)]
+    for chunk in scores.chunks():
+        names += [_last(row.name) for row in chunk.rows]
+        unread += [row for row in chunk.rows if row.error is not None]
+        scored = [*zip(tallies, chunk.probabilities, strict=True)]
         if len(nets) > 1:
-            scored.append((mean, mean_probabilities(probabilities)))
+            scored.append((mean, chunk.mean))
         for tally, values in scored:
-            _add(tally, rows, values, to_net)
+            _add(tally, chunk.rows, values, chunk.right)
+    if not names:
+        raise UsageError(f"--labels {scores.scoring.labels}: no image has a right class; expected one or more")
     facts = dict(zip(display_names(nets), (shards[0].about.net for shards in nets), strict=True))
-    data = _data(about, names, [classes[label].wnid for label in tallies[0].records["label"]], unread)
+    described = _data(scores.about, names, [classes[label].wnid for label in tallies[0].records["label"]], unread)
     sentences = deviations(
         wnids=[named.wnid for named in classes],
-        images=data.images,
-        views=about.views,
+        images=data["images"] if data["sample"] is None else data["sample"],
+        views=scores.about.views,
         nets={name: net["departures"] for name, net in facts.items()},
-        unknown_classes=int((to_net < 0).sum()),
-        sample_of=data.sample and data.sample.of,
+        unknown_classes=int((scores.to_output < 0).sum()),
+        sample_of=described.sample and described.sample.of,
+        scored=_how_scored(scores),
     )
-    return evaluation(
-        data=data,
-        protocol=Protocol(views=about.views, nets=len(nets), deviations=tuple(sentences)),
+    headline = mean if len(nets) > 1 else tallies[0]
+    result = evaluation(
+        data=described,
+        protocol=Protocol(
+            views=scores.about.views,
+            nets=len(nets),
+            classes=scores.scoring.classes,
+            outputs=len(scores.outputs),
+            labels=scores.scoring.labels,
+            deviations=tuple(sentences),
+        ),
         classes=classes,
-        guesses=outputs,
+        guesses=scores.outputs,
         nets=[
             (NetFacts(name=name, **{key: net[key] for key in ("sha256", "backend", "parameters")}), tally)
             for (name, net), tally in zip(facts.items(), tallies, strict=True)
         ],
         ensemble=mean if len(nets) > 1 else None,
     )
+    return result, headline
+
+
+def _how_scored(scores: Scores) -> Iterator[str]:
+    """Yield the ways in which the scoring differs from ILSVRC's, one sentence each."""
+    outputs, of = len(scores.outputs), len(scores.about.net["wnids"])
+    if scores.scoring.classes != "all":
+        which = "that the data has" if scores.scoring.wnids is None else f"in {scores.scoring.classes}"
+        yield f"The nets choose among the {outputs:,} of their {of:,} classes {which}."
+    if left_out := scores.about.data.get("left_out"):
+        yield f"{left_out:,} images of classes that the nets do not know were left out."
+    if scores.scoring.labels is not None:
+        yield (
+            f"The labels are those of {scores.scoring.labels}, of which any may be right; {scores.left_out:,} images "
+            "without a right label were left out."
+        )
 
 
 def _data(about: About, names: Sequence[str], wnids: Sequence[str], unread: Sequence[ImageRow]) -> Data:
@@ -173,21 +197,6 @@ def _last(name: str) -> str:
     return PurePosixPath(name).name
 
 
-def together(nets: Sequence[Shards]) -> Iterator[tuple[list[ImageRow], list[np.ndarray]]]:
-    """Yield the images in order, B at a time, with each net's probabilities float32 [B, classes].
-
-    Raises PredictionsError if the predictions are damaged or for different images.
-    """
-    walks = [(chunk for part in shards for chunk in part.chunks()) for shards in nets]
-    for chunks in zip(*walks, strict=True):
-        if any(rows != chunks[0][0] for rows, _ in chunks):
-            raise PredictionsError(
-                f"{nets[0][0].folder}: its images differ from those in the other nets' predictions, or could be read "
-                "in only one of the runs; remove the folder and run the evaluation again"
-            )
-        yield chunks[0][0], [values for _, values in chunks]
-
-
 def display_names(nets: Sequence[Shards]) -> list[str]:
     """Return the names of the nets. A name that several nets share is followed by the first digits of the SHA-256."""
     facts = [shards[0].about.net for shards in nets]
@@ -195,19 +204,14 @@ def display_names(nets: Sequence[Shards]) -> list[str]:
     return [net["name"] if count[net["name"]] == 1 else f"{net['name']} {net['sha256'][:8]}" for net in facts]
 
 
-def outputs_of(net: Mapping[str, Any]) -> list[ClassName]:
-    """Return the classes of a net from its entry in the predictions (`About.net`)."""
-    return [ClassName(wnid=wnid, name=name) for wnid, name in zip(net["wnids"], net["names"], strict=True)]
-
-
-def _add(tally: Tally, rows: Sequence[ImageRow], values: np.ndarray, to_net: np.ndarray) -> None:
+def _add(tally: Tally, rows: Sequence[ImageRow], values: np.ndarray, right: np.ndarray) -> None:
     """Add images to the tally in their order: each run of readable images at once, the others one by one."""
-    labels = np.array([row.label for row in rows])
+    labels = np.array([row.label for row in rows], int)
     unreadable = [i for i, row in enumerate(rows) if row.error is not None]
     begin = 0
     for end in (*unreadable, len(rows)):
         if end > begin:
-            tally.add(values[begin:end], labels[begin:end], to_net[labels[begin:end]])
+            tally.add(values[begin:end], labels[begin:end], right[begin:end])
         if end < len(rows):
             tally.add_unreadable(int(labels[end]))
         begin = end + 1

@@ -17,7 +17,7 @@ from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import ENGINE_SUFFIXES
 from alexnet_infer.datasets import LabelledImages, map_classes, open_images
 from alexnet_infer.datasets.sampling import stratified
-from alexnet_infer.errors import UsageError, printable, shown
+from alexnet_infer.errors import UnreadableInputError, UsageError, printable, shown
 from alexnet_infer.evaluation.on_ray import predict_on_ray
 from alexnet_infer.evaluation.paper import deviations_of_net
 from alexnet_infer.evaluation.pipeline import Clock, predict
@@ -52,6 +52,8 @@ class EvaluationRequest:
     workers: int | None = None
     limit: int | None = None
     """The number of images of a stratified sample, or None for all images."""
+    only_known: bool = False
+    """Leave out the images of classes that the nets do not know, instead of counting them as wrong."""
     shard: int = 0
     """The part that this machine computes, from 0 to `shards` - 1."""
     shards: int = 1
@@ -107,17 +109,31 @@ def compute(request: EvaluationRequest, clock: Clock | None = None) -> Computed:
 
     Raises the errors of `open_images`, `load` and `Predictions`, and UsageError if the nets can't be averaged.
     """
-    data = open_images(request.data, request.split, request.layout)
+    return compute_with(load_nets(request), request, clock)
+
+
+def load_nets(request: EvaluationRequest) -> list[Net]:
+    """Load the nets of a request, sorted by name. Raises UsageError if they can't be averaged."""
+    if not request.data.exists():  # the nets may take a while to load
+        raise UnreadableInputError(f"{request.data}: no such file or folder")
     nets = [_load(path, request) for path in request.models]
     nets.sort(key=lambda net: (net.manifest.name, net.opened.sha256))
     _check_different(nets, request)
     _check_same_views(nets)
     check_same_classes([net.manifest.wnids for net in nets], [str(net.opened.path) for net in nets])
-    map_classes(data.classes, nets[0].manifest.classes)  # raises before anything is computed
-    positions = _positions(data, request)
+    return nets
+
+
+def compute_with(nets: list[Net], request: EvaluationRequest, clock: Clock | None = None) -> Computed:
+    """Compute the predictions of nets from `load_nets`. Other arguments and errors are those of `compute`."""
+    classes = nets[0].manifest.classes
+    data = open_images(request.data, request.split, request.layout, numbered=classes)
+    to_net = map_classes(data.classes, classes)  # raises before anything is computed
+    known = [i for i, label in enumerate(data.labels) if to_net[label] >= 0] if request.only_known else None
+    positions = _positions(data, request, known)
     begin, end = _range(len(positions), request)
     shared = {
-        "data": _data_facts(data, request, len(positions)),
+        "data": _data_facts(data, request, len(positions), known),
         "views": nets[0].views,
         "batch": request.batch,
         "software": f"alexnet-infer {__version__}, Pillow {PIL.__version__}, NumPy {np.__version__}",
@@ -174,12 +190,15 @@ def _check_same_views(nets: Sequence[Net]) -> None:
             )
 
 
-def _positions(data: LabelledImages, request: EvaluationRequest) -> Sequence[int]:
+def _positions(data: LabelledImages, request: EvaluationRequest, known: Sequence[int] | None) -> Sequence[int]:
+    """The positions of the images to evaluate. `known` are those of the classes that the nets know, or None for all."""
+    every = range(len(data)) if known is None else known
     if request.limit is None:
-        return range(len(data))
-    if request.limit > len(data):
-        raise UsageError(f"--limit {request.limit}: the set has {len(data)} images; expected at most that many")
-    return stratified(data.labels, request.limit)
+        return every
+    if request.limit > len(every):
+        raise UsageError(f"--limit {request.limit}: the set has {len(every)} images; expected at most that many")
+    labels = data.labels if known is None else [data.labels[i] for i in known]
+    return [every[i] for i in stratified(labels, request.limit)]
 
 
 def _range(count: int, request: EvaluationRequest) -> tuple[int, int]:
@@ -191,16 +210,24 @@ def _range(count: int, request: EvaluationRequest) -> tuple[int, int]:
     return begin, min(end, count)
 
 
-def _data_facts(data: LabelledImages, request: EvaluationRequest, count: int) -> dict[str, Any]:
-    return {
-        "name": printable(request.data.resolve().name),
+def _data_facts(
+    data: LabelledImages, request: EvaluationRequest, count: int, known: Sequence[int] | None
+) -> dict[str, Any]:
+    facts = {
+        "name": printable(_name(request.data.resolve())),
         "layout": data.layout,
         "split": request.split,
         "listing": data.listing,
         "classes": [[c.wnid, c.name] for c in data.classes],
-        "images": len(data),
+        "images": len(data) if known is None else len(known),
         "sample": None if request.limit is None else count,
     }
+    return facts if known is None else {**facts, "left_out": len(data) - len(known)}
+
+
+def _name(path: Path) -> str:
+    """The name of a set: that of its folder, or of its archive without the suffix."""
+    return path.stem if path.is_file() else path.name
 
 
 def _net_facts(net: Net) -> dict[str, Any]:

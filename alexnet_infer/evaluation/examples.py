@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from alexnet_infer.datasets import LabelledImages
-from alexnet_infer.evaluation.assemble import Shards, outputs_of, together
 from alexnet_infer.evaluation.predictions import ImageRow
+from alexnet_infer.evaluation.scoring import Scores
 from alexnet_infer.manifest import ClassName
-from alexnet_infer.metrics import highest, mean_probabilities
+from alexnet_infer.metrics import highest
 from alexnet_infer.preprocess import Preprocessing
 
 SHOWN = 24
@@ -44,47 +44,42 @@ class Examples:
 
 
 def choose_examples(
-    nets: Sequence[Shards], data: LabelledImages, positions: Sequence[int], preprocessing: Preprocessing
+    scores: Scores, data: LabelledImages, positions: Sequence[int], preprocessing: Preprocessing
 ) -> Examples:
     """Choose images from complete predictions for the images at `positions` of `data`, and read them again.
 
     Unreadable images are not chosen. Equal predictions give the same sample. Raises the errors of `data.at`.
     """
-    about = nets[0][0].about
-    outputs = outputs_of(about.net)
-    wnids = [wnid for wnid, _ in about.data["classes"]]
-    confidence, wrong, read = [], [], []
-    for rows, best in _averaged(nets):
+    confidence, wrong, read, at = [], [], [], []
+    for chunk in scores.chunks():
+        best = chunk.mean
         confidence.append(best.max(1))
-        wrong += [outputs[guess].wnid != wnids[row.label] for row, guess in zip(rows, best.argmax(1), strict=True)]
-        read += [row.error is None for row in rows]
-    mistaken = np.flatnonzero(np.array(wrong) & np.array(read))
-    mistakes = mistaken[highest(np.concatenate(confidence)[mistaken], SHOWN)].tolist()
+        wrong.append((best.argmax(1)[:, None] != chunk.right).all(1))
+        read += [row.error is None for row in chunk.rows]
+        at += [positions[place] for place in chunk.places]
+    confidence, wrong = np.concatenate(confidence), np.concatenate(wrong)
+    mistaken = np.flatnonzero(wrong & np.array(read))
+    mistakes = mistaken[highest(confidence[mistaken], SHOWN)].tolist()
     readable = np.flatnonzero(read)
     drawn = sorted(np.random.default_rng(0).choice(readable, min(SHOWN, len(readable)), replace=False).tolist())
     places = sorted({*mistakes, *drawn})
-    examples = data.at([positions[place] for place in places])
+    examples = data.at([at[place] for place in places])
     shown = {
         place: Shown(
             name=row.name,
             square=example.square(preprocessing.rescaling),
             label=data.classes[example.label],
-            guesses=tuple((outputs[guess], float(scores[guess])) for guess in highest(scores, GUESSES)),
+            guesses=tuple((scores.outputs[guess], float(values[guess])) for guess in highest(values, GUESSES)),
         )
-        for place, example, (row, scores) in zip(places, examples, _at(places, nets), strict=True)
+        for place, example, (row, values) in zip(places, examples, _at(places, scores), strict=True)
     }
     return Examples(mistakes=tuple(shown[i] for i in mistakes), sample=tuple(shown[i] for i in drawn))
 
 
-def _averaged(nets: Sequence[Shards]) -> Iterator[tuple[list[ImageRow], np.ndarray]]:
-    """Yield the images in order, B at a time, with the mean probabilities of the nets, float32 [B, classes]."""
-    for rows, probabilities in together(nets):
-        yield rows, mean_probabilities(probabilities)
-
-
-def _at(places: Sequence[int], nets: Sequence[Shards]) -> Iterator[tuple[ImageRow, np.ndarray]]:
-    """Yield the images at `places`, in ascending order, with their mean probabilities [classes]."""
+def _at(places: Sequence[int], scores: Scores) -> Iterator[tuple[ImageRow, np.ndarray]]:
+    """Yield the scored images at `places`, in ascending order, with their mean probabilities [outputs]."""
     begin = 0
-    for rows, best in _averaged(nets):
-        yield from ((rows[i - begin], best[i - begin]) for i in places if begin <= i < begin + len(rows))
-        begin += len(rows)
+    for chunk in scores.chunks():
+        best, end = chunk.mean, begin + len(chunk.rows)
+        yield from ((chunk.rows[i - begin], best[i - begin]) for i in places if begin <= i < end)
+        begin = end

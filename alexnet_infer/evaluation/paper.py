@@ -6,7 +6,7 @@ ImageNet Classification with Convolutional Neural Networks", CS231N report, Stan
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, BatchNorm, Conv, Dense, MaxPool
@@ -169,12 +169,13 @@ def deviations(
     nets: Mapping[str, Sequence[str]],
     unknown_classes: int = 0,
     sample_of: int | None = None,
+    scored: Iterable[str] = (),
 ) -> Iterator[str]:
     """Yield the differences between a run and the paper's protocol, one sentence for each.
 
     `wnids` are the data's classes in sorted order, of which the nets do not have `unknown_classes`. `images` is the
     number of images evaluated. `nets` has the `deviations_of_net` of each net by its name. `sample_of` is the size of
-    the full set if only a sample was evaluated, and None otherwise.
+    the full set if only a sample was evaluated, and None otherwise. `scored` are the differences in the scoring.
     """
     full = images if sample_of is None else sample_of
     if not is_papers_validation_set(wnids, full):
@@ -187,6 +188,7 @@ def deviations(
         yield f"Only a sample of {images:,} of the {sample_of:,} images was evaluated."
     if views == "center":
         yield "Only the central view of each image was used; the paper averages ten views."
+    yield from scored
     distinct = dict.fromkeys(clause for clauses in nets.values() for clause in clauses)  # in order
     for clause in distinct:
         yield f"{_names([name for name, clauses in nets.items() if clause in clauses], nets)}: {clause}."

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from alexnet_infer import strict_json
-from alexnet_infer.errors import AlexNetInferError, UsageError, one_line, shown
+from alexnet_infer.errors import AlexNetInferError, UnreadableInputError, UsageError, one_line, shown
 from alexnet_infer.files import lock, write_atomically, writing
 from alexnet_infer.metrics import are_probabilities
 
@@ -37,7 +37,7 @@ CHUNK = 1024
 class PredictionsError(AlexNetInferError):
     """Predictions that are damaged, incomplete or from different evaluations."""
 
-    exit_code = 4
+    exit_code = UnreadableInputError.exit_code
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):

@@ -55,6 +55,12 @@ class Protocol:
 
     views: Views
     nets: int
+    classes: str = "all"
+    """The classes among which the nets choose: "all" theirs, "shared" with the data, or the name of a file."""
+    outputs: int | None = None
+    """The number of these classes."""
+    labels: str | None = None
+    """The file with the right classes, or None for the data's own labels."""
     deviations: tuple[str, ...] = ()
     """Differences from the paper's protocol, one sentence each."""
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from alexnet_infer.errors import BackendError, UsageError
-from alexnet_infer.evaluation.assemble import Shards, display_names, together
+from alexnet_infer.evaluation.assemble import display_names
+from alexnet_infer.evaluation.scoring import Scores
 from alexnet_infer.files import write_atomically, writing
-from alexnet_infer.metrics import highest, mean_probabilities
+from alexnet_infer.metrics import highest
 
 TOP = 5
 """Guesses per image."""
@@ -35,7 +36,7 @@ def check_table(path: Path) -> None:
             raise BackendError("Parquet output needs pyarrow: pip install pyarrow, or choose .csv") from None
 
 
-def save_table(nets: Sequence[Shards], path: Path) -> None:
+def save_table(scores: Scores, path: Path) -> None:
     """Write one row per image.
 
     A row has the image's name, label and error, the five best guesses of the ensemble or of the only net with their
@@ -43,22 +44,20 @@ def save_table(nets: Sequence[Shards], path: Path) -> None:
 
     Raises UsageError if the file can't be written.
     """
-    rows = _rows(nets)
+    rows = _rows(scores)
     data = _parquet(rows) if path.suffix == ".parquet" else _csv(rows)
     with writing(f"--save-predictions {path}"):
         write_atomically(path, data)
 
 
-def _rows(nets: Sequence[Shards]) -> Iterator[dict[str, Any]]:
-    about = nets[0][0].about
-    wnids, names = about.net["wnids"], display_names(nets)
-    labels = [wnid for wnid, _ in about.data["classes"]]
-    for rows, probabilities in together(nets):
-        best = mean_probabilities(probabilities)
+def _rows(scores: Scores) -> Iterator[dict[str, Any]]:
+    wnids, names = [output.wnid for output in scores.outputs], display_names(scores.nets)
+    for chunk in scores.chunks():
+        best = chunk.mean
         order = highest(best, TOP)
-        firsts = [values.argmax(1) for values in probabilities]
-        for i, row in enumerate(rows):
-            fields: dict[str, Any] = {"image": row.name, "label": labels[row.label], "error": row.error}
+        firsts = [values.argmax(1) for values in chunk.probabilities]
+        for i, row in enumerate(chunk.rows):
+            fields: dict[str, Any] = {"image": row.name, "label": scores.classes[row.label].wnid, "error": row.error}
             read = row.error is None
             for k in range(TOP):
                 guess = int(order[i, k]) if read and k < order.shape[1] else None

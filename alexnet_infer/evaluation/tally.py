@@ -22,10 +22,10 @@ The sum over eight million images fits in 64 bits. A float32 above 2^-16 has no 
 
 RECORD = np.dtype([("label", "<i4"), ("guess", "<i4"), ("ahead", "<i4"), ("confidence", "<i8")])
 """One image: its label (position in the data's classes); the net's best class, or -1 if the image can't be read; the
-number of classes ahead of the label, or NEVER; the probability of the best class in units of 2^-40."""
+number of classes ahead of the best right one, or NEVER; the probability of the best class in units of 2^-40."""
 
 NEVER = 2**31 - 1
-"""The value of `ahead` for an image that can't be right: it is unreadable, or its class is not one of the net's."""
+"""The value of `ahead` for an image that can't be right: it is unreadable, or no right class is one of the net's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,21 +92,24 @@ class Tally:
         """The number of images so far, including unreadable ones."""
         return sum(map(len, self._parts))
 
-    def add(self, probabilities: np.ndarray, data_labels: np.ndarray, net_labels: np.ndarray) -> None:
+    def add(self, probabilities: np.ndarray, data_labels: np.ndarray, right: np.ndarray) -> None:
         """Add the next B images.
 
-        `probabilities` is [B, C]. `data_labels` [B] are positions in the data's classes. `net_labels` [B] are indices
-        of the net's C classes, or -1 if the net does not have the class. Such an image counts as wrong. With
-        C <= 5, all other images are right in the top 5. If probabilities are equal, the lower index ranks first.
+        `probabilities` is [B, C]. `data_labels` [B] are positions in the data's classes. `right` [B] or [B, R] are the
+        indices of the net's C classes that are right. -1 is no class of the net: an image without any other counts as
+        wrong. With C <= 5, all other images are right in the top 5. If probabilities are equal, the lower index ranks
+        first.
 
         Raises UsageError if shapes or labels are invalid, or if a value is NaN or not a probability.
         """
-        probabilities, data_labels, net_labels = map(np.asarray, (probabilities, data_labels, net_labels))
+        probabilities, data_labels, right = map(np.asarray, (probabilities, data_labels, right))
+        right = right[:, None] if right.ndim == 1 else right
         if probabilities.ndim != 2 or not probabilities.shape[1]:
             raise UsageError(f"probabilities {probabilities.shape}: expected [B, C] with C at least 1")
         images, outputs = probabilities.shape
         _check_labels("data_labels", data_labels, images, 0, self.classes)
-        _check_labels("net_labels", net_labels, images, -1, outputs)
+        for labels in right.T:
+            _check_labels("right", labels, images, -1, outputs)
         valid = are_probabilities(probabilities)
         if not valid.all():
             image, index = np.argwhere(~valid)[0]
@@ -117,8 +120,8 @@ class Tally:
         records["guess"] = guess = probabilities.argmax(1)  # the first of equal ones
         best = probabilities[np.arange(images), guess].astype(np.float64)
         records["confidence"] = np.rint(np.minimum(best, 1) * 2.0**UNIT_BITS)
-        ahead = classes_ahead(probabilities, np.maximum(net_labels, 0))
-        records["ahead"] = np.where(net_labels < 0, NEVER, ahead)
+        ahead = [np.where(labels < 0, NEVER, classes_ahead(probabilities, np.maximum(labels, 0))) for labels in right.T]
+        records["ahead"] = np.min(ahead, axis=0)
         self._parts.append(records)
 
     def add_unreadable(self, data_label: int) -> None:

@@ -242,12 +242,12 @@ def test_shards_merged_in_any_order_give_the_same_bytes_as_one_machine(evaluate,
         assert f"shard {i}/3: images {20 * (i - 1) + 1} to {20 * i} are in {cache}" in err
     for order in itertools.permutations(caches):
         assert run("eval", "merge", *order, "--json") == whole
-    one_line(run("eval", "merge", *caches[:2], "--json"), 4, "images 40 to 59 are missing")
-    one_line(run("eval", "merge", *caches[1:], "--json"), 4, "images 0 to 19 are missing")
+    one_line(run("eval", "merge", *caches[:2], "--json"), 3, "images 40 to 59 are missing")
+    one_line(run("eval", "merge", *caches[1:], "--json"), 3, "images 0 to 19 are missing")
     evaluate(*nets, "--shard", "1/2", "--cache", tmp_path / "half")
-    one_line(run("eval", "merge", *caches, tmp_path / "half"), 4, "present twice", "do not mix shards")
+    one_line(run("eval", "merge", *caches, tmp_path / "half"), 3, "present twice", "do not mix shards")
     evaluate(*nets, "--views", "ten", "--shard", "1/3", "--cache", tmp_path / "ten")
-    one_line(run("eval", "merge", *caches, tmp_path / "ten"), 4, "data, views or batch differ")
+    one_line(run("eval", "merge", *caches, tmp_path / "ten"), 3, "data, views or batch differ")
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_damaged_predictions_are_a_one_line_error(evaluate, run, tmp_path, name,
     evaluate()
     (path,) = (tmp_path / "cache").glob(f"*/{name}")
     path.write_bytes(data)
-    one_line(run("eval", "merge", tmp_path / "cache"), 4, str(path.parent))
+    one_line(run("eval", "merge", tmp_path / "cache"), 3, str(path.parent))
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_more_shards_than_batches_are_refused(evaluate):
 
 @pytest.mark.parametrize("folder", ["absent", "."])
 def test_a_folder_without_predictions_is_refused(run, tmp_path, folder):
-    one_line(run("eval", "merge", tmp_path / folder), 4, "no predictions;", "eval --shard")
+    one_line(run("eval", "merge", tmp_path / folder), 3, "no predictions;", "eval --shard")
 
 
 # Options.

@@ -12,8 +12,9 @@ import pytest
 from msgspec.structs import replace
 
 from alexnet_infer.errors import UsageError
-from alexnet_infer.evaluation.assemble import assemble, collect, display_names, together
+from alexnet_infer.evaluation.assemble import assemble, collect, display_names
 from alexnet_infer.evaluation.predictions import About, ImageRow, Predictions, PredictionsError
+from alexnet_infer.evaluation.scoring import together
 from alexnet_infer.reading import Unreadable
 from tests.datasets.mini import WNIDS, refused
 from tests.evaluation.toys import OTHER_WNIDS, about

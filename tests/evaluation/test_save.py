@@ -12,6 +12,7 @@ import pytest
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.evaluation.predictions import ImageRow, Predictions
 from alexnet_infer.evaluation.save import check_table, save_table
+from alexnet_infer.evaluation.scoring import Scores
 from tests.datasets.mini import WNIDS, refused
 from tests.evaluation.toys import about
 
@@ -52,7 +53,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def test_guesses_are_the_stable_order_of_the_mean_and_of_each_net(nets, tmp_path):
-    save_table(nets, tmp_path / "table.csv")
+    save_table(Scores(nets), tmp_path / "table.csv")
     rows = read_csv(tmp_path / "table.csv")
     assert len(rows) == COUNT
     ties = 0
@@ -76,7 +77,7 @@ def test_guesses_are_the_stable_order_of_the_mean_and_of_each_net(nets, tmp_path
 def test_csv_and_parquet_agree(nets, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
     for name in ("table.csv", "table.parquet"):
-        save_table(nets, tmp_path / name)
+        save_table(Scores(nets), tmp_path / name)
     csv_rows = read_csv(tmp_path / "table.csv")
     parquet_rows = parquet.read_table(tmp_path / "table.parquet").to_pylist()
     assert list(csv_rows[0]) == list(parquet_rows[0])
@@ -91,15 +92,15 @@ def test_columns_have_their_type_even_when_they_are_empty(nets, tmp_path):
     unreadable = Predictions(tmp_path, about(1))
     unreadable.append([ImageRow("0.jpg", 0, "not an image")], np.zeros((1, 6), np.float32))
     unreadable.close()
-    save_table([[unreadable]], tmp_path / "empty.parquet")
-    save_table(nets[:1], tmp_path / "filled.parquet")
+    save_table(Scores([[unreadable]]), tmp_path / "empty.parquet")
+    save_table(Scores(nets[:1]), tmp_path / "filled.parquet")
     empty, filled = (parquet.read_schema(tmp_path / name) for name in ("empty.parquet", "filled.parquet"))
     assert [(field.name, field.type) for field in empty] == [(field.name, field.type) for field in filled]
 
 
 def test_nets_with_the_same_name_have_separate_columns(tmp_path):
     twins = [predictions(tmp_path, "net", digest, own) for digest, own in NETS.values()]
-    save_table(twins, tmp_path / "table.csv")
+    save_table(Scores(twins), tmp_path / "table.csv")
     rows = read_csv(tmp_path / "table.csv")
     columns = [name for name in rows[0] if name.endswith(": guess")]
     assert columns == ["net 11111111: guess", "net 22222222: guess"]
@@ -110,7 +111,7 @@ def test_a_net_of_three_classes_has_three_guesses(tmp_path):
     stored = Predictions(tmp_path, about(1, wnids=WNIDS[:3]))
     stored.append([ImageRow("0.jpg", 0, None)], np.float32([[0.2, 0.5, 0.3]]))
     stored.close()
-    save_table([[stored]], tmp_path / "table.csv")
+    save_table(Scores([[stored]]), tmp_path / "table.csv")
     (row,) = read_csv(tmp_path / "table.csv")
     assert [row[f"guess_{k}"] for k in range(1, 6)] == [WNIDS[1], WNIDS[2], WNIDS[0], "", ""]
 
@@ -133,5 +134,8 @@ def test_parquet_without_pyarrow_is_refused_with_the_pip_command(tmp_path, monke
 def test_a_table_that_cannot_be_written_is_a_one_line_error(nets, tmp_path):
     (tmp_path / "table.csv").mkdir()
     refused(
-        lambda: save_table(nets, tmp_path / "table.csv"), "--save-predictions", "can't be written", error=UsageError
+        lambda: save_table(Scores(nets), tmp_path / "table.csv"),
+        "--save-predictions",
+        "can't be written",
+        error=UsageError,
     )

@@ -199,8 +199,8 @@ def test_an_empty_tally_has_no_images_and_no_calibration():
         ([[0.5, 0.5]], [-1], [0], r"data_labels\[0\]=-1: expected"),
         ([[0.5, 0.5]], [0.0], [0], "data_labels of type float64: expected integers from 0 to 2$"),
         ([[0.5, 0.5]], [0, 1], [0, 1], "data_labels"),
-        ([[0.5, 0.5]] * 2, [0, 0], [-1, 2], r"net_labels\[1\]=2: expected an integer from -1 to 1$"),
-        ([[0.5, 0.5]], [0], [-2], r"net_labels\[0\]=-2: expected"),
+        ([[0.5, 0.5]] * 2, [0, 0], [-1, 2], r"right\[1\]=2: expected an integer from -1 to 1$"),
+        ([[0.5, 0.5]], [0], [-2], r"right\[0\]=-2: expected"),
     ],
 )
 def test_invalid_values_shapes_and_labels_are_refused(probabilities, data_labels, net_labels, expected):
