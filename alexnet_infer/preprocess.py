@@ -31,8 +31,8 @@ ALIASED = "bilinear-aliased"
 TORCHVISION = "crop-torchvision"
 
 WHOLE_PIXELS = 2**23
-"""Up to this number of pixels, `crop-torchvision` rescales the complete image, as torchvision does. A longer strip would
-take seconds and hundreds of megabytes, so only the part of it that the square needs is rescaled."""
+"""Up to this number of pixels, `crop-torchvision` rescales the complete image, as torchvision does. A longer strip
+would take seconds and hundreds of megabytes, so only the part of it that the square needs is rescaled."""
 
 FILTERS = {  # Pillow's
     "nearest": Image.Resampling.NEAREST,
@@ -161,12 +161,12 @@ def central_square(image: Image.Image, size: int, resample: str = "bicubic") -> 
 
 
 def torchvision_square(image: Image.Image, size: int, resample: str = "bilinear") -> np.ndarray:
-    """Return the square of `central_square` with the rounding of torchvision's Resize(S) and CenterCrop: uint8 [S, S, 3].
+    """Return the central square as torchvision's Resize(S) and CenterCrop round it: uint8 [S, S, 3].
 
     The longer side, S * long / short, is rounded down. The corner of the square, (side - S) / 2, is rounded to the
     nearest pixel, halves to the even one. The complete image is rescaled and then cropped. With Pillow's filters the
-    pixels are those of torchvision's transforms of a PIL image to the last bit, and so are those of its central patch if
-    S - patch is divisible by 4, as 256 - 224 is. Exceptions, which differ by a few levels: images of more than
+    pixels are those of torchvision's transforms of a PIL image to the last bit. So are those of the central patch if
+    S - patch is divisible by 4, as 256 - 224 is. An exception, which differs by a few levels: an image of more than
     WHOLE_PIXELS pixels after rescaling (at S = 256, a strip 128 times as long as it is wide).
 
     Raises UnreadableInputError if the image has no pixels.

@@ -257,7 +257,7 @@ def test_a_net_of_torchvision_sees_the_pixels_of_its_transforms_whatever_the_siz
 
 
 def test_torchvisions_rounding_differs_from_the_papers_in_side_and_corner():
-    """400 x 267 at S = 64: 95.88 is 95 there and 96 here. 129 x 64: (129 - 64) / 2 is 32, as here. 131 x 64: 34, not 33."""
+    """400 x 267 at S = 64: 95.88 is 95 and not 96. (131 - 64) / 2 is 34 and not 33; (129 - 64) / 2 is 32 in both."""
     for width, height in ((400, 267), (131, 64)):
         image = noise(width, height)
         assert not np.array_equal(torchvision_square(image, 64), central_square(image, 64, "bilinear"))

@@ -1,0 +1,95 @@
+"""What the bytes of a file say about its format, without decoding it."""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import BinaryIO
+
+
+class RefusedError(Exception):
+    """An image is refused. The message tells the user the reason."""
+
+
+HEAD_BYTES = 1024
+"""The number of bytes at a file's start that `format_of` needs."""
+
+_NAMES = {
+    r"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL",
+    r"II\xbc": "JPEG XR",
+    r"8BPS": "a Photoshop document",
+    r"gimp xcf": "a GIMP document",
+    r"%PDF": "a PDF",
+    r"%!PS|\xc5\xd0\xd3\xc6": "PostScript",
+    r"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--[^>]*-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg\b": "SVG",
+    r"(\xef\xbb\xbf)?\s*(<!--[^>]*-->\s*)?<(!DOCTYPE html|html)\b": "a web page",
+    r"v/1\x01": "OpenEXR",
+    r"#\?(RADIANCE|RGBE)": "Radiance HDR",
+    r"DDS ": "DDS",
+    r"\0\0[\x01\x02]\0[^\0]\0|icns": "an icon",
+    r"qoif": "QOI",
+    r"BPG\xfb": "BPG",
+    r"FLIF": "FLIF",
+    r"P7\n": "PAM",
+    r"SIMPLE  =": "FITS",
+    r".{128}DICM": "DICOM",
+    r"IIR[OS]|MMOR": "a camera's raw file (ORF)",
+    r"IIU\0": "a camera's raw file (RW2)",
+    r"IIII|MMMM": "a camera's raw file (IIQ)",
+    r"II\x1a\0\0\0HEAPCCDR": "a camera's raw file (CRW)",
+    r"FUJIFILMCCD-RAW": "a camera's raw file (RAF)",
+    r"\0MRM": "a camera's raw file (MRW)",
+    r"FOVb": "a camera's raw file (X3F)",
+    r".{4}ftypcrx ": "a camera's raw file (CR3)",
+    r".{4}ftyp(avi[fs]|(mif1|msf1).{4}(.{4}){0,16}?avi[fs])": "AVIF",
+    r".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)": "HEIC",
+    r".{4}(ftyp|moov|mdat|wide)|RIFF.{4}AVI |\x1a\x45\xdf\xa3|\0\0\x01[\xb3\xba]|FLV\x01": "a video",
+    r"\xff\x4f\xff\x51|\0\0\0\x0cjP  ": "JPEG 2000",
+}
+"""The first bytes of a file -> its format in a sentence. The first that matches is right."""
+
+FIXES = {
+    "a PDF": "save the page as a JPEG first",
+    "a video": "save a frame of it as a JPEG first",
+    "a web page": "download the image itself",
+}
+"""What the user can do about a format, if it isn't "convert it to JPEG first"."""
+
+_PATTERNS = {re.compile(start.encode("latin-1"), re.DOTALL | re.IGNORECASE): name for start, name in _NAMES.items()}
+
+
+def format_of(head: bytes) -> str | None:
+    """Return the format of a file that begins with these bytes, if it is a known one that may not be read.
+
+    The name stands in a sentence: "HEIC", "a video". AVIF and JPEG 2000 are read if Pillow was built with them.
+    """
+    return next((name for pattern, name in _PATTERNS.items() if pattern.match(head)), None)
+
+
+def jpeg_2000_size(stream: BinaryIO) -> tuple[int, int]:
+    """Return the width and height that a JPEG 2000 decoder makes room for.
+
+    They are in the codestream (ISO/IEC 15444-1, A.5.1: marker SIZ), and may be larger than those in a file's header,
+    which Pillow reports. Raises ValueError, OverflowError or struct.error if there is no codestream.
+    """
+    stream.seek(0)
+    start = 0 if stream.read(4) == b"\xff\x4f\xff\x51" else _box(stream, b"jp2c")
+    stream.seek(start + 8)  # behind two markers, SIZ's length and the capabilities
+    right, bottom, left, top = struct.unpack(">4I", stream.read(16))
+    return right - left, bottom - top
+
+
+def _box(stream: BinaryIO, wanted: bytes) -> int:
+    """Return the offset of the content of the first box of this kind (ISO/IEC 15444-1, I.4)."""
+    place = 0
+    while True:
+        stream.seek(place)
+        header = stream.read(16)
+        (length, kind), begin = struct.unpack_from(">I4s", header), 8
+        if length == 1:
+            (length,), begin = struct.unpack_from(">Q", header, 8), 16
+        if kind == wanted:
+            return place + begin
+        if length < begin:
+            raise ValueError(f"no box {wanted.decode()}")
+        place += length
