@@ -1,6 +1,7 @@
 """Decode an image from an untrusted source to 8-bit RGB.
 
-Every defect raises an UnreadableInputError with a one-line message. Nothing is printed.
+Every defect raises an UnreadableInputError with a one-line message. Nothing is printed. What Pillow would decode to
+wrong pixels is refused (`alexnet_infer.samples`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from alexnet_infer import tiff
 from alexnet_infer.errors import UnreadableInputError, one_line, printable
-from alexnet_infer.formats import FIXES, HEAD_BYTES, RefusedError, format_of, jpeg_2000_size
+from alexnet_infer.formats import FIXES, HEAD_BYTES, RefusedError, codestream, format_of
 from alexnet_infer.preprocess import Rescaling, square_of
 from alexnet_infer.samples import Samples, samples_of
 
@@ -49,9 +50,9 @@ files."""
 
 MAX_PIXELS = 33_000_000
 """The largest image that is decoded. Reading takes at most 8 bytes per pixel, 264 MB, for the decoded image and its RGB
-or rotated copy. Python, NumPy and Pillow add 31 MB, so reading a photo file takes less than 300 MB. There are two
-exceptions: Pillow's WebP decoder alone takes 16 bytes per pixel, and libjpeg takes 7 to 12 bytes per pixel for a
-progressive JPEG, because it keeps all coefficients."""
+or rotated copy. Python, NumPy and Pillow add 31 MB, so reading a photo file takes less than 300 MB. Some decoders take
+more, in bytes per pixel: libjpeg 7 to 12 for a progressive JPEG, because it keeps all coefficients, AVIF's 9 to 14,
+WebP's 16, and JPEG 2000's 20 to 25 for a picture without tiles."""
 
 MAX_BYTES = 8 * MAX_PIXELS
 """The largest file that is read: MAX_PIXELS of uncompressed 16-bit RGBA. It also limits streams that never end."""
@@ -115,6 +116,8 @@ def read_rgb(
 
     Transparent pixels are blended with white, 16-bit channels keep their upper 8 bits, and colour profiles are not
     applied. With `apply_exif`, the image is rotated according to its EXIF orientation; a damaged EXIF block is ignored.
+    AVIF's own rotation is always applied, and its EXIF orientation never, as its standard says. An image whose samples
+    Pillow would misread is refused.
 
     `shrink_to` is the S to which the shorter side will be rescaled. With it, a JPEG of more than MAX_PIXELS may be
     decoded at 1/2, 1/4 or 1/8 of its size instead of being refused, if the shorter side stays at least 2 S. Other
@@ -222,7 +225,8 @@ def _keep_small(image: Image.Image, shrink_to: int | None) -> None:
     """Set an image of more than MAX_PIXELS to be decoded at a smaller scale, or refuse it. Nothing is decoded yet."""
     width, height = image.size
     if image.format == "JPEG2000":
-        width, height = map(max, image.size, jpeg_2000_size(image.fp))
+        picture = codestream(image.fp)
+        width, height = max(width, picture.width), max(height, picture.height)
     if image.format == "TIFF":  # its decoder unpacks complete tiles, even if the image covers only a small part of them
         width = max(width, image.tag_v2.get(ExifTags.Base.TileWidth, 0))
         height = max(height, image.tag_v2.get(ExifTags.Base.TileLength, 0))

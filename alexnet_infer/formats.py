@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from dataclasses import dataclass
 from typing import BinaryIO
 
 
@@ -45,6 +46,8 @@ _NAMES = {
     r".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)": "HEIC",
     r".{4}(ftyp|moov|mdat|wide)|RIFF.{4}AVI |\x1a\x45\xdf\xa3|\0\0\x01[\xb3\xba]|FLV\x01": "a video",
     r"\xff\x4f\xff\x51|\0\0\0\x0cjP  ": "JPEG 2000",
+    r"\xff\xd8\xff\xf7": "JPEG-LS",
+    r"\xff\xd8\xff.{60}": "a damaged JPEG, or one without 8 bits per channel",
 }
 """The first bytes of a file -> its format in a sentence. The first that matches is right."""
 
@@ -52,6 +55,7 @@ FIXES = {
     "a PDF": "save the page as a JPEG first",
     "a video": "save a frame of it as a JPEG first",
     "a web page": "download the image itself",
+    "a damaged JPEG, or one without 8 bits per channel": "save it again with 8 bits",
 }
 """What the user can do about a format, if it isn't "convert it to JPEG first"."""
 
@@ -66,17 +70,35 @@ def format_of(head: bytes) -> str | None:
     return next((name for pattern, name in _PATTERNS.items() if pattern.match(head)), None)
 
 
-def jpeg_2000_size(stream: BinaryIO) -> tuple[int, int]:
-    """Return the width and height that a JPEG 2000 decoder makes room for.
+@dataclass(frozen=True, kw_only=True)
+class Codestream:
+    """What a JPEG 2000 codestream says about its picture (ISO/IEC 15444-1, A.5.1: marker SIZ)."""
 
-    They are in the codestream (ISO/IEC 15444-1, A.5.1: marker SIZ), and may be larger than those in a file's header,
-    which Pillow reports. Raises ValueError, OverflowError or struct.error if there is no codestream.
+    width: int
+    height: int
+    bits: tuple[int, ...]
+    """Bits per sample of each channel."""
+    subsampled: bool
+    """Whether a channel has fewer samples than the picture has pixels."""
+
+
+def codestream(stream: BinaryIO) -> Codestream:
+    """Read the header of the codestream in a JPEG 2000 file, which a decoder makes room for.
+
+    The file's own header, which Pillow reports, may say otherwise. Raises ValueError, OverflowError or struct.error if
+    there is no codestream.
     """
     stream.seek(0)
     start = 0 if stream.read(4) == b"\xff\x4f\xff\x51" else _box(stream, b"jp2c")
     stream.seek(start + 8)  # behind two markers, SIZ's length and the capabilities
-    right, bottom, left, top = struct.unpack(">4I", stream.read(16))
-    return right - left, bottom - top
+    right, bottom, left, top, *_, count = struct.unpack(">8IH", stream.read(34))
+    channels = list(struct.iter_unpack("3B", stream.read(3 * count)))
+    return Codestream(
+        width=right - left,
+        height=bottom - top,
+        bits=tuple((depth & 0x7F) + 1 for depth, _, _ in channels),
+        subsampled=any((across, down) != (1, 1) for _, across, down in channels),
+    )
 
 
 def _box(stream: BinaryIO, wanted: bytes) -> int:

@@ -41,7 +41,7 @@ def check(tags: Tags, stream: BinaryIO | None) -> None:
     if text := _thumbnail(tags, stream):
         raise RefusedError(f"{text}; convert it to JPEG first")
     if kind := _misread(tags):
-        raise RefusedError(f"a TIFF with {kind}, which isn't read; save it with 8 or 16 bits per channel")
+        raise RefusedError(f"a TIFF with {kind}, which isn't read; save it as PNG with 8 or 16 bits per channel")
 
 
 def refuse_unopened(stream: BinaryIO) -> NoReturn:
@@ -50,15 +50,15 @@ def refuse_unopened(stream: BinaryIO) -> NoReturn:
         if _read(stream, 0, 4) == b"MM\0+":
             raise RefusedError("a big-endian BigTIFF, which isn't read; save it as a classic TIFF or as PNG")
         tags = _directory(stream, None)
-        check(tags, stream)
         assert WIDTH in tags
+        check(tags, stream)
         bits = max(_all(tags.get(BITS, 1)))
         found = f"{tags.get(SAMPLES, 1)} x {bits} bits, PhotometricInterpretation {tags.get(PHOTOMETRIC)}"
     except RefusedError:
         raise
     except Exception:  # of any type, as in `decode.read_rgb`
         raise RefusedError("a TIFF that is damaged at its start") from None
-    raise RefusedError(f"a TIFF of a kind that isn't read ({found}); save it as RGB with 8 bits per channel")
+    raise RefusedError(f"a TIFF of a kind that isn't read ({found}); save it as PNG with 8 bits per channel")
 
 
 def grey_bits(tags: Tags) -> tuple[int, bool]:
