@@ -40,6 +40,8 @@ def check(tags: Tags, stream: BinaryIO | None) -> None:
     """
     if text := _thumbnail(tags, stream):
         raise RefusedError(f"{text}; convert it to JPEG first")
+    if PHOTOMETRIC not in tags and tags.get(COMPRESSION) not in FAX:
+        raise RefusedError("damaged, incomplete or unsupported (a TIFF without PhotometricInterpretation)")
     if kind := _misread(tags):
         raise RefusedError(f"a TIFF with {kind}, which isn't read; save it as PNG with 8 or 16 bits per channel")
 
@@ -93,8 +95,6 @@ def _misread(tags: Tags) -> str | None:
         return f"{SAMPLE_FORMATS[other.pop()]} samples (they have no fixed range)"
     if max(bits) > 16:
         return f"{max(bits)}-bit samples (they have no fixed range)"
-    if photometric is None and tags.get(COMPRESSION) not in FAX:
-        return "no PhotometricInterpretation"
     if photometric == CMYK and tags.get(INK_SET, 1) != 1:
         return "inks other than CMYK"
     if photometric == PALETTE and 0 < max(_all(tags.get(COLOUR_MAP, 0))) < 256:
