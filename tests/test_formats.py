@@ -106,12 +106,8 @@ def test_the_header_of_a_codestream_is_found_alone_and_in_a_box():
 
 def test_a_file_without_a_codestream_is_an_error_and_no_endless_search():
     first = box(b"jP  ", b"\r\n\x87\n")
-    for data in (
-        b"",
-        first,
-        first + struct.pack(">I4s", 0, b"uuid"),
-        first + struct.pack(">I4s", 7, b"uuid") + bytes(9),
-    ):
+    to_the_end, too_short = (first + struct.pack(">I4s", length, b"uuid") + bytes(9) for length in (0, 7))
+    for data in (b"", first, to_the_end, too_short):
         with pytest.raises((ValueError, struct.error)):
             codestream(io.BytesIO(data))
 
