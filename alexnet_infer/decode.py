@@ -6,16 +6,12 @@ wrong pixels is refused (`alexnet_infer.samples`).
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import io
-import logging
 import os
 import stat
-import threading
-import warnings
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +24,7 @@ from alexnet_infer import tiff
 from alexnet_infer.errors import UnreadableInputError, one_line, printable
 from alexnet_infer.formats import FIXES, HEAD_BYTES, RefusedError, codestream, format_of
 from alexnet_infer.preprocess import Rescaling, square_of
+from alexnet_infer.quiet import quiet_pillow, silence_libtiff
 from alexnet_infer.samples import Samples, samples_of
 
 
@@ -74,9 +71,6 @@ Squares = Mapping[Rescaling, np.ndarray]
 """The square uint8 [S, S, 3] RGB of one image for each rescaling."""
 
 Timed = Callable[[str], AbstractContextManager[object]]
-
-# Without a handler, Python prints Pillow's log records to stderr.
-logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def read_square(
@@ -126,7 +120,7 @@ def read_rgb(
     Raises UnreadableInputError for any defect. Its message begins with `name`.
     """
     try:
-        with _quiet:
+        with quiet_pillow:
             if isinstance(source, Image.Image):
                 decoded = _Decoded(source, samples_of(source))
                 source.load()
@@ -168,7 +162,7 @@ def _load(source: Encoded, shrink_to: int | None) -> _Decoded:
             _name_format(stream)
             raise
         if image.format == "TIFF":
-            _silence_libtiff()
+            silence_libtiff()
         elif (kind := NAMES.get(image.format)) in _FEATURES:
             _check_decoder(kind)
         _keep_small(image, shrink_to)
@@ -297,43 +291,3 @@ def _upper_bits(image: Image.Image, samples: Samples) -> Image.Image:
     if (key := image.info.get("transparency")) is not None:
         grey[wide == key] = 255
     return Image.fromarray(grey)
-
-
-class _QuietPillow:
-    """While any thread is inside, Pillow's warnings (odd metadata, large images) are neither shown nor raised.
-
-    `warnings.catch_warnings` alone is not enough: it saves and restores one list of filters for the process, and
-    threads that leave in a different order than they entered would restore the wrong list.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._filters = warnings.catch_warnings()
-                self._filters.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._filters.__exit__(None, None, None)
-
-
-_quiet = _QuietPillow()
-
-
-@functools.cache
-def _silence_libtiff() -> None:
-    """Stop libtiff from printing errors to stderr, if its library can be reached. Pillow raises them as well."""
-    with suppress(ImportError, OSError, AttributeError):
-        import ctypes
-
-        set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
-        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
-        set_handler(None)

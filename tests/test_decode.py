@@ -26,6 +26,7 @@ from PIL import Image, UnidentifiedImageError, features
 from alexnet_infer import decode
 from alexnet_infer.decode import read_rgb
 from alexnet_infer.errors import UnreadableInputError, printable
+from alexnet_infer.quiet import quiet_pillow
 
 ROOT = Path(__file__).parents[1]
 COLOURS = np.array([[(230, 20, 30), (20, 200, 40), (240, 240, 240)], [(30, 40, 220), (10, 10, 10), (230, 220, 20)]])
@@ -799,7 +800,7 @@ def test_warnings_about_metadata_are_neither_shown_nor_raised(capfd):
 
 
 def test_warnings_of_other_libraries_are_shown_as_usual():
-    with pytest.warns(UserWarning, match="not Pillow's"), decode._quiet:
+    with pytest.warns(UserWarning, match="not Pillow's"), quiet_pillow:
         warnings.warn("not Pillow's", stacklevel=1)
 
 
@@ -808,7 +809,7 @@ def test_pillow_is_quiet_until_the_last_thread_has_left_and_the_filters_are_then
     inside = threading.Barrier(3)
 
     def enter(leave: threading.Event) -> None:
-        with decode._quiet:
+        with quiet_pillow:
             inside.wait(10)
             leave.wait(10)
 
