@@ -22,7 +22,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from alexnet_infer import tiff
 from alexnet_infer.errors import UnreadableInputError, one_line, printable
-from alexnet_infer.formats import FIXES, HEAD_BYTES, RefusedError, codestream, format_of
+from alexnet_infer.formats import FIXES, HEAD_BYTES, RefusedError, format_of
+from alexnet_infer.jpeg2000 import codestream
 from alexnet_infer.preprocess import Rescaling, square_of
 from alexnet_infer.quiet import quiet_pillow, silence_libtiff
 from alexnet_infer.samples import Samples, samples_of

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
-from dataclasses import dataclass
-from typing import BinaryIO
 
 
 class RefusedError(Exception):
@@ -68,50 +65,3 @@ def format_of(head: bytes) -> str | None:
     The name stands in a sentence: "HEIC", "a video". AVIF and JPEG 2000 are read if Pillow was built with them.
     """
     return next((name for pattern, name in _PATTERNS.items() if pattern.match(head)), None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Codestream:
-    """What a JPEG 2000 codestream says about its picture (ISO/IEC 15444-1, A.5.1: marker SIZ)."""
-
-    width: int
-    height: int
-    bits: tuple[int, ...]
-    """Bits per sample of each channel."""
-    subsampled: bool
-    """Whether a channel has fewer samples than the picture has pixels."""
-
-
-def codestream(stream: BinaryIO) -> Codestream:
-    """Read the header of the codestream in a JPEG 2000 file, which a decoder makes room for.
-
-    The file's own header, which Pillow reports, may say otherwise. Raises ValueError, OverflowError or struct.error if
-    there is no codestream.
-    """
-    stream.seek(0)
-    start = 0 if stream.read(4) == b"\xff\x4f\xff\x51" else _box(stream, b"jp2c")
-    stream.seek(start + 8)  # behind two markers, SIZ's length and the capabilities
-    right, bottom, left, top, *_, count = struct.unpack(">8IH", stream.read(34))
-    channels = list(struct.iter_unpack("3B", stream.read(3 * count)))
-    return Codestream(
-        width=right - left,
-        height=bottom - top,
-        bits=tuple((depth & 0x7F) + 1 for depth, _, _ in channels),
-        subsampled=any((across, down) != (1, 1) for _, across, down in channels),
-    )
-
-
-def _box(stream: BinaryIO, wanted: bytes) -> int:
-    """Return the offset of the content of the first box of this kind (ISO/IEC 15444-1, I.4)."""
-    place = 0
-    while True:
-        stream.seek(place)
-        header = stream.read(16)
-        (length, kind), begin = struct.unpack_from(">I4s", header), 8
-        if length == 1:
-            (length,), begin = struct.unpack_from(">Q", header, 8), 16
-        if kind == wanted:
-            return place + begin
-        if length < begin:
-            raise ValueError(f"no box {wanted.decode()}")
-        place += length

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from alexnet_infer import tiff
-from alexnet_infer.formats import RefusedError, codestream
+from alexnet_infer import jpeg2000, tiff
+from alexnet_infer.formats import RefusedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ def samples_of(image: Image.Image) -> Samples:
         case "PNG" if "transparency" in image.info and image.tile:
             return _with_key(image)
         case "JPEG2000" if image.fp is not None:
-            _check_jpeg_2000(image)
+            jpeg2000.check(image.fp)
         case "BMP" if image.fp is not None:
             _check_bmp(image)
     return Samples()
@@ -51,17 +51,6 @@ def _with_key(image: Image.Image) -> Samples:
         case "RGB;16B":  # Pillow compares the colour with the upper 8 bits
             raise RefusedError("a PNG of 16-bit RGB with a transparent colour, which isn't read; save it with 8 bits")
     return Samples()
-
-
-def _check_jpeg_2000(image: Image.Image) -> None:
-    """Refuse a JPEG 2000 whose samples Pillow scales wrong: white becomes grey below 8 bits, and black above."""
-    picture = codestream(image.fp)
-    bits = set(picture.bits)
-    if bits != {8} and not (len(picture.bits) == 1 and 8 < max(bits) <= 16):
-        found = f"{len(picture.bits)} x {max(picture.bits)} bits"
-        raise RefusedError(f"a JPEG 2000 of {found}, which isn't read; convert it to PNG with 8 bits per channel")
-    if picture.subsampled:
-        raise RefusedError("a JPEG 2000 with subsampled channels, which isn't read; convert it to JPEG first")
 
 
 def _check_bmp(image: Image.Image) -> None:

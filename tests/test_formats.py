@@ -1,4 +1,4 @@
-"""Formats are recognised by their first bytes, and the header of a JPEG 2000 codestream is found."""
+"""Formats are recognised by their first bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from alexnet_infer.decode import read_rgb
 from alexnet_infer.errors import UnreadableInputError
-from alexnet_infer.formats import HEAD_BYTES, Codestream, codestream, format_of
+from alexnet_infer.formats import HEAD_BYTES, format_of
 
 
 def iso(brand: bytes, *others: bytes) -> bytes:
@@ -75,47 +75,3 @@ def test_a_format_that_is_always_read_is_no_other(kind):
 @pytest.mark.parametrize("head", [b"", b"\0", b"\0" * HEAD_BYTES, b"plain text", b"<a></a>", b"<!--" * 250, b"GIF89a"])
 def test_other_bytes_have_no_name(head):
     assert format_of(head) is None
-
-
-# JPEG 2000
-
-
-def stream(width: int, height: int, *channels: tuple[int, int, int], corner: tuple[int, int] = (0, 0)) -> bytes:
-    """The header of a codestream. Each channel has bits, and the distance of its samples across and down."""
-    size = struct.pack(">H8IH", 0, width, height, *corner, width, height, 0, 0, len(channels))
-    size += b"".join(bytes([bits - 1, across, down]) for bits, across, down in channels)
-    return b"\xff\x4f\xff\x51" + struct.pack(">H", 2 + len(size)) + size
-
-
-def box(kind: bytes, content: bytes, long: bool = False) -> bytes:
-    if long:
-        return struct.pack(">I4sQ", 1, kind, 16 + len(content)) + content
-    return struct.pack(">I4s", 8 + len(content), kind) + content
-
-
-def test_the_header_of_a_codestream_is_found_alone_and_in_a_box():
-    plain = stream(700, 500, (8, 1, 1), (12, 2, 1), corner=(100, 50))
-    expected = Codestream(width=600, height=450, bits=(8, 12), subsampled=True)
-    assert codestream(io.BytesIO(plain)) == expected
-    decoy = stream(1, 1, (8, 1, 1))
-    for long in (False, True):
-        before = box(b"jP  ", b"\r\n\x87\n") + box(b"uuid", decoy, long)
-        assert codestream(io.BytesIO(before + box(b"jp2c", plain, long))) == expected
-        assert codestream(io.BytesIO(before + struct.pack(">I4s", 0, b"jp2c") + plain)) == expected
-
-
-def test_a_file_without_a_codestream_is_an_error_and_no_endless_search():
-    first = box(b"jP  ", b"\r\n\x87\n")
-    to_the_end, too_short = (first + struct.pack(">I4s", length, b"uuid") + bytes(9) for length in (0, 7))
-    for data in (b"", first, to_the_end, too_short):
-        with pytest.raises((ValueError, struct.error)):
-            codestream(io.BytesIO(data))
-
-
-def test_the_header_is_the_one_that_an_encoder_wrote():
-    pytest.importorskip("PIL.Jpeg2KImagePlugin")
-    for mode, bits in (("RGB", (8, 8, 8)), ("L", (8,)), ("RGBA", (8,) * 4)):
-        for plain in (False, True):
-            file = io.BytesIO()
-            Image.new(mode, (50, 40)).save(file, "JPEG2000", no_jp2=plain)
-            assert codestream(file) == Codestream(width=50, height=40, bits=bits, subsampled=False)

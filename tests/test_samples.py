@@ -1,20 +1,17 @@
-"""Images whose samples Pillow misreads are read right all the same, or refused. TIFFs are in test_tiff.py."""
+"""Images whose samples Pillow misreads are read right all the same, or refused. TIFF and JPEG 2000 have tests of their own."""
 
 from __future__ import annotations
 
-import io
 import struct
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image
 
-from alexnet_infer.decode import FORMATS, read_rgb
+from alexnet_infer.decode import read_rgb
 from alexnet_infer.errors import UnreadableInputError
 from alexnet_infer.samples import Samples, samples_of
-from tests.test_decode import fields, png, png16
-
-needs_jpeg_2000 = pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow has no JPEG 2000")
+from tests.test_decode import png, png16
 
 
 def rgb(data: bytes) -> np.ndarray:
@@ -109,61 +106,3 @@ def test_a_bmp_with_bit_fields_is_read_right_or_refused(bits, masks):
 def test_a_bmp_of_16_bits_with_alpha_is_refused_by_name():
     message = refusal(bmp(16, (0x7C00, 0x3E0, 0x1F, 0x8000), PIXELS & 0xFFFF))
     assert message.startswith("a BMP of 16 bits per pixel with transparency, which isn't read; save it as PNG")
-
-
-# JPEG 2000
-
-
-def jpeg_2000(image: np.ndarray, bits: int | None = None, step: int = 1) -> bytes:
-    """A codestream made by Pillow, whose header then says other bits per sample, or a distance between samples."""
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "JPEG2000", no_jp2=True)
-    data = bytearray(stream.getvalue())
-    count = int.from_bytes(data[40:42])
-    for place in range(42, 42 + 3 * count, 3):
-        data[place] = data[place] if bits is None else bits - 1
-        data[place + 1] = step
-    return bytes(data)
-
-
-@needs_jpeg_2000
-@pytest.mark.parametrize("bits", [1, 4, 7, 9, 12, 16])
-def test_a_jpeg_2000_whose_white_would_become_grey_or_black_is_refused(bits):
-    message = refusal(jpeg_2000(fields(), bits))
-    assert message.startswith(f"a JPEG 2000 of 3 x {bits} bits, which isn't read; convert it to PNG with 8 bits")
-    assert (bits < 8) == ("which isn't read" in str_or_pixels(jpeg_2000(fields()[..., 0], bits)))
-
-
-def str_or_pixels(data: bytes) -> str:
-    try:
-        return f"{rgb(data).shape}"
-    except UnreadableInputError as error:
-        return str(error)
-
-
-@needs_jpeg_2000
-def test_subsampled_channels_of_a_jpeg_2000_are_refused():
-    assert rgb(jpeg_2000(fields())).shape == (64, 96, 3)
-    assert refusal(jpeg_2000(fields(), step=2)).startswith("a JPEG 2000 with subsampled channels")
-
-
-@needs_jpeg_2000
-def test_grey_of_16_bits_in_a_jpeg_2000_keeps_its_upper_byte():
-    wide = np.linspace(0, 65535, 64 * 96).reshape(64, 96).astype(np.uint16)
-    array = rgb(jpeg_2000(wide))
-    assert np.abs(array - (wide / 257)[..., None]).max() <= 1
-    assert (array.min(), array.max()) == (0, 255)
-
-
-@needs_jpeg_2000
-@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
-def test_a_jpeg_2000_of_8_bits_has_the_pixels_of_the_same_png(mode):
-    assert "JPEG2000" in FORMATS
-    image = Image.fromarray(fields()).convert(mode)
-    if "A" in mode:
-        image.putalpha(Image.linear_gradient("L").resize(image.size))
-    files = {}
-    for kind in ("JPEG2000", "PNG"):
-        files[kind] = io.BytesIO()
-        image.save(files[kind], kind)
-    assert np.abs(rgb(files["JPEG2000"].getvalue()) - rgb(files["PNG"].getvalue())).max() <= 1
