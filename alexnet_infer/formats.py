@@ -56,12 +56,11 @@ FIXES = {
 }
 """What the user can do about a format, if it isn't "convert it to JPEG first"."""
 
-_PATTERNS = {re.compile(start.encode("latin-1"), re.DOTALL | re.IGNORECASE): name for start, name in _NAMES.items()}
-
 
 def format_of(head: bytes) -> str | None:
     """Return the format of a file that begins with these bytes, if it is a known one that may not be read.
 
     The name stands in a sentence: "HEIC", "a video". AVIF and JPEG 2000 are read if Pillow was built with them.
     """
-    return next((name for pattern, name in _PATTERNS.items() if pattern.match(head)), None)
+    flags = re.DOTALL | re.IGNORECASE
+    return next((name for start, name in _NAMES.items() if re.match(start.encode("latin-1"), head, flags)), None)

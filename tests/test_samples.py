@@ -1,4 +1,7 @@
-"""Images whose samples Pillow misreads are read right all the same, or refused. TIFF and JPEG 2000 have tests of their own."""
+"""Images whose samples Pillow misreads are read right all the same, or refused.
+
+TIFF and JPEG 2000 have tests of their own.
+"""
 
 from __future__ import annotations
 
