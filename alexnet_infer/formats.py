@@ -20,7 +20,7 @@ _NAMES = {
     r"%PDF": "a PDF",
     r"%!PS|\xc5\xd0\xd3\xc6": "PostScript",
     r"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--[^>]*-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg\b": "SVG",
-    r"(\xef\xbb\xbf)?\s*(<!--[^>]*-->\s*)?<(!DOCTYPE html|html)\b": "a web page",
+    r"(\xef\xbb\xbf)?\s*(<!--[^>]*-->\s*)?<(?i:!DOCTYPE html|html)\b": "a web page",
     r"v/1\x01": "OpenEXR",
     r"#\?(RADIANCE|RGBE)": "Radiance HDR",
     r"DDS ": "DDS",
@@ -41,7 +41,7 @@ _NAMES = {
     r".{4}ftypcrx ": "a camera's raw file (CR3)",
     r".{4}ftyp(avi[fs]|(mif1|msf1).{4}(.{4}){0,16}?avi[fs])": "AVIF",
     r".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)": "HEIC",
-    r".{4}(ftyp|moov|mdat|wide)|RIFF.{4}AVI |\x1a\x45\xdf\xa3|\0\0\x01[\xb3\xba]|FLV\x01": "a video",
+    r"\0.{3}(ftyp|moov|mdat|wide)|RIFF.{4}AVI |\x1a\x45\xdf\xa3|\0\0\x01[\xb3\xba]|FLV\x01": "a video",
     r"\xff\x4f\xff\x51|\0\0\0\x0cjP  ": "JPEG 2000",
     r"\xff\xd8\xff\xf7": "JPEG-LS",
     r"\xff\xd8\xff.{60}": "a damaged JPEG, or one without 8 bits per channel",
@@ -62,5 +62,4 @@ def format_of(head: bytes) -> str | None:
 
     The name stands in a sentence: "HEIC", "a video". AVIF and JPEG 2000 are read if Pillow was built with them.
     """
-    flags = re.DOTALL | re.IGNORECASE
-    return next((name for start, name in _NAMES.items() if re.match(start.encode("latin-1"), head, flags)), None)
+    return next((name for start, name in _NAMES.items() if re.match(start.encode("latin-1"), head, re.DOTALL)), None)

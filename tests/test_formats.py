@@ -72,6 +72,9 @@ def test_a_format_that_is_always_read_is_no_other(kind):
     assert (format_of(stream.getvalue()[:HEAD_BYTES]) is None) == (kind != "JPEG")
 
 
-@pytest.mark.parametrize("head", [b"", b"\0", b"\0" * HEAD_BYTES, b"plain text", b"<a></a>", b"<!--" * 250, b"GIF89a"])
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"\0", b"\0" * HEAD_BYTES, b"plain text", b"the wide road", b"mmmm", b"<a></a>", b"<!--" * 250, b"GIF89a"],
+)
 def test_other_bytes_have_no_name(head):
     assert format_of(head) is None
