@@ -1,38 +1,56 @@
 """Decode an image from an untrusted source to 8-bit RGB.
 
-Every defect raises an UnreadableInputError with a one-line message. Nothing is printed.
+Every defect raises an UnreadableInputError with a one-line message. Nothing is printed. What Pillow would decode to
+wrong pixels is refused (`alexnet_infer.samples`).
 """
 
 from __future__ import annotations
 
-import functools
+import importlib.util
 import io
-import logging
 import os
 import stat
-import threading
-import warnings
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+import PIL
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
+from alexnet_infer import tiff
 from alexnet_infer.errors import UnreadableInputError, one_line, printable
+from alexnet_infer.formats import FIXES, HEAD_BYTES, RefusedError, format_of
+from alexnet_infer.jpeg2000 import codestream
 from alexnet_infer.preprocess import Rescaling, square_of
+from alexnet_infer.quiet import quiet_pillow, silence_libtiff
+from alexnet_infer.samples import Samples, samples_of
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+
+def _pillow_has(plugin: str) -> bool:
+    return importlib.util.find_spec(f"PIL.{plugin}ImagePlugin") is not None
+
+
+NAMES = {"JPEG": "JPEG", "PNG": "PNG", "GIF": "GIF", "WEBP": "WebP", "BMP": "BMP", "TIFF": "TIFF", "PPM": "PPM"}
+NAMES |= {"JPEG2000": "JPEG 2000"} if _pillow_has("Jpeg2K") else {}
+NAMES |= {"AVIF": "AVIF"} if _pillow_has("Avif") else {}
+"""Pillow's name of a format that is read -> the name that users know. Pillow has AVIF since 11.3."""
+
+_FEATURES = {"JPEG 2000": "jpg_2000", "AVIF": "avif"}
+"""A format that Pillow can be built without -> what Pillow calls its decoder."""
+
+FORMATS = tuple(NAMES)
 """The Pillow decoders that an input may reach. JPEG includes MPO: several JPEGs, of which the first is used. Other
 decoders are excluded: EPS would run Ghostscript on the file, and rare formats are the least tested against malicious
 files."""
 
 MAX_PIXELS = 33_000_000
 """The largest image that is decoded. Reading takes at most 8 bytes per pixel, 264 MB, for the decoded image and its RGB
-or rotated copy. Python, NumPy and Pillow add 31 MB, so reading a photo file takes less than 300 MB. There are two
-exceptions: Pillow's WebP decoder alone takes 16 bytes per pixel, and libjpeg takes 7 to 12 bytes per pixel for a
-progressive JPEG, because it keeps all coefficients."""
+or rotated copy. Python, NumPy and Pillow add 31 MB, so reading a photo file takes less than 300 MB. Some decoders take
+more, in bytes per pixel: libjpeg 7 to 12 for a progressive JPEG, because it keeps all coefficients, AVIF's 9 to 14,
+WebP's 16, and JPEG 2000's 20 to 25 for a picture without tiles."""
 
 MAX_BYTES = 8 * MAX_PIXELS
 """The largest file that is read: MAX_PIXELS of uncompressed 16-bit RGBA. It also limits streams that never end."""
@@ -54,9 +72,6 @@ Squares = Mapping[Rescaling, np.ndarray]
 """The square uint8 [S, S, 3] RGB of one image for each rescaling."""
 
 Timed = Callable[[str], AbstractContextManager[object]]
-
-# Without a handler, Python prints Pillow's log records to stderr.
-logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def read_square(
@@ -96,6 +111,8 @@ def read_rgb(
 
     Transparent pixels are blended with white, 16-bit channels keep their upper 8 bits, and colour profiles are not
     applied. With `apply_exif`, the image is rotated according to its EXIF orientation; a damaged EXIF block is ignored.
+    AVIF's own rotation is always applied, and its EXIF orientation never, as its standard says. An image whose samples
+    Pillow would misread is refused.
 
     `shrink_to` is the S to which the shorter side will be rescaled. With it, a JPEG of more than MAX_PIXELS may be
     decoded at 1/2, 1/4 or 1/8 of its size instead of being refused, if the shorter side stays at least 2 S. Other
@@ -104,27 +121,26 @@ def read_rgb(
     Raises UnreadableInputError for any defect. Its message begins with `name`.
     """
     try:
-        with _quiet:
+        with quiet_pillow:
             if isinstance(source, Image.Image):
+                decoded = _Decoded(source, samples_of(source))
                 source.load()
-                return _to_rgb(source, apply_exif)
-            return _to_rgb(_load(source, shrink_to), apply_exif)
+            else:
+                decoded = _load(source, shrink_to)
+            return _to_rgb(decoded, apply_exif)
     except Exception as error:  # on malicious bytes Pillow raises exceptions of nearly every type
         raise UnreadableInputError(_reason(error), name=printable(name)) from error
 
 
-class _RefusedError(Exception):
-    """An image is refused. The message tells the user the reason."""
-
-
 def _reason(error: Exception) -> str:
     match error:
-        case _RefusedError():
+        case RefusedError():
             return str(error)
         case Image.DecompressionBombError():
             return f"too many pixels: expected at most {MAX_PIXELS:,}; shrink it first"
         case UnidentifiedImageError():
-            return "not an image, or damaged at its start; expected JPEG, PNG, GIF, WebP, BMP, TIFF or PPM"
+            *most, last = NAMES.values()
+            return f"not an image, or damaged at its start; expected {', '.join(most)} or {last}"
         case MemoryError():
             return "not enough memory to decode it; shrink it first"
         case OSError(strerror=str(text)):
@@ -132,23 +148,57 @@ def _reason(error: Exception) -> str:
     return f"damaged, incomplete or unsupported ({one_line(error) or type(error).__name__})"
 
 
-def _load(source: Encoded, shrink_to: int | None) -> Image.Image:
+@dataclass
+class _Decoded:
+    image: Image.Image | None
+    samples: Samples
+
+
+def _load(source: Encoded, shrink_to: int | None) -> _Decoded:
     with ExitStack() as stack:
         stream = stack.enter_context(_opened(source)) if isinstance(source, Path) else _buffered(source)
-        image = stack.enter_context(Image.open(stream, formats=FORMATS))
+        try:
+            image = stack.enter_context(Image.open(stream, formats=FORMATS))
+        except UnidentifiedImageError:
+            _name_format(stream)
+            raise
         if image.format == "TIFF":
-            _silence_libtiff()
+            silence_libtiff()
+        elif (kind := NAMES.get(image.format)) in _FEATURES:
+            _check_decoder(kind)
         _keep_small(image, shrink_to)
+        samples = samples_of(image)
         image.load()
-        return image
+        return _Decoded(image, samples)
+
+
+def _name_format(stream: BinaryIO) -> None:
+    """Refuse a file that Pillow doesn't open with the name of its format, if it is a known one."""
+    stream.seek(0)
+    head = stream.read(HEAD_BYTES)
+    if head.startswith(tiff.HEADS):
+        tiff.refuse_unopened(stream)
+    kind = format_of(head)
+    if kind in _FEATURES:
+        _check_decoder(kind)
+        raise RefusedError(f"damaged, incomplete or unsupported ({kind})")
+    if kind is not None:
+        raise RefusedError(f"{kind}, which isn't read; {FIXES.get(kind, 'convert it to JPEG first')}")
+
+
+def _check_decoder(kind: str) -> None:
+    """Refuse a format that Pillow may lack if this Pillow lacks it."""
+    if kind not in NAMES.values() or not features.check(_FEATURES[kind]):
+        pillow = f"this Pillow ({PIL.__version__})"
+        raise RefusedError(f"{kind}, which {pillow} doesn't read; pip install -U pillow, or convert it to JPEG first")
 
 
 def _opened(path: Path) -> BinaryIO:
     status = path.stat()  # before open, which would wait forever on a FIFO
     if stat.S_ISDIR(status.st_mode):
-        raise _RefusedError("a directory, not an image")
+        raise RefusedError("a directory, not an image")
     if not stat.S_ISREG(status.st_mode):
-        raise _RefusedError("a pipe or device, not a file; use - to read an image from a pipe")
+        raise RefusedError("a pipe or device, not a file; use - to read an image from a pipe")
     _check_bytes(status.st_size)
     return path.open("rb")
 
@@ -161,14 +211,17 @@ def _buffered(source: bytes | BinaryIO) -> BinaryIO:
 
 def _check_bytes(count: int) -> None:
     if count == 0:
-        raise _RefusedError("empty (0 bytes)")
+        raise RefusedError("empty (0 bytes)")
     if count > MAX_BYTES:
-        raise _RefusedError(f"too large: expected at most {MAX_BYTES:,} bytes; shrink it first")
+        raise RefusedError(f"too large: expected at most {MAX_BYTES:,} bytes; shrink it first")
 
 
 def _keep_small(image: Image.Image, shrink_to: int | None) -> None:
     """Set an image of more than MAX_PIXELS to be decoded at a smaller scale, or refuse it. Nothing is decoded yet."""
     width, height = image.size
+    if image.format == "JPEG2000":
+        picture = codestream(image.fp)
+        width, height = max(width, picture.width), max(height, picture.height)
     if image.format == "TIFF":  # its decoder unpacks complete tiles, even if the image covers only a small part of them
         width = max(width, image.tag_v2.get(ExifTags.Base.TileWidth, 0))
         height = max(height, image.tag_v2.get(ExifTags.Base.TileLength, 0))
@@ -179,7 +232,7 @@ def _keep_small(image: Image.Image, shrink_to: int | None) -> None:
     if scale and shrink_to and min(width, height) // scale >= 2 * shrink_to and _has_one_scan(image):
         image.draft(None, (width // scale, height // scale))
     else:
-        raise _RefusedError(f"{width} x {height} pixels: expected at most {MAX_PIXELS:,}; shrink it first")
+        raise RefusedError(f"{width} x {height} pixels: expected at most {MAX_PIXELS:,}; shrink it first")
 
 
 def _has_one_scan(image: Image.Image) -> bool:
@@ -198,16 +251,22 @@ def _has_one_scan(image: Image.Image) -> bool:
     return head == bytes([0xFF, 0xDA, 0, 6 + 2 * components, components])
 
 
-def _to_rgb(image: Image.Image, apply_exif: bool) -> Image.Image:
+def _to_rgb(decoded: _Decoded, apply_exif: bool) -> Image.Image:
     # Each assignment to `image` frees its previous form, so that there are never more than two in memory.
+    image, samples, decoded.image = decoded.image, decoded.samples, None
     if image.mode == "I" and image.format == "PPM":  # a PGM of more than 8 bits, which Pillow scales to 16
         image = image.convert("I;16")
-    if apply_exif:
+    if apply_exif or image.format == "AVIF":  # AVIF's own rotation, which Pillow reports as EXIF
         image = _turned(image)
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 in some versions
-        image = _upper_bits(image)
+        image = _upper_bits(image, samples)
     if image.mode in ("I", "F"):
-        raise _RefusedError("32-bit pixels have no fixed range; save it with 8 or 16 bits per channel")
+        raise RefusedError("32-bit pixels have no fixed range; save it with 8 or 16 bits per channel")
+    if samples.key is not None:
+        image = image.copy()
+        image.info["transparency"] = samples.key
+    if image.mode == "La":  # which can't become RGBA in one step
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
@@ -224,50 +283,12 @@ def _turned(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _upper_bits(image: Image.Image) -> Image.Image:
-    """Convert 16-bit grey to 8-bit grey, and the transparent value (PNG has at most one) to white."""
+def _upper_bits(image: Image.Image, samples: Samples) -> Image.Image:
+    """Convert grey of more than 8 bits to 8 bits, and the transparent value (PNG has at most one) to white."""
     wide = np.asarray(image)
-    grey = (wide >> 8).astype(np.uint8)
+    grey = (wide >> (samples.bits - 8)).astype(np.uint8)
+    if samples.white_is_zero:
+        grey = 255 - grey
     if (key := image.info.get("transparency")) is not None:
         grey[wide == key] = 255
     return Image.fromarray(grey)
-
-
-class _QuietPillow:
-    """While any thread is inside, Pillow's warnings (odd metadata, large images) are neither shown nor raised.
-
-    `warnings.catch_warnings` alone is not enough: it saves and restores one list of filters for the process, and
-    threads that leave in a different order than they entered would restore the wrong list.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._filters = warnings.catch_warnings()
-                self._filters.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._filters.__exit__(None, None, None)
-
-
-_quiet = _QuietPillow()
-
-
-@functools.cache
-def _silence_libtiff() -> None:
-    """Stop libtiff from printing errors to stderr, if its library can be reached. Pillow raises them as well."""
-    with suppress(ImportError, OSError, AttributeError):
-        import ctypes
-
-        set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
-        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
-        set_handler(None)

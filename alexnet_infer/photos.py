@@ -20,8 +20,21 @@ from alexnet_infer.errors import UnreadableInputError, one_line, printable
 from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.web import Fetch, FetchError, is_http, without_password
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-"""Suffixes of the files that are read from a directory. A file that is named directly may have any name."""
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c"),
+)
+"""Suffixes, in lower case, of the images that are read from a directory. A file that is named directly may have any
+name. AVIF (.avif) and JPEG 2000 (the last five) are read if Pillow was built with them."""
+
+OTHER_PICTURE_SUFFIXES = (
+    *(".heic", ".heif", ".hif", ".jxl", ".jxr", ".wdp", ".hdp", ".jls", ".bpg", ".qoi", ".svg", ".svgz", ".eps"),
+    *(".psd", ".psb", ".xcf", ".tga", ".exr", ".hdr", ".dds", ".pam", ".pfm", ".pcx", ".ico", ".icns"),
+    *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".rwl", ".raf", ".pef"),
+    *(".srw", ".3fr", ".fff", ".erf", ".kdc", ".dcr", ".mef", ".mos", ".mrw", ".iiq", ".x3f"),
+)
+"""Suffixes, in lower case, of pictures in formats that are not read. In a directory, such a file is a photo that can't
+be read, so that it is named and not passed over. Other files (text, videos) are passed over."""
 
 
 MAX_URL_BYTES = 64_000_000
@@ -97,9 +110,10 @@ def named(photo: str | Path) -> Photo:
 def expand(inputs: Sequence[str]) -> Iterator[Photo]:
     """Yield the photos of `inputs`, in order.
 
-    Each input is a file, a directory (its images at any depth, sorted, without hidden ones; links to directories are
-    not followed), a pattern such as "trip/**/*.jpg" (the files it matches, sorted), an http or https URL, or "-" for an
-    encoded image on standard input. An input without photos yields one photo that can't be read.
+    Each input is a file, a directory (its files at any depth that have one of IMAGE_SUFFIXES or OTHER_PICTURE_SUFFIXES,
+    sorted, without hidden ones; links to directories are not followed), a pattern such as "trip/**/*.jpg" (the files it
+    matches, sorted), an http or https URL, or "-" for an encoded image on standard input. An input without photos
+    yields one photo that can't be read.
     """
     for text in inputs:
         if text == "-":
@@ -126,7 +140,7 @@ def _images_below(directory: str) -> Iterator[Photo]:
     for folder, subfolders, names in os.walk(directory, onerror=errors.append):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         files += [Path(folder, name) for name in names if not name.startswith(".")]
-    images = sorted(file for file in files if file.suffix.lower() in IMAGE_SUFFIXES)
+    images = sorted(file for file in files if file.suffix.lower() in IMAGE_SUFFIXES + OTHER_PICTURE_SUFFIXES)
     for path in images:
         yield Photo(name=str(path), path=path)
     for error in errors:

@@ -22,12 +22,17 @@ from alexnet_infer.strict_json import Record
 
 Views = Literal["ten", "center"]
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "bilinear-aliased"]
-Fit = Literal["crop", "stretch"]
+Fit = Literal["crop", "crop-torchvision", "stretch"]
 ChannelOrder = Literal["RGB", "BGR"]
 ValueRange = Literal["0-255", "0-1"]
 Side = Annotated[int, strict_json.whole(1, 4096)]
 
 ALIASED = "bilinear-aliased"
+TORCHVISION = "crop-torchvision"
+
+WHOLE_PIXELS = 2**23
+"""Up to this number of pixels, `crop-torchvision` rescales the complete image, as torchvision does. A longer strip
+would take seconds and hundreds of megabytes, so only the part of it that the square needs is rescaled."""
 
 FILTERS = {  # Pillow's
     "nearest": Image.Resampling.NEAREST,
@@ -48,8 +53,9 @@ class Rescaling(Record, kw_only=True):
     """nearest, bilinear, bicubic or lanczos: Pillow's filters. All but nearest antialias when shrinking.
     bilinear-aliased: OpenCV's filter, as in Caffe. It interpolates between the four nearest pixels at any scale."""
     fit: Fit = "crop"
-    """crop: rescale the shorter side to S, then take the central square (section 2). stretch: rescale both sides to S,
-    whatever the shape, as Caffe's tools do."""
+    """crop: rescale the shorter side to S, then take the central square (section 2). crop-torchvision: the same with
+    torchvision's rounding, see `torchvision_square`. stretch: rescale both sides to S, whatever the shape, as Caffe's
+    tools do."""
 
 
 class Preprocessing(Record, kw_only=True, eq=False, dict=True):
@@ -131,6 +137,8 @@ def square_of(image: Image.Image, rescaling: Rescaling) -> np.ndarray:
     """
     if rescaling.fit == "crop":
         return central_square(image, rescaling.size, rescaling.resample)
+    if rescaling.fit == TORCHVISION:
+        return torchvision_square(image, rescaling.size, rescaling.resample)
     _check_pixels(image)
     return _resized(image, rescaling.size, rescaling.resample, (0, 0, *image.size))
 
@@ -147,16 +155,43 @@ def central_square(image: Image.Image, size: int, resample: str = "bicubic") -> 
     Raises UnreadableInputError if the image has no pixels.
     """
     _check_pixels(image)
-    width, height = image.size
-    scale = min(width, height) / size
-    scaled = [max(size, round(side / scale)) for side in (width, height)]
-    box = []
-    for side, scaled_side in zip((width, height), scaled, strict=True):
-        offset = (scaled_side - size) // 2
-        box.append((offset * side / scaled_side, (offset + size) * side / scaled_side))
-    (left, right), (top, bottom) = box
-    if scaled == [width, height]:
-        return np.asarray(image.crop((round(left), round(top), round(right), round(bottom))))
+    scale = min(image.size) / size
+    scaled = [max(size, round(side / scale)) for side in image.size]
+    return _part(image, size, resample, scaled, [(side - size) // 2 for side in scaled])
+
+
+def torchvision_square(image: Image.Image, size: int, resample: str = "bilinear") -> np.ndarray:
+    """Return the central square as torchvision's Resize(S) and CenterCrop round it: uint8 [S, S, 3].
+
+    The longer side, S * long / short, is rounded down. The corner of the square, (side - S) / 2, is rounded to the
+    nearest pixel, halves to the even one. The complete image is rescaled and then cropped. With Pillow's filters the
+    pixels are those of torchvision's transforms of a PIL image to the last bit. So are those of the central patch if
+    S - patch is divisible by 4, as 256 - 224 is. An exception, which differs by a few levels: an image of more than
+    WHOLE_PIXELS pixels after rescaling (at S = 256, a strip 128 times as long as it is wide).
+
+    Raises UnreadableInputError if the image has no pixels.
+    """
+    _check_pixels(image)
+    short = min(image.size)
+    scaled = [int(size * side / short) for side in image.size]
+    corner = [round((side - size) / 2) for side in scaled]
+    if resample != ALIASED and math.prod(scaled) <= WHOLE_PIXELS:
+        image = image.resize(scaled, FILTERS[resample])
+    return _part(image, size, resample, scaled, corner)
+
+
+def _part(image: Image.Image, size: int, resample: str, scaled: list[int], corner: list[int]) -> np.ndarray:
+    """Return uint8 [size, size, 3]: the square at `corner` of the image after its sides are rescaled to `scaled`.
+
+    Only that part is resampled, and not if the image has these sides already. Lists are (x, y) in pixels.
+    """
+    if scaled == list(image.size):
+        left, top = corner
+        return np.asarray(image.crop((left, top, left + size, top + size)))
+    (left, right), (top, bottom) = (
+        (first * side / after, (first + size) * side / after)
+        for side, after, first in zip(image.size, scaled, corner, strict=True)
+    )
     return _resized(image, size, resample, (left, top, right, bottom))
 
 

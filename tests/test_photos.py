@@ -18,7 +18,7 @@ from PIL import Image
 
 from alexnet_infer import decode, photos
 from alexnet_infer.errors import UnreadableInputError
-from alexnet_infer.photos import IMAGE_SUFFIXES, Photo, expand
+from alexnet_infer.photos import IMAGE_SUFFIXES, OTHER_PICTURE_SUFFIXES, Photo, expand
 from alexnet_infer.preprocess import Preprocessing, Rescaling, central_square
 from tests.published.conftest import _alone  # noqa: F401 (no proxies)
 from tests.published.server import Server
@@ -161,10 +161,66 @@ def test_a_hidden_directory_that_is_named_directly_is_searched(tree):
 
 def test_every_suffix_is_found_in_either_case(tree):
     folder = tree()
-    for suffix in IMAGE_SUFFIXES:
+    for suffix in IMAGE_SUFFIXES + OTHER_PICTURE_SUFFIXES:
         (folder / f"a{suffix}").touch()
         (folder / f"b{suffix.upper()}").touch()
-    assert len(names(".")) == 2 * len(IMAGE_SUFFIXES)
+    assert len(names(".")) == 2 * len(IMAGE_SUFFIXES + OTHER_PICTURE_SUFFIXES)
+    assert not set(IMAGE_SUFFIXES) & set(OTHER_PICTURE_SUFFIXES)
+
+
+def test_pictures_of_other_formats_in_a_directory_are_named_and_videos_and_texts_are_passed_over(tree):
+    folder = tree("trip/a.jpg", "trip/notes.txt", "trip/film.MOV", "trip/film.mp4", "trip/Thumbs.db", "trip/.x.heic")
+    (folder / "trip/b.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200))
+    assert names("trip") == ["trip/a.jpg", "trip/b.HEIC"]
+    good, bad = expand(["trip"])
+    assert good.square(PREPROCESSING.rescaling).shape == (SIZE, SIZE, 3)
+    with pytest.raises(UnreadableInputError, match=r"^trip/b\.HEIC: HEIC, which isn't read; convert it to JPEG first$"):
+        bad.square(PREPROCESSING.rescaling)
+    (folder / "trip/a.jpg").unlink()
+    assert names("trip") == ["trip/b.HEIC"]
+
+
+def test_a_picture_with_another_formats_suffix_is_read_by_its_content(tree):
+    gradient(8, 8).save(tree("trip/notes.txt") / "trip/a.heic", "PNG")
+    (photo,) = expand(["trip"])
+    assert photo.square(PREPROCESSING.rescaling).shape == (SIZE, SIZE, 3)
+
+
+SAVED = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".jif": "JPEG",
+    ".mpo": "MPO",
+    ".png": "PNG",
+    ".apng": "PNG",
+    ".webp": "WEBP",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
+    ".pbm": "PPM",
+    ".pnm": "PPM",
+    ".avif": "AVIF",
+    ".jp2": "JPEG2000",
+    ".j2k": "JPEG2000",
+    ".jpx": "JPEG2000",
+    ".jpf": "JPEG2000",
+    ".j2c": "JPEG2000",
+}
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_an_image_of_every_suffix_is_read(tree, suffix):
+    if SAVED[suffix] not in decode.FORMATS and suffix != ".mpo":
+        pytest.skip(f"this Pillow has no {SAVED[suffix]}")
+    mode = {".pgm": "L", ".pbm": "1"}.get(suffix, "RGB")
+    gradient(8, 8).convert(mode).save(tree("x/y") / f"x/a{suffix}", SAVED[suffix])
+    (photo,) = expand(["x"])
+    assert photo.square(PREPROCESSING.rescaling).shape == (SIZE, SIZE, 3)
 
 
 def test_a_directory_with_brackets_in_its_name_is_a_directory(tree):

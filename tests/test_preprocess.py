@@ -16,12 +16,15 @@ from alexnet_infer.preprocess import (
     ALIASED,
     FILTERS,
     RESAMPLES,
+    TORCHVISION,
+    WHOLE_PIXELS,
     Preprocessing,
     Rescaling,
     central_square,
     patch_offsets,
     patches,
     square_of,
+    torchvision_square,
 )
 
 SMOOTH = ("bilinear", "bicubic", "lanczos")
@@ -222,6 +225,76 @@ def test_cropping_is_the_central_square(width, height):
     assert np.array_equal(square_of(image, rescaling), central_square(image, 57, "lanczos"))
 
 
+def torchvisions(image: Image.Image, resize: int, crop: int, filter: Image.Resampling) -> np.ndarray:
+    """torchvision 0.28's `resize` and `center_crop` of a PIL image, from functional.py and _functional_pil.py."""
+    w, h = image.size
+    short, long = (w, h) if w <= h else (h, w)
+    new_short, new_long = resize, int(resize * long / short)
+    new_w, new_h = (new_short, new_long) if w <= h else (new_long, new_short)
+    if (new_w, new_h) != (w, h):
+        image = image.resize((new_w, new_h), filter)
+    crop_top = round((new_h - crop) / 2.0)
+    crop_left = round((new_w - crop) / 2.0)
+    return np.asarray(image.crop((crop_left, crop_top, crop_left + crop, crop_top + crop)))
+
+
+@pytest.mark.parametrize("resample", FILTERS)
+def test_a_net_of_torchvision_sees_the_pixels_of_its_transforms_whatever_the_size(resample):
+    """The square of 256 and its central patch of 224, as in torchvision's ImageClassification preset."""
+    rescaling = Rescaling(size=256, resample=resample, fit=TORCHVISION)
+    p = preprocessing(size=256, patch=224, resample=resample, fit=TORCHVISION)
+    sizes = np.random.default_rng(7).integers(2, 700, (40, 2)).tolist()
+    sizes += [(w, h) for w in (255, 256, 257) for h in (256, 257, 259, 301, 400)] + [(400, 257), (7, 1), (1, 1)]
+    other = 0
+    for number, (width, height) in enumerate(sizes):
+        image = noise(width, height, seed=number)
+        square = square_of(image, rescaling)
+        assert np.array_equal(square, torchvisions(image, 256, 256, FILTERS[resample])), (width, height)
+        view = patches(square, p, "center")[0].transpose(1, 2, 0)
+        assert np.array_equal(view, torchvisions(image, 256, 224, FILTERS[resample])), (width, height)
+        other += not np.array_equal(square, central_square(image, 256, resample))
+    assert other > 20  # the paper's rounding would not pass
+
+
+def test_torchvisions_rounding_differs_from_the_papers_in_side_and_corner():
+    """400 x 267 at S = 64: 95.88 is 95 and not 96. (131 - 64) / 2 is 34 and not 33; (129 - 64) / 2 is 32 in both."""
+    for width, height in ((400, 267), (131, 64)):
+        image = noise(width, height)
+        assert not np.array_equal(torchvision_square(image, 64), central_square(image, 64, "bilinear"))
+    image = noise(129, 64)
+    assert np.array_equal(torchvision_square(image, 64), np.asarray(image)[:, 32:96])
+    image = noise(131, 64)
+    assert np.array_equal(torchvision_square(image, 64), np.asarray(image)[:, 34:98])
+
+
+@pytest.mark.parametrize("shape", [(60_000, 20), (20, 60_000)])
+def test_a_long_strip_costs_little_with_torchvisions_rounding_too(shape):
+    started = time.process_time()
+    square = torchvision_square(Image.new("RGB", shape, (1, 2, 3)), 256)
+    assert time.process_time() - started < 0.5
+    assert np.array_equal(square, np.broadcast_to(np.uint8([1, 2, 3]), (256, 256, 3)))
+
+
+@pytest.mark.parametrize("longer", [True, False])
+def test_only_a_very_long_strip_is_not_rescaled_completely_and_differs_by_little(longer):
+    side = WHOLE_PIXELS // 256 * 20 // 256 + (1 if longer else -1)
+    image = noise(side, 20)
+    square = torchvision_square(image, 256).astype(int)
+    difference = np.abs(square - torchvisions(image, 256, 256, FILTERS["bilinear"]))
+    assert difference.max() <= (2 if longer else 0)
+
+
+def test_the_aliased_filter_keeps_torchvisions_sides_and_corner():
+    cv2 = pytest.importorskip("cv2")
+    for width, height in ((400, 267), (267, 400), (131, 64)):
+        image = noise(width, height)
+        sides = [int(64 * side / min(width, height)) for side in (width, height)]
+        left, top = (round((side - 64) / 2) for side in sides)
+        expected = cv2.resize(np.asarray(image), sides, interpolation=cv2.INTER_LINEAR)
+        square = square_of(image, Rescaling(size=64, resample=ALIASED, fit=TORCHVISION)).astype(int)
+        assert np.abs(square - expected[top : top + 64, left : left + 64]).max() <= 1
+
+
 @pytest.mark.parametrize("portrait", [False, True])
 @pytest.mark.parametrize(("long", "short", "size"), [(200, 100, 50), (250, 100, 50), (120, 100, 20)])
 def test_the_square_is_in_the_middle_to_a_fraction_of_a_pixel(long, short, size, portrait):
@@ -264,6 +337,8 @@ def test_an_image_without_pixels_is_refused(shape):
         central_square(Image.new("RGB", shape), 64)
     with pytest.raises(UnreadableInputError, match=f"{shape[0]} x {shape[1]} pixels: expected at least 1 x 1"):
         square_of(Image.new("RGB", shape), Rescaling(size=64, fit="stretch"))
+    with pytest.raises(UnreadableInputError, match=f"{shape[0]} x {shape[1]} pixels: expected at least 1 x 1"):
+        square_of(Image.new("RGB", shape), Rescaling(size=64, fit=TORCHVISION))
 
 
 # The description in a model file.
@@ -292,6 +367,15 @@ def test_json_restores_every_field_to_the_last_bit(mean, resample, channel_order
     assert back.mean.tobytes() == p.mean.tobytes() == np.asarray(mean, np.float32).tobytes()
     fields = ("size", "patch", "resample", "channel_order", "value_range")
     assert [getattr(back, name) for name in fields] == [getattr(p, name) for name in fields]
+
+
+def test_the_kind_of_fit_is_a_value_and_no_new_field_so_that_earlier_files_keep_their_bytes():
+    fields = {"size", "patch", "mean", "resample", "fit", "channel_order", "value_range"}
+    assert preprocessing().to_json().keys() == fields
+    assert repr(Rescaling(size=9)) == "Rescaling(size=9, resample='bicubic', fit='crop')"
+    other = preprocessing(fit=TORCHVISION)
+    assert other.to_json() == preprocessing().to_json() | {"fit": "crop-torchvision"}
+    assert through_json(other).rescaling == Rescaling(size=9, fit=TORCHVISION)
 
 
 def test_json_restores_values_in_0_1():

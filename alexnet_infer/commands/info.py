@@ -13,7 +13,7 @@ from alexnet_infer.errors import ModelFileError, UsageError, meant, shown
 from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.manifest import Manifest, Provenance
 from alexnet_infer.nets import UnknownNetError, find_net
-from alexnet_infer.preprocess import Rescaling
+from alexnet_infer.preprocess import TORCHVISION, Rescaling
 from alexnet_infer.presets import PRESETS, preset
 
 if TYPE_CHECKING:
@@ -134,7 +134,8 @@ def _rescaling(rescaling: Rescaling) -> str:
     size, resample = rescaling.size, rescaling.resample
     if rescaling.fit == "stretch":
         return f"stretched to {size} x {size} ({resample})"
-    return f"shorter side to {size} ({resample}), central square"
+    rounding = ", rounded as in torchvision" if rescaling.fit == TORCHVISION else ""
+    return f"shorter side to {size} ({resample}), central square{rounding}"
 
 
 def _trained(origin: Provenance) -> str:

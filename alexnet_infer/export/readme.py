@@ -7,7 +7,7 @@ from pathlib import Path
 from alexnet_infer.engines.files import EnginePlatform
 from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.manifest import Manifest
-from alexnet_infer.preprocess import ALIASED, FILTERS, Preprocessing
+from alexnet_infer.preprocess import ALIASED, FILTERS, TORCHVISION, Preprocessing
 
 SIGNATURE = "written by alexnet-infer from"
 """Marks a README as written by alexnet-infer, which may overwrite it."""
@@ -102,6 +102,8 @@ def _preparation(preprocessing: Preprocessing, info: ExportInfo) -> str:
             f"Rescale the image so that its shorter side has {size} pixels ({kind}). Crop the central {size} x "
             f"{size} pixels."
         )
+        if preprocessing.fit == TORCHVISION:
+            text += " Round as torchvision does: the longer side down, the corner of the crop half to even."
     if info.takes_squares:
         rest = f", cuts ten {patch} x {patch} patches and averages their probabilities"
         if info.views == "center":
@@ -126,6 +128,12 @@ def _square_lines(preprocessing: Preprocessing) -> list[str]:
         resized = f"photo.resize(sides, Image.Resampling.{FILTERS[preprocessing.resample].name})"
     if preprocessing.fit == "stretch":
         return [f"sides = ({size}, {size})", f"square = {resized}"]
+    if preprocessing.fit == TORCHVISION:
+        return [
+            f"sides = width, height = [int({size} * side / min(photo.size)) for side in photo.size]",
+            f"left, top = round((width - {size}) / 2), round((height - {size}) / 2)",
+            f"square = {resized}.crop((left, top, left + {size}, top + {size}))",
+        ]
     return [
         f"scale = min(photo.size) / {size}",
         f"sides = width, height = [max({size}, round(side / scale)) for side in photo.size]",

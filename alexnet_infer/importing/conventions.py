@@ -14,7 +14,7 @@ from alexnet_infer import strict_json
 from alexnet_infer.architecture import Architecture, Conv
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line
 from alexnet_infer.importing.roles import as_float32
-from alexnet_infer.preprocess import ALIASED, ChannelOrder, Fit, Preprocessing, Resample, Side, ValueRange
+from alexnet_infer.preprocess import ALIASED, TORCHVISION, ChannelOrder, Fit, Preprocessing, Resample, Side, ValueRange
 from alexnet_infer.strict_json import Record
 
 _Factor = Annotated[float, Meta(gt=0, lt=1e6)]
@@ -64,7 +64,7 @@ CONVENTIONS = {
     # torchvision.transforms._presets.ImageClassification, with PIL images.
     "torchvision": Convention(
         size=256,
-        fit="crop",
+        fit=TORCHVISION,
         resample="bilinear",
         channel_order="RGB",
         value_range="0-1",

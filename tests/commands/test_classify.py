@@ -116,6 +116,17 @@ def test_some_failures_exit_1_with_one_line_each_and_the_rest_get_labels(run, mo
     assert "absent.png" in errors[1]
 
 
+def test_a_picture_in_a_folder_that_cannot_be_read_gets_an_error_and_exits_1(run, model, folder):
+    (folder / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
+    (folder / "film.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(200))
+    code, out, err = run("classify", folder, "--model", model)
+    assert (code, err.splitlines()) == (
+        1,
+        [f"error: {folder / 'phone.HEIC'}: HEIC, which isn't read; convert it to JPEG first"],
+    )
+    assert len(out.splitlines()) == len([*folder.glob("*.jpg")])
+
+
 @pytest.mark.parametrize("arguments", [["absent.jpg"], ["absent.jpg", "nothing-*.png"]])
 def test_nothing_readable_exits_3(run, model, arguments):
     code, out, err = run("classify", *arguments, "--model", model)

@@ -102,7 +102,7 @@ def file(tmp_path):
 
 
 FIELDS = {
-    "size": 256, "fit": "crop", "resample": "bilinear", "channel_order": "RGB", "value_range": "0-1",
+    "size": 256, "fit": "crop-torchvision", "resample": "bilinear", "channel_order": "RGB", "value_range": "0-1",
     "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
 }  # fmt: skip
 
