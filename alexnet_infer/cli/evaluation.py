@@ -181,7 +181,7 @@ def get(
     name: Annotated[str, argument("[NAME]", "Data set; without a name, list all.", default=False)] = "",
     part: Annotated[
         list[str] | None,
-        option(WHAT, "Part of the set, or all; repeatable.", metavar="PART", default="the set; required if it has parts"),
+        option(WHAT, "Part of the set, or all; repeatable.", metavar="PART", default="required if the set has parts"),
     ] = None,
     source: Annotated[
         str | None, option(HOW, "Copy or mirror; also verified.", "--from", metavar="FILE|URL", default="the publisher")

@@ -85,19 +85,24 @@ def _print(sets: Sequence[DataSet], folder: Path) -> None:
     table = Table(box=None, pad_edge=False)
     for heading, justify in (
         ("set", "left"), ("images", "right"), ("classes", "right"), ("MB", "right"), ("digest", "left"),
+        ("licence", "right"),
     ):  # fmt: skip
         table.add_column(heading, justify=justify, no_wrap=True)
-    table.add_column("what it is; licence", overflow="fold")
+    table.add_column("what it is", overflow="fold")
+    licences = list(dict.fromkeys((data.licence, data.terms) for data in sets))
     for data in sets:
         there = any(is_there(data, folder, [archive]) for archive in data.archives)
         digests = ", ".join(dict.fromkeys(archive.check for archive in data.archives))
-        counts = [f"{data.validation:,}", f"{data.classes:,}", f"{data.size / 1e6:,.0f}", digests]
-        parts = f" (--part {', '.join(map(str, data.parts))})" if any(data.parts) else ""
-        about = Text(f"{data.summary}{parts}; {data.licence}")
-        table.add_row(data.name, *counts, about, style="bold" if there else "")
+        number = licences.index((data.licence, data.terms)) + 1
+        counts = [f"{data.validation:,}", f"{data.classes:,}", f"{data.size / 1e6:,.0f}", digests, str(number)]
+        parts = f"; --part {', '.join(map(str, data.parts))}" if any(data.parts) else ""
+        table.add_row(data.name, *counts, Text(data.summary + parts), style="bold" if there else "")
     Console().print(table)
+    print("\nLicences and terms of use:")
+    for number, (licence, terms) in enumerate(licences, start=1):
+        print(f"{number}  {licence}\n   {terms}")
     print(
-        "\nSHA-256 and MD5 find damage; MD5 is not safe against a forger.\n"
-        "`alexnet-infer data get --json` adds terms, URLs, digests and their sources.\n"
-        f"`alexnet-infer data get NAME` puts a set into {folder} (in bold: it is there)"
+        "\nSHA-256 and MD5 find damage; MD5 is not safe against a forger (docs/data-sets.md).\n"
+        "`alexnet-infer data get --json` adds URLs, digests and their sources.\n"
+        f"`alexnet-infer data get NAME` puts a set into {folder}\nor, with --to, into another folder."
     )

@@ -96,7 +96,7 @@ def download(
                 f"{shown(without_password(url))}: expected a URL that begins with https://, http:// or file://"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{wanted.digest.partition(':')[2][:32]}.part"
+    part = part_path(wanted, folder)
     held = lock(part.with_suffix(".lock"))
     if held is None:
         raise UsageError(f"{wanted.name}: another process is fetching it; wait until it is done")
@@ -107,6 +107,11 @@ def download(
         _fetch(wanted, urls, part, on_bytes)
         yield part
         part.unlink(missing_ok=True)
+
+
+def part_path(wanted: Wanted, folder: Path) -> Path:
+    """Return the path of the file in `folder` that keeps the bytes received."""
+    return folder / f"{wanted.digest.partition(':')[2][:32]}.part"
 
 
 def verify(wanted: Wanted, path: Path) -> None:

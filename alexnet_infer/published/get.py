@@ -9,13 +9,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from alexnet_infer.errors import UnreadableInputError, UsageError, listed
 from alexnet_infer.files import lock, user_cache
 from alexnet_infer.progress import fetching
 from alexnet_infer.published.data_sets import Archive, DataSet
-from alexnet_infer.published.download import check_space, download, verify
+from alexnet_infer.published.download import check_space, download, part_path, verify
 from alexnet_infer.published.unpack import unpack
 
 SLACK = 2**26
@@ -63,6 +64,7 @@ def get(
             return target, False
         with _work_folder(data, parent) as work:
             missing = archives if force else _missing(target, archives)
+            _check_space(data, missing, work, keep=keep)
             for archive in missing:
                 _get_archive(data, archive, source, target, work, keep=keep)
             return target, bool(missing)
@@ -83,9 +85,10 @@ def _has_files(folder: Path) -> bool:
 
 @contextmanager
 def _work_folder(data: DataSet, parent: Path) -> Iterator[Path]:
-    """The hidden folder of this set, which no other process uses. It is removed after success.
+    """The hidden folder of this set, which no other process uses.
 
-    Raises UsageError if another process uses it.
+    It is removed at the end, unless it has bytes of a download for the next attempt. Raises UsageError if another
+    process uses it.
     """
     work = parent / f".{data.name}.partial"
     work.mkdir(parents=True, exist_ok=True)
@@ -93,13 +96,25 @@ def _work_folder(data: DataSet, parent: Path) -> Iterator[Path]:
     if held is None:
         raise UsageError(f"{data.name}: another process is getting it; wait until it is done")
     with held:
-        yield work
-        shutil.rmtree(work)
+        try:
+            yield work
+        finally:
+            if not any(part.stat().st_size for part in work.glob("*.part")):
+                shutil.rmtree(work, ignore_errors=True)
 
 
-def _get_archive(
-    data: DataSet, archive: Archive, source: str | None, target: Path, work: Path, *, keep: bool
-) -> None:
+def _check_space(data: DataSet, archives: Sequence[Archive], work: Path, *, keep: bool) -> None:
+    """Check that the disk has room for all of several archives. `download` checks the room for one.
+
+    Raises UsageError if not.
+    """
+    if len(archives) > 1:
+        downloads = [archive.size for archive in archives]
+        wanted = replace(data.wanted(archives[0]), name=data.name, room=sum(archive.room for archive in archives))
+        check_space(wanted, work, sum(downloads) if keep else max(downloads))
+
+
+def _get_archive(data: DataSet, archive: Archive, source: str | None, target: Path, work: Path, *, keep: bool) -> None:
     wanted = data.wanted(archive)
     if source is not None and "://" not in source:
         copy = Path(source)
@@ -108,7 +123,8 @@ def _get_archive(
         except OSError as error:
             raise UnreadableInputError(f"--from {copy}: {error.strerror or error}") from None
         check_space(wanted, work, 0)
-        return _install(wanted.name, archive, copy, target, work)
+        _install(wanted.name, archive, copy, target, work)
+        return part_path(wanted, work).unlink(missing_ok=True)  # of an earlier download, which is not needed now
     urls = archive.urls if source is None else (source,)
     with ExitStack() as until_installed:
         with fetching(wanted.name, archive.size) as advance:  # one bar at a time: this one ends before unpacking

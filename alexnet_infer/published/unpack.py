@@ -48,7 +48,9 @@ def unpack(
             for name, length, opener in _members(source):
                 count, size = count + 1, size + length
                 if size > max_bytes or count > max_files:
-                    raise _Refused(f"has more than {max_bytes:,} bytes or {max_files:,} files: not the expected images")
+                    raise _RefusedError(
+                        f"has more than {max_bytes:,} bytes or {max_files:,} files: not the expected images"
+                    )
                 path = _inside(name, folder)
                 if path is None:
                     continue
@@ -58,13 +60,13 @@ def unpack(
                     made.add(parent)
                 if opener is not None:
                     _write(name, length, opener, path)
-    except _Refused as error:
+    except _RefusedError as error:
         raise UnreadableInputError(f"{archive}: {error}") from None
     except _DAMAGE as error:
         raise UnreadableInputError(f"{archive}: damaged, or not a tar or zip file ({one_line(error)})") from None
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """The archive is damaged or not safe. The message is the cause."""
 
 
@@ -94,6 +96,19 @@ class _Source:
         return block
 
 
+class _Header(tarfile.TarInfo):
+    """The header of a member. tarfile takes a damaged one for the end of the archive; here it is an error."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(tarfile_)
+        except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # the real end
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from None
+
+
 def _members(source: Any) -> Iterator[_Member]:
     begin = source.read(4)
     source.seek(0)
@@ -101,7 +116,7 @@ def _members(source: Any) -> Iterator[_Member]:
 
 
 def _tar_members(source: Any) -> Iterator[_Member]:
-    with tarfile.open(fileobj=source, mode="r|*", bufsize=CHUNK) as archive:
+    with tarfile.open(fileobj=source, mode="r|*", bufsize=CHUNK, tarinfo=_Header) as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # tarfile would keep a kilobyte for each of up to a million files
             if member.isdir():
@@ -109,7 +124,7 @@ def _tar_members(source: Any) -> Iterator[_Member]:
             elif member.isreg():
                 yield member.name, member.size, lambda member=member: archive.extractfile(member)
             else:
-                raise _Refused(f"{shown(member.name)} is a link or a device: expected only folders and files")
+                raise _RefusedError(f"{shown(member.name)} is neither a folder nor a regular file: expected only these")
 
 
 def _zip_members(source: Any) -> Iterator[_Member]:
@@ -121,14 +136,16 @@ def _zip_members(source: Any) -> Iterator[_Member]:
             elif kind in (0, stat.S_IFREG):
                 yield member.filename, member.file_size, lambda member=member: archive.open(member)
             else:
-                raise _Refused(f"{shown(member.filename)} is a link or a device: expected only folders and files")
+                raise _RefusedError(
+                    f"{shown(member.filename)} is neither a folder nor a regular file: expected only these"
+                )
 
 
 def _inside(name: str, folder: Path) -> Path | None:
     """The path of a member in `folder`, or None if it is a file of macOS or the folder itself."""
     windows = PureWindowsPath(name)  # also splits at "\\", and knows drives
     if name.startswith("/") or windows.anchor or ".." in windows.parts or not name.isprintable():
-        raise _Refused(f"has a member {shown(name)}: expected a printable name inside the new folder")
+        raise _RefusedError(f"has a member {shown(name)}: expected a printable name inside the new folder")
     parts = PurePosixPath(name).parts
     if not parts or "__MACOSX" in parts or parts[-1] == ".DS_Store" or parts[-1].startswith("._"):
         return None
@@ -142,4 +159,4 @@ def _write(name: str, length: int, opener: Callable[[], IO[bytes]], path: Path) 
             file.write(block)
             left -= len(block)
         if left or content.read(1):  # the last read makes zipfile compare the checksum
-            raise _Refused(f"{shown(name)} has another size than the archive says: damaged")
+            raise _RefusedError(f"{shown(name)} has another size than the archive says: damaged")
