@@ -38,7 +38,8 @@ def run(
     archives = data.choose(part or ())
     typer.echo(f"{data.name}: licence: {data.licence} ({data.terms})", err=True)
     path, fetched = get(data, archives, to or sets_folder(), source, force=force, keep=keep)
-    command = f"alexnet-infer eval --data {shlex.quote(str(path))}"
+    model = f" --model {data.model}" if data.model else ""
+    command = f"alexnet-infer eval --data {shlex.quote(str(path))}{model}"
     if as_json:
         chosen = [archive.part for archive in archives if archive.part]
         print(

@@ -94,6 +94,8 @@ class DataSet(Record, kw_only=True):
     licence: Text
     terms: Text
     """The URL of the page with the licence, or with the terms of use."""
+    model: Name | None
+    """A net that knows the classes, for the suggested command; None if the default net does."""
     archives: Annotated[tuple[Archive, ...], Meta(min_length=1, description="a list of archives")]
 
     def __post_init__(self) -> None:
