@@ -61,7 +61,7 @@ def test_a_set_is_fetched_and_the_next_command_reads_it(site, run):
     for split in ("validation", "train"):
         assert len(open_images(path, split)) == 3
     code, out, err = run(*shlex.split(following.partition("alexnet-infer ")[2]), "--views", "center", "--json")
-    assert (code, json.loads(out)["images"]) == (0, 3), err
+    assert (code, json.loads(out)["data"]["images"]) == (0, 3), err
 
 
 def test_the_licence_comes_before_anything_is_fetched(site, run):

@@ -156,8 +156,9 @@ def test_a_wrong_value_is_refused(other, field, value):
     ("field", "value"),
     [
         ("part", "all"), ("part", "noise"), ("part", 3), ("urls", []), ("urls", ["ftp://x"]), ("size", 0),
-        ("size", 2**41), ("digest", "sha1:" + "0" * 40), ("digest", "md5:" + "0" * 31), ("digest", None), ("digest_source", ""),
-        ("files", 0), ("folders", ["a"]), ("folders", ["../evil"]), ("folders", "a"), ("folders", None),
+        ("size", 2**41), ("digest", "sha1:" + "0" * 40), ("digest", "md5:" + "0" * 31), ("digest", None),
+        ("digest_source", ""), ("files", 0), ("folders", ["a"]), ("folders", ["../evil"]),
+        ("folders", "a"), ("folders", None),
     ],
 )  # fmt: skip
 def test_a_wrong_value_of_an_archive_is_refused(other, field, value):
