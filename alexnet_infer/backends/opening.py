@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, get_args
 
 from alexnet_infer.artifact import Artifact, load_artifact, load_manifest, sha256
 from alexnet_infer.backends import Backend, Choice, Device
-from alexnet_infer.errors import BackendError, UsageError
+from alexnet_infer.errors import BackendError, SpecError, UsageError
 from alexnet_infer.manifest import Manifest
 from alexnet_infer.preprocess import Views
+from alexnet_infer.recognize import ONNX, by_suffix, recognize
 
 if TYPE_CHECKING:
     from alexnet_infer.graph.file import OnnxFile
     from alexnet_infer.graph.info import ExportInfo, FileViews
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
-EXPORTED_SUFFIXES = (".onnx", *ENGINE_SUFFIXES)
+"""An engine is told by its suffix: it is code, and needs its description beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,19 @@ class Opened:
         return sha256(self.path)
 
 
+def is_onnx(path: Path) -> bool:
+    """Return whether a net's file is an ONNX file: by its content or, if that says nothing, by its suffix."""
+    try:
+        return path.suffix not in ENGINE_SUFFIXES and recognize(path) is ONNX
+    except (OSError, SpecError):  # its reader gives the cause
+        return by_suffix(path) is ONNX
+
+
+def is_exported(path: Path) -> bool:
+    """Return whether a net's file is an exported one, ONNX or an engine. Its weights can't be read."""
+    return path.suffix in ENGINE_SUFFIXES or is_onnx(path)
+
+
 def describe(path: Path) -> tuple[Manifest, ExportInfo | None]:
     """Return the manifest of the file `path`, and for exported files its export info. Raises ModelFileError."""
     if path.suffix in ENGINE_SUFFIXES:
@@ -61,7 +75,7 @@ def describe(path: Path) -> tuple[Manifest, ExportInfo | None]:
 
         description = read_description(path)
         return description.manifest, description.info
-    if path.suffix == ".onnx":
+    if is_onnx(path):
         from alexnet_infer.graph.file import read_model
 
         file = read_model(path)
@@ -77,7 +91,7 @@ def open_model(
     trust_engine: bool = False,
     views: FileViews = "none",
 ) -> Opened:
-    """Open the net in the file `path`, whose suffix says what kind of file it is.
+    """Open the net in the file `path`, a model file, an exported ONNX file or an engine.
 
     `views` applies to model files only: the views that the backend may cut and average itself. On a GPU it does so, and
     takes squares.
@@ -91,7 +105,7 @@ def open_model(
         raise UsageError(f"backend={backend!r}: expected {', '.join(get_args(Choice))}")
     if path.suffix in ENGINE_SUFFIXES:
         return _open_engine(path, device, backend, trust_engine)
-    if path.suffix == ".onnx":
+    if is_onnx(path):
         return _open_onnx(path, device, backend)
     return _open_artifact(path, device, backend, views)
 
