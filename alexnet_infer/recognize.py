@@ -6,6 +6,7 @@ Only the first bytes and the outline of the file are read. No code in it runs.
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -140,7 +141,7 @@ def _zip(file: IO[bytes], start: bytes) -> Kind:
     try:
         with zipfile.ZipFile(file) as archive:
             names += archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, struct.error):
         pass
     ends = {name.rpartition("/")[2] for name in names}
     if ends & {"data.pkl", "constants.pkl"}:
@@ -169,8 +170,8 @@ _ONNX_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25
 def _protobuf(file: IO[bytes]) -> Kind | None:
     """A protobuf message by the numbers and wire types of its fields.
 
-    ONNX has its graph in field 7. Caffe's net has layers in 100 or, before 2015, in 2, after one name in 1. TensorFlow's
-    graph has nodes in 1. Core ML has a number in 1 and its model in one of the fields from 200 on.
+    ONNX has its graph in field 7. Caffe's net has layers in 100 or, before 2015, in 2, after one name in 1.
+    TensorFlow's graph has nodes in 1. Core ML has a number in 1 and its model in one of the fields from 200 on.
     """
     fields = _fields(file)
     if fields is None:

@@ -41,10 +41,7 @@ FORMATS: dict[Kind, Format] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ImportRequest:
-    """What to import, and what the file itself doesn't state.
-
-    Raises UsageError on invalid values, and ModelFileError if the file is of a kind that can't be imported.
-    """
+    """What to import, and what the file itself doesn't state. Raises UsageError on invalid values."""
 
     source: Path
     out: Path
@@ -81,14 +78,18 @@ class ImportRequest:
     def __post_init__(self) -> None:
         if self.format is not None and self.format not in get_args(Format):
             raise UsageError(f"format={shown(self.format)}: expected {', '.join(get_args(Format))}")
-        suffix = ".onnx" if self.resolved_format == "onnx-quantized" else ".safetensors"
-        if self.out.suffix != suffix:
-            raise UsageError(f"{self.out}: expected a name that ends in {suffix}")
-        if self.preset is None and self.resolved_format != "checkpoint":
-            names = ", ".join(OF_PRESETS)
-            raise UsageError(f"{self.source}: its preset is unknown. Name the preset with --as: {names}, ...")
         if self.preset is not None:
             variant(self.preset)
+        try:
+            found = self.resolved_format
+        except ModelFileError:
+            return  # `import_net` raises it
+        suffix = ".onnx" if found == "onnx-quantized" else ".safetensors"
+        if self.out.suffix != suffix:
+            raise UsageError(f"{self.out}: expected a name that ends in {suffix}")
+        if self.preset is None and found != "checkpoint":
+            names = ", ".join(OF_PRESETS)
+            raise UsageError(f"{self.source}: its preset is unknown. Name the preset with --as: {names}, ...")
 
     @cached_property
     def resolved_format(self) -> Format:
