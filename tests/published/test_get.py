@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -305,7 +307,19 @@ def test_one_copy_cannot_be_several_parts(parts):
     )
 
 
-# The disk, and other processes.
+# The terminal, the disk, and other processes.
+
+
+def test_on_a_terminal_the_bars_of_download_and_unpacking_follow_one_another(server, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    assert fetch(server, tmp_path)[1]  # rich raises an error if two bars are shown at once
+    shown = sys.stderr.getvalue()
+    assert 0 <= shown.index("flowers") < shown.index("unpacking flowers")
 
 
 def test_the_room_for_the_images_is_checked_before_anything_is_fetched(server, parts, tmp_path, monkeypatch):
