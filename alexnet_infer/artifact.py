@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line, wrong_names
 from alexnet_infer.files import along, size_of, write_atomically
 from alexnet_infer.manifest import METADATA_KEY, Manifest
+from alexnet_infer.recognize import SAFETENSORS, recognize
 
 CHECKPOINT_KEYS = {"config", "state"}
 """The metadata keys by which a checkpoint of the trainer is recognised."""
@@ -133,30 +134,18 @@ def _finished_beside(checkpoint: Path) -> str:
     return ""
 
 
-FOREIGN = {
-    **dict.fromkeys((".pth", ".pt"), "a PyTorch file"),
-    ".caffemodel": "a Caffe net",
-    **dict.fromkeys((".h5", ".hdf5", ".keras"), "a Keras file"),
-    ".tflite": "a TensorFlow Lite file",
-    ".pb": "a TensorFlow graph",
-    ".mlmodel": "a Core ML file",
-    ".prototxt": "the description of a Caffe net, without its weights",
-}
-"""What other programs' files are, by suffix."""
-
-IMPORTABLE = (".pth", ".pt", ".caffemodel")
-"""The suffixes in FOREIGN that `alexnet-infer import` takes."""
-
-
 def _not_safetensors(path: Path, error: SafetensorError) -> str:
-    kind = FOREIGN.get(path.suffix.lower())
-    if kind is None:
+    kind = recognize(path)
+    if kind is None or kind is SAFETENSORS:
         return f"damaged, or not a safetensors file ({one_line(error)})"
-    if path.suffix.lower() in IMPORTABLE:
-        return (
-            f"is {kind}: expected a model file; `alexnet-infer import {shlex.quote(str(path))} --as PRESET` converts it"
-        )
-    return f"is {kind}, which can't be read: expected a model file, or one that `alexnet-infer import` converts to it"
+    if kind.importable:
+        command = f"alexnet-infer import {shlex.quote(str(path))} --as PRESET"
+        return f"is {kind.text}: expected a model file; `{command}` converts it"
+    advice = f"; {kind.advice}" if kind.advice else ""
+    return (
+        f"is {kind.text}, which can't be read: expected a model file, or one that `alexnet-infer import` converts to "
+        f"it{advice}"
+    )
 
 
 @contextmanager

@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from alexnet_infer.artifact import Artifact, load_artifact, load_manifest, sha256
 from alexnet_infer.backends import Backend, Choice, Device
-from alexnet_infer.errors import BackendError, UsageError
+from alexnet_infer.errors import BackendError, SpecError, UsageError
 from alexnet_infer.manifest import Manifest
 from alexnet_infer.preprocess import Views
+from alexnet_infer.recognize import ENGINE, ONNX, by_content, by_suffix
 
 if TYPE_CHECKING:
     from alexnet_infer.graph.file import OnnxFile
     from alexnet_infer.graph.info import ExportInfo, FileViews
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
-EXPORTED_SUFFIXES = (".onnx", *ENGINE_SUFFIXES)
+"""An engine is told by its suffix. Only if the content is certainly of another kind, that counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +55,35 @@ class Opened:
         return sha256(self.path)
 
 
+def file_kind(path: Path) -> Literal["engine", "onnx", "model"]:
+    """Return what kind of net a file is: by its content or, if that says nothing, by its suffix.
+
+    Everything that is neither an engine nor ONNX is "model", also a file that is missing or no net: its reader gives
+    the cause.
+    """
+    try:
+        kind = by_content(path)
+    except (OSError, SpecError):
+        kind = None
+    if path.suffix in ENGINE_SUFFIXES and kind in (None, ENGINE):
+        return "engine"
+    return "onnx" if (kind or by_suffix(path)) is ONNX else "model"
+
+
+def is_exported(path: Path) -> bool:
+    """Return whether a net's file is an exported one, ONNX or an engine. Its weights can't be read."""
+    return file_kind(path) != "model"
+
+
 def describe(path: Path) -> tuple[Manifest, ExportInfo | None]:
     """Return the manifest of the file `path`, and for exported files its export info. Raises ModelFileError."""
-    if path.suffix in ENGINE_SUFFIXES:
+    kind = file_kind(path)
+    if kind == "engine":
         from alexnet_infer.engines.files import read_description
 
         description = read_description(path)
         return description.manifest, description.info
-    if path.suffix == ".onnx":
+    if kind == "onnx":
         from alexnet_infer.graph.file import read_model
 
         file = read_model(path)
@@ -77,7 +99,7 @@ def open_model(
     trust_engine: bool = False,
     views: FileViews = "none",
 ) -> Opened:
-    """Open the net in the file `path`, whose suffix says what kind of file it is.
+    """Open the net in the file `path`, a model file, an exported ONNX file or an engine.
 
     `views` applies to model files only: the views that the backend may cut and average itself. On a GPU it does so, and
     takes squares.
@@ -89,9 +111,10 @@ def open_model(
         raise UsageError(f"device={device!r}: expected auto, cpu or cuda")
     if backend not in get_args(Choice):
         raise UsageError(f"backend={backend!r}: expected {', '.join(get_args(Choice))}")
-    if path.suffix in ENGINE_SUFFIXES:
+    kind = file_kind(path)
+    if kind == "engine":
         return _open_engine(path, device, backend, trust_engine)
-    if path.suffix == ".onnx":
+    if kind == "onnx":
         return _open_onnx(path, device, backend)
     return _open_artifact(path, device, backend, views)
 

@@ -159,7 +159,7 @@ def filters(
     run(model, out)
 
 
-app.add_typer(data_sets, name="data", help="Check labelled image sets.", rich_help_panel=CHECK)
+app.add_typer(data_sets, name="data", help="Get and check labelled image sets.", rich_help_panel=CHECK)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from alexnet_infer.cli.options import OUTPUT, RUNTIME, Backend, Device, Layout, Split, TrustEngine, net
+from alexnet_infer.cli.options import HOW, OUTPUT, RUNTIME, Backend, Device, Layout, Split, TrustEngine, net
 from alexnet_infer.errors import UsageError
 from alexnet_infer.help import WHAT, Command, Group, argument, option
 
@@ -24,6 +24,13 @@ MERGE_EXAMPLES = """
 Examples:
   alexnet-infer eval merge cache-1 cache-2
   alexnet-infer eval merge shards/* --references all --markdown
+"""
+
+GET_EXAMPLES = """
+Examples:
+  alexnet-infer data get
+  alexnet-infer data get tiny-imagenet --to sets
+  alexnet-infer data get imagenet-c --part blur --part noise
 """
 
 CHECK_EXAMPLES = """
@@ -177,7 +184,41 @@ def merge(
     raise typer.Exit(join(caches, output, scoring=parse_scoring(classes, labels), references=references))
 
 
-data_sets = typer.Typer(cls=Group, no_args_is_help=True, epilog=CHECK_EXAMPLES)
+DATA_EXAMPLES = """
+Examples:
+  alexnet-infer data get tiny-imagenet
+  alexnet-infer data check ILSVRC2012
+"""
+
+data_sets = typer.Typer(cls=Group, no_args_is_help=True, epilog=DATA_EXAMPLES)
+
+
+@data_sets.command(cls=Command, epilog=GET_EXAMPLES)
+def get(
+    name: Annotated[str, argument("[NAME]", "Data set; without a name, list all.", default=False)] = "",
+    part: Annotated[
+        list[str] | None,
+        option(WHAT, "Part of the set, or all; repeatable.", metavar="PART", default="required if the set has parts"),
+    ] = None,
+    source: Annotated[
+        str | None, option(HOW, "Copy or mirror; also verified.", "--from", metavar="FILE|URL", default="the publisher")
+    ] = None,
+    force: Annotated[bool, option(HOW, "Get again, and replace the folder.", "--force")] = False,
+    to: Annotated[
+        Path | None, option(OUTPUT, "Put the set into DIR/NAME.", metavar="DIR", default="data in the user's cache")
+    ] = None,
+    keep: Annotated[bool, option(OUTPUT, "Keep the downloaded archive, in DIR.", "--keep")] = False,
+    as_json: Annotated[bool, option(OUTPUT, "Print one JSON object.", "--json")] = False,
+) -> None:
+    """Get a free labelled image set, for `eval --data`.
+
+    Prints the licence, downloads and verifies the set, unpacks it and prints its folder. An interrupted download
+    continues where it stopped. Exits with 3 if the set cannot be fetched or is not the expected one.
+    """
+    options = locals()  # must come first: the arguments, by their names
+    from alexnet_infer.commands.data_get import run
+
+    run(**options)
 
 
 @data_sets.command(cls=Command, epilog=CHECK_EXAMPLES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -60,7 +60,7 @@ def pull(
 
 def import_(
     source: Annotated[
-        Path, argument("FILE", "An .onnx, .caffemodel, .pth or .pt file, or a checkpoint of `python -m train`.")
+        Path, argument("FILE", "ONNX file, caffemodel, PyTorch file, or checkpoint of `python -m train`.")
     ],
     preset: Annotated[
         str | None,
@@ -70,6 +70,15 @@ def import_(
             "--as",
             metavar="PRESET",
             default="the checkpoint's; otherwise required",
+        ),
+    ] = None,
+    format: Annotated[
+        Literal["onnx", "onnx-quantized", "caffemodel", "state-dict", "checkpoint"] | None,
+        option(
+            WHAT,
+            "onnx, onnx-quantized, caffemodel, state-dict (PyTorch) or checkpoint.",
+            metavar="NAME",
+            default="told by the file's content",
         ),
     ] = None,
     preprocessing: Annotated[

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
+from alexnet_infer.backends.opening import is_exported
 from alexnet_infer.datasets import Split
 from alexnet_infer.doctor.check import check
 from alexnet_infer.doctor.finding import Finding, Report
@@ -48,7 +48,7 @@ def run(
 
 def _load(model: Path | None) -> Net:
     """Load the net with the central view, or with the views that it was exported with. One view is enough here."""
-    exported = model is not None and model.suffix in EXPORTED_SUFFIXES
+    exported = model is not None and is_exported(model)
     return load(model, views=None if exported else "center")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alexnet_infer.artifact import embedded_model, load_artifact
-from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
+from alexnet_infer.backends.opening import is_exported
 from alexnet_infer.errors import UsageError
 from alexnet_infer.evaluation.kernels import Kernels
 from alexnet_infer.files import write_atomically, writing
@@ -19,7 +19,7 @@ def run(model: Path | None, out: Path) -> None:
     """
     if out.suffix.lower() != ".png":
         raise UsageError(f"{out}: expected a file name ending in .png")
-    if model is not None and model.suffix in EXPORTED_SUFFIXES:
+    if model is not None and is_exported(model):
         raise UsageError(f"{model}: an exported file, whose weights can't be read; expected the model file")
     picture = Kernels.of(load_artifact(model or embedded_model())).png()
     with writing(out):

@@ -10,13 +10,16 @@ from alexnet_infer.datasets.classes import TABLES, class_name, read_table
 from alexnet_infer.errors import UnreadableInputError, UsageError, printable, shown
 from alexnet_infer.files import is_file, writing
 from alexnet_infer.importing.convert import ImportRequest, import_net
+from alexnet_infer.importing.formats import Format
 from alexnet_infer.manifest import ClassName
+from alexnet_infer.recognize import SUFFIXES
 
 
 def run(
     source: Path,
     *,
     preset: str | None,
+    format: Format | None,
     out: Path | None,
     name: str | None,
     preprocessing: str | None,
@@ -33,14 +36,14 @@ def run(
     for option, text in (("--name", name), ("--data", data)):
         if text is not None and not (text.strip() and text.isprintable()):
             raise UsageError(f"{option} {shown(text)}: expected printable text")
-    net_name = name or printable(out.stem if out else source.stem)
+    net_name = name or printable(out.stem if out else _stem(source))
     target = out or Path(f"{Path(net_name).name}.safetensors")
     _check_target(target, source, named=out is not None)
     request = ImportRequest(
         source=source,
         out=target,
         name=net_name,
-        format="onnx-quantized" if {source.suffix.lower(), target.suffix} == {".onnx"} else None,
+        format=format,
         preset=preset,
         patch=patch,
         convention=preprocessing,
@@ -54,6 +57,12 @@ def run(
         print(json.dumps({"path": str(path), "bytes": path.stat().st_size, "manifest": json.loads(manifest.to_json())}))
     else:
         print(path)
+
+
+def _stem(source: Path) -> str:
+    """The file's name without its suffix, or without both of "net.pth.tar"."""
+    suffixes = "".join(source.suffixes[-2:])
+    return source.name.removesuffix(suffixes) if suffixes.lower() in SUFFIXES else source.stem
 
 
 def _check_target(target: Path, source: Path, *, named: bool) -> None:

@@ -86,9 +86,10 @@ def data_folder(given: Path | None) -> Path:
     path = given or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
     if path is None:
         raise UsageError(
-            f"--data is missing, and ${DATA_VARIABLE} is not set: expected a labelled image set. For ILSVRC-2012, get "
-            "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from https://image-net.org and give the folder "
-            "that contains them"
+            f"--data is missing, and ${DATA_VARIABLE} is not set: expected a labelled image set. "
+            "`alexnet-infer data get tiny-imagenet` gets a free one (`alexnet-infer data get` lists others). For "
+            "ILSVRC-2012, get ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from https://image-net.org and "
+            "give the folder that contains them"
         )
     return path
 

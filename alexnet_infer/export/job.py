@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_infer.artifact import Artifact, check_different, load_artifact, sha256
-from alexnet_infer.backends.opening import EXPORTED_SUFFIXES
+from alexnet_infer.backends.opening import is_exported
 from alexnet_infer.engines.files import Built, EngineOptions, description_path, save_engine
 from alexnet_infer.errors import UnreadableInputError, UsageError
 from alexnet_infer.export.calibration import Calibration, calibration_inputs
@@ -53,7 +53,7 @@ class ExportRequest:
 
     def __post_init__(self) -> None:
         for path in self.models:
-            if path.suffix in EXPORTED_SUFFIXES:
+            if is_exported(path):
                 raise UsageError(f"{path}: is an exported file; expected the trained net that it was made from")
         if not self.onnx and self.engine is None:
             raise UsageError("nothing to export: expected --onnx, --trt or both")

@@ -74,7 +74,10 @@ def _json(metadata: dict[str, str], key: str) -> dict[str, Any]:
     if METADATA_KEY in metadata:
         raise SpecError("is already a model file and needs no import: expected a checkpoint of the trainer")
     if key not in metadata:
-        raise SpecError(f"is not a checkpoint of alexnet-infer's trainer: its metadata has no {key}")
+        raise SpecError(
+            f"is not a checkpoint of alexnet-infer's trainer: its metadata has no {key}; of another program's tensors, "
+            "import a file written by torch.save(net.state_dict(), FILE)"
+        )
     try:
         return dict(json.loads(metadata[key]))
     except (ValueError, TypeError, RecursionError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
@@ -23,11 +24,19 @@ from alexnet_infer.importing.conventions import (
     fold,
     published_convention,
 )
-from alexnet_infer.importing.formats import SUFFIXES, Format
+from alexnet_infer.importing.formats import Format
 from alexnet_infer.manifest import ClassName, Manifest, Provenance
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.presets import variant
+from alexnet_infer.recognize import CAFFEMODEL, ONNX, SAFETENSORS, TORCH, Kind, by_suffix, recognize
 from alexnet_infer.version import __version__
+
+FORMATS: dict[Kind, Format] = {
+    ONNX: "onnx",
+    CAFFEMODEL: "caffemodel",
+    TORCH: "state-dict",
+    SAFETENSORS: "checkpoint",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +49,10 @@ class ImportRequest:
     name: str
     """The name of the net in the model file."""
     format: Format | None = None
-    """The format of the file. None: derived from the suffix of its name."""
+    """The format of the file.
+
+    None: told by its content or, if that says nothing, by its suffix. ONNX to a `.onnx` file must be quantized.
+    """
     preset: str | None = None
     """The preset that describes the net. It may be None for a checkpoint, which contains its architecture."""
     patch: int | None = None
@@ -66,26 +78,44 @@ class ImportRequest:
     def __post_init__(self) -> None:
         if self.format is not None and self.format not in get_args(Format):
             raise UsageError(f"format={shown(self.format)}: expected {', '.join(get_args(Format))}")
-        suffix = ".onnx" if self.resolved_format == "onnx-quantized" else ".safetensors"
-        if self.out.suffix != suffix:
-            raise UsageError(f"{self.out}: expected a name that ends in {suffix}")
-        if self.preset is None and self.resolved_format != "checkpoint":
-            names = ", ".join(OF_PRESETS)
-            raise UsageError(f"{self.source}: its preset is unknown. Name the preset with --as: {names}, ...")
         if self.preset is not None:
             variant(self.preset)
+        try:
+            found = self.resolved_format
+        except ModelFileError:
+            return  # `import_net` raises it
+        suffix = ".onnx" if found == "onnx-quantized" else ".safetensors"
+        if self.out.suffix != suffix:
+            raise UsageError(f"{self.out}: expected a name that ends in {suffix}")
+        if self.preset is None and found != "checkpoint":
+            names = ", ".join(OF_PRESETS)
+            raise UsageError(f"{self.source}: its preset is unknown. Name the preset with --as: {names}, ...")
 
-    @property
+    @cached_property
     def resolved_format(self) -> Format:
-        """`format`, or the format of the file's suffix. Raises UsageError if the suffix is unknown."""
+        """`format`, or the format of the file's content. Raises ModelFileError if that can't be imported."""
         if self.format is not None:
             return self.format
-        try:
-            return SUFFIXES[self.source.suffix.lower()]
-        except KeyError:
-            raise UsageError(
-                f"{self.source}: its format is unknown. Expected a name that ends in {', '.join(SUFFIXES)}"
-            ) from None
+        found = FORMATS[_importable(self.source)]
+        return "onnx-quantized" if found == "onnx" and self.out.suffix == ".onnx" else found
+
+
+def _importable(path: Path) -> Kind:
+    """The kind of a file. If it can't be read, the kind that its name suggests: `import_net` then gives the cause."""
+    try:
+        kind = recognize(path)
+    except (OSError, SpecError):
+        kind = by_suffix(path)
+        if kind is None:
+            with _naming(path):
+                raise
+    if kind in FORMATS:
+        return kind
+    expected = "expected an ONNX file, a caffemodel, a PyTorch file or a checkpoint of alexnet-infer's trainer"
+    if kind is None:
+        raise ModelFileError(f"{path}: its format is not recognised: {expected}; --format names the format")
+    advice = f"; {kind.advice}" if kind.advice else ""
+    raise ModelFileError(f"{path}: is {kind.text}, which can't be imported: {expected}{advice}")
 
 
 def import_net(request: ImportRequest) -> Path:
@@ -258,6 +288,7 @@ def _adopt(request: ImportRequest) -> Path:
         raise UsageError("--classes: a quantized net can't be reordered: expected its outputs in order of WordNet ids")
     with _naming(request.source):
         side = input_side(request.source)
+        provenance = request.provenance or _unknown_provenance(request)
     if request.patch not in (None, side):
         raise UsageError(f"--patch {request.patch}: {request.source} is quantized and takes only patches of {side}")
     architecture = _on_patches(request, side)
@@ -269,7 +300,7 @@ def _adopt(request: ImportRequest) -> Path:
         architecture=architecture,
         preprocessing=chosen.preprocessing(architecture.patch),
         classes=graph_classes,
-        provenance=request.provenance or _unknown_provenance(request),
+        provenance=provenance,
     )
     with _naming(request.source):
         content = adopt_quantized(request.source, manifest)

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from alexnet_infer.architecture import MAX_PARAMETERS, Architecture
-from alexnet_infer.errors import BackendError, SpecError, one_line, printable
+from alexnet_infer.errors import BackendError, SpecError, UsageError, one_line, printable
 from alexnet_infer.importing.roles import Layer, by_role
 
 TIMEOUT = 600
@@ -30,7 +30,7 @@ def read_state_dict(path: Path, architecture: Architecture) -> dict[str, np.ndar
     """Return the tensors of `architecture`, as float32, from a PyTorch state dict or a checkpoint that contains one.
 
     Raises SpecError if the file isn't one of these or doesn't fit. Raises BackendError if torch is missing or too old.
-    Raises OSError if the file can't be read.
+    Raises UsageError if the temporary folder can't be written, and OSError if the file can't be read.
     """
     if not find_spec("torch"):
         raise BackendError(f'{path}: is a PyTorch file, which only torch can read: pip install "alexnet-infer[train]"')
@@ -45,15 +45,22 @@ def _check_size(path: Path) -> None:
     """Raise SpecError if the file is too large, or if it is compressed and so could expand. torch doesn't compress."""
     if path.stat().st_size > 4 * MAX_PARAMETERS:
         raise SpecError(f"has {path.stat().st_size} bytes: expected at most {4 * MAX_PARAMETERS}")
+    records = []
     try:
-        if not zipfile.is_zipfile(path):
-            return
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
+        if whole := zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                records = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise SpecError(f"damaged, or not a PyTorch file ({one_line(error)})") from None
+    if not whole and _begins_as_zip(path):
+        raise SpecError("damaged: its end is missing, as after a broken download; get the file again")
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         raise SpecError("has compressed records: expected a file written by torch.save")
+
+
+def _begins_as_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _convert(path: Path, plain: Path) -> None:
@@ -69,6 +76,8 @@ def _convert(path: Path, plain: Path) -> None:
         reason = printable(lines[-1])[:300] if lines else f"the process that reads it exited with {process.returncode}"
         if process.returncode == BackendError.exit_code:
             raise BackendError(f"{path}: {reason}")
+        if process.returncode == UsageError.exit_code:
+            raise UsageError(f"{path}: {reason}")
         raise SpecError(reason)
 
 

@@ -1,7 +1,7 @@
 """Read a PyTorch file in a separate process and write its tensors as safetensors. `state_dict.py` runs it by path.
 
 This is the only file of the package that imports torch, and no other file imports it. If it refuses a file, it prints
-one line to stderr and exits with code 1, or with code 5 if torch itself is the cause.
+one line to stderr and exits with code 1, or with 5 if torch itself is the cause, or 2 if `target` can't be written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def main(source: str, target: str) -> None:
         refuse(f'torch {torch.__version__} is too old to read untrusted files; pip install "torch>=2.13"', code=5)
     limit_memory(4 * Path(source).stat().st_size + ROOM)
     try:
-        content = torch.load(source, map_location="cpu", weights_only=True)
+        with Path(source).open("rb") as file:  # of a path, torch would take the suffix for the format
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # hostile bytes can raise almost any exception
         # torch's own message would suggest reading the file without weights_only.
         if "weights_only" in str(error):
@@ -40,7 +41,7 @@ def main(source: str, target: str) -> None:
     try:
         save_file(tensors, target, {"order": json.dumps([*tensors])})  # safetensors sorts what it writes
     except Exception as error:
-        refuse(f"its tensors can't be read ({first_line(error)})")
+        refuse(f"its tensors can't be written to {target} ({first_line(error)}); set TMPDIR to another folder", code=2)
 
 
 def unwrapped(content: object) -> object:

@@ -1,8 +1,8 @@
 """Downloads of files of known size and digest, over connections that may break.
 
 The bytes received are kept in a `.part` file, even if the program is killed, and the next attempt asks for the rest. A
-file is used only if its size and digest match the registry. All digests there are SHA-2, so plain HTTP, or a
-redirect to it, is as safe as HTTPS.
+file is used only if its size and digest match its registry. With a digest of the SHA-2 family, plain HTTP, or a
+redirect to it, is as safe as HTTPS. MD5, which only the registry of data sets accepts, finds damage but not forgery.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError, one_line, printable, shown
+from alexnet_infer.errors import (
+    AlexNetInferError,
+    ModelFileError,
+    UnreadableInputError,
+    UsageError,
+    one_line,
+    printable,
+    shown,
+)
 from alexnet_infer.files import lock
 from alexnet_infer.web import CHUNK, FetchError, is_address, network_errors, open_url, without_password
 
@@ -43,6 +51,19 @@ class Wanted:
     """In bytes."""
     digest: str
     """Kind and hex digits, as in the registry."""
+    command: str
+    """The command that fetches it, for messages: "alexnet-infer pull NAME"."""
+    room: int
+    """The bytes on the disk that are needed for what is made from the file."""
+    elsewhere: str
+    """How to use another disk, for messages."""
+    wrong: type[AlexNetInferError] = ModelFileError
+    """The error if another file arrives."""
+
+    @property
+    def kind(self) -> str:
+        """The kind of the digest, a name that `hashlib` knows."""
+        return self.digest.partition(":")[0]
 
 
 class _WrongContentError(Exception):
@@ -65,7 +86,7 @@ def download(
     `urls` (http, https or file) are tried in turn. `on_bytes` is called with the number of bytes received since the
     last call. The first call counts those kept from an earlier attempt. The number is negative if bytes are discarded.
 
-    Raises UnreadableInputError if the file can't be fetched, and ModelFileError if the server has a different file.
+    Raises UnreadableInputError if the file can't be fetched, and `wanted.wrong` if the server has a different file.
     Raises UsageError for other kinds of URLs, if another process is fetching the file, or if the disk is too full.
     Raises OSError if `folder` can't be written.
     """
@@ -75,48 +96,55 @@ def download(
                 f"{shown(without_password(url))}: expected a URL that begins with https://, http:// or file://"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{wanted.digest.partition(':')[2][:32]}.part"
+    part = part_path(wanted, folder)
     held = lock(part.with_suffix(".lock"))
     if held is None:
         raise UsageError(f"{wanted.name}: another process is fetching it; wait until it is done")
     with held:
         kept = _size(part)
-        _check_space(wanted, folder, kept)
+        check_space(wanted, folder, max(0, wanted.size - kept))
         on_bytes(kept)
         _fetch(wanted, urls, part, on_bytes)
         yield part
         part.unlink(missing_ok=True)
 
 
+def part_path(wanted: Wanted, folder: Path) -> Path:
+    """Return the path of the file in `folder` that keeps the bytes received."""
+    return folder / f"{wanted.digest.partition(':')[2][:32]}.part"
+
+
 def verify(wanted: Wanted, path: Path) -> None:
-    """Verify that `path` holds the file `wanted`. Raises ModelFileError if not, and OSError if it can't be read."""
-    kind = wanted.digest.partition(":")[0]
+    """Verify that `path` holds the file `wanted`. Raises `wanted.wrong` if not, and OSError if it can't be read."""
     if (size := path.stat().st_size) != wanted.size:
         problem = f"has {size:,} bytes: expected {wanted.size:,}, the size of {wanted.name}"
     elif _digest(wanted, path) != wanted.digest:
-        problem = f"the {kind} differs from that of {wanted.name}: a damaged or a different file"
+        problem = f"the {wanted.kind} differs from that of {wanted.name}: a damaged or a different file"
     else:
         return
-    raise ModelFileError(f"{path}: {problem}; name another copy, or leave out --from to download it")
+    raise wanted.wrong(f"{path}: {problem}; name another copy, or leave out --from to download it")
 
 
 def _digest(wanted: Wanted, path: Path) -> str:
-    kind = wanted.digest.partition(":")[0]
     with path.open("rb") as file:
-        return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"
+        return f"{wanted.kind}:{hashlib.file_digest(file, wanted.kind).hexdigest()}"
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _check_space(wanted: Wanted, folder: Path, kept: int) -> None:
+def check_space(wanted: Wanted, folder: Path, missing: int) -> None:
+    """Check that the disk of `folder` has room for the bytes still `missing`, and for what is made from the file.
+
+    Raises UsageError if not.
+    """
     free = shutil.disk_usage(folder).free
-    needed = 2 * wanted.size - kept  # the download, and the model file made from it
+    needed = wanted.room + missing
     if free < needed:
         raise UsageError(
             f"{wanted.name}: needs {needed / 1e6:.0f} MB in {folder}, where {free / 1e6:.0f} MB are free; free some "
-            "space, or set XDG_CACHE_HOME to a folder on another disk"
+            f"space, or {wanted.elsewhere}"
         )
 
 
@@ -126,15 +154,14 @@ def _fetch(wanted: Wanted, urls: Sequence[str], part: Path, on_bytes: OnBytes) -
         try:
             return _Transfer(wanted=wanted, url=url, part=part, on_bytes=on_bytes).fetch()
         except _WrongContentError as error:
-            problem: Exception = ModelFileError(
-                f"{wanted.name}: {printable(without_password(url))} {error}; `alexnet-infer pull "
-                f"{wanted.name} --from FILE|URL` uses another source"
+            problem: Exception = wanted.wrong(
+                f"{wanted.name}: {printable(without_password(url))} {error}; `{wanted.command} --from FILE|URL` uses "
+                "another source"
             )
         except FetchError as error:
             problem = UnreadableInputError(
                 f"{wanted.name}: can't be fetched from {printable(without_password(url))} ({one_line(error)}); "
-                "try again, check the proxy (HTTPS_PROXY), or use a copy: "
-                f"`alexnet-infer pull {wanted.name} --from FILE|URL`"
+                f"try again, check the proxy (HTTPS_PROXY), or use a copy: `{wanted.command} --from FILE|URL`"
             )
     raise problem
 
@@ -165,8 +192,7 @@ class _Transfer:
             self._discard()
             if not self.resumed:
                 break
-        kind = self.wanted.digest.partition(":")[0]
-        raise _WrongContentError(f"sent {self.wanted.size:,} bytes with another {kind}: a different file")
+        raise _WrongContentError(f"sent {self.wanted.size:,} bytes with another {self.wanted.kind}: a different file")
 
     def _discard(self) -> None:
         self.on_bytes(-_size(self.part))

@@ -35,7 +35,14 @@ def pull(
     target = cache_path(net)
     if source is None and not force and is_file(target):
         return target
-    wanted = Wanted(name=net.name, size=net.size, digest=net.digest)
+    wanted = Wanted(
+        name=net.name,
+        size=net.size,
+        digest=net.digest,
+        command=f"alexnet-infer pull {net.name}",
+        room=net.size,
+        elsewhere="set XDG_CACHE_HOME to a folder on another disk",
+    )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if source is not None and "://" not in source:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from msgspec import Meta
 
 from alexnet_infer import strict_json
-from alexnet_infer.errors import ModelFileError, SpecError, UsageError, meant, one_line, shown
+from alexnet_infer.errors import AlexNetInferError, ModelFileError, SpecError, UsageError, meant, one_line, shown
 from alexnet_infer.files import along
 from alexnet_infer.importing.conventions import CONVENTIONS
 from alexnet_infer.importing.formats import Format
@@ -32,6 +32,8 @@ Digest = Annotated[
 ]
 """SHA-1, as on Caffe's pages, is not accepted: two files with the same digest can be made."""
 Text = Annotated[str, Meta(pattern=r"\S", description="printable text")]
+Name = Annotated[str, matching("[a-z0-9][a-z0-9-]{0,63}", "lower-case letters, digits and hyphens")]
+Urls = Annotated[tuple[str, ...], Meta(min_length=1, description="a list of URLs")]
 Percentage = Annotated[float, number(0, 100)]
 
 
@@ -53,10 +55,10 @@ class PublishedError(Record, kw_only=True):
 class Published(Record, kw_only=True):
     """A net that can be pulled. Raises SpecError for invalid values."""
 
-    name: Annotated[str, matching("[a-z0-9][a-z0-9-]{0,63}", "lower-case letters, digits and hyphens")]
+    name: Name
     summary: Text
     format: Format
-    urls: Annotated[tuple[str, ...], Meta(min_length=1, description="a list of URLs")]
+    urls: Urls
     """URLs of the file, tried in this order."""
     size: Annotated[int, whole(1, 2**40 - 1)]
     """Size of the file to download, in bytes."""
@@ -81,8 +83,7 @@ class Published(Record, kw_only=True):
         for field, known in (("preset", PRESETS), ("preprocessing", CONVENTIONS)):
             if getattr(self, field) not in known:
                 raise SpecError(f"{field}={shown(getattr(self, field))}: expected {', '.join(known)}")
-        if not all(url.isprintable() and is_address(url) for url in self.urls):
-            raise SpecError(f"urls={shown(self.urls)}: expected https://, http:// or file:// URLs")
+        check_urls(self.urls)
 
     @property
     def suffix(self) -> str:
@@ -111,14 +112,37 @@ def _path() -> Path:
 
 @functools.lru_cache(maxsize=4)
 def _read(path: Path) -> Mapping[str, Published]:
+    return read_registry(path, "nets", Published, ModelFileError)
+
+
+T = TypeVar("T", bound=Any)
+
+
+def read_registry(path: Path, key: str, kind: type[T], error: type[AlexNetInferError]) -> Mapping[str, T]:
+    """Return the records of the type `kind` in a registry file, by name.
+
+    `key` is the field with the records, and says what they are: "nets". Raises `error` if the file can't be read or is
+    invalid.
+    """
     try:
         _, content = strict_json.parse_format(path.read_bytes(), "registry", 1)
-        nets = strict_json.convert(content.get("nets"), tuple[Published, ...], "nets")
-        name, count = (Counter(net.name for net in nets).most_common(1) or [("", 0)])[0]
-        if count > 1:
-            raise SpecError(f"{count} nets are called {name}: expected distinct names")
-    except OSError as error:
-        raise ModelFileError(f"{path}: the registry of nets can't be read ({error.strerror or error})") from None
-    except SpecError as error:
-        raise ModelFileError(f"{path}: not a registry of nets ({one_line(error)})") from None
-    return {net.name: net for net in nets}
+        records = strict_json.convert(content.get(key), tuple[kind, ...], key)
+        check_distinct([record.name for record in records], key)
+    except OSError as problem:
+        raise error(f"{path}: the registry of {key} can't be read ({problem.strerror or problem})") from None
+    except SpecError as problem:
+        raise error(f"{path}: not a registry of {key} ({one_line(problem)})") from None
+    return {record.name: record for record in records}
+
+
+def check_distinct(names: Sequence[str | None], what: str) -> None:
+    """Raise SpecError if a name occurs twice."""
+    name, count = (Counter(names).most_common(1) or [("", 0)])[0]
+    if count > 1:
+        raise SpecError(f"{count} {what} are called {name}: expected distinct names")
+
+
+def check_urls(urls: Sequence[str], field: str = "urls") -> None:
+    """Raise SpecError unless each is an https, http or file URL."""
+    if not all(url.isprintable() and is_address(url) for url in urls):
+        raise SpecError(f"{field}={shown(urls)}: expected https://, http:// or file:// URLs")

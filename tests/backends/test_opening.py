@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_infer.backends.opening import EXPORTED_SUFFIXES, describe, open_model
+from alexnet_infer.backends.opening import ENGINE_SUFFIXES, describe, file_kind, is_exported, open_model
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.engines import cache as engine_cache
 from alexnet_infer.engines.files import save_engine
@@ -147,11 +147,59 @@ def test_unknown_devices_and_runtimes_are_refused_before_the_file_is_opened(opti
         open_model(Path("absent"), **options)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", "", *EXPORTED_SUFFIXES])
+@pytest.mark.parametrize("suffix", [".safetensors", "", ".onnx", *ENGINE_SUFFIXES])
 def test_a_missing_file_of_any_kind_is_a_model_file_error(tmp_path, suffix):
     for function in (open_model, describe):
         with pytest.raises(ModelFileError, match=f"absent{suffix}"):
             function(tmp_path / f"absent{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected"),
+    [
+        ("artifact", "net", "model"),
+        ("artifact", "net.bin", "model"),
+        ("artifact", "net.onnx", "model"),
+        ("artifact", "net.engine", "model"),
+        ("none", "net", "onnx"),
+        ("none", "net.ONNX", "onnx"),
+        ("none", "net.safetensors", "onnx"),
+        ("none", "net.plan", "onnx"),
+        ("engine", "net.engine", "engine"),
+        ("engine", "net.safetensors", "model"),  # the content of this engine says nothing
+    ],
+)
+def test_a_net_is_told_by_its_content_whatever_its_name(files, tmp_path, kind, name, expected):
+    path = tmp_path / name
+    path.write_bytes(files[kind].read_bytes())
+    assert (file_kind(path), is_exported(path)) == (expected, expected != "model")
+    if kind != "engine":
+        manifest, info = describe(path)
+        assert (manifest.name, info is None) == ("random-alexnet-64", kind == "artifact")
+        opened = open_model(path, device="cpu", backend="onnxruntime")
+        expected_probabilities = ReferenceBackend(random_artifact()).infer(large_patches())
+        np.testing.assert_allclose(opened.backend.infer(large_patches()), expected_probabilities, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["net", "net.bin", "net.onnx", "net.engine", "net.safetensors"])
+def test_another_programs_file_is_refused_with_the_command_whatever_its_name(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\x80\x02}q\x00.")  # a pickle
+    for function in (open_model, describe):
+        with pytest.raises(
+            ModelFileError, match=rf"{name}: is a PyTorch file: .* import {path} --as PRESET` converts it"
+        ):
+            function(path)
+
+
+def test_an_engine_without_its_suffix_is_refused_with_the_suffixes(tmp_path):
+    path = tmp_path / "net.bin"
+    path.write_bytes(b"ftrt" + bytes(100))
+    for function in (open_model, describe):
+        with pytest.raises(
+            ModelFileError, match=r"net.bin: is a TensorRT engine, .* ends in \.engine, \.plan or \.trt"
+        ):
+            function(path)
 
 
 def test_every_kind_of_file_is_described_without_a_runtime(files, monkeypatch):

@@ -97,6 +97,43 @@ def test_mistakes_are_one_line_errors(source, run, options, code, message):
     assert source.stat().st_size > 1000
 
 
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("net", "net"), ("net.pth.tar", "net"), ("net.v2.caffemodel", "net.v2"), ("snapshot.bin", "snapshot")],
+)
+def test_a_file_of_any_name_is_imported_and_named_without_its_suffixes(source, run, name, model):
+    source.rename(name)
+    code, out, err = run("import", name, "--as", "caffe", "--classes", "classes.tsv")
+    assert (code, out, err) == (0, f"{model}.safetensors\n", "")
+    assert load_manifest(Path(f"{model}.safetensors")).name == model
+
+
+def test_the_format_can_be_named(source, run):
+    common = ("import", source, "--as", "caffe", "--classes", "classes.tsv")
+    assert run(*common, "--format", "caffemodel")[0] == 0
+    code, out, err = run(*common, "--format", "onnx", "-o", "x.safetensors")
+    assert (code, out, err.count("\n")) == (4, "", 1)
+    assert "expected an ONNX file" in err
+    assert run(*common, "--format", "pickle")[0] == 2
+
+
+def test_a_file_of_no_known_format_is_a_one_line_error_and_exits_4(source, run):
+    source.write_bytes(b"\xff" * 100)
+    source.rename("net.bin")
+    code, out, err = run("import", "net.bin", "--as", "caffe")
+    assert (code, out, err.count("\n")) == (4, "", 1)
+    assert "net.bin: its format is not recognised: expected an ONNX file, a caffemodel, a PyTorch file" in err
+
+
+def test_a_source_that_cannot_be_read_is_not_reported_as_the_target(source, run, monkeypatch):
+    def broken(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("alexnet_infer.importing.convert.sha256", broken)
+    code, out, err = run("import", source, "--as", "caffe", "--classes", "classes.tsv")
+    assert (code, out, err) == (4, "", f"error: {source}: Input/output error\n")
+
+
 def test_a_pipe_is_refused_without_waiting(source, run):
     os.mkfifo("pipe.caffemodel")
     code, out, err = run("import", "pipe.caffemodel", "--as", "caffe", "--classes", "classes.tsv", "--data", "photos")

@@ -82,13 +82,14 @@ def test_the_set_is_the_given_folder_or_the_one_in_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_without_a_set_the_message_says_how_to_get_ilsvrc(monkeypatch, value):
+def test_without_a_set_the_message_says_how_to_get_a_free_one_and_ilsvrc(monkeypatch, value):
     monkeypatch.delenv("ALEXNET_INFER_DATA", raising=False)
     if value is not None:
         monkeypatch.setenv("ALEXNET_INFER_DATA", value)
     refused(
         lambda: data_folder(None),
         "$ALEXNET_INFER_DATA",
+        "`alexnet-infer data get tiny-imagenet` gets a free one",
         "ILSVRC2012_img_val.tar",
         "ILSVRC2012_devkit_t12.tar.gz",
         "https://image-net.org",

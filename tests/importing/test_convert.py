@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,8 +195,6 @@ def test_invalid_files_of_every_kind_are_refused_in_one_line_with_their_path(tmp
 
 
 def test_invalid_requests_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"Expected a name that ends in \.onnx, \.caffemodel"):
-        request(tmp_path / "net.bin")
     with pytest.raises(UsageError, match="Name the preset with --as"):
         request(tmp_path / "net.pth", preset=None)
     with pytest.raises(UsageError, match="no preset is called 'alex'"):
@@ -261,7 +261,116 @@ def test_an_unknown_format_is_refused(tmp_path):
         request(tmp_path / "net.onnx", format="pickle")
 
 
-def test_the_format_follows_from_the_suffix_or_the_request(tmp_path):
-    assert module.SUFFIXES[".pt"] == "state-dict"
-    assert request(tmp_path / "NET.ONNX").resolved_format == "onnx"
-    assert request(tmp_path / "x.part", format="caffemodel").resolved_format == "caffemodel"
+NAMES = ["net", "net.bin", "net.ckpt", "checkpoint.pth.tar", "net.onnx", "net.pth", "net.caffemodel", "net.safetensors"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_caffemodel_is_told_by_its_content_whatever_its_name(caffe, name):
+    source = caffe.rename(caffe.with_name(name))
+    for v1 in (False, True):
+        net = random_artifact(replace(variant("caffe"), classes=10))
+        source.write_bytes(caffemodel(net.manifest.architecture, net.tensors, v1=v1))
+        assert request(source).resolved_format == "caffemodel"
+        assert load_artifact(import_net(request(source))).manifest.architecture.classes == 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_onnx_graph_is_told_by_its_content_whatever_its_name(zoo, name):
+    source = zoo.rename(zoo.with_name(name))
+    assert request(source, preset="zoo").resolved_format == "onnx"
+    assert load_artifact(import_net(request(source, preset="zoo"))).manifest.architecture.patch == 224
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("new", [True, False])
+def test_a_pytorch_file_is_told_by_its_content_whatever_its_name(tmp_path, name, new):
+    torch = pytest.importorskip("torch", minversion="2.13")
+    net = random_artifact(replace(variant("owt"), classes=10))
+    content = {"epoch": 3, "state_dict": {key: torch.from_numpy(t) for key, t in net.tensors.items()}}
+    torch.save(content, tmp_path / name, _use_new_zipfile_serialization=new)
+    wanted = request(tmp_path / name, preset="owt")
+    assert wanted.resolved_format == "state-dict"
+    tensors = load_artifact(import_net(wanted)).tensors
+    assert np.array_equal(tensors["fc7.weight"], net.tensors["fc7.weight"])
+
+
+def test_a_quantized_graph_is_told_by_its_content_and_the_target(quantized):
+    source = quantized.rename(quantized.with_name("net.bin"))
+    wanted = quantized_request(source, format=None)
+    assert wanted.resolved_format == "onnx-quantized"
+    assert import_net(wanted).exists()
+    refused(request(source, preset="zoo"), ModelFileError, "net.bin: is quantized")
+
+
+def test_a_format_that_is_named_overrides_the_content(caffe):
+    for name, reason in (("onnx", "expected an ONNX file"), ("checkpoint", "damaged, or not a checkpoint")):
+        assert request(caffe, format=name).resolved_format == name
+        refused(request(caffe, format=name), ModelFileError, reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("NET.ONNX", "onnx"), ("net.pt", "state-dict"), ("net.pth.tar", "state-dict"), ("last.safetensors", "checkpoint")],
+)
+def test_if_the_content_says_nothing_the_format_follows_from_the_suffix(tmp_path, name, expected):
+    assert request(tmp_path / name).resolved_format == expected  # a missing file
+    (tmp_path / name).write_bytes(b"\xff" * 100)
+    assert request(tmp_path / name).resolved_format == expected
+
+
+@pytest.mark.parametrize("name", ["net", "net.bin", "net.ckpt"])
+def test_a_file_of_no_known_format_is_refused_with_the_formats(tmp_path, name):
+    source = tmp_path / name
+    refused(request(source, preset="owt"), ModelFileError, f"{source}: No such file")
+    source.write_bytes(b"\xff" * 100)
+    refused(request(source), ModelFileError, f"{source}: its format is not recognised", "--format names the format")
+    source.unlink()
+    source.mkdir()
+    refused(request(source), ModelFileError, f"{source}: is not a regular file")
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "help_"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n",
+            "is a Git LFS pointer",
+            "`git lfs pull` fetches",
+        ),
+        (b"<!DOCTYPE html><html>", "is a web page", "download the file itself"),
+        (b'name: "AlexNet"\nlayer {\n', "is the description of a Caffe net", "name its .caffemodel file"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "is a Keras file, which can't be imported", "expected an ONNX file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["net", "net.pth", "net.onnx"])
+def test_another_kind_of_file_is_refused_with_what_it_is_and_what_helps(tmp_path, name, content, what, help_):
+    (tmp_path / name).write_bytes(content)
+    refused(request(tmp_path / name), ModelFileError, name, what, help_)
+
+
+def test_a_pytorch_file_without_its_end_is_refused_as_such(tmp_path):
+    torch = pytest.importorskip("torch", minversion="2.13")
+    path = tmp_path / "net"
+    torch.save({"a": torch.zeros(1000)}, path)
+    path.write_bytes(path.read_bytes()[:3000])
+    refused(request(path, preset="owt"), ModelFileError, "its end is missing, as after a broken download")
+
+
+@pytest.mark.parametrize("moment", ["read", "hashed"])
+@pytest.mark.parametrize("kind", ["onnx", "onnx-quantized", "caffemodel"])
+def test_a_source_that_cannot_be_read_is_named_and_not_reported_as_the_target(
+    kind, moment, zoo, caffe, quantized, monkeypatch
+):
+    wanted = {
+        "onnx": request(zoo, preset="zoo"),
+        "onnx-quantized": quantized_request(quantized),
+        "caffemodel": request(caffe),
+    }[kind]
+
+    def broken(*arguments, **options):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((Path, "read_bytes") if moment == "read" else (module, "sha256")), broken)
+        refused(wanted, ModelFileError, f"{wanted.source}: Input/output error")
+    assert import_net(wanted).exists()

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ from alexnet_infer.published import download as module
 from alexnet_infer.published.download import Wanted, download, verify
 from tests.published.conftest import CONTENT
 
-WANTED = Wanted(name="a-net", size=len(CONTENT), digest=f"sha256:{hashlib.sha256(CONTENT).hexdigest()}")
+FACTS = {"command": "alexnet-infer pull a-net", "room": len(CONTENT), "elsewhere": "set XDG_CACHE_HOME"}
+WANTED = Wanted(name="a-net", size=len(CONTENT), digest=f"sha256:{hashlib.sha256(CONTENT).hexdigest()}", **FACTS)
 
 
 def fetched(server, folder: Path, *urls: str, wanted: Wanted = WANTED) -> bytes:
@@ -48,9 +50,10 @@ def ranges(server) -> list[str | None]:
     return [header for _, header in server.requests]
 
 
-@pytest.mark.parametrize("kind", ["sha256", "sha384", "sha512"])
+@pytest.mark.parametrize("kind", ["md5", "sha256", "sha384", "sha512"])
 def test_a_file_is_complete_and_verified(server, tmp_path, kind):
-    wanted = Wanted(name="a-net", size=len(CONTENT), digest=f"{kind}:{hashlib.new(kind, CONTENT).hexdigest()}")
+    digest = f"{kind}:{hashlib.new(kind, CONTENT).hexdigest()}"
+    wanted = Wanted(name="a-net", size=len(CONTENT), digest=digest, **FACTS)
     assert fetched(server, tmp_path / "new", wanted=wanted) == CONTENT
     assert ranges(server) == [None]
 
@@ -356,18 +359,18 @@ def test_a_second_process_is_refused(server, tmp_path):
 
 
 def test_a_full_disk_is_noticed_before_anything_is_fetched(tmp_path):
-    huge = Wanted(name="a-net", size=2**60, digest=WANTED.digest)
-    with (
-        pytest.raises(UsageError, match=r"needs \d+ MB .* are free"),
-        download(huge, ["http://127.0.0.1:9/x"], tmp_path),
-    ):
-        pass
+    for huge in (replace(WANTED, size=2**60), replace(WANTED, room=2**60)):
+        with (
+            pytest.raises(UsageError, match=r"needs \d+ MB .* are free; free some space, or set XDG_CACHE_HOME"),
+            download(huge, ["http://127.0.0.1:9/x"], tmp_path),
+        ):
+            pass
 
 
 def test_a_killed_download_continues_where_it_was(server, tmp_path):
     code = (
         "import sys; from pathlib import Path; from alexnet_infer.published.download import Wanted, download; "
-        f"download(Wanted(name='a-net', size={WANTED.size}, digest={WANTED.digest!r}), [{server.url!r}], "
+        f"download(Wanted(name='a-net', size={WANTED.size}, digest={WANTED.digest!r}, **{FACTS!r}), [{server.url!r}], "
         f"Path({str(tmp_path)!r})).__enter__()"
     )
     server.script = [server.hangs(20)]
