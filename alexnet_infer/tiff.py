@@ -52,7 +52,8 @@ def refuse_unopened(stream: BinaryIO) -> NoReturn:
         if _read(stream, 0, 4) == b"MM\0+":
             raise RefusedError("a big-endian BigTIFF, which isn't read; save it as a classic TIFF or as PNG")
         tags = _directory(stream, None)
-        assert WIDTH in tags
+        if WIDTH not in tags:
+            raise RefusedError("a TIFF that is damaged at its start")
         check(tags, stream)
         bits = max(_all(tags.get(BITS, 1)))
         found = f"{tags.get(SAMPLES, 1)} x {bits} bits, PhotometricInterpretation {tags.get(PHOTOMETRIC)}"

@@ -71,6 +71,17 @@ def test_a_model_file_shows_where_it_comes_from(run, tmp_path):
     assert json.loads(run("info", path, "--json")[1])["manifest"]["provenance"]["software"] == "tests"
 
 
+def test_the_rounding_of_torchvision_is_named_and_the_papers_is_not(run, tmp_path):
+    artifact = random_artifact()
+    for fit, named in (("crop", False), ("crop-torchvision", True)):
+        preprocessing = replace(artifact.manifest.preprocessing, fit=fit)
+        path = tmp_path / f"{fit}.safetensors"
+        Artifact(replace(artifact.manifest, preprocessing=preprocessing), artifact.tensors).save(path)
+        out = run("info", path, columns=1000)[1]
+        assert "central square" in out
+        assert ("central square, rounded as in torchvision" in out) == named
+
+
 def test_the_default_net_is_shown_without_a_name(run):
     code, out, _ = run("info")
     assert code == 0
