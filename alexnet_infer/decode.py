@@ -20,13 +20,12 @@ import numpy as np
 import PIL
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
-from alexnet_infer import tiff
 from alexnet_infer.errors import UnreadableInputError, one_line, printable
-from alexnet_infer.formats import FIXES, HEAD_BYTES, RefusedError, format_of
-from alexnet_infer.jpeg2000 import codestream
+from alexnet_infer.formats import FIXES, HEAD_BYTES, RefusedError, format_of, tiff
+from alexnet_infer.formats.jpeg2000 import codestream
+from alexnet_infer.formats.quiet import quiet_pillow, silence_libtiff
+from alexnet_infer.formats.samples import Samples, samples_of
 from alexnet_infer.preprocess import Rescaling, square_of
-from alexnet_infer.quiet import quiet_pillow, silence_libtiff
-from alexnet_infer.samples import Samples, samples_of
 
 
 def _pillow_has(plugin: str) -> bool:

@@ -26,7 +26,7 @@ from PIL import Image, UnidentifiedImageError, features
 from alexnet_infer import decode
 from alexnet_infer.decode import read_rgb
 from alexnet_infer.errors import UnreadableInputError, printable
-from alexnet_infer.quiet import quiet_pillow
+from alexnet_infer.formats.quiet import quiet_pillow
 
 ROOT = Path(__file__).parents[1]
 COLOURS = np.array([[(230, 20, 30), (20, 200, 40), (240, 240, 240)], [(30, 40, 220), (10, 10, 10), (230, 220, 20)]])

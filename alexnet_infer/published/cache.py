@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 
 from alexnet_infer.files import is_file, user_cache
+from alexnet_infer.importing.conventions import CONVENTIONS
+from alexnet_infer.preprocess import TORCHVISION
 from alexnet_infer.published.registry import Published
 
 
@@ -27,4 +29,6 @@ def cache_path(net: Published) -> Path:
     net after a correction of its preprocessing, has a different path.
     """
     made_from = f"{net.digest} {net.preset} {net.patch} {net.preprocessing}"
+    if (fit := CONVENTIONS[net.preprocessing].fit) == TORCHVISION:  # earlier versions rounded otherwise
+        made_from += f" {fit}"
     return cache_folder() / f"{net.name}-{hashlib.sha256(made_from.encode()).hexdigest()[:8]}{net.suffix}"

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from alexnet_infer import jpeg2000, tiff
-from alexnet_infer.formats import RefusedError
+from alexnet_infer.formats import RefusedError, jpeg2000, tiff
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from alexnet_infer.decode import read_rgb
 from alexnet_infer.errors import UnreadableInputError
-from alexnet_infer.samples import Samples, samples_of
+from alexnet_infer.formats.samples import Samples, samples_of
 from tests.test_decode import png, png16
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from alexnet_infer.decode import read_rgb
 from alexnet_infer.errors import UnreadableInputError
-from tests.tiffs import DEFLATE, tiff
+from tests.formats.tiffs import DEFLATE, tiff
 
 HEIGHT, WIDTH = 37, 45
 Y, X = np.mgrid[:HEIGHT, :WIDTH]

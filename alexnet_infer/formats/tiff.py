@@ -2,7 +2,7 @@
 
 Pillow takes signed samples for unsigned ones, takes planes of 16 bits for planes of 8, and reads a camera's raw file as
 its thumbnail. The rules here were found by decoding TIFFs of every kind with Pillow 11.0 and 13.0
-(tests/test_tiff.py). What Pillow does not open needs no rule.
+(tests/formats/test_tiff.py). What Pillow does not open needs no rule.
 """
 
 from __future__ import annotations

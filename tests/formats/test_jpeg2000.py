@@ -11,7 +11,7 @@ from PIL import Image, features
 
 from alexnet_infer.decode import FORMATS, read_rgb
 from alexnet_infer.errors import UnreadableInputError
-from alexnet_infer.jpeg2000 import Codestream, codestream
+from alexnet_infer.formats.jpeg2000 import Codestream, codestream
 from tests.test_decode import COLOURS, fields
 
 needs_jpeg_2000 = pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow has no JPEG 2000")
