@@ -35,7 +35,14 @@ def read_state_dict(path: Path, architecture: Architecture) -> dict[str, np.ndar
     if not find_spec("torch"):
         raise BackendError(f'{path}: is a PyTorch file, which only torch can read: pip install "alexnet-infer[train]"')
     _check_size(path)
-    with tempfile.TemporaryDirectory() as folder:
+    try:
+        temporary = tempfile.TemporaryDirectory()
+    except OSError as error:  # not about `path`
+        reason = error.strerror or error
+        raise UsageError(
+            f"{path}: needs a temporary folder ({reason}); set TMPDIR to one that can be written"
+        ) from None
+    with temporary as folder:
         plain = Path(folder) / "tensors.safetensors"
         _convert(path, plain)
         return by_role(_layers(plain), architecture)

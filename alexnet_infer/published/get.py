@@ -124,7 +124,8 @@ def _get_archive(data: DataSet, archive: Archive, source: str | None, target: Pa
             raise UnreadableInputError(f"--from {copy}: {error.strerror or error}") from None
         check_space(wanted, work, 0)
         _install(wanted.name, archive, copy, target, work)
-        return part_path(wanted, work).unlink(missing_ok=True)  # of an earlier download, which is not needed now
+        part_path(wanted, work).unlink(missing_ok=True)  # of an earlier download, which is not needed now
+        return
     urls = archive.urls if source is None else (source,)
     with ExitStack() as until_installed:
         with fetching(wanted.name, archive.size) as advance:  # one bar at a time: this one ends before unpacking
@@ -132,7 +133,6 @@ def _get_archive(data: DataSet, archive: Archive, source: str | None, target: Pa
         _install(wanted.name, archive, path, target, work)
         if keep:
             path.replace(target.parent / archive.filename)
-    return None
 
 
 def _install(name: str, archive: Archive, path: Path, target: Path, work: Path) -> None:

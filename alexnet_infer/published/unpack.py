@@ -21,6 +21,9 @@ from alexnet_infer.errors import UnreadableInputError, one_line, shown
 
 CHUNK = 2**20
 
+TAR_BUFFER = 2**16
+"""Bytes of a tar file per read. tarfile copies the rest of its buffer at each read, so a larger one takes longer."""
+
 OnBytes = Callable[[int], None]
 
 _Member = tuple[str, int, Callable[[], IO[bytes]] | None]
@@ -116,7 +119,7 @@ def _members(source: Any) -> Iterator[_Member]:
 
 
 def _tar_members(source: Any) -> Iterator[_Member]:
-    with tarfile.open(fileobj=source, mode="r|*", bufsize=CHUNK, tarinfo=_Header) as archive:
+    with tarfile.open(fileobj=source, mode="r|*", bufsize=TAR_BUFFER, tarinfo=_Header) as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # tarfile would keep a kilobyte for each of up to a million files
             if member.isdir():

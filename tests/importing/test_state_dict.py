@@ -17,7 +17,7 @@ import pytest
 
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.reference import ReferenceBackend
-from alexnet_infer.errors import BackendError, SpecError
+from alexnet_infer.errors import BackendError, SpecError, UsageError
 from alexnet_infer.importing import state_dict
 from alexnet_infer.importing.state_dict import read_state_dict
 from alexnet_infer.presets import variant
@@ -131,6 +131,20 @@ def test_a_pickle_that_requests_far_more_memory_than_its_file_has_is_refused(pat
 
     torch.save({"w.weight": Greedy()}, path)
     refused(path, "torch can't read it as a file of weights (MemoryError)")
+
+
+def test_a_temporary_folder_that_cannot_be_written_is_not_blamed_on_the_file(net, path, tmp_path, monkeypatch):
+    saved(path, net.state_dict())
+    with pytest.raises(UsageError, match=r"net\.pth: its tensors can't be written to .*; set TMPDIR") as caught:
+        state_dict._convert(path, tmp_path / "gone" / "tensors.safetensors")
+    assert not isinstance(caught.value, SpecError)
+
+    def full():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state_dict.tempfile, "TemporaryDirectory", full)
+    with pytest.raises(UsageError, match=r"net\.pth: needs a temporary folder \(No space left on device\); set TMPDIR"):
+        read_state_dict(path, OWT.build())
 
 
 def test_a_multi_disk_zip_is_refused(net, path):
