@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from alexnet_infer.evaluation.on_ray import predict_on_ray
 from alexnet_infer.evaluation.paper import deviations_of_net
 from alexnet_infer.evaluation.pipeline import Clock, predict
 from alexnet_infer.evaluation.predictions import About, Predictions
-from alexnet_infer.manifest import check_same_classes
+from alexnet_infer.manifest import ClassName, check_same_classes
 from alexnet_infer.nets import load
 from alexnet_infer.predict import LARGEST_BATCH, Net
 from alexnet_infer.preprocess import Views
@@ -102,6 +102,8 @@ class Computed:
     """The positions of the images in `data`."""
     nets: list[Net]
     predictions: list[Predictions]
+    cached: list[int]
+    """The number of images of each net whose predictions were in the cache."""
 
 
 def compute(request: EvaluationRequest, clock: Clock | None = None) -> Computed:
@@ -124,13 +126,18 @@ def load_nets(request: EvaluationRequest) -> list[Net]:
     return nets
 
 
-def compute_with(nets: list[Net], request: EvaluationRequest, clock: Clock | None = None) -> Computed:
-    """Compute the predictions of nets from `load_nets`. Other arguments and errors are those of `compute`."""
-    classes = nets[0].manifest.classes
-    data = open_images(request.data, request.split, request.layout, numbered=classes)
-    to_net = map_classes(data.classes, classes)  # raises before anything is computed
-    known = [i for i, label in enumerate(data.labels) if to_net[label] >= 0] if request.only_known else None
-    positions = _positions(data, request, known)
+def compute_with(
+    nets: list[Net],
+    request: EvaluationRequest,
+    clock: Clock | None = None,
+    on_images: Callable[[int], None] | None = None,
+) -> Computed:
+    """Compute the predictions of nets from `load_nets`. Other arguments and errors are those of `compute`.
+
+    `on_images` is called with the number of images done since the last call. By default, a bar shows it.
+    """
+    data, known = open_data(nets, request)
+    positions = positions_of(data, request.limit, known)
     begin, end = _range(len(positions), request)
     shared = {
         "data": _data_facts(data, request, len(positions), known),
@@ -146,15 +153,57 @@ def compute_with(nets: list[Net], request: EvaluationRequest, clock: Clock | Non
             for about in abouts:
                 Predictions.forget(request.cache, about)
         predictions = [locks.enter_context(closing(Predictions(request.cache, about))) for about in abouts]
-        if not all(part.complete for part in predictions):
-            with counting("evaluating", end - begin) as advance:
+        cached = [part.done for part in predictions]
+        if all(part.complete for part in predictions):
+            if on_images is not None:
+                on_images(end - begin)
+        else:
+            with counting("evaluating", end - begin) if on_images is None else nullcontext(on_images) as advance:
                 own, common = positions[begin:end], {"workers": request.workers, "clock": clock, "on_images": advance}
                 pairs = list(zip(nets, predictions, strict=True))
                 if request.on == "ray":
                     predict_on_ray(data, own, pairs, address=request.address, **common)
                 else:
                     predict(data, own, pairs, **common)
-    return Computed(data, positions[begin:end], nets, predictions)
+    return Computed(data, positions[begin:end], nets, predictions, cached)
+
+
+def open_data(nets: Sequence[Net], request: EvaluationRequest) -> tuple[LabelledImages, Sequence[int] | None]:
+    """Open a request's data. Returns it and, if images are left out, the positions of those with a known class.
+
+    Raises the errors of `open_images`, and UsageError if the data and the nets share no class.
+    """
+    classes = nets[0].manifest.classes
+    data = open_images(request.data, request.split, request.layout, numbered=classes)
+    map_classes(data.classes, classes)  # raises before anything is computed
+    return data, known_positions(data, classes) if request.only_known else None
+
+
+def known_positions(data: LabelledImages, classes: Sequence[ClassName]) -> Sequence[int] | None:
+    """Return the positions of the images whose class is one of `classes`, the nets' classes, or None for all images.
+
+    Raises UsageError if there is no such image.
+    """
+    to_net = map_classes(data.classes, classes)
+    known = [i for i, label in enumerate(data.labels) if to_net[label] >= 0]
+    if not known:
+        raise UsageError(f"--only-known: none of the {len(data):,} images is of a class that the nets know; leave it out")
+    return None if len(known) == len(data) else known
+
+
+def positions_of(data: LabelledImages, limit: int | None, known: Sequence[int] | None) -> Sequence[int]:
+    """Return the positions of the images to evaluate: all, or a stratified sample of `limit` images.
+
+    `known` are the positions from `known_positions`. Raises UsageError if there are fewer images than `limit`.
+    """
+    every = range(len(data)) if known is None else known
+    if limit is None:
+        return every
+    if limit > len(every):
+        of = "" if known is None else " of classes that the nets know"
+        raise UsageError(f"--limit {limit}: the set has {len(every)} images{of}; expected at most that many")
+    labels = data.labels if known is None else [data.labels[i] for i in known]
+    return [every[i] for i in stratified(labels, limit)]
 
 
 def _load(path: Path, request: EvaluationRequest) -> Net:
@@ -190,17 +239,6 @@ def _check_same_views(nets: Sequence[Net]) -> None:
             )
 
 
-def _positions(data: LabelledImages, request: EvaluationRequest, known: Sequence[int] | None) -> Sequence[int]:
-    """The positions of the images to evaluate. `known` are those of the classes that the nets know, or None for all."""
-    every = range(len(data)) if known is None else known
-    if request.limit is None:
-        return every
-    if request.limit > len(every):
-        raise UsageError(f"--limit {request.limit}: the set has {len(every)} images; expected at most that many")
-    labels = data.labels if known is None else [data.labels[i] for i in known]
-    return [every[i] for i in stratified(labels, request.limit)]
-
-
 def _range(count: int, request: EvaluationRequest) -> tuple[int, int]:
     """Return the range of this shard among `count` images. It consists of whole batches, the same as on one machine."""
     batches = -(-count // request.batch)
@@ -226,8 +264,13 @@ def _data_facts(
 
 
 def _name(path: Path) -> str:
-    """The name of a set: that of its folder, or of its archive without the suffix."""
-    return path.stem if path.is_file() else path.name
+    """The name of a set: that of its folder, or of its archive without the suffix.
+
+    A folder named by a number, such as a severity of ImageNet-C, is named after the folder that has it, too.
+    """
+    if path.is_file():
+        return path.stem
+    return f"{path.parent.name}/{path.name}" if path.name.isdecimal() and path.parent.name else path.name
 
 
 def _net_facts(net: Net) -> dict[str, Any]:

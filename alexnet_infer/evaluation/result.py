@@ -61,6 +61,9 @@ class Protocol:
     """The number of these classes."""
     labels: str | None = None
     """The file with the right classes, or None for the data's own labels."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know before the errors, one sentence each: which classes only the data or only the nets
+    have."""
     deviations: tuple[str, ...] = ()
     """Differences from the paper's protocol, one sentence each."""
 

@@ -46,7 +46,7 @@ class ErrorRow:
     top5: Figure
     note: str
     """For published rows, what limits or prevents a comparison with the run. For the run, the size of the sample if it
-    used one."""
+    used one, and the notes on the classes."""
     source: str
     trained_on: str = ""
     comparable: bool = True
@@ -72,6 +72,8 @@ def rows(evaluation: Evaluation, references: References = "near") -> list[ErrorR
 
 def _of_run(evaluation: Evaluation) -> Iterator[ErrorRow]:
     data = evaluation.data
+    sample = [] if data.sample is None else [f"{data.images:,} of {data.sample.of:,} images"]
+    note = "; ".join([*sample, *(printable(sentence).rstrip(".") for sentence in evaluation.protocol.notes)])
     results = [(printable(net.name), net) for net in evaluation.nets]
     if evaluation.ensemble is not None:
         results.append((f"mean of {len(evaluation.nets)} nets", evaluation.ensemble))
@@ -83,7 +85,7 @@ def _of_run(evaluation: Evaluation) -> Iterator[ErrorRow]:
             images=data.images,
             top1=_figure(errors.top1),
             top5=_figure(errors.top5),
-            note="" if data.sample is None else f"{data.images:,} of {data.sample.of:,} images",
+            note=note,
             source="this run",
         )
 
@@ -149,8 +151,8 @@ def csv(evaluation: Evaluation, references: References = "near") -> str:
     ends = [f"{metric}{end}" for metric in ("top1", "top5") for end in ("", "_low", "_high")]
     lines.writerow(["net", "data", "views", "images", *ends, "note", "source", "trained_on"])
     for row in rows(evaluation, references):
-        named = [*map(_no_formula, (row.net, row.data)), row.views, "" if row.images is None else row.images]
-        lines.writerow([*named, *_cells(row.top1), *_cells(row.top5), row.note, row.source, row.trained_on])
+        named = [*map(no_formula, (row.net, row.data)), row.views, "" if row.images is None else row.images]
+        lines.writerow([*named, *_cells(row.top1), *_cells(row.top5), no_formula(row.note), row.source, row.trained_on])
     return out.getvalue()
 
 
@@ -163,7 +165,7 @@ def _cells(figure: Figure) -> list[str]:
     return [""] * 3
 
 
-def _no_formula(text: str) -> str:
+def no_formula(text: str) -> str:
     """Quote a name that a spreadsheet would evaluate, such as =HYPERLINK(...)."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 

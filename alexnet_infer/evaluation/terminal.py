@@ -34,11 +34,13 @@ SHORTEST = 12
 def render(evaluation: Evaluation, console: Console, references: References = "near") -> None:
     """Print an evaluation.
 
-    The order is: errors of this run, the ensemble against its best net, published errors, worst classes and
+    The order is: notes on the classes, errors of this run, the ensemble against its best net, published errors, worst classes and
     confusions, deviations from the paper's protocol. Rows take one line. To make them fit the console's width, names
     are shortened. Figures never are.
     """
     table = rows(evaluation, references)
+    for sentence in evaluation.protocol.notes:
+        _print(console, printable(sentence), "yellow")
     _print_errors(evaluation, [row for row in table if row.images is not None], console)
     if evaluation.ensemble is not None:
         _print_comparison(evaluation, console)
