@@ -187,7 +187,8 @@ def notes(scores: Scores, lost: int) -> Iterator[str]:
     only_nets = sum(output.wnid not in data for output in scores.outputs)
     if only_nets and scores.scoring.classes == "all":
         are = "is" if only_nets == 1 else "are"
-        yield f"{only_nets:,} of the {its} {len(scores.outputs):,} classes {are} not in the data (see --classes shared)."
+        of = f"{len(scores.outputs):,}"
+        yield f"{only_nets:,} of the {its} {of} classes {are} not in the data (see --classes shared)."
 
 
 def _count_of(count: int, noun: str) -> str:

@@ -15,13 +15,15 @@ import PIL
 from alexnet_infer.artifact import check_different
 from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import ENGINE_SUFFIXES
-from alexnet_infer.datasets import LabelledImages, map_classes, open_images
+from alexnet_infer.datasets import LabelledImages, detected, map_classes, open_images
 from alexnet_infer.datasets.sampling import stratified
 from alexnet_infer.errors import UnreadableInputError, UsageError, printable, shown
+from alexnet_infer.evaluation.imagenet_c import example_set
 from alexnet_infer.evaluation.on_ray import predict_on_ray
 from alexnet_infer.evaluation.paper import deviations_of_net
 from alexnet_infer.evaluation.pipeline import Clock, predict
 from alexnet_infer.evaluation.predictions import About, Predictions
+from alexnet_infer.evaluation.scoring import outputs_of
 from alexnet_infer.manifest import ClassName, check_same_classes
 from alexnet_infer.nets import load
 from alexnet_infer.predict import LARGEST_BATCH, Net
@@ -174,9 +176,35 @@ def open_data(nets: Sequence[Net], request: EvaluationRequest) -> tuple[Labelled
     Raises the errors of `open_images`, and UsageError if the data and the nets share no class.
     """
     classes = nets[0].manifest.classes
-    data = open_images(request.data, request.split, request.layout, numbered=classes)
+    try:
+        data = open_images(request.data, request.split, request.layout, numbered=classes)
+    except UnreadableInputError:
+        if example := example_set(request.data):
+            raise UnreadableInputError(
+                f"{request.data}: has the sets of ImageNet-C; add --mce for the mean corruption error, or give one "
+                f"set, as in --data {example}"
+            ) from None
+        raise
     map_classes(data.classes, classes)  # raises before anything is computed
     return data, known_positions(data, classes) if request.only_known else None
+
+
+def reopen(root: Path, about: About) -> tuple[LabelledImages, Sequence[int]]:
+    """Open the data of predictions again. Returns it and the positions of the images of all shards.
+
+    Raises the errors of `open_images`, and UsageError unless the images are those of the predictions.
+    """
+    facts, classes = about.data, outputs_of(about.net)
+    layout = detected(root, facts["split"], facts["layout"])
+    data = open_images(root, facts["split"], layout, numbered=classes)
+    if data.listing != facts["listing"]:
+        left_out = facts.get("left_out", 0)
+        raise UsageError(
+            f"--data {root}: its {len(data):,} images are not those of the predictions; expected the "
+            f"{facts['images'] + left_out:,} images of {shown(facts['name'])}, with the same names, sizes and classes"
+        )
+    known = known_positions(data, classes) if "left_out" in facts else None
+    return data, positions_of(data, facts["sample"], known)
 
 
 def known_positions(data: LabelledImages, classes: Sequence[ClassName]) -> Sequence[int] | None:
@@ -187,7 +215,9 @@ def known_positions(data: LabelledImages, classes: Sequence[ClassName]) -> Seque
     to_net = map_classes(data.classes, classes)
     known = [i for i, label in enumerate(data.labels) if to_net[label] >= 0]
     if not known:
-        raise UsageError(f"--only-known: none of the {len(data):,} images is of a class that the nets know; leave it out")
+        raise UsageError(
+            f"--only-known: none of the {len(data):,} images is of a class that the nets know; leave it out"
+        )
     return None if len(known) == len(data) else known
 
 
@@ -252,7 +282,7 @@ def _data_facts(
     data: LabelledImages, request: EvaluationRequest, count: int, known: Sequence[int] | None
 ) -> dict[str, Any]:
     facts = {
-        "name": printable(_name(request.data.resolve())),
+        "name": printable(name_of(request.data.resolve())),
         "layout": data.layout,
         "split": request.split,
         "listing": data.listing,
@@ -263,8 +293,8 @@ def _data_facts(
     return facts if known is None else {**facts, "left_out": len(data) - len(known)}
 
 
-def _name(path: Path) -> str:
-    """The name of a set: that of its folder, or of its archive without the suffix.
+def name_of(path: Path) -> str:
+    """Return the name of a set: that of its folder, or of its archive without the suffix.
 
     A folder named by a number, such as a severity of ImageNet-C, is named after the folder that has it, too.
     """

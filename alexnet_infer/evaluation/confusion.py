@@ -17,7 +17,7 @@ from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.manifest import ClassName
 
 UNREADABLE = "(unreadable)"
-"""The heading of the last column. A class is not named so: it would need parentheses."""
+"""The heading of the last column."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -103,7 +103,7 @@ class _Drawing:
         if side >= COUNTED:
             for (row, column), count in np.ndenumerate(counts):
                 if count and self._width(f"{count}") < side - 2:
-                    dark = 2 * count > counts[row].sum()
+                    dark = 3 * count > counts[row].sum()
                     middle = (self._x(column) + side // 2, self.top + row * side + side // 2)
                     self.pen.text(middle, f"{count}", "white" if dark else INK, self.font, anchor="mm")
 
