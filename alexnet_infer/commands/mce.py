@@ -52,8 +52,8 @@ def run_mce(
     `baseline` is a result of this function as JSON, or None for the published errors of AlexNet. The predictions of
     each set are cached as `run` caches them.
 
-    Returns the exit code: 0, or 1 if images can't be read, or UnreadableInputError's if there is no mCE because sets are
-    missing, or because no image can be read. Raises UsageError for an output of a single set, StoppedError on Ctrl-C,
+    Returns the exit code: 0, or 1 if images can't be read, or UnreadableInputError's if there is no mCE because sets
+    are missing, or if no image can be read. Raises UsageError for an output of a single set, StoppedError on Ctrl-C,
     and the errors of `find_sets`, `read_baseline` and `compute`.
     """
     sets = find_sets(request.data)
@@ -74,8 +74,9 @@ def run_mce(
     _print(result, output.form)
     sys.stdout.flush()
     name_unreadable(result.data.unreadable)
-    for problem in result.problems:
-        print(f"{'error: no mCE: ' if result.mce is None else 'note: '}{printable(problem)}", file=sys.stderr)
+    if result.problems:
+        kind = "error: no mCE" if result.mce is None else "note: incomplete extra corruptions"
+        print(f"{kind}: {'; '.join(result.problems)}", file=sys.stderr)
     if result.mce is None or len(result.data.unreadable) == sum(part.data.images for part in results.values()):
         return UnreadableInputError.exit_code
     return 1 if result.data.unreadable else 0

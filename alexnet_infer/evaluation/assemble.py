@@ -177,7 +177,7 @@ def notes(scores: Scores, lost: int) -> Iterator[str]:
         yield f"For {_count_of(lost, 'image')}, no right class is one that the {net} can choose: counted as wrong."
     elif lost:
         many = unknown != 1
-        fix = " (--only-known leaves them out)" if scores.scoring.wnids is None else ""
+        fix = f" (--only-known leaves {'it' if lost == 1 else 'them'} out)" if scores.scoring.wnids is None else ""
         yield (
             f"{unknown:,} of the {of:,} classes {'are' if many else 'is'} "
             f"{f'unknown to the {net}' if fix else f'not in {scores.scoring.classes}'}: {'their' if many else 'its'} "

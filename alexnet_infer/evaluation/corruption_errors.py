@@ -63,7 +63,7 @@ class Robustness:
     error: float | None
     """The mean of the 15 standard errors, or None if one of them is None."""
     problems: tuple[str, ...]
-    """Why there is no mCE, or no CE of an extra corruption: one clause each."""
+    """Why there is no mCE, or no CE of an extra corruption: the sets that are missing, and those with other images."""
     corruptions: tuple[CorruptionErrors, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -88,8 +88,9 @@ def corruption_errors(
     usual = Counter(result.data.listing for result in results.values()).most_common(1)[0][0]
     differing = [key for key, result in results.items() if result.data.listing != usual]
     same = next(result for result in results.values() if result.data.listing == usual)
-    problems = [f"{part} is missing" for part in missing]
-    problems += [f"{corruption}/{severity} has other images than most sets" for corruption, severity in differing]
+    others = [f"{corruption}/{severity}" for corruption, severity in differing]
+    problems = [f"missing: {', '.join(missing)}"] if missing else []
+    problems += [f"other images than in most sets: {', '.join(others)}"] if others else []
     corruptions, errors, quotients = [], {}, {}
     for corruption in (*STANDARD, *EXTRA):
         own = {severity: results[corruption, severity] for severity in SEVERITIES if (corruption, severity) in results}

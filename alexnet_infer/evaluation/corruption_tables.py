@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from csv import writer
 from typing import TYPE_CHECKING
 
@@ -71,7 +70,7 @@ def headline(result: Robustness) -> str:
     """Return the mCE in one sentence, or why there is none."""
     baseline = f"Baseline: {result.baseline}."
     if result.mce is None:
-        return f"mCE: none. {'; '.join(result.problems)}. {baseline}"
+        return f"mCE: none ({'; '.join(result.problems)}). {baseline}"
     return f"mCE: {_percent(result.mce, 2)} %. Mean error: {_percent(result.error, 2)} %. {baseline}"
 
 
@@ -101,21 +100,15 @@ def _print_headline(result: Robustness, console: Console) -> None:
     from alexnet_infer.evaluation.terminal import print_text
 
     if result.mce is None:
-        print_text(console, f"mCE: none. {_first(result.problems)}", "bold yellow")
+        print_text(console, f"mCE: none ({'; '.join(result.problems)})", "bold yellow")
     else:
         figures = f"mCE: {_percent(result.mce, 2)} %   mean error: {_percent(result.error, 2)} %"
         print_text(console, figures, "bold")
         if result.problems:
-            print_text(console, f"Not complete: {_first(result.problems)}", "yellow")
-    print_text(
-        console, f"CE: sum of the errors / sum of the baseline's. Baseline: {printable(result.baseline)}.", "dim"
-    )
+            print_text(console, f"Incomplete extra corruptions: {'; '.join(result.problems)}.", "yellow")
+    print_text(console, "CE: the sum of the errors divided by the sum of the baseline's.", "dim")
+    print_text(console, f"Baseline: {printable(result.baseline)}.", "dim")
     extra = sum(not corruption.standard for corruption in result.corruptions)
     if extra:
-        print_text(console, f"mCE: mean of the {len(STANDARD)} standard CEs. The last {extra} do not count.", "dim")
-
-
-def _first(problems: Sequence[str]) -> str:
-    """The first problems, and the number of the others."""
-    more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
-    return f"{'; '.join(problems[:4])}{more}."
+        last = "The last one does" if extra == 1 else f"The last {extra} do"
+        print_text(console, f"mCE: the mean of the {len(STANDARD)} standard CEs. {last} not count.", "dim")
