@@ -206,7 +206,8 @@ def how_scored(scores: Scores) -> Iterator[str]:
         wnids, which = scores.scoring.wnids, "that the data has"
         if wnids is not None:
             others = len(wnids.difference(known))
-            which = f"in {scores.scoring.classes}" + (f", which has {others:,} others" if others else "")
+            which = f"in {scores.scoring.classes}"
+            which += f"; they don't know {_count_of(others, 'other id')} in it" if others else ""
         yield f"The nets choose among the {len(scores.outputs):,} of their {len(known):,} classes {which}."
     if scores.scoring.labels is not None:
         yield (

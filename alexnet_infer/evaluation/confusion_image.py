@@ -12,8 +12,8 @@ from alexnet_infer.errors import printable
 from alexnet_infer.evaluation.confusion import UNREADABLE, Confusion
 from alexnet_infer.manifest import ClassName
 
-SIDE = 2400
-"""The approximate side of a large matrix in pixels."""
+SIDE = 2800
+"""The largest side of the matrix in pixels, up to this many classes. The names of 200 classes still fit."""
 
 LARGEST, GRID, COUNTED = 40, 12, 28
 """The largest side of a cell; the smallest one with a grid and a frame around right guesses; with the count in it."""

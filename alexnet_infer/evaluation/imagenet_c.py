@@ -234,7 +234,7 @@ def read_baseline(path: Path) -> Baseline:
             errors[name] = mean([Fraction(counts.wrong, counts.images) for counts in severities])
     if missing := [name for name in STANDARD if name not in errors]:
         raise UnreadableInputError(
-            f"{option}: no error for {listed(missing)}; expected the result of a net on all 15 corruptions and severities"
+            f"{option}: no error for {listed(missing)}; expected the result of a net on all sets of the 15 corruptions"
         )
     if zero := [name for name, error in errors.items() if not error]:
         raise UnreadableInputError(
