@@ -107,8 +107,11 @@ def test_confidences_are_those_of_the_classes_that_are_left(tmp_path):
 
 
 def test_restriction_makes_no_ties_and_keeps_those_that_are_there(tmp_path):
-    """Two probabilities that differ in the last bit stay different, and equal ones go to the lower class."""
-    below = np.float32(0.3)
+    """Two probabilities that differ in the last bit stay different, and equal ones go to the lower class.
+
+    Scaled from below 0.25 to above it, some of them would become equal in float32.
+    """
+    below = np.float32(0.2499)
     above = np.nextafter(below, np.float32(1))
     rows = [ImageRow(f"{i}", label, None) for i, label in enumerate((1, 1, 0))]
     table = np.zeros((3, 9), np.float32)
@@ -116,8 +119,9 @@ def test_restriction_makes_no_ties_and_keeps_those_that_are_there(tmp_path):
     table[0, [first, second]] = below, above
     table[1, [first, second]] = below, below
     table[2, [first, second]] = below, below
-    for rest in np.linspace(0.01, 0.39, 20, dtype=np.float32):
-        table[:, 0] = rest  # of a class that is left out
+    for rest in np.linspace(0.2, 0.245, 20, dtype=np.float32):
+        table[:, [OUTPUTS.index(WNIDS[2]), OUTPUTS.index(WNIDS[3])]] = rest
+        table[:, 0] = 0.5 - 2 * rest  # of a class that is left out
         part = stored(tmp_path / f"{rest}", about(3, wnids=OUTPUTS), table, rows)
         _, headline = assembled(Scores([part], Scoring(classes="shared")))
         assert headline.wrong(1).tolist() == [False, True, False]
@@ -146,7 +150,10 @@ def test_a_data_class_that_is_not_in_the_file_is_named_and_its_images_are_wrong(
 
 def test_ids_in_the_file_that_the_nets_do_not_have_are_counted(tmp_path):
     result = assemble(nets(tmp_path, [logits(0)]), Scoring(classes="f", wnids=frozenset([*WNIDS, "n11111111"])))
-    assert "The nets choose among the 6 of their 9 classes in f; they don't know 1 other id in it." in result.protocol.deviations
+    assert (
+        "The nets choose among the 6 of their 9 classes in f; they don't know 1 other id in it."
+        in result.protocol.deviations
+    )
 
 
 # What a reader must know first.
