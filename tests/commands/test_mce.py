@@ -15,6 +15,7 @@ import pytest
 from alexnet_infer.backends import onnxruntime
 from alexnet_infer.datasets import open_images
 from alexnet_infer.nets import load
+from alexnet_infer.predict import Net
 from tests.datasets.mini import WNIDS
 from tests.evaluation.corrupted import ALEXNET, IMAGES, STANDARD, write_corrupted
 from tests.evaluation.toys import save_net
@@ -63,9 +64,8 @@ def one_line(result: tuple[int, str, str], code: int, *parts: str) -> None:
         assert part in result[2]
 
 
-def wrong_of(net_files: list[Path], folder: Path) -> int:
+def wrong_of(nets: list[Net], folder: Path) -> int:
     """Count the wrong images of a set for the mean of the nets, one image at a time in the Python API."""
-    nets = [load(path, device="cpu", views="center", backend="onnxruntime") for path in net_files]
     count = 0
     for example in open_images(folder):
         mean = np.mean([net.probabilities([example.square(net.rescaling)])[0] for net in nets], axis=0)
@@ -77,7 +77,8 @@ def test_the_mce_is_that_of_the_python_api_and_augmixs_formula(mce, models, root
     code, out, err = mce("--json", nets=2)
     assert (code, err) == (0, "")
     result = json.loads(out)
-    wrong = {name: [wrong_of(models, root / name / f"{s}") for s in range(1, 6)] for name in (*STANDARD, *EXTRA)}
+    nets = [load(path, device="cpu", views="center", backend="onnxruntime") for path in models]
+    wrong = {name: [wrong_of(nets, root / name / f"{s}") for s in range(1, 6)] for name in (*STANDARD, *EXTRA)}
     assert {c["name"]: [s["wrong"] for s in c["severities"]] for c in result["corruptions"]} == wrong
     assert len({tuple(counts) for counts in wrong.values()}) > 10
     total = sum(np.mean(wrong[name]) / IMAGES / error / 15 for name, error in zip(STANDARD, ALEXNET, strict=True))
@@ -283,6 +284,7 @@ def test_a_set_of_other_classes_is_refused(mce, tmp_path):
 
 def test_one_bar_covers_all_sets(mce, monkeypatch, tmp_path):
     totals, counts = [], []
+
     @contextmanager
     def counting(title, total, unit="images"):
         totals.append(total)
