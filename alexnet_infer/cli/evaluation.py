@@ -183,8 +183,9 @@ def merge(
     fail_if: _FailIf = None,
 ) -> None:
     """Join shards of several machines into one result."""
-    from alexnet_infer.commands.evaluate import make_output, parse_scoring
     from alexnet_infer.commands.evaluate import merge as join
+    from alexnet_infer.commands.evaluate import parse_scoring
+    from alexnet_infer.commands.evaluate_output import make_output
 
     output = make_output(
         as_json=as_json,

@@ -5,25 +5,27 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from alexnet_infer.artifact import load_artifact
+from alexnet_infer.commands.evaluate_output import OUTPUT_OPTIONS, Output, make_output
+from alexnet_infer.commands.profile import print_profile
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.errors import StoppedError, UnreadableInputError, UsageError, printable, shown
 from alexnet_infer.evaluation import tables
 from alexnet_infer.evaluation.assemble import assembled, collect, display_names
-from alexnet_infer.evaluation.compute import Computed, EvaluationRequest, compute, data_folder, reopen
+from alexnet_infer.evaluation.compute import Computed, EvaluationRequest, compute, data_folder
 from alexnet_infer.evaluation.confusion import Confusion
 from alexnet_infer.evaluation.per_class import save_per_class
-from alexnet_infer.evaluation.pipeline import STAGES, Clock
-from alexnet_infer.evaluation.result import Condition, Evaluation, parse_condition
-from alexnet_infer.evaluation.save import check_file, save_table
+from alexnet_infer.evaluation.pipeline import Clock
+from alexnet_infer.evaluation.result import Evaluation
+from alexnet_infer.evaluation.save import save_table
 from alexnet_infer.evaluation.scoring import Scores, Scoring, parse_scoring
+from alexnet_infer.evaluation.selection import reopen
 from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.files import user_cache
 from alexnet_infer.nets import choose_nets
@@ -31,53 +33,6 @@ from alexnet_infer.predict import Net
 
 Images = tuple[LabelledImages, Sequence[int]]
 """A set, and the positions of the images that were evaluated."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Output:
-    """The output formats of the result, and the conditions for exit code 1.
-
-    Raises UsageError if a file can't be written under its name or two have the same, and BackendError if a package for
-    one is missing.
-    """
-
-    form: Literal["table", "json", "csv", "markdown"] = "table"
-    """The format on stdout."""
-    save_predictions: Path | None = None
-    per_class: Path | None = None
-    confusion: Path | None = None
-    report: Path | None = None
-    fail_if: tuple[Condition, ...] = ()
-    profile: bool = False
-
-    def __post_init__(self) -> None:
-        options: dict[Path, str] = {}
-        for option, path in self.files.items():
-            check_file(option, path)
-            if other := options.get(path.resolve()):
-                raise UsageError(f"{option} {path}: is the file of {other}, too; expected another name")
-            options[path.resolve()] = option
-        if self.report is not None:
-            from alexnet_infer.evaluation.report import check_report
-
-            check_report()
-            if self.report.exists() and not self.report.is_dir():
-                raise UsageError(f"--report {self.report}: is a file; expected a new or existing folder")
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """Option -> file, for the files that are written."""
-        given = {
-            "--save-predictions": self.save_predictions,
-            "--per-class": self.per_class,
-            "--confusion": self.confusion,
-        }
-        return {option: path for option, path in given.items() if path is not None}
-
-
-OUTPUT_OPTIONS = (
-    *("as_json", "csv", "markdown", "save_predictions", "per_class", "confusion", "fail_if", "report", "profile"),
-)
 
 
 def main(*, references: tables.References, mce: bool, mce_baseline: Path | None, **options: Any) -> int:
@@ -128,35 +83,6 @@ def _shard(text: str | None) -> tuple[int, int]:
     if not match:
         raise UsageError(f"--shard {shown(text)}: expected I/N with I from 1 to N, as in 2/8")
     return int(match[1]), int(match[2])
-
-
-def make_output(
-    *,
-    as_json: bool,
-    csv: bool,
-    markdown: bool,
-    save_predictions: Path | None,
-    fail_if: Sequence[str] | None,
-    per_class: Path | None = None,
-    confusion: Path | None = None,
-    report: Path | None = None,
-    profile: bool = False,
-) -> Output:
-    """Build the output from the command line's options. Raises the errors of `Output` and `parse_condition`, and
-    UsageError if several formats are requested."""
-    forms = [name for name, wanted in (("json", as_json), ("csv", csv), ("markdown", markdown)) if wanted]
-    if len(forms) > 1:
-        raise UsageError(f"--{forms[0]} and --{forms[1]}: expected one of them")
-    conditions = tuple(map(parse_condition, fail_if or ()))
-    return Output(
-        form=(forms or ["table"])[0],
-        save_predictions=save_predictions,
-        per_class=per_class,
-        confusion=confusion,
-        fail_if=conditions,
-        report=report,
-        profile=profile,
-    )
 
 
 def run(
@@ -310,34 +236,3 @@ def _print(result: Evaluation, form: str, references: tables.References) -> None
             from alexnet_infer.evaluation.terminal import render
 
             render(result, Console(), references)
-
-
-def print_profile(clock: Clock, images: int, cached: Mapping[str, int]) -> None:
-    """Print the time per stage on stderr. Of each net, `cached` of the `images` were predicted by an earlier run."""
-    from rich.console import Console
-    from rich.table import Table
-
-    for net, count in cached.items() if len({*cached.values()}) > 1 else [("", next(iter(cached.values())))]:
-        if count:
-            of = f"{printable(net)}: " if net else ""
-            print(f"{of}the predictions of {count:,} of the {images:,} images were cached", file=sys.stderr)
-    if all(count == images for count in cached.values()):
-        print("nothing was computed, so there are no times; --fresh computes the predictions again", file=sys.stderr)
-        return
-    table = Table(title="time per stage, summed over all threads", title_justify="left", box=None, pad_edge=False)
-    for heading in ("stage", "seconds", "share"):
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
-    total = sum(clock.seconds.values()) or 1.0
-    for stage in STAGES:
-        table.add_row(stage, f"{clock.seconds[stage]:.2f}", f"{clock.seconds[stage] / total:.1%}")
-    console = Console(stderr=True)
-    console.print(table)
-    if bottleneck := clock.bottleneck():
-        stage, share = bottleneck
-        names = {
-            "read": "reading",
-            "decode": f"decoding on {clock.workers} threads",
-            "patches": "cutting patches",
-            "net": "the net",
-        }
-        console.print(f"bound by {names[stage]}, which was busy {share:.0%} of the time", highlight=False)

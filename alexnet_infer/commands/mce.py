@@ -5,32 +5,29 @@ from __future__ import annotations
 import io
 import json
 import sys
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
-from alexnet_infer.commands.evaluate import Output, continuable, name_assumed, net_names, print_profile
+from alexnet_infer.commands.evaluate import continuable, name_assumed, net_names
+from alexnet_infer.commands.evaluate_output import Output
+from alexnet_infer.commands.profile import print_profile
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.errors import UnreadableInputError, UsageError, printable
 from alexnet_infer.evaluation import corruption_tables
 from alexnet_infer.evaluation.assemble import assembled, how_scored
-from alexnet_infer.evaluation.compute import (
-    Computed,
-    EvaluationRequest,
-    compute_with,
-    load_nets,
-    name_of,
-    open_data,
-    positions_of,
-)
+from alexnet_infer.evaluation.compute import EvaluationRequest, compute_with, load_nets, open_data
 from alexnet_infer.evaluation.corruption_errors import Robustness, corruption_errors
 from alexnet_infer.evaluation.imagenet_c import PUBLISHED, Sets, find_sets, read_baseline
 from alexnet_infer.evaluation.pipeline import Clock
 from alexnet_infer.evaluation.result import Evaluation
 from alexnet_infer.evaluation.scoring import Scores, Scoring
+from alexnet_infer.evaluation.selection import name_of, positions_of
 from alexnet_infer.evaluation.tables import References
 from alexnet_infer.predict import Net
 from alexnet_infer.progress import counting
@@ -102,30 +99,23 @@ def _evaluate(
     data, known = open_data(nets, next(iter(requests.values())))
     images = len(positions_of(data, request.limit, known))
     results: dict[tuple[str, int], Evaluation] = {}
-    cached: dict[str, int] = {}
+    cached: Counter[str] = Counter()
+    counted = 0
     scored: Sequence[str] = ()
     with counting("evaluating", images * len(sets)) as advance:
         for key, own in requests.items():
             computed = compute_with(nets, own, clock, advance)
             scores = Scores([[predictions] for predictions in computed.predictions], scoring)
             results[key] = assembled(scores)[0]
-            _add_cached(cached, computed)
+            cached.update(dict(zip(net_names(computed), computed.cached, strict=True)))
+            counted += len(computed.positions)
             if len(results) == 1:
                 scored = tuple(how_scored(scores))
                 if computed.data.assumed:
                     name_assumed(computed)
     if profile:
-        print_profile(clock, sum(len(part) for part in _ranges(results)), cached)
+        print_profile(clock, counted, cached)
     return results, {"scored": scored, "sizes": _sizes(data, nets)}
-
-
-def _ranges(results: dict[tuple[str, int], Evaluation]) -> list[range]:
-    return [range(result.data.images) for result in results.values()]
-
-
-def _add_cached(cached: dict[str, int], computed: Computed) -> None:
-    for net, count in zip(net_names(computed), computed.cached, strict=True):
-        cached[net] = cached.get(net, 0) + count
 
 
 def _sizes(data: LabelledImages, nets: Sequence[Net]) -> str:
@@ -133,7 +123,9 @@ def _sizes(data: LabelledImages, nets: Sequence[Net]) -> str:
     sizes = sorted({net.rescaling.size for net in nets})
     for example in data.at(range(min(TRIED, len(data))), on_error="yield"):
         try:
-            width, height = Image.open(io.BytesIO(example.content())).size
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of many pixels: only the size is read
+                width, height = Image.open(io.BytesIO(example.content())).size
         except (OSError, ValueError, UnreadableInputError, Image.DecompressionBombError):
             continue
         if sizes == [min(width, height)]:
