@@ -19,7 +19,7 @@ from alexnet_infer.errors import StoppedError, UnreadableInputError, UsageError,
 from alexnet_infer.evaluation import tables
 from alexnet_infer.evaluation.assemble import assembled, collect, display_names
 from alexnet_infer.evaluation.compute import Computed, EvaluationRequest, compute, data_folder
-from alexnet_infer.evaluation.confusion import Confusion
+from alexnet_infer.evaluation.confusion import ConfusionMatrix
 from alexnet_infer.evaluation.per_class import save_per_class
 from alexnet_infer.evaluation.pipeline import Clock
 from alexnet_infer.evaluation.result import Evaluation
@@ -216,10 +216,10 @@ def finish(scores: Scores, output: Output, *, references: tables.References = "n
     return result, 1 if failed or unreadable else 0
 
 
-def _confusion(result: Evaluation, headline: Tally, scores: Scores) -> Confusion:
+def _confusion(result: Evaluation, headline: Tally, scores: Scores) -> ConfusionMatrix:
     subject = f"mean of {len(result.nets)} nets" if result.ensemble else result.nets[0].name
     title = f"{result.data.name}: {subject}, top-1 error {100 * result.errors.top1.error:.2f} %"
-    return Confusion.of(headline, scores.classes, scores.outputs, title)
+    return ConfusionMatrix.of(headline, scores.classes, scores.outputs, title)
 
 
 def _print(result: Evaluation, form: str, references: tables.References) -> None:

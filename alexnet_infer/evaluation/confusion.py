@@ -21,7 +21,7 @@ UNREADABLE = "(unreadable)"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Confusion:
+class ConfusionMatrix:
     """How often the images of each class were classified as each class, by the ensemble or by the only net."""
 
     title: str
@@ -36,7 +36,7 @@ class Confusion:
     @classmethod
     def of(
         cls, headline: Tally, classes: Sequence[ClassName], guesses: Sequence[ClassName], title: str = ""
-    ) -> Confusion:
+    ) -> ConfusionMatrix:
         """Count the images of the headline's tally."""
         counts = np.zeros((len(classes), len(guesses) + 1), np.int32)
         records = headline.records

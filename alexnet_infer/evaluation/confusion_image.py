@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from alexnet_infer.errors import printable
-from alexnet_infer.evaluation.confusion import UNREADABLE, Confusion
+from alexnet_infer.evaluation.confusion import UNREADABLE, ConfusionMatrix
 from alexnet_infer.manifest import ClassName
 
 SIDE = 2800
@@ -54,13 +54,13 @@ def cells(counts: np.ndarray) -> np.ndarray:
     return picture
 
 
-def draw(matrix: Confusion) -> Image.Image:
+def draw(matrix: ConfusionMatrix) -> Image.Image:
     """Draw a matrix. Its rows are the data's classes, its columns the guesses and, apart, the unreadable images."""
     return _Drawing(matrix).image
 
 
 class _Drawing:
-    def __init__(self, matrix: Confusion) -> None:
+    def __init__(self, matrix: ConfusionMatrix) -> None:
         self.matrix, self.font = matrix, ImageFont.load_default(FONT)
         rows, columns = matrix.counts.shape
         self.side = side = cell_side(max(rows, columns))

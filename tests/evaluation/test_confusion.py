@@ -15,7 +15,7 @@ from PIL import Image
 from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
 from alexnet_infer.errors import UsageError
 from alexnet_infer.evaluation import confusion_image
-from alexnet_infer.evaluation.confusion import UNREADABLE, Confusion
+from alexnet_infer.evaluation.confusion import UNREADABLE, ConfusionMatrix
 from alexnet_infer.evaluation.confusion_image import cell_side, cells, colours
 from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.manifest import ClassName
@@ -27,7 +27,7 @@ def rows(path: Path) -> list[list[str]]:
 
 
 def test_rows_are_those_counted_by_hand(tmp_path):
-    Confusion.of(tally(GUESSES["first"]), CLASSES, CLASSES).save(tmp_path / "matrix.csv")
+    ConfusionMatrix.of(tally(GUESSES["first"]), CLASSES, CLASSES).save(tmp_path / "matrix.csv")
     table = rows(tmp_path / "matrix.csv")
     assert table[0] == ["class", *WNIDS, UNREADABLE]
     assert table[1:] == [
@@ -51,7 +51,7 @@ def test_every_row_adds_up_to_the_images_of_its_class_even_if_the_net_has_other_
             counted.add_unreadable(label)
         else:
             counted.add(np.eye(4)[[guess]], np.array([label]), np.array([label if label < 2 else -1]))
-    matrix = Confusion.of(counted, CLASSES, guesses)
+    matrix = ConfusionMatrix.of(counted, CLASSES, guesses)
     matrix.save(tmp_path / "matrix.csv")
     table = rows(tmp_path / "matrix.csv")
     assert table[0] == ["class", *(guess.wnid for guess in guesses), UNREADABLE]
@@ -65,7 +65,7 @@ def test_names_that_a_spreadsheet_would_run_are_quoted(tmp_path):
     classes = [ClassName(wnid=wnid, name="x") for wnid in ("+1", "=A1", "cat, a")]
     counted = Tally(3)
     counted.add(np.eye(3), np.arange(3), np.arange(3))
-    Confusion.of(counted, classes, classes).save(tmp_path / "matrix.csv")
+    ConfusionMatrix.of(counted, classes, classes).save(tmp_path / "matrix.csv")
     table = rows(tmp_path / "matrix.csv")
     assert table[0][1:4] == [row[0] for row in table[1:]] == ["'+1", "'=A1", "cat, a"]
 
@@ -74,7 +74,7 @@ def test_a_file_that_cannot_be_replaced_is_a_clear_error(tmp_path):
     for name in ("matrix.csv", "matrix.png"):
         (tmp_path / name).mkdir()
         with pytest.raises(UsageError, match=r"--confusion .*: can't be written"):
-            Confusion.of(tally(GUESSES["first"]), CLASSES, CLASSES).save(tmp_path / name)
+            ConfusionMatrix.of(tally(GUESSES["first"]), CLASSES, CLASSES).save(tmp_path / name)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["matrix.csv", "matrix.png"]
 
 
@@ -98,7 +98,9 @@ def test_a_cell_has_the_colour_of_its_share_and_a_class_without_images_is_grey()
 def drawn(counts: np.ndarray, classes=None, guesses=None, title: str = "a set: a net") -> np.ndarray:
     classes = classes or CLASSES
     guesses = guesses or classes
-    matrix = Confusion(title=title, counts=counts.astype(np.int32), classes=tuple(classes), guesses=tuple(guesses))
+    matrix = ConfusionMatrix(
+        title=title, counts=counts.astype(np.int32), classes=tuple(classes), guesses=tuple(guesses)
+    )
     return np.asarray(confusion_image.draw(matrix))
 
 
@@ -183,9 +185,9 @@ def test_a_net_with_more_classes_than_the_data_and_one_with_fewer_can_be_drawn()
 
 
 def test_the_file_is_a_png(tmp_path):
-    Confusion.of(tally(GUESSES["first"]), CLASSES, CLASSES, "zoo").save(tmp_path / "matrix.png")
+    ConfusionMatrix.of(tally(GUESSES["first"]), CLASSES, CLASSES, "zoo").save(tmp_path / "matrix.png")
     with Image.open(tmp_path / "matrix.png") as image:
         assert (image.format, image.mode) == ("PNG", "RGB")
     first = (tmp_path / "matrix.png").read_bytes()
-    Confusion.of(tally(GUESSES["first"]), CLASSES, CLASSES, "zoo").save(tmp_path / "matrix.png")
+    ConfusionMatrix.of(tally(GUESSES["first"]), CLASSES, CLASSES, "zoo").save(tmp_path / "matrix.png")
     assert (tmp_path / "matrix.png").read_bytes() == first
