@@ -170,19 +170,18 @@ def notes(scores: Scores, lost: int) -> Iterator[str]:
     `lost` is the number of images for which none of the classes that can be chosen is right.
     """
     net, its = ("net", "net's") if len(scores.nets) == 1 else ("nets", "nets'")
-    unknown, of = int((scores.to_output < 0).sum()), len(scores.classes)
     if left_out := scores.about.data.get("left_out"):
         yield f"{_count_of(left_out, 'image')} of classes unknown to the {net} {_were(left_out)} left out."
     if lost and scores.scoring.right is not None:
         yield f"For {_count_of(lost, 'image')}, no right class is one that the {net} can choose: counted as wrong."
     elif lost:
-        many = unknown != 1
-        fix = f" (--only-known leaves {'it' if lost == 1 else 'them'} out)" if scores.scoring.wnids is None else ""
-        yield (
-            f"{unknown:,} of the {of:,} classes {'are' if many else 'is'} "
-            f"{f'unknown to the {net}' if fix else f'not in {scores.scoring.classes}'}: {'their' if many else 'its'} "
-            f"{_count_of(lost, 'image')} count{'s' * (lost == 1)} as wrong{fix}."
-        )
+        unknown = int((scores.to_output < 0).sum())
+        are, their = ("is", "its") if unknown == 1 else ("are", "their")
+        how, fix = f"unknown to the {net}", f" (--only-known leaves {'it' if lost == 1 else 'them'} out)"
+        if scores.scoring.wnids is not None:
+            how, fix = f"not among those that the {net} can choose", ""
+        wrong = f"{_count_of(lost, 'image')} count{'s' * (lost == 1)} as wrong"
+        yield f"{unknown:,} of the {len(scores.classes):,} classes {are} {how}: {their} {wrong}{fix}."
     data = {named.wnid for named in scores.classes}
     only_nets = sum(output.wnid not in data for output in scores.outputs)
     if only_nets and scores.scoring.classes == "all":

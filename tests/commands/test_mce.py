@@ -143,7 +143,8 @@ def test_classes_and_only_known_change_the_score_and_are_named(mce, tmp_path):
     result = json.loads(mce("--json", "--classes", tmp_path / "two.txt")[1])
     assert result["protocol"]["outputs"] == 2
     assert (
-        "Each set: 4 of the 6 classes are not in two.txt: their 4 images count as wrong." in result["protocol"]["notes"]
+        "Each set: 4 of the 6 classes are not among those that the net can choose: their 4 images count as wrong."
+        in result["protocol"]["notes"]
     )
     assert all(s["wrong"] >= 4 for c in result["corruptions"] for s in c["severities"])
     other = save_net(tmp_path / "other.safetensors", 0, wnids=[*WNIDS[:3], "n05000000", "n06000000", "n07000000"])

@@ -144,7 +144,9 @@ def test_classes_that_no_net_has_are_refused(tmp_path):
 
 def test_a_data_class_that_is_not_in_the_file_is_named_and_its_images_are_wrong(tmp_path):
     result = assemble(nets(tmp_path, [logits(0)]), Scoring(classes="five.txt", wnids=frozenset(WNIDS[:5])))
-    assert result.protocol.notes == ("1 of the 6 classes is not in five.txt: its 50 images count as wrong.",)
+    assert result.protocol.notes == (
+        "1 of the 6 classes is not among those that the net can choose: its 50 images count as wrong.",
+    )
     assert result.classes[5].top5 == 50
 
 
