@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import sys
 import warnings
 from collections import Counter
@@ -85,7 +86,8 @@ def _check_output(request: EvaluationRequest, output: Output, references: Refere
     options += ["--report"] * (output.report is not None) + ["--fail-if"] * bool(output.fail_if)
     options += ["--references"] * (references != "near")
     if options:
-        raise UsageError(f"{options[0]}: not with --mce; leave it out, or give one set, as in --data {example}")
+        one = shlex.quote(str(example))
+        raise UsageError(f"{options[0]}: not with --mce; leave it out, or give one set, as in --data {one}")
     if request.shards > 1:
         raise UsageError("--shard: not with --mce; leave it out, or evaluate some of the sets on each machine")
 

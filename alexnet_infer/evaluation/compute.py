@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
@@ -181,7 +182,7 @@ def open_data(nets: Sequence[Net], request: EvaluationRequest) -> tuple[Labelled
         if example := example_set(request.data):
             raise UnreadableInputError(
                 f"{request.data}: has the sets of ImageNet-C; add --mce for the mean corruption error, or give one "
-                f"set, as in --data {example}"
+                f"set, as in --data {shlex.quote(str(example))}"
             ) from None
         raise
     map_classes(data.classes, classes)  # raises before anything is computed
