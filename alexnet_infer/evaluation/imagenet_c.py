@@ -160,11 +160,12 @@ PUBLISHED = Baseline(
         }.items()
     },
 )
-"""The errors of torchvision's AlexNet with one central view, by the authors of ImageNet-C (hendrycks/robustness).
+"""The errors of torchvision's AlexNet with one central view of 224 x 224, by the authors of ImageNet-C
+(ImageNet-C/test.py in hendrycks/robustness).
 
-Their paper prints them in whole per cent. The six digits are those of `ALEXNET_ERR` in imagenet.py of
-google-research/augmix, which shares an author with ImageNet-C, and of `get_ce_alexnet` in OpenMMLab's mmpretrain. They
-are the means of the five errors per severity that other programs list.
+The figures are those of `ALEXNET_ERR` in imagenet.py of google-research/augmix, which shares an author with ImageNet-C
+and cites hendrycks/robustness. Those of `get_ce_alexnet` in OpenMMLab's corruption metric are the same, and they are the
+means of the five errors per corruption that a third program lists.
 """
 
 
