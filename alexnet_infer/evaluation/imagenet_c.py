@@ -164,8 +164,8 @@ PUBLISHED = Baseline(
 (ImageNet-C/test.py in hendrycks/robustness).
 
 The figures are those of `ALEXNET_ERR` in imagenet.py of google-research/augmix, which shares an author with ImageNet-C
-and cites hendrycks/robustness. Those of `get_ce_alexnet` in OpenMMLab's corruption metric are the same, and they are the
-means of the five errors per corruption that a third program lists.
+and cites hendrycks/robustness. Those of `get_ce_alexnet` in OpenMMLab's corruption metric are the same, and they are
+the means of the five errors per corruption that a third program lists.
 """
 
 
