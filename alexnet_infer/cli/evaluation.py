@@ -22,7 +22,7 @@ Examples:
 
 MERGE_EXAMPLES = """
 Examples:
-  alexnet-infer eval merge cache-1 cache-2
+  alexnet-infer eval merge cache-1 cache-2 --report page --data ILSVRC2012
   alexnet-infer eval merge shards/* --references all --markdown
 """
 
@@ -45,7 +45,7 @@ evaluation = typer.Typer(
 
 _References = Annotated[
     Literal["near", "all"],
-    option(OUTPUT, "Published results: near (at most 3 comparable ones) or all.", metavar="WHICH"),
+    option(OUTPUT, "Published rows: near (3) or all.", metavar="WHICH"),
 ]
 _Json = Annotated[bool, option(OUTPUT, "Print the result as one JSON object.", "--json")]
 _Csv = Annotated[bool, option(OUTPUT, "Print the table as CSV.", "--csv")]
@@ -60,21 +60,25 @@ _FailIf = Annotated[
     list[str] | None,
     option(
         OUTPUT,
-        'Exit with 1 if true, as in "top5>18.2" (percent). Repeatable.',
+        'As "top5>18.2" (percent): exit with 1. Repeatable.',
         "--fail-if",
         metavar="CONDITION",
         default=False,
     ),
 ]
+_PerClass = Annotated[
+    Path | None, option(OUTPUT, "Write one row per class to a .csv.", "--per-class", metavar="FILE", default=False)
+]
+_Confusion = Annotated[
+    Path | None, option(OUTPUT, "Write the confusion matrix to a .csv or .png.", metavar="FILE", default=False)
+]
+_Report = Annotated[
+    Path | None, option(OUTPUT, "Write a web page with all results to this folder.", metavar="DIR", default=False)
+]
 
 
-_Classes = Annotated[
-    str, option(SCORING, "Choose among all the net's classes, those the data shares, or a file's.", metavar="WHICH")
-]
-_Labels = Annotated[
-    Path | None,
-    option(SCORING, "Several right labels per image, such as ReaL's real.json.", metavar="FILE", default="the data's"),
-]
+_Classes = Annotated[str, option(SCORING, "Choose among: all, shared, or a file's.", metavar="WHICH")]
+_Labels = Annotated[Path | None, option(SCORING, "Such as ReaL's real.json.", metavar="FILE", default="the data's")]
 
 
 @evaluation.callback()
@@ -82,13 +86,13 @@ def evaluate(
     context: typer.Context,
     data: Annotated[
         Path | None,
-        option(WHAT, "Labelled image set: a folder or an archive.", metavar="PATH", default="$ALEXNET_INFER_DATA"),
+        option(WHAT, "Folder or archive.", metavar="PATH", default="$ALEXNET_INFER_DATA"),
     ] = None,
     models: Annotated[
         list[Path] | None,
         option(
             WHAT,
-            "Net name or file; repeat to average nets.",
+            "Net; repeat to average.",
             "--model",
             "--models",
             parser=net,
@@ -110,9 +114,14 @@ def evaluate(
     ] = None,
     classes: _Classes = "all",
     only_known: Annotated[
-        bool, option(SCORING, "Leave out images of classes that the nets don't know.", "--only-known")
+        bool, option(SCORING, "Leave out images of classes the nets don't know.", "--only-known")
     ] = False,
     labels: _Labels = None,
+    mce: Annotated[bool, option(SCORING, "Mean corruption error of the sets of ImageNet-C.", "--mce")] = False,
+    mce_baseline: Annotated[
+        Path | None,
+        option(SCORING, "Output of --mce --json.", "--mce-baseline", metavar="FILE", default="AlexNet's errors"),
+    ] = None,
     device: Device = "auto",
     backend: Backend = "auto",
     batch: Annotated[int, option(RUNTIME, "Images per call of a net.", metavar="N")] = 16,
@@ -128,20 +137,20 @@ def evaluate(
     fresh: Annotated[bool, option(RUNTIME, "Compute cached predictions again.", "--fresh")] = False,
     shard: Annotated[
         str | None,
-        option(MACHINES, "Evaluate part I of N; `eval merge` joins the parts.", metavar="I/N", default="1/1"),
+        option(MACHINES, "Part I of N; `eval merge` joins them.", metavar="I/N", default="1/1"),
     ] = None,
-    on: Annotated[Literal["local", "ray"], option(MACHINES, "Where to compute: here, or on a Ray cluster.")] = "local",
+    on: Annotated[Literal["local", "ray"], option(MACHINES, "Where to compute: here, or on Ray.")] = "local",
     address: Annotated[
-        str | None, option(MACHINES, "Ray cluster, as HOST:PORT.", metavar="ADDRESS", default="a running one, or local")
+        str | None, option(MACHINES, "Ray, as HOST:PORT.", metavar="ADDRESS", default="a running one, or local")
     ] = None,
     references: _References = "near",
     as_json: _Json = False,
     csv: _Csv = False,
     markdown: _Markdown = False,
-    report: Annotated[
-        Path | None, option(OUTPUT, "Write a web page with all results to this folder.", metavar="DIR", default=False)
-    ] = None,
+    report: _Report = None,
     save_predictions: _Save = None,
+    per_class: _PerClass = None,
+    confusion: _Confusion = None,
     fail_if: _FailIf = None,
 ) -> None:
     """Measure top-1 and top-5 error by the paper's protocol.
@@ -165,23 +174,37 @@ def evaluate(
 @evaluation.command(cls=Command, epilog=MERGE_EXAMPLES)
 def merge(
     caches: Annotated[list[Path], argument("CACHE...", "The --cache folders of all shards.")],
+    data: Annotated[
+        Path | None, option(WHAT, "The image set, for the images of --report.", metavar="PATH", default=False)
+    ] = None,
     classes: _Classes = "all",
     labels: _Labels = None,
     references: _References = "near",
     as_json: _Json = False,
     csv: _Csv = False,
     markdown: _Markdown = False,
+    report: _Report = None,
     save_predictions: _Save = None,
+    per_class: _PerClass = None,
+    confusion: _Confusion = None,
     fail_if: _FailIf = None,
 ) -> None:
-    """Join the shards of several machines into one result."""
-    from alexnet_infer.commands.evaluate import make_output, parse_scoring
+    """Join shards of several machines into one result."""
     from alexnet_infer.commands.evaluate import merge as join
+    from alexnet_infer.commands.evaluate import parse_scoring
+    from alexnet_infer.commands.evaluate_output import make_output
 
     output = make_output(
-        as_json=as_json, csv=csv, markdown=markdown, save_predictions=save_predictions, fail_if=fail_if
+        as_json=as_json,
+        csv=csv,
+        markdown=markdown,
+        save_predictions=save_predictions,
+        per_class=per_class,
+        confusion=confusion,
+        fail_if=fail_if,
+        report=report,
     )
-    raise typer.Exit(join(caches, output, scoring=parse_scoring(classes, labels), references=references))
+    raise typer.Exit(join(caches, output, scoring=parse_scoring(classes, labels), references=references, data=data))
 
 
 DATA_EXAMPLES = """

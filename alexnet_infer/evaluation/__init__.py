@@ -5,6 +5,8 @@ for all nets, and gives them full batches, so that rounding does not depend on n
 on a cluster. `predictions` appends the averaged probabilities to files whose key covers everything they depend on
 except the content of the images, and continues after a run was killed. `assemble` reads them back, from one machine or
 many shards, into a `tally` per net and one for their mean: four integers per image, from which every figure follows
-(`statistics`, `result`). The rest shows the result: `tables`, `terminal`, `report`, with the paper's figures from
-`paper`. `agreement` compares the probabilities of two nets on the same `pictures`.
+(`statistics`, `result`); `scoring` says which classes and labels count. The rest shows the result: `tables`,
+`terminal`, `report`, `per_class`, `confusion`, with the paper's figures from `paper`. `imagenet_c` and
+`corruption_errors` make one figure of many sets. `agreement` compares the probabilities of two nets on the same
+`pictures`.
 """

@@ -119,9 +119,11 @@ def assembled(scores: Scores) -> tuple[Evaluation, Tally]:
     tallies, mean = [Tally(len(classes)) for _ in nets], Tally(len(classes))
     names: list[str] = []
     unread: list[ImageRow] = []
+    lost = 0
     for chunk in scores.chunks():
         names += [_last(row.name) for row in chunk.rows]
         unread += [row for row in chunk.rows if row.error is not None]
+        lost += int((chunk.right < 0).all(1).sum())
         scored = [*zip(tallies, chunk.probabilities, strict=True)]
         if len(nets) > 1:
             scored.append((mean, chunk.mean))
@@ -136,9 +138,8 @@ def assembled(scores: Scores) -> tuple[Evaluation, Tally]:
         images=data["images"] if data["sample"] is None else data["sample"],
         views=scores.about.views,
         nets={name: net["departures"] for name, net in facts.items()},
-        unknown_classes=int((scores.to_output < 0).sum()),
         sample_of=described.sample and described.sample.of,
-        scored=_how_scored(scores),
+        scored=how_scored(scores),
     )
     headline = mean if len(nets) > 1 else tallies[0]
     result = evaluation(
@@ -149,6 +150,7 @@ def assembled(scores: Scores) -> tuple[Evaluation, Tally]:
             classes=scores.scoring.classes,
             outputs=len(scores.outputs),
             labels=scores.scoring.labels,
+            notes=tuple(notes(scores, lost)),
             deviations=tuple(sentences),
         ),
         classes=classes,
@@ -162,18 +164,54 @@ def assembled(scores: Scores) -> tuple[Evaluation, Tally]:
     return result, headline
 
 
-def _how_scored(scores: Scores) -> Iterator[str]:
-    """Yield the ways in which the scoring differs from ILSVRC's, one sentence each."""
-    outputs, of = len(scores.outputs), len(scores.about.net["wnids"])
-    if scores.scoring.classes != "all":
-        which = "that the data has" if scores.scoring.wnids is None else f"in {scores.scoring.classes}"
-        yield f"The nets choose among the {outputs:,} of their {of:,} classes {which}."
+def notes(scores: Scores, lost: int) -> Iterator[str]:
+    """Yield what a reader must know before the errors: which classes only the data or only the nets have.
+
+    `lost` is the number of images for which none of the classes that can be chosen is right.
+    """
+    net, its = ("net", "net's") if len(scores.nets) == 1 else ("nets", "nets'")
     if left_out := scores.about.data.get("left_out"):
-        yield f"{left_out:,} images of classes that the nets do not know were left out."
+        yield f"{_count_of(left_out, 'image')} of classes unknown to the {net} {_were(left_out)} left out."
+    if lost and scores.scoring.right is not None:
+        yield f"For {_count_of(lost, 'image')}, no right class is one that the {net} can choose: counted as wrong."
+    elif lost:
+        unknown = int((scores.to_output < 0).sum())
+        are, their = ("is", "its") if unknown == 1 else ("are", "their")
+        how, fix = f"unknown to the {net}", f" (--only-known leaves {'it' if lost == 1 else 'them'} out)"
+        if scores.scoring.wnids is not None:
+            how, fix = f"not among those that the {net} can choose", ""
+        wrong = f"{_count_of(lost, 'image')} count{'s' * (lost == 1)} as wrong"
+        yield f"{unknown:,} of the {len(scores.classes):,} classes {are} {how}: {their} {wrong}{fix}."
+    data = {named.wnid for named in scores.classes}
+    only_nets = sum(output.wnid not in data for output in scores.outputs)
+    if only_nets and scores.scoring.classes == "all":
+        are = "is" if only_nets == 1 else "are"
+        of = f"{len(scores.outputs):,}"
+        yield f"{only_nets:,} of the {its} {of} classes {are} not in the data (see --classes shared)."
+
+
+def _count_of(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def how_scored(scores: Scores) -> Iterator[str]:
+    """Yield the ways in which the scoring differs from ILSVRC's, one sentence each."""
+    known = scores.about.net["wnids"]
+    if scores.scoring.classes != "all":
+        wnids, which = scores.scoring.wnids, "that the data has"
+        if wnids is not None:
+            others = len(wnids.difference(known))
+            which = f"in {scores.scoring.classes}"
+            which += f"; they don't know {_count_of(others, 'other id')} in it" if others else ""
+        yield f"The nets choose among the {len(scores.outputs):,} of their {len(known):,} classes {which}."
     if scores.scoring.labels is not None:
         yield (
-            f"The labels are those of {scores.scoring.labels}, of which any may be right; {scores.left_out:,} images "
-            "without a right label were left out."
+            f"The labels are those of {scores.scoring.labels}, of which any may be right; "
+            f"{_count_of(scores.left_out, 'image')} without a right label {_were(scores.left_out)} left out."
         )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +17,13 @@ from alexnet_infer.artifact import check_different
 from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import ENGINE_SUFFIXES
 from alexnet_infer.datasets import LabelledImages, map_classes, open_images
-from alexnet_infer.datasets.sampling import stratified
 from alexnet_infer.errors import UnreadableInputError, UsageError, printable, shown
+from alexnet_infer.evaluation.imagenet_c import example_set
 from alexnet_infer.evaluation.on_ray import predict_on_ray
 from alexnet_infer.evaluation.paper import deviations_of_net
 from alexnet_infer.evaluation.pipeline import Clock, predict
 from alexnet_infer.evaluation.predictions import About, Predictions
+from alexnet_infer.evaluation.selection import known_positions, name_of, positions_of
 from alexnet_infer.manifest import check_same_classes
 from alexnet_infer.nets import load
 from alexnet_infer.predict import LARGEST_BATCH, Net
@@ -103,6 +105,8 @@ class Computed:
     """The positions of the images in `data`."""
     nets: list[Net]
     predictions: list[Predictions]
+    cached: list[int]
+    """The number of images of each net whose predictions were in the cache."""
 
 
 def compute(request: EvaluationRequest, clock: Clock | None = None) -> Computed:
@@ -125,13 +129,18 @@ def load_nets(request: EvaluationRequest) -> list[Net]:
     return nets
 
 
-def compute_with(nets: list[Net], request: EvaluationRequest, clock: Clock | None = None) -> Computed:
-    """Compute the predictions of nets from `load_nets`. Other arguments and errors are those of `compute`."""
-    classes = nets[0].manifest.classes
-    data = open_images(request.data, request.split, request.layout, numbered=classes)
-    to_net = map_classes(data.classes, classes)  # raises before anything is computed
-    known = [i for i, label in enumerate(data.labels) if to_net[label] >= 0] if request.only_known else None
-    positions = _positions(data, request, known)
+def compute_with(
+    nets: list[Net],
+    request: EvaluationRequest,
+    clock: Clock | None = None,
+    on_images: Callable[[int], None] | None = None,
+) -> Computed:
+    """Compute the predictions of nets from `load_nets`. Other arguments and errors are those of `compute`.
+
+    `on_images` is called with the number of images done since the last call. By default, a bar shows it.
+    """
+    data, known = open_data(nets, request)
+    positions = positions_of(data, request.limit, known)
     begin, end = _range(len(positions), request)
     shared = {
         "data": _data_facts(data, request, len(positions), known),
@@ -147,15 +156,38 @@ def compute_with(nets: list[Net], request: EvaluationRequest, clock: Clock | Non
             for about in abouts:
                 Predictions.forget(request.cache, about)
         predictions = [locks.enter_context(closing(Predictions(request.cache, about))) for about in abouts]
-        if not all(part.complete for part in predictions):
-            with counting("evaluating", end - begin) as advance:
+        cached = [part.done for part in predictions]
+        if all(part.complete for part in predictions):
+            if on_images is not None:
+                on_images(end - begin)
+        else:
+            with counting("evaluating", end - begin) if on_images is None else nullcontext(on_images) as advance:
                 own, common = positions[begin:end], {"workers": request.workers, "clock": clock, "on_images": advance}
                 pairs = list(zip(nets, predictions, strict=True))
                 if request.on == "ray":
                     predict_on_ray(data, own, pairs, address=request.address, **common)
                 else:
                     predict(data, own, pairs, **common)
-    return Computed(data, positions[begin:end], nets, predictions)
+    return Computed(data, positions[begin:end], nets, predictions, cached)
+
+
+def open_data(nets: Sequence[Net], request: EvaluationRequest) -> tuple[LabelledImages, Sequence[int] | None]:
+    """Open a request's data. Returns it and, if images are left out, the positions of those with a known class.
+
+    Raises the errors of `open_images`, and UsageError if the data and the nets share no class.
+    """
+    classes = nets[0].manifest.classes
+    try:
+        data = open_images(request.data, request.split, request.layout, numbered=classes)
+    except UnreadableInputError:
+        if example := example_set(request.data):
+            raise UnreadableInputError(
+                f"{request.data}: has the sets of ImageNet-C; add --mce for the mean corruption error, or give one "
+                f"set, as in --data {shlex.quote(str(example))}"
+            ) from None
+        raise
+    map_classes(data.classes, classes)  # raises before anything is computed
+    return data, known_positions(data, classes) if request.only_known else None
 
 
 def _load(path: Path, request: EvaluationRequest) -> Net:
@@ -191,17 +223,6 @@ def _check_same_views(nets: Sequence[Net]) -> None:
             )
 
 
-def _positions(data: LabelledImages, request: EvaluationRequest, known: Sequence[int] | None) -> Sequence[int]:
-    """The positions of the images to evaluate. `known` are those of the classes that the nets know, or None for all."""
-    every = range(len(data)) if known is None else known
-    if request.limit is None:
-        return every
-    if request.limit > len(every):
-        raise UsageError(f"--limit {request.limit}: the set has {len(every)} images; expected at most that many")
-    labels = data.labels if known is None else [data.labels[i] for i in known]
-    return [every[i] for i in stratified(labels, request.limit)]
-
-
 def _range(count: int, request: EvaluationRequest) -> tuple[int, int]:
     """Return the range of this shard among `count` images. It consists of whole batches, the same as on one machine."""
     batches = -(-count // request.batch)
@@ -215,7 +236,7 @@ def _data_facts(
     data: LabelledImages, request: EvaluationRequest, count: int, known: Sequence[int] | None
 ) -> dict[str, Any]:
     facts = {
-        "name": printable(_name(request.data.resolve())),
+        "name": printable(name_of(request.data.resolve())),
         "layout": data.layout,
         "split": request.split,
         "listing": data.listing,
@@ -224,11 +245,6 @@ def _data_facts(
         "sample": None if request.limit is None else count,
     }
     return facts if known is None else {**facts, "left_out": len(data) - len(known)}
-
-
-def _name(path: Path) -> str:
-    """The name of a set: that of its folder, or of its archive without the suffix."""
-    return path.stem if path.is_file() else path.name
 
 
 def _net_facts(net: Net) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from alexnet_infer.evaluation.predictions import ImageRow
 from alexnet_infer.evaluation.scoring import Scores
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.metrics import highest
-from alexnet_infer.preprocess import Preprocessing
+from alexnet_infer.preprocess import Rescaling
 
 SHOWN = 24
 """The largest number of images of each kind."""
@@ -41,13 +41,16 @@ class Examples:
     """Images whose first guess is wrong, the most confident first."""
     sample: tuple[Shown, ...]
     """Images drawn at random, in the set's order."""
+    as_seen: bool = True
+    """Whether the squares are those that the net sees."""
 
 
 def choose_examples(
-    scores: Scores, data: LabelledImages, positions: Sequence[int], preprocessing: Preprocessing
+    scores: Scores, data: LabelledImages, positions: Sequence[int], rescaling: Rescaling | None = None
 ) -> Examples:
     """Choose images from complete predictions for the images at `positions` of `data`, and read them again.
 
+    `rescaling` makes the squares that the net sees. If it isn't known, they are central squares of 256 x 256.
     Unreadable images are not chosen. Equal predictions give the same sample. Raises the errors of `data.at`.
     """
     confidence, wrong, read, at = [], [], [], []
@@ -67,13 +70,17 @@ def choose_examples(
     shown = {
         place: Shown(
             name=row.name,
-            square=example.square(preprocessing.rescaling),
+            square=example.square(rescaling or Rescaling(size=256)),
             label=data.classes[example.label],
             guesses=tuple((scores.outputs[guess], float(values[guess])) for guess in highest(values, GUESSES)),
         )
         for place, example, (row, values) in zip(places, examples, _at(places, scores), strict=True)
     }
-    return Examples(mistakes=tuple(shown[i] for i in mistakes), sample=tuple(shown[i] for i in drawn))
+    return Examples(
+        mistakes=tuple(shown[i] for i in mistakes),
+        sample=tuple(shown[i] for i in drawn),
+        as_seen=rescaling is not None,
+    )
 
 
 def _at(places: Sequence[int], scores: Scores) -> Iterator[tuple[ImageRow, np.ndarray]]:

@@ -167,15 +167,14 @@ def deviations(
     images: int,
     views: Views,
     nets: Mapping[str, Sequence[str]],
-    unknown_classes: int = 0,
     sample_of: int | None = None,
     scored: Iterable[str] = (),
 ) -> Iterator[str]:
     """Yield the differences between a run and the paper's protocol, one sentence for each.
 
-    `wnids` are the data's classes in sorted order, of which the nets do not have `unknown_classes`. `images` is the
-    number of images evaluated. `nets` has the `deviations_of_net` of each net by its name. `sample_of` is the size of
-    the full set if only a sample was evaluated, and None otherwise. `scored` are the differences in the scoring.
+    `wnids` are the data's classes in sorted order. `images` is the number of images evaluated. `nets` has the
+    `deviations_of_net` of each net by its name. `sample_of` is the size of the full set if only a sample was evaluated,
+    and None otherwise. `scored` are the differences in the scoring.
     """
     full = images if sample_of is None else sample_of
     if not is_papers_validation_set(wnids, full):
@@ -192,9 +191,6 @@ def deviations(
     distinct = dict.fromkeys(clause for clauses in nets.values() for clause in clauses)  # in order
     for clause in distinct:
         yield f"{_names([name for name, clauses in nets.items() if clause in clauses], nets)}: {clause}."
-    if unknown_classes:
-        unknown = f"{unknown_classes:,} of the {len(wnids):,} classes are unknown"
-        yield f"{_names([*nets], nets)}: {unknown}, and all their images count as wrong."
 
 
 def _names(names: Sequence[str], nets: Mapping[str, Sequence[str]]) -> str:

@@ -64,11 +64,12 @@ def check_report() -> None:
         raise BackendError('--report needs jinja2: pip install "alexnet-infer[report]"') from None
 
 
-def write_report(result: Evaluation, examples: Examples, nets: Sequence[ReportedNet], out: Path) -> Path:
+def write_report(result: Evaluation, examples: Examples | None, nets: Sequence[ReportedNet], out: Path) -> Path:
     """Write the page `out`/index.html and return its path. The folder is created if necessary.
 
     `nets` are the nets of the result in the same order. If their files are not available, `nets` is empty, and the page
-    has no kernels and no information about training. All published errors are on the page.
+    has no kernels and no information about training. Without `examples`, the page has no images and says so. All
+    published errors are on the page.
 
     Raises BackendError if jinja2 is missing, and UsageError if the page can't be written.
     """
@@ -80,7 +81,7 @@ def write_report(result: Evaluation, examples: Examples, nets: Sequence[Reported
     return out / PAGE
 
 
-def _page(result: Evaluation, examples: Examples, nets: Sequence[ReportedNet]) -> str:
+def _page(result: Evaluation, examples: Examples | None, nets: Sequence[ReportedNet]) -> str:
     check_report()
     template = resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8")
     ranked = _ranked(result.classes)
@@ -99,7 +100,8 @@ def _page(result: Evaluation, examples: Examples, nets: Sequence[ReportedNet]) -
             present=len(present),
             tops={k: _tops([getattr(counts, k) / counts.images for counts in present]) for k in ("top1", "top5")},
             names=_names(result, nets),
-            examples=examples,
+            examples=examples or Examples(mistakes=(), sample=()),
+            has_examples=examples is not None,
             nets=nets,
             pictures_of_kernels=[(net, _picture(net.kernels)) for net in nets if net.kernels is not None],
         )

@@ -61,6 +61,9 @@ class Protocol:
     """The number of these classes."""
     labels: str | None = None
     """The file with the right classes, or None for the data's own labels."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know before the errors, one sentence each: which classes only the data or only the nets
+    have."""
     deviations: tuple[str, ...] = ()
     """Differences from the paper's protocol, one sentence each."""
 
@@ -164,15 +167,16 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as objects that `json.dumps` accepts. The order of the keys is part of the format."""
-        return _plain(self)
+        return plain(self)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a result or a part of it as objects that `json.dumps` accepts."""
     if isinstance(value, Pairing):
         return value.to_json(ensemble_only_wrong=value.first_only, net_only_wrong=value.second_only)
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def evaluation(

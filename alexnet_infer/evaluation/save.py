@@ -1,4 +1,4 @@
-"""The predictions for each image as a table: `eval --save-predictions`."""
+"""The predictions for each image as a table: `eval --save-predictions`. The check of all names of files to write."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.evaluation.assemble import display_names
 from alexnet_infer.evaluation.scoring import Scores
+from alexnet_infer.evaluation.tables import no_formula
 from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.metrics import highest
 
@@ -18,22 +19,34 @@ TOP = 5
 """Guesses per image."""
 
 
-def check_table(path: Path) -> None:
-    """Raise UsageError if `path` does not end in .csv or .parquet, is a folder, or is in a folder that does not exist.
+FORMS = {"--save-predictions": (".csv", ".parquet"), "--per-class": (".csv",), "--confusion": (".csv", ".png")}
+"""Option -> the suffixes that its file may have."""
 
-    Raises BackendError if a package is missing.
+
+def check_file(option: str, path: Path) -> None:
+    """Raise UsageError if the file `path` of an option can't have this name or be in this folder.
+
+    Its suffix must be one of FORMS, its folder must exist, and it must not be a folder itself. Raises BackendError if a
+    package that writes it is missing.
     """
-    if path.suffix not in (".csv", ".parquet"):
-        raise UsageError(f"--save-predictions {path}: expected a file name that ends in .csv or .parquet")
+    if path.suffix not in FORMS[option]:
+        raise UsageError(f"{option} {path}: expected a file name that ends in {' or '.join(FORMS[option])}")
     if not path.parent.is_dir():
-        raise UsageError(f"--save-predictions {path}: no such folder; create {path.parent} first")
+        raise UsageError(f"{option} {path}: no such folder; create {path.parent} first")
     if path.is_dir():
-        raise UsageError(f"--save-predictions {path}: is a folder; expected a file name")
+        raise UsageError(f"{option} {path}: is a folder; expected a file name")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
         except ImportError:
             raise BackendError("Parquet output needs pyarrow: pip install pyarrow, or choose .csv") from None
+    if path.suffix == ".png":
+        from PIL import features
+
+        if not features.check("freetype2"):
+            raise BackendError(
+                "PNG output needs Pillow with FreeType: pip install --force-reinstall pillow, or choose .csv"
+            )
 
 
 def save_table(scores: Scores, path: Path) -> None:
@@ -73,9 +86,9 @@ def _csv(rows: Iterator[dict[str, Any]]) -> bytes:
     writer = None
     for row in rows:
         if writer is None:
-            writer = csv.DictWriter(text, list(row), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(row)
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(map(no_formula, row))
+        writer.writerow(no_formula(value) if isinstance(value, str) else value for value in row.values())
     return text.getvalue().encode()
 
 

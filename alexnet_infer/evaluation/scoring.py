@@ -17,14 +17,18 @@ import numpy as np
 from alexnet_infer.datasets import map_classes
 from alexnet_infer.datasets.classes import is_wordnet_id
 from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
-from alexnet_infer.datasets.tree import read_lines
+from alexnet_infer.datasets.tree import read_file, read_lines
 from alexnet_infer.errors import UnreadableInputError, UsageError, one_line, shown
+from alexnet_infer.evaluation.paper import VALIDATION_IMAGES
 from alexnet_infer.evaluation.predictions import ImageRow, Predictions, PredictionsError
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.metrics import mean_probabilities
 
 Shards = Sequence[Predictions]
 """The predictions of one net, in consecutive parts of the images."""
+
+WORDS = ("all", "shared")
+"""The values of --classes that are not files."""
 
 RightClasses = Mapping[int, tuple[int, ...]]
 """Number of an ILSVRC validation image, from 1 -> the classes that are right for it, positions in ILSVRC's classes."""
@@ -50,15 +54,20 @@ def parse_scoring(classes: str = "all", labels: Path | None = None) -> Scoring:
     """Return the scoring that the options --classes and --labels ask for.
 
     `classes` is "all", "shared" or the path of a file whose lines begin with a WordNet id. `labels` is a JSON file with
-    one list of class indices for each of ILSVRC's validation images, in their order, as the ReaL labels are published.
-    Raises UnreadableInputError if a file can't be read or isn't such a file.
+    one list of class indices for each of ILSVRC's 50,000 validation images, in their order, as the ReaL labels are
+    published. Raises UnreadableInputError if a file can't be read or isn't such a file.
     """
     return Scoring(
-        classes="all" if classes == "all" else "shared" if classes == "shared" else Path(classes).name,
-        wnids=None if classes in ("all", "shared") else _read_wnids(Path(classes)),
+        classes=classes if classes in WORDS else _name(Path(classes)),
+        wnids=None if classes in WORDS else _read_wnids(Path(classes)),
         labels=None if labels is None else labels.name,
         right=None if labels is None else _read_right(labels),
     )
+
+
+def _name(path: Path) -> str:
+    """The name of a file of classes. It differs from the words that have a meaning of their own."""
+    return f"./{path.name}" if path.name in WORDS else path.name
 
 
 def _read_wnids(path: Path) -> frozenset[str]:
@@ -66,6 +75,8 @@ def _read_wnids(path: Path) -> frozenset[str]:
         lines = read_lines(path)
     except FileNotFoundError:
         raise UnreadableInputError(f"--classes {path}: no such file; expected all, shared or a file") from None
+    except UnreadableInputError as error:
+        raise UnreadableInputError(f"--classes {error}") from None
     wnids = [(line.split() or [""])[0] for line in lines]
     for number, (wnid, line) in enumerate(zip(wnids, lines, strict=True), start=1):
         if not is_wordnet_id(wnid):
@@ -77,12 +88,21 @@ def _read_wnids(path: Path) -> frozenset[str]:
 
 def _read_right(path: Path) -> RightClasses:
     try:
-        lists = msgspec.json.decode(path.read_bytes(), type=list[list[int]])
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
+        lists = msgspec.json.decode(read_file(path), type=list[list[int]])
+    except FileNotFoundError:
+        raise UnreadableInputError(f"--labels {path}: no such file; expected a file such as real.json") from None
+    except UnreadableInputError as error:
+        raise UnreadableInputError(f"--labels {error}") from None
+    except (ValueError, RecursionError) as error:
         raise UnreadableInputError(
-            f"--labels {path}: {reason}; expected JSON with one list of class indices per image, such as real.json"
+            f"--labels {path}: {one_line(error)}; expected JSON with one list of class indices per image, such as "
+            "real.json"
         ) from None
+    if len(lists) != VALIDATION_IMAGES:  # with one line less, all labels might be those of the next image
+        raise UnreadableInputError(
+            f"--labels {path}: has labels for {len(lists):,} images; expected {VALIDATION_IMAGES:,}, one list for each "
+            "of ILSVRC's validation images"
+        )
     classes = len(ilsvrc_classes())
     for number, right in enumerate(lists, start=1):
         if any(not 0 <= index < classes for index in right):
@@ -101,14 +121,14 @@ class Chunk:
     """Positions among all predictions, int [B]."""
     rows: list[ImageRow]
     probabilities: list[np.ndarray]
-    """Of each net, float32 [B, outputs]."""
+    """Of each net, [B, outputs]: float32, or float64 if classes are left out."""
     right: np.ndarray
     """The right outputs of each image, int [B, R]; -1 where there are fewer than R."""
 
     @property
     def mean(self) -> np.ndarray:
-        """The equal-weight mean of the nets' probabilities, float32 [B, outputs]."""
-        return mean_probabilities(self.probabilities)
+        """The equal-weight mean of the nets' probabilities, [B, outputs]. Those of an only net are unchanged."""
+        return mean_probabilities(self.probabilities) if len(self.probabilities) > 1 else self.probabilities[0]
 
 
 class Scores:
@@ -133,9 +153,9 @@ class Scores:
 
     def _choose(self, wnids: Sequence[str]) -> list[int]:
         """The outputs of the net that can be chosen, in their order."""
-        if self.scoring.classes == "all":
-            return list(range(len(wnids)))
         allowed = self.scoring.wnids
+        if allowed is None and self.scoring.classes == "all":
+            return list(range(len(wnids)))
         if allowed is None:
             allowed = frozenset(c.wnid for c in self.classes)
         chosen = [i for i, wnid in enumerate(wnids) if wnid in allowed]
@@ -148,7 +168,8 @@ class Scores:
     def chunks(self) -> Iterator[Chunk]:
         """Yield all images that are scored, in order.
 
-        If classes are left out, a net's probabilities for the others are scaled so that they add up to 1. Raises
+        If classes are left out, a net's probabilities for the others are scaled so that they add up to 1: the softmax
+        of its logits for these classes. They are float64, so that no two that differ become equal. Raises
         PredictionsError if the predictions are damaged or for different images, and UsageError if an image isn't one
         of those that the labels are for.
         """
@@ -170,7 +191,7 @@ class Scores:
             return probabilities
         chosen = probabilities[:, self._chosen].astype(np.float64)
         total = chosen.sum(1, keepdims=True)
-        return np.divide(chosen, total, out=np.zeros_like(chosen), where=total > 0).astype(np.float32)
+        return np.divide(chosen, total, out=np.zeros_like(chosen), where=total > 0)
 
     def _right(self, rows: Sequence[ImageRow]) -> np.ndarray:
         """The right outputs, int [B, R]: -1 is no output of the nets, and -2 no label."""

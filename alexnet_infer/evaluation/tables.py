@@ -143,14 +143,19 @@ def verdict(against: Against) -> str:
 
 
 def csv(evaluation: Evaluation, references: References = "near") -> str:
-    """Return `rows` as CSV with a header. Errors are in per cent. Unknown errors are empty."""
+    """Return `rows` as CSV with a header. Errors are in per cent. Unknown errors are empty.
+
+    The note of the run's rows includes the notes on the classes.
+    """
     out = io.StringIO()
     lines = writer(out, lineterminator="\n")
     ends = [f"{metric}{end}" for metric in ("top1", "top5") for end in ("", "_low", "_high")]
     lines.writerow(["net", "data", "views", "images", *ends, "note", "source", "trained_on"])
     for row in rows(evaluation, references):
-        named = [*map(_no_formula, (row.net, row.data)), row.views, "" if row.images is None else row.images]
-        lines.writerow([*named, *_cells(row.top1), *_cells(row.top5), row.note, row.source, row.trained_on])
+        notes = [row.note, *evaluation.protocol.notes] if row.images is not None else [row.note]
+        note = no_formula("; ".join(printable(text).rstrip(".") for text in notes if text))
+        named = [*map(no_formula, (row.net, row.data)), row.views, "" if row.images is None else row.images]
+        lines.writerow([*named, *_cells(row.top1), *_cells(row.top5), note, row.source, row.trained_on])
     return out.getvalue()
 
 
@@ -163,24 +168,25 @@ def _cells(figure: Figure) -> list[str]:
     return [""] * 3
 
 
-def _no_formula(text: str) -> str:
+def no_formula(text: str) -> str:
     """Quote a name that a spreadsheet would evaluate, such as =HYPERLINK(...)."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def markdown(evaluation: Evaluation, references: References = "near") -> str:
-    """Return `rows` as a Markdown table. Errors are in per cent."""
-    lines = ["| net | data | views | top-1 error | top-5 error | | source |", "|---|---|---|---|---|---|---|"]
+    """Return `rows` as a Markdown table, after the notes on the classes. Errors are in per cent."""
+    lines = [f"{no_markdown(printable(sentence))}\n" for sentence in evaluation.protocol.notes]
+    lines += ["| net | data | views | top-1 error | top-5 error | | source |", "|---|---|---|---|---|---|---|"]
     table = rows(evaluation, references)
     for row in table:
         cells = (row.net, row.data, row.views, percent(row.top1), percent(row.top5), row.note, row.source)
-        lines.append(f"| {' | '.join(map(_no_markdown, cells))} |")
+        lines.append(f"| {' | '.join(map(no_markdown, cells))} |")
     if starred(table):
-        lines += ["", _no_markdown(STARRED)]
+        lines += ["", no_markdown(STARRED)]
     return "\n".join(lines) + "\n"
 
 
-def _no_markdown(text: str) -> str:
+def no_markdown(text: str) -> str:
     """Escape what Markdown would interpret, including the brackets of intervals."""
     return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", text)
 

@@ -34,20 +34,22 @@ SHORTEST = 12
 def render(evaluation: Evaluation, console: Console, references: References = "near") -> None:
     """Print an evaluation.
 
-    The order is: errors of this run, the ensemble against its best net, published errors, worst classes and
-    confusions, deviations from the paper's protocol. Rows take one line. To make them fit the console's width, names
-    are shortened. Figures never are.
+    The order is: notes on the classes, errors of this run, the ensemble against its best net, published errors, worst
+    classes and confusions, deviations from the paper's protocol. Rows take one line. To make them fit the console's
+    width, names are shortened. Figures never are.
     """
     table = rows(evaluation, references)
+    for sentence in evaluation.protocol.notes:
+        print_text(console, printable(sentence), "yellow")
     _print_errors(evaluation, [row for row in table if row.images is not None], console)
     if evaluation.ensemble is not None:
         _print_comparison(evaluation, console)
     _print_published([row for row in table if row.images is None], console)
     _print_classes(evaluation, console)
     if evaluation.protocol.deviations:
-        _print(console, "\nDeviations from the paper's protocol:", "bold")
+        print_text(console, "\nDeviations from the paper's protocol:", "bold")
         for sentence in evaluation.protocol.deviations:
-            _print(console, f"- {printable(sentence)}")
+            print_text(console, f"- {printable(sentence)}")
 
 
 def _print_errors(evaluation: Evaluation, table: Sequence[ErrorRow], console: Console) -> None:
@@ -55,17 +57,17 @@ def _print_errors(evaluation: Evaluation, table: Sequence[ErrorRow], console: Co
     total = "" if data.sample is None else f" of {data.sample.of:,}"
     images = f"{data.images:,}{total} image{'s' * (total != '' or data.images != 1)}"
     views = "ten views" if evaluation.protocol.views == "ten" else "central view"
-    _print(console, f"{printable(data.name)}: {images}, {data.classes:,} classes, {views}", "bold")
+    print_text(console, f"{printable(data.name)}: {images}, {data.classes:,} classes, {views}", "bold")
     styles = [*[""] * (len(table) - 1), "bold"]  # the last row is the headline
     cells = [(row.net, percent(row.top1), percent(row.top5)) for row in table]
-    _print_table(console, ("~net", "top-1 error", "top-5 error"), cells, styles)
+    print_table(console, ("~net", "top-1 error", "top-5 error"), cells, styles)
     ece = evaluation.calibration.ece
     bins = len(evaluation.calibration.bins)
     calibration = "" if ece is None else f" Expected calibration error ({bins} bins): {100 * ece:.2f} %."
-    _print(console, f"Intervals: 95 % (Wilson).{calibration}", "dim")
+    print_text(console, f"Intervals: 95 % (Wilson).{calibration}", "dim")
     if data.unreadable:
         count = f"{len(data.unreadable):,} of the {data.images:,} images"
-        _print(console, f"{count} can't be read and count as wrong.", "yellow")
+        print_text(console, f"{count} can't be read and count as wrong.", "yellow")
 
 
 def _print_comparison(evaluation: Evaluation, console: Console) -> None:
@@ -73,12 +75,14 @@ def _print_comparison(evaluation: Evaluation, console: Console) -> None:
     assert against is not None
     title = f"Mean of {len(evaluation.nets)} nets against the best of them, "
     name = _shortened(printable(against.net), max(console.width - len(title), SHORTEST))
-    _print(console, f"\n{title}{name}", "bold")
+    print_text(console, f"\n{title}{name}", "bold")
     cells = [("top-1", *_paired(against.top1)), ("top-5", *_paired(against.top5))]
     headings = ("", "difference in points", ">only mean wrong", ">only net wrong", ">McNemar's p")
-    _print_table(console, headings, cells)
-    _print(console, verdict(against), "bold")
-    _print(console, f"Significant: McNemar's exact p < {SIGNIFICANCE}, and 0 outside the paired 95 % interval.", "dim")
+    print_table(console, headings, cells)
+    print_text(console, verdict(against), "bold")
+    print_text(
+        console, f"Significant: McNemar's exact p < {SIGNIFICANCE}, and 0 outside the paired 95 % interval.", "dim"
+    )
 
 
 def _paired(pair: Pairing) -> tuple[str, ...]:
@@ -88,39 +92,41 @@ def _paired(pair: Pairing) -> tuple[str, ...]:
 
 
 def _print_published(table: Sequence[ErrorRow], console: Console) -> None:
-    _print(console, "")
+    print_text(console, "")
     cells = []
     for row in table:
         errors = ("" if figure is None else f"{figure[0]:.1f}" for figure in (row.top1, row.top5))
         cells.append((row.net, row.data, row.views, *errors, row.note))
     styles = ["" if row.comparable else "dim" for row in table]
-    _print_table(console, ("published, %", "data", "views", ">top-1", ">top-5", ""), cells, styles)
+    print_table(console, ("published, %", "data", "views", ">top-1", ">top-5", ""), cells, styles)
     sources = list(dict.fromkeys(row.source for row in table))
     more = "" if len(table) == len(PUBLISHED) else f" All {len(PUBLISHED)} rows: --references all"
-    _print(console, f"Source{'s' * (len(sources) > 1)}: {'; '.join(sources)}.{more}", "dim")
+    print_text(console, f"Source{'s' * (len(sources) > 1)}: {'; '.join(sources)}.{more}", "dim")
     if starred(table):
-        _print(console, STARRED, "dim")
+        print_text(console, STARRED, "dim")
 
 
 def _print_classes(evaluation: Evaluation, console: Console) -> None:
     classes = [result for result in evaluation.classes if result.images >= FEWEST]
     if not classes:
-        _print(console, f"\nNo class has {FEWEST} or more images: worst classes and confusions are not shown.", "dim")
+        print_text(
+            console, f"\nNo class has {FEWEST} or more images: worst classes and confusions are not shown.", "dim"
+        )
         return
-    _print(console, "")
+    print_text(console, "")
     worst = sorted(classes, key=lambda result: (-result.top1 / result.images, -result.top5 / result.images))[:SHOWN]
     cells = [
         (result.short, result.wnid, f"{result.top1:,}", f"{result.top5:,}", f"{result.images:,}") for result in worst
     ]
-    _print_table(console, ("~worst classes", "WordNet id", ">top-1 wrong", ">top-5 wrong", ">images"), cells)
+    print_table(console, ("~worst classes", "WordNet id", ">top-1 wrong", ">top-5 wrong", ">images"), cells)
     names = _class_names(evaluation)
     pairs = [pair for pair in evaluation.confusions if pair.of >= FEWEST][:SHOWN]
     if pairs:
-        _print(console, "")
+        print_text(console, "")
         cells = [
             (names[pair.label], names.get(pair.guess, pair.guess), f"{pair.images:,}", f"{pair.of:,}") for pair in pairs
         ]
-        _print_table(console, ("~most confused", "~classified as", ">images", ">of"), cells)
+        print_table(console, ("~most confused", "~classified as", ">images", ">of"), cells)
 
 
 def _class_names(evaluation: Evaluation) -> dict[str, str]:
@@ -132,12 +138,12 @@ def _class_names(evaluation: Evaluation) -> dict[str, str]:
     }
 
 
-def _print(console: Console, text: str, style: str = "") -> None:
+def print_text(console: Console, text: str, style: str = "") -> None:
     """Print text that is not parsed as markup and not wrapped."""
     console.print(Text(text, style=style), soft_wrap=True)
 
 
-def _print_table(
+def print_table(
     console: Console, headings: Sequence[str], cells: Sequence[Sequence[str]], styles: Sequence[str] = ()
 ) -> None:
     """Print a heading and one line for each row of `cells`, in that row's style.
@@ -155,7 +161,7 @@ def _print_table(
         for heading, text, width in zip(headings, map(_shortened, row, widths), widths, strict=True):
             space = " " * (width - cell_len(text))
             padded.append(space + text if heading.startswith(">") else text + space)
-        _print(console, GAP.join(padded).rstrip(), style)
+        print_text(console, GAP.join(padded).rstrip(), style)
 
 
 def _shortened(text: str, width: int) -> str:

@@ -114,7 +114,10 @@ def test_images_of_a_class_that_the_nets_lack_are_wrong(tmp_path):
     result = assemble([[made(tmp_path, about(2, wnids=OTHER_WNIDS), rows, values)]])
     assert [class_.top5 for class_ in result.classes] == [0, 0, 0, 0, 0, 1]
     assert result.confusions[0].guess == OTHER_WNIDS[-1]
-    assert any("1 of the 6 classes are unknown" in text for text in result.protocol.deviations)
+    assert result.protocol.notes == (
+        "1 of the 6 classes is unknown to the net: its 1 image counts as wrong (--only-known leaves it out).",
+        "1 of the net's 6 classes is not in the data (see --classes shared).",
+    )
 
 
 def test_outputs_in_another_order_give_the_same_counts(tmp_path):

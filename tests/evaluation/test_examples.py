@@ -35,7 +35,7 @@ def chosen(tmp_path: Path):
     positions = range(len(LABELS))
     predict(data, positions, [(net, predictions)])
     predictions.close()
-    return lambda: choose_examples(Scores([[predictions]]), data, positions, net.manifest.preprocessing)
+    return lambda: choose_examples(Scores([[predictions]]), data, positions, net.rescaling)
 
 
 def test_mistakes_of_the_first_guess_are_sorted_by_confidence_and_ties_keep_the_sets_order(chosen):
@@ -72,6 +72,6 @@ def test_an_image_that_cannot_be_read_is_not_shown(tmp_path):
     net, predictions = lookup_net(table), Predictions(tmp_path / "cache", about(len(LABELS)))
     predict(data, positions, [(net, predictions)])
     predictions.close()
-    chosen = choose_examples(Scores([[predictions]]), data, positions, net.manifest.preprocessing)
+    chosen = choose_examples(Scores([[predictions]]), data, positions, net.rescaling)
     assert len(chosen.sample) == len(LABELS) - 1
     assert [shown.label.wnid for shown in chosen.mistakes] == [WNIDS[LABELS[i]] for i in (3, 5)]

@@ -36,7 +36,7 @@ def test_the_keys_of_the_json_and_their_order_are_fixed():
     assert list(data["data"]) == ["name", "listing", "images", "classes", "sample", "unreadable"]
     assert list(data["data"]["sample"]) == ["images", "of"]
     assert list(data["data"]["unreadable"][0]) == ["image", "reason"]
-    assert list(data["protocol"]) == ["views", "nets", "classes", "outputs", "labels", "deviations"]
+    assert list(data["protocol"]) == ["views", "nets", "classes", "outputs", "labels", "notes", "deviations"]
     for net in data["nets"]:
         assert list(net) == ["name", "sha256", "backend", "parameters", "top1", "top5"]
         assert list(net["top1"]) == list(net["top5"]) == ERROR

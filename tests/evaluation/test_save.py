@@ -11,7 +11,7 @@ import pytest
 
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.evaluation.predictions import ImageRow, Predictions
-from alexnet_infer.evaluation.save import check_table, save_table
+from alexnet_infer.evaluation.save import check_file, save_table
 from alexnet_infer.evaluation.scoring import Scores
 from tests.datasets.mini import WNIDS, refused
 from tests.evaluation.toys import about
@@ -118,17 +118,24 @@ def test_a_net_of_three_classes_has_three_guesses(tmp_path):
 
 @pytest.mark.parametrize("name", ["table", "table.tsv", "table.CSV", ".csv.gz"])
 def test_another_suffix_is_refused_at_once(tmp_path, name):
-    refused(lambda: check_table(tmp_path / name), "ends in .csv or .parquet", error=UsageError)
+    refused(lambda: check_file("--save-predictions", tmp_path / name), "ends in .csv or .parquet", error=UsageError)
 
 
 def test_a_missing_folder_is_refused_at_once(tmp_path):
-    refused(lambda: check_table(tmp_path / "absent" / "table.csv"), "absent", "no such folder", error=UsageError)
+    refused(
+        lambda: check_file("--save-predictions", tmp_path / "absent" / "table.csv"),
+        "absent",
+        "no such folder",
+        error=UsageError,
+    )
 
 
 def test_parquet_without_pyarrow_is_refused_with_the_pip_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    refused(lambda: check_table(tmp_path / "table.parquet"), "pip install pyarrow", error=BackendError)
-    check_table(tmp_path / "table.csv")
+    refused(
+        lambda: check_file("--save-predictions", tmp_path / "table.parquet"), "pip install pyarrow", error=BackendError
+    )
+    check_file("--save-predictions", tmp_path / "table.csv")
 
 
 def test_a_table_that_cannot_be_written_is_a_one_line_error(nets, tmp_path):

@@ -166,6 +166,27 @@ def test_csv_keeps_commas_and_quotes_and_escapes_formulas():
     assert rows[0]["data"] == "'@zoo"
 
 
+NOTES = ("2 of the 7 classes are unknown | to the net.", "3 of the net's 9 classes are not in the data.")
+
+
+def noted(**settings: object) -> Evaluation:
+    evaluation = result(**settings)
+    return replace(evaluation, protocol=replace(evaluation.protocol, notes=NOTES))
+
+
+def test_csv_has_the_notes_on_the_classes_in_the_rows_of_the_run_only():
+    rows = list(csv.DictReader(io.StringIO(tables.csv(noted(sample=Sample(images=8, of=80)), "all"))))
+    expected = "; ".join(["8 of 80 images", *(note.removesuffix(".") for note in NOTES)])
+    assert [row["note"] for row in rows[:3]] == [expected] * 3
+    assert not [row for row in rows[3:] if "classes" in row["note"]]
+
+
+def test_markdown_has_the_notes_on_the_classes_before_the_table():
+    before, table, after = tables.markdown(noted()).partition("| net |")
+    assert before == f"{NOTES[0].replace('|', chr(92) + '|')}\n\n{NOTES[1]}\n\n"
+    assert table + after == tables.markdown(result())
+
+
 def cells(line: str) -> list[str]:
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 

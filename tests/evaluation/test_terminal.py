@@ -221,6 +221,14 @@ def test_classes_with_the_same_name_are_shown_with_wordnet_ids_and_unknown_guess
     assert re.search(r"^ant +n99999999 +9 +20$", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("width", [40, 80])
+def test_notes_on_the_classes_are_the_first_lines(width):
+    notes = ("2 of the 7 classes are unknown to the net: [dim]their images count as wrong." + "x" * 30, "Another.")
+    evaluation = result()
+    noted = replace(evaluation, protocol=replace(evaluation.protocol, notes=notes))
+    assert shown(noted, width=width) == "\n".join(notes) + "\n" + shown(evaluation, width=width)
+
+
 def test_deviations_are_listed_one_per_line():
     assert line_of(shown(result()), "- ") == "- The data is another."
     assert "Deviations" not in shown(result(deviations=()))
