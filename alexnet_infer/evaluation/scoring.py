@@ -206,7 +206,7 @@ class Scores:
         return right
 
     def _labels(self, row: ImageRow) -> tuple[int, ...]:
-        match = re.fullmatch(r"ILSVRC2012_val_([0-9]{8})", PurePosixPath(row.name).stem)
+        match = re.fullmatch(r"ILSVRC2012_val_([0-9]{8})(?:_n[0-9]{8})?", PurePosixPath(row.name).stem)
         labels = self.scoring.right.get(int(match[1])) if match else None
         if labels is None:
             raise UsageError(
