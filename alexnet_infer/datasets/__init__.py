@@ -52,6 +52,8 @@ class LabelledImages:
         except OSError as error:
             refuse(root, error)
         self._source.root = root
+        if not len(self._source):
+            raise UnreadableInputError(f"{root}: the {split} split has no images")
         self.layout, self.classes = self._source.layout, self._source.classes
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -14,14 +15,25 @@ from alexnet_infer.datasets.classes import (
     class_name,
     find_names,
     find_table,
-    is_wordnet_id,
     read_table,
     sorted_classes,
 )
 from alexnet_infer.datasets.devkit import NAMES, find_devkit, open_devkit
 from alexnet_infer.datasets.folders import ANNOTATIONS, labelled_folders
-from alexnet_infer.datasets.places import Place, ZipMember, refuse_lines
-from alexnet_infer.datasets.tree import Folder, Walk, children, images_in, place_of, read_lines, same_name, subfolders
+from alexnet_infer.datasets.places import Place, refuse_lines
+from alexnet_infer.datasets.tree import (
+    Folder,
+    Walk,
+    children,
+    distinct,
+    images_in,
+    is_wordnet_id,
+    place_of,
+    read_lines,
+    same_name,
+    subfolders,
+)
+from alexnet_infer.datasets.zips import ZipMember
 from alexnet_infer.errors import UnreadableInputError, UsageError, one_line, shown
 
 _IMAGE = re.compile(r"(ILSVRC2012_val_[0-9]{8})\.(?:jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE)
@@ -70,8 +82,7 @@ class Flat(Listed):
 
     @staticmethod
     def _folders(root: Folder) -> list[Folder]:
-        folders = (root / name for name in _FOLDERS if (root / name).is_dir())
-        return [f for f in folders if any(_IMAGE.fullmatch(name) for name in children(f))]
+        return [f for f in _image_folders(root) if any(_IMAGE.fullmatch(name) for name in children(f))]
 
 
 class Kaggle(Listed):
@@ -111,8 +122,8 @@ class Kaggle(Listed):
                 f"{folder}: its folders and {mapping.name} differ in {len(differing)} classes; the first is "
                 f"{shown(min(differing))}; expected one folder per class"
             )
-        walk, ordered = Walk(folder), [folders[wnid] for wnid in positions]
-        self.entries = list(labelled_folders({path: list(walk.below(path)) for path in ordered}, ordered))
+        ordered = [folders[wnid] for wnid in positions]
+        self.entries = list(labelled_folders(Walk(folder).images(ordered), ordered))
 
     @staticmethod
     def _folder(root: Folder, split: Split) -> Folder:
@@ -182,33 +193,64 @@ class Caffe(Listed):
         check_sorted(table, names)
         self.classes = tuple(class_name(table, wnid, name) for wnid, name in names.items())
         labels = _read_list(path, len(names))
-        candidates = [folder for name in _FOLDERS if (folder := root / name).is_dir()]
         first = list(labels)[:10]
-        folder = next((f for f in candidates if len(_located(first, f)) > 0), root)
-        self.entries = labelled(labels, path, _located(labels, folder), folder, all_images=False)
+        folders = [folder for folder in _image_folders(root) if _located(first, folder, path)]
+        if len(folders) > 1 and any(not name.startswith("/") for name in first):
+            raise UsageError(
+                f"{root}: the images of {self.LIST} are in {folders[0]} and in {folders[1]}; expected one folder"
+            )
+        folder = folders[0] if folders else root
+        self.entries = labelled(labels, path, _located(labels, folder, path), folder, all_images=False)
 
 
-def _located(names: Iterable[str], folder: Folder) -> dict[str, Place | ZipMember]:
-    """The files that `names` refer to, by name, as far as they exist. Each folder is listed once."""
-    listings: dict[str, tuple[Folder, Mapping[str, str]]] = {}
+def _image_folders(root: Folder) -> list[Folder]:
+    """The folders in which the images of a list may be."""
+    return distinct(folder for name in _FOLDERS if (folder := root / name).is_dir())
+
+
+def _located(names: Iterable[str], folder: Folder, source: Folder) -> dict[str, Place | ZipMember]:
+    """The files that `names` in the list `source` refer to, by name, as far as they exist. Each folder is listed once.
+
+    Raises UnreadableInputError if two names refer to one file, which would count twice.
+    """
+    listings: dict[str, tuple[Folder | None, Mapping[str, str], dict[str, str]]] = {}
+    taken: dict[str, dict[str, str]] = {}
+    """Folder, without links -> each file that has been located in it -> its name in the list."""
     located: dict[str, Place | ZipMember] = {}
     for name in names:
         parent, slash, file = name.rpartition("/")
         if parent + slash not in listings:
-            where = Path(parent + slash) if name.startswith("/") else folder / parent
-            listings[parent + slash] = where, {} if ".." in parent.split("/") else _files(where)
-        where, files = listings[parent + slash]
-        if (own := files.get(same_name(file))) is not None:
-            located[name] = place_of(where, own)
+            where = _parent(parent + slash, folder)
+            real = os.path.realpath(where) if isinstance(where, Path) else str(where)
+            listings[parent + slash] = where, _files(where), taken.setdefault(real, {})
+        where, files, own = listings[parent + slash]
+        actual = files.get(file) or files.get(same_name(file))
+        if actual is None:
+            continue
+        if own.setdefault(actual, name) is not name:
+            raise UnreadableInputError(
+                f"{source}: {shown(own[actual])} and {shown(name)} are the same file; expected each image once"
+            )
+        located[name] = place_of(where, actual)
     return located
 
 
-def _files(folder: Folder) -> Mapping[str, str]:
+def _parent(name: str, folder: Folder) -> Folder | None:
+    """The folder `name`, relative to `folder` or absolute. A list can't refer to folders by ".."; an archive has no
+    absolute names."""
+    if ".." in name.split("/") or (name.startswith("/") and not isinstance(folder, Path)):
+        return None
+    if isinstance(folder, Path):
+        return folder / name
+    return folder / "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def _files(folder: Folder | None) -> Mapping[str, str]:
     """The files in `folder`: the name that is compared -> the actual name. It is empty if there is no such folder."""
-    if not folder.is_dir():
+    if folder is None or not folder.is_dir():
         return {}
-    names = children(folder, everything=True)
-    return {same_name(name): name for name, is_folder in names.items() if not is_folder}
+    names = {name: name for name, is_folder in children(folder, everything=True).items() if not is_folder}
+    return {**{same_name(name): name for name in names if not name.isascii()}, **names}
 
 
 class TinyImageNet(Listed):

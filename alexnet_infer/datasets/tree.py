@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from unicodedata import normalize
 
 from alexnet_infer.datasets.inside import Inside
-from alexnet_infer.datasets.places import Place, ZipMember, read_whole, refuse
-from alexnet_infer.errors import UnreadableInputError
+from alexnet_infer.datasets.places import Place, read_whole, refuse
+from alexnet_infer.datasets.zips import ZipMember
+from alexnet_infer.errors import UnreadableInputError, shown
 
 Folder = Path | Inside
 """A folder or file, on disk or in an archive."""
@@ -20,15 +23,21 @@ _LITTER = frozenset(
         "@__thumb",
         "@recycle",
         "@recently-snapshot",
+        "@sharebin",
+        "@tmp",
         "#recycle",
         "#snapshot",
+        "~snapshot",
         "$recycle.bin",
+        "$extend",
+        "recycler",
         "system volume information",
         "lost+found",
         "__macosx",
         "network trash folder",
         "temporary items",
         "icon\r",
+        "thumbs.db:encryptable",
         "__pycache__",
     }
 )
@@ -36,9 +45,14 @@ _LITTER = frozenset(
 
 _COMPANIONS = frozenset(
     "txt csv tsv json jsonl xml yaml yml toml html htm md rst log ini cfg db lst list idx py ipynb sh npy npz mat pkl "  # noqa: SIM905
-    "pt pth onnx safetensors lnk url desktop md5 sha1 sha256 sum crc bak orig old swp identifier".split()
+    "pt pth onnx safetensors lnk url desktop md5 sha1 sha256 sum crc bak orig old swp identifier xmp aae".split()
 )
 """Suffixes of files that aren't images of the set. Backup copies of an image are among them."""
+
+_PICTURES = frozenset(
+    "jpg jpeg jpe jfif mpo png apng webp gif bmp tif tiff ppm pgm pbm avif heic heif jp2 j2k jxl tga svg".split()  # noqa: SIM905
+)
+"""Suffixes of images, readable or not."""
 
 _DOCUMENTS = frozenset("readme license licence copying makefile md5sums sha1sums sha256sums checksums".split())  # noqa: SIM905
 """Lower-case names of files without a suffix that aren't images."""
@@ -64,6 +78,11 @@ def is_image(name: str) -> bool:
     return suffix not in (_COMPANIONS if stem else _DOCUMENTS)
 
 
+def is_picture(name: str) -> bool:
+    """Whether a file of this name certainly is an image, in a format that can be read or in another."""
+    return belongs(name) and name.lower().rpartition(".")[2] in _PICTURES
+
+
 def children(folder: Folder, *, everything: bool = False) -> dict[str, bool]:
     """The names in `folder` that may belong to a set, sorted -> whether each is a folder. Links are followed.
 
@@ -71,20 +90,40 @@ def children(folder: Folder, *, everything: bool = False) -> dict[str, bool]:
 
     Raises UnreadableInputError if the folder can't be listed.
     """
-    if isinstance(folder, Inside):
-        names = folder.children()
-    else:
-        try:
-            with os.scandir(folder) as listing:  # tells folders from files without a system call for each
-                names = {entry.name: entry.is_dir() for entry in listing}
-        except OSError as error:
-            refuse(folder, error)
+    names = folder.children() if isinstance(folder, Inside) else _listing(folder)[0]
     return {name: names[name] for name in sorted(names) if everything or belongs(name)}
+
+
+def _listing(folder: Path) -> tuple[dict[str, bool], frozenset[str]]:
+    """The names in a folder on the disk -> whether each is a folder, and the names that are links."""
+    try:
+        with os.scandir(folder) as entries:  # tells folders from files without a system call for each
+            found = list(entries)
+            return {e.name: _is_folder(e) for e in found}, frozenset(e.name for e in found if e.is_symlink())
+    except OSError as error:
+        refuse(folder, error)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself is like a link to nowhere
+            return False
+        raise
 
 
 def subfolders(folder: Folder) -> list[Folder]:
     """The folders directly in `folder`, sorted by name."""
     return [folder / name for name, is_folder in children(folder).items() if is_folder]
+
+
+def distinct(folders: Iterable[Folder]) -> list[Folder]:
+    """`folders` without those that are links to an earlier one."""
+    found: dict[object, Folder] = {}
+    for folder in folders:
+        found.setdefault(_identity(folder) if isinstance(folder, Path) else folder.inner, folder)
+    return list(found.values())
 
 
 def images_in(folder: Folder) -> dict[str, Place | ZipMember]:
@@ -105,38 +144,98 @@ class Walk:
     def __init__(self, top: Folder) -> None:
         self._owners: dict[tuple[int, int], str | None] = {}
         """Device and inode of each visited folder -> its owner, which is None for `top` and the folders above it."""
+        self._links: list[str] = []
+        """The paths of the images that are links."""
         if isinstance(top, Path):
             real = Path(os.path.realpath(top))
             for folder in (real, *real.parents):
                 self._owners[_identity(folder)] = None
 
-    def below(self, folder: Folder, owner: str | None = None) -> Iterator[Item]:
-        """Yield the images below `folder` in order of their paths. `owner`, such as a class, is for the error message.
+    def images(self, folders: Iterable[Folder]) -> dict[Folder, list[Item]]:
+        """Return the images below each of `folders`, the classes of a set, in order of their paths.
 
-        A link to a folder that was visited for the same owner, or that contains this one, is passed over. Raises
-        UnreadableInputError if a folder can't be listed, or if it belongs to two owners.
+        Raises UnreadableInputError if a folder can't be listed, if it is below two classes or is a class itself, or if
+        an image is a link to another one.
         """
-        owner = owner or str(folder)
-        if isinstance(folder, Path):
-            before = self._owners.setdefault(identity := _identity(folder), "")
-            if before:
-                if before != owner:
-                    raise UnreadableInputError(
-                        f"{folder}: links lead to this folder from {before} and from {owner}; expected one label per "
-                        "image"
-                    )
-                return
-            if before is None:
-                return
-            self._owners[identity] = owner
-        for name, is_folder in children(folder).items():
-            if is_folder:
-                yield from self.below(folder / name, owner)
-            elif is_image(name):
-                yield (
-                    f"{folder}{os.sep}{name}" if isinstance(folder, Path) else f"{folder.inner}/{name}",
-                    place_of(folder, name),
+        images = {folder: list(self.below(folder, is_class=True)) for folder in folders}
+        self._check_links()
+        return images
+
+    def below(self, owner: Folder, *, is_class: bool = False) -> Iterator[Item]:
+        """Yield the images below a folder in order of their paths.
+
+        A link to a folder that was visited for the same `owner`, or that contains this one, is passed over. Raises
+        UnreadableInputError if a folder can't be listed or was visited for another owner. If `owner` is a class, also
+        raises it if a folder below is another class.
+        """
+        nested = [self._content(owner, owner)]  # not recursive: folders may be nested deeper than Python's stack
+        while nested:
+            item = next(nested[-1], None)
+            if item is None:
+                nested.pop()
+            elif isinstance(item, tuple):
+                yield item
+            else:
+                if is_class and is_wordnet_id(item.name) and item.name != owner.name and _holds_classes(owner.name):
+                    raise UnreadableInputError(f"{item}: a class inside {owner}; expected one folder per class")
+                nested.append(self._content(item, owner))
+
+    def _content(self, folder: Folder, owner: Folder) -> Iterator[Item | Folder]:
+        """Yield the images and the folders in a folder, sorted by name."""
+        if isinstance(folder, Inside):
+            for name, is_folder in children(folder).items():
+                if is_folder:
+                    yield folder / name
+                elif is_image(name):
+                    yield f"{folder.inner}/{name}", folder.archive.folders[folder.inner][name]
+        elif self._is_new(folder, str(owner)):
+            names, links = _listing(folder)
+            for name in sorted(names):
+                if names[name] and belongs(name):
+                    yield folder / name
+                elif is_image(name):
+                    path = f"{folder}{os.sep}{name}"
+                    if name in links:
+                        self._links.append(path)
+                    yield path, Place(path)
+
+    def _is_new(self, folder: Path, owner: str) -> bool:
+        """Whether a folder is visited for the first time. Raises UnreadableInputError if it has another owner."""
+        before = self._owners.setdefault(identity := _identity(folder), "")
+        if before:
+            if before != owner:
+                raise UnreadableInputError(
+                    f"{folder}: links lead to this folder from {before} and from {owner}; expected one label per image"
                 )
+            return False
+        self._owners[identity] = None if before is None else owner
+        return before is not None
+
+    def _check_links(self) -> None:
+        """Raise UnreadableInputError if an image is a link to another image of the set, which would count twice."""
+        known: dict[str, bool] = {}
+        for path in self._links:
+            folder, target = os.path.split(_target(path))
+            folder = os.path.join(os.path.dirname(path), folder)  # noqa: PTH118, PTH120 (there may be a million links)
+            if folder not in known:
+                known[folder] = os.path.isdir(folder) and bool(self._owners.get(_identity(Path(folder))))  # noqa: PTH112
+            if known[folder] and is_image(target) and os.path.lexists(os.path.join(folder, target)):  # noqa: PTH118
+                raise UnreadableInputError(
+                    f"{path}: a link to {shown(target)}, another image of the set, which would count twice; remove the "
+                    "link"
+                )
+
+
+def _holds_classes(name: str) -> bool:
+    """Whether a folder of this name is a class of WordNet's or a split, so that a class below it is misplaced."""
+    return is_wordnet_id(name) or name in ("train", "val", "valid", "validation", "test")
+
+
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)  # noqa: PTH115
+    except OSError:  # it has been removed since
+        return ""
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -145,6 +244,10 @@ def _identity(folder: Path) -> tuple[int, int]:
     except OSError as error:
         refuse(folder, error)
     return status.st_dev, status.st_ino
+
+
+def is_wordnet_id(text: str) -> bool:
+    return re.fullmatch(r"n[0-9]{8}", text) is not None
 
 
 def same_name(name: str) -> str:
