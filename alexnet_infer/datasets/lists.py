@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
@@ -82,7 +83,7 @@ class Flat(Listed):
 
     @staticmethod
     def _folders(root: Folder) -> list[Folder]:
-        return [f for f in _image_folders(root) if any(_IMAGE.fullmatch(name) for name in children(f))]
+        return [f for f in _image_folders(root) if any(map(_IMAGE.fullmatch, children(f)))]
 
 
 class Kaggle(Listed):
@@ -193,14 +194,14 @@ class Caffe(Listed):
         check_sorted(table, names)
         self.classes = tuple(class_name(table, wnid, name) for wnid, name in names.items())
         labels = _read_list(path, len(names))
-        first = list(labels)[:10]
-        folders = [folder for folder in _image_folders(root) if _located(first, folder, path)]
+        first, files = list(labels)[:10], cache(_files)
+        folders = [folder for folder in _image_folders(root) if _located(first, folder, path, files)]
         if len(folders) > 1 and any(not name.startswith("/") for name in first):
             raise UsageError(
                 f"{root}: the images of {self.LIST} are in {folders[0]} and in {folders[1]}; expected one folder"
             )
         folder = folders[0] if folders else root
-        self.entries = labelled(labels, path, _located(labels, folder, path), folder, all_images=False)
+        self.entries = labelled(labels, path, _located(labels, folder, path, files), folder, all_images=False)
 
 
 def _image_folders(root: Folder) -> list[Folder]:
@@ -208,8 +209,10 @@ def _image_folders(root: Folder) -> list[Folder]:
     return distinct(folder for name in _FOLDERS if (folder := root / name).is_dir())
 
 
-def _located(names: Iterable[str], folder: Folder, source: Folder) -> dict[str, Place | ZipMember]:
-    """The files that `names` in the list `source` refer to, by name, as far as they exist. Each folder is listed once.
+def _located(
+    names: Iterable[str], folder: Folder, source: Folder, files_in: Callable[[Folder | None], Mapping[str, str]]
+) -> dict[str, Place | ZipMember]:
+    """The files that `names` in the list `source` refer to, by name, as far as they exist. `files_in` is `_files`.
 
     Raises UnreadableInputError if two names refer to one file, which would count twice.
     """
@@ -222,7 +225,7 @@ def _located(names: Iterable[str], folder: Folder, source: Folder) -> dict[str, 
         if parent + slash not in listings:
             where = _parent(parent + slash, folder)
             real = os.path.realpath(where) if isinstance(where, Path) else str(where)
-            listings[parent + slash] = where, _files(where), taken.setdefault(real, {})
+            listings[parent + slash] = where, files_in(where), taken.setdefault(real, {})
         where, files, own = listings[parent + slash]
         actual = files.get(file) or files.get(same_name(file))
         if actual is None:
@@ -303,13 +306,14 @@ def _read_annotations(path: Folder) -> dict[str, str]:
 
 
 def _read_list(path: Folder, classes: int) -> dict[str, int]:
+    is_number = re.compile(r"[0-9]{1,9}").fullmatch
     labels: dict[str, int] = {}
     bad: list[tuple[int, str]] = []
     repeated: list[tuple[int, str]] = []
     for number, line in enumerate(read_lines(path), start=1):
         name, _, label = line.strip().rpartition(" ")
         name = name.strip()
-        if not name or not re.fullmatch(r"[0-9]{1,9}", label) or int(label) >= classes:
+        if not name or not is_number(label) or int(label) >= classes:
             bad.append((number, line))
         elif name in labels:
             repeated.append((number, name))

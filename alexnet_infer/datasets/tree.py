@@ -94,28 +94,46 @@ def children(folder: Folder, *, everything: bool = False) -> dict[str, bool]:
     return {name: names[name] for name in sorted(names) if everything or belongs(name)}
 
 
-def _listing(folder: Path) -> tuple[dict[str, bool], frozenset[str]]:
+def _listing(folder: Path) -> tuple[dict[str, bool], set[str]]:
     """The names in a folder on the disk -> whether each is a folder, and the names that are links."""
+    names, links = {}, set()
     try:
         with os.scandir(folder) as entries:  # tells folders from files without a system call for each
-            found = list(entries)
-            return {e.name: _is_folder(e) for e in found}, frozenset(e.name for e in found if e.is_symlink())
+            for entry in entries:
+                if entry.is_symlink():
+                    links.add(entry.name)
+                    names[entry.name] = _leads_to_folder(entry)
+                else:
+                    names[entry.name] = entry.is_dir()
     except OSError as error:
         refuse(folder, error)
+    return names, links
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _leads_to_folder(link: os.DirEntry[str]) -> bool:
     try:
-        return entry.is_dir()
+        return link.is_dir()
     except OSError as error:
         if error.errno == errno.ELOOP:  # a link to itself is like a link to nowhere
             return False
         raise
 
 
+def is_empty(folder: Folder) -> bool:
+    """Whether nothing in `folder` may belong to a set. Raises UnreadableInputError if it can't be listed."""
+    if isinstance(folder, Inside):
+        return not any(map(belongs, folder.children()))
+    try:
+        with os.scandir(folder) as entries:
+            return not any(belongs(entry.name) for entry in entries)
+    except OSError as error:
+        refuse(folder, error)
+
+
 def subfolders(folder: Folder) -> list[Folder]:
     """The folders directly in `folder`, sorted by name."""
-    return [folder / name for name, is_folder in children(folder).items() if is_folder]
+    names = folder.children() if isinstance(folder, Inside) else _listing(folder)[0]
+    return [folder / name for name in sorted(name for name in names if names[name] and belongs(name))]
 
 
 def distinct(folders: Iterable[Folder]) -> list[Folder]:
@@ -135,7 +153,7 @@ def images_in(folder: Folder) -> dict[str, Place | ZipMember]:
 
 def place_of(folder: Folder, name: str) -> Place | ZipMember:
     """Where the file `name` in `folder` is."""
-    return (folder / name).place() if isinstance(folder, Inside) else Place(os.path.join(folder, name))  # noqa: PTH118
+    return (folder / name).place() if isinstance(folder, Inside) else Place(f"{folder}{os.sep}{name}")
 
 
 class Walk:

@@ -94,7 +94,7 @@ class Zip:
         while at < len(data):
             if data[at : at + 4] != _ENTRY:
                 raise self._damaged("its list of files is incomplete")
-            made_by, _, flags, method, _, checksum, packed, size, name, extra, comment, _, _, mode, offset = (
+            made_by, _, flags, method, _, _, checksum, packed, size, name, extra, comment, _, _, mode, offset = (
                 struct.unpack_from("<6H3L5H2L", data, at + 4)
             )
             begin = at + 46

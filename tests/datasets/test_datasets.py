@@ -155,7 +155,9 @@ def test_any_two_layouts_are_refused_until_one_is_named(tmp_path, first, second)
         WRITERS[form][1](tmp_path)
     refused(lambda: open_images(tmp_path), "several layouts", *layouts, error=UsageError)
     for layout in layouts:
-        if layout == "folders" and not {"flat", "caffe"}.isdisjoint(layouts):  # their images are beside the classes
+        if layout == "folders" and not {"flat", "caffe"}.isdisjoint(
+            (first, second)
+        ):  # their images are beside the classes
             refused(lambda: open_images(tmp_path, layout="folders"), "15 more in no class folder")
         else:
             assert summary(open_images(tmp_path, layout=layout)) == mini.expected("validation")
