@@ -13,7 +13,7 @@ from alexnet_infer.datasets import LAYOUTS, LabelledImages, open_images
 from alexnet_infer.datasets.ilsvrc import ilsvrc_names
 from alexnet_infer.errors import UnreadableInputError, UsageError
 from tests.datasets import mini
-from tests.datasets.mini import FORMS, SYNSETS, TRAINING_WRITERS, WNIDS, WRITERS, refused
+from tests.datasets.mini import FORMS, MORE_WRITERS, SYNSETS, TRAINING_WRITERS, WNIDS, WRITERS, refused, write_form
 
 
 def summary(images: LabelledImages) -> list[tuple[str, int, str]]:
@@ -41,6 +41,26 @@ def test_every_form_gives_the_same_images_labels_and_classes(roots, split, form)
     assert [(c.wnid, c.name) for c in images.classes] == [(wnid, SYNSETS[wnid]) for wnid in WNIDS]
     assert len(images) == len(mini.IMAGES[split])
     assert images.layout == layout_of(split, form)
+
+
+@pytest.mark.parametrize("form", MORE_WRITERS)
+def test_every_other_form_gives_the_same_images_labels_and_classes(tmp_path, form):
+    images = open_images(write_form(form, tmp_path / "ilsvrc"))
+    assert summary(images) == mini.expected("validation")
+    assert [(c.wnid, c.name) for c in images.classes] == [(wnid, SYNSETS[wnid]) for wnid in WNIDS]
+    assert images.layout == MORE_WRITERS[form][0]
+    examples = list(images)
+    assert [e.label for e in examples] == images.labels
+    assert list(images.at([0, 7, 17])) == [examples[i] for i in (0, 7, 17)]
+
+
+def test_english_names_with_a_second_crane_are_recognised_by_their_positions(tmp_path):
+    mini.write_parquet_english(tmp_path)
+    images = open_images(tmp_path)
+    assert [(c.wnid, c.name) for c in images.classes] == list(ilsvrc_names().items())
+    assert sorted((e.name, images.classes[e.label].wnid) for e in images) == sorted(
+        (name, wnid) for name, (_, wnid) in mini.VALIDATION.items()
+    )
 
 
 @pytest.mark.parametrize(("split", "form"), FORMS)
