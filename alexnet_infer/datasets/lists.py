@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
@@ -194,9 +195,9 @@ class Caffe(Listed):
         check_sorted(table, names)
         self.classes = tuple(class_name(table, wnid, name) for wnid, name in names.items())
         labels = _read_list(path, len(names))
-        first, files = list(labels)[:10], cache(_files)
+        first, files = list(islice((name for name in labels if not name.startswith("/")), 10)), cache(_files)
         folders = [folder for folder in _image_folders(root) if _located(first, folder, path, files)]
-        if len(folders) > 1 and any(not name.startswith("/") for name in first):
+        if len(folders) > 1:
             raise UsageError(
                 f"{root}: the images of {self.LIST} are in {folders[0]} and in {folders[1]}; expected one folder"
             )

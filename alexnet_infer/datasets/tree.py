@@ -237,7 +237,7 @@ class Walk:
             folder = os.path.join(os.path.dirname(path), folder)  # noqa: PTH118, PTH120 (there may be a million links)
             if folder not in known:
                 known[folder] = os.path.isdir(folder) and bool(self._owners.get(_identity(Path(folder))))  # noqa: PTH112
-            if known[folder] and is_image(target) and os.path.lexists(os.path.join(folder, target)):  # noqa: PTH118
+            if known[folder] and is_image(target) and os.path.isfile(os.path.join(folder, target)):  # noqa: PTH113, PTH118
                 raise UnreadableInputError(
                     f"{path}: a link to {shown(target)}, another image of the set, which would count twice; remove the "
                     "link"
