@@ -244,9 +244,18 @@ def _parent(name: str, folder: Folder) -> Folder | None:
     absolute names."""
     if ".." in name.split("/") or (name.startswith("/") and not isinstance(folder, Path)):
         return None
-    if isinstance(folder, Path):
-        return folder / name
-    return folder / "/".join(part for part in name.split("/") if part not in ("", "."))
+    if name.startswith("/"):
+        return Path(name)
+    for part in name.split("/"):
+        if part in ("", "."):
+            continue
+        if not part.isascii() and not (folder / part).is_dir() and folder.is_dir():
+            alike = (
+                own for own, is_folder in children(folder).items() if is_folder and same_name(own) == same_name(part)
+            )
+            part = next(alike, part)
+        folder = folder / part
+    return folder
 
 
 def _files(folder: Folder | None) -> Mapping[str, str]:

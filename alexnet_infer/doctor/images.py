@@ -164,6 +164,8 @@ def _may_be_image(path: str) -> bool:
 
 
 def unreadable_images(seen: Seen) -> Finding:
+    if not seen.names:
+        return Finding(level="note", title="no image was checked")
     if not seen.unreadable:
         return Finding(level="ok", title="every image decodes", count=len(seen.names))
     return Finding(
