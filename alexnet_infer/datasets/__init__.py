@@ -16,7 +16,7 @@ from alexnet_infer.datasets.inside import open_archive
 from alexnet_infer.datasets.lists import Caffe, Flat, Kaggle, TinyImageNet
 from alexnet_infer.datasets.parquet import Parquet
 from alexnet_infer.datasets.places import refuse
-from alexnet_infer.datasets.tree import Folder, subfolders
+from alexnet_infer.datasets.tree import Folder, children, is_picture, subfolders
 from alexnet_infer.errors import UnreadableInputError, UsageError, listed, shown
 from alexnet_infer.manifest import ClassName
 
@@ -165,6 +165,14 @@ def _only_subfolder(folder: Folder) -> Folder | None:
 
 
 def _contents(folder: Folder) -> str:
-    """The folders in `folder`, for a message."""
-    names = [path.name for path in subfolders(folder)] if folder.is_dir() else []
-    return f" (it has the folders {listed(names)})" if names else ""
+    """What is in `folder` instead of a split, for a message."""
+    if not folder.is_dir():
+        return ""
+    names = children(folder)
+    folders = [name for name, is_folder in names.items() if is_folder]
+    files = [name for name in names if name not in folders]
+    if folders:
+        return f" (it has the folders {listed(folders)})"
+    if archives := [name for name in files if name.lower().endswith((".zip", ".tar", ".gz", ".tgz"))]:
+        return f" (it has the archives {listed(archives)}; name one, or unpack it)"
+    return " (it has images without labels)" if any(map(is_picture, files)) else ""

@@ -114,10 +114,12 @@ class Zip:
             yield
 
     def _name(self, name: bytes, flags: int) -> str:
-        try:  # a name without the mark is in the character set of the writer's system, mostly this one
-            text = name.decode("utf-8" if flags & _UTF8 else "cp437")
+        try:
+            text = name.decode()
         except UnicodeDecodeError:
-            raise self._damaged("a name is not UTF-8") from None
+            if flags & _UTF8:
+                raise self._damaged("a name is not UTF-8") from None
+            text = name.decode("cp437")  # without the mark, names are UTF-8 (macOS) or in this character set
         return text.replace("\\", "/")
 
     def _check(self, name: str, flags: int, made_by: int, mode: int) -> None:

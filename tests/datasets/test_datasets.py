@@ -183,6 +183,21 @@ def test_any_two_layouts_are_refused_until_one_is_named(tmp_path, first, second)
             assert summary(open_images(tmp_path, layout=layout)) == mini.expected("validation")
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cat/1.jpg", "(it has the folders cat)"),
+        ("train/n01440764/1.jpg", "(it has the folders train)"),
+        ("val.zip", "(it has the archives val.zip; name one, or unpack it)"),
+        ("1.jpg", "(it has images without labels)"),
+        ("notes.txt", "no validation split here; expected one of"),
+    ],
+)
+def test_a_folder_that_is_no_set_is_refused_with_what_it_has(tmp_path, name, words):
+    mini.write(tmp_path / name, b"x")
+    refused(lambda: open_images(tmp_path), f"{tmp_path}: no validation split here", words)
+
+
 @pytest.mark.parametrize("split", ["validation", "train"])
 def test_an_empty_folder_is_refused_with_all_accepted_layouts(tmp_path, split):
     refused(

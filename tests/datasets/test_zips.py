@@ -117,3 +117,19 @@ def test_a_list_with_fewer_entries_than_it_says_is_refused(tmp_path, lost):
     content[at + 8 : at + 12] = (len(FILES) + 1 + lost).to_bytes(2, "little") * 2
     (tmp_path / "x.zip").write_bytes(content)
     refused(lambda: Zip(tmp_path / "x.zip"), f"it lists {len(FILES) + 1} files and folders of {len(FILES) + 1 + lost}")
+
+
+@pytest.mark.parametrize(
+    ("stored", "name"),
+    [("é".encode(), "é"), ("e\u0301".encode(), "e\u0301"), (b"\x82", "é"), (b"dir\\x", "dir/x"), (b"plain", "plain")],
+)
+def test_names_without_the_mark_of_utf8_are_utf8_or_of_the_oldest_character_set(tmp_path, stored, name):
+    path = write(tmp_path / "x.zip", {"#" * len(stored): b"x"})
+    path.write_bytes(path.read_bytes().replace(b"#" * len(stored), stored))
+    assert Zip(path).names == [name]
+
+
+def test_a_name_with_the_mark_that_is_not_utf8_is_refused(tmp_path):
+    path = write(tmp_path / "x.zip", {"ü": b"x"})
+    path.write_bytes(path.read_bytes().replace("ü".encode(), b"\xff\xfe"))
+    refused(lambda: Zip(path), "damaged or cut short (a name is not UTF-8)")

@@ -114,13 +114,13 @@ def test_a_wrong_ground_truth_is_a_finding_and_the_images_are_still_checked(tmp_
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
 def test_the_images_of_a_set_without_known_labels_are_checked_in_archives_too(tmp_path, kind):
-    mini.write_numbered(tmp_path / "set")
-    (tmp_path / "set" / "classes.tsv").unlink()
+    mini.write_numbered_in_val(tmp_path / "set")
+    (tmp_path / "set" / "synset_words.txt").unlink()
     for i, name in enumerate(("bad.JPEG", "notes.txt", ".hidden.jpg", "old.tar")):
-        mini.write(tmp_path / "set" / str(i) / name, b"no image")
+        mini.write(tmp_path / "set" / "val" / f"{i:05}" / name, b"no image")
     mini.write(tmp_path / "set" / "test" / "other.JPEG", b"another split")
     root = tmp_path / "set"
-    report = check(root if kind == "folder" else mini.pack(root, tmp_path / f"set.{kind}"), layout="folders")
+    report = check(root if kind == "folder" else mini.pack(root, tmp_path / f"set.{kind}"))
     assert "nothing says which classes" in find(report, "incomplete or inconsistent").detail
     assert (report.images, report.readable, report.exit_code, report.data) == (19, 18, 1, None)
     (example,) = find(report, "unreadable images").examples
