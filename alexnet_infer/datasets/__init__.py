@@ -10,10 +10,11 @@ from pathlib import Path
 
 from alexnet_infer.datasets.archives import Tar
 from alexnet_infer.datasets.base import Example, OnError, Source, Split
+from alexnet_infer.datasets.caffe import Caffe
 from alexnet_infer.datasets.classes import map_classes
 from alexnet_infer.datasets.folders import Folders, find_folder, is_split_folder
 from alexnet_infer.datasets.inside import open_archive
-from alexnet_infer.datasets.lists import Caffe, Flat, Kaggle, TinyImageNet
+from alexnet_infer.datasets.lists import Flat, Kaggle, TinyImageNet
 from alexnet_infer.datasets.parquet import Parquet
 from alexnet_infer.datasets.places import refuse
 from alexnet_infer.datasets.tree import Folder, children, is_picture, subfolders

@@ -11,7 +11,6 @@ from alexnet_infer.datasets.classes import check_sorted, class_name, find_names,
 from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
 from alexnet_infer.datasets.tree import (
     Folder,
-    Walk,
     children,
     distinct,
     images_in,
@@ -21,6 +20,7 @@ from alexnet_infer.datasets.tree import (
     same_name,
     subfolders,
 )
+from alexnet_infer.datasets.walk import Walk
 from alexnet_infer.errors import UnreadableInputError, UsageError, listed, shown
 from alexnet_infer.manifest import ClassName
 

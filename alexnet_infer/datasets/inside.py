@@ -166,7 +166,10 @@ def check_member(where: Path | str, member: tarfile.TarInfo, repeated: bool) -> 
     if repeated:
         raise UnreadableInputError(f"{where}: {shown(member.name)} occurs twice; expected each name once")
     if not member.isreg() or member.issparse():
-        raise UnreadableInputError(f"{where}: {shown(member.name)} is a link or special file; expected a regular file")
+        raise UnreadableInputError(
+            f"{where}: {shown(member.name)} is a link or special file; expected regular files. Unpack it and give the "
+            "folder"
+        )
 
 
 def tar_members(file: IO[bytes], where: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:

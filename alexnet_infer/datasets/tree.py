@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from unicodedata import normalize
 
 from alexnet_infer.datasets.inside import Inside
 from alexnet_infer.datasets.places import Place, read_whole, refuse
 from alexnet_infer.datasets.zips import ZipMember
-from alexnet_infer.errors import UnreadableInputError, shown
 
 Folder = Path | Inside
 """A folder or file, on disk or in an archive."""
@@ -90,11 +89,11 @@ def children(folder: Folder, *, everything: bool = False) -> dict[str, bool]:
 
     Raises UnreadableInputError if the folder can't be listed.
     """
-    names = folder.children() if isinstance(folder, Inside) else _listing(folder)[0]
+    names = folder.children() if isinstance(folder, Inside) else listing(folder)[0]
     return {name: names[name] for name in sorted(names) if everything or belongs(name)}
 
 
-def _listing(folder: Path) -> tuple[dict[str, bool], set[str]]:
+def listing(folder: Path) -> tuple[dict[str, bool], set[str]]:
     """The names in a folder on the disk -> whether each is a folder, and the names that are links."""
     names, links = {}, set()
     try:
@@ -132,7 +131,7 @@ def is_empty(folder: Folder) -> bool:
 
 def subfolders(folder: Folder) -> list[Folder]:
     """The folders directly in `folder`, sorted by name."""
-    names = folder.children() if isinstance(folder, Inside) else _listing(folder)[0]
+    names = folder.children() if isinstance(folder, Inside) else listing(folder)[0]
     return [folder / name for name in sorted(name for name in names if names[name] and belongs(name))]
 
 
@@ -140,7 +139,7 @@ def distinct(folders: Iterable[Folder]) -> list[Folder]:
     """`folders` without those that are links to an earlier one."""
     found: dict[object, Folder] = {}
     for folder in folders:
-        found.setdefault(_identity(folder) if isinstance(folder, Path) else folder.inner, folder)
+        found.setdefault(identity(folder) if isinstance(folder, Path) else folder.inner, folder)
     return list(found.values())
 
 
@@ -156,107 +155,7 @@ def place_of(folder: Folder, name: str) -> Place | ZipMember:
     return (folder / name).place() if isinstance(folder, Inside) else Place(f"{folder}{os.sep}{name}")
 
 
-class Walk:
-    """The images below several folders. Each folder on the disk is visited once, even if links lead to it."""
-
-    def __init__(self, top: Folder) -> None:
-        self._owners: dict[tuple[int, int], str | None] = {}
-        """Device and inode of each visited folder -> its owner, which is None for `top` and the folders above it."""
-        self._links: list[str] = []
-        """The paths of the images that are links."""
-        if isinstance(top, Path):
-            real = Path(os.path.realpath(top))
-            for folder in (real, *real.parents):
-                self._owners[_identity(folder)] = None
-
-    def images(self, folders: Iterable[Folder]) -> dict[Folder, list[Item]]:
-        """Return the images below each of `folders`, the classes of a set, in order of their paths.
-
-        Raises UnreadableInputError if a folder can't be listed, if it is below two classes or is a class itself, or if
-        an image is a link to another one.
-        """
-        images = {folder: list(self.below(folder, is_class=True)) for folder in folders}
-        self._check_links()
-        return images
-
-    def below(self, owner: Folder, *, is_class: bool = False) -> Iterator[Item]:
-        """Yield the images below a folder in order of their paths.
-
-        A link to a folder that was visited for the same `owner`, or that contains this one, is passed over. Raises
-        UnreadableInputError if a folder can't be listed or was visited for another owner. If `owner` is a class, also
-        raises it if a folder below is another class.
-        """
-        nested = [self._content(owner, owner)]  # not recursive: folders may be nested deeper than Python's stack
-        while nested:
-            item = next(nested[-1], None)
-            if item is None:
-                nested.pop()
-            elif isinstance(item, tuple):
-                yield item
-            else:
-                if is_class and is_wordnet_id(item.name) and item.name != owner.name and _holds_classes(owner.name):
-                    raise UnreadableInputError(f"{item}: a class inside {owner}; expected one folder per class")
-                nested.append(self._content(item, owner))
-
-    def _content(self, folder: Folder, owner: Folder) -> Iterator[Item | Folder]:
-        """Yield the images and the folders in a folder, sorted by name."""
-        if isinstance(folder, Inside):
-            for name, is_folder in children(folder).items():
-                if is_folder:
-                    yield folder / name
-                elif is_image(name):
-                    yield f"{folder.inner}/{name}", folder.archive.folders[folder.inner][name]
-        elif self._is_new(folder, str(owner)):
-            names, links = _listing(folder)
-            for name in sorted(names):
-                if names[name] and belongs(name):
-                    yield folder / name
-                elif is_image(name):
-                    path = f"{folder}{os.sep}{name}"
-                    if name in links:
-                        self._links.append(path)
-                    yield path, Place(path)
-
-    def _is_new(self, folder: Path, owner: str) -> bool:
-        """Whether a folder is visited for the first time. Raises UnreadableInputError if it has another owner."""
-        before = self._owners.setdefault(identity := _identity(folder), "")
-        if before:
-            if before != owner:
-                raise UnreadableInputError(
-                    f"{folder}: links lead to this folder from {before} and from {owner}; expected one label per image"
-                )
-            return False
-        self._owners[identity] = None if before is None else owner
-        return before is not None
-
-    def _check_links(self) -> None:
-        """Raise UnreadableInputError if an image is a link to another image of the set, which would count twice."""
-        known: dict[str, bool] = {}
-        for path in self._links:
-            folder, target = os.path.split(_target(path))
-            folder = os.path.join(os.path.dirname(path), folder)  # noqa: PTH118, PTH120 (there may be a million links)
-            if folder not in known:
-                known[folder] = os.path.isdir(folder) and bool(self._owners.get(_identity(Path(folder))))  # noqa: PTH112
-            if known[folder] and is_image(target) and os.path.isfile(os.path.join(folder, target)):  # noqa: PTH113, PTH118
-                raise UnreadableInputError(
-                    f"{path}: a link to {shown(target)}, another image of the set, which would count twice; remove the "
-                    "link"
-                )
-
-
-def _holds_classes(name: str) -> bool:
-    """Whether a folder of this name is a class of WordNet's or a split, so that a class below it is misplaced."""
-    return is_wordnet_id(name) or name in ("train", "val", "valid", "validation", "test")
-
-
-def _target(link: str) -> str:
-    try:
-        return os.readlink(link)  # noqa: PTH115
-    except OSError:  # it has been removed since
-        return ""
-
-
-def _identity(folder: Path) -> tuple[int, int]:
+def identity(folder: Path) -> tuple[int, int]:
     try:
         status = folder.stat()
     except OSError as error:

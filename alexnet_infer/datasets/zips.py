@@ -128,7 +128,9 @@ class Zip:
                 f"{self.path}: {shown(name)} is encrypted; unpack the archive and give the folder"
             )
         if made_by >> 8 == 3 and stat.S_ISLNK(mode >> 16):  # 3: Unix
-            raise UnreadableInputError(f"{self.path}: {shown(name)} is a link; expected a regular file")
+            raise UnreadableInputError(
+                f"{self.path}: {shown(name)} is a link; expected regular files. Unpack it and give the folder"
+            )
 
     def read(self, member: int) -> bytes:
         """Return the content of a member. Raises OSError with the cause in `strerror`."""

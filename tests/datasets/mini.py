@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_infer.datasets import Example
 from alexnet_infer.errors import AlexNetInferError, UnreadableInputError
+from alexnet_infer.manifest import ClassName
 
 SYNSETS = {
     "n02119789": "kit fox, Vulpes macrotis",
@@ -501,6 +503,18 @@ def write_form(form: str, root: Path) -> Path:
     """
     root.mkdir()
     return {**WRITERS, **MORE_WRITERS}[form][1](root) or root
+
+
+def make(root: Path, *paths: str) -> Path:
+    """Write files that contain their own paths. Returns `root`."""
+    for path in paths:
+        write(root / path, path.encode())
+    return root
+
+
+def contents(images: Iterable[Example], classes: Sequence[ClassName]) -> list[tuple[str, str]]:
+    """(WordNet id, content) of each image that `make` wrote."""
+    return [(classes[e.label].wnid, e.data.decode()) for e in images]
 
 
 def refused(build: Callable[[], object], *parts: str, error: type[AlexNetInferError] = UnreadableInputError) -> str:
