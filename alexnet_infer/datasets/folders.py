@@ -64,7 +64,8 @@ class Folders(Listed):
         _check_strays(folder)
         images = _without_empty(Walk(folder).images(_class_folders(folder)))
         if not any(images.values()):
-            raise UnreadableInputError(f"{folder}: no images here; expected one folder of images per class")
+            has = f" (it has {listed(names)})" if (names := children(folder)) else ""
+            raise UnreadableInputError(f"{folder}: no images here{has}; expected one folder of images per class")
         _check_alike(folder, images)
         self.assumed = False
         if all(_is_index(path.name) for path in images):

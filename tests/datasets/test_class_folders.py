@@ -145,3 +145,10 @@ def test_numbers_that_are_no_positions_are_refused(tmp_path, names, part):
 def test_numbers_without_a_table_are_refused_with_the_file_to_add(tmp_path, split):
     make(tmp_path, *(f"{split}/{i}/x.jpeg" for i in range(10)))
     refused(lambda: LabelledImages(tmp_path, split), "its folders are numbered (0, 1, 2", "add classes.tsv")
+
+
+def test_a_split_folder_without_images_is_refused_with_what_it_has(tmp_path):
+    make(tmp_path, "validation/0000.parquet", "validation/0001.parquet")
+    refused(lambda: open_images(tmp_path), "validation: no images here (it has 0000.parquet, 0001.parquet); expected")
+    make(tmp_path / "flat", "val/a.jpg", "val/b.jpg")
+    refused(lambda: open_images(tmp_path / "flat"), "val: a.jpg, b.jpg in no class folder; expected every image in")
