@@ -28,6 +28,8 @@ def printable(text: str) -> str:
 
     This includes line breaks, terminal escape sequences, right-to-left overrides and bytes that aren't UTF-8.
     """
+    if text.isprintable():  # nearly always, and there may be a million names
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

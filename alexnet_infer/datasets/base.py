@@ -12,8 +12,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from alexnet_infer.datasets.places import Place, ZipMember
+from alexnet_infer.datasets.places import Place
 from alexnet_infer.datasets.tree import Folder, same_name
+from alexnet_infer.datasets.zips import ZipMember
 from alexnet_infer.decode import Squares, Timed, read_squares
 from alexnet_infer.errors import UnreadableInputError, one_line, printable
 from alexnet_infer.manifest import ClassName
@@ -176,7 +177,7 @@ def labelled(
     contains others.
     """
     actual = {same_name(name): name for name in images}
-    found = {name: actual.get(same_name(name), name) for name in labels}
+    found = {name: name if name in images else actual.get(same_name(name), name) for name in labels}
     counts = f"{source}: {len(labels)} labels for {len(images)} images in {folder}"
     lacking = [name for name, own in found.items() if own not in images]
     unlabelled = images.keys() - found.values() if all_images else ()
@@ -184,4 +185,8 @@ def labelled(
         if names:
             have = "1 has" if len(names) == 1 else f"{len(names)} have"
             raise UnreadableInputError(f"{counts}: {have} {lack}; the first is {printable(min(names))}")
+    if len({*found.values()}) < len(found):
+        raise UnreadableInputError(
+            f"{counts}: two names differ only in how their accents are stored; expected each once"
+        )
     return [Entry(printable(name), labels[name], images[found[name]]) for name in sorted(labels)]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 from alexnet_infer.datasets.ilsvrc import ilsvrc_names
-from alexnet_infer.datasets.tree import Folder, read_lines
+from alexnet_infer.datasets.tree import Folder, is_wordnet_id, read_lines
 from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError, shown
 from alexnet_infer.manifest import ClassName
 
@@ -17,10 +16,6 @@ TABLES = {"classes.tsv": "\t", "LOC_synset_mapping.txt": " ", "synset_words.txt"
 """Files that list the classes -> the separator between WordNet id and name. The last file lists only ids."""
 
 _EXPECTED = {"\t": "WordNet id, tab, class name", " ": "WordNet id, space, class name", "": "a WordNet id"}
-
-
-def is_wordnet_id(text: str) -> bool:
-    return re.fullmatch(r"n[0-9]{8}", text) is not None
 
 
 def class_name(where: Folder, wnid: str, name: str | None = None) -> ClassName:

@@ -7,12 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from alexnet_infer.datasets.base import Entry, Listed, Split
-from alexnet_infer.datasets.classes import check_sorted, class_name, find_names, find_table, is_wordnet_id
+from alexnet_infer.datasets.classes import check_sorted, class_name, find_names, find_table
 from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
-from alexnet_infer.datasets.tree import Folder, Walk, children, images_in, same_name, subfolders
+from alexnet_infer.datasets.tree import (
+    Folder,
+    children,
+    distinct,
+    images_in,
+    is_empty,
+    is_picture,
+    is_wordnet_id,
+    same_name,
+    subfolders,
+)
+from alexnet_infer.datasets.walk import Walk
 from alexnet_infer.errors import UnreadableInputError, UsageError, listed, shown
 from alexnet_infer.manifest import ClassName
-from alexnet_infer.photos import IMAGE_SUFFIXES
 
 SPLIT_FOLDERS: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "val", "valid")}
 """Split -> the names that its folder may have."""
@@ -51,12 +61,12 @@ class Folders(Listed):
         folder = find_folder(root, split)
         if folder is None:
             raise self.absent(root, split)
-        walk, folders = Walk(folder), _class_folders(folder)
-        images = {path: list(walk.below(path)) for path in folders}
-        if any(is_wordnet_id(path.name) for path in folders):  # then another empty folder is not a class
-            images = {path: own for path, own in images.items() if own or is_wordnet_id(path.name)}
+        _check_strays(folder)
+        images = _without_empty(Walk(folder).images(_class_folders(folder)))
         if not any(images.values()):
-            raise UnreadableInputError(f"{folder}: no images here; expected one folder of images per class")
+            has = f" (it has {listed(names)})" if (names := children(folder)) else ""
+            raise UnreadableInputError(f"{folder}: no images here{has}; expected one folder of images per class")
+        _check_alike(folder, images)
         self.assumed = False
         if all(_is_index(path.name) for path in images):
             where, classes = _index(root, folder, images, numbered)
@@ -76,9 +86,45 @@ def _class_folders(folder: Folder) -> list[Folder]:
     return [path for path in subfolders(folder) if path.name != other]
 
 
+_LIKE_A_CLASS = re.compile(r"n[0-9]{8}(\..*)?")
+
+
+def _check_strays(folder: Folder) -> None:
+    """Raise UnreadableInputError if images or classes are beside the class folders, since they would be left out."""
+    strays = [
+        name
+        for name, is_folder in children(folder).items()
+        if not is_folder
+        and (is_picture(name) or _LIKE_A_CLASS.fullmatch(name) or not (folder / name).is_file())  # a broken link
+    ]
+    if strays:
+        raise UnreadableInputError(
+            f"{folder}: {listed(strays[:3])}{f' and {len(strays) - 3} more' if len(strays) > 3 else ''} in no class "
+            "folder; expected every image in the folder of its class. Move other files elsewhere"
+        )
+
+
+def _without_empty(images: dict[Folder, list]) -> dict[Folder, list]:
+    """`images` without the empty folders that are no classes, if classes are named by WordNet ids or indices."""
+    for is_class in (is_wordnet_id, _is_index):
+        if any(is_class(path.name) for path in images):
+            return {path: own for path, own in images.items() if own or is_class(path.name)}
+    return images
+
+
+def _check_alike(folder: Folder, images: Mapping[Folder, object]) -> None:
+    """Raise UnreadableInputError if some folders are named by WordNet ids, and others, such as thumbnails, are not."""
+    others = [path.name for path in images if not is_wordnet_id(path.name)]
+    if others and len(others) < len(images):
+        raise UnreadableInputError(
+            f"{folder}: has {len(images) - len(others)} folders named by WordNet ids, and others with images "
+            f"({listed(others)}); expected one folder per class. Rename or move the others"
+        )
+
+
 def find_folder(root: Folder, split: Split) -> Folder | None:
     """The folder that contains the split's class folders, or None. Raises UsageError if there are several."""
-    folders = [path for name in SPLIT_FOLDERS[split] if (path := root / name).is_dir() and children(path)]
+    folders = distinct(path for name in SPLIT_FOLDERS[split] if (path := root / name).is_dir() and not is_empty(path))
     if len(folders) > 1:
         raise UsageError(
             f"{root}: has {' and '.join(f'{path.name}/' for path in folders)}, which may both be the {split} split; "
@@ -105,9 +151,10 @@ def _has_classes(root: Folder) -> bool:
         return True
     if not names or any(map(is_split_folder, names)):
         return False
-    # Indices, or the user's own classes, need images directly in each folder: other collections of folders have them
-    # deeper or not at all.
-    return len(names) > 1 and all(any(name.lower().endswith(IMAGE_SUFFIXES) for name in images_in(f)) for f in folders)
+    # Indices, or the user's own classes, need images directly in each folder that isn't empty: other collections of
+    # folders have them deeper or not at all.
+    filled = [f for f in folders if not is_empty(f)]
+    return len(filled) > 1 and all(any(map(is_picture, images_in(f))) for f in filled)
 
 
 def _is_index(name: str) -> bool:
@@ -138,7 +185,7 @@ def _index(
         return "the net's classes", numbered
     raise UnreadableInputError(
         f"{folder}: its folders are numbered ({listed(numbers)}), and nothing says which classes they stand for; "
-        "add synset_words.txt: one line per class, in order of WordNet ids, with the id, a space and the name"
+        "add classes.tsv beside them: one line per class, in order of WordNet ids, with the id, a tab and the name"
     )
 
 

@@ -7,33 +7,71 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
-from zipfile import BadZipFile, ZipFile, is_zipfile
+from zipfile import is_zipfile
 
-from alexnet_infer.datasets.places import Place, ZipMember, refuse
+from alexnet_infer.datasets.places import Place, refuse
+from alexnet_infer.datasets.zips import Zip, ZipMember
 from alexnet_infer.errors import UnreadableInputError, one_line, printable, shown
 
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-"""The first bytes of compressed files. An image in a compressed tar can only be read after all before it."""
+_OTHERS = {
+    b"\x1f\x8b": "compressed with gzip",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ\x00": "compressed with xz",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"\x04\x22\x4d\x18": "compressed with lz4",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!\x1a\x07": "a RAR archive",
+}
+"""The first bytes of archives that can't be read in place: an image can only be read after all before it."""
+
+_ZIP = b"PK\x03\x04"
+_DEPTH = 64
+"""The largest number of folders on the way to a file."""
 
 
 class Archive:
-    """The index of an archive: its files by path, and the names in each of its folders."""
+    """The index of an archive: what each of its folders contains."""
 
-    def __init__(self, path: Path, files: dict[str, Place | ZipMember]) -> None:
-        self.path, self.files = path, files
-        self.folders: dict[str, dict[str, bool]] = {"": {}}
-        """Folder -> name of each of its children -> whether the child is a folder."""
-        for name in files:
-            self._add(name, False)
-        if both := next((name for name in files if name in self.folders), None):
-            raise UnreadableInputError(f"{path}: {shown(both)} is a file and a folder; expected each name once")
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folders: dict[str, dict[str, Place | ZipMember | None]] = {"": {}}
+        """Folder -> name of each of its children -> where it is, or None for a folder."""
 
-    def _add(self, path: str, is_folder: bool) -> None:
-        parent, _, name = path.rpartition("/")
+    def add(self, name: str, place: Place | ZipMember) -> None:
+        """Add a file. Raises UnreadableInputError if its name occurs twice or isn't a name inside the archive."""
+        parent, _, last = self.inner(name).rpartition("/")
         if parent not in self.folders:
-            self._add(parent, True)
-            self.folders[parent] = {}
-        self.folders[parent][name] = is_folder
+            self._add_folder(parent)
+        if last in self.folders[parent]:
+            kind = "occurs twice" if self.folders[parent][last] else "is a file and a folder"
+            raise UnreadableInputError(f"{self.path}: {shown(name)} {kind}; expected each name once")
+        self.folders[parent][last] = place
+
+    def _add_folder(self, folder: str) -> None:
+        child: dict[str, Place | ZipMember | None] = {}
+        while folder not in self.folders:
+            self.folders[folder] = child
+            folder, _, last = folder.rpartition("/")
+            child = {last: None}
+        for last in child:
+            if self.folders[folder].setdefault(last) is not None:
+                where = f"{folder}/{last}" if folder else last
+                raise UnreadableInputError(
+                    f"{self.path}: {shown(where)} is a file and a folder; expected each name once"
+                )
+
+    def inner(self, name: str) -> str:
+        """The name of a member without empty parts. Raises UnreadableInputError if it leads out of the archive."""
+        if name and name[0] not in "./" and "//" not in name and "/." not in name and name.count("/") < _DEPTH:
+            return name  # nearly all names
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if ".." in parts or not parts:
+            raise UnreadableInputError(
+                f"{self.path}: {shown(name)} is not a name inside the archive; expected plain names"
+            )
+        if len(parts) > _DEPTH:
+            raise UnreadableInputError(f"{self.path}: {shown(name)}: expected at most {_DEPTH} folders in each other")
+        return "/".join(parts)
 
 
 class Inside:
@@ -62,18 +100,17 @@ class Inside:
         return self.inner in self.archive.folders
 
     def is_file(self) -> bool:
-        return self.inner in self.archive.files
-
-    def exists(self) -> bool:
-        return self.is_dir() or self.is_file()
+        return self._found() is not None
 
     def children(self) -> dict[str, bool]:
         """The names in this folder -> whether each is a folder."""
-        return self.archive.folders[self.inner]
+        return {name: place is None for name, place in self.archive.folders[self.inner].items()}
 
     def place(self) -> Place | ZipMember:
         """Where the file's bytes are. Raises KeyError if there is no such file."""
-        return self.archive.files[self.inner]
+        if (place := self._found()) is None:
+            raise KeyError(self.inner)
+        return place
 
     def read_bytes(self) -> bytes:
         """Return the file's content. Raises OSError."""
@@ -81,68 +118,47 @@ class Inside:
             raise FileNotFoundError(str(self))
         return self.place().read()
 
+    def _found(self) -> Place | ZipMember | None:
+        parent, _, last = self.inner.rpartition("/")
+        return self.archive.folders.get(parent, {}).get(last)
+
 
 def open_archive(path: Path) -> Inside | None:
     """Return the root of the zip or tar archive `path`, or None if the file is neither.
 
-    An index is built with one small read per file. Raises UnreadableInputError if the archive is damaged or compressed
-    as a whole, or if a name occurs twice or leads out of the archive.
+    An index is built, for a tar with one small read per file. Raises UnreadableInputError if the archive is damaged or
+    compressed as a whole, if a member that isn't a folder isn't a regular file, or if a name occurs twice or leads out
+    of the archive.
     """
+    archive = Archive(path)
     try:
-        if is_zipfile(path):
-            return Inside(Archive(path, _zip_files(path)))
         with path.open("rb") as file:
-            head = file.read(512)
-            if head[257:262] == b"ustar":
-                return Inside(Archive(path, _tar_files(file, path)))
+            head = file.read(tarfile.BLOCKSIZE)
+            if _is_tar(head):  # first, since a tar may end with a zip archive
+                file.seek(0)
+                for _, member in tar_members(file, str(path)):
+                    if not member.isdir():
+                        check_member(path, member, False)
+                        archive.add(member.name, Place(str(path), member.offset_data, member.size))
+                return Inside(archive)
+        if head.startswith(_ZIP) or is_zipfile(path):
+            index = Zip(path)
+            for member, name in enumerate(index.names):
+                archive.add(name, ZipMember(index, member))
+            return Inside(archive)
     except OSError as error:
         refuse(path, error)
-    kind = next((kind for magic, kind in _COMPRESSED.items() if head.startswith(magic)), None)
-    if kind is not None:
-        raise UnreadableInputError(
-            f"{path}: compressed with {kind}, so it can't be read in place; unpack it (tar xf {path.name}) and give "
-            "the folder"
-        )
+    if kind := next((kind for magic, kind in _OTHERS.items() if head.startswith(magic)), None):
+        raise UnreadableInputError(f"{path}: {kind}, so it can't be read in place; unpack it and give the folder")
     return None
 
 
-def _zip_files(path: Path) -> dict[str, Place | ZipMember]:
-    files: dict[str, Place | ZipMember] = {}
+def _is_tar(head: bytes) -> bool:
     try:
-        archive = ZipFile(path)  # stays open: the members are read through it
-        for info in archive.infolist():
-            if not info.is_dir():
-                _add(files, _inner(path, info.filename.replace("\\", "/")), ZipMember(archive, info), path)
-            elif ".." in info.filename.split("/"):
-                _inner(path, info.filename)
-    except (BadZipFile, ValueError, NotImplementedError, EOFError) as error:
-        raise UnreadableInputError(f"{path}: damaged or cut short ({one_line(error)})") from None
-    return files
-
-
-def _tar_files(file: IO[bytes], path: Path) -> dict[str, Place | ZipMember]:
-    files: dict[str, Place | ZipMember] = {}
-    file.seek(0)
-    for _, member in tar_members(file, str(path)):
-        if not member.isdir():
-            inner = _inner(path, member.name)
-            check_member(path, member, False)
-            _add(files, inner, Place(str(path), member.offset_data, member.size), path)
-    return files
-
-
-def _add(files: dict[str, Place | ZipMember], inner: str, place: Place | ZipMember, path: Path) -> None:
-    if inner in files:
-        raise UnreadableInputError(f"{path}: {shown(inner)} occurs twice; expected each name once")
-    files[inner] = place
-
-
-def _inner(path: Path, name: str) -> str:
-    """The name of a member without empty parts. Raises UnreadableInputError if it leads out of the archive."""
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if ".." in parts or not parts:
-        raise UnreadableInputError(f"{path}: {shown(name)} is not a name inside the archive; expected plain names")
-    return "/".join(parts)
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def check_member(where: Path | str, member: tarfile.TarInfo, repeated: bool) -> None:
@@ -150,7 +166,10 @@ def check_member(where: Path | str, member: tarfile.TarInfo, repeated: bool) -> 
     if repeated:
         raise UnreadableInputError(f"{where}: {shown(member.name)} occurs twice; expected each name once")
     if not member.isreg() or member.issparse():
-        raise UnreadableInputError(f"{where}: {shown(member.name)} is a link or special file; expected a regular file")
+        raise UnreadableInputError(
+            f"{where}: {shown(member.name)} is a link or special file; expected regular files. Unpack it and give the "
+            "folder"
+        )
 
 
 def tar_members(file: IO[bytes], where: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
@@ -171,6 +190,9 @@ def tar_members(file: IO[bytes], where: str) -> Iterator[tuple[tarfile.TarFile, 
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError(f"no end-of-archive marker at byte {archive.offset}")
+            while rest := file.read(1 << 20):  # zeros fill the last record
+                if rest.strip(b"\0"):
+                    raise tarfile.ReadError(f"more data after the end-of-archive marker at byte {archive.offset}")
     except (OSError, tarfile.TarError, ValueError, RecursionError, MemoryError) as error:
         reason = one_line(error) or type(error).__name__
         raise UnreadableInputError(f"{where}: damaged, cut short or not a tar archive ({reason})") from None

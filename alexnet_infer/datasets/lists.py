@@ -1,31 +1,35 @@
-"""Layouts `flat`, `kaggle`, `caffe` and `tiny-imagenet`: folders of images, and a list with their labels."""
+"""Layouts `flat`, `kaggle` and `tiny-imagenet`: folders of images, and a list with their labels."""
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 from alexnet_infer.datasets.base import Listed, Split, labelled
+from alexnet_infer.datasets.caffe import Caffe, image_folders
 from alexnet_infer.datasets.classes import (
-    check_sorted,
-    class_name,
     find_names,
-    find_table,
-    is_wordnet_id,
     read_table,
     sorted_classes,
 )
 from alexnet_infer.datasets.devkit import NAMES, find_devkit, open_devkit
 from alexnet_infer.datasets.folders import ANNOTATIONS, labelled_folders
-from alexnet_infer.datasets.places import Place, ZipMember, refuse_lines
-from alexnet_infer.datasets.tree import Folder, Walk, children, images_in, place_of, read_lines, same_name, subfolders
+from alexnet_infer.datasets.places import refuse_lines
+from alexnet_infer.datasets.tree import (
+    Folder,
+    children,
+    images_in,
+    is_wordnet_id,
+    place_of,
+    read_lines,
+    subfolders,
+)
+from alexnet_infer.datasets.walk import Walk
 from alexnet_infer.errors import UnreadableInputError, UsageError, one_line, shown
 
 _IMAGE = re.compile(r"(ILSVRC2012_val_[0-9]{8})\.(?:jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE)
-_FOLDERS = ("", "val", "validation", "valid", "ILSVRC2012_img_val")
 
 
 class Flat(Listed):
@@ -70,8 +74,7 @@ class Flat(Listed):
 
     @staticmethod
     def _folders(root: Folder) -> list[Folder]:
-        folders = (root / name for name in _FOLDERS if (root / name).is_dir())
-        return [f for f in folders if any(_IMAGE.fullmatch(name) for name in children(f))]
+        return [f for f in image_folders(root) if any(map(_IMAGE.fullmatch, children(f)))]
 
 
 class Kaggle(Listed):
@@ -111,8 +114,8 @@ class Kaggle(Listed):
                 f"{folder}: its folders and {mapping.name} differ in {len(differing)} classes; the first is "
                 f"{shown(min(differing))}; expected one folder per class"
             )
-        walk, ordered = Walk(folder), [folders[wnid] for wnid in positions]
-        self.entries = list(labelled_folders({path: list(walk.below(path)) for path in ordered}, ordered))
+        ordered = [folders[wnid] for wnid in positions]
+        self.entries = list(labelled_folders(Walk(folder).images(ordered), ordered))
 
     @staticmethod
     def _folder(root: Folder, split: Split) -> Folder:
@@ -151,64 +154,6 @@ def _read_solution(path: Folder, positions: dict[str, int]) -> dict[str, int]:
     refuse_lines(path, bad, "an ImageId and boxes of one class of LOC_synset_mapping.txt")
     refuse_lines(path, repeated, "each ImageId once")
     return labels
-
-
-class Caffe(Listed):
-    """Caffe's `val.txt` in `root`: one line per image, with its file name and its label.
-
-    A label is a position in a table of classes in `root`: `synset_words.txt`, `synsets.txt` or another of TABLES, in
-    order of WordNet ids. Names may contain folders. They are relative to `root` or to its subfolder `val`,
-    `validation`, `valid` or `ILSVRC2012_img_val`, or else absolute. Images that aren't in `val.txt` don't belong to the
-    set.
-    """
-
-    LIST = "val.txt"
-    layout = "caffe"
-    accepts: ClassVar = {"validation": "val.txt with synset_words.txt and the images"}
-
-    @classmethod
-    def detect(cls, root: Folder, split: Split) -> bool:
-        return (root / cls.LIST).is_file()
-
-    def __init__(self, root: Folder, split: Split) -> None:
-        path = root / self.LIST
-        if not path.is_file():
-            raise self.absent(root, split)
-        table, names = find_table(root)
-        if not names:
-            raise UnreadableInputError(
-                f"{root / 'synset_words.txt'}: not found; expected the WordNet ids of the classes in {self.LIST}"
-            )
-        check_sorted(table, names)
-        self.classes = tuple(class_name(table, wnid, name) for wnid, name in names.items())
-        labels = _read_list(path, len(names))
-        candidates = [folder for name in _FOLDERS if (folder := root / name).is_dir()]
-        first = list(labels)[:10]
-        folder = next((f for f in candidates if len(_located(first, f)) > 0), root)
-        self.entries = labelled(labels, path, _located(labels, folder), folder, all_images=False)
-
-
-def _located(names: Iterable[str], folder: Folder) -> dict[str, Place | ZipMember]:
-    """The files that `names` refer to, by name, as far as they exist. Each folder is listed once."""
-    listings: dict[str, tuple[Folder, Mapping[str, str]]] = {}
-    located: dict[str, Place | ZipMember] = {}
-    for name in names:
-        parent, slash, file = name.rpartition("/")
-        if parent + slash not in listings:
-            where = Path(parent + slash) if name.startswith("/") else folder / parent
-            listings[parent + slash] = where, {} if ".." in parent.split("/") else _files(where)
-        where, files = listings[parent + slash]
-        if (own := files.get(same_name(file))) is not None:
-            located[name] = place_of(where, own)
-    return located
-
-
-def _files(folder: Folder) -> Mapping[str, str]:
-    """The files in `folder`: the name that is compared -> the actual name. It is empty if there is no such folder."""
-    if not folder.is_dir():
-        return {}
-    names = children(folder, everything=True)
-    return {same_name(name): name for name, is_folder in names.items() if not is_folder}
 
 
 class TinyImageNet(Listed):
@@ -258,21 +203,3 @@ def _read_annotations(path: Folder) -> dict[str, str]:
     refuse_lines(path, bad, "an image's name, a tab and a WordNet id")
     refuse_lines(path, repeated, "each image once")
     return wnids
-
-
-def _read_list(path: Folder, classes: int) -> dict[str, int]:
-    labels: dict[str, int] = {}
-    bad: list[tuple[int, str]] = []
-    repeated: list[tuple[int, str]] = []
-    for number, line in enumerate(read_lines(path), start=1):
-        name, _, label = line.strip().rpartition(" ")
-        name = name.strip()
-        if not name or not re.fullmatch(r"[0-9]{1,9}", label) or int(label) >= classes:
-            bad.append((number, line))
-        elif name in labels:
-            repeated.append((number, name))
-        else:
-            labels[name] = int(label)
-    refuse_lines(path, bad, f"an image's name, a space and a label from 0 to {classes - 1}")
-    refuse_lines(path, repeated, "each image once")
-    return labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate, islice
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -84,7 +84,8 @@ class Parquet(Source):
                 column = self._labels.column
                 for batch in file.iter_batches(columns=["image.path", column]):
                     for row in batch.to_pylist():
-                        yield (row.get("image") or {}).get("path"), None, row[column]
+                        label = self._label(shard.name, row[column])
+                        yield (row.get("image") or {}).get("path"), None, label
 
     def _shard_examples(self, shard: Path, start: int, on_error: OnError) -> Iterator[Example]:
         with _open(shard) as file:
@@ -139,44 +140,49 @@ def _name(where: str, image: dict[str, Any]) -> str:
     return path if isinstance(path, str) and path and path.isprintable() else where
 
 
-_NUMBERED = re.compile(r"-([0-9]+)-of-([0-9]+)(?:-([0-9A-Za-z]+))?\.parquet")
-"""The end of a shard's name as Hugging Face writes it: number, total, and a hash of the upload or none."""
+_NUMBERED = re.compile(r"-([0-9]+)(?:-of-([0-9]+)(-[0-9A-Za-z]+)?)?")
+"""What follows the split in a shard's name: a number and, as Hugging Face writes it, the total and a hash or none. Each
+shard has its own hash."""
 
 
 def _check_complete(shards: list[Path], split: Split) -> None:
-    """Raise UnreadableInputError if a numbered shard is missing, or if the shards are not of one upload."""
-    where, matches = shards[0].parent, {shard: _NUMBERED.search(shard.name) for shard in shards}
-    uploads = {(int(match[2]), match[3]): shard.name for shard, match in matches.items() if match}
-    strange = [shard.name for shard, match in matches.items() if not match]
-    if len(uploads) > 1 or (uploads and strange):
-        first, second = [*uploads.values(), *strange][:2]
+    """Raise UnreadableInputError if a shard is missing, or if images may be present twice.
+
+    Without a total, only a number between two others is known to be missing.
+    """
+    where, expected = shards[0].parent, f"such as {split}-00000-of-00002.parquet and {split}-00001-of-00002.parquet"
+    matches = {
+        shard.name: _NUMBERED.fullmatch(shard.stem.removeprefix(shard.stem.partition("-")[0])) for shard in shards
+    }
+    kinds = {(match[2] and int(match[2]), match[3] is not None): name for name, match in matches.items() if match}
+    strange = [name for name, match in matches.items() if not match]
+    if strange and (len(shards) > 1 or "-of-" in strange[0]):
         raise UnreadableInputError(
-            f"{where}: {first} and {second} are not of one upload, so images may be present twice; expected the "
-            f"shards of one upload, such as {split}-00000-of-00002.parquet and {split}-00001-of-00002.parquet"
+            f"{where}: {shown(strange[0])} is not the name of a shard, so images may be present twice or missing; "
+            f"expected numbered shards, {expected}"
+        )
+    if len(kinds) > 1:
+        first, second = [*kinds.values()][:2]
+        raise UnreadableInputError(
+            f"{where}: {first} and {second} are not of one upload, so images may be present twice; expected the shards "
+            f"of one upload, {expected}"
         )
     if strange:
-        _check_numbers(where, strange, split)
         return
-    ((total, _),) = uploads
+    ((total, _),) = kinds
     present = sorted(int(match[1]) for match in matches.values())
-    missing = next((i for i in range(total) if i not in present), None)
-    if missing is not None:
-        raise UnreadableInputError(f"{where}: {split} shard {missing} of {total} is missing (the first is 0)")
-    if len(present) > total:
-        raise UnreadableInputError(f"{where}: has {len(present)} {split} shards of {total}; expected each number once")
-
-
-def _check_numbers(where: Path, names: list[str], split: Split) -> None:
-    """Raise UnreadableInputError if shards are numbered without a total, and a number between two is missing."""
-    matches = [re.search(r"-([0-9]+)\.parquet", name) for name in names]
-    if not all(matches):
-        return
-    present = sorted(int(match[1]) for match in matches)
-    expected = range(min(present[0], 1), present[-1] + 1)
-    if present != list(expected):
-        missing = next((i for i in expected if i not in present), None)
-        what = f"number {missing} is missing" if missing is not None else "a number occurs twice"
-        raise UnreadableInputError(f"{where}: {split} shards {present[0]} to {present[-1]}: {what}")
+    again = next((a for a, b in pairwise(present) if a == b), None)
+    if again is not None:
+        names = [name for name, match in matches.items() if int(match[1]) == again]
+        raise UnreadableInputError(f"{where}: {names[0]} and {names[1]} have one number; expected each number once")
+    numbers = range(total) if total else range(min(present[0], 1), present[-1] + 1)
+    if missing := [number for number in numbers if number not in {*present}]:
+        of = f" of {total}" if total else ""
+        raise UnreadableInputError(
+            f"{where}: {split} shard {missing[0]}{of} is missing (the first is {numbers[0]}); expected all shards"
+        )
+    if present != [*numbers]:
+        raise UnreadableInputError(f"{where}: {split} shard {present[-1]} of {total}: expected numbers below {total}")
 
 
 @contextmanager

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from unicodedata import normalize
 
 from alexnet_infer.datasets.inside import Inside
-from alexnet_infer.datasets.places import Place, ZipMember, read_whole, refuse
-from alexnet_infer.errors import UnreadableInputError
+from alexnet_infer.datasets.places import Place, read_whole, refuse
+from alexnet_infer.datasets.zips import ZipMember
 
 Folder = Path | Inside
 """A folder or file, on disk or in an archive."""
@@ -20,15 +22,21 @@ _LITTER = frozenset(
         "@__thumb",
         "@recycle",
         "@recently-snapshot",
+        "@sharebin",
+        "@tmp",
         "#recycle",
         "#snapshot",
+        "~snapshot",
         "$recycle.bin",
+        "$extend",
+        "recycler",
         "system volume information",
         "lost+found",
         "__macosx",
         "network trash folder",
         "temporary items",
         "icon\r",
+        "thumbs.db:encryptable",
         "__pycache__",
     }
 )
@@ -36,9 +44,14 @@ _LITTER = frozenset(
 
 _COMPANIONS = frozenset(
     "txt csv tsv json jsonl xml yaml yml toml html htm md rst log ini cfg db lst list idx py ipynb sh npy npz mat pkl "  # noqa: SIM905
-    "pt pth onnx safetensors lnk url desktop md5 sha1 sha256 sum crc bak orig old swp identifier".split()
+    "pt pth onnx safetensors lnk url desktop md5 sha1 sha256 sum crc bak orig old swp identifier xmp aae".split()
 )
 """Suffixes of files that aren't images of the set. Backup copies of an image are among them."""
+
+_PICTURES = frozenset(
+    "jpg jpeg jpe jfif mpo png apng webp gif bmp tif tiff ppm pgm pbm avif heic heif jp2 j2k jxl tga svg".split()  # noqa: SIM905
+)
+"""Suffixes of images, readable or not."""
 
 _DOCUMENTS = frozenset("readme license licence copying makefile md5sums sha1sums sha256sums checksums".split())  # noqa: SIM905
 """Lower-case names of files without a suffix that aren't images."""
@@ -64,6 +77,11 @@ def is_image(name: str) -> bool:
     return suffix not in (_COMPANIONS if stem else _DOCUMENTS)
 
 
+def is_picture(name: str) -> bool:
+    """Whether a file of this name certainly is an image, in a format that can be read or in another."""
+    return belongs(name) and name.lower().rpartition(".")[2] in _PICTURES
+
+
 def children(folder: Folder, *, everything: bool = False) -> dict[str, bool]:
     """The names in `folder` that may belong to a set, sorted -> whether each is a folder. Links are followed.
 
@@ -71,20 +89,58 @@ def children(folder: Folder, *, everything: bool = False) -> dict[str, bool]:
 
     Raises UnreadableInputError if the folder can't be listed.
     """
-    if isinstance(folder, Inside):
-        names = folder.children()
-    else:
-        try:
-            with os.scandir(folder) as listing:  # tells folders from files without a system call for each
-                names = {entry.name: entry.is_dir() for entry in listing}
-        except OSError as error:
-            refuse(folder, error)
+    names = folder.children() if isinstance(folder, Inside) else listing(folder)[0]
     return {name: names[name] for name in sorted(names) if everything or belongs(name)}
+
+
+def listing(folder: Path) -> tuple[dict[str, bool], set[str]]:
+    """The names in a folder on the disk -> whether each is a folder, and the names that are links."""
+    names, links = {}, set()
+    try:
+        with os.scandir(folder) as entries:  # tells folders from files without a system call for each
+            for entry in entries:
+                if entry.is_symlink():
+                    links.add(entry.name)
+                    names[entry.name] = _leads_to_folder(entry)
+                else:
+                    names[entry.name] = entry.is_dir()
+    except OSError as error:
+        refuse(folder, error)
+    return names, links
+
+
+def _leads_to_folder(link: os.DirEntry[str]) -> bool:
+    try:
+        return link.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself is like a link to nowhere
+            return False
+        raise
+
+
+def is_empty(folder: Folder) -> bool:
+    """Whether nothing in `folder` may belong to a set. Raises UnreadableInputError if it can't be listed."""
+    if isinstance(folder, Inside):
+        return not any(map(belongs, folder.children()))
+    try:
+        with os.scandir(folder) as entries:
+            return not any(belongs(entry.name) for entry in entries)
+    except OSError as error:
+        refuse(folder, error)
 
 
 def subfolders(folder: Folder) -> list[Folder]:
     """The folders directly in `folder`, sorted by name."""
-    return [folder / name for name, is_folder in children(folder).items() if is_folder]
+    names = folder.children() if isinstance(folder, Inside) else listing(folder)[0]
+    return [folder / name for name in sorted(name for name in names if names[name] and belongs(name))]
+
+
+def distinct(folders: Iterable[Folder]) -> list[Folder]:
+    """`folders` without those that are links to an earlier one."""
+    found: dict[object, Folder] = {}
+    for folder in folders:
+        found.setdefault(identity(folder) if isinstance(folder, Path) else folder.inner, folder)
+    return list(found.values())
 
 
 def images_in(folder: Folder) -> dict[str, Place | ZipMember]:
@@ -96,55 +152,19 @@ def images_in(folder: Folder) -> dict[str, Place | ZipMember]:
 
 def place_of(folder: Folder, name: str) -> Place | ZipMember:
     """Where the file `name` in `folder` is."""
-    return (folder / name).place() if isinstance(folder, Inside) else Place(os.path.join(folder, name))  # noqa: PTH118
+    return (folder / name).place() if isinstance(folder, Inside) else Place(f"{folder}{os.sep}{name}")
 
 
-class Walk:
-    """The images below several folders. Each folder on the disk is visited once, even if links lead to it."""
-
-    def __init__(self, top: Folder) -> None:
-        self._owners: dict[tuple[int, int], str | None] = {}
-        """Device and inode of each visited folder -> its owner, which is None for `top` and the folders above it."""
-        if isinstance(top, Path):
-            real = Path(os.path.realpath(top))
-            for folder in (real, *real.parents):
-                self._owners[_identity(folder)] = None
-
-    def below(self, folder: Folder, owner: str | None = None) -> Iterator[Item]:
-        """Yield the images below `folder` in order of their paths. `owner`, such as a class, is for the error message.
-
-        A link to a folder that was visited for the same owner, or that contains this one, is passed over. Raises
-        UnreadableInputError if a folder can't be listed, or if it belongs to two owners.
-        """
-        owner = owner or str(folder)
-        if isinstance(folder, Path):
-            before = self._owners.setdefault(identity := _identity(folder), "")
-            if before:
-                if before != owner:
-                    raise UnreadableInputError(
-                        f"{folder}: links lead to this folder from {before} and from {owner}; expected one label per "
-                        "image"
-                    )
-                return
-            if before is None:
-                return
-            self._owners[identity] = owner
-        for name, is_folder in children(folder).items():
-            if is_folder:
-                yield from self.below(folder / name, owner)
-            elif is_image(name):
-                yield (
-                    f"{folder}{os.sep}{name}" if isinstance(folder, Path) else f"{folder.inner}/{name}",
-                    place_of(folder, name),
-                )
-
-
-def _identity(folder: Path) -> tuple[int, int]:
+def identity(folder: Path) -> tuple[int, int]:
     try:
         status = folder.stat()
     except OSError as error:
         refuse(folder, error)
     return status.st_dev, status.st_ino
+
+
+def is_wordnet_id(text: str) -> bool:
+    return re.fullmatch(r"n[0-9]{8}", text) is not None
 
 
 def same_name(name: str) -> str:

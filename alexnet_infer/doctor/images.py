@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,9 +18,10 @@ from PIL import ExifTags, Image
 from alexnet_infer.datasets import Example, Split
 from alexnet_infer.datasets.folders import SPLIT_FOLDERS
 from alexnet_infer.datasets.ilsvrc import ARCHIVES
-from alexnet_infer.datasets.inside import intact_members
+from alexnet_infer.datasets.inside import intact_members, open_archive
 from alexnet_infer.datasets.places import Place
-from alexnet_infer.datasets.tree import Item, Walk, children, is_image, place_of
+from alexnet_infer.datasets.tree import Folder, Item, children, is_image, place_of
+from alexnet_infer.datasets.walk import Walk
 from alexnet_infer.decode import FORMATS, MAX_PIXELS, read_rgb
 from alexnet_infer.doctor.finding import LISTED, Finding
 from alexnet_infer.errors import UnreadableInputError, printable
@@ -135,26 +137,36 @@ def read(image: Item) -> Example:
 
 
 def unlabelled(root: Path, split: Split) -> list[Item]:
-    """The images of a set whose labels are unknown, as far as they can be found."""
-    archive = root if root.is_file() else root / next(iter(ARCHIVES[split]))
-    if archive.is_file():
+    """The images of a set whose labels are unknown, as far as they can be found, on the disk or in an archive."""
+    official = root if root.name in ARCHIVES[split] else root / next(iter(ARCHIVES[split]))
+    if official.is_file():  # it may be damaged
         return [
-            (member.name, Place(str(archive), member.offset_data, member.size))
-            for member in intact_members(archive)
-            if member.isreg() and is_image(member.name.rpartition("/")[2])
+            (member.name, Place(str(official), member.offset_data, member.size))
+            for member in intact_members(official)
+            if member.isreg() and _may_be_image(member.name.rpartition("/")[2])
         ]
+    top: Folder | None = root
+    if root.is_file():
+        with suppress(UnreadableInputError):  # the error has been reported
+            top = open_archive(root)
     others = {name for other, names in SPLIT_FOLDERS.items() if other != split for name in names} | {"test"}
-    walk, images = Walk(root), []
-    for name, is_folder in children(root).items():
+    walk, images = Walk(top or root), []
+    for name, is_folder in children(top).items() if top and top.is_dir() else ():
         if is_folder and name not in others:
-            with suppress(UnreadableInputError):  # the error has been reported
-                images += walk.below(root / name)
-        elif not is_folder and is_image(name) and not name.endswith((".parquet", ".tar", ".gz", ".zip")):
-            images.append((str(root / name), place_of(root, name)))
+            with suppress(UnreadableInputError):
+                images += [(path, place) for path, place in walk.below(top / name) if _may_be_image(path)]
+        elif not is_folder and _may_be_image(name):
+            images.append((str(top / name), place_of(top, name)))
     return images
 
 
+def _may_be_image(path: str) -> bool:
+    return is_image(os.path.basename(path)) and not path.endswith((".parquet", ".tar", ".gz", ".tgz", ".zip"))  # noqa: PTH119
+
+
 def unreadable_images(seen: Seen) -> Finding:
+    if not seen.names:
+        return Finding(level="note", title="no image was checked")
     if not seen.unreadable:
         return Finding(level="ok", title="every image decodes", count=len(seen.names))
     return Finding(

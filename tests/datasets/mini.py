@@ -6,8 +6,11 @@ import functools
 import hashlib
 import io
 import json
+import os
 import random
+import shutil
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -15,7 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_infer.datasets import Example
 from alexnet_infer.errors import AlexNetInferError, UnreadableInputError
+from alexnet_infer.manifest import ClassName
 
 SYNSETS = {
     "n02119789": "kit fox, Vulpes macrotis",
@@ -220,14 +225,14 @@ def write_parquet(root: Path) -> None:
 
 
 def write_shard(
-    path: Path, rows: Sequence[tuple[bytes | None, str, int]], names: object = None, group: int = 4
+    path: Path, rows: Sequence[tuple[bytes | None, str, int | str]], names: object = None, group: int = 4
 ) -> None:
     """Write rows (image, path, label) as Hugging Face's library does, with the class `names` in the metadata."""
     pyarrow = pytest.importorskip("pyarrow", reason="Parquet sets need pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet sets need pyarrow")
     images = [{"bytes": data, "path": name} for data, name, _ in rows]
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    labels = pyarrow.array([label for *_, label in rows], "int64")
+    labels = pyarrow.array([label for *_, label in rows])
     table = pyarrow.table({"image": pyarrow.array(images, kind), "label": labels})
     if names is not None:
         features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
@@ -284,6 +289,232 @@ TRAINING_WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "parquet": ("parquet", write_parquet),
     "tiny-imagenet": ("folders", write_tiny_imagenet),
 }
+
+
+# More forms of the same layouts, for validation.
+
+
+def write_numbered(root: Path) -> None:
+    """ImageNetV2's form. With six classes, the numbers need a table."""
+    for name, (data, wnid) in VALIDATION.items():
+        write(root / str(WNIDS.index(wnid)) / name, data)
+    write_names(root / "classes.tsv", "\t")
+
+
+def write_numbered_in_val(root: Path) -> None:
+    for name, (data, wnid) in VALIDATION.items():
+        write(root / "val" / f"{WNIDS.index(wnid):05}" / name, data)
+    write_names(root / "synset_words.txt", " ")
+
+
+def write_imagenet_r(root: Path) -> None:
+    """ImageNet-A's, -R's and -Sketch's form."""
+    for name, (data, wnid) in VALIDATION.items():
+        write(root / wnid / name, data)
+    write(root / "README.txt", b"Names\n")
+
+
+def write_imagenette(root: Path) -> None:
+    for folder, split in (("val", "validation"), ("train", "train")):
+        for name, (data, wnid) in IMAGES[split].items():
+            write(root / folder / wnid / name, data)
+    write(root / "noisy_imagenette.csv", b"path,noisy_labels_0\n")
+
+
+def write_torchvision(root: Path) -> None:
+    """torchvision's `ImageNet`, which keeps the archives that it unpacks."""
+    write_imagenette(root)
+    write(root / "meta.bin", b"PK")
+    write(root / "ILSVRC2012_img_val.tar", b"not needed any more")
+    write(root / "ILSVRC2012_devkit_t12.tar.gz", b"not needed any more")
+
+
+def write_linked(root: Path) -> None:
+    """Class folders of links: to folders, to files, and one that is a link itself. All lead out of the set."""
+    store = root.with_name(f"{root.name}-store")
+    for i, (name, (data, wnid)) in enumerate(VALIDATION.items()):
+        write(store / wnid / name, data)
+        folder = root / "val" / wnid
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if wnid == WNIDS[0]:
+            if not folder.exists():
+                folder.symlink_to(store / wnid)
+            continue
+        folder.mkdir(exist_ok=True)
+        if wnid == WNIDS[1]:
+            if not (folder / "part").exists():
+                (folder / "part").symlink_to(store / wnid)
+        else:
+            (folder / name).symlink_to(os.path.relpath(store / wnid / name, folder) if i % 2 else store / wnid / name)
+    (root / "val" / WNIDS[2] / "loop").symlink_to("..")
+    (root / "val" / WNIDS[3] / "self").symlink_to(".")
+
+
+LITTER_FOLDERS = (
+    *(".ipynb_checkpoints", "@eaDir", "__MACOSX", "lost+found", ".thumbnails", ".Trash-1000", "#recycle"),
+    *("$RECYCLE.BIN", "System Volume Information", ".git", "@Recycle", "Network Trash Folder", "~snapshot"),
+)
+LITTER_FILES = (
+    *(".DS_Store", "Thumbs.db", "desktop.ini", "._x.JPEG", ".hidden.jpg", "x.JPEG~", "boxes.txt", "labels.csv"),
+    *("README", "LICENSE", "a.xml", "b.json", "x.JPEG:Zone.Identifier", "x.jpg.bak", "Icon\r", "x.JPEG.xmp", "md5sums"),
+)
+
+
+def write_littered(root: Path) -> None:
+    """Folders with what programs leave, beside the classes and inside them: copies of images, and other files."""
+    write_imagenette(root)
+    for place in (root, root / "val", root / "val" / WNIDS[2], root / "val" / WNIDS[4]):
+        for folder in LITTER_FOLDERS:
+            write(place / folder / "copy.JPEG", jpeg(3))
+            write(place / folder / WNIDS[0] / "copy.JPEG", jpeg(3))
+        for file in LITTER_FILES:
+            write(place / file, b"x")
+    (root / "validation").mkdir()  # an empty one is not the split
+
+
+def write_nested(root: Path) -> None:
+    write_imagenette(root / "ilsvrc-mini")
+
+
+def write_caffe_with_folders(root: Path) -> None:
+    """A list of names with folders, relative to the folder of the images, and absolute."""
+    lines = []
+    for i, (name, (data, wnid)) in enumerate(VALIDATION.items()):
+        path = root / "ILSVRC2012_img_val" / wnid / name
+        write(path, data)
+        lines.append(
+            f"{path if i % 3 == 1 else f'{wnid}/{name}' if i % 3 else f'./{wnid}//{name}'} {WNIDS.index(wnid)}\n"
+        )
+    (root / "val.txt").write_text("".join(lines))
+    write_names(root / "synset_words.txt", " ")
+
+
+def write_caffe_below_root(root: Path) -> None:
+    lines = []
+    for name, (data, wnid) in VALIDATION.items():
+        write(root / "images" / wnid / name, data)
+        lines.append(f"images/{wnid}/{name} {WNIDS.index(wnid)}\n")
+    (root / "val.txt").write_text("".join(lines))
+    write_names(root / "synset_words.txt", " ")
+
+
+def _write_parquet(root: Path, pattern: str, labels: Sequence[str], names: object, shards: int = 2) -> None:
+    """Shards whose labels are positions in `labels`, or WordNet ids if it is empty."""
+    rows = [(data, name, labels.index(wnid) if labels else wnid) for name, (data, wnid) in sorted(VALIDATION.items())]
+    for i in range(shards):
+        write_shard(root / pattern.format(i, shards, f"{i + 10:016x}"), rows[i::shards], names)
+
+
+def write_parquet_wnids(root: Path) -> None:
+    """Labels in the devkit's order, named in the shards; each shard has its own hash."""
+    _write_parquet(root, "data/valid-{:05}-of-{:05}-{}.parquet", list(SYNSETS), list(SYNSETS))
+
+
+def write_parquet_contradicted(root: Path) -> None:
+    """Labels that are named in the shards, beside a table in another order and of another length."""
+    write_parquet_wnids(root)
+    write_names(root / "classes.tsv", "\t")
+    with (root / "classes.tsv").open("a") as file:
+        file.write("n15075141\ttoilet tissue\n")
+
+
+def write_parquet_english(root: Path) -> None:
+    """English names, the second of two equal ones spelled in another way, as in Hugging Face's ILSVRC. The table has
+    more classes in its order, so that nearly all names are known."""
+    from alexnet_infer.datasets.ilsvrc import ilsvrc_names
+
+    wnids = sorted(ilsvrc_names())
+    names = [ilsvrc_names()[wnid] for wnid in wnids]
+    names[wnids.index("n03126707")] = "crane2"
+    _write_parquet(root, "validation-{:05}-of-{:05}.parquet", wnids, names)
+
+
+def write_parquet_texts(root: Path) -> None:
+    _write_parquet(root, "validation-{0}.parquet", [], None)
+    write_names(root / "classes.tsv", "\t")
+
+
+def pack(
+    folder: Path, archive: Path, top: str = "", *, litter: bool = False, method: int = zipfile.ZIP_DEFLATED
+) -> Path:
+    """Pack the files in `folder` as `archive`, a .zip or a .tar, below a folder `top`."""
+    files = {
+        "/".join(filter(None, (top, path.relative_to(folder).as_posix()))): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    if litter:
+        files |= {f"__MACOSX/{'/'.join((*n.split('/')[:-1], '._' + n.split('/')[-1]))}": b"resource" for n in files}
+    if archive.suffix == ".tar":
+        archive.write_bytes(tar_of(files.items()))
+        return archive
+    with zipfile.ZipFile(archive, "w", method) as file:
+        for name in sorted({f"{n.rpartition('/')[0]}/" for n in files if "/" in n}):
+            file.writestr(name, b"")
+        for name, data in files.items():
+            file.writestr(name, data)
+    return archive
+
+
+def _packed(writer: Callable[[Path], None], suffix: str, top: str = "", **options: object) -> Callable[[Path], Path]:
+    def write_packed(root: Path) -> Path:
+        unpacked = root.with_name(f"{root.name}-unpacked")
+        unpacked.mkdir()
+        writer(unpacked)
+        shutil.rmtree(root)
+        return pack(unpacked, root.with_name(f"{root.name}{suffix}"), top, **options)
+
+    return write_packed
+
+
+MORE_WRITERS: dict[str, tuple[str, Callable[[Path], Path | None]]] = {
+    "numbered": ("folders", write_numbered),
+    "numbered in val": ("folders", write_numbered_in_val),
+    "ImageNet-R": ("folders", write_imagenet_r),
+    "Imagenette": ("folders", write_imagenette),
+    "torchvision": ("folders", write_torchvision),
+    "links": ("folders", write_linked),
+    "litter": ("folders", write_littered),
+    "a folder in the folder": ("folders", write_nested),
+    "caffe with folders": ("caffe", write_caffe_with_folders),
+    "caffe below root": ("caffe", write_caffe_below_root),
+    "parquet with WordNet ids": ("parquet", write_parquet_wnids),
+    "parquet and another table": ("parquet", write_parquet_contradicted),
+    "parquet with texts": ("parquet", write_parquet_texts),
+    "zip": ("folders", _packed(write_folders, ".zip")),
+    "zip with a folder": ("folders", _packed(write_imagenette, ".zip", "ilsvrc", litter=True)),
+    "zip of stored files": ("folders", _packed(write_imagenet_r, ".zip", "a/b", method=zipfile.ZIP_STORED)),
+    "zip of numbered folders": ("folders", _packed(write_numbered, ".zip", "v2")),
+    "zip of Tiny ImageNet": ("tiny-imagenet", _packed(write_tiny_imagenet, ".zip", "tiny-imagenet-200")),
+    "zip of caffe": ("caffe", _packed(write_caffe_below_root, ".zip")),
+    "zip of flat": ("flat", _packed(write_flat, ".zip", "val-and-kit")),
+    "zip of kaggle": ("kaggle", _packed(write_kaggle, ".zip")),
+    "tar of folders": ("folders", _packed(write_folders, ".tar")),
+    "tar with a folder": ("folders", _packed(write_littered, ".tar", "./ilsvrc", litter=True)),
+    "tar of Tiny ImageNet": ("tiny-imagenet", _packed(write_tiny_imagenet, ".tar", "tiny-imagenet-200")),
+}
+"""Form -> (layout, function that writes it, and returns the path of the set if it isn't the folder)."""
+
+
+def write_form(form: str, root: Path) -> Path:
+    """Write the validation split in a form of WRITERS or MORE_WRITERS to the folder `root`. Returns the set's path.
+
+    The archives have the folder's name.
+    """
+    root.mkdir()
+    return {**WRITERS, **MORE_WRITERS}[form][1](root) or root
+
+
+def make(root: Path, *paths: str) -> Path:
+    """Write files that contain their own paths. Returns `root`."""
+    for path in paths:
+        write(root / path, path.encode())
+    return root
+
+
+def contents(images: Iterable[Example], classes: Sequence[ClassName]) -> list[tuple[str, str]]:
+    """(WordNet id, content) of each image that `make` wrote."""
+    return [(classes[e.label].wnid, e.data.decode()) for e in images]
 
 
 def refused(build: Callable[[], object], *parts: str, error: type[AlexNetInferError] = UnreadableInputError) -> str:

@@ -13,7 +13,7 @@ from alexnet_infer.datasets import LAYOUTS, LabelledImages, open_images
 from alexnet_infer.datasets.ilsvrc import ilsvrc_names
 from alexnet_infer.errors import UnreadableInputError, UsageError
 from tests.datasets import mini
-from tests.datasets.mini import FORMS, SYNSETS, TRAINING_WRITERS, WNIDS, WRITERS, refused
+from tests.datasets.mini import FORMS, MORE_WRITERS, SYNSETS, TRAINING_WRITERS, WNIDS, WRITERS, refused, write_form
 
 
 def summary(images: LabelledImages) -> list[tuple[str, int, str]]:
@@ -41,6 +41,26 @@ def test_every_form_gives_the_same_images_labels_and_classes(roots, split, form)
     assert [(c.wnid, c.name) for c in images.classes] == [(wnid, SYNSETS[wnid]) for wnid in WNIDS]
     assert len(images) == len(mini.IMAGES[split])
     assert images.layout == layout_of(split, form)
+
+
+@pytest.mark.parametrize("form", MORE_WRITERS)
+def test_every_other_form_gives_the_same_images_labels_and_classes(tmp_path, form):
+    images = open_images(write_form(form, tmp_path / "ilsvrc"))
+    assert summary(images) == mini.expected("validation")
+    assert [(c.wnid, c.name) for c in images.classes] == [(wnid, SYNSETS[wnid]) for wnid in WNIDS]
+    assert images.layout == MORE_WRITERS[form][0]
+    examples = list(images)
+    assert [e.label for e in examples] == images.labels
+    assert list(images.at([0, 7, 17])) == [examples[i] for i in (0, 7, 17)]
+
+
+def test_english_names_with_a_second_crane_are_recognised_by_their_positions(tmp_path):
+    mini.write_parquet_english(tmp_path)
+    images = open_images(tmp_path)
+    assert [(c.wnid, c.name) for c in images.classes] == list(ilsvrc_names().items())
+    assert sorted((e.name, images.classes[e.label].wnid) for e in images) == sorted(
+        (name, wnid) for name, (_, wnid) in mini.VALIDATION.items()
+    )
 
 
 @pytest.mark.parametrize(("split", "form"), FORMS)
@@ -155,7 +175,27 @@ def test_any_two_layouts_are_refused_until_one_is_named(tmp_path, first, second)
         WRITERS[form][1](tmp_path)
     refused(lambda: open_images(tmp_path), "several layouts", *layouts, error=UsageError)
     for layout in layouts:
-        assert summary(open_images(tmp_path, layout=layout)) == mini.expected("validation")
+        if layout == "folders" and not {"flat", "caffe"}.isdisjoint(
+            (first, second)
+        ):  # their images are beside the classes
+            refused(lambda: open_images(tmp_path, layout="folders"), "15 more in no class folder")
+        else:
+            assert summary(open_images(tmp_path, layout=layout)) == mini.expected("validation")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cat/1.jpg", "(it has the folders cat)"),
+        ("train/n01440764/1.jpg", "(it has the folders train)"),
+        ("val.zip", "(it has the archives val.zip; name one, or unpack it)"),
+        ("1.jpg", "(it has images without labels)"),
+        ("notes.txt", "no validation split here; expected one of"),
+    ],
+)
+def test_a_folder_that_is_no_set_is_refused_with_what_it_has(tmp_path, name, words):
+    mini.write(tmp_path / name, b"x")
+    refused(lambda: open_images(tmp_path), f"{tmp_path}: no validation split here", words)
 
 
 @pytest.mark.parametrize("split", ["validation", "train"])

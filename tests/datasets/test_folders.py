@@ -38,7 +38,6 @@ def folders(tmp_path) -> Path:
         "train/n02504458/boxes.txt": b"no image",
         "train/n02504458/._y.bmp": b"no image",
         "train/.cache/z.jpg": b"no image",
-        "train/stray.jpg": b"no class",
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(data)
@@ -80,8 +79,6 @@ def test_a_file_instead_of_a_folder_is_refused(tmp_path):
 def test_folders_without_images_are_refused(tmp_path):
     (tmp_path / "train" / "n01443537").mkdir(parents=True)
     refused(lambda: LabelledImages(tmp_path, "train"), "train: no images here")
-    (tmp_path / "train" / "loose.jpg").write_bytes(b"x")
-    refused(lambda: LabelledImages(tmp_path, "train"), "train: no images here")
 
 
 def test_an_empty_class_keeps_its_position_among_the_labels(folders):
@@ -91,11 +88,11 @@ def test_an_empty_class_keeps_its_position_among_the_labels(folders):
     assert [example.label for example in images] == [0, 2, 2, 3, 3]
 
 
-def test_an_unprintable_folder_name_is_refused(folders):
-    (folders / "train" / "two\nlines").mkdir()
-    (folders / "train" / "two\nlines" / "a.jpg").write_bytes(b"x")
+def test_an_unprintable_folder_name_is_refused(tmp_path):
+    (tmp_path / "train" / "two\nlines").mkdir(parents=True)
+    (tmp_path / "train" / "two\nlines" / "a.jpg").write_bytes(b"x")
     with pytest.raises(UnreadableInputError, match=r"class 'two\\nlines': wnid='two\\nlines': expected printable text"):
-        LabelledImages(folders, "train")
+        LabelledImages(tmp_path, "train")
 
 
 def test_an_image_that_vanishes_is_refused_with_its_name(folders):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -24,12 +24,6 @@ def flat(tmp_path) -> Path:
 @pytest.fixture
 def kaggle(tmp_path) -> Path:
     mini.write_kaggle(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def caffe(tmp_path) -> Path:
-    mini.write_caffe(tmp_path)
     return tmp_path
 
 
@@ -69,6 +63,18 @@ def test_other_files_in_the_folder_are_ignored(flat):
 def test_images_without_a_devkit_are_refused_with_its_name(flat):
     (flat / "ILSVRC2012_devkit_t12.tar.gz").unlink()
     refused(lambda: open_images(flat), f"{flat}: no devkit here", "ILSVRC2012_devkit_t12.tar.gz")
+
+
+def test_two_names_of_the_flat_folder_are_one_folder(flat):
+    (flat / "val").rename(flat / "ILSVRC2012_img_val")
+    (flat / "val").symlink_to("ILSVRC2012_img_val")
+    assert len(open_images(flat)) == 18
+
+
+def test_a_flat_folder_without_labels_is_refused_with_the_devkit_as_the_cause(flat):
+    (flat / "ILSVRC2012_devkit_t12.tar.gz").unlink()
+    refused(lambda: open_images(flat), f"{flat}: no devkit here, so the labels are unknown; expected")
+    refused(lambda: open_images(flat / "val"), "no devkit here, so the labels are unknown; expected")
 
 
 # Kaggle.
@@ -144,78 +150,23 @@ def test_missing_or_unknown_kaggle_training_folders_are_refused(kaggle):
     refused(lambda: LabelledImages(kaggle, "train"), f"differ in 2 classes; the first is '{WNIDS[1]}'")
 
 
-# Caffe.
+# Accents.
 
 
-def test_caffes_images_may_be_in_root(caffe):
-    for path in (caffe / "val").iterdir():
-        path.rename(caffe / path.name)
-    (caffe / "val").rmdir()
-    assert len(open_images(caffe)) == 18
-
-
-def test_a_table_with_only_ids_is_enough(caffe):
-    (caffe / "synset_words.txt").unlink()
-    (caffe / "synsets.txt").write_text("".join(f"{wnid}\n" for wnid in WNIDS))
-    images = open_images(caffe)
-    assert [(c.wnid, c.name) for c in images.classes] == [(wnid, mini.SYNSETS[wnid]) for wnid in WNIDS]
-    assert len(images) == 18
-
-
-def test_only_listed_images_belong_to_the_set(caffe):
-    path = caffe / "val.txt"
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:7]))
-    assert [e.name for e in open_images(caffe)] == sorted(line.split()[0] for line in lines[:7])
-
-
-def test_a_list_without_ids_is_refused_with_the_file_to_add(caffe):
-    (caffe / "synset_words.txt").unlink()
-    refused(lambda: open_images(caffe), f"{caffe / 'synset_words.txt'}: not found; expected the WordNet ids")
-
-
-def test_ids_in_another_order_are_refused(caffe):
-    path = caffe / "synset_words.txt"
-    path.write_text("".join(sorted(path.read_text().splitlines(keepends=True), reverse=True)))
-    refused(lambda: open_images(caffe), "synset_words.txt: not in order of WordNet ids")
-
-
-@pytest.mark.parametrize("line", ["x.JPEG 6", "x.JPEG -1", "x.JPEG", "x.JPEG n01440764", " 3", "", "x.JPEG ٣"])
-def test_a_line_without_a_label_is_refused(caffe, line):
-    with (caffe / "val.txt").open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n{line}\n")
-    refused(
-        lambda: open_images(caffe), "val.txt, line 19: ", "a label from 0 to 5 (2 lines are wrong; this is the first)"
-    )
-
-
-def test_an_image_that_is_listed_twice_is_refused(caffe):
-    with (caffe / "val.txt").open("a") as file:
-        file.write(f"{FIRST} 2\n")
-    refused(lambda: open_images(caffe), f"val.txt, line 19: '{FIRST}': expected each image once")
-
-
-def test_listed_images_that_are_missing_are_refused(caffe):
-    for number in (4, 9):
-        (caffe / "val" / f"ILSVRC2012_val_{number:08}.JPEG").unlink()
-    refused(lambda: open_images(caffe), "18 labels for 16 images", "2 have no image", "ILSVRC2012_val_00000004.JPEG")
-
-
-def test_a_list_cannot_refer_to_files_outside_its_folder(caffe):
-    (caffe / "secret.JPEG").write_bytes(b"x")
-    with (caffe / "val.txt").open("a") as file:
-        file.write("../secret.JPEG 2\n")
-    refused(lambda: open_images(caffe), "1 has no image; the first is ../secret.JPEG")
-
-
-def test_a_list_that_is_not_text_is_refused(caffe):
-    (caffe / "val.txt").write_bytes(b"\xff\xfe")
-    refused(lambda: open_images(caffe), "val.txt: 'utf-8' codec can't decode")
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_instead_of_a_list_is_refused_without_waiting(caffe):
-    (caffe / "val.txt").unlink()
-    os.mkfifo(caffe / "val.txt")
-    refused(lambda: open_images(caffe), "no devkit here")
-    refused(lambda: open_images(caffe, layout="caffe"), "no validation split here")
+@pytest.mark.parametrize("layout", ["tiny-imagenet", "kaggle"])
+def test_one_image_labelled_with_its_accent_in_two_forms_is_refused(tmp_path, layout):
+    composed, separate = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    if layout == "kaggle":
+        mini.write_kaggle(tmp_path)
+        change(tmp_path / "LOC_val_solution.csv", Path(FIRST).stem, composed)
+        (image,) = tmp_path.rglob(FIRST)
+        with (tmp_path / "LOC_val_solution.csv").open("a") as file:
+            file.write(f"{separate},{WNIDS[0]} 1 1 2 2\n")
+    else:
+        mini.write_tiny_imagenet(tmp_path)
+        change(tmp_path / "val" / "val_annotations.txt", FIRST, f"{composed}.JPEG")
+        (image,) = tmp_path.rglob(FIRST)
+        with (tmp_path / "val" / "val_annotations.txt").open("a") as file:
+            file.write(f"{separate}.JPEG\t{WNIDS[0]}\t1\t1\t2\t2\n")
+    image.rename(image.with_name(f"{separate}.JPEG"))
+    refused(lambda: open_images(tmp_path), "two names differ only in how their accents are stored")

@@ -143,13 +143,6 @@ def test_a_missing_shard_is_an_error_not_a_smaller_set(shards):
     refused(lambda: LabelledImages(shards, "train"), "train shard 0 of 2 is missing")
 
 
-def test_unnumbered_shards_are_complete_and_read_in_order_of_names(tmp_path, parquet):
-    (tmp_path / "classes.tsv").write_text(CLASSES)
-    for name in ("train-b.parquet", "train-a.parquet"):
-        write_shard(tmp_path / name, [name.encode()], [0])
-    assert [example.data for example in read(tmp_path)] == [b"train-a.parquet", b"train-b.parquet"]
-
-
 @pytest.mark.parametrize(
     "damage",
     [

@@ -112,6 +112,29 @@ def test_a_wrong_ground_truth_is_a_finding_and_the_images_are_still_checked(tmp_
     assert (report.images, report.readable, report.exit_code, report.data) == (18, 18, 1, None)
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_the_images_of_a_set_without_known_labels_are_checked_in_archives_too(tmp_path, kind):
+    mini.write_numbered_in_val(tmp_path / "set")
+    (tmp_path / "set" / "synset_words.txt").unlink()
+    for i, name in enumerate(("bad.JPEG", "notes.txt", ".hidden.jpg", "old.tar")):
+        mini.write(tmp_path / "set" / "val" / f"{i:05}" / name, b"no image")
+    mini.write(tmp_path / "set" / "test" / "other.JPEG", b"another split")
+    root = tmp_path / "set"
+    report = check(root if kind == "folder" else mini.pack(root, tmp_path / f"set.{kind}"))
+    assert "nothing says which classes" in find(report, "incomplete or inconsistent").detail
+    assert (report.images, report.readable, report.exit_code, report.data) == (19, 18, 1, None)
+    (example,) = find(report, "unreadable images").examples
+    assert "bad.JPEG" in example
+
+
+def test_without_a_readable_image_the_report_says_that_none_was_checked(tmp_path):
+    mini.write_shard(tmp_path / "validation-00000-of-00002.parquet", [(mini.jpeg(1), "x", 0)], WNIDS)
+    report = check(tmp_path)
+    assert "shard 1 of 2 is missing" in find(report, "incomplete or inconsistent").detail
+    assert find(report, "no image was checked").level == "note"
+    assert report.exit_code == 3
+
+
 def test_images_missing_from_the_archive_are_a_finding(tmp_path):
     mini.write_tar(tmp_path)
     kept = sorted(VALIDATION)[2:]

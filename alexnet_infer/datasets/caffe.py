@@ -1,0 +1,139 @@
+"""Layout `caffe`: a list of images, wherever they are, with their labels."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar
+
+from alexnet_infer.datasets.base import Listed, Split, labelled
+from alexnet_infer.datasets.classes import check_sorted, class_name, find_table
+from alexnet_infer.datasets.places import Place, refuse_lines
+from alexnet_infer.datasets.tree import Folder, children, distinct, place_of, read_lines, same_name
+from alexnet_infer.datasets.zips import ZipMember
+from alexnet_infer.errors import UnreadableInputError, UsageError, shown
+
+_FOLDERS = ("", "val", "validation", "valid", "ILSVRC2012_img_val")
+
+
+class Caffe(Listed):
+    """Caffe's `val.txt` in `root`: one line per image, with its file name and its label.
+
+    A label is a position in a table of classes in `root`: `synset_words.txt`, `synsets.txt` or another of TABLES, in
+    order of WordNet ids. Names may contain folders. They are relative to `root` or to its subfolder `val`,
+    `validation`, `valid` or `ILSVRC2012_img_val`, or else absolute. Images that aren't in `val.txt` don't belong to the
+    set.
+    """
+
+    LIST = "val.txt"
+    layout = "caffe"
+    accepts: ClassVar = {"validation": "val.txt with synset_words.txt and the images"}
+
+    @classmethod
+    def detect(cls, root: Folder, split: Split) -> bool:
+        return (root / cls.LIST).is_file()
+
+    def __init__(self, root: Folder, split: Split) -> None:
+        path = root / self.LIST
+        if not path.is_file():
+            raise self.absent(root, split)
+        table, names = find_table(root)
+        if not names:
+            raise UnreadableInputError(
+                f"{root / 'synset_words.txt'}: not found; expected the WordNet ids of the classes in {self.LIST}"
+            )
+        check_sorted(table, names)
+        self.classes = tuple(class_name(table, wnid, name) for wnid, name in names.items())
+        labels = _read_list(path, len(names))
+        first, files = list(islice((name for name in labels if not name.startswith("/")), 10)), cache(_files)
+        folders = [folder for folder in image_folders(root) if _located(first, folder, path, files)]
+        if len(folders) > 1:
+            raise UsageError(
+                f"{root}: the images of {self.LIST} are in {folders[0]} and in {folders[1]}; expected one folder"
+            )
+        folder = folders[0] if folders else root
+        self.entries = labelled(labels, path, _located(labels, folder, path, files), folder, all_images=False)
+
+
+def image_folders(root: Folder) -> list[Folder]:
+    """The folders in which the images of a list may be."""
+    return distinct(folder for name in _FOLDERS if (folder := root / name).is_dir())
+
+
+def _located(
+    names: Iterable[str], folder: Folder, source: Folder, files_in: Callable[[Folder | None], Mapping[str, str]]
+) -> dict[str, Place | ZipMember]:
+    """The files that `names` in the list `source` refer to, by name, as far as they exist. `files_in` is `_files`.
+
+    Raises UnreadableInputError if two names refer to one file, which would count twice.
+    """
+    listings: dict[str, tuple[Folder | None, Mapping[str, str], dict[str, str]]] = {}
+    taken: dict[str, dict[str, str]] = {}
+    """Folder, without links -> each file that has been located in it -> its name in the list."""
+    located: dict[str, Place | ZipMember] = {}
+    for name in names:
+        parent, slash, file = name.rpartition("/")
+        if parent + slash not in listings:
+            where = _parent(parent + slash, folder)
+            real = os.path.realpath(where) if isinstance(where, Path) else str(where)
+            listings[parent + slash] = where, files_in(where), taken.setdefault(real, {})
+        where, files, own = listings[parent + slash]
+        actual = files.get(file) or files.get(same_name(file))
+        if actual is None:
+            continue
+        if own.setdefault(actual, name) is not name:
+            raise UnreadableInputError(
+                f"{source}: {shown(own[actual])} and {shown(name)} are the same file; expected each image once"
+            )
+        located[name] = place_of(where, actual)
+    return located
+
+
+def _parent(name: str, folder: Folder) -> Folder | None:
+    """The folder `name`, relative to `folder` or absolute. A list can't refer to folders by ".."; an archive has no
+    absolute names."""
+    if ".." in name.split("/") or (name.startswith("/") and not isinstance(folder, Path)):
+        return None
+    if name.startswith("/"):
+        return Path(name)
+    for part in name.split("/"):
+        if part in ("", "."):
+            continue
+        if not part.isascii() and not (folder / part).is_dir() and folder.is_dir():
+            alike = (
+                own for own, is_folder in children(folder).items() if is_folder and same_name(own) == same_name(part)
+            )
+            part = next(alike, part)
+        folder = folder / part
+    return folder
+
+
+def _files(folder: Folder | None) -> Mapping[str, str]:
+    """The files in `folder`: the name that is compared -> the actual name. It is empty if there is no such folder."""
+    if folder is None or not folder.is_dir():
+        return {}
+    names = {name: name for name, is_folder in children(folder, everything=True).items() if not is_folder}
+    return {**{same_name(name): name for name in names if not name.isascii()}, **names}
+
+
+def _read_list(path: Folder, classes: int) -> dict[str, int]:
+    is_number = re.compile(r"[0-9]{1,9}").fullmatch
+    labels: dict[str, int] = {}
+    bad: list[tuple[int, str]] = []
+    repeated: list[tuple[int, str]] = []
+    for number, line in enumerate(read_lines(path), start=1):
+        name, _, label = line.strip().rpartition(" ")
+        name = name.strip()
+        if not name or not is_number(label) or int(label) >= classes:
+            bad.append((number, line))
+        elif name in labels:
+            repeated.append((number, name))
+        else:
+            labels[name] = int(label)
+    refuse_lines(path, bad, f"an image's name, a space and a label from 0 to {classes - 1}")
+    refuse_lines(path, repeated, "each image once")
+    return labels

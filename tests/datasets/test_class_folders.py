@@ -1,0 +1,154 @@
+"""Which folders are classes: what is beside them, below them, and which split they are; folders named by numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alexnet_infer.datasets import LabelledImages, open_images
+from alexnet_infer.errors import UsageError
+from tests.datasets.mini import WNIDS, contents, make, refused, write_names
+
+A, B, C = WNIDS[:3]
+
+
+def content(root: Path) -> list[tuple[str, str]]:
+    """(Class, content) of each image."""
+    images = open_images(root)
+    return contents(images, images.classes)
+
+
+@pytest.fixture
+def folders(tmp_path) -> Path:
+    return make(tmp_path / "set", f"val/{A}/1.jpg", f"val/{A}/2.jpg", f"val/{B}/1.jpg", f"val/{C}/1.jpg")
+
+
+# What is beside the classes.
+
+
+@pytest.mark.parametrize("name", ["loose.jpg", "x.avif", "y.HEIC", "n02119789", "n02119789.tar", "n02119789.zip"])
+def test_images_and_classes_beside_the_class_folders_are_refused(folders, name):
+    make(folders, f"val/{name}")
+    refused(lambda: open_images(folders), f"{folders / 'val'}: {name} in no class folder; expected every image in")
+
+
+def test_a_class_folder_that_is_a_broken_link_is_refused(folders):
+    (folders / "val" / "n02119789").symlink_to("nowhere")
+    refused(lambda: open_images(folders), "val: n02119789 in no class folder")
+
+
+@pytest.mark.parametrize(
+    "name", ["README", "README.md", "list.txt", "meta.bin", ".loose.jpg", "labels.csv", "Thumbs.db"]
+)
+def test_other_files_beside_the_class_folders_are_no_part_of_the_set(folders, name):
+    before = content(folders)
+    make(folders, f"val/{name}", name)
+    assert content(folders) == before
+
+
+@pytest.mark.parametrize("name", ["thumbs", "unsorted", "images", "5", "N02119789", "n0211978"])
+def test_folders_of_other_names_among_wordnet_ids_are_refused_if_they_have_images(folders, name):
+    before = content(folders)
+    (folders / "val" / name).mkdir()
+    assert content(folders) == before
+    make(folders, f"val/{name}/x.jpg")
+    refused(lambda: open_images(folders), "has 3 folders named by WordNet ids, and others with images", name)
+
+
+@pytest.mark.parametrize("nested", [f"val/{A}/{B}/x.jpg", f"val/{A}/deep/{B}/x.jpg", f"val/val/{A}/x.jpg"])
+def test_a_class_inside_another_or_a_split_inside_a_split_is_refused(folders, nested):
+    make(folders, nested)
+    refused(lambda: open_images(folders), "a class inside", "expected one folder per class")
+
+
+def test_a_class_inside_itself_is_one_class(tmp_path):
+    make(tmp_path, f"val/{A}/{A}/1.jpg", f"val/{B}/{B}/1.jpg")
+    assert [wnid for wnid, _ in content(tmp_path)] == [A, B]
+
+
+# Which folder is the split.
+
+
+@pytest.mark.parametrize(("first", "second"), [("val", "validation"), ("val", "valid"), ("validation", "valid")])
+def test_two_folders_for_the_split_are_refused_with_both_names_unless_one_is_empty(tmp_path, first, second):
+    make(tmp_path, f"{first}/{A}/1.jpg")
+    (tmp_path / second).mkdir()
+    (tmp_path / second / ".DS_Store").write_bytes(b"x")
+    assert content(tmp_path) == [(A, f"{first}/{A}/1.jpg")]
+    make(tmp_path, f"{second}/{A}/2.jpg")
+    refused(lambda: open_images(tmp_path), f"{first}/", f"{second}/", "validation split", error=UsageError)
+
+
+def test_two_names_of_one_folder_are_one_split(folders):
+    before = content(folders)
+    (folders / "validation").symlink_to("val")
+    assert len(content(folders)) == len(before)
+
+
+def test_plain_classes_need_no_split_folder(tmp_path):
+    make(tmp_path, "cat/1.jpg", "dog/1.png", "dog/2.heic", "README.md")
+    (tmp_path / "empty").mkdir()
+    assert content(tmp_path) == [("cat", "cat/1.jpg"), ("dog", "dog/1.png"), ("dog", "dog/2.heic")]
+    assert [c.wnid for c in open_images(tmp_path).classes] == ["cat", "dog", "empty"]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("cat/1.jpg",),
+        ("cat/1.jpg", "dog/deep/1.jpg"),
+        ("gaussian_noise/1/n01440764/1.jpg", "gaussian_noise/2/n0/1.jpg"),
+    ],
+    ids=["one folder", "images deeper", "ImageNet-C"],
+)
+def test_other_collections_of_folders_are_refused_with_what_is_there(tmp_path, paths):
+    make(tmp_path, *paths)
+    message = refused(lambda: open_images(tmp_path), f"{tmp_path}: no validation split here (it has the folders ")
+    assert paths[0].split("/")[0] in message
+
+
+def test_a_severity_of_imagenet_c_is_a_set(tmp_path):
+    make(tmp_path, f"snow/3/{A}/1.JPEG", f"snow/5/{A}/2.JPEG", f"snow/5/{B}/1.JPEG")
+    assert content(tmp_path / "snow" / "5") == [(A, f"snow/5/{A}/2.JPEG"), (B, f"snow/5/{B}/1.JPEG")]
+
+
+# Numbered folders.
+
+
+def test_folders_from_0_to_999_are_ilsvrcs_classes_sorted_as_numbers(tmp_path):
+    from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
+
+    make(tmp_path, *(f"{i}/x.jpeg" for i in range(1000)))
+    images = open_images(tmp_path)
+    assert images.classes == ilsvrc_classes()
+    assert not images.assumed
+    assert [(e.label, e.data.decode()) for e in images] == [(i, f"{i}/x.jpeg") for i in range(1000)]
+
+
+@pytest.mark.parametrize(
+    ("names", "part"),
+    [
+        (["0", "1", "6"], "has a folder '6'; expected numbers from 0 to 5"),
+        (["1", "2", "3", "4", "5", "6"], "If they count from 1, or are the devkit's, rename"),
+        (["1", "01"], "two folders have the same number"),
+        (["0", "0000"], "two folders have the same number"),
+    ],
+)
+def test_numbers_that_are_no_positions_are_refused(tmp_path, names, part):
+    make(tmp_path, *(f"{name}/x.jpeg" for name in names))
+    write_names(tmp_path / "classes.tsv", "\t")
+    refused(lambda: open_images(tmp_path), part)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_numbers_without_a_table_are_refused_with_the_file_to_add(tmp_path, split):
+    make(tmp_path, *(f"{split}/{i}/x.jpeg" for i in range(10)))
+    refused(lambda: LabelledImages(tmp_path, split), "its folders are numbered (0, 1, 2", "add classes.tsv")
+
+
+def test_a_split_folder_without_images_is_refused_with_what_it_has(tmp_path):
+    make(tmp_path, "validation/0000.parquet", "validation/0001.parquet")
+    refused(lambda: open_images(tmp_path), "validation: no images here (it has 0000.parquet, 0001.parquet); expected")
+    make(tmp_path / "flat", "val/a.jpg", "val/b.jpg")
+    refused(lambda: open_images(tmp_path / "flat"), "val: a.jpg, b.jpg in no class folder; expected every image in")
