@@ -1,0 +1,300 @@
+"""Judge labels by a net's probabilities: they fit, are in another order, are partly wrong, or the images can't tell.
+
+Each verdict needs evidence of its own. "ok" needs a high share of labels that are shown to fit, and about as many right
+guesses as the net's own results predict. "Permuted" needs images that fit other labels, in a known order or each label
+in one place. Few right guesses are no evidence for either: the images may be hard for the net.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alexnet_infer.doctor.achieved import Achieved
+from alexnet_infer.doctor.evidence import Evidence, Share
+from alexnet_infer.doctor.finding import LISTED, PERMUTED, Finding
+from alexnet_infer.doctor.orders import known_orders
+from alexnet_infer.errors import printable
+from alexnet_infer.manifest import ClassName
+
+FIT = 0.85
+"""Labels are ok if at least this share is shown to fit. The interval of a right set's sample reaches it with about 100
+images."""
+DOUBT = 0.95
+"""Some labels are wrong, or some images are unlike those that the net knows, if at most this share fits."""
+
+_MARGIN = 10.0
+"""Another order must be more likely than the set's own by this much (natural logarithm: a factor of 22,000), beyond
+what the best of so many orders reaches by chance."""
+_MOVED = 3.0
+"""A label counts for an unknown permutation if another class is more likely than its own by this much."""
+_ODD = 6.0
+"""A label is reported by itself if another class is more likely than its own by this much."""
+_SHORT, _SIGMAS = 0.85, 2.6
+"""Right guesses fall short if they are fewer than this share of those expected, by so many standard deviations."""
+_SHIFTS = 10
+"""A part of the classes is tried with shifts by up to so many places."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trial:
+    """A net's guesses on a sample of a labelled set.
+
+    `labels` int [N] are positions in the set's `classes`. `probabilities` float [N, K] are those of `net_classes`; each
+    row has the sum 1. `to_net` int [C] is the net's class of each label, or -1; the labels in the sample have one.
+    `names` are those of the images. `available` is the number of images that a sample could have.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    to_net: np.ndarray
+    classes: Sequence[ClassName]
+    net_classes: Sequence[ClassName]
+    names: Sequence[str]
+    available: int
+    achieved: Achieved | None = None
+
+
+def judge(trial: Trial) -> Finding:
+    """Return the verdict on the labels of a trial with at least one image."""
+    evidence = Evidence(trial.probabilities.astype(float), trial.labels)
+    own = trial.to_net[evidence.present]
+    share = evidence.share(own)
+    order = _known_order(trial, evidence, own)
+    if order is not None:
+        return order
+    there, lead = evidence.elsewhere(own)
+    fits = evidence.at_home(own) > _MOVED
+    moved = lead > _MOVED
+    if _permuted(moved, fits, there, lead):
+        return Finding(
+            level="error",
+            title="classes with labels that look permuted",
+            detail=f"{_facts(trial, share)}; {moved.sum()} of {len(own)} classes fit another class",
+            advice=f"Labels are positions of WordNet ids in sorted order, not the devkit's numbers. {PERMUTED}.",
+            count=int(moved.sum()),
+            examples=tuple(_fits_elsewhere(trial, evidence, there, np.flatnonzero(moved))),
+        )
+    odd = np.flatnonzero(lead > _ODD)
+    if len(odd):
+        return _odd_classes(trial, evidence, share, own, there, odd)
+    return _by_share(trial, share)
+
+
+# Other orders.
+
+
+def _known_order(trial: Trial, evidence: Evidence, own: np.ndarray) -> Finding | None:
+    """The finding that the labels are in a known order, or that a part of them is shifted, if this is shown."""
+    found = _whole_order(trial, evidence, own)
+    if found is not None:
+        name, share = found
+        return Finding(
+            level="error",
+            title="labels look permuted",
+            detail=f"{_facts(trial, evidence.share(own))}; as {name}, {_percent(share)} of the labels fit",
+            advice=f"Labels are positions of WordNet ids in sorted order. These look like {name}. {PERMUTED}.",
+        )
+    part = _shifted_part(trial, evidence, own)
+    if part is None:
+        return None
+    step, first, last = part
+    names = [f"{trial.classes[i].wnid} {trial.classes[i].short} (label {i})" for i in (first, last)]
+    return Finding(
+        level="error",
+        title="labels of some classes look shifted",
+        detail=f"{_facts(trial, evidence.share(own))}; from {names[0]} to {names[1]}, the labels are {abs(step)} too "
+        f"{'high' if step > 0 else 'low'}",
+        advice="Look for a class that is missing or listed twice before the first of them.",
+        count=last - first + 1,
+    )
+
+
+def _whole_order(trial: Trial, evidence: Evidence, own: np.ndarray) -> tuple[str, Share] | None:
+    """The known order that explains the guesses, if it does so much better than the set's own order."""
+    orders = list(known_orders(trial.classes))
+    true = np.array([order for _, order in orders])[:, evidence.present]
+    candidates = np.where(true >= 0, trial.to_net[true], -1)
+    scores = evidence.scores(candidates)
+    lead = scores - max(float(evidence.scores(own[None])[0]), 0)
+    best = int(lead.argmax())  # the first of equals, and so the most usual one
+    if lead[best] < _MARGIN + np.log(len(orders)):
+        return None
+    share = evidence.share(candidates[best])
+    return (orders[best][0], share) if share.low >= 0.5 else None
+
+
+def _shifted_part(trial: Trial, evidence: Evidence, own: np.ndarray) -> tuple[int, int, int] | None:
+    """(by how much labels are too high, first label, last label) of the run of labels that is shifted, if any is."""
+    table, rows, count = evidence.table(), np.arange(len(own)), len(trial.classes)
+    at_home = table[rows, own]
+    best: tuple[float, int, int, int] | None = None
+    steps = [step for step in range(-_SHIFTS, _SHIFTS + 1) if step and abs(step) < count]
+    for step in steps:
+        true = evidence.present - step
+        inside = (true >= 0) & (true < count)
+        classes = np.where(inside, trial.to_net[np.where(inside, true, 0)], -1)
+        there = np.where(classes >= 0, table[rows, classes], 0)
+        gain, first, last = _best_run(there - at_home)
+        run = slice(first, last + 1)
+        supported = (there[run] > 0) & (there[run] > at_home[run] + 1)
+        if supported.sum() >= 3 and 2 * supported.sum() >= last - first + 1 and (best is None or gain > best[0]):
+            best = gain, step, first, last
+    if best is None or best[0] < _MARGIN + np.log(len(steps) * len(own) ** 2 / 2):
+        return None
+    _, step, first, last = best
+    return step, int(evidence.present[first]), int(evidence.present[last])
+
+
+def _best_run(values: np.ndarray) -> tuple[float, int, int]:
+    """The highest sum of consecutive values, and the first and last of them (Kadane)."""
+    sums = np.concatenate([[0], np.cumsum(values)])
+    lowest = np.minimum.accumulate(sums[:-1])
+    last = int((sums[1:] - lowest).argmax())
+    first = int(sums[: last + 1].argmin())
+    return float(sums[last + 1] - sums[first]), first, last
+
+
+def _permuted(moved: np.ndarray, fits: np.ndarray, there: np.ndarray, lead: np.ndarray) -> bool:
+    """Whether the labels are in an unknown order: labels fit other classes, different ones, and few fit their own.
+
+    In hard images, one label in ten may seem to fit another class. So more are needed than fit their own.
+    """
+    count = int(moved.sum())
+    return bool(
+        count >= max(3, len(moved) / 20)
+        and count > 2 * fits.sum()
+        and len({*there[moved].tolist()}) >= 0.75 * count
+        and lead[moved].sum() >= 2 * _MARGIN
+    )
+
+
+# Single classes.
+
+
+def _odd_classes(
+    trial: Trial, evidence: Evidence, share: Share, own: np.ndarray, there: np.ndarray, odd: np.ndarray
+) -> Finding:
+    target = {int(own[i]): int(there[i]) for i in odd}
+    swapped = [i for i in odd if _returns(target, int(own[i]))]
+    concerned = swapped or odd
+    return Finding(
+        level="error" if swapped else "warning",
+        title="classes look swapped" if swapped else "classes fit other classes better",
+        detail=_facts(trial, share),
+        advice="Look at some of their images. Either they are hard for the net, or their labels are wrong.",
+        count=len(concerned),
+        examples=tuple(_fits_elsewhere(trial, evidence, there, concerned)),
+    )
+
+
+def _returns(target: dict[int, int], start: int) -> bool:
+    """Whether following `target` from `start` leads back to it: a swap, or a longer exchange."""
+    place = start
+    for _ in range(len(target)):
+        place = target.get(place, -1)
+        if place == start:
+            return True
+    return False
+
+
+def _fits_elsewhere(trial: Trial, evidence: Evidence, there: np.ndarray, rows: Sequence[int]) -> Iterator[str]:
+    guesses = trial.probabilities.argmax(1)
+    for row in rows[:LISTED]:
+        label = int(evidence.present[row])
+        named, other = trial.classes[label], trial.net_classes[there[row]]
+        images = trial.labels == label
+        count = int((guesses[images] == there[row]).sum())
+        yield (
+            f"{named.wnid} {named.short}: fits {other.wnid} {other.short} better; {count} of {images.sum()} are "
+            "classified as it"
+        )
+
+
+# The share of labels that fit.
+
+
+def _by_share(trial: Trial, share: Share) -> Finding:
+    facts, count = _facts(trial, share), len(trial.labels)
+    if share.high < DOUBT:
+        suspects = np.flatnonzero(~share.fits)
+        return Finding(
+            level="warning",
+            title="labels don't fit the net's guesses",
+            detail=facts,
+            advice="Either the net doesn't recognise such images, or their labels are wrong. Look at some of them.",
+            count=len(suspects),
+            examples=tuple(_suspects(trial, suspects)),
+        )
+    if share.low < FIT:
+        needed = _rounded(max(50, count * (1 - share.low) / (1 - FIT)))
+        more = (
+            f"about {needed:,} images of the net's classes are needed; the set has {trial.available:,}"
+            if needed > count
+            else "this net says too little about such images"
+        )
+        return Finding(
+            level="note",
+            title="can't tell whether the labels fit",
+            detail=f"{facts}; {more}",
+            advice="This is no verdict on the labels, in either direction.",
+        )
+    if _falls_short(trial):
+        return Finding(
+            level="warning",
+            title="fewer images are classified correctly than expected",
+            detail=facts,
+            advice="Either the images are harder than those that the net was tested on, or some labels are wrong, "
+            "such as those of similar classes.",
+        )
+    return Finding(level="ok", title="labels fit the net's guesses", detail=facts)
+
+
+def _suspects(trial: Trial, rows: np.ndarray) -> Iterator[str]:
+    """The images whose labels fit worst: those that the net classifies most confidently as another class first."""
+    top = trial.probabilities[rows].max(1)
+    for row in rows[np.argsort(-top, kind="stable")][:LISTED]:
+        guess = int(trial.probabilities[row].argmax())
+        label, other = trial.classes[trial.labels[row]], trial.net_classes[guess]
+        yield printable(
+            f"{trial.names[row]}: labelled {label.short}, classified as {other.short} "
+            f"({trial.probabilities[row, guess]:.0%})"
+        )
+
+
+def _falls_short(trial: Trial) -> bool:
+    if trial.achieved is None:
+        return False
+    expected, deviation = trial.achieved.expect(trial.to_net[trial.labels])
+    right = _right(trial)
+    return right < _SHORT * expected and right < expected - _SIGMAS * deviation
+
+
+# Words.
+
+
+def _right(trial: Trial) -> int:
+    return int((trial.probabilities.argmax(1) == trial.to_net[trial.labels]).sum())
+
+
+def _facts(trial: Trial, share: Share) -> str:
+    """What was seen and what was expected."""
+    count, right = len(trial.labels), _right(trial)
+    sample = f"{right:,} of {count:,} images, in {len(np.unique(trial.labels)):,} classes, are classified correctly"
+    if trial.achieved is not None:
+        expected, _ = trial.achieved.expect(trial.to_net[trial.labels])
+        sample += f"; {expected:,.0f} are expected from {trial.achieved.source}"
+    return f"{sample}; {_percent(share)} of the labels fit"
+
+
+def _percent(share: Share) -> str:
+    low, high = int(100 * share.low), 100 if share.high > 0.99 else int(np.ceil(100 * share.high))
+    return f"{low} to {high} %"
+
+
+def _rounded(count: float) -> int:
+    """A number of images with one or two significant digits, rounded up."""
+    step = 10 ** max(1, int(np.log10(count)) - 1)
+    return int(-(-count // step) * step)
