@@ -199,7 +199,7 @@ def short(finding: Finding) -> str:
         "ok": "ok",
         "labels look permuted": "permuted: known",
         "classes with labels that look permuted": "permuted",
-        "labels of some classes look shifted": "part shifted",
+        "classes with labels that look shifted": "part shifted",
         "classes look swapped": "swapped",
         "classes fit other classes better": "odd classes",
         "labels don't fit the net's guesses": "don't fit",

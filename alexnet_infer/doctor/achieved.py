@@ -51,12 +51,14 @@ class ClassResults(Record, kw_only=True):
 class Achieved:
     """The probability that a net is right about an image of a class: mean `rates` and its `uncertainty`, float [K].
 
-    `source` says where the figures come from.
+    `source` says where the figures come from. `calibrated`: whether the net is known not to be far too bold in its
+    probabilities, as measured on the same images.
     """
 
     rates: np.ndarray
     uncertainty: np.ndarray
     source: str
+    calibrated: bool
 
     def expect(self, classes: np.ndarray) -> tuple[float, float]:
         """Mean and standard deviation of the number of right guesses on images of these `classes`, int [N]."""
@@ -82,15 +84,16 @@ def achieved(net: Net) -> Achieved | None:
         rates=np.full(count, 1 - error),
         uncertainty=np.full(count, _SPREAD),
         source="the error that its file states",
+        calibrated=False,
     )
 
 
 def from_counts(right: Sequence[int], images: Sequence[int], source: str) -> Achieved:
-    """Return what a net achieves that classified `right` of `images` correctly, both counts per class."""
+    """Return what a calibrated net achieves that classified `right` of `images` correctly, both counts per class."""
     right, images = np.array(right, float), np.array(images, float)
     rates = (right + _PRIOR * right.sum() / images.sum()) / (images + _PRIOR)
     uncertainty = np.sqrt(rates * (1 - rates) / (images + _PRIOR + 1))
-    return Achieved(rates=rates, uncertainty=uncertainty, source=source)
+    return Achieved(rates=rates, uncertainty=uncertainty, source=source, calibrated=True)
 
 
 def _stated(net: Net) -> float | None:

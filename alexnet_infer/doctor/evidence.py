@@ -6,7 +6,8 @@ gets wrong still tells whether its label fits. If a share a of the labels fits a
 images, the likelihood of a label, relative to an unrelated one, is 1 - a + a r.
 
 Nets state their probabilities too boldly or too timidly. So the probabilities are also tried at other temperatures T,
-p^(1/T) normalised, and the one that fits best counts (Guo et al. 2017, as in calibration).
+p^(1/T) normalised, and the one that fits best counts (Guo et al. 2017, as in calibration). With few classes, wrong
+labels look much like a net that is too bold. So a high T may lower the share that is shown to fit, but not raise it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TEMPERATURES = (0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 2.8, 4.0)
+TEMPERATURES = (0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 2.8, 4.0)
+_TRUSTED = 6
+"""The first of these temperatures are those of a net whose probabilities are not far too bold."""
+_PLAIN = TEMPERATURES.index(1.0)
 SHARES = np.array([*np.arange(100) / 100, 0.995])
 """The values of a that are tried. 1 would rule out a single wrong label."""
 
@@ -43,10 +47,12 @@ class Share:
 class Evidence:
     """Compare labellings of the same images. Classes are those of the net, K; labels are the set's.
 
-    `probabilities` float [N, K], each row with the sum 1; `labels` int [N]. `present` holds the distinct labels, [L].
+    `probabilities` float [N, K], each row with the sum 1; `labels` int [N]. `calibrated`: whether the net is known not
+    to be far too bold. `present` holds the distinct labels, [L].
     """
 
-    def __init__(self, probabilities: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(self, probabilities: np.ndarray, labels: np.ndarray, *, calibrated: bool) -> None:
+        self._calibrated = calibrated
         self.present, self._row, self.counts = np.unique(labels, return_inverse=True, return_counts=True)
         self.images, self.classes = probabilities.shape
         self._ratios = [self._ratio(_tempered(probabilities, t)) for t in TEMPERATURES]
@@ -81,17 +87,18 @@ class Evidence:
         used = np.flatnonzero(classes >= 0)
         ratios = np.array([ratio[used, classes[used]] for ratio in self._ratios])
         likelihood = np.array([np.log1p(share * (ratios - 1)).sum(1) for share in SHARES])  # [shares, temperatures]
-        profile = likelihood.max(1)
-        best = int(profile.argmax())
-        inside = SHARES[profile >= profile[best] - _DROP]
+        trusted = likelihood[:, :_TRUSTED]
+        profile = trusted if self._calibrated else likelihood
+        best = int(profile.max(1).argmax())
+        low, high = _interval(profile.max(1))
         fits = np.zeros(self.images, bool)
-        share, ratio = SHARES[best], ratios[likelihood[best].argmax()]
+        share, ratio = SHARES[best], ratios[profile[best].argmax()]
         fits[used] = share * ratio > 1 - share
         return Share(
-            low=float(inside[0]),
+            low=min(_interval(trusted.max(1))[0], low),
             best=float(share),
-            high=float(inside[-1]),
-            evidence=float(profile[best]),
+            high=high,
+            evidence=float(profile[best].max()),
             fits=fits,
         )
 
@@ -103,7 +110,7 @@ class Evidence:
         """
         rows = np.arange(len(self.present))
         best: tuple[float, np.ndarray, np.ndarray] | None = None
-        for table in self._by_label:
+        for table in self._by_label[2:]:  # at lower temperatures, single images are taken for certain
             others = table.copy()
             others[rows, own] = -np.inf
             there = others.argmax(1)
@@ -114,11 +121,17 @@ class Evidence:
 
     def at_home(self, own: np.ndarray) -> np.ndarray:
         """Log-likelihood of each present label's `own` class, relative to unrelated images, [L]."""
-        return self._by_label[TEMPERATURES.index(1.0), np.arange(len(self.present)), own]
+        return self._by_label[_PLAIN, np.arange(len(self.present)), own]
 
     def table(self) -> np.ndarray:
         """Log-likelihood of each class of the net for each present label, relative to unrelated images, [L, K]."""
-        return self._by_label[TEMPERATURES.index(1.0)]
+        return self._by_label[_PLAIN]
+
+
+def _interval(profile: np.ndarray) -> tuple[float, float]:
+    """The lowest and the highest share whose log-likelihood is near the highest."""
+    inside = SHARES[profile >= profile.max() - _DROP]
+    return float(inside[0]), float(inside[-1])
 
 
 def _tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:

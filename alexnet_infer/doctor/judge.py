@@ -32,6 +32,8 @@ _MOVED = 3.0
 """A label counts for an unknown permutation if another class is more likely than its own by this much."""
 _ODD = 6.0
 """A label is reported by itself if another class is more likely than its own by this much."""
+_SEVERAL = 3
+"""The number of images that a label must have to be reported by itself."""
 _SHORT, _SIGMAS = 0.85, 2.6
 """Right guesses fall short if they are fewer than this share of those expected, by so many standard deviations."""
 _SHIFTS = 10
@@ -59,15 +61,14 @@ class Trial:
 
 def judge(trial: Trial) -> Finding:
     """Return the verdict on the labels of a trial with at least one image."""
-    evidence = Evidence(trial.probabilities.astype(float), trial.labels)
+    evidence = Evidence(trial.probabilities.astype(float), trial.labels, calibrated=_calibrated(trial))
     own = trial.to_net[evidence.present]
     share = evidence.share(own)
-    order = _known_order(trial, evidence, own)
+    there, lead = evidence.elsewhere(own)
+    fits, moved = evidence.at_home(own) > _MOVED, lead > _MOVED
+    order = _known_order(trial, evidence, own) or _shift(trial, evidence, own, moved)
     if order is not None:
         return order
-    there, lead = evidence.elsewhere(own)
-    fits = evidence.at_home(own) > _MOVED
-    moved = lead > _MOVED
     if _permuted(moved, fits, there, lead):
         return Finding(
             level="error",
@@ -77,34 +78,45 @@ def judge(trial: Trial) -> Finding:
             count=int(moved.sum()),
             examples=tuple(_fits_elsewhere(trial, evidence, there, np.flatnonzero(moved))),
         )
-    odd = np.flatnonzero(lead > _ODD)
-    if len(odd):
-        return _odd_classes(trial, evidence, share, own, there, odd)
+    if share.high >= 0.5 and (swapped := _swapped(evidence, own)):
+        return _exchange(trial, evidence, share, swapped)
+    odd = np.flatnonzero((lead > _ODD) & (evidence.counts >= _SEVERAL))
+    if share.high >= 0.5 and len(odd):
+        return _odd_classes(trial, evidence, share, there, odd)
     return _by_share(trial, share)
+
+
+def _calibrated(trial: Trial) -> bool:
+    return trial.achieved is not None and trial.achieved.calibrated
 
 
 # Other orders.
 
 
 def _known_order(trial: Trial, evidence: Evidence, own: np.ndarray) -> Finding | None:
-    """The finding that the labels are in a known order, or that a part of them is shifted, if this is shown."""
+    """The finding that the labels are in a known order, if this is shown."""
     found = _whole_order(trial, evidence, own)
-    if found is not None:
-        name, share = found
-        return Finding(
-            level="error",
-            title="labels look permuted",
-            detail=f"{_facts(trial, evidence.share(own))}; as {name}, {_percent(share)} of the labels fit",
-            advice=f"Labels are positions of WordNet ids in sorted order. These look like {name}. {PERMUTED}.",
-        )
-    part = _shifted_part(trial, evidence, own)
+    if found is None:
+        return None
+    name, share = found
+    return Finding(
+        level="error",
+        title="labels look permuted",
+        detail=f"{_facts(trial, evidence.share(own))}; as {name}, {_percent(share)} fit",
+        advice=f"Labels are positions of WordNet ids in sorted order. These look like {name}. {PERMUTED}.",
+    )
+
+
+def _shift(trial: Trial, evidence: Evidence, own: np.ndarray, moved: np.ndarray) -> Finding | None:
+    """The finding that a run of labels is shifted, if this is shown and explains half of the `moved` labels, [L]."""
+    part = _shifted_part(trial, evidence, own, moved)
     if part is None:
         return None
     step, first, last = part
     names = [f"{trial.classes[i].wnid} {trial.classes[i].short} (label {i})" for i in (first, last)]
     return Finding(
         level="error",
-        title="labels of some classes look shifted",
+        title="classes with labels that look shifted",
         detail=f"{_facts(trial, evidence.share(own))}; from {names[0]} to {names[1]}, the labels are {abs(step)} too "
         f"{'high' if step > 0 else 'low'}",
         advice="Look for a class that is missing or listed twice before the first of them.",
@@ -126,7 +138,7 @@ def _whole_order(trial: Trial, evidence: Evidence, own: np.ndarray) -> tuple[str
     return (orders[best][0], share) if share.low >= 0.5 else None
 
 
-def _shifted_part(trial: Trial, evidence: Evidence, own: np.ndarray) -> tuple[int, int, int] | None:
+def _shifted_part(trial: Trial, evidence: Evidence, own: np.ndarray, moved: np.ndarray) -> tuple[int, int, int] | None:
     """(by how much labels are too high, first label, last label) of the run of labels that is shifted, if any is."""
     table, rows, count = evidence.table(), np.arange(len(own)), len(trial.classes)
     at_home = table[rows, own]
@@ -137,10 +149,11 @@ def _shifted_part(trial: Trial, evidence: Evidence, own: np.ndarray) -> tuple[in
         inside = (true >= 0) & (true < count)
         classes = np.where(inside, trial.to_net[np.where(inside, true, 0)], -1)
         there = np.where(classes >= 0, table[rows, classes], 0)
-        gain, first, last = _best_run(there - at_home)
+        gain, first, last = _best_run(there - np.maximum(at_home, 0))
         run = slice(first, last + 1)
         supported = (there[run] > 0) & (there[run] > at_home[run] + 1)
-        if supported.sum() >= 3 and 2 * supported.sum() >= last - first + 1 and (best is None or gain > best[0]):
+        enough = supported.sum() >= max(3, (last - first + 1) / 2, moved.sum() / 2)
+        if enough and (best is None or gain > best[0]):
             best = gain, step, first, last
     if best is None or best[0] < _MARGIN + np.log(len(steps) * len(own) ** 2 / 2):
         return None
@@ -174,30 +187,43 @@ def _permuted(moved: np.ndarray, fits: np.ndarray, there: np.ndarray, lead: np.n
 # Single classes.
 
 
-def _odd_classes(
-    trial: Trial, evidence: Evidence, share: Share, own: np.ndarray, there: np.ndarray, odd: np.ndarray
-) -> Finding:
-    target = {int(own[i]): int(there[i]) for i in odd}
-    swapped = [i for i in odd if _returns(target, int(own[i]))]
-    concerned = swapped or odd
+def _swapped(evidence: Evidence, own: np.ndarray) -> dict[int, int]:
+    """Rows of labels whose images fit each other's labels: row -> the other row, both ways."""
+    table = evidence.table()[:, own]
+    gain = table - np.maximum(table.diagonal(), 0)[:, None]
+    both = np.where((gain > 1) & (gain.T > 1), gain + gain.T, 0)
+    least = _ODD + np.log(max(1, len(own) * (len(own) - 1) / 2))
+    best = both.argmax(1)
+    return {
+        int(row): int(other)
+        for row, other in enumerate(best)
+        if row != other and both[row, other] > least and best[other] == row
+    }
+
+
+def _exchange(trial: Trial, evidence: Evidence, share: Share, swapped: dict[int, int]) -> Finding:
+    rows = list(swapped)
+    there = np.zeros(len(evidence.present), int)
+    there[rows] = trial.to_net[evidence.present[list(swapped.values())]]
     return Finding(
-        level="error" if swapped else "warning",
-        title="classes look swapped" if swapped else "classes fit other classes better",
+        level="error",
+        title="classes look swapped",
         detail=_facts(trial, share),
-        advice="Look at some of their images. Either they are hard for the net, or their labels are wrong.",
-        count=len(concerned),
-        examples=tuple(_fits_elsewhere(trial, evidence, there, concerned)),
+        advice="Look at some of their images. Those of each class look like those of another, and the other way round.",
+        count=len(rows),
+        examples=tuple(_fits_elsewhere(trial, evidence, there, rows)),
     )
 
 
-def _returns(target: dict[int, int], start: int) -> bool:
-    """Whether following `target` from `start` leads back to it: a swap, or a longer exchange."""
-    place = start
-    for _ in range(len(target)):
-        place = target.get(place, -1)
-        if place == start:
-            return True
-    return False
+def _odd_classes(trial: Trial, evidence: Evidence, share: Share, there: np.ndarray, odd: np.ndarray) -> Finding:
+    return Finding(
+        level="warning",
+        title="classes fit other classes better",
+        detail=_facts(trial, share),
+        advice="Look at some of their images. Either they are hard for the net, or their labels are wrong.",
+        count=len(odd),
+        examples=tuple(_fits_elsewhere(trial, evidence, there, odd)),
+    )
 
 
 def _fits_elsewhere(trial: Trial, evidence: Evidence, there: np.ndarray, rows: Sequence[int]) -> Iterator[str]:
@@ -228,7 +254,7 @@ def _by_share(trial: Trial, share: Share) -> Finding:
             count=len(suspects),
             examples=tuple(_suspects(trial, suspects)),
         )
-    if share.low < FIT:
+    if share.low < FIT or share.best < DOUBT:
         needed = _rounded(max(50, count * (1 - share.low) / (1 - FIT)))
         more = (
             f"about {needed:,} images of the net's classes are needed; the set has {trial.available:,}"
