@@ -77,7 +77,7 @@ def labellings(classes: tuple[ClassName, ...]) -> dict[str, tuple[int, Labelling
     orders: dict[str, list[np.ndarray]] = defaultdict(list)
     for name, order in known_orders(classes):
         if not name.startswith("positions"):
-            orders[name.partition(" (")[0].removeprefix("in ")].append(true_to_label(order))
+            orders[name.partition(" (")[0]].append(true_to_label(order))
 
     def relabel(labels: np.ndarray, random: np.random.Generator, share: float) -> np.ndarray:
         wrong = random.random(len(labels)) < share

@@ -51,8 +51,8 @@ class ClassResults(Record, kw_only=True):
 class Achieved:
     """The probability that a net is right about an image of a class: mean `rates` and its `uncertainty`, float [K].
 
-    `source` says where the figures come from. `calibrated`: whether the net is known not to be far too bold in its
-    probabilities, as measured on the same images.
+    `source` says where the figures come from, in words that follow "the net's". `calibrated`: whether the net is known
+    not to be far too bold in its probabilities, as measured on the same images.
     """
 
     rates: np.ndarray
@@ -76,14 +76,14 @@ def achieved(net: Net) -> Achieved | None:
     members = net.opened.members if net.opened is not None else []
     results = class_results()
     if len(members) == 1 and members[0] in results and len(results[members[0]].images) == count:
-        return from_counts(results[members[0]].right, results[members[0]].images, "its results for each class")
+        return from_counts(results[members[0]].right, results[members[0]].images, "own validation results")
     error = _stated(net)
     if error is None:
         return None
     return Achieved(
         rates=np.full(count, 1 - error),
         uncertainty=np.full(count, _SPREAD),
-        source="the error that its file states",
+        source="error as stated in its file",
         calibrated=False,
     )
 

@@ -7,7 +7,8 @@ images, the likelihood of a label, relative to an unrelated one, is 1 - a + a r.
 
 Nets state their probabilities too boldly or too timidly. So the probabilities are also tried at other temperatures T,
 p^(1/T) normalised, and the one that fits best counts (Guo et al. 2017, as in calibration). With few classes, wrong
-labels look much like a net that is too bold. So a high T may lower the share that is shown to fit, but not raise it.
+labels look much like a net that is too bold. So no high T is tried for a net that is known to be calibrated, and the
+interval is wider for others.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import numpy as np
 
 TEMPERATURES = (0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 2.8, 4.0)
 _TRUSTED = 6
-"""The first of these temperatures are those of a net whose probabilities are not far too bold."""
-_PLAIN = TEMPERATURES.index(1.0)
+"""The first of these temperatures are those of a net that is known to be calibrated."""
+_SHARPEST = TEMPERATURES.index(0.7)
+"""Single labels are not judged at lower temperatures, at which one image seems certain."""
 SHARES = np.array([*np.arange(100) / 100, 0.995])
 """The values of a that are tried. 1 would rule out a single wrong label."""
 
@@ -29,6 +31,8 @@ _UNIFORM = 10
 """The number of images that a uniform guess counts for in the mean over images with other labels."""
 _DROP = 3.3
 """A share belongs to the interval if its log-likelihood is at most this much below the highest: 99 % by Wilks."""
+_UNSURE, _UNSURE_EACH = 10.0, 0.05
+"""The same limit for the lower end if the net's calibration is unknown, and an addition to it for each image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,10 @@ class Evidence:
     """Compare labellings of the same images. Classes are those of the net, K; labels are the set's.
 
     `probabilities` float [N, K], each row with the sum 1; `labels` int [N]. `calibrated`: whether the net is known not
-    to be far too bold. `present` holds the distinct labels, [L].
+    to be too bold.
+
+    `present` holds the distinct labels, [L], and `counts` their numbers of images. `table` float [L, K] is the
+    log-likelihood of each class for each present label, relative to unrelated images, at the best temperature.
     """
 
     def __init__(self, probabilities: np.ndarray, labels: np.ndarray, *, calibrated: bool) -> None:
@@ -57,12 +64,15 @@ class Evidence:
         self.images, self.classes = probabilities.shape
         self._ratios = [self._ratio(_tempered(probabilities, t)) for t in TEMPERATURES]
         self._by_label = np.array([self._sum(np.log1p(_ASSUMED * (ratio - 1))) for ratio in self._ratios])
+        gains = np.maximum(self._by_label.max(2) - np.log(self.classes), 0).sum(1)
+        self.table = self._by_label[_SHARPEST + int(gains[_SHARPEST:].argmax())]
 
     def _ratio(self, probabilities: np.ndarray) -> np.ndarray:
         """r of every image and class, [N, K]."""
         others = self.images - self.counts[:, None]
         unrelated = probabilities.sum(0) - self._sum(probabilities)
-        return probabilities / ((unrelated + _UNIFORM / self.classes) / (others + _UNIFORM))[self._row]
+        usual = (unrelated + _UNIFORM / self.classes) / (others + _UNIFORM)
+        return np.minimum(probabilities / usual[self._row], self.classes)  # one image is never certain
 
     def _sum(self, values: np.ndarray) -> np.ndarray:
         """The sums over the images of each label, [L, K]."""
@@ -87,18 +97,19 @@ class Evidence:
         used = np.flatnonzero(classes >= 0)
         ratios = np.array([ratio[used, classes[used]] for ratio in self._ratios])
         likelihood = np.array([np.log1p(share * (ratios - 1)).sum(1) for share in SHARES])  # [shares, temperatures]
-        trusted = likelihood[:, :_TRUSTED]
-        profile = trusted if self._calibrated else likelihood
-        best = int(profile.max(1).argmax())
-        low, high = _interval(profile.max(1))
+        profile = (likelihood[:, :_TRUSTED] if self._calibrated else likelihood).max(1)
+        low, high = _interval(profile, _DROP)
+        if not self._calibrated:
+            low = _interval(profile, _UNSURE + _UNSURE_EACH * len(used))[0]
+        best = int(profile.argmax())
         fits = np.zeros(self.images, bool)
-        share, ratio = SHARES[best], ratios[profile[best].argmax()]
+        share, ratio = SHARES[best], ratios[likelihood[best].argmax()]
         fits[used] = share * ratio > 1 - share
         return Share(
-            low=min(_interval(trusted.max(1))[0], low),
+            low=low,
             best=float(share),
             high=high,
-            evidence=float(profile[best].max()),
+            evidence=float(profile[best]),
             fits=fits,
         )
 
@@ -109,28 +120,19 @@ class Evidence:
         likely. The logarithm of the number of classes is subtracted, since the best of so many is taken.
         """
         rows = np.arange(len(self.present))
-        best: tuple[float, np.ndarray, np.ndarray] | None = None
-        for table in self._by_label[2:]:  # at lower temperatures, single images are taken for certain
-            others = table.copy()
-            others[rows, own] = -np.inf
-            there = others.argmax(1)
-            lead = others[rows, there] - np.log(self.classes)
-            if best is None or np.maximum(lead, 0).sum() > best[0]:
-                best = float(np.maximum(lead, 0).sum()), there, lead - np.maximum(table[rows, own], 0)
-        return best[1:]
+        others = self.table.copy()
+        others[rows, own] = -np.inf
+        there = others.argmax(1)
+        return there, others[rows, there] - np.log(self.classes) - np.maximum(self.table[rows, own], 0)
 
     def at_home(self, own: np.ndarray) -> np.ndarray:
         """Log-likelihood of each present label's `own` class, relative to unrelated images, [L]."""
-        return self._by_label[_PLAIN, np.arange(len(self.present)), own]
-
-    def table(self) -> np.ndarray:
-        """Log-likelihood of each class of the net for each present label, relative to unrelated images, [L, K]."""
-        return self._by_label[_PLAIN]
+        return self.table[np.arange(len(self.present)), own]
 
 
-def _interval(profile: np.ndarray) -> tuple[float, float]:
-    """The lowest and the highest share whose log-likelihood is near the highest."""
-    inside = SHARES[profile >= profile.max() - _DROP]
+def _interval(profile: np.ndarray, drop: float) -> tuple[float, float]:
+    """The lowest and the highest share whose log-likelihood is at most `drop` below the highest."""
+    inside = SHARES[profile >= profile.max() - drop]
     return float(inside[0]), float(inside[-1])
 
 

@@ -66,7 +66,7 @@ def judge(trial: Trial) -> Finding:
     share = evidence.share(own)
     there, lead = evidence.elsewhere(own)
     fits, moved = evidence.at_home(own) > _MOVED, lead > _MOVED
-    order = _known_order(trial, evidence, own) or _shift(trial, evidence, own, moved)
+    order = _known_order(trial, evidence, own, there, moved) or _shift(trial, evidence, own, moved)
     if order is not None:
         return order
     if _permuted(moved, fits, there, lead):
@@ -74,7 +74,7 @@ def judge(trial: Trial) -> Finding:
             level="error",
             title="classes with labels that look permuted",
             detail=f"{_facts(trial, share)}; {moved.sum()} of {len(own)} classes fit another class",
-            advice=f"Labels are positions of WordNet ids in sorted order, not the devkit's numbers. {PERMUTED}.",
+            advice=f"Labels must be positions of WordNet ids in sorted order. {PERMUTED}.",
             count=int(moved.sum()),
             examples=tuple(_fits_elsewhere(trial, evidence, there, np.flatnonzero(moved))),
         )
@@ -93,17 +93,19 @@ def _calibrated(trial: Trial) -> bool:
 # Other orders.
 
 
-def _known_order(trial: Trial, evidence: Evidence, own: np.ndarray) -> Finding | None:
-    """The finding that the labels are in a known order, if this is shown."""
-    found = _whole_order(trial, evidence, own)
+def _known_order(
+    trial: Trial, evidence: Evidence, own: np.ndarray, there: np.ndarray, moved: np.ndarray
+) -> Finding | None:
+    """The finding that the labels are in a known order, if this is shown and explains half of the `moved` labels."""
+    found = _whole_order(trial, evidence, own, there, moved)
     if found is None:
         return None
     name, share = found
     return Finding(
         level="error",
         title="labels look permuted",
-        detail=f"{_facts(trial, evidence.share(own))}; as {name}, {_percent(share)} fit",
-        advice=f"Labels are positions of WordNet ids in sorted order. These look like {name}. {PERMUTED}.",
+        detail=f"they look like {name}: read so, {_percent(share)} of them fit; {_facts(trial, evidence.share(own))}",
+        advice=f"Labels must be positions of WordNet ids in sorted order. {PERMUTED}.",
     )
 
 
@@ -117,22 +119,24 @@ def _shift(trial: Trial, evidence: Evidence, own: np.ndarray, moved: np.ndarray)
     return Finding(
         level="error",
         title="classes with labels that look shifted",
-        detail=f"{_facts(trial, evidence.share(own))}; from {names[0]} to {names[1]}, the labels are {abs(step)} too "
-        f"{'high' if step > 0 else 'low'}",
+        detail=f"from {names[0]} to {names[1]}, labels look {abs(step)} too {'high' if step > 0 else 'low'}; "
+        f"{_facts(trial, evidence.share(own))}",
         advice="Look for a class that is missing or listed twice before the first of them.",
         count=last - first + 1,
     )
 
 
-def _whole_order(trial: Trial, evidence: Evidence, own: np.ndarray) -> tuple[str, Share] | None:
+def _whole_order(
+    trial: Trial, evidence: Evidence, own: np.ndarray, there: np.ndarray, moved: np.ndarray
+) -> tuple[str, Share] | None:
     """The known order that explains the guesses, if it does so much better than the set's own order."""
     orders = list(known_orders(trial.classes))
     true = np.array([order for _, order in orders])[:, evidence.present]
     candidates = np.where(true >= 0, trial.to_net[true], -1)
-    scores = evidence.scores(candidates)
-    lead = scores - max(float(evidence.scores(own[None])[0]), 0)
+    lead = evidence.scores(candidates) - max(float(evidence.scores(own[None])[0]), 0)
     best = int(lead.argmax())  # the first of equals, and so the most usual one
-    if lead[best] < _MARGIN + np.log(len(orders)):
+    explained = (candidates[best] == there)[moved]
+    if lead[best] < _MARGIN + np.log(len(orders)) or 2 * explained.sum() < len(explained):
         return None
     share = evidence.share(candidates[best])
     return (orders[best][0], share) if share.low >= 0.5 else None
@@ -140,7 +144,7 @@ def _whole_order(trial: Trial, evidence: Evidence, own: np.ndarray) -> tuple[str
 
 def _shifted_part(trial: Trial, evidence: Evidence, own: np.ndarray, moved: np.ndarray) -> tuple[int, int, int] | None:
     """(by how much labels are too high, first label, last label) of the run of labels that is shifted, if any is."""
-    table, rows, count = evidence.table(), np.arange(len(own)), len(trial.classes)
+    table, rows, count = evidence.table, np.arange(len(own)), len(trial.classes)
     at_home = table[rows, own]
     best: tuple[float, int, int, int] | None = None
     steps = [step for step in range(-_SHIFTS, _SHIFTS + 1) if step and abs(step) < count]
@@ -189,7 +193,7 @@ def _permuted(moved: np.ndarray, fits: np.ndarray, there: np.ndarray, lead: np.n
 
 def _swapped(evidence: Evidence, own: np.ndarray) -> dict[int, int]:
     """Rows of labels whose images fit each other's labels: row -> the other row, both ways."""
-    table = evidence.table()[:, own]
+    table = evidence.table[:, own]
     gain = table - np.maximum(table.diagonal(), 0)[:, None]
     both = np.where((gain > 1) & (gain.T > 1), gain + gain.T, 0)
     least = _ODD + np.log(max(1, len(own) * (len(own) - 1) / 2))
@@ -311,7 +315,7 @@ def _facts(trial: Trial, share: Share) -> str:
     sample = f"{right:,} of {count:,} images, in {len(np.unique(trial.labels)):,} classes, are classified correctly"
     if trial.achieved is not None:
         expected, _ = trial.achieved.expect(trial.to_net[trial.labels])
-        sample += f"; {expected:,.0f} are expected from {trial.achieved.source}"
+        sample += f"; {expected:,.0f} are expected from the net's {trial.achieved.source}"
     return f"{sample}; {_percent(share)} of the labels fit"
 
 

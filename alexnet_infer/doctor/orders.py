@@ -16,7 +16,7 @@ IDS = Path(__file__).with_name("ilsvrc2012_ids.txt")
 
 
 def known_orders(classes: Sequence[ClassName]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (words that follow "labels are", the true position of each label, int [C], or -1), without the right order.
+    """Yield (name, the true position of each label, int [C], or -1), without the right order.
 
     The first orders are the most usual ones. An order can occur under several names.
     """
@@ -25,20 +25,20 @@ def known_orders(classes: Sequence[ClassName]) -> Iterator[tuple[str, np.ndarray
     yield "positions counted from 1", _shifted(count, 1)
     yield "positions minus 1", _shifted(count, -1)
     numbers = sorted(range(count), key=str)
-    yield "in the order of numbers sorted as text (0, 1, 10, 100, ...)", np.array(numbers)
-    yield "in the order of numbers sorted as text (0, 1, 10, 100, ...)", np.argsort(numbers)
+    yield "the order of numbers sorted as text (0, 1, 10, 100, ...)", np.array(numbers)
+    yield "the order of numbers sorted as text (0, 1, 10, 100, ...)", np.argsort(numbers)
     numbers = np.array(sorted(range(1, count + 1), key=str)) - 1
-    yield "in the order of numbers from 1 sorted as text (1, 10, 100, ...)", numbers
-    yield "in the order of numbers from 1 sorted as text (1, 10, 100, ...)", np.argsort(numbers)
+    yield "the order of numbers from 1 sorted as text (1, 10, 100, ...)", numbers
+    yield "the order of numbers from 1 sorted as text (1, 10, 100, ...)", np.argsort(numbers)
     if (ids := _ids(classes)) is not None:
-        yield "in the devkit's order (ILSVRC2012_ID - 1)", np.argsort(ids)
-        yield "in the devkit's order (ILSVRC2012_ID)", np.roll(np.argsort(ids), 1)
-        yield "in the devkit's order, mapped twice", np.argsort(np.argsort(ids))
+        yield "the devkit's order (ILSVRC2012_ID - 1)", np.argsort(ids)
+        yield "the devkit's order (ILSVRC2012_ID)", np.roll(np.argsort(ids), 1)
+        yield "the devkit's order, mapped twice", np.argsort(np.argsort(ids))
     for names in ([c.name.casefold() for c in classes], [c.name for c in classes]):
         order = np.array(sorted(range(count), key=lambda i, names=names: names[i].replace(" ", "_")))
-        yield "in alphabetical order of the classes' names", order
-        yield "in alphabetical order of the classes' names", np.argsort(order)
-    yield "in reverse order", positions[::-1]
+        yield "alphabetical order of the classes' names", order
+        yield "alphabetical order of the classes' names", np.argsort(order)
+    yield "reverse order", positions[::-1]
     for step in range(1, count):
         by = step if step <= count // 2 else step - count
         yield f"positions {'plus' if by > 0 else 'minus'} {abs(by)}", (positions - step) % count
