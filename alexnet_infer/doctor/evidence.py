@@ -42,8 +42,6 @@ class Share:
     low: float
     best: float
     high: float
-    evidence: float
-    """Log-likelihood at `best`, relative to labels that are unrelated to the images. At least 0."""
     fits: np.ndarray
     """Per image, bool [N]: whether its label is more likely to fit than to be unrelated, given `best`."""
 
@@ -61,8 +59,11 @@ class Evidence:
     def __init__(self, probabilities: np.ndarray, labels: np.ndarray, *, calibrated: bool) -> None:
         self._calibrated = calibrated
         self.present, self._row, self.counts = np.unique(labels, return_inverse=True, return_counts=True)
+        self._order = np.argsort(self._row, kind="stable")
+        self._starts = np.cumsum(self.counts) - self.counts
         self.images, self.classes = probabilities.shape
-        self._ratios = [self._ratio(_tempered(probabilities, t)) for t in TEMPERATURES]
+        temperatures = TEMPERATURES[:_TRUSTED] if calibrated else TEMPERATURES
+        self._ratios = [self._ratio(_tempered(probabilities, t)) for t in temperatures]
         self._by_label = np.array([self._sum(np.log1p(_ASSUMED * (ratio - 1))) for ratio in self._ratios])
         gains = np.maximum(self._by_label.max(2) - np.log(self.classes), 0).sum(1)
         self.table = self._by_label[_SHARPEST + int(gains[_SHARPEST:].argmax())]
@@ -76,9 +77,7 @@ class Evidence:
 
     def _sum(self, values: np.ndarray) -> np.ndarray:
         """The sums over the images of each label, [L, K]."""
-        sums = np.zeros((len(self.present), self.classes))
-        np.add.at(sums, self._row, values)
-        return sums
+        return np.add.reduceat(values[self._order], self._starts)
 
     def scores(self, true: np.ndarray) -> np.ndarray:
         """Log-likelihoods of labellings, [H]: `true` int [H, L] is the net's class for each present label, or -1.
@@ -97,7 +96,7 @@ class Evidence:
         used = np.flatnonzero(classes >= 0)
         ratios = np.array([ratio[used, classes[used]] for ratio in self._ratios])
         likelihood = np.array([np.log1p(share * (ratios - 1)).sum(1) for share in SHARES])  # [shares, temperatures]
-        profile = (likelihood[:, :_TRUSTED] if self._calibrated else likelihood).max(1)
+        profile = likelihood.max(1)
         low, high = _interval(profile, _DROP)
         if not self._calibrated:
             low = _interval(profile, _UNSURE + _UNSURE_EACH * len(used))[0]
@@ -109,7 +108,6 @@ class Evidence:
             low=low,
             best=float(share),
             high=high,
-            evidence=float(profile[best]),
             fits=fits,
         )
 

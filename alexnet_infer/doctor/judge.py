@@ -139,7 +139,7 @@ def _whole_order(
     if lead[best] < _MARGIN + np.log(len(orders)) or 2 * explained.sum() < len(explained):
         return None
     share = evidence.share(candidates[best])
-    return (orders[best][0], share) if share.low >= 0.5 else None
+    return (orders[best][0], share) if share.best >= 0.5 else None
 
 
 def _shifted_part(trial: Trial, evidence: Evidence, own: np.ndarray, moved: np.ndarray) -> tuple[int, int, int] | None:
@@ -195,7 +195,8 @@ def _swapped(evidence: Evidence, own: np.ndarray) -> dict[int, int]:
     """Rows of labels whose images fit each other's labels: row -> the other row, both ways."""
     table = evidence.table[:, own]
     gain = table - np.maximum(table.diagonal(), 0)[:, None]
-    both = np.where((gain > 1) & (gain.T > 1), gain + gain.T, 0)
+    several = np.minimum.outer(evidence.counts, evidence.counts) > 1
+    both = np.where((gain > 1) & (gain.T > 1) & several, gain + gain.T, 0)
     least = _ODD + np.log(max(1, len(own) * (len(own) - 1) / 2))
     best = both.argmax(1)
     return {
