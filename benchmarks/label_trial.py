@@ -197,9 +197,8 @@ def verdicts(
 def short(finding: Finding) -> str:
     words = {
         "ok": "ok",
-        "labels look permuted": "permuted: known",
-        "classes with labels that look permuted": "permuted",
-        "classes with labels that look shifted": "part shifted",
+        "labels look permuted": "permuted, known" if finding.detail.startswith("they look like") else "permuted",
+        "classes with labels that look shifted": "shifted part",
         "classes look swapped": "swapped",
         "classes fit other classes better": "odd classes",
         "labels don't fit the net's guesses": "don't fit",

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TEMPERATURES = (0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 2.8, 4.0)
-_TRUSTED = 6
-"""The first of these temperatures are those of a net that is known to be calibrated."""
-_SHARPEST = TEMPERATURES.index(0.7)
-"""Single labels are not judged at lower temperatures, at which one image seems certain."""
+CALIBRATED = (0.7, 0.85, 1.0, 1.2)
+"""The temperatures that are tried for a net that is known to be calibrated."""
+UNKNOWN = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 2.8, 4.0)
+"""The temperatures that are tried for other nets."""
 SHARES = np.array([*np.arange(100) / 100, 0.995])
 """The values of a that are tried. 1 would rule out a single wrong label."""
 
@@ -62,11 +61,11 @@ class Evidence:
         self._order = np.argsort(self._row, kind="stable")
         self._starts = np.cumsum(self.counts) - self.counts
         self.images, self.classes = probabilities.shape
-        temperatures = TEMPERATURES[:_TRUSTED] if calibrated else TEMPERATURES
+        temperatures = CALIBRATED if calibrated else UNKNOWN
         self._ratios = [self._ratio(_tempered(probabilities, t)) for t in temperatures]
         self._by_label = np.array([self._sum(np.log1p(_ASSUMED * (ratio - 1))) for ratio in self._ratios])
         gains = np.maximum(self._by_label.max(2) - np.log(self.classes), 0).sum(1)
-        self.table = self._by_label[_SHARPEST + int(gains[_SHARPEST:].argmax())]
+        self.table = self._by_label[int(gains.argmax())]
 
     def _ratio(self, probabilities: np.ndarray) -> np.ndarray:
         """r of every image and class, [N, K]."""
@@ -135,7 +134,7 @@ def _interval(profile: np.ndarray, drop: float) -> tuple[float, float]:
 
 
 def _tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    if temperature == 1:
-        return probabilities
-    powers = probabilities ** (1 / temperature)
+    with np.errstate(divide="ignore"):
+        logits = np.log(probabilities) / temperature
+    powers = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)

@@ -72,8 +72,8 @@ def judge(trial: Trial) -> Finding:
     if _permuted(moved, fits, there, lead):
         return Finding(
             level="error",
-            title="classes with labels that look permuted",
-            detail=f"{_facts(trial, share)}; {moved.sum()} of {len(own)} classes fit another class",
+            title="labels look permuted",
+            detail=f"{moved.sum()} of {len(own)} labels fit the images of another class; {_facts(trial, share)}",
             advice=f"Labels must be positions of WordNet ids in sorted order. {PERMUTED}.",
             count=int(moved.sum()),
             examples=tuple(_fits_elsewhere(trial, evidence, there, np.flatnonzero(moved))),
@@ -248,9 +248,8 @@ def _fits_elsewhere(trial: Trial, evidence: Evidence, there: np.ndarray, rows: S
 
 
 def _by_share(trial: Trial, share: Share) -> Finding:
-    facts, count = _facts(trial, share), len(trial.labels)
+    facts, suspects = _facts(trial, share), np.flatnonzero(~share.fits)
     if share.high < DOUBT:
-        suspects = np.flatnonzero(~share.fits)
         return Finding(
             level="warning",
             title="labels don't fit the net's guesses",
@@ -260,16 +259,10 @@ def _by_share(trial: Trial, share: Share) -> Finding:
             examples=tuple(_suspects(trial, suspects)),
         )
     if share.low < FIT or share.best < DOUBT:
-        needed = _rounded(max(50, count * (1 - share.low) / (1 - FIT)))
-        more = (
-            f"about {needed:,} images of the net's classes are needed; the set has {trial.available:,}"
-            if needed > count
-            else "this net says too little about such images"
-        )
         return Finding(
             level="note",
             title="can't tell whether the labels fit",
-            detail=f"{facts}; {more}",
+            detail=f"{facts}; {_lacking(trial, share)}",
             advice="This is no verdict on the labels, in either direction.",
         )
     if _falls_short(trial):
@@ -281,6 +274,17 @@ def _by_share(trial: Trial, share: Share) -> Finding:
             "such as those of similar classes.",
         )
     return Finding(level="ok", title="labels fit the net's guesses", detail=facts)
+
+
+def _lacking(trial: Trial, share: Share) -> str:
+    """What a verdict would need."""
+    count = len(trial.labels)
+    needed = _rounded(max(50, count * (1 - share.low) / (1 - FIT)))
+    if share.low >= FIT:
+        return "some of them may be wrong"
+    if needed <= count or trial.available > count:  # the sample is as large as samples get
+        return "this net says too little about such images"
+    return f"about {needed:,} images of the net's classes are needed, and the set has {trial.available:,}"
 
 
 def _suspects(trial: Trial, rows: np.ndarray) -> Iterator[str]:
@@ -313,7 +317,7 @@ def _right(trial: Trial) -> int:
 def _facts(trial: Trial, share: Share) -> str:
     """What was seen and what was expected."""
     count, right = len(trial.labels), _right(trial)
-    sample = f"{right:,} of {count:,} images, in {len(np.unique(trial.labels)):,} classes, are classified correctly"
+    sample = f"{right:,} of {count:,} images are classified correctly, in {len(np.unique(trial.labels)):,} classes"
     if trial.achieved is not None:
         expected, _ = trial.achieved.expect(trial.to_net[trial.labels])
         sample += f"; {expected:,.0f} are expected from the net's {trial.achieved.source}"
