@@ -288,9 +288,9 @@ def _lacking(trial: Trial, share: Share) -> str:
 
 
 def _suspects(trial: Trial, rows: np.ndarray) -> Iterator[str]:
-    """The images whose labels fit worst: those that the net classifies most confidently as another class first."""
-    top = trial.probabilities[rows].max(1)
-    for row in rows[np.argsort(-top, kind="stable")][:LISTED]:
+    """The images whose labels fit worst, those with the least probable labels first."""
+    own = trial.probabilities[rows, trial.to_net[trial.labels[rows]]]
+    for row in rows[np.argsort(own, kind="stable")][:LISTED]:
         guess = int(trial.probabilities[row].argmax())
         label, other = trial.classes[trial.labels[row]], trial.net_classes[guess]
         yield printable(
