@@ -34,6 +34,8 @@ _ODD = 6.0
 """A label is reported by itself if another class is more likely than its own by this much."""
 _SEVERAL = 3
 """The number of images that a label must have to be reported by itself."""
+_USUAL = 0.75
+"""Two classes are an error, not a warning, if at least this share of the other labels is shown to fit."""
 _SHORT, _SIGMAS = 0.85, 2.6
 """Right guesses fall short if they are fewer than this share of those expected, by so many standard deviations."""
 _SHIFTS = 10
@@ -79,7 +81,7 @@ def judge(trial: Trial) -> Finding:
             examples=tuple(_fits_elsewhere(trial, evidence, there, np.flatnonzero(moved))),
         )
     if share.high >= 0.5 and (swapped := _swapped(evidence, own)):
-        return _exchange(trial, evidence, share, swapped)
+        return _exchange(trial, evidence, share, own, swapped)
     odd = np.flatnonzero((lead > _ODD) & (evidence.counts >= _SEVERAL))
     if share.high >= 0.5 and len(odd):
         return _odd_classes(trial, evidence, share, there, odd)
@@ -206,12 +208,16 @@ def _swapped(evidence: Evidence, own: np.ndarray) -> dict[int, int]:
     }
 
 
-def _exchange(trial: Trial, evidence: Evidence, share: Share, swapped: dict[int, int]) -> Finding:
+def _exchange(trial: Trial, evidence: Evidence, share: Share, own: np.ndarray, swapped: dict[int, int]) -> Finding:
+    """The finding on swapped classes: an error if the net recognises the other classes' images as it should."""
     rows = list(swapped)
-    there = np.zeros(len(evidence.present), int)
-    there[rows] = trial.to_net[evidence.present[list(swapped.values())]]
+    there, rest = np.zeros(len(own), int), own.copy()
+    there[rows] = own[list(swapped.values())]
+    rest[rows] = -1
+    others = ~np.isin(trial.labels, evidence.present[rows])
+    usual = evidence.share(rest).low >= _USUAL and not _falls_short(trial, others)
     return Finding(
-        level="error",
+        level="error" if usual else "warning",
         title="classes look swapped",
         detail=_facts(trial, share),
         advice="Look at some of their images. Those of each class look like those of another, and the other way round.",
@@ -265,7 +271,7 @@ def _by_share(trial: Trial, share: Share) -> Finding:
             detail=f"{facts}; {_lacking(trial, share)}",
             advice="This is no verdict on the labels, in either direction.",
         )
-    if _falls_short(trial):
+    if _falls_short(trial, np.ones(len(trial.labels), bool)):
         return Finding(
             level="warning",
             title="fewer images are classified correctly than expected",
@@ -299,12 +305,14 @@ def _suspects(trial: Trial, rows: np.ndarray) -> Iterator[str]:
         )
 
 
-def _falls_short(trial: Trial) -> bool:
+def _falls_short(trial: Trial, images: np.ndarray) -> bool:
+    """Whether fewer of these images, bool [N], are classified correctly than expected."""
     if trial.achieved is None:
         return False
-    expected, deviation = trial.achieved.expect(trial.to_net[trial.labels])
-    right = _right(trial)
-    return right < _SHORT * expected and right < expected - _SIGMAS * deviation
+    wanted = trial.to_net[trial.labels[images]]
+    expected, deviation = trial.achieved.expect(wanted)
+    right = (trial.probabilities[images].argmax(1) == wanted).sum()
+    return bool(right < _SHORT * expected and right < expected - _SIGMAS * deviation)
 
 
 # Words.
