@@ -203,6 +203,7 @@ def short(finding: Finding) -> str:
         "classes fit other classes better": "odd classes",
         "labels don't fit the net's guesses": "don't fit",
         "fewer images are classified correctly than expected": "too few right",
+        "classes are classified correctly less often than expected": "odd classes",
         "can't tell whether the labels fit": "can't tell",
     }
     return "ok" if finding.level == "ok" else words[finding.title]

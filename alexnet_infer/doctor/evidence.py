@@ -28,15 +28,15 @@ _ASSUMED = 0.9
 """The share a with which labellings are compared."""
 _UNIFORM = 10
 """The number of images that a uniform guess counts for in the mean over images with other labels."""
-_DROP = 3.3
-"""A share belongs to the interval if its log-likelihood is at most this much below the highest: 99 % by Wilks."""
+_DROP = 4.5
+"""A share belongs to the interval if its log-likelihood is at most this much below the highest: 99.7 % by Wilks."""
 _UNSURE, _UNSURE_EACH = 10.0, 0.05
 """The same limit for the lower end if the net's calibration is unknown, and an addition to it for each image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """The share of labels that fit the images: the most likely value, and a 99 % interval. All from 0 to 0.995."""
+    """The share of labels that fit the images: the most likely value, and a 99.7 % interval. All from 0 to 0.995."""
 
     low: float
     best: float

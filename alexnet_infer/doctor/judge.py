@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 
@@ -38,6 +39,8 @@ _USUAL = 0.75
 """Two classes are an error, not a warning, if at least this share of the other labels is shown to fit."""
 _SHORT, _SIGMAS = 0.85, 2.6
 """Right guesses fall short if they are fewer than this share of those expected, by so many standard deviations."""
+_CHANCE = 0.001
+"""A class has too few right guesses if so few are less probable than this, divided by the number of classes."""
 _SHIFTS = 10
 """A part of the classes is tried with shifts by up to so many places."""
 
@@ -199,7 +202,7 @@ def _swapped(evidence: Evidence, own: np.ndarray) -> dict[int, int]:
     gain = table - np.maximum(table.diagonal(), 0)[:, None]
     several = np.minimum.outer(evidence.counts, evidence.counts) > 1
     both = np.where((gain > 1) & (gain.T > 1) & several, gain + gain.T, 0)
-    least = _ODD + np.log(max(1, len(own) * (len(own) - 1) / 2))
+    least = _MARGIN + np.log(max(1, len(own) * (len(own) - 1) / 2))
     best = both.argmax(1)
     return {
         int(row): int(other)
@@ -279,6 +282,19 @@ def _by_share(trial: Trial, share: Share) -> Finding:
             advice="Either the images are harder than those that the net was tested on, or some labels are wrong, "
             "such as those of similar classes.",
         )
+    if len(missed := _missed(trial)):
+        examples = (
+            f"{trial.classes[i].wnid} {trial.classes[i].short}: {right} of {count} images are classified correctly"
+            for i, right, count in missed[:LISTED]
+        )
+        return Finding(
+            level="warning",
+            title="classes are classified correctly less often than expected",
+            detail=facts,
+            advice="Look at some of their images. Either they are hard for the net, or their labels are wrong.",
+            count=len(missed),
+            examples=tuple(examples),
+        )
     return Finding(level="ok", title="labels fit the net's guesses", detail=facts)
 
 
@@ -313,6 +329,25 @@ def _falls_short(trial: Trial, images: np.ndarray) -> bool:
     expected, deviation = trial.achieved.expect(wanted)
     right = (trial.probabilities[images].argmax(1) == wanted).sum()
     return bool(right < _SHORT * expected and right < expected - _SIGMAS * deviation)
+
+
+def _missed(trial: Trial) -> list[tuple[int, int, int]]:
+    """(label, right guesses, images) of the labels with fewer right guesses than chance explains.
+
+    Chance is a binomial distribution at the low end of what the net achieves on the class.
+    """
+    if trial.achieved is None or not trial.achieved.calibrated:
+        return []
+    rights = trial.probabilities.argmax(1) == trial.to_net[trial.labels]
+    present, missed = np.unique(trial.labels), []
+    for label in map(int, present):
+        own = int(trial.to_net[label])
+        rate = max(0.0, float(trial.achieved.rates[own] - 2 * trial.achieved.uncertainty[own]))
+        right, count = int(rights[trial.labels == label].sum()), int((trial.labels == label).sum())
+        chance = sum(comb(count, k) * rate**k * (1 - rate) ** (count - k) for k in range(right + 1))
+        if chance < _CHANCE / len(present):
+            missed.append((label, right, count))
+    return missed
 
 
 # Words.

@@ -31,7 +31,7 @@ def known(strength: float) -> Achieved:
     return from_counts(np.bincount(true[right], minlength=COUNT), [50] * COUNT, "own validation results")
 
 
-KNOWN = {strength: known(strength) for strength in (1.5, 2.0, 3.0)}
+KNOWN = {strength: known(strength) for strength in (1.5, 2.0, 2.5, 3.0)}
 
 
 def verdict(labels: np.ndarray, p: np.ndarray, achieved: Achieved | None = None, to_net=None) -> Finding:
@@ -151,7 +151,7 @@ def test_a_part_of_random_labels_is_never_ok_and_reported_if_the_sample_shows_it
 def test_a_run_of_shifted_labels_is_an_error_that_names_its_ends(step):
     true = truth(each=5)
     inside = (true >= 30) & (true + step < COUNT)
-    finding = verdict(np.where(inside, true + step, true), probabilities(true, 2.5), KNOWN[3.0])
+    finding = verdict(np.where(inside, true + step, true), probabilities(true, 2.5), KNOWN[2.5])
     assert outcome(finding) == "shifted"
     first = int(finding.detail.split("(label ")[1].split(")")[0])
     assert abs(first - 30 - step) <= 2
@@ -161,15 +161,15 @@ def test_a_run_of_shifted_labels_is_an_error_that_names_its_ends(step):
 def test_swapped_classes_are_an_error_and_one_merged_into_another_is_a_warning():
     true = truth(each=5)
     p = probabilities(true, 2.5)
-    finding = verdict(np.where(true == 4, 9, np.where(true == 9, 4, true)), p, KNOWN[3.0])
+    finding = verdict(np.where(true == 4, 9, np.where(true == 9, 4, true)), p, KNOWN[2.5])
     assert (outcome(finding), finding.count) == ("swapped", 2)
     assert finding.examples[0].startswith(f"n00000004 {CLASSES[4].short}: fits n00000009 {CLASSES[9].short} better; ")
     # The rest of the images is unlike what the net knows: the two classes may only look like each other in them.
     hard = np.isin(true, [4, 9]) | (p.argmax(1) != true)
     swapped = np.where(true == 4, 9, np.where(true == 9, 4, true))
-    assert verdict(swapped[hard], p[hard], KNOWN[3.0]).level == "warning"
+    assert verdict(swapped[hard], p[hard], KNOWN[2.5]).level == "warning"
     kept = true != 45
-    finding = verdict(np.where(true == 4, 45, true)[kept], p[kept], KNOWN[3.0])
+    finding = verdict(np.where(true == 4, 45, true)[kept], p[kept], KNOWN[2.5])
     assert (outcome(finding), finding.count) == ("odd", 1)
     assert finding.examples[0].startswith("n00000045")
 
@@ -188,7 +188,7 @@ def test_images_unlike_those_that_the_net_knows_are_a_warning_not_a_permutation(
     """Half of the classes' images show one wrong thing each, and the same one for many classes."""
     true = truth(each=10)
     seen = np.where(true % 2, true, true % 6)
-    finding = verdict(true, probabilities(seen, 2.5), KNOWN[3.0])
+    finding = verdict(true, probabilities(seen, 2.5), KNOWN[2.5])
     assert outcome(finding) in ("odd", "part", "few")
 
 
@@ -217,5 +217,5 @@ def test_labels_that_the_net_does_not_know_in_another_order_do_no_harm():
 def test_few_classes_are_judged_too(classes, seed):
     true = truth(each=20)[: 20 * classes]
     p = probabilities(true, 2.5, seed)
-    assert outcome(verdict(true, p, KNOWN[3.0])) in ("ok", "unknown", "few")
-    assert outcome(verdict((true + 1) % classes, p, KNOWN[3.0])) in ("permuted", "swapped", "shifted")
+    assert outcome(verdict(true, p, KNOWN[2.5])) in ("ok", "unknown", "few")
+    assert outcome(verdict((true + 1) % classes, p, KNOWN[2.5])) in ("permuted", "swapped", "shifted")
