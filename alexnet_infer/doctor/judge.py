@@ -3,6 +3,8 @@
 Each verdict needs evidence of its own. "ok" needs a high share of labels that are shown to fit, and about as many right
 guesses as the net's own results predict. "Permuted" needs images that fit other labels, in a known order or each label
 in one place. Few right guesses are no evidence for either: the images may be hard for the net.
+
+One file: the verdicts exclude each other, and their limits are read together.
 """
 
 from __future__ import annotations
