@@ -12,7 +12,7 @@ from alexnet_infer.backends.opening import is_exported
 from alexnet_infer.datasets import Split
 from alexnet_infer.doctor.check import check
 from alexnet_infer.doctor.finding import Finding, Report
-from alexnet_infer.doctor.trial import try_net
+from alexnet_infer.doctor.trial import not_tried, try_net
 from alexnet_infer.errors import printable
 from alexnet_infer.nets import load
 from alexnet_infer.predict import Net
@@ -37,8 +37,9 @@ def run(
     """
     net = _load(model) if model is not None or quick_test else None
     report = check(root, split, layout, hashing=hashing)
-    if net is not None and report.data is not None:
-        report = replace(report, findings=(*report.findings, try_net(report.data, net)))
+    if net is not None:
+        tried = try_net(report.data, net) if report.data is not None else not_tried("the labels can't be read")
+        report = replace(report, findings=(*report.findings, tried))
     if as_json:
         print(json.dumps(report.to_json(), indent=1))
     else:

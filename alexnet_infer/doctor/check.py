@@ -63,7 +63,7 @@ def check(root: Path, split: Split = "validation", layout: str | None = None, *,
     if sound is not None:
         findings += [*_contents(sound, split, known), *_sizes(sound, split, known)]
     findings += _archives(folder, split, hashing, "refused" if sound is None else known)
-    findings += [unreadable_images(seen), *odd_images(seen)]
+    findings += [unreadable_images(seen, total), *odd_images(seen)]
     if sound is not None:
         findings += [*_missing(seen.names, known), *duplicates(seen, classes)]
         if split == "validation":
@@ -109,7 +109,9 @@ def _sizes(data: LabelledImages, split: Split, known: str | None) -> Iterator[Fi
     counts = np.bincount(data.labels, minlength=len(data.classes))
     low, high = int(counts.min()), int(counts.max())
     detail = f"{low:,} to {high:,}"
-    if known == ILSVRC and split == "validation" and (low, high) != (50, 50):
+    if known != ILSVRC or split != "validation":
+        yield Finding(level="note", title="images per class", detail=detail)  # nothing to compare them with
+    elif (low, high) != (50, 50):
         complete = len(data) == IMAGES[split]
         off = np.flatnonzero(counts != 50)
         yield Finding(
@@ -141,7 +143,7 @@ _NUMBERED = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
 def _missing(names: Sequence[str], known: str | None) -> Iterator[Finding]:
     """Gaps in the numbers in the validation images' names."""
     matches = [_NUMBERED.fullmatch(Path(name).name) for name in names]
-    if not all(matches):
+    if not matches or not all(matches):
         return
     numbers = {int(match[1]) for match in matches}
     last = IMAGES["validation"] if known == ILSVRC else max(numbers)

@@ -164,11 +164,15 @@ def _may_be_image(path: str) -> bool:
     return is_image(os.path.basename(path)) and not path.endswith((".parquet", ".tar", ".gz", ".tgz", ".zip"))  # noqa: PTH119
 
 
-def unreadable_images(seen: Seen) -> Finding:
-    if not seen.names:
-        return Finding(level="note", title="no image was checked")
+def unreadable_images(seen: Seen, total: int) -> Finding:
+    """Whether the images decode. `total` is the number of images; fewer were seen if the set was refused meanwhile."""
+    count = len(seen.names)
+    if not seen.unreadable and (not count or count < total):
+        detail = f"{count:,} of {total:,} images were reached" if total else "there is no image"
+        title = "not every image was read" if count else "no image was checked"
+        return Finding(level="note", title=title, detail=detail)
     if not seen.unreadable:
-        return Finding(level="ok", title="every image decodes", count=len(seen.names))
+        return Finding(level="ok", title="every image decodes", count=count)
     return Finding(
         level="error",
         title="unreadable images",
@@ -205,4 +209,13 @@ def duplicates(seen: Seen, classes: Sequence[ClassName]) -> Iterator[Finding]:
             examples = tuple(f"{describe(first)} = {describe(second)}" for second, first in group[:LISTED])
             yield Finding(level=level, title=title, advice=advice, count=len(group), examples=examples)
     if not pairs:
-        yield Finding(level="ok", title="no duplicate images")
+        yield _no_duplicates(len(seen.names), len(seen.names) - len(seen.unreadable))
+
+
+def _no_duplicates(images: int, readable: int) -> Finding:
+    """The finding that no two of the readable images are the same. Unreadable ones were not compared."""
+    if readable == images > 1:
+        return Finding(level="ok", title="no duplicate images")
+    detail = f"{readable:,} of {images:,} images can be read"
+    detail += "; at least 2 are needed" if readable < 2 else ", and have no duplicates; the others were not compared"
+    return Finding(level="note", title="not all images were compared with each other", detail=detail)

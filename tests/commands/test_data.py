@@ -80,3 +80,14 @@ def test_a_missing_net_is_refused_before_images_are_read(run, tmp_path, monkeypa
     monkeypatch.setattr(data, "check", lambda *_, **__: pytest.fail("the set was read"))
     code, out, err = run("data", "check", tmp_path, "--model", tmp_path / "absent.safetensors")
     assert (code, out, err.count("\n")) == (4, "", 1)
+
+
+def test_a_set_whose_labels_cannot_be_read_says_that_the_net_was_not_tried(run, tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+    mini.write_caffe(tmp_path)
+    (tmp_path / "val.txt").write_text("no list of labels\n")
+    code, out, err = run("data", "check", tmp_path, "--quick-test", "--json")
+    finding = json.loads(out)["findings"][-1]
+    assert (code, err) == (1, "")
+    assert (finding["level"], finding["title"]) == ("note", "the net was not tried")
+    assert finding["detail"] == "the labels can't be read"

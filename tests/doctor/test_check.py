@@ -18,6 +18,7 @@ from alexnet_infer.doctor import check as doctor
 from alexnet_infer.doctor import order
 from alexnet_infer.doctor.check import check
 from alexnet_infer.doctor.finding import Finding, Report
+from alexnet_infer.doctor.images import Seen, unreadable_images
 from alexnet_infer.doctor.order import IDS, LABELS
 from alexnet_infer.errors import UnreadableInputError, UsageError
 from tests.datasets import mini
@@ -274,6 +275,34 @@ def test_a_class_without_images_is_a_warning(tmp_path):
     assert report.exit_code == 0
 
 
+def test_nothing_is_ok_that_was_not_checked(tmp_path):
+    """One readable image has nothing to be compared with; an unreadable one is compared with none."""
+    mini.write_folders(tmp_path)
+    paths = sorted((tmp_path / "val").rglob("*.JPEG"))
+    for path in paths[1:]:
+        path.write_bytes(b"?")
+    report = check(tmp_path)
+    finding = find(report, "not all images were compared with each other")
+    assert (finding.level, finding.detail) == ("note", "1 of 18 images can be read; at least 2 are needed")
+    paths[1].write_bytes(mini.jpeg(77))
+    finding = find(check(tmp_path), "not all images were compared with each other")
+    assert finding.detail == "2 of 18 images can be read, and have no duplicates; the others were not compared"
+    paths[1].write_bytes(paths[0].read_bytes())
+    assert find(check(tmp_path), "duplicate images").level in ("warning", "error")
+    assert find(report, "images per class").level == "note"  # no figure to compare with
+
+
+def test_images_that_were_not_reached_are_not_said_to_decode():
+    seen = Seen()
+    finding = unreadable_images(seen, 0)
+    assert (finding.level, finding.detail) == ("note", "there is no image")
+    seen.names, seen.labels = ["a", "b"], [0, 0]
+    finding = unreadable_images(seen, 5)
+    assert (finding.level, finding.title) == ("note", "not every image was read")
+    assert finding.detail == "2 of 5 images were reached"
+    assert unreadable_images(seen, 2).level == "ok"
+
+
 # Archives.
 
 
@@ -352,6 +381,31 @@ def test_labels_are_compared_with_the_devkit(listed):
     assert find(check(listed, layout="caffe"), "labels match the devkit").count == 18
 
 
+def test_images_without_a_name_of_the_devkits_are_not_said_to_match(listed):
+    names = sorted(VALIDATION)
+    for count, title in ((15, "not all labels were compared with the devkit"), (3, "labels were not compared")):
+        for name in names[:3] if count == 15 else names[3:]:
+            (path,) = listed.rglob(name)
+            path.rename(path.with_name(f"my {name}"))
+        renamed = names[:3] if count == 15 else names
+        lines = (f"{f'my {name}' if name in renamed else name} {true(name)}\n" for name in names)
+        (listed / "val.txt").write_text("".join(lines))
+        finding = find(check(listed, layout="caffe"), title)
+        assert finding.level == "note"
+    assert "none of the 18 images has a name of the devkit's" in finding.detail
+
+
+def test_one_image_per_class_cannot_show_a_renumbering(listed):
+    labels = {name: true(name) for name in VALIDATION}
+    firsts = {label: name for name, label in sorted(labels.items(), reverse=True)}
+    for name in {*VALIDATION} - {*firsts.values()}:
+        (path,) = listed.rglob(name)
+        path.unlink()
+    (listed / "val.txt").write_text("".join(f"{name} {(label + 1) % 6}\n" for label, name in firsts.items()))
+    finding = find(check(listed, layout="caffe"), "labels differ from the devkit's")
+    assert (finding.level, finding.count) == ("error", 6)
+
+
 def test_labels_in_the_devkits_order_are_recognised(listed):
     relabel(listed, lambda name: list(SYNSETS).index(VALIDATION[name][1]))
     report = check(listed, layout="caffe")
@@ -426,6 +480,26 @@ def test_ilsvrcs_first_labels_are_checked_without_the_devkit(thousand, labels, t
     finding = find(check(thousand), title)
     assert finding.level == level
     assert level == "ok" or "0.1 % accuracy" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept", "title", "level"),
+    [
+        (LABELS, (1, 3, 5), "labels are in order of WordNet ids", "ok"),
+        (LABELS, (2, 5), "the order of the labels was not checked", "note"),
+        (tuple(i - 1 for i in IDS), (4,), "labels are in the devkit's order", "error"),
+        ((65, 970, 230, 809, 5), (1, 5), "not the official labels", "error"),
+    ],
+)
+def test_some_of_ilsvrcs_first_labels_are_checked_too(thousand, labels, kept, title, level):
+    for i in {1, 2, 3, 4, 5} - {*kept}:
+        (thousand / "val" / f"ILSVRC2012_val_{i:08}.JPEG").unlink()
+    lines = (f"ILSVRC2012_val_{i:08}.JPEG {labels[i - 1]}\n" for i in kept)
+    (thousand / "val.txt").write_text("".join(lines))
+    (thousand / "synsets.txt").write_text("".join(f"{wnid}\n" for wnid in THOUSAND))
+    finding = find(check(thousand), title)
+    assert finding.level == level
+    assert f"(images {', '.join(map(str, kept))})" in finding.detail
 
 
 def test_a_part_of_ilsvrc_is_reported_with_the_missing_images(thousand):
