@@ -36,7 +36,7 @@ def run(
     Raises the errors of `check` and, before any image is read, those of `load`.
     """
     net = _load(model) if model is not None or quick_test else None
-    report = check(root, split, layout, hashing=hashing)
+    report = check(root, split, layout, numbered=net.manifest.classes if net else (), hashing=hashing)
     if net is not None:
         tried = try_net(report.data, net) if report.data is not None else not_tried("the labels can't be read")
         report = replace(report, findings=(*report.findings, tried))

@@ -148,7 +148,7 @@ def name_assumed(computed: Computed) -> None:
     classes, root = computed.nets[0].manifest.classes, printable(str(computed.data.root))
     print(
         f"note: the folders of {root} are numbered, and the numbers are taken as positions in the net's "
-        f"{len(classes):,} classes (0 is {classes[0].wnid}). If they stand for other classes, add synset_words.txt to "
+        f"{len(classes):,} classes (0 is {classes[0].wnid}). If they stand for other classes, add classes.tsv to "
         "the folder",
         file=sys.stderr,
     )

@@ -41,7 +41,8 @@ class Folders(Listed):
 
     A class folder is named by its WordNet id, by a class index, or by the name of a class of the user's own. Indices
     are positions in a table of classes in `root`. Without a table, they are positions in ILSVRC's classes if all of 0
-    to 999 are there, or else in the classes `numbered`, such as the net's. All images below a class folder belong to
+    to 999 are there, or else in the classes `numbered`, such as the net's. If these are themselves named by the
+    numbers, or if there are none, as in training, the numbers are names. All images below a class folder belong to
     the class, and links to folders are followed. An empty class folder keeps its position among the labels. A table in
     `root` gives the names of WordNet ids; others have the names that ILSVRC gives them.
     """
@@ -67,13 +68,9 @@ class Folders(Listed):
             has = f" (it has {listed(names)})" if (names := children(folder)) else ""
             raise UnreadableInputError(f"{folder}: no images here{has}; expected one folder of images per class")
         _check_alike(folder, images)
-        self.assumed = False
-        if all(_is_index(path.name) for path in images):
-            where, classes = _index(root, folder, images, numbered)
-            self.assumed = classes is numbered
-            owners = _by_index(folder, images, where, classes)
-        else:
-            owners = _by_name(root, images)
+        meant = _index(root, images, numbered) if all(_is_index(path.name) for path in images) else None
+        self.assumed = meant is not None and meant[1] is numbered
+        owners = _by_name(root, images) if meant is None else _by_index(folder, images, *meant)
         self.classes = tuple(sorted(owners, key=lambda c: c.wnid))
         if len({c.wnid for c in self.classes}) < len(images):
             raise UnreadableInputError(f"{folder}: two folders are the same class; expected one folder per class")
@@ -168,25 +165,22 @@ def _by_name(root: Folder, images: Mapping[Folder, object]) -> dict[ClassName, F
 
 
 def _index(
-    root: Folder, folder: Folder, images: Mapping[Folder, object], numbered: Sequence[ClassName]
-) -> tuple[str, Sequence[ClassName]]:
-    """The classes that the numbers of the folders stand for, and where they are from.
+    root: Folder, images: Mapping[Folder, object], numbered: Sequence[ClassName]
+) -> tuple[str, Sequence[ClassName]] | None:
+    """Where the classes are listed that the numbers of the folders stand for, and the classes.
 
-    Raises UnreadableInputError if nothing says what they stand for.
+    None if the numbers are names.
     """
     table, names = find_table(root)
-    ilsvrc, numbers = ilsvrc_classes(), sorted(int(path.name) for path in images)
+    ilsvrc, own = ilsvrc_classes(), {path.name for path in images}
     if names:
         check_sorted(table, names)
         return f"the lines of {table}", [class_name(table, wnid, name) for wnid, name in names.items()]
-    if numbers == list(range(len(ilsvrc))):
+    if own <= {c.wnid for c in numbered}:
+        return None
+    if sorted(map(int, own)) == list(range(len(ilsvrc))):
         return "ILSVRC's classes", ilsvrc
-    if numbered:
-        return "the net's classes", numbered
-    raise UnreadableInputError(
-        f"{folder}: its folders are numbered ({listed(numbers)}), and nothing says which classes they stand for; "
-        "add classes.tsv beside them: one line per class, in order of WordNet ids, with the id, a tab and the name"
-    )
+    return ("the net's classes", numbered) if numbered else None
 
 
 def _by_index(

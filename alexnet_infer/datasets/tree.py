@@ -12,6 +12,7 @@ from unicodedata import normalize
 from alexnet_infer.datasets.inside import Inside
 from alexnet_infer.datasets.places import Place, read_whole, refuse
 from alexnet_infer.datasets.zips import ZipMember
+from alexnet_infer.photos import IMAGE_SUFFIXES, OTHER_PICTURE_SUFFIXES
 
 Folder = Path | Inside
 """A folder or file, on disk or in an archive."""
@@ -48,13 +49,10 @@ _COMPANIONS = frozenset(
 )
 """Suffixes of files that aren't images of the set. Backup copies of an image are among them."""
 
-_PICTURES = frozenset(
-    "jpg jpeg jpe jfif mpo png apng webp gif bmp tif tiff ppm pgm pbm avif heic heif jp2 j2k jxl tga svg".split()  # noqa: SIM905
-)
-"""Suffixes of images, readable or not."""
-
 _DOCUMENTS = frozenset("readme license licence copying makefile md5sums sha1sums sha256sums checksums".split())  # noqa: SIM905
 """Lower-case names of files without a suffix that aren't images."""
+
+_PICTURES = IMAGE_SUFFIXES + OTHER_PICTURE_SUFFIXES
 
 Item = tuple[str, Place | ZipMember]
 """The path of an image as a string, and where it is."""
@@ -79,7 +77,7 @@ def is_image(name: str) -> bool:
 
 def is_picture(name: str) -> bool:
     """Whether a file of this name certainly is an image, in a format that can be read or in another."""
-    return belongs(name) and name.lower().rpartition(".")[2] in _PICTURES
+    return belongs(name) and name.lower().endswith(_PICTURES)
 
 
 def children(folder: Folder, *, everything: bool = False) -> dict[str, bool]:

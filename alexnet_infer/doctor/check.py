@@ -32,8 +32,15 @@ IMAGES: dict[Split, int] = {"validation": 50_000, "train": 1_281_167}
 """The number of images in each split of ILSVRC-2012."""
 
 
-def check(root: Path, split: Split = "validation", layout: str | None = None, *, hashing: bool = True) -> Report:
-    """Check the labelled images in `root` and report all findings. The arguments are those of `open_images`.
+def check(
+    root: Path,
+    split: Split = "validation",
+    layout: str | None = None,
+    *,
+    numbered: Sequence[ClassName] = (),
+    hashing: bool = True,
+) -> Report:
+    """Check the labelled images in `root` and report all findings. The other arguments are those of `open_images`.
 
     Every image is read and decoded once, on all cores. With `hashing`, the official archives are read once more for
     their MD5.
@@ -43,7 +50,7 @@ def check(root: Path, split: Split = "validation", layout: str | None = None, *,
     """
     data, classes, problems, known = None, (), [], None
     try:
-        data = open_images(root, split, layout)
+        data = open_images(root, split, layout, numbered=numbered)
         classes, layout = data.classes, data.layout
         known = identify([c.wnid for c in classes])
         data.labels  # noqa: B018 (a cached property: this reads the labels)
@@ -95,6 +102,15 @@ def _contents(data: LabelledImages, split: Split, known: str | None) -> Iterator
     expected = f"{ILSVRC} has {IMAGES[split]:,} images in 1,000 classes"
     have = f"{len(data):,} images in {len(data.classes):,} classes"
     yield Finding(level="ok", title=f"layout {data.layout}", detail=have, count=len(data))
+    if data.assumed or all(c.wnid.isdecimal() for c in data.classes):
+        meaning = "positions in the net's classes" if data.assumed else "names of classes"
+        yield Finding(
+            level="warning",
+            title="class folders are numbered",
+            detail=f"nothing in the set says what the numbers stand for; here they are {meaning}",
+            advice="eval takes them as positions in the net's classes. If they stand for others, add classes.tsv "
+            "beside them: one line per class, in order of WordNet ids, with the id, a tab and the name.",
+        )
     if known != ILSVRC:
         prefix = f"the classes are those of {known}; " if known else ""
         advice = "Its error rates can't be compared with those published for ILSVRC."

@@ -142,9 +142,20 @@ def test_numbers_that_are_no_positions_are_refused(tmp_path, names, part):
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_numbers_without_a_table_are_refused_with_the_file_to_add(tmp_path, split):
-    make(tmp_path, *(f"{split}/{i}/x.jpeg" for i in range(10)))
-    refused(lambda: LabelledImages(tmp_path, split), "its folders are numbered (0, 1, 2", "add classes.tsv")
+def test_numbers_without_a_table_are_names_as_in_training(tmp_path, split):
+    make(tmp_path, *(f"{split}/{i}/x.jpeg" for i in range(12)))
+    images = LabelledImages(tmp_path, split)
+    assert [c.wnid for c in images.classes] == sorted(map(str, range(12)))
+    assert all(images.classes[e.label].wnid == Path(e.name).parent.name for e in images)
+    assert not images.assumed
+
+
+def test_numbers_are_names_for_a_net_whose_classes_have_these_names(tmp_path):
+    make(tmp_path, *(f"{i}/x.jpeg" for i in range(12)))
+    own = LabelledImages(tmp_path, "validation").classes
+    images = LabelledImages(tmp_path, "validation", numbered=own)
+    assert images.classes == own  # "10" is the third of these classes, not the eleventh
+    assert not images.assumed
 
 
 def test_a_split_folder_without_images_is_refused_with_what_it_has(tmp_path):

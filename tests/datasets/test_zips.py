@@ -105,18 +105,9 @@ def test_an_archive_that_changes_after_it_was_opened_gives_errors(tmp_path):
 
 def test_an_archive_in_several_parts_is_refused(tmp_path):
     content = bytearray(write(tmp_path / "x.zip").read_bytes())
-    content[content.rindex(b"PK\x05\x06") + 4] = 3
+    content[content.rindex(b"PK\x01\x02") + 34] = 1  # the part in which a member begins
     (tmp_path / "x.zip").write_bytes(content)
     refused(lambda: Zip(tmp_path / "x.zip"), "one part of several; expected a zip archive in one file")
-
-
-@pytest.mark.parametrize("lost", [1, 3])
-def test_a_list_with_fewer_entries_than_it_says_is_refused(tmp_path, lost):
-    content = bytearray(write(tmp_path / "x.zip").read_bytes())
-    at = content.rindex(b"PK\x05\x06")
-    content[at + 8 : at + 12] = (len(FILES) + 1 + lost).to_bytes(2, "little") * 2
-    (tmp_path / "x.zip").write_bytes(content)
-    refused(lambda: Zip(tmp_path / "x.zip"), f"it lists {len(FILES) + 1} files and folders of {len(FILES) + 1 + lost}")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_infer.datasets.ilsvrc import ARCHIVES, DEVKIT, ILSVRC
+from alexnet_infer.datasets.ilsvrc import ARCHIVES, DEVKIT, ILSVRC, ilsvrc_classes
 from alexnet_infer.doctor import check as doctor
 from alexnet_infer.doctor import order
 from alexnet_infer.doctor.check import check
@@ -115,17 +115,29 @@ def test_a_wrong_ground_truth_is_a_finding_and_the_images_are_still_checked(tmp_
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
 def test_the_images_of_a_set_without_known_labels_are_checked_in_archives_too(tmp_path, kind):
-    mini.write_numbered_in_val(tmp_path / "set")
-    (tmp_path / "set" / "synset_words.txt").unlink()
-    for i, name in enumerate(("bad.JPEG", "notes.txt", ".hidden.jpg", "old.tar")):
-        mini.write(tmp_path / "set" / "val" / f"{i:05}" / name, b"no image")
+    for name, (data, wnid) in mini.VALIDATION.items():
+        mini.write(tmp_path / "set" / "val" / wnid / name, data)
+    for name in ("bad.JPEG", "notes.txt", ".hidden.jpg", "old.tar"):
+        mini.write(tmp_path / "set" / "val" / "thumbs" / name, b"no image")
     mini.write(tmp_path / "set" / "test" / "other.JPEG", b"another split")
     root = tmp_path / "set"
     report = check(root if kind == "folder" else mini.pack(root, tmp_path / f"set.{kind}"))
-    assert "nothing says which classes" in find(report, "incomplete or inconsistent").detail
+    assert "others with images (thumbs)" in find(report, "incomplete or inconsistent").detail
     assert (report.images, report.readable, report.exit_code, report.data) == (19, 18, 1, None)
     (example,) = find(report, "unreadable images").examples
     assert "bad.JPEG" in example
+
+
+def test_numbered_folders_are_a_warning_that_says_how_they_are_taken(tmp_path):
+    mini.write_numbered_in_val(tmp_path)
+    assert not [f for f in check(tmp_path).findings if "numbered" in f.title]
+    (tmp_path / "synset_words.txt").unlink()
+    for numbered, meaning in (((), "names of classes"), (ilsvrc_classes(), "positions in the net's classes")):
+        report = check(tmp_path, numbered=numbered)
+        finding = find(report, "class folders are numbered")
+        assert (finding.level, report.exit_code, report.images) == ("warning", 0, 18)
+        assert meaning in finding.detail
+        assert "classes.tsv" in finding.advice
 
 
 def test_without_a_readable_image_the_report_says_that_none_was_checked(tmp_path):
