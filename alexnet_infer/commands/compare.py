@@ -20,6 +20,7 @@ from alexnet_infer.photos import Photo, expand
 from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Views
 from alexnet_infer.progress import counting
+from alexnet_infer.published.get import set_at
 
 
 def run(
@@ -77,7 +78,7 @@ def choose_images(
     if data is not None and photos:
         raise UsageError(f"--data {data} and {printable(photos[0])}: expected a labelled set or photos, not both")
     if data is not None:
-        return open_images(data, split, layout)
+        return open_images(set_at(data), split, layout)
     other_split = split if split != "validation" else None
     for option, value in (("--limit", limit), ("--format", layout), ("--split", other_split)):
         if value is not None:

@@ -16,6 +16,7 @@ from alexnet_infer.doctor.trial import not_tried, try_net
 from alexnet_infer.errors import printable
 from alexnet_infer.nets import load
 from alexnet_infer.predict import Net
+from alexnet_infer.published.get import set_at
 
 
 def run(
@@ -36,7 +37,7 @@ def run(
     Raises the errors of `check` and, before any image is read, those of `load`.
     """
     net = _load(model) if model is not None or quick_test else None
-    report = check(root, split, layout, numbered=net.manifest.classes if net else (), hashing=hashing)
+    report = check(set_at(root), split, layout, numbered=net.manifest.classes if net else (), hashing=hashing)
     if net is not None:
         tried = try_net(report.data, net) if report.data is not None else not_tried("the labels can't be read")
         report = replace(report, findings=(*report.findings, tried))

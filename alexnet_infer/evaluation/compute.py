@@ -29,6 +29,7 @@ from alexnet_infer.nets import load
 from alexnet_infer.predict import LARGEST_BATCH, Net
 from alexnet_infer.preprocess import Views
 from alexnet_infer.progress import counting
+from alexnet_infer.published.get import set_at
 from alexnet_infer.version import __version__
 
 DATA_VARIABLE = "ALEXNET_INFER_DATA"
@@ -84,7 +85,10 @@ class EvaluationRequest:
 
 
 def data_folder(given: Path | None) -> Path:
-    """Return the path `given`, or else the one in $ALEXNET_INFER_DATA. Raises UsageError if both are missing."""
+    """Return the path `given`, or else the one in $ALEXNET_INFER_DATA. The name of a fetched set stands for its folder.
+
+    Raises UsageError if both are missing, and UnreadableInputError for the name of a set that has not been fetched.
+    """
     path = given or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
     if path is None:
         raise UsageError(
@@ -93,7 +97,7 @@ def data_folder(given: Path | None) -> Path:
             "ILSVRC-2012, get ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from https://image-net.org and "
             "give the folder that contains them"
         )
-    return path
+    return set_at(path)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from alexnet_infer.errors import UnreadableInputError, UsageError, listed
 from alexnet_infer.files import lock, user_cache
 from alexnet_infer.progress import fetching
-from alexnet_infer.published.data_sets import Archive, DataSet
+from alexnet_infer.published.data_sets import Archive, DataSet, data_sets
 from alexnet_infer.published.download import check_space, download, part_path, verify
 from alexnet_infer.published.unpack import unpack
 
@@ -34,6 +34,21 @@ def sets_folder() -> Path:
 def is_there(data: DataSet, parent: Path, archives: Sequence[Archive] | None = None) -> bool:
     """Return whether `parent` has the set, or these parts of it. An empty folder is no set."""
     return not _missing(parent / data.name, data.archives if archives is None else archives)
+
+
+def set_at(path: Path) -> Path:
+    """Return `path` or, if it doesn't exist and is the name of a fetched set, the folder of that set.
+
+    Raises UnreadableInputError if it is the name of a set that can be fetched.
+    """
+    if path.exists() or str(path) not in (sets := data_sets()):
+        return path
+    data = sets[str(path)]
+    if not any(is_there(data, sets_folder(), [archive]) for archive in data.archives):
+        raise UnreadableInputError(
+            f"{path}: no such file or folder; `alexnet-infer data get {data.name}` gets the set of this name"
+        )
+    return sets_folder() / data.name
 
 
 def get(

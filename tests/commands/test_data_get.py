@@ -64,6 +64,22 @@ def test_a_set_is_fetched_and_the_next_command_reads_it(site, run):
     assert (code, json.loads(out)["data"]["images"]) == (0, 3), err
 
 
+@pytest.mark.parametrize(
+    "command", [("eval", "--views", "center", "--json", "--data"), ("data", "check", "--json")], ids=["eval", "check"]
+)
+def test_the_name_of_a_fetched_set_stands_for_its_folder(site, run, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*command, "small")
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert "small: no such file or folder; `alexnet-infer data get small` gets the set" in err
+    run("data", "get", "small")
+    by_name, by_path = run(*command, "small"), run(*command, sets_folder() / "small")
+    assert by_name == by_path
+    assert by_name[0] in (0, 1)  # `check` finds that the three images are one
+    (tmp_path / "small").mkdir()
+    assert "small: " in run(*command, "small")[2]  # an existing folder comes first
+
+
 def test_the_licence_comes_before_anything_is_fetched(site, run):
     site.script = [site.says(b"", 404)]
     code, out, err = run("data", "get", "small")
