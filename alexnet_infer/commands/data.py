@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -65,13 +66,17 @@ def _print(report: Report) -> None:
         table.add_column(heading)
     for finding in report.findings:
         count = f"{finding.count:,} " if finding.count is not None and finding.examples else ""
+        title = _SINGULAR.sub(r"\1", finding.title) if count == "1 " else finding.title
         level = Text(finding.level, styles[finding.level])
-        table.add_row(level, Text(count + finding.title), Text("\n".join(_lines(finding))))
+        table.add_row(level, Text(count + title), Text("\n".join(_lines(finding))))
     console = Console()
     console.print(table)
     levels = Counter(finding.level for finding in report.findings)
     worst = ", ".join(f"{levels[level]} {level}{'s' * (levels[level] != 1)}" for level in ("error", "warning"))
     console.print(f"\n{report.readable:,} of {report.images:,} images can be read; {worst}", highlight=False)
+
+
+_SINGULAR = re.compile("^(image|class)e?s")
 
 
 def _lines(finding: Finding) -> Iterator[str]:

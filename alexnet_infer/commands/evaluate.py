@@ -109,8 +109,7 @@ def run(
     clock = Clock()
     with continuable(request):
         computed = compute(request, clock)
-    if computed.data.assumed:
-        name_assumed(computed)
+    name_notes(computed.data)
     if output.profile:
         begin, end = computed.predictions[0].about.begin, computed.predictions[0].about.end
         print_profile(clock, end - begin, dict(zip(net_names(computed), computed.cached, strict=True)))
@@ -144,14 +143,10 @@ def net_names(computed: Computed) -> list[str]:
     return display_names([[predictions] for predictions in computed.predictions])
 
 
-def name_assumed(computed: Computed) -> None:
-    classes, root = computed.nets[0].manifest.classes, printable(str(computed.data.root))
-    print(
-        f"note: the folders of {root} are numbered, and the numbers are taken as positions in the net's "
-        f"{len(classes):,} classes (0 is {classes[0].wnid}). If they stand for other classes, add classes.tsv to "
-        "the folder",
-        file=sys.stderr,
-    )
+def name_notes(data: LabelledImages) -> None:
+    """Print what a user should know about a set before trusting a figure."""
+    for note in data.notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
 
 
 def merge(

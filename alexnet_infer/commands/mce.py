@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from alexnet_infer.commands.evaluate import continuable, name_assumed, net_names
+from alexnet_infer.commands.evaluate import continuable, name_notes, net_names
 from alexnet_infer.commands.evaluate_output import Output
 from alexnet_infer.commands.profile import print_profile
 from alexnet_infer.commands.unreadable import name_unreadable
@@ -113,8 +113,7 @@ def _evaluate(
             counted += len(computed.positions)
             if len(results) == 1:
                 scored = tuple(how_scored(scores))
-                if computed.data.assumed:
-                    name_assumed(computed)
+                name_notes(computed.data)
     if profile:
         print_profile(clock, counted, cached)
     return results, {"scored": scored, "sizes": _sizes(data, nets)}

@@ -9,15 +9,15 @@ from functools import cached_property
 from pathlib import Path
 
 from alexnet_infer.datasets.archives import Tar
-from alexnet_infer.datasets.base import Example, OnError, Source, Split
+from alexnet_infer.datasets.base import Example, OnError, Source
 from alexnet_infer.datasets.caffe import Caffe
 from alexnet_infer.datasets.classes import map_classes
-from alexnet_infer.datasets.folders import Folders, find_folder, is_split_folder
+from alexnet_infer.datasets.folders import Folders, find_folder
 from alexnet_infer.datasets.inside import open_archive
 from alexnet_infer.datasets.lists import Flat, Kaggle, TinyImageNet
 from alexnet_infer.datasets.parquet import Parquet
 from alexnet_infer.datasets.places import refuse
-from alexnet_infer.datasets.tree import Folder, children, is_picture, subfolders
+from alexnet_infer.datasets.tree import Folder, Split, children, is_picture, is_split_folder, subfolders
 from alexnet_infer.errors import UnreadableInputError, UsageError, listed, shown
 from alexnet_infer.manifest import ClassName
 
@@ -58,9 +58,9 @@ class LabelledImages:
         self.layout, self.classes = self._source.layout, self._source.classes
 
     @property
-    def assumed(self) -> bool:
-        """Whether the labels were taken as positions in `numbered`, because nothing in the set says what they are."""
-        return isinstance(self._source, Folders) and self._source.assumed
+    def notes(self) -> Sequence[str]:
+        """What a user should know about the set before trusting a figure, such as images that don't count."""
+        return self._source.notes
 
     def __len__(self) -> int:
         return len(self._source)
@@ -134,7 +134,11 @@ def _choose(root: Path, split: Split, layout: str | None) -> tuple[type[Source],
     sources = [LAYOUTS[layout]] if layout else [source for source in LAYOUTS.values() if split in source.accepts]
     top: Folder = root
     if root.is_file() and layout != Tar.layout and not Tar.detect(root, split):
-        top = open_archive(root) or root
+        archive = open_archive(root)
+        if archive is None:
+            fix = "give the folder with all shards" if root.suffix == ".parquet" else "give a folder or an archive"
+            raise UnreadableInputError(f"{root}: neither a folder nor a zip or tar archive; {fix}")
+        top = archive
     folder: Folder | None = top
     while folder is not None:
         matching = [source for source in sources if source.detect(folder, split)]

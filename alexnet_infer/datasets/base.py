@@ -13,14 +13,13 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from alexnet_infer.datasets.places import Place
-from alexnet_infer.datasets.tree import Folder, same_name
+from alexnet_infer.datasets.tree import Folder, Split, same_name
 from alexnet_infer.datasets.zips import ZipMember
 from alexnet_infer.decode import Squares, Timed, read_squares
 from alexnet_infer.errors import UnreadableInputError, one_line, printable
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.preprocess import Rescaling
 
-Split = Literal["train", "validation"]
 OnError = Literal["raise", "yield"]
 
 
@@ -82,6 +81,8 @@ class Source(ABC):
     """In order of WordNet ids."""
     root: Path
     """The set's folder or archive."""
+    notes: Sequence[str] = ()
+    """What a user should know about the set before trusting a figure: one line each."""
 
     @classmethod
     @abstractmethod
@@ -184,7 +185,7 @@ def labelled(
     for names, lack in ((lacking, "no image"), (unlabelled, "no label")):
         if names:
             have = "1 has" if len(names) == 1 else f"{len(names)} have"
-            raise UnreadableInputError(f"{counts}: {have} {lack}; the first is {printable(min(names))}")
+            raise UnreadableInputError(f"{counts}: {have} {lack}; the first is {printable(min(names))[:100]}")
     if len({*found.values()}) < len(found):
         raise UnreadableInputError(
             f"{counts}: two names differ only in how their accents are stored; expected each once"

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
-from alexnet_infer.datasets.base import Listed, Split, labelled
+from alexnet_infer.datasets.base import Listed, labelled
 from alexnet_infer.datasets.classes import check_sorted, class_name, find_table
 from alexnet_infer.datasets.places import Place, refuse_lines
-from alexnet_infer.datasets.tree import Folder, children, distinct, place_of, read_lines, same_name
+from alexnet_infer.datasets.tree import (
+    SPLIT_FOLDERS,
+    Folder,
+    Split,
+    children,
+    distinct,
+    is_picture,
+    place_of,
+    read_lines,
+    same_name,
+)
 from alexnet_infer.datasets.zips import ZipMember
 from alexnet_infer.errors import UnreadableInputError, UsageError, shown
 
-_FOLDERS = ("", "val", "validation", "valid", "ILSVRC2012_img_val")
+_FOLDERS = ("", *SPLIT_FOLDERS["validation"], "ILSVRC2012_img_val")
 
 
 class Caffe(Listed):
@@ -56,7 +66,11 @@ class Caffe(Listed):
                 f"{root}: the images of {self.LIST} are in {folders[0]} and in {folders[1]}; expected one folder"
             )
         folder = folders[0] if folders else root
-        self.entries = labelled(labels, path, _located(labels, folder, path, files), folder, all_images=False)
+        located = _located(labels, folder, path, files)
+        self.entries = labelled(labels, path, located, folder, all_images=False)
+        if isinstance(folder, Path):
+            _check_links([place.path for place in located.values()])
+        self.notes = tuple(_not_listed(labels, folder, path, files))
 
 
 def image_folders(root: Folder) -> list[Folder]:
@@ -85,12 +99,47 @@ def _located(
         actual = files.get(file) or files.get(same_name(file))
         if actual is None:
             continue
-        if own.setdefault(actual, name) is not name:
+        if own.setdefault(actual, name) != name:
             raise UnreadableInputError(
                 f"{source}: {shown(own[actual])} and {shown(name)} are the same file; expected each image once"
             )
         located[name] = place_of(where, actual)
     return located
+
+
+def _check_links(paths: Collection[str]) -> None:
+    """Raise UnreadableInputError if one of the images is a link to another, which would count twice."""
+    links = {path for path in paths if os.path.islink(path)}  # noqa: PTH114 (there may be a million)
+    targets = {_file(path): path for path in links if os.path.exists(path)}  # noqa: PTH110
+    for path in paths if targets else ():
+        if path not in links and (link := targets.get(_file(path))):
+            raise UnreadableInputError(
+                f"{link}: a link to {path}, another image of the list, which would count twice; remove one of them"
+            )
+
+
+def _file(path: str) -> tuple[int, int]:
+    status = os.stat(path)  # noqa: PTH116
+    return status.st_dev, status.st_ino
+
+
+def _not_listed(
+    labels: Iterable[str], folder: Folder, source: Folder, files_in: Callable[[Folder | None], Mapping[str, str]]
+) -> Iterator[str]:
+    """Yield a note if the folders of the listed images have others."""
+    parents: dict[str, Folder | None] = {}
+    listed: dict[str, tuple[Folder | None, set[str]]] = {}
+    for name in labels:
+        parent, slash, file = name.rpartition("/")
+        if parent + slash not in parents:
+            parents[parent + slash] = _parent(parent + slash, folder)
+        where = parents[parent + slash]
+        listed.setdefault(str(where), (where, set()))[1].add(same_name(file))
+    others = 0
+    for where, names in listed.values():
+        others += sum(is_picture(name) and same_name(name) not in names for name in {*files_in(where).values()})
+    if others:
+        yield f"{others:,} images in {folder} are not in {source.name}: they don't count"
 
 
 def _parent(name: str, folder: Folder) -> Folder | None:
@@ -126,8 +175,8 @@ def _read_list(path: Folder, classes: int) -> dict[str, int]:
     bad: list[tuple[int, str]] = []
     repeated: list[tuple[int, str]] = []
     for number, line in enumerate(read_lines(path), start=1):
-        name, _, label = line.strip().rpartition(" ")
-        name = name.strip()
+        *start, label = line.rsplit(None, 1) or [""]
+        name = "".join(start).strip()
         if not name or not is_number(label) or int(label) >= classes:
             bad.append((number, line))
         elif name in labels:

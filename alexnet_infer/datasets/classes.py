@@ -49,25 +49,44 @@ def read_table(path: Folder) -> dict[str, str]:
         if wnid in names:
             raise UnreadableInputError(f"{path}, line {number}: {shown(wnid)} occurs twice; expected each id once")
         names[wnid] = name
+    own = next((wnid for wnid in names if not is_wordnet_id(wnid)), None)
+    if own is not None and any(map(is_wordnet_id, names)):  # most likely a header, which would shift the labels
+        raise UnreadableInputError(
+            f"{path}: has a line {shown(own)} among lines of WordNet ids; expected a WordNet id in each. Remove headers"
+        )
     return names
 
 
-def find_table(folder: Folder) -> tuple[Folder, dict[str, str]]:
-    """The path and content of the first of TABLES in `folder`, or (path of classes.tsv, {}) if there is no table."""
-    for table in TABLES:
-        if names := read_table(folder / table):
-            return folder / table, names
-    return folder / "classes.tsv", {}
+def find_table(*folders: Folder) -> tuple[Folder, dict[str, str]]:
+    """The path and content of the table in `folders`, or (path of classes.tsv in the first, {}) if there is none.
+
+    Raises UnreadableInputError if there are several that list different classes, since positions would be unclear.
+    """
+    tables = _find_tables(folders)
+    for table, names in tables[1:]:
+        if list(names) != list(tables[0][1]):
+            raise UnreadableInputError(
+                f"{tables[0][0]} and {table} list different classes; expected one table. Move the other elsewhere"
+            )
+    return tables[0] if tables else (folders[0] / "classes.tsv", {})
 
 
-def find_names(folder: Folder) -> dict[str, str]:
-    """WordNet id -> name, from a table in `folder` or from WordNet's `words.txt`, which lists more than the classes."""
-    names = find_table(folder)[1]
-    if not names:
+def find_names(*folders: Folder) -> dict[str, str]:
+    """WordNet id -> name, from the tables in `folders` or WordNet's `words.txt`, which lists more than the classes."""
+    names: dict[str, str] = {}
+    for _, table in _find_tables(folders):
+        names = {**table, **{wnid: name for wnid, name in names.items() if name != wnid}}
+    for folder in folders if not names else ():
         with suppress(FileNotFoundError):
             lines = (line.partition("\t") for line in read_lines(folder / "words.txt"))
             names = {wnid: name for wnid, _, name in lines if is_wordnet_id(wnid) and name}
     return names
+
+
+def _find_tables(folders: Iterable[Folder]) -> list[tuple[Folder, dict[str, str]]]:
+    """The path and content of each of TABLES that is in one of `folders`."""
+    paths = dict.fromkeys(folder / table for folder in folders for table in TABLES)
+    return [(path, names) for path in paths if (names := read_table(path))]
 
 
 def sorted_classes(where: Folder, wnids: Iterable[str], names: Mapping[str, str]) -> tuple[ClassName, ...]:

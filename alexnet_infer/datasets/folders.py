@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from alexnet_infer.datasets.base import Entry, Listed, Split
-from alexnet_infer.datasets.classes import check_sorted, class_name, find_names, find_table
+from alexnet_infer.datasets.base import Entry, Listed
+from alexnet_infer.datasets.classes import TABLES, check_sorted, class_name, find_names, find_table, read_table
 from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
 from alexnet_infer.datasets.tree import (
+    SPLIT_FOLDERS,
     Folder,
+    Split,
     children,
     distinct,
     images_in,
     is_empty,
+    is_image,
     is_picture,
+    is_split_folder,
     is_wordnet_id,
     same_name,
     subfolders,
@@ -23,11 +27,6 @@ from alexnet_infer.datasets.tree import (
 from alexnet_infer.datasets.walk import Walk
 from alexnet_infer.errors import UnreadableInputError, UsageError, listed, shown
 from alexnet_infer.manifest import ClassName
-
-SPLIT_FOLDERS: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "val", "valid")}
-"""Split -> the names that its folder may have."""
-
-_OTHER_SPLITS = frozenset(("training", "test", "testing", "data"))
 
 ANNOTATIONS = "val_annotations.txt"
 """Tiny ImageNet's labels. With them, the folder `images` beside them is no class."""
@@ -41,8 +40,8 @@ class Folders(Listed):
 
     A class folder is named by its WordNet id, by a class index, or by the name of a class of the user's own. Indices
     are positions in a table of classes in `root`. Without a table, they are positions in ILSVRC's classes if all of 0
-    to 999 are there, or else in the classes `numbered`, such as the net's. If these are themselves named by the
-    numbers, or if there are none, as in training, the numbers are names. All images below a class folder belong to
+    to 999 are there, or else in the classes `numbered`, such as the net's. If all of these are named by numbers, or if
+    there are none, as in training, the numbers are names. All images below a class folder belong to
     the class, and links to folders are followed. An empty class folder keeps its position among the labels. A table in
     `root` gives the names of WordNet ids; others have the names that ILSVRC gives them.
     """
@@ -50,7 +49,7 @@ class Folders(Listed):
     layout = "folders"
     accepts: ClassVar = {
         "train": "a folder train/ with one folder per class",
-        "validation": "a folder validation/ or val/ with one folder per class",
+        "validation": "validation/, val/ or valid/, or the path itself, with one folder per class",
     }
 
     @classmethod
@@ -68,9 +67,12 @@ class Folders(Listed):
             has = f" (it has {listed(names)})" if (names := children(folder)) else ""
             raise UnreadableInputError(f"{folder}: no images here{has}; expected one folder of images per class")
         _check_alike(folder, images)
-        meant = _index(root, images, numbered) if all(_is_index(path.name) for path in images) else None
-        self.assumed = meant is not None and meant[1] is numbered
-        owners = _by_name(root, images) if meant is None else _by_index(folder, images, *meant)
+        tables = (folder, root)
+        if all(_is_index(path.name) for path in images):
+            owners, self.notes = _numbered(tables, images, numbered)
+        else:
+            owners, self.notes = _by_name(tables, images), ()
+        self.notes = (*self.notes, *_without_folder(tables, owners))
         self.classes = tuple(sorted(owners, key=lambda c: c.wnid))
         if len({c.wnid for c in self.classes}) < len(images):
             raise UnreadableInputError(f"{folder}: two folders are the same class; expected one folder per class")
@@ -92,7 +94,12 @@ def _check_strays(folder: Folder) -> None:
         name
         for name, is_folder in children(folder).items()
         if not is_folder
-        and (is_picture(name) or _LIKE_A_CLASS.fullmatch(name) or not (folder / name).is_file())  # a broken link
+        and (
+            is_picture(name)
+            or ("." not in name and is_image(name))
+            or _LIKE_A_CLASS.fullmatch(name)
+            or not (folder / name).is_file()  # a broken link
+        )
     ]
     if strays:
         raise UnreadableInputError(
@@ -135,11 +142,6 @@ def find_folder(root: Folder, split: Split) -> Folder | None:
     return empty
 
 
-def is_split_folder(name: str) -> bool:
-    """Whether a folder of this name holds a split, so that it isn't a class."""
-    return name in _OTHER_SPLITS or any(name in names for names in SPLIT_FOLDERS.values())
-
-
 def _has_classes(root: Folder) -> bool:
     """Whether the folders in `root` are classes."""
     folders = subfolders(root)
@@ -158,43 +160,66 @@ def _is_index(name: str) -> bool:
     return re.fullmatch(r"[0-9]{1,6}", name, re.ASCII) is not None
 
 
-def _by_name(root: Folder, images: Mapping[Folder, object]) -> dict[ClassName, Folder]:
-    names = find_names(root)
+def _by_name(tables: Sequence[Folder], images: Mapping[Folder, object]) -> dict[ClassName, Folder]:
+    names = find_names(*tables)
     wnids = ((same_name(path.name), path) for path in images)
     return {class_name(path, wnid, names.get(wnid)): path for wnid, path in wnids}
 
 
-def _index(
-    root: Folder, images: Mapping[Folder, object], numbered: Sequence[ClassName]
-) -> tuple[str, Sequence[ClassName]] | None:
-    """Where the classes are listed that the numbers of the folders stand for, and the classes.
+def _without_folder(tables: Sequence[Folder], classes: Collection[ClassName]) -> Iterator[str]:
+    """Yield a note if a table beside the folders lists classes that have none."""
+    for folder in dict.fromkeys(tables):
+        for table in TABLES:
+            listed_ids = read_table(folder / table)
+            if lacking := listed_ids.keys() - {c.wnid for c in classes}:
+                yield (
+                    f"{folder / table} lists {len(listed_ids):,} classes, and {len(lacking):,} of them have no folder "
+                    f"(such as {shown(min(lacking))}): they don't count"
+                )
 
-    None if the numbers are names.
+
+def _numbered(
+    tables: Sequence[Folder], images: Mapping[Folder, object], numbered: Sequence[ClassName]
+) -> tuple[dict[ClassName, Folder], tuple[str, ...]]:
+    """The class of each folder that is named by a number, and a note if the meaning of the numbers was assumed.
+
+    `tables` are the folders in which a table may be: that of the class folders, and the set's.
     """
-    table, names = find_table(root)
-    ilsvrc, own = ilsvrc_classes(), {path.name for path in images}
-    if names:
-        check_sorted(table, names)
-        return f"the lines of {table}", [class_name(table, wnid, name) for wnid, name in names.items()]
-    if own <= {c.wnid for c in numbered}:
-        return None
-    if sorted(map(int, own)) == list(range(len(ilsvrc))):
-        return "ILSVRC's classes", ilsvrc
-    return ("the net's classes", numbered) if numbered else None
-
-
-def _by_index(
-    folder: Folder, images: Mapping[Folder, object], where: str, classes: Sequence[ClassName]
-) -> dict[ClassName, Folder]:
-    """The class of each folder that is named by a position in `classes`."""
     folders = {int(path.name): path for path in images}
     if len(folders) < len(images):
-        raise UnreadableInputError(f"{folder}: two folders have the same number; expected one folder per class")
+        raise UnreadableInputError(f"{tables[0]}: two folders have the same number; expected one folder per class")
+    table, names = find_table(*tables)
+    if not names:
+        table = tables[-1] / "wnids.txt"
+        names = read_table(table)
+    if names and {path.name for path in images} <= names.keys():
+        return _by_name(tables, images), ()
+    if names:
+        check_sorted(table, names)
+        return _by_position(folders, [class_name(table, wnid, name) for wnid, name in names.items()], str(table)), ()
+    if numbered and all(_is_index(c.wnid) for c in numbered):  # a net that was trained on such folders
+        own = {int(c.wnid): c for c in numbered}
+        return {own.get(number) or class_name(path, path.name): path for number, path in folders.items()}, ()
+    ilsvrc = ilsvrc_classes()
+    if folders.keys() == {*range(len(ilsvrc))}:
+        return _by_position(folders, ilsvrc, "ILSVRC's classes"), ()
+    if not numbered:
+        return _by_name(tables, images), ()
+    note = (
+        f"the folders of {tables[0]} are numbered, and the numbers are taken as positions in the net's "
+        f"{len(numbered):,} classes (0 is {numbered[0].wnid}). If they stand for other classes, add "
+        f"{tables[-1] / 'classes.tsv'}: one line per class, in order of WordNet ids, with the id, a tab and the name"
+    )
+    return _by_position(folders, numbered, "the net's classes"), (note,)
+
+
+def _by_position(folders: Mapping[int, Folder], classes: Sequence[ClassName], where: str) -> dict[ClassName, Folder]:
+    """The class of each numbered folder. The numbers are positions in `classes`, which are listed in `where`."""
+    last = folders[max(folders)]
     if max(folders) >= len(classes):
         raise UnreadableInputError(
-            f"{folder}: has a folder {shown(folders[max(folders)].name)}; expected numbers from 0 to "
-            f"{len(classes) - 1}, positions in {where}. If they count from 1, or are the devkit's, rename the folders "
-            "to WordNet ids"
+            f"{last.parent}: has a folder {shown(last.name)}; expected numbers from 0 to {len(classes) - 1}, positions "
+            f"in {where}. If they count from 1, or are the devkit's, rename the folders to WordNet ids"
         )
     return {classes[number]: path for number, path in folders.items()}
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from alexnet_infer.datasets.base import Split
+from alexnet_infer.datasets.tree import Split
 from alexnet_infer.manifest import ClassName
 
 ILSVRC = "ILSVRC-2012"
@@ -49,5 +49,5 @@ def ilsvrc_names() -> Mapping[str, str]:
 
 
 def identify(wnids: Sequence[str]) -> str | None:
-    """Return the data set in PUBLISHED that has exactly these classes (WordNet ids, sorted), or None."""
+    """Return the data set in _CLASS_LISTS that has exactly these classes (WordNet ids, sorted), or None."""
     return _CLASS_LISTS.get(hashlib.sha256("\n".join(wnids).encode()).hexdigest())

@@ -7,7 +7,7 @@ import re
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from alexnet_infer.datasets.base import Listed, Split, labelled
+from alexnet_infer.datasets.base import Listed, labelled
 from alexnet_infer.datasets.caffe import Caffe, image_folders
 from alexnet_infer.datasets.classes import (
     find_names,
@@ -19,6 +19,7 @@ from alexnet_infer.datasets.folders import ANNOTATIONS, labelled_folders
 from alexnet_infer.datasets.places import refuse_lines
 from alexnet_infer.datasets.tree import (
     Folder,
+    Split,
     children,
     images_in,
     is_wordnet_id,
@@ -29,14 +30,16 @@ from alexnet_infer.datasets.tree import (
 from alexnet_infer.datasets.walk import Walk
 from alexnet_infer.errors import UnreadableInputError, UsageError, one_line, shown
 
-_IMAGE = re.compile(r"(ILSVRC2012_val_[0-9]{8})\.(?:jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE)
+_IMAGE = re.compile(r"(ILSVRC2012_val_[0-9]{8})(?:_(n[0-9]{8}))?\.(?:jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE)
+"""The name of a validation image; Hugging Face's archives add its WordNet id."""
 
 
 class Flat(Listed):
     """The unpacked validation archive and the devkit.
 
-    The images are in `root` or its subfolder `val`, `validation` or `ILSVRC2012_img_val`. The devkit is in `root`.
-    Converted images, such as `ILSVRC2012_val_00000001.png`, are accepted.
+    The images are in `root` or its subfolder `val`, `validation`, `valid` or `ILSVRC2012_img_val`. The devkit is in
+    `root`. It isn't needed if the images' names end in their WordNet ids, as in Hugging Face's archive. Converted
+    images, such as `ILSVRC2012_val_00000001.png`, are accepted.
     """
 
     layout = "flat"
@@ -55,22 +58,28 @@ class Flat(Listed):
             raise UsageError(
                 f"{root}: has ILSVRC2012_val_* in {folders[0]} and in {folders[1]}; expected them in one folder"
             )
-        devkit, (folder,) = open_devkit(root), folders
+        (folder,) = folders
         images: dict[str, str] = {}
+        wnids: dict[str, str] = {}
         for name in images_in(folder):
             if match := _IMAGE.fullmatch(name):
                 number = match[1].lower()
                 if number in images:
                     raise UnreadableInputError(f"{folder}: {images[number]} and {name} have one number; expected one")
                 images[number] = name
-        self.classes = devkit.classes
-        actual = {name: images.get(PurePosixPath(name).stem.lower(), name) for name in devkit.labels}
-        self.entries = labelled(
-            {actual[name]: label for name, label in devkit.labels.items()},
-            devkit.truth,
-            {name: place_of(folder, name) for name in images.values()},
-            folder,
-        )
+                if match[2]:
+                    wnids[name] = match[2]
+        places = {name: place_of(folder, name) for name in images.values()}
+        if len(wnids) == len(images):
+            self.classes = sorted_classes(folder, {*wnids.values()}, find_names(root))
+            position = {c.wnid: i for i, c in enumerate(self.classes)}
+            labels, source = {name: position[wnid] for name, wnid in wnids.items()}, folder
+        else:
+            devkit = open_devkit(root)
+            self.classes, source = devkit.classes, devkit.truth
+            actual = {name: images.get(PurePosixPath(name).stem.lower(), name) for name in devkit.labels}
+            labels = {actual[name]: label for name, label in devkit.labels.items()}
+        self.entries = labelled(labels, source, places, folder)
 
     @staticmethod
     def _folders(root: Folder) -> list[Folder]:
@@ -81,7 +90,8 @@ class Kaggle(Listed):
     """Kaggle's unpacked archive: images in `ILSVRC/Data/CLS-LOC`, the classes in `LOC_synset_mapping.txt` and the
     validation labels in `LOC_val_solution.csv`.
 
-    The two files are in `root` or in a folder on the path to `CLS-LOC`. Training images are in one folder per class.
+    The two files are in `root` or in a folder on the path to `CLS-LOC`. Training images are in one folder per class,
+    and validation images may be.
     """
 
     layout = "kaggle"
@@ -102,7 +112,8 @@ class Kaggle(Listed):
         names = read_table(mapping)
         self.classes = sorted_classes(mapping, names, names)
         positions = {c.wnid: i for i, c in enumerate(self.classes)}
-        if split == "validation":
+        sorted_into_folders = any(is_wordnet_id(path.name) for path in subfolders(folder))
+        if split == "validation" and not sorted_into_folders:
             solution = self._find(root, "LOC_val_solution.csv")
             labels = _read_solution(solution, positions)
             self.entries = labelled(labels, solution, images_in(folder), folder)

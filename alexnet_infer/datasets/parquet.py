@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,11 +10,9 @@ from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
-from alexnet_infer.datasets.base import Example, OnError, Source, Split
-from alexnet_infer.datasets.classes import find_table
-from alexnet_infer.datasets.folders import SPLIT_FOLDERS
+from alexnet_infer.datasets.base import Example, OnError, Source
 from alexnet_infer.datasets.parquet_labels import Labels, describe
-from alexnet_infer.datasets.tree import Folder
+from alexnet_infer.datasets.tree import SPLIT_FOLDERS, Folder, Split
 from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError, one_line, shown
 
 
@@ -26,8 +25,8 @@ class Parquet(Source):
 
     layout = "parquet"
     accepts: ClassVar = {
-        "train": "train-*.parquet with classes.tsv",
-        "validation": "validation-*.parquet with classes.tsv",
+        "train": "train-*.parquet, or with classes.tsv",
+        "validation": "validation-*.parquet, or with classes.tsv",
     }
 
     @classmethod
@@ -45,10 +44,9 @@ class Parquet(Source):
             with _open(shard) as file:
                 described.append(describe(shard, file))
                 self._rows.append(file.metadata.num_rows)
-        table, names = find_table(root)
-        if not names and self._shards[0].parent != root:
-            table, names = find_table(self._shards[0].parent)
-        self._labels = Labels.of(described, table, names)
+        _check_different(self._shards, self._rows)
+        self._labels = Labels.of(described, (root, self._shards[0].parent))
+        self.notes = self._labels.notes
         self.classes = self._labels.classes
 
     def __len__(self) -> int:
@@ -140,6 +138,9 @@ def _name(where: str, image: dict[str, Any]) -> str:
     return path if isinstance(path, str) and path and path.isprintable() else where
 
 
+_FOOTER = 1 << 16
+"""Bytes at the end of a shard that are compared."""
+
 _NUMBERED = re.compile(r"-([0-9]+)(?:-of-([0-9]+)(-[0-9A-Za-z]+)?)?")
 """What follows the split in a shard's name: a number and, as Hugging Face writes it, the total and a hash or none. Each
 shard has its own hash."""
@@ -183,6 +184,21 @@ def _check_complete(shards: list[Path], split: Split) -> None:
         )
     if present != [*numbers]:
         raise UnreadableInputError(f"{where}: {split} shard {present[-1]} of {total}: expected numbers below {total}")
+
+
+def _check_different(shards: Sequence[Path], rows: Sequence[int]) -> None:
+    """Raise UnreadableInputError if two shards are one file or have the same content: images would count twice."""
+    seen: dict[object, Path] = {}
+    for shard, count in zip(shards, rows, strict=True):
+        status = shard.stat()
+        with shard.open("rb") as file:
+            file.seek(max(0, status.st_size - _FOOTER))
+            tail = hashlib.sha256(file.read()).digest()  # where each column lies, its size and its extremes
+        for key in ((status.st_dev, status.st_ino), (status.st_size, count, tail)):
+            if (first := seen.setdefault(key, shard)) != shard:
+                raise UnreadableInputError(
+                    f"{shard.parent}: {first.name} and {shard.name} have the same content; expected each image once"
+                )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_infer.datasets.classes import check_sorted, is_wordnet_id, sorted_classes
+from alexnet_infer.datasets.classes import check_sorted, find_names, find_table, is_wordnet_id, sorted_classes
 from alexnet_infer.datasets.ilsvrc import TABLE, ilsvrc_names
 from alexnet_infer.datasets.tree import Folder
 from alexnet_infer.errors import UnreadableInputError, listed, shown
@@ -49,10 +49,12 @@ class Labels:
     """Stored label -> position in `classes`."""
     expected: str
     """The stored labels in words."""
+    notes: tuple[str, ...] = ()
+    """How the classes were found, if it isn't certain."""
 
     @classmethod
-    def of(cls, described: Sequence[Described], table: Folder, names: Mapping[str, str]) -> Labels:
-        """Return the classes of the shards, given the content of the `table` beside them (WordNet id -> name).
+    def of(cls, described: Sequence[Described], folders: Sequence[Folder]) -> Labels:
+        """Return the classes of the shards. A table of classes may be in `folders`.
 
         Raises UnreadableInputError if shards contradict each other, or if the classes are unknown or ambiguous.
         """
@@ -62,6 +64,16 @@ class Labels:
                 raise UnreadableInputError(
                     f"{first.shard.name} and {other.shard.name} in {first.shard.parent} name their labels differently; "
                     "expected the shards of one upload"
+                )
+        notes = ()
+        if first.names and all(map(is_wordnet_id, first.names)):  # then positions in a table don't matter
+            table, names = folders[0], find_names(*folders)
+        else:
+            table, names = find_table(*folders)
+            if first.names and not names:
+                notes = (
+                    f"the labels of {first.shard.parent} have names in English, which are looked up among ILSVRC's "
+                    f"classes: {first.names[0]!r} is {_wnids(first, table, names)[0]}",
                 )
         if first.texts:
             wnids = list(names) or list(ilsvrc_names())
@@ -75,18 +87,24 @@ class Labels:
             classes=sorted_classes(table if names else first.shard, wnids, names),
             positions=dict(zip(stored, (position[wnid] for wnid in wnids), strict=True)),
             expected=expected,
+            notes=notes,
         )
 
 
 def describe(shard: Path, file: Any) -> Described:
     """Describe an open shard. Raises UnreadableInputError if it has no images or no labels."""
     schema = file.schema_arrow
+    if len({*schema.names}) < len(schema.names):
+        raise UnreadableInputError(
+            f"{shard}: two columns have one name ({listed(schema.names)}); expected different ones"
+        )
     names = _names(schema)
     column = _column(schema, names) if _has_images(schema) else None
     if column is None:
         columns = shown([f"{field.name} {field.type}" for field in schema])
         raise UnreadableInputError(
-            f"{shard}: has columns {columns}: expected image (struct of bytes, path) and label (whole number)"
+            f"{shard}: has columns {columns}: expected image (struct of bytes, path) and label (whole number or "
+            "WordNet id)"
         )
     if column not in names and len(names) == 1 and not names.keys() & {*schema.names}:
         names = dict(zip([column], names.values(), strict=True))  # the column has been renamed

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 from unicodedata import normalize
 
 from alexnet_infer.datasets.inside import Inside
@@ -16,6 +17,8 @@ from alexnet_infer.photos import IMAGE_SUFFIXES, OTHER_PICTURE_SUFFIXES
 
 Folder = Path | Inside
 """A folder or file, on disk or in an archive."""
+
+Split = Literal["train", "validation"]
 
 _LITTER = frozenset(
     {
@@ -49,6 +52,11 @@ _COMPANIONS = frozenset(
 )
 """Suffixes of files that aren't images of the set. Backup copies of an image are among them."""
 
+SPLIT_FOLDERS: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "val", "valid")}
+"""Split -> the names that its folder may have."""
+
+_OTHER_SPLITS = frozenset(("training", "test", "testing", "data"))
+
 _DOCUMENTS = frozenset("readme license licence copying makefile md5sums sha1sums sha256sums checksums".split())  # noqa: SIM905
 """Lower-case names of files without a suffix that aren't images."""
 
@@ -78,6 +86,11 @@ def is_image(name: str) -> bool:
 def is_picture(name: str) -> bool:
     """Whether a file of this name certainly is an image, in a format that can be read or in another."""
     return belongs(name) and name.lower().endswith(_PICTURES)
+
+
+def is_split_folder(name: str) -> bool:
+    """Whether a folder of this name holds a split, so that it isn't a class."""
+    return name in _OTHER_SPLITS or any(name in names for names in SPLIT_FOLDERS.values())
 
 
 def children(folder: Folder, *, everything: bool = False) -> dict[str, bool]:
@@ -188,7 +201,8 @@ def read_file(path: Folder) -> bytes:
 def read_lines(path: Folder) -> list[str]:
     """Return the lines of a UTF-8 text file, without their line endings (LF or CRLF).
 
-    Raises what `read_file` raises, and UnreadableInputError if the file isn't UTF-8.
+    Blank lines at the end are left out. Raises what `read_file` raises, and UnreadableInputError if the file isn't
+    UTF-8.
     """
     try:
         text = read_file(path).decode("utf-8-sig")
@@ -196,4 +210,4 @@ def read_lines(path: Folder) -> list[str]:
         refuse(path, error)
     # Not splitlines(): a name may contain other characters that Unicode treats as line breaks, and an additional line
     # would shift the labels.
-    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    return text.replace("\r\n", "\n").rstrip("\n").split("\n")

@@ -15,6 +15,7 @@ from alexnet_infer.datasets.tree import (
     children,
     identity,
     is_image,
+    is_split_folder,
     is_wordnet_id,
     listing,
 )
@@ -95,7 +96,10 @@ class Walk:
         return before is not None
 
     def _check_links(self) -> None:
-        """Raise UnreadableInputError if an image is a link to another image of the set, which would count twice."""
+        """Raise UnreadableInputError if an image is a link to another image of the set, which would count twice.
+
+        Two links to one file elsewhere are two images: ILSVRC has equal images, which some stores keep once.
+        """
         known: dict[str, bool] = {}
         for path in self._links:
             folder, target = os.path.split(_target(path))
@@ -111,7 +115,7 @@ class Walk:
 
 def _holds_classes(name: str) -> bool:
     """Whether a folder of this name is a class of WordNet's or a split, so that a class below it is misplaced."""
-    return is_wordnet_id(name) or name in ("train", "val", "valid", "validation", "test")
+    return is_wordnet_id(name) or is_split_folder(name)
 
 
 def _target(link: str) -> str:

@@ -102,12 +102,13 @@ def _contents(data: LabelledImages, split: Split, known: str | None) -> Iterator
     expected = f"{ILSVRC} has {IMAGES[split]:,} images in 1,000 classes"
     have = f"{len(data):,} images in {len(data.classes):,} classes"
     yield Finding(level="ok", title=f"layout {data.layout}", detail=have, count=len(data))
-    if data.assumed or all(c.wnid.isdecimal() for c in data.classes):
-        meaning = "positions in the net's classes" if data.assumed else "names of classes"
+    for note in data.notes:
+        yield Finding(level="warning", title="before you trust a figure", detail=printable(note))
+    if all(c.wnid.isdecimal() for c in data.classes):
         yield Finding(
             level="warning",
             title="class folders are numbered",
-            detail=f"nothing in the set says what the numbers stand for; here they are {meaning}",
+            detail="nothing in the set says what the numbers stand for; here they are names of classes",
             advice="eval takes them as positions in the net's classes. If they stand for others, add classes.tsv "
             "beside them: one line per class, in order of WordNet ids, with the id, a tab and the name.",
         )

@@ -16,11 +16,10 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from alexnet_infer.datasets import Example, Split
-from alexnet_infer.datasets.folders import SPLIT_FOLDERS
 from alexnet_infer.datasets.ilsvrc import ARCHIVES
 from alexnet_infer.datasets.inside import intact_members, open_archive
 from alexnet_infer.datasets.places import Place
-from alexnet_infer.datasets.tree import Folder, Item, children, is_image, place_of
+from alexnet_infer.datasets.tree import SPLIT_FOLDERS, Folder, Item, children, is_image, place_of
 from alexnet_infer.datasets.walk import Walk
 from alexnet_infer.decode import FORMATS, MAX_PIXELS, read_rgb
 from alexnet_infer.doctor.finding import LISTED, Finding

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from alexnet_infer import strict_json
-from alexnet_infer.datasets.tree import children, read_file, subfolders
+from alexnet_infer.datasets.tree import children, distinct, read_file, subfolders
 from alexnet_infer.errors import UnreadableInputError, UsageError, listed, one_line, shown
 from alexnet_infer.preprocess import Views
 
@@ -102,6 +102,8 @@ def _sets(root: Path, folders: Sequence[Path]) -> Sets | None:
         severities = {severity: path for severity, path in severities.items() if path.is_dir() and children(path)}
         if not severities:
             continue
+        if len(distinct(severities.values())) < len(severities):
+            raise UsageError(f"{folder}: two of its severities are links to one folder; expected five sets")
         if folder.name not in known:
             unknown.append(folder)
             continue

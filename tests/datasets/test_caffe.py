@@ -56,7 +56,7 @@ def test_ids_in_another_order_are_refused(caffe):
     refused(lambda: open_images(caffe), "synset_words.txt: not in order of WordNet ids")
 
 
-@pytest.mark.parametrize("line", ["x.JPEG 6", "x.JPEG -1", "x.JPEG", "x.JPEG n01440764", " 3", "", "x.JPEG ٣"])
+@pytest.mark.parametrize("line", ["x.JPEG 6", "x.JPEG -1", "x.JPEG", "x.JPEG n01440764", " 3", "x.JPEG ٣"])
 def test_a_line_without_a_label_is_refused(caffe, line):
     with (caffe / "val.txt").open("a", encoding="utf-8") as file:
         file.write(f"{line}\n{line}\n")
@@ -176,3 +176,37 @@ def test_two_names_of_the_folder_of_images_are_one_folder(caffe):
     before = [e.data for e in open_images(caffe)]
     (caffe / "ILSVRC2012_img_val").symlink_to("val")
     assert [e.data for e in open_images(caffe)] == before
+
+
+def test_a_listed_link_to_another_listed_image_is_refused(caffe):
+    (caffe / "val" / "again.JPEG").symlink_to("ILSVRC2012_val_00000003.JPEG")
+    assert "1 images" in open_images(caffe).notes[0]
+    with (caffe / "val.txt").open("a") as file:
+        file.write("again.JPEG 2\n")
+    refused(lambda: open_images(caffe), "again.JPEG: a link to", "ILSVRC2012_val_00000003.JPEG", "would count twice")
+
+
+def test_a_list_of_links_to_images_elsewhere_is_accepted(caffe, tmp_path):
+    (caffe / "val").rename(tmp_path / "blobs")
+    (caffe / "val").mkdir()
+    for path in (tmp_path / "blobs").iterdir():
+        (caffe / "val" / path.name).symlink_to(path)
+    images = open_images(caffe)
+    assert (len(images), images.notes) == (18, ())
+
+
+def test_images_that_are_not_listed_are_noted(caffe):
+    path = caffe / "val.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-5]))
+    (caffe / "val" / "notes.txt").write_text("no image")
+    (note,) = open_images(caffe).notes
+    assert "5 images in" in note
+    assert "are not in val.txt" in note
+
+
+@pytest.mark.parametrize("separator", ["\t", "   ", " \t "])
+def test_name_and_label_may_be_separated_by_any_space(caffe, separator):
+    expected = list(open_images(caffe))
+    path = caffe / "val.txt"
+    path.write_text(path.read_text().replace(" ", separator) + "\n\n")
+    assert list(open_images(caffe)) == expected

@@ -8,6 +8,7 @@ import pytest
 
 from alexnet_infer.datasets import LabelledImages, open_images
 from alexnet_infer.errors import UsageError
+from alexnet_infer.manifest import ClassName
 from tests.datasets.mini import WNIDS, contents, make, refused, write_names
 
 A, B, C = WNIDS[:3]
@@ -122,7 +123,7 @@ def test_folders_from_0_to_999_are_ilsvrcs_classes_sorted_as_numbers(tmp_path):
     make(tmp_path, *(f"{i}/x.jpeg" for i in range(1000)))
     images = open_images(tmp_path)
     assert images.classes == ilsvrc_classes()
-    assert not images.assumed
+    assert not images.notes
     assert [(e.label, e.data.decode()) for e in images] == [(i, f"{i}/x.jpeg") for i in range(1000)]
 
 
@@ -147,7 +148,7 @@ def test_numbers_without_a_table_are_names_as_in_training(tmp_path, split):
     images = LabelledImages(tmp_path, split)
     assert [c.wnid for c in images.classes] == sorted(map(str, range(12)))
     assert all(images.classes[e.label].wnid == Path(e.name).parent.name for e in images)
-    assert not images.assumed
+    assert not images.notes
 
 
 def test_numbers_are_names_for_a_net_whose_classes_have_these_names(tmp_path):
@@ -155,7 +156,7 @@ def test_numbers_are_names_for_a_net_whose_classes_have_these_names(tmp_path):
     own = LabelledImages(tmp_path, "validation").classes
     images = LabelledImages(tmp_path, "validation", numbered=own)
     assert images.classes == own  # "10" is the third of these classes, not the eleventh
-    assert not images.assumed
+    assert not images.notes
 
 
 def test_a_split_folder_without_images_is_refused_with_what_it_has(tmp_path):
@@ -163,3 +164,55 @@ def test_a_split_folder_without_images_is_refused_with_what_it_has(tmp_path):
     refused(lambda: open_images(tmp_path), "validation: no images here (it has 0000.parquet, 0001.parquet); expected")
     make(tmp_path / "flat", "val/a.jpg", "val/b.jpg")
     refused(lambda: open_images(tmp_path / "flat"), "val: a.jpg, b.jpg in no class folder; expected every image in")
+
+
+NUMBERS = tuple(ClassName(wnid=str(i), name=f"my class {i}") for i in sorted(range(12), key=str))
+"""The classes of a net that was trained on folders 0 to 11: "10" and "11" come before "2"."""
+
+
+@pytest.mark.parametrize("form", ["{}", "{:03}"])
+@pytest.mark.parametrize("numbers", [range(12), [2, 10], [3, 99]])
+def test_numbers_are_never_positions_among_classes_that_are_named_by_numbers(tmp_path, form, numbers):
+    make(tmp_path, *(f"{form.format(i)}/x.jpeg" for i in numbers))
+    images = LabelledImages(tmp_path, "validation", numbered=NUMBERS)
+    found = {int(Path(e.name).parent.name): images.classes[e.label] for e in images}
+    known = {int(c.wnid): c for c in NUMBERS}
+    assert found == {i: known.get(i, ClassName(wnid=form.format(i), name=form.format(i))) for i in numbers}
+    assert not images.notes
+
+
+def test_numbers_that_a_table_lists_as_ids_are_these_ids_not_its_lines(tmp_path):
+    make(tmp_path, *(f"{i}/x.jpeg" for i in range(1, 6)))
+    (tmp_path / "classes.tsv").write_text("".join(f"{i}\tclass {i}\n" for i in range(1, 6)))
+    images = open_images(tmp_path)
+    assert [(Path(e.name).parent.name, images.classes[e.label].name) for e in images] == [
+        (f"{i}", f"class {i}") for i in range(1, 6)
+    ]
+
+
+def test_a_table_beside_the_class_folders_is_used(tmp_path):
+    make(tmp_path, *(f"val/{i}/x.jpeg" for i in range(6)))
+    write_names(tmp_path / "val" / "classes.tsv", "\t")
+    assert [c.wnid for c in open_images(tmp_path).classes] == WNIDS
+
+
+def test_numbers_are_the_lines_of_wnids_if_they_are_sorted(tmp_path):
+    make(tmp_path, *(f"{i}/x.jpeg" for i in range(6)))
+    (tmp_path / "wnids.txt").write_text("\n".join(WNIDS))
+    assert [c.wnid for c in open_images(tmp_path).classes] == WNIDS
+    (tmp_path / "wnids.txt").write_text("\n".join(reversed(WNIDS)))
+    refused(lambda: open_images(tmp_path), "wnids.txt: not in order of WordNet ids")
+
+
+def test_classes_of_the_table_without_a_folder_are_noted(tmp_path):
+    make(tmp_path, *(f"val/{wnid}/x.jpeg" for wnid in WNIDS[:-1]))
+    write_names(tmp_path / "classes.tsv", "\t")
+    (note,) = open_images(tmp_path).notes
+    assert "classes.tsv lists 6 classes, and 1 of them have no folder (such as 'n04522168')" in note
+
+
+def test_an_image_without_a_suffix_beside_the_class_folders_is_refused(tmp_path):
+    make(tmp_path, *(f"val/{wnid}/x.jpeg" for wnid in WNIDS), "val/LICENSE", "val/notes.txt")
+    assert len(open_images(tmp_path)) == 6
+    make(tmp_path, "val/stray")
+    refused(lambda: open_images(tmp_path), "stray in no class folder")

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from alexnet_infer.datasets import map_classes
-from alexnet_infer.datasets.classes import find_table, is_wordnet_id
+from alexnet_infer.datasets.classes import find_names, find_table, is_wordnet_id, read_table
 from alexnet_infer.errors import UsageError
 from alexnet_infer.manifest import ClassName
 from tests.datasets.mini import refused
@@ -84,7 +84,7 @@ def test_a_table_with_only_ids_uses_them_as_names(tmp_path):
     [
         ("synset_words.txt", "n01440764 tench\nn1 fish\n", "line 2: 'n1 fish': expected WordNet id, space, class name"),
         ("synset_words.txt", "n01440764\n", "line 1: 'n01440764': expected WordNet id, space, class name"),
-        ("synsets.txt", "n01440764\n\n", "line 2: '': expected a WordNet id"),
+        ("synsets.txt", "n01440764\n\nn01443537\n", "line 2: '': expected a WordNet id"),
         ("synsets.txt", "n01440764\nn01440764\n", "line 2: 'n01440764' occurs twice"),
         ("LOC_synset_mapping.txt", "\x1b[2J\n", r"line 1: '\x1b[2J'"),
     ],
@@ -92,3 +92,33 @@ def test_a_table_with_only_ids_uses_them_as_names(tmp_path):
 def test_a_bad_line_is_refused_with_its_number(tmp_path, name, text, part):
     (tmp_path / name).write_text(text)
     refused(lambda: find_table(tmp_path), f"{name}, {part}")
+
+
+@pytest.mark.parametrize("header", ["id\tname", "class\tname", "WNID\twords", "wnid\tname", "#wnid\tname"])
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_a_header_among_wordnet_ids_is_refused_since_it_would_shift_the_labels(tmp_path, header, at_the_end):
+    lines = ["n01440764\ttench", "n01443537\tgoldfish"]
+    (tmp_path / "classes.tsv").write_text("\n".join([*lines, header] if at_the_end else [header, *lines]))
+    refused(lambda: read_table(tmp_path / "classes.tsv"), repr(header.split("\t")[0]), "Remove headers")
+
+
+def test_a_table_of_ones_own_ids_is_accepted(tmp_path):
+    (tmp_path / "classes.tsv").write_text("cat\tmy cat\ndog\tmy dog\n\n")
+    assert read_table(tmp_path / "classes.tsv") == {"cat": "my cat", "dog": "my dog"}
+
+
+def test_tables_that_list_different_classes_are_refused_where_positions_count(tmp_path):
+    (tmp_path / "classes.tsv").write_text("n01440764\ttench\nn01443537\tgoldfish\n")
+    (tmp_path / "synset_words.txt").write_text("n01440764 Tench\nn01443537 Goldfish\n")
+    assert find_table(tmp_path)[1] == {"n01440764": "tench", "n01443537": "goldfish"}
+    (tmp_path / "synset_words.txt").write_text("n01440764 Tench\nn01484850 shark\n")
+    refused(lambda: find_table(tmp_path), "classes.tsv", "synset_words.txt", "list different classes")
+    assert find_names(tmp_path) == {"n01440764": "tench", "n01443537": "goldfish", "n01484850": "shark"}
+
+
+def test_tables_are_looked_for_in_several_folders(tmp_path):
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "classes.tsv").write_text("n01440764\ttench\n")
+    assert find_table(tmp_path / "val", tmp_path)[0] == tmp_path / "val" / "classes.tsv"
+    (tmp_path / "classes.tsv").write_text("n01443537\tgoldfish\n")
+    refused(lambda: find_table(tmp_path / "val", tmp_path), "list different classes")

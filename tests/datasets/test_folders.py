@@ -73,7 +73,7 @@ def test_a_missing_split_is_refused_with_the_expected_layouts(tmp_path, split):
 
 def test_a_file_instead_of_a_folder_is_refused(tmp_path):
     (tmp_path / "set.tar").write_bytes(b"x")
-    refused(lambda: LabelledImages(tmp_path / "set.tar", "train"), "set.tar: no train split here")
+    refused(lambda: LabelledImages(tmp_path / "set.tar", "train"), "set.tar: neither a folder nor a zip or tar archive")
 
 
 def test_folders_without_images_are_refused(tmp_path):

@@ -77,7 +77,31 @@ def test_a_flat_folder_without_labels_is_refused_with_the_devkit_as_the_cause(fl
     refused(lambda: open_images(flat / "val"), "no devkit here, so the labels are unknown; expected")
 
 
+def test_images_that_are_named_with_their_wordnet_ids_need_no_devkit(flat):
+    """As in Hugging Face's archive of the validation images."""
+    expected = [(e.data, e.label) for e in open_images(flat)]
+    (flat / "ILSVRC2012_devkit_t12.tar.gz").unlink()
+    for name, (_, wnid) in mini.VALIDATION.items():
+        path = flat / "val" / name
+        path.rename(path.with_name(f"{path.stem}_{wnid}.JPEG"))
+    images = open_images(flat)
+    assert [(e.data, e.label) for e in images] == expected
+    assert [c.wnid for c in images.classes] == WNIDS
+    path = next((flat / "val").iterdir())
+    path.rename(path.with_name(f"{path.stem[:23]}.JPEG"))
+    refused(lambda: open_images(flat), "no devkit here")
+
+
 # Kaggle.
+
+
+def test_kaggles_validation_images_may_be_sorted_into_class_folders(kaggle):
+    expected = sorted((e.data, e.label) for e in open_images(kaggle))
+    folder = kaggle / "ILSVRC/Data/CLS-LOC/val"
+    for name, (_, wnid) in mini.VALIDATION.items():
+        (folder / wnid).mkdir(exist_ok=True)
+        (folder / name).rename(folder / wnid / name)
+    assert sorted((e.data, e.label) for e in open_images(kaggle)) == expected
 
 
 @pytest.mark.parametrize("folder", ["ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])

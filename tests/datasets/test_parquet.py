@@ -126,7 +126,9 @@ def test_a_row_without_an_image_is_refused(shards, missing):
 def test_other_columns_are_refused_with_their_names(shards, columns):
     write_shard(shards / "train-00001-of-00002.parquet", **columns)
     refused(
-        lambda: LabelledImages(shards, "train"), "train-00001-of-00002.parquet: has columns [", "label (whole number)"
+        lambda: LabelledImages(shards, "train"),
+        "train-00001-of-00002.parquet: has columns [",
+        "expected image (struct of bytes, path) and label (",
     )
 
 
@@ -210,7 +212,7 @@ def test_shards_without_class_names_are_refused(shards):
     [
         ("", ("line 1: ''",)),
         ("n01443537 goldfish\n", ("line 1: 'n01443537 goldfish'", "expected WordNet id, tab, class name")),
-        (CLASSES + "\n", ("line 4: ''",)),
+        (CLASSES.replace("\n", "\n\n", 1), ("line 2: ''",)),
         (CLASSES.replace("\ttabby, tabby cat", "\t"), ("line 2: 'n02123045\\t'",)),
         ("\tgoldfish\n", ("line 1: '\\tgoldfish'",)),
         (CLASSES + "n02123045\tanother cat\n", ("line 4: 'n02123045' occurs twice",)),
@@ -357,3 +359,46 @@ def test_tiny_imagenets_validation_images_are_five_thousand_jpegs_of_two_hundred
     assert first.data.startswith(b"\xff\xd8")
     # Its path names its class: val/n03444034/val_0.JPEG
     assert images.classes[first.label].wnid in first.name
+
+
+def test_shards_that_are_links_to_or_copies_of_one_another_are_refused(tmp_path, parquet):
+    (tmp_path / "classes.tsv").write_text(CLASSES)
+    first, second = (tmp_path / f"train-{i:05}-of-00002.parquet" for i in range(2))
+    write_shard(first, BYTES[:3], LABELS[:3])
+    second.symlink_to(first.name)
+    refused(lambda: LabelledImages(tmp_path, "train"), f"{first.name} and {second.name} have the same content")
+    second.unlink()
+    second.write_bytes(first.read_bytes())
+    refused(lambda: LabelledImages(tmp_path, "train"), f"{first.name} and {second.name} have the same content")
+    write_shard(second, BYTES[:3], LABELS[1:4])
+    assert len(LabelledImages(tmp_path, "train")) == 6
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path, parquet):
+    import pyarrow
+
+    (tmp_path / "classes.tsv").write_text(CLASSES)
+    image = pyarrow.array([{"bytes": b"x", "path": "x"}])
+    label = pyarrow.array([0])
+    table = pyarrow.Table.from_arrays([image, label, label], names=["image", "label", "label"])
+    parquet.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    refused(lambda: LabelledImages(tmp_path, "train"), "two columns have one name")
+
+
+def test_tables_in_both_folders_of_shards_must_list_the_same_classes(tmp_path, parquet):
+    mini.write_shard(tmp_path / "data" / "validation-00000-of-00001.parquet", ROWS)
+    for folder in (tmp_path, tmp_path / "data"):
+        (folder / "classes.tsv").write_text(CLASSES)
+    assert [c.wnid for c in open_images(tmp_path).classes] == WNIDS
+    (tmp_path / "classes.tsv").write_text("n01440764\ttench\n" + CLASSES)
+    refused(lambda: open_images(tmp_path), "list different classes")
+
+
+def test_english_names_that_are_looked_up_in_ilsvrc_are_noted(tmp_path, parquet):
+    mini.write_shard(tmp_path / "validation-00000-of-00001.parquet", ROWS, names=["goldfish", "tabby", "vase"])
+    (note,) = open_images(tmp_path).notes
+    assert "looked up among ILSVRC's classes: 'goldfish' is n01443537" in note
+
+
+def test_one_shard_instead_of_the_folder_is_refused_with_the_advice(shards):
+    refused(lambda: LabelledImages(shards / "train-00000-of-00002.parquet", "train"), "give the folder with all shards")
