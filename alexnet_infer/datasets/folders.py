@@ -49,7 +49,7 @@ class Folders(Listed):
     layout = "folders"
     accepts: ClassVar = {
         "train": "a folder train/ with one folder per class",
-        "validation": "validation/, val/ or valid/, or the path itself, with one folder per class",
+        "validation": "validation/ or val/, or the path itself, with one folder per class",
     }
 
     @classmethod

@@ -174,7 +174,7 @@ class TinyImageNet(Listed):
     """
 
     layout = "tiny-imagenet"
-    accepts: ClassVar = {"validation": "Tiny ImageNet's val/images/ with val/val_annotations.txt"}
+    accepts: ClassVar = {"validation": "Tiny ImageNet's val/val_annotations.txt"}
 
     @classmethod
     def detect(cls, root: Folder, split: Split) -> bool:

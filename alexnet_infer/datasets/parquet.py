@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, count, islice, pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,8 +25,8 @@ class Parquet(Source):
 
     layout = "parquet"
     accepts: ClassVar = {
-        "train": "train-*.parquet, or with classes.tsv",
-        "validation": "validation-*.parquet, or with classes.tsv",
+        "train": "train-*.parquet",
+        "validation": "validation-*.parquet",
     }
 
     @classmethod
@@ -79,11 +79,11 @@ class Parquet(Source):
         for shard in self._shards:
             yield shard.name, shard.stat().st_size, None
             with _open(shard) as file:
-                column = self._labels.column
+                rows, column = count(), self._labels.column
                 for batch in file.iter_batches(columns=["image.path", column]):
-                    for row in batch.to_pylist():
-                        label = self._label(shard.name, row[column])
-                        yield (row.get("image") or {}).get("path"), None, label
+                    for values, row in zip(batch.to_pylist(), rows, strict=False):
+                        label = self._label(f"{shard.name}, row {row}", values[column])
+                        yield (values.get("image") or {}).get("path"), None, label
 
     def _shard_examples(self, shard: Path, start: int, on_error: OnError) -> Iterator[Example]:
         with _open(shard) as file:
@@ -189,12 +189,12 @@ def _check_complete(shards: list[Path], split: Split) -> None:
 def _check_different(shards: Sequence[Path], rows: Sequence[int]) -> None:
     """Raise UnreadableInputError if two shards are one file or have the same content: images would count twice."""
     seen: dict[object, Path] = {}
-    for shard, count in zip(shards, rows, strict=True):
+    for shard, images in zip(shards, rows, strict=True):
         status = shard.stat()
         with shard.open("rb") as file:
             file.seek(max(0, status.st_size - _FOOTER))
             tail = hashlib.sha256(file.read()).digest()  # where each column lies, its size and its extremes
-        for key in ((status.st_dev, status.st_ino), (status.st_size, count, tail)):
+        for key in ((status.st_dev, status.st_ino), (status.st_size, images, tail)):
             if (first := seen.setdefault(key, shard)) != shard:
                 raise UnreadableInputError(
                     f"{shard.parent}: {first.name} and {shard.name} have the same content; expected each image once"

@@ -281,8 +281,9 @@ def test_an_onnx_graph_is_told_by_its_content_whatever_its_name(zoo, name):
     assert load_artifact(import_net(request(source, preset="zoo"))).manifest.architecture.patch == 224
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize(
+    ("name", "new"), [*((name, True) for name in NAMES), ("net", False), ("checkpoint.pth.tar", False)]
+)
 def test_a_pytorch_file_is_told_by_its_content_whatever_its_name(tmp_path, name, new):
     torch = pytest.importorskip("torch", minversion="2.13")
     net = random_artifact(replace(variant("owt"), classes=10))
