@@ -66,8 +66,7 @@ def test_the_torch_module_and_the_imported_net_agree(net, path, zipped):
     np.testing.assert_allclose(ReferenceBackend(artifact).infer(x), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(("key", "prefix"), [("state_dict", "module."), ("model_state_dict", ""), ("model", "module.")])
 def test_the_net_inside_a_training_checkpoint_is_found(net, path, key, prefix):
     weights = {prefix + name: tensor for name, tensor in net.state_dict().items()}
     saved(path, {"epoch": 3, key: weights, "optimizer": {"lr": 0.1}})
