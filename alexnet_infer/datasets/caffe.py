@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -60,17 +60,19 @@ class Caffe(Listed):
         self.classes = tuple(class_name(table, wnid, name) for wnid, name in names.items())
         labels = _read_list(path, len(names))
         first, files = list(islice((name for name in labels if not name.startswith("/")), 10)), cache(_files)
-        folders = [folder for folder in image_folders(root) if _located(first, folder, path, files)]
+        folders = [folder for folder in image_folders(root) if _located(first, folder, path, files)[0]]
         if len(folders) > 1:
             raise UsageError(
                 f"{root}: the images of {self.LIST} are in {folders[0]} and in {folders[1]}; expected one folder"
             )
         folder = folders[0] if folders else root
-        located = _located(labels, folder, path, files)
+        located, listings = _located(labels, folder, path, files)
         self.entries = labelled(labels, path, located, folder, all_images=False)
         if isinstance(folder, Path):
             _check_links([place.path for place in located.values()])
-        self.notes = tuple(_not_listed(labels, folder, path, files))
+        others = sum(map(_not_listed, listings))
+        if others:
+            self.notes = (f"{others:,} images in {folder} are not in {path.name}: they don't count",)
 
 
 def image_folders(root: Folder) -> list[Folder]:
@@ -78,24 +80,28 @@ def image_folders(root: Folder) -> list[Folder]:
     return distinct(folder for name in _FOLDERS if (folder := root / name).is_dir())
 
 
+_Listing = tuple[Mapping[str, str], dict[str, str]]
+"""A folder's files (`_files`), and each of them that the list has -> its name in the list."""
+
+
 def _located(
     names: Iterable[str], folder: Folder, source: Folder, files_in: Callable[[Folder | None], Mapping[str, str]]
-) -> dict[str, Place | ZipMember]:
-    """The files that `names` in the list `source` refer to, by name, as far as they exist. `files_in` is `_files`.
+) -> tuple[dict[str, Place | ZipMember], Collection[_Listing]]:
+    """The files that `names` in the list `source` refer to, by name, as far as they exist, and the folders they are in.
 
-    Raises UnreadableInputError if two names refer to one file, which would count twice.
+    `files_in` is `_files`. Raises UnreadableInputError if two names refer to one file, which would count twice.
     """
-    listings: dict[str, tuple[Folder | None, Mapping[str, str], dict[str, str]]] = {}
-    taken: dict[str, dict[str, str]] = {}
-    """Folder, without links -> each file that has been located in it -> its name in the list."""
+    folders: dict[str, tuple[Folder | None, _Listing]] = {}
+    listings: dict[str, _Listing] = {}
+    """By the folder's path without links: two names of one folder have one listing."""
     located: dict[str, Place | ZipMember] = {}
     for name in names:
         parent, slash, file = name.rpartition("/")
-        if parent + slash not in listings:
+        if parent + slash not in folders:
             where = _parent(parent + slash, folder)
             real = os.path.realpath(where) if isinstance(where, Path) else str(where)
-            listings[parent + slash] = where, files_in(where), taken.setdefault(real, {})
-        where, files, own = listings[parent + slash]
+            folders[parent + slash] = where, listings.setdefault(real, (files_in(where), {}))
+        where, (files, own) = folders[parent + slash]
         actual = files.get(file) or files.get(same_name(file))
         if actual is None:
             continue
@@ -104,7 +110,7 @@ def _located(
                 f"{source}: {shown(own[actual])} and {shown(name)} are the same file; expected each image once"
             )
         located[name] = place_of(where, actual)
-    return located
+    return located, listings.values()
 
 
 def _check_links(paths: Collection[str]) -> None:
@@ -123,23 +129,10 @@ def _file(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _not_listed(
-    labels: Iterable[str], folder: Folder, source: Folder, files_in: Callable[[Folder | None], Mapping[str, str]]
-) -> Iterator[str]:
-    """Yield a note if the folders of the listed images have others."""
-    parents: dict[str, Folder | None] = {}
-    listed: dict[str, tuple[Folder | None, set[str]]] = {}
-    for name in labels:
-        parent, slash, file = name.rpartition("/")
-        if parent + slash not in parents:
-            parents[parent + slash] = _parent(parent + slash, folder)
-        where = parents[parent + slash]
-        listed.setdefault(str(where), (where, set()))[1].add(same_name(file))
-    others = 0
-    for where, names in listed.values():
-        others += sum(is_picture(name) and same_name(name) not in names for name in {*files_in(where).values()})
-    if others:
-        yield f"{others:,} images in {folder} are not in {source.name}: they don't count"
+def _not_listed(listing: _Listing) -> int:
+    """Count the images in a folder that the list doesn't have."""
+    files, own = listing
+    return sum(is_picture(name) and name not in own for name in {*files.values()})
 
 
 def _parent(name: str, folder: Folder) -> Folder | None:

@@ -62,7 +62,7 @@ def find_table(*folders: Folder) -> tuple[Folder, dict[str, str]]:
 
     Raises UnreadableInputError if there are several that list different classes, since positions would be unclear.
     """
-    tables = _find_tables(folders)
+    tables = find_tables(folders)
     for table, names in tables[1:]:
         if list(names) != list(tables[0][1]):
             raise UnreadableInputError(
@@ -74,7 +74,7 @@ def find_table(*folders: Folder) -> tuple[Folder, dict[str, str]]:
 def find_names(*folders: Folder) -> dict[str, str]:
     """WordNet id -> name, from the tables in `folders` or WordNet's `words.txt`, which lists more than the classes."""
     names: dict[str, str] = {}
-    for _, table in _find_tables(folders):
+    for _, table in find_tables(folders):
         names = {**table, **{wnid: name for wnid, name in names.items() if name != wnid}}
     for folder in folders if not names else ():
         with suppress(FileNotFoundError):
@@ -83,7 +83,7 @@ def find_names(*folders: Folder) -> dict[str, str]:
     return names
 
 
-def _find_tables(folders: Iterable[Folder]) -> list[tuple[Folder, dict[str, str]]]:
+def find_tables(folders: Iterable[Folder]) -> list[tuple[Folder, dict[str, str]]]:
     """The path and content of each of TABLES that is in one of `folders`."""
     paths = dict.fromkeys(folder / table for folder in folders for table in TABLES)
     return [(path, names) for path in paths if (names := read_table(path))]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from alexnet_infer.datasets.base import Entry, Listed
-from alexnet_infer.datasets.classes import TABLES, check_sorted, class_name, find_names, find_table, read_table
+from alexnet_infer.datasets.classes import check_sorted, class_name, find_names, find_table, find_tables, read_table
 from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
 from alexnet_infer.datasets.tree import (
     SPLIT_FOLDERS,
@@ -168,14 +168,12 @@ def _by_name(tables: Sequence[Folder], images: Mapping[Folder, object]) -> dict[
 
 def _without_folder(tables: Sequence[Folder], classes: Collection[ClassName]) -> Iterator[str]:
     """Yield a note if a table beside the folders lists classes that have none."""
-    for folder in dict.fromkeys(tables):
-        for table in TABLES:
-            listed_ids = read_table(folder / table)
-            if lacking := listed_ids.keys() - {c.wnid for c in classes}:
-                yield (
-                    f"{folder / table} lists {len(listed_ids):,} classes, and {len(lacking):,} of them have no folder "
-                    f"(such as {shown(min(lacking))}): they don't count"
-                )
+    for table, names in find_tables(tables):
+        if lacking := names.keys() - {c.wnid for c in classes}:
+            yield (
+                f"{table} lists {len(names):,} classes, and {len(lacking):,} of them have no folder (such as "
+                f"{shown(min(lacking))}): they don't count"
+            )
 
 
 def _numbered(

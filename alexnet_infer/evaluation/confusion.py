@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_infer.errors import printable
-from alexnet_infer.evaluation.tables import no_formula
+from alexnet_infer.evaluation.tables import csv_lines
 from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.manifest import ClassName
@@ -55,19 +53,12 @@ class ConfusionMatrix:
             draw(self).save(file, "PNG", optimize=True)
             data: bytes | Iterator[bytes] = file.getvalue()
         else:
-            data = self._csv()
+            data = csv_lines(self._rows())
         with writing(f"--confusion {path}"):
             write_atomically(path, data)
 
-    def _csv(self) -> Iterator[bytes]:
+    def _rows(self) -> Iterator[list[str | int]]:
         """Yield the rows: a header with the guesses, then one row per class."""
-        yield _row(["class", *(guess.wnid for guess in self.guesses), UNREADABLE])
+        yield ["class", *(guess.wnid for guess in self.guesses), UNREADABLE]
         for named, counts in zip(self.classes, self.counts.tolist(), strict=True):
-            yield _row([named.wnid, *counts])
-
-
-def _row(cells: Sequence[str | int]) -> bytes:
-    text = io.StringIO()
-    safe = (no_formula(printable(cell)) if isinstance(cell, str) else cell for cell in cells)
-    csv.writer(text, lineterminator="\n").writerow(safe)
-    return text.getvalue().encode()
+            yield [named.wnid, *counts]

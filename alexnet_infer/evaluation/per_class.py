@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from alexnet_infer.errors import printable
 from alexnet_infer.evaluation.result import ClassResult
-from alexnet_infer.evaluation.tables import no_formula
+from alexnet_infer.evaluation.tables import csv_lines
 from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.manifest import ClassName
@@ -29,18 +26,20 @@ def save_per_class(classes: Sequence[ClassResult], headline: Tally, guesses: Seq
 
     Raises UsageError if the file can't be written.
     """
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(HEADER)
+    with writing(f"--per-class {path}"):
+        write_atomically(path, csv_lines(_rows(classes, headline, guesses)))
+
+
+def _rows(
+    classes: Sequence[ClassResult], headline: Tally, guesses: Sequence[ClassName]
+) -> Iterator[Sequence[str | int]]:
+    yield HEADER
     most = _most_frequent(headline)
     for label, counts in enumerate(classes):
         guess, images = most.get(label, (None, 0))
         named = ("", "") if guess is None else (guesses[guess].wnid, guesses[guess].name)
         errors = [f"{100 * wrong / counts.images:.2f}" if counts.images else "" for wrong in (counts.top1, counts.top5)]
-        wrong_guess = [*map(_text, named), images or ""]
-        rows.writerow([*map(_text, (counts.wnid, counts.name)), *_counts(counts), *errors, *wrong_guess])
-    with writing(f"--per-class {path}"):
-        write_atomically(path, text.getvalue().encode())
+        yield [counts.wnid, counts.name, counts.images, counts.top1, counts.top5, *errors, *named, images or ""]
 
 
 def _most_frequent(headline: Tally) -> dict[int, tuple[int, int]]:
@@ -50,11 +49,3 @@ def _most_frequent(headline: Tally) -> dict[int, tuple[int, int]]:
         if images > most.get(label, (0, 0))[1]:
             most[label] = guess, images
     return most
-
-
-def _counts(counts: ClassResult) -> tuple[int, int, int]:
-    return counts.images, counts.top1, counts.top5
-
-
-def _text(name: str) -> str:
-    return no_formula(printable(name))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.evaluation.assemble import display_names
 from alexnet_infer.evaluation.scoring import Scores
-from alexnet_infer.evaluation.tables import no_formula
+from alexnet_infer.evaluation.tables import csv_lines
 from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.metrics import highest
 
@@ -58,7 +56,7 @@ def save_table(scores: Scores, path: Path) -> None:
     Raises UsageError if the file can't be written.
     """
     rows = _rows(scores)
-    data = _parquet(rows) if path.suffix == ".parquet" else _csv(rows)
+    data = _parquet(rows) if path.suffix == ".parquet" else csv_lines(_with_header(rows))
     with writing(f"--save-predictions {path}"):
         write_atomically(path, data)
 
@@ -81,15 +79,11 @@ def _rows(scores: Scores) -> Iterator[dict[str, Any]]:
             yield fields
 
 
-def _csv(rows: Iterator[dict[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = None
-    for row in rows:
-        if writer is None:
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(map(no_formula, row))
-        writer.writerow(no_formula(value) if isinstance(value, str) else value for value in row.values())
-    return text.getvalue().encode()
+def _with_header(rows: Iterator[dict[str, Any]]) -> Iterator[Iterable[object]]:
+    for i, row in enumerate(rows):
+        if i == 0:
+            yield row
+        yield row.values()
 
 
 def _parquet(rows: Iterator[dict[str, Any]]) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from csv import writer
 from dataclasses import dataclass
 from typing import Literal
@@ -166,6 +166,15 @@ def _cells(figure: Figure) -> list[str]:
         case (error,):  # with the published number of digits
             return [f"{error:.1f}", "", ""]
     return [""] * 3
+
+
+def csv_lines(rows: Iterable[Iterable[object]]) -> Iterator[bytes]:
+    """Yield the rows of a table as lines of CSV. No text in it is a formula or has characters that aren't printable."""
+    for row in rows:
+        line = io.StringIO()
+        safe = (no_formula(printable(cell)) if isinstance(cell, str) else cell for cell in row)
+        writer(line, lineterminator="\n").writerow(safe)
+        yield line.getvalue().encode()
 
 
 def no_formula(text: str) -> str:

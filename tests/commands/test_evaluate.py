@@ -29,7 +29,7 @@ from alexnet_infer.nets import load
 from alexnet_infer.preprocess import Rescaling
 from tests.datasets.mini import VALIDATION, WNIDS, WRITERS
 from tests.evaluation.toys import OTHER_WNIDS, save_net, write_set
-from tests.program import PROGRAM
+from tests.program import PROGRAM, one_line
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
@@ -65,16 +65,6 @@ def evaluate(run, tmp_path, models, images):
         return run("eval", "--data", data, *FAST, *rest, *arguments)
 
     return evaluate
-
-
-def one_line(result: tuple[int, str, str], code: int, *parts: str) -> None:
-    """Check that the program printed one error line and stopped."""
-    assert result[0] == code, result
-    assert result[1] == ""
-    assert result[2].count("\n") == 1, result[2]
-    assert result[2].startswith("error: ")
-    for part in parts:
-        assert part in result[2]
 
 
 # One result.

@@ -16,6 +16,7 @@ from PIL import Image, features
 from tests.datasets.mini import WNIDS
 from tests.evaluation.page import Page
 from tests.evaluation.toys import save_net, write_set
+from tests.program import one_line
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
@@ -57,14 +58,6 @@ def shards(evaluate, tmp_path) -> list[Path]:
     for i, folder in enumerate(folders, start=1):
         assert evaluate("--shard", f"{i}/3", "--cache", folder)[0] == 0
     return folders
-
-
-def one_line(result: tuple[int, str, str], code: int, *parts: str) -> None:
-    assert result[0] == code, result
-    assert result[1] == ""
-    assert result[2].count("\n") == 1, result[2]
-    for part in ("error: ", *parts):
-        assert part in result[2]
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -16,6 +16,7 @@ from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
 from alexnet_infer.nets import load
 from tests.datasets.mini import WNIDS, jpeg, write
 from tests.evaluation.toys import save_net, write_set
+from tests.program import one_line
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
@@ -46,13 +47,6 @@ def evaluate(run, tmp_path, models, images):
         return json.loads(out) if code == 0 and out else (code, out, err)
 
     return evaluate
-
-
-def one_line(result: object, code: int, *parts: str) -> None:
-    assert isinstance(result, tuple)
-    assert (result[0], result[1], result[2].count("\n")) == (code, "", 1), result
-    for part in ("error: ", *parts):
-        assert part in result[2]
 
 
 def guesses(net_files: Sequence[Path], root: Path, allowed: Sequence[str]) -> list[tuple[str, list[str]]]:

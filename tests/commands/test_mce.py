@@ -19,6 +19,7 @@ from alexnet_infer.predict import Net
 from tests.datasets.mini import WNIDS
 from tests.evaluation.corrupted import ALEXNET, IMAGES, STANDARD, write_corrupted
 from tests.evaluation.toys import save_net
+from tests.program import one_line
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
@@ -54,14 +55,6 @@ def mce(run, models, root, cache):
         return run("eval", "--data", data, *FAST, *rest, "--mce", *arguments)
 
     return mce
-
-
-def one_line(result: tuple[int, str, str], code: int, *parts: str) -> None:
-    assert result[0] == code, result
-    assert result[1] == ""
-    assert result[2].count("\n") == 1, result[2]
-    for part in ("error: ", *parts):
-        assert part in result[2]
 
 
 def wrong_of(nets: list[Net], folder: Path) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets.mini import TRAINING_WRITERS, WRITERS
+from tests.datasets.mini import TRAINING_WRITERS, WRITERS, A, B, C, make
 
 
 @pytest.fixture(scope="module")
@@ -17,3 +17,9 @@ def roots(tmp_path_factory) -> dict[str, Path]:
         folders[form] = tmp_path_factory.mktemp("set")
         write(folders[form])
     return folders
+
+
+@pytest.fixture
+def folders(tmp_path) -> Path:
+    """Four images of three classes, which contain their own paths."""
+    return make(tmp_path / "set", f"val/{A}/1.jpg", f"val/{A}/2.jpg", f"val/{B}/1.jpg", f"val/{C}/1.jpg")

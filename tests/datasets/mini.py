@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_infer.datasets import Example
+from alexnet_infer.datasets import Example, open_images
 from alexnet_infer.errors import AlexNetInferError, UnreadableInputError
 from alexnet_infer.manifest import ClassName
 
@@ -515,6 +515,16 @@ def make(root: Path, *paths: str) -> Path:
 def contents(images: Iterable[Example], classes: Sequence[ClassName]) -> list[tuple[str, str]]:
     """(WordNet id, content) of each image that `make` wrote."""
     return [(classes[e.label].wnid, e.data.decode()) for e in images]
+
+
+A, B, C = WNIDS[:3]
+"""The classes of the fixture `folders`."""
+
+
+def content(root: Path) -> list[tuple[str, str]]:
+    """(WordNet id, content) of each image of the set in `root` that `make` wrote."""
+    images = open_images(root)
+    return contents(images, images.classes)
 
 
 def refused(build: Callable[[], object], *parts: str, error: type[AlexNetInferError] = UnreadableInputError) -> str:

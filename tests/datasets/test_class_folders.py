@@ -9,21 +9,7 @@ import pytest
 from alexnet_infer.datasets import LabelledImages, open_images
 from alexnet_infer.errors import UsageError
 from alexnet_infer.manifest import ClassName
-from tests.datasets.mini import WNIDS, contents, make, refused, write_names
-
-A, B, C = WNIDS[:3]
-
-
-def content(root: Path) -> list[tuple[str, str]]:
-    """(Class, content) of each image."""
-    images = open_images(root)
-    return contents(images, images.classes)
-
-
-@pytest.fixture
-def folders(tmp_path) -> Path:
-    return make(tmp_path / "set", f"val/{A}/1.jpg", f"val/{A}/2.jpg", f"val/{B}/1.jpg", f"val/{C}/1.jpg")
-
+from tests.datasets.mini import WNIDS, A, B, content, make, refused, write_names
 
 # What is beside the classes.
 

@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from pathlib import Path
 
 import pytest
 
-from alexnet_infer.datasets import open_images
 from alexnet_infer.datasets.tree import children, distinct, is_empty, is_image, is_picture, same_name, subfolders
-from tests.datasets.mini import LITTER_FILES, LITTER_FOLDERS, WNIDS, contents, make
-
-A, B, C = WNIDS[:3]
-
-
-def content(root: Path) -> list[tuple[str, str]]:
-    """(Class, content) of each image."""
-    images = open_images(root)
-    return contents(images, images.classes)
-
-
-@pytest.fixture
-def folders(tmp_path) -> Path:
-    return make(tmp_path / "set", f"val/{A}/1.jpg", f"val/{A}/2.jpg", f"val/{B}/1.jpg", f"val/{C}/1.jpg")
+from tests.datasets.mini import LITTER_FILES, LITTER_FOLDERS, A, B, content, make
 
 
 @pytest.mark.parametrize("name", LITTER_FILES)

@@ -11,21 +11,7 @@ import pytest
 from alexnet_infer.datasets import open_images
 from alexnet_infer.datasets.walk import Walk
 from alexnet_infer.errors import UnreadableInputError
-from tests.datasets.mini import WNIDS, contents, make, refused
-
-A, B, C = WNIDS[:3]
-
-
-def content(root: Path) -> list[tuple[str, str]]:
-    """(Class, content) of each image."""
-    images = open_images(root)
-    return contents(images, images.classes)
-
-
-@pytest.fixture
-def folders(tmp_path) -> Path:
-    return make(tmp_path / "set", f"val/{A}/1.jpg", f"val/{A}/2.jpg", f"val/{B}/1.jpg", f"val/{C}/1.jpg")
-
+from tests.datasets.mini import A, B, C, content, make, refused
 
 # Depth and order.
 

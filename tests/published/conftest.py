@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -27,3 +28,15 @@ def server() -> Iterator[Server]:
     server = Server(CONTENT)
     yield server
     server.close()
+
+
+@pytest.fixture
+def other(request, tmp_path, monkeypatch) -> Callable[[object], None]:
+    """Write another registry, to be read instead of that whose VARIABLE the test's module has imported."""
+
+    def write(content: object) -> None:
+        path = tmp_path / f"registry{len(list(tmp_path.iterdir()))}.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        monkeypatch.setenv(request.module.VARIABLE, str(path))
+
+    return write

@@ -100,18 +100,6 @@ def test_an_unknown_name_is_refused_with_a_similar_one():
         data_set("imagenete")
 
 
-@pytest.fixture
-def other(tmp_path, monkeypatch):
-    """Write another registry, to be read instead."""
-
-    def write(content) -> None:
-        path = tmp_path / f"registry{len(list(tmp_path.iterdir()))}.json"
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-        monkeypatch.setenv(VARIABLE, str(path))
-
-    return write
-
-
 ENTRIES = json.loads(msgspec.json.encode(data_sets()))
 
 

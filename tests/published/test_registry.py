@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import msgspec
@@ -51,18 +50,6 @@ def test_an_unknown_name_is_refused_with_a_similar_one():
         match=r"'bvlc-alexent' is not a published net \(did you mean bvlc-alexnet\?\); expected one of bvlc-alexnet, ",
     ):
         published("bvlc-alexent")
-
-
-@pytest.fixture
-def other(tmp_path, monkeypatch):
-    """Write another registry, to be read instead."""
-
-    def write(content) -> None:
-        path = tmp_path / f"registry{len(list(tmp_path.iterdir()))}.json"
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-        monkeypatch.setenv(VARIABLE, str(path))
-
-    return write
 
 
 def entry() -> dict:
