@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from alexnet_infer.errors import SpecError, UsageError
 
@@ -53,6 +53,42 @@ def size_of(path: Path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise SpecError("is not a regular file: expected a model file")
     return status.st_size
+
+
+def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
+    """Open a regular file for reading, which a pipe or a device is not: reading one could wait forever.
+
+    Without `follow`, `path` itself may not be a symbolic link. Raises SpecError if it is not a regular file, and
+    OSError if it can't be opened.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # without O_NONBLOCK, opening a pipe waits for its writer
+    if not follow:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise SpecError("is not a regular file")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_limited(path: Path, most: int) -> bytes:
+    """Return the content of a regular file of at most `most` bytes. Its size is looked at before it is read.
+
+    Raises SpecError if it is larger or not a regular file, and OSError if it can't be read.
+    """
+    with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise SpecError(f"has {size:,} bytes: expected at most {most:,}")
+        content = file.read(most + 1)
+    if len(content) > most:  # it has grown, or it is a file of /proc, which has no size
+        raise SpecError(f"has more than {most:,} bytes")
+    return content
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_infer.files import lock, write_atomically
+from alexnet_infer.errors import SpecError
+from alexnet_infer.files import lock, open_regular, read_limited, write_atomically
 
 
 @pytest.fixture
@@ -204,3 +205,47 @@ def test_without_fcntl_files_are_returned_without_a_lock(tmp_path, monkeypatch):
 def test_a_lock_file_that_cannot_be_opened_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         lock(tmp_path / "absent" / "lock")
+
+
+def test_a_file_is_read_up_to_its_limit(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100))
+    assert read_limited(path, 100) == bytes(100)
+    with pytest.raises(SpecError, match="has 100 bytes: expected at most 99"):
+        read_limited(path, 99)
+
+
+def test_a_sparse_file_is_refused_by_its_size(tmp_path):
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(SpecError, match="expected at most 1,000"):
+        read_limited(tmp_path / "file", 1000)
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs /proc")
+def test_a_file_that_tells_no_size_is_limited_too():
+    with pytest.raises(SpecError, match="has more than 10 bytes"):
+        read_limited(Path("/proc/cpuinfo"), 10)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SpecError, match="not a regular file"):
+        read_limited(tmp_path / "pipe", 10)
+
+
+def test_a_folder_and_a_missing_file_are_errors_of_the_system(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        read_limited(tmp_path, 10)
+    with pytest.raises(FileNotFoundError):
+        read_limited(tmp_path / "missing", 10)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+def test_a_link_is_followed_only_if_wanted(tmp_path):
+    (tmp_path / "file").write_bytes(b"data")
+    (tmp_path / "link").symlink_to("file")
+    assert read_limited(tmp_path / "link", 10) == b"data"
+    with pytest.raises(OSError, match=r"symbolic link|Too many levels"):
+        open_regular(tmp_path / "link", follow=False)
