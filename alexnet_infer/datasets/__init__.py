@@ -90,8 +90,8 @@ class LabelledImages:
 
     def listed(self, positions: Sequence[int]) -> list[tuple[str, int]]:
         """Return the relative name and the label of the examples at `positions`. No image is read."""
-        names, labels = list(self._source.names()), self.labels
-        return [(relative(names[i], self.root), labels[i]) for i in positions]
+        names, labels = list(relative(self._source.names(), self.root)), self.labels
+        return [(names[i], labels[i]) for i in positions]
 
     @cached_property
     def listing(self) -> str:

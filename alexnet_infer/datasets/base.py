@@ -38,7 +38,7 @@ class Example:
     @property
     def relative_name(self) -> str:
         """The name, printable and independent of the set's location: a path is relative to `root`, with slashes."""
-        return relative(self.name, self.root)
+        return next(relative([self.name], self.root))
 
     def square(self, rescaling: Rescaling) -> np.ndarray:
         """Decode the image, and return its square uint8 [S, S, 3] RGB. Errors are those of `squares`."""
@@ -64,10 +64,10 @@ class Example:
         return self.data
 
 
-def relative(name: str, root: Path | None) -> str:
-    """Return the `Example.relative_name` of an image of the set in `root`."""
+def relative(names: Iterable[str], root: Path | None) -> Iterator[str]:
+    """Yield the `Example.relative_name` of images of the set in `root`."""
     folder = f"{root}{os.sep}" if root else ""
-    return printable(name.removeprefix(folder).replace(os.sep, "/"))
+    return (printable(name.removeprefix(folder).replace(os.sep, "/")) for name in names)
 
 
 class Source(ABC):
