@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, Literal
 
 from alexnet_infer.errors import SpecError, UsageError
 
@@ -64,7 +64,7 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # without O_NONBLOCK, opening a pipe waits for its writer
     if not follow:
         flags |= getattr(os, "O_NOFOLLOW", 0)
-    descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    descriptor = _descriptor(path, flags)
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
@@ -72,6 +72,42 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
         if not stat.S_ISREG(mode):
             raise SpecError("is not a regular file")
         return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _descriptor(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP and path.is_symlink():
+            raise OSError(errno.ELOOP, f"{path.name} is a symbolic link", str(path)) from None
+        raise
+
+
+def open_own(path: Path, mode: Literal["ab", "r+b"]) -> BinaryIO:
+    """Open one of this user's files for writing. With "ab", it is created if it doesn't exist.
+
+    What another program put in its place is not written to. Raises OSError for a link, for a file that has a second
+    name or another owner, if it is not a regular file, and if it can't be opened.
+    """
+    return _writable(path, mode, own=True)
+
+
+def _writable(path: Path, mode: Literal["ab", "r+b"], *, own: bool) -> BinaryIO:
+    flags = os.O_RDWR | (os.O_APPEND | os.O_CREAT if mode == "ab" else 0)
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # opening a pipe would wait for its reader
+    descriptor = _descriptor(path, flags)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, f"{path.name} is not a regular file", str(path))
+        if own and status.st_nlink > 1:
+            raise OSError(errno.EMLINK, f"{path.name} has a second name (a hard link)", str(path))
+        if own and hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, f"{path.name} belongs to another user", str(path))
+        return os.fdopen(descriptor, mode)
     except BaseException:
         os.close(descriptor)
         raise
@@ -126,19 +162,19 @@ def writing(what: object, advice: str = "") -> Iterator[None]:
         raise UsageError(f"{what}: can't be written ({error.strerror or error}){advice}") from None
 
 
-def lock(path: Path, *, wait: bool = False) -> IO[str] | None:
+def lock(path: Path, *, wait: bool = False, shared: bool = False) -> IO[bytes] | None:
     """Lock the file at `path`. The lock is held until the returned file is closed or the process ends.
 
-    If another process, or an open file of this process, holds the lock, returns None or, with `wait`, waits. Where
-    locks don't exist (Windows, some network disks), the file is returned unlocked. Raises OSError if the file can't be
-    opened.
+    Several may hold a `shared` lock at once, but not beside an exclusive one. If another process, or an open file of
+    this process, holds the lock, returns None or, with `wait`, waits. Where locks don't exist (Windows, some network
+    disks), the file is returned unlocked. Raises OSError if the file can't be opened or is not a regular file.
     """
-    file = path.open("a")
+    file = _writable(path, "ab", own=False)
     with suppress(ImportError):
         import fcntl
 
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.close()
             return None
