@@ -210,7 +210,7 @@ OUTSIDE = {
     "hard link": (replaced(lambda moved, place: os.link(moved, place)), "is a link"),
     "truncated": (replaced(lambda moved, place: place.write_bytes(moved.read_bytes()[:-5000])), "is outside of it"),
     "beyond the end": (located("offset", "999999999"), "is outside of it"),
-    "before the start": (located("offset", "-4096"), "is outside of it"),
+    "before the start": (located("offset", "-4096"), "expected an offset and a length"),
     "no number": (located("length", "many"), "expected an offset and a length"),
 }
 
