@@ -23,6 +23,7 @@ from alexnet_infer.graph.operators import (
     FLOAT,
     INT64,
     ITEM_BYTES,
+    MAX_SIDE,
     OPERATORS,
     OWN,
     SLOW,
@@ -51,7 +52,6 @@ FIXED_PATCHES = 64
 WEIGHT_BYTES = 2**33
 """Bytes of all weights: 34 of the paper's nets in float32."""
 
-MAX_SIDE = 2**31 - 1
 MAX_RANK = 8
 MAX_NAME = 1000
 """Characters of a name."""

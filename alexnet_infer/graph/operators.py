@@ -23,7 +23,8 @@ FLOATS = (FLOAT, FLOAT16)
 ONNX, MICROSOFT, OWN = "", "com.microsoft", "alexnet_infer"
 DOMAINS = {"": ONNX, "ai.onnx": ONNX, MICROSOFT: MICROSOFT, OWN: OWN}
 
-MAX_SIDE = 4096
+MAX_SIDE = 2**31 - 1
+MAX_WINDOW = 4096
 MAX_GROUPS = 8192
 SLOW = 16
 """How many multiply-adds of a matrix product take as long as one value of any other operation."""
@@ -181,7 +182,7 @@ def _batch_norm(node: Node) -> list[Value]:
 def _lrn(node: Node) -> list[Value]:
     x = node.value(0, FLOATS, rank=4)
     count, channels, *map_shape = x.shape
-    size = node.integer("size", None, 1, MAX_SIDE)
+    size = node.integer("size", None, 1, MAX_WINDOW)
     groups = node.integer("groups", 1, 1, MAX_GROUPS)  # of ONNX's LRN it is no attribute
     if channels % groups or size % 2 == 0:
         raise node.wrong(f"size={size} groups={groups}: expected an odd size, and groups that divide {channels}")
@@ -193,22 +194,23 @@ def _lrn(node: Node) -> list[Value]:
 
 def _window(node: Node, extents: Sequence[int], sizes: Sequence[int]) -> tuple[list[int], list[int]]:
     """Return (positions, extents with padding) of a window of these sizes, for rows and columns."""
-    strides = node.integers("strides", [1, 1], 1, MAX_SIDE)
-    pads = node.integers("pads", [0] * 4, 0, MAX_SIDE)
+    strides = node.integers("strides", [1, 1], 1, MAX_WINDOW)
+    pads = node.integers("pads", [0] * 4, 0, MAX_WINDOW)
     node.integers("dilations", [1, 1], 1, 1)
     node.integer("storage_order", 0, 0, 0)
     up = node.integer("ceil_mode", 0, 0, 1)
     auto = node.attributes.get("auto_pad", b"NOTSET")
-    if auto != b"NOTSET" and (auto != b"VALID" or any(pads)):
-        raise node.wrong(f"auto_pad={shown(auto)}: expected pads alone")
+    if (auto != b"NOTSET" or up) and (auto not in (b"NOTSET", b"VALID") or any(pads)):
+        raise node.wrong(f"auto_pad={shown(auto)} ceil_mode={up}: expected pads alone, or none of them")
     padded = [extent + before + after for extent, before, after in zip(extents, pads[:2], pads[2:], strict=True)]
     positions = []
-    for extent, before, whole, size, stride in zip(extents, pads[:2], padded, sizes, strides, strict=True):
-        if not 1 <= size <= min(whole, MAX_SIDE):
-            raise node.wrong(f"its window has {size} pixels: expected 1 to {MAX_SIDE}, and no more than its input")
+    for extent, whole, size, stride in zip(extents, padded, sizes, strides, strict=True):
+        if not 1 <= size <= min(whole, MAX_WINDOW):
+            raise node.wrong(f"its window has {size} pixels: expected 1 to {MAX_WINDOW}, and no more than its input")
         steps = (whole - size + up * (stride - 1)) // stride
-        beyond = up and steps * stride >= extent + before  # a window that would begin past the edge is dropped
-        positions.append(steps if beyond else steps + 1)
+        if up and steps * stride >= extent:
+            raise node.wrong("its last window begins past the edge, and runtimes differ in whether it counts")
+        positions.append(steps + 1)
     return positions, padded
 
 
@@ -217,7 +219,7 @@ def _convolution(node: Node, weights: int, bias: int | None, kind: int | None = 
     count, channels, *extents = x.shape
     kernels, depth, *sizes = w.shape
     groups = node.integer("group", 1, 1, MAX_GROUPS)
-    node.integers("kernel_shape", sizes, 1, MAX_SIDE)
+    node.integers("kernel_shape", sizes, 1, MAX_WINDOW)
     if channels != depth * groups or kernels % groups or node.attributes.get("kernel_shape", sizes) != sizes:
         raise node.wrong(f"its weights {sides(w.shape)} in {groups} groups don't fit {channels} channels")
     b = None if bias is None else node.optional(bias)
@@ -245,7 +247,7 @@ def _conv_8_bits(node: Node) -> list[Value]:
 
 def _pool(node: Node) -> list[Value]:
     x = node.value(0, rank=4)
-    sizes = node.integers("kernel_shape", [0, 0], 1, MAX_SIDE)
+    sizes = node.integers("kernel_shape", [0, 0], 1, MAX_WINDOW)
     positions, padded = _window(node, x.shape[2:], sizes)
     shape = (*x.shape[:2], *positions)
     node.work = SLOW * math.prod(shape) * math.prod(sizes)
@@ -309,7 +311,7 @@ def _reshape(node: Node) -> list[Value]:
     known = math.prod(side for side in shape if side != -1)
     if shape.count(-1) == 1 and known > 0:
         shape[shape.index(-1)] = x.size // known
-    if min(shape, default=1) < 1 or math.prod(shape) != x.size:
+    if max(node.numbers(1)) > MAX_SIDE or min(shape) < 1 or math.prod(shape) != x.size:
         raise node.wrong(f"{shown(list(node.numbers(1)))} is not a shape for {sides(x.shape)}")
     return [Value(x.kind, tuple(shape))]
 
