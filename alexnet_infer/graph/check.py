@@ -13,9 +13,9 @@ import struct
 from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
-from alexnet_infer.architecture import MAX_VALUES
 from alexnet_infer.errors import SpecError, shown
 from alexnet_infer.graph.info import ExportInfo
+from alexnet_infer.graph.memory import Step, bytes_at_once
 from alexnet_infer.graph.net import lrn_function
 from alexnet_infer.graph.operators import (
     ANY,
@@ -40,14 +40,15 @@ if TYPE_CHECKING:
 MAX_NODES = 2000
 """20 times the nodes of an 8-bit net that cuts ten views. OpenVINO compiles as many in a second or two."""
 
-PATCH_BYTES = 4 * MAX_VALUES
-"""Bytes of all values that are computed for one patch: 13 times those of the paper's net in 8 bits."""
+PATCH_BYTES = 2**26
+"""Bytes that the values for one patch take at once: as many as 12 of the paper's nets in one file."""
 
 PATCH_WORK = 2**35
 """Multiply-adds for one patch: 40 times those of the paper's net."""
 
-FIXED_PATCHES = 64
-"""A call with a fixed number of images may take as much as this many patches, each with those two limits."""
+FIXED_PATCHES = 100
+"""A call with a fixed number of images may take this many times those two limits: as much as 100 images with ten views
+of the paper's net."""
 
 WEIGHT_BYTES = 2**33
 """Bytes of all weights: 34 of the paper's nets in float32."""
@@ -102,6 +103,7 @@ def check_graph(model: onnx.ModelProto, info: ExportInfo) -> None:
     graph = _Graph(model.graph, info)
     for node in model.graph.node:
         graph.add(node)
+    graph.check_cost()
     for declared in model.graph.value_info:
         graph.check_declared(declared)
     graph.check_declared(model.graph.output[0], complete=True)
@@ -140,14 +142,20 @@ def _check_fields(message: Message) -> None:
 
 
 class _Graph:
-    """The values that are known so far, by name, and what computing them takes."""
+    """The values that are known so far, by name, and what computing them takes.
+
+    `computed` are the names of the values that depend on the input. A runtime computes the others, `constants` bytes,
+    while it loads the file.
+    """
 
     def __init__(self, graph: onnx.GraphProto, info: ExportInfo) -> None:
         self.batch = info.batch.max if info.batch.fixed else ANY
         patches = 10 if info.views == "ten" else 1
         self.patches = min(patches * self.batch, FIXED_PATCHES) if info.batch.fixed else patches
         self.values: dict[str, Value] = {}
-        self.bytes = self.scratch = self.work = self.weights = 0
+        self.constants = self.scratch = self.work = self.weights = 0
+        self.steps: list[Step] = []
+        self.computed = {graph.input[0].name}
         (source,) = graph.input
         image = [side.dim_value for side in source.type.tensor_type.shape.dim][1:]
         self._define(source.name, Value(source.type.tensor_type.elem_type, (self.batch, *image)))
@@ -193,8 +201,15 @@ class _Graph:
             values = self._computed(proto, name)
         if not 1 <= len(proto.output) <= len(values):
             raise SpecError(f"{name}: has {len(proto.output)} outputs: expected {len(values)}")
+        sizes = {}
         for output, value in zip(proto.output, values, strict=False):
             self._define(output, value)
+            sizes[output] = value.bytes
+        if self.computed.isdisjoint(proto.input):
+            self.constants += sum(sizes.values())
+        else:
+            self.steps.append((proto.input, sizes))
+            self.computed.update(sizes)
 
     def _computed(self, proto: onnx.NodeProto, name: str) -> list[Value]:
         operator = OPERATORS.get((DOMAINS.get(proto.domain, "?"), proto.op_type))
@@ -213,7 +228,8 @@ class _Graph:
         values = operator.rule(node)
         for value in values:
             self._check_shape(name, value.shape)
-        self._count(node, values)
+        self.scratch = max(self.scratch, node.scratch)
+        self.work += max(node.work, SLOW * sum(value.size for value in values))
         return values
 
     def _check_shape(self, name: str, shape: Shape) -> None:
@@ -226,24 +242,20 @@ class _Graph:
                 "one that grows with the batch"
             )
 
-    def _count(self, node: Node, values: list[Value]) -> None:
-        """Add what a node takes to the sums. Raises SpecError if they are too large."""
-        self.bytes += sum(value.bytes for value in values)
-        self.scratch = max(self.scratch, node.scratch)
-        self.work += max(node.work, SLOW * sum(value.size for value in values))
-        kept = 4 * self.weights  # of 8-bit weights, float values are computed
-        for amount, constant, limit, unit in (
-            (self.bytes + self.scratch, kept, PATCH_BYTES, "bytes of values"),
+    def check_cost(self) -> None:
+        """Raise SpecError if a call takes too much memory or work."""
+        kept = 4 * self.weights  # float values are computed from 8-bit weights, and kept
+        for amount, free, limit, what in (
+            (bytes_at_once(self.steps) + self.scratch, 0, PATCH_BYTES, "bytes of values at once"),
+            (self.constants, kept, PATCH_BYTES, "bytes of constants"),
             (self.work, SLOW * kept, PATCH_WORK, "multiply-adds"),
         ):
             # For any batch: the amount for each image, and the amount that does not depend on the batch.
             per_image, whole = divmod(amount, ANY)
-            if max(per_image, whole - constant) > limit * self.patches:
-                images = "one image takes" if self.batch == ANY else f"{self.batch} images take"
-                raise SpecError(
-                    f"{node.name}: up to here, {images} {max(per_image, whole):,} {unit}: expected at most "
-                    f"{limit * self.patches:,}"
-                )
+            taken, allowed = max(per_image, whole - free), limit * self.patches
+            if taken > allowed:
+                images = "an image" if self.batch == ANY else f"{self.batch} images"
+                raise SpecError(f"would take {taken:,} {what}: expected at most {allowed:,} for {images}")
 
     def check_declared(self, declared: onnx.ValueInfoProto, *, complete: bool = False) -> None:
         """Raise SpecError if a value is not what the file declares. Unless `complete`, parts may be left out."""

@@ -187,8 +187,8 @@ def _lrn(node: Node) -> list[Value]:
     if channels % groups or size % 2 == 0:
         raise node.wrong(f"size={size} groups={groups}: expected an odd size, and groups that divide {channels}")
     node.work = SLOW * size * x.size
-    # A column with its edges, and what the definition of the plugin's node in ONNX's operators computes in between.
-    node.scratch = 4 * (count * (channels + groups * size) * math.prod(map_shape) + 7 * x.size)
+    # Squares with zeros at the edges of each column, and two values in the definition of the plugin's node.
+    node.scratch = 4 * (count * (channels + groups * size) * math.prod(map_shape) + 2 * x.size)
     return [Value(x.kind, x.shape)]
 
 
@@ -228,7 +228,8 @@ def _convolution(node: Node, weights: int, bias: int | None, kind: int | None = 
     positions, padded = _window(node, extents, sizes)
     outputs = count * math.prod(positions)
     node.work = outputs * w.size
-    node.scratch = 4 * max(count * channels * math.prod(padded), outputs * channels * math.prod(sizes))
+    # A copy with the padding, and the windows of one image as a matrix.
+    node.scratch = 4 * channels * (count * math.prod(padded) + math.prod(positions) * math.prod(sizes))
     return [Value(x.kind if kind is None else kind, (count, kernels, *positions))]
 
 
