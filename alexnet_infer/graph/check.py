@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet_infer.errors import SpecError, shown
 from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.graph.memory import Step, bytes_at_once
-from alexnet_infer.graph.net import lrn_function
+from alexnet_infer.graph.net import PLUGIN_DOMAIN, lrn_function
 from alexnet_infer.graph.operators import (
     ANY,
     DOMAINS,
@@ -25,7 +25,6 @@ from alexnet_infer.graph.operators import (
     ITEM_BYTES,
     MAX_SIDE,
     OPERATORS,
-    OWN,
     SLOW,
     Node,
     Shape,
@@ -129,7 +128,7 @@ def _check_plain(model: onnx.ModelProto) -> None:
     domains = [opset.domain for opset in model.opset_import]
     if len({*domains}) != len(domains) or not DOMAINS.keys() >= {*domains}:
         raise SpecError(f"imports operators of {shown(domains)}: expected each of {shown([*DOMAINS])} at most once")
-    wanted = [lrn_function()] if any(node.domain == OWN for node in graph.node) else []
+    wanted = [lrn_function()] if any(node.domain == PLUGIN_DOMAIN for node in graph.node) else []
     if list(model.functions) != wanted:
         names = [function.name for function in model.functions]
         raise SpecError(f"defines the functions {shown(names)}: expected only alexnet-infer's, if a node uses it")
@@ -191,7 +190,7 @@ class _Graph:
     def add(self, proto: onnx.NodeProto) -> None:
         """Compute what a node's outputs are. Its inputs must have been computed before."""
         _check_fields(proto)
-        name = shown(proto.name or proto.op_type)
+        name = shown(proto.name or (proto.output[0] if proto.output else "a node"))
         if (proto.domain, proto.op_type) in (("", "Constant"), ("ai.onnx", "Constant")) and not proto.input:
             constant = _attributes(proto, name, {"value"}).get("value")
             if constant is None:
@@ -216,7 +215,8 @@ class _Graph:
         if operator is None:
             domain = f" of {shown(proto.domain)}" if proto.domain else ""
             raise SpecError(
-                f"{name}: is {shown(proto.op_type)}{domain}: expected an operator that `alexnet-infer export` writes"
+                f"{name}: has the operator {shown(proto.op_type)}{domain}: "
+                "expected one that `alexnet-infer export` writes"
             )
         least, most = operator.inputs
         if not least <= len(proto.input) <= most:

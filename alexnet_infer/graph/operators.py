@@ -13,18 +13,21 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from alexnet_infer.errors import SpecError, shown
+from alexnet_infer.graph.net import PLUGIN, PLUGIN_DOMAIN
 
 FLOAT, UINT8, INT8, INT32, INT64, BOOL, FLOAT16 = 1, 2, 3, 6, 7, 9, 10
-"""ONNX's numbers of element types."""
+"""ONNX's numbers of element types. Only these may occur."""
 
 ITEM_BYTES = {FLOAT: 4, UINT8: 1, INT8: 1, INT32: 4, INT64: 8, BOOL: 1, FLOAT16: 2}
 FLOATS = (FLOAT, FLOAT16)
 
-ONNX, MICROSOFT, OWN = "", "com.microsoft", "alexnet_infer"
-DOMAINS = {"": ONNX, "ai.onnx": ONNX, MICROSOFT: MICROSOFT, OWN: OWN}
+ONNX, MICROSOFT = "", "com.microsoft"
+DOMAINS = {"": ONNX, "ai.onnx": ONNX, MICROSOFT: MICROSOFT, PLUGIN_DOMAIN: PLUGIN_DOMAIN}
+"""Domain in a file -> the domain's name in `OPERATORS`."""
 
 MAX_SIDE = 2**31 - 1
 MAX_WINDOW = 4096
+"""The largest window, stride and padding that an architecture may have."""
 MAX_GROUPS = 8192
 SLOW = 16
 """How many multiply-adds of a matrix product take as long as one value of any other operation."""
@@ -107,9 +110,9 @@ class Node:
             raise self.wrong(f"{key}={shown(numbers)}: expected {len(default)} whole numbers from {low} to {high}")
         return list(numbers)
 
-    def axis(self, default: int | None, rank: int, key: str = "axis") -> int:
-        """Return the axis in an attribute, counted from the front."""
-        return self.integer(key, default, -rank, rank - 1) % rank
+    def axis(self, default: int | None, rank: int) -> int:
+        """Return the attribute `axis` of a value of this rank, counted from the front."""
+        return self.integer("axis", default, -rank, rank - 1) % rank
 
 
 Rule = Callable[[Node], list[Value]]
@@ -429,7 +432,7 @@ OPERATORS: dict[tuple[str, str], Operator] = {
     (ONNX, "MaxPool"): _operator(_pool, 1, 1, f"{_WINDOW} ceil_mode storage_order"),
     (ONNX, "AveragePool"): _operator(_pool, 1, 1, f"{_WINDOW} ceil_mode count_include_pad"),
     (ONNX, "LRN"): _operator(_lrn, 1, 1, "alpha beta bias size"),
-    (OWN, "GroupedLRN"): _operator(_lrn, 1, 1, "alpha beta k size groups plugin_namespace plugin_version"),
+    (PLUGIN_DOMAIN, PLUGIN): _operator(_lrn, 1, 1, "alpha beta k size groups plugin_namespace plugin_version"),
     (ONNX, "BatchNormalization"): _operator(_batch_norm, 5, 5, "epsilon momentum"),
     **{(ONNX, name): _operator(_of_floats, 1, 1) for name in ("Tanh", "Sqrt")},
     **{(ONNX, name): _operator(_same, 1, 1) for name in ("Relu", "Identity")},

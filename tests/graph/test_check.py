@@ -367,10 +367,10 @@ UNKNOWN = [
 
 HOSTILE: dict[str, tuple[Edit, str]] = {
     **{op: (appended(op, *constants), f"'{op}'") for op, *constants in UNKNOWN},
-    "Loop": (loop, "is 'Loop'"),
-    "If": (appended("If", then_branch=body(), else_branch=body()), "is 'If'"),
-    "Scan": (appended("Scan", body=body(), num_scan_inputs=1), "is 'Scan'"),
-    "Einsum": (appended("Einsum", equation="ij,ij->ij"), "is 'Einsum'"),
+    "Loop": (loop, "operator 'Loop'"),
+    "If": (appended("If", then_branch=body(), else_branch=body()), "operator 'If'"),
+    "Scan": (appended("Scan", body=body(), num_scan_inputs=1), "operator 'Scan'"),
+    "Einsum": (appended("Einsum", equation="ij,ij->ij"), "operator 'Einsum'"),
     "hidden subgraph": (hidden_graph, "its attribute 'body' is unknown"),
     "operator of another domain": (appended("Mine", domain="evil"), "imports operators of"),
     "operator of ONNX Runtime": (appended("Attention", domain="com.microsoft"), "'Attention' of 'com.microsoft'"),
