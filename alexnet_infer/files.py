@@ -121,9 +121,10 @@ def read_limited(path: Path, most: int) -> bytes:
     with open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > most:
             raise SpecError(f"has {size:,} bytes: expected at most {most:,}")
-        content = file.read(most + 1)
-    if len(content) > most:  # it has grown, or it is a file of /proc, which has no size
-        raise SpecError(f"has more than {most:,} bytes")
+        limit = min(most, max(size, 2**20))  # memory for as many bytes is taken at once
+        content = file.read(limit + 1)
+    if len(content) > limit:  # it has grown, or it is a file of /proc, which has no size
+        raise SpecError(f"has more than {limit:,} bytes")
     return content
 
 
