@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from alexnet_infer import strict_json
 from alexnet_infer.errors import BackendError, SpecError, UnreadableInputError, UsageError, one_line
-from alexnet_infer.files import write_atomically, writing
+from alexnet_infer.files import open_to_append, read_limited, write_atomically, writing
 
 if TYPE_CHECKING:
     from train.checkpoint import RunState
     from train.step import StepReport
 
 LOG_NAME = "log.jsonl"
+
+_MAX_LOG = 2**28
+"""Bytes: a million records. 90 epochs of ImageNet have 45,000."""
 
 _COUNT, _SIZE = (Annotated[int, strict_json.whole(least, 2**53)] for least in (0, 1))
 _FIGURE = Annotated[float, strict_json.number(-1e300, 1e300)] | None
@@ -135,7 +138,7 @@ class RunLog:
         if not self._started:
             return
         try:
-            with _writing(self.path, "--out"), self.path.open("ab") as file:
+            with _writing(self.path, "--out"), open_to_append(self.path) as file:
                 file.write(_line(record))
         except UsageError:
             self._started = False  # may leave half a line, which readers and the next `start` drop
@@ -191,12 +194,14 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     """
     path = run / LOG_NAME if run.is_dir() else run
     try:
-        *lines, last = path.read_bytes().split(b"\n")
+        *lines, last = read_limited(path, _MAX_LOG).split(b"\n")
     except FileNotFoundError:
         problem = f"has no {LOG_NAME}" if run.is_dir() else "not found"
         raise UnreadableInputError(f"{run}: {problem}; expected a folder that python -m train has written") from None
     except OSError as error:
         raise UnreadableInputError(f"{path}: can't be read ({error.strerror or error})") from None
+    except SpecError as error:
+        raise UnreadableInputError(f"{path}: {error}; expected the log of a run") from None
     with suppress(SpecError):
         lines += [last] if strict_json.parse(last, "record") else []
     records = []

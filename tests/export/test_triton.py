@@ -146,7 +146,7 @@ def test_a_copy_that_fails_leaves_no_version(onnx, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(triton.shutil, "copyfile", full)
+    monkeypatch.setattr(triton, "copy_atomically", full)
     with pytest.raises(UsageError, match="No space left on device"):
         write_repository(tmp_path / "models", onnx)
     assert sorted(first.parent.iterdir()) == before
@@ -154,7 +154,7 @@ def test_a_copy_that_fails_leaves_no_version(onnx, tmp_path, monkeypatch):
 
 def test_while_a_version_is_written_no_folder_has_a_number_as_its_name(onnx, tmp_path, monkeypatch):
     seen = []
-    real = triton.shutil.copyfile
+    real = triton.copy_atomically
 
     def watched(source: Path, target: Path) -> None:
         place = target.parents[1]
@@ -163,7 +163,7 @@ def test_while_a_version_is_written_no_folder_has_a_number_as_its_name(onnx, tmp
         )  # as std::stoll parses
         real(source, target)
 
-    monkeypatch.setattr(triton.shutil, "copyfile", watched)
+    monkeypatch.setattr(triton, "copy_atomically", watched)
     write_repository(tmp_path / "models", onnx)
     assert seen == [[]]
 
