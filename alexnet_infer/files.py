@@ -104,8 +104,11 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> 
     """Write `data`, as one object or in parts, to a temporary file beside `path`, sync it and rename it to `path`.
 
     An existing file at `path` stays intact until the new file is complete. Temporary files of `path` that killed
-    processes left are removed first. Raises OSError on failure, after removing the temporary file.
+    processes left are removed first. Raises OSError on failure, after removing the temporary file, and if `path` is a
+    pipe or a device, such as /dev/null.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     remove_leftovers(path)
     with _temporary(path, lambda new: new.touch(exist_ok=False), lambda new: new.unlink(missing_ok=True)) as temporary:
         with temporary.open("rb+") as file:

@@ -104,6 +104,18 @@ def test_a_folder_is_not_replaced(tmp_path):
     assert names(tmp_path) == ["folder"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+@pytest.mark.parametrize("kind", ["pipe", "link to a device"])
+def test_a_pipe_or_device_is_not_replaced(tmp_path, kind):
+    path = tmp_path / "path"
+    path.symlink_to("/dev/null") if "device" in kind else os.mkfifo(path)
+    with pytest.raises(OSError, match="not a regular file"):
+        write_atomically(path, b"data")
+    assert path.exists()
+    assert not path.is_file()
+    assert names(tmp_path) == ["path"]
+
+
 def test_a_missing_folder_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "absent" / "new", b"data")

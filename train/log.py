@@ -79,7 +79,7 @@ class RunLog:
         self._at = at
         with _writing(self.path, "--out"):
             if self.path.exists():
-                kept = b"".join(_line(record) for record in read_log(self.path) if position(record) <= at)
+                kept = b"".join(line + b"\n" for line, record in _read(self.path) if position(record) <= at)
                 if kept != self.path.read_bytes():
                     write_atomically(self.path, kept)
         if self._events:
@@ -192,6 +192,11 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     log, or if another line is not a record that `RunLog` writes; the message has its number (from 1). In events with
     other names, only `epoch` and `step` are checked.
     """
+    return [record for _, record in _read(run)]
+
+
+def _read(run: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Return the records as `read_log` does, each with its line."""
     path = run / LOG_NAME if run.is_dir() else run
     try:
         *lines, last = read_limited(path, _MAX_LOG).split(b"\n")
@@ -207,7 +212,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(_checked(strict_json.parse(line, "record")))
+            records.append((line, _checked(strict_json.parse(line, "record"))))
         except SpecError as error:
             raise UnreadableInputError(
                 f"{path}: line {number} is not a record of a run ({one_line(error)}); remove that line"
