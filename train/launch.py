@@ -44,18 +44,19 @@ def launch(job: Job, display: Display) -> Finished | None:
     until = math.inf if job.max_hours is None else time.monotonic() + 3600 * job.max_hours
     device = pick_device(job.device)
     prepare_process(device)
+    compile = resolve_compile(job.compile, device)
     ranks = join(device, job.columns)
     if not ranks.first:
         display = Display(Console(file=io.StringIO()))
-    compile = resolve_compile(job.compile, device)
-    source = open_source(job.data, job.size, job.variant.patch)
-    architecture = job.architecture(len(source.classes))
-    initial = initial_weights(job.init_from, architecture, source.classes) if job.init_from else Initial()
-    with _own_folder(job, ranks.first):
-        if (job.out / LAST).exists():  # refuse a different run before spending minutes on decoding
-            checkpoint.check(job.out / LAST, run_settings(architecture, job.recipe, job.seed, initial))
+    with ranks.connected():
+        source = open_source(job.data, job.size, job.variant.patch)
+        architecture = job.architecture(len(source.classes))
+        initial = initial_weights(job.init_from, architecture, source.classes) if job.init_from else Initial()
         settings = {"device": device, "ranks": ranks, "initial": initial, "compile": compile}
-        return _run(job, architecture, source, display, until, settings)
+        with _own_folder(job, ranks.first):
+            if (job.out / LAST).exists():  # refuse a different run before spending minutes on decoding
+                checkpoint.check(job.out / LAST, run_settings(architecture, job.recipe, job.seed, initial))
+            return _run(job, architecture, source, display, until, settings)
 
 
 def _run(
@@ -217,5 +218,8 @@ def _interruptible() -> Iterator[Callable[[], None]]:
     signal.signal(signal.SIGINT, handler)
     try:
         yield check
+    except RuntimeError:  # the same Ctrl-C may have ended another process of the run first
+        check()
+        raise
     finally:
         signal.signal(signal.SIGINT, previous)
