@@ -5,13 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import stat
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import IO, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 from alexnet_infer.errors import SpecError, UsageError
+
+_NO_WAIT, _NO_LINK = getattr(os, "O_NONBLOCK", 0), getattr(os, "O_NOFOLLOW", 0)
+"""Flags of `os.open`: don't wait for a pipe's other end; refuse a symbolic link. 0 on Windows, which has neither."""
+
+_DAY = 86_400
+"""In seconds."""
 
 
 def user_cache() -> Path:
@@ -61,10 +70,7 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
     Without `follow`, `path` itself may not be a symbolic link. Raises SpecError if it is not a regular file, and
     OSError if it can't be opened.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # without O_NONBLOCK, opening a pipe waits for its writer
-    if not follow:
-        flags |= getattr(os, "O_NOFOLLOW", 0)
-    descriptor = _descriptor(path, flags)
+    descriptor = _descriptor(path, os.O_RDONLY | _NO_WAIT | (0 if follow else _NO_LINK))
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
@@ -82,8 +88,16 @@ def _descriptor(path: Path, flags: int) -> int:
         return os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP and path.is_symlink():
-            raise OSError(errno.ELOOP, f"{path.name} is a symbolic link", str(path)) from None
+            raise OSError(errno.ELOOP, f"{path.name} is a symbolic link, not a regular file", str(path)) from None
         raise
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Open a regular file for appending, or create it.
+
+    Raises OSError if it can't be opened, or is a link, which may lead to a file of someone else, a pipe or a device.
+    """
+    return _writable(path, "ab", own=False)
 
 
 def open_own(path: Path, mode: Literal["ab", "r+b"]) -> BinaryIO:
@@ -97,8 +111,7 @@ def open_own(path: Path, mode: Literal["ab", "r+b"]) -> BinaryIO:
 
 def _writable(path: Path, mode: Literal["ab", "r+b"], *, own: bool) -> BinaryIO:
     flags = os.O_RDWR | (os.O_APPEND | os.O_CREAT if mode == "ab" else 0)
-    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # opening a pipe would wait for its reader
-    descriptor = _descriptor(path, flags)
+    descriptor = _descriptor(path, flags | _NO_WAIT | _NO_LINK)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -128,28 +141,111 @@ def read_limited(path: Path, most: int) -> bytes:
     return content
 
 
-def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
+def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
     """Write `data`, as one object or in parts, to a temporary file beside `path`, sync it and rename it to `path`.
 
-    An existing file at `path` stays intact until the new file is complete. Raises OSError on failure, after removing
-    the temporary file.
+    An existing file at `path` stays intact until the new file is complete. Temporary files of `path` that killed
+    processes left are removed first. Raises OSError on failure, after removing the temporary file, and if `path` is a
+    pipe or a device, such as /dev/null.
     """
-    with replacing(path) as temporary, temporary.open("xb") as file:
-        file.writelines([data] if isinstance(data, bytes) else data)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    remove_leftovers(path)
+    with _temporary(path, lambda new: new.touch(exist_ok=False), lambda new: new.unlink(missing_ok=True)) as temporary:
+        with temporary.open("rb+") as file:
+            file.writelines([data] if isinstance(data, bytes) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def copy_atomically(source: Path, target: Path) -> None:
+    """Copy a regular file as `write_atomically` writes. Raises SpecError if it isn't one, and OSError on failure."""
+    with open_regular(source) as file:
+        write_atomically(target, iter(partial(file.read, 2**20), b""))
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """`write_atomically` for libraries that write files themselves: yield the path of the temporary file to write."""
-    temporary = path.parent / f".{path.name}.{os.urandom(4).hex()}.tmp"
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, to be filled and renamed. Its parents are created if necessary.
+
+    It is removed if the block fails. Those that killed processes left are removed first.
+    """
+    remove_leftovers(path, folders=True)
+    with _temporary(path, lambda new: new.mkdir(parents=True), _remove_folder) as temporary:
+        yield temporary
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a new name beside `path` for what is to be renamed to it. `remove_leftovers` recognises it."""
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+
+
+@contextmanager
+def _temporary(path: Path, make: Callable[[Path], None], remove: Callable[[Path], None]) -> Iterator[Path]:
+    """Make a temporary file or folder of `path`. It is locked until the block ends, so that no process removes it.
+
+    It is removed if the block fails.
+    """
+    temporary, descriptor = _made(path, make)
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
         raise
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _made(path: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
+    while True:
+        temporary = temporary_name(path)
+        make(temporary)
+        if os.name == "nt":  # has no locks, and can't rename what is open
+            return temporary, None
+        with suppress(FileNotFoundError):
+            descriptor = os.open(temporary, os.O_RDONLY)
+            _locked(descriptor, wait=True)
+            if temporary.exists():  # if not, another process took it for a leftover before it was locked
+                return temporary, descriptor
+            os.close(descriptor)
+
+
+def remove_leftovers(path: Path, *, folders: bool = False) -> None:
+    """Remove temporary files of `path`, or `folders`, that killed processes left.
+
+    Those in use are locked. Where locks don't exist, one counts as left if it is a day old. Links and everything with
+    another name stay.
+    """
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    try:
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry in entries if ours.fullmatch(entry.name)]
+    except OSError:
+        return
+    for name in names:
+        with suppress(OSError):
+            _remove_if_left(path.with_name(name), folder=folders)
+
+
+def _remove_if_left(temporary: Path, folder: bool) -> None:
+    is_kind, remove = (stat.S_ISDIR, _remove_folder) if folder else (stat.S_ISREG, Path.unlink)
+    status = temporary.lstat()
+    if not is_kind(status.st_mode):
+        return
+    descriptor = os.open(temporary, os.O_RDONLY | _NO_WAIT | _NO_LINK)
+    try:
+        if free := _locked(descriptor, wait=False):
+            remove(temporary)
+    finally:
+        os.close(descriptor)
+    if free is None and time.time() - status.st_mtime > _DAY:
+        remove(temporary)
+
+
+def _remove_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -163,22 +259,28 @@ def writing(what: object, advice: str = "") -> Iterator[None]:
         raise UsageError(f"{what}: can't be written ({error.strerror or error}){advice}") from None
 
 
-def lock(path: Path, *, wait: bool = False, shared: bool = False) -> IO[bytes] | None:
+def lock(path: Path, *, wait: bool = False, shared: bool = False) -> BinaryIO | None:
     """Lock the file at `path`. The lock is held until the returned file is closed or the process ends.
 
     Several may hold a `shared` lock at once, but not beside an exclusive one. If another process, or an open file of
     this process, holds the lock, returns None or, with `wait`, waits. Where locks don't exist (Windows, some network
-    disks), the file is returned unlocked. Raises OSError if the file can't be opened or is not a regular file.
+    disks), the file is returned unlocked. Raises OSError as `open_to_append` does.
     """
-    file = _writable(path, "ab", own=False)
-    with suppress(ImportError):
+    file = open_to_append(path)
+    if _locked(file.fileno(), wait=wait, shared=shared) is False:
+        file.close()
+        return None
+    return file
+
+
+def _locked(descriptor: int, *, wait: bool, shared: bool = False) -> bool | None:
+    """Lock an open file or folder. Returns False if another has the lock, and None if locks don't exist here."""
+    try:
         import fcntl
 
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.close()
-            return None
-        except OSError:
-            pass
-    return file
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return None
+    return True

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,16 @@ from pathlib import Path
 import pytest
 
 from alexnet_infer.errors import SpecError
-from alexnet_infer.files import lock, open_regular, read_limited, write_atomically
+from alexnet_infer.files import (
+    copy_atomically,
+    lock,
+    open_regular,
+    open_to_append,
+    read_limited,
+    remove_leftovers,
+    temporary_folder,
+    write_atomically,
+)
 
 
 @pytest.fixture
@@ -95,6 +105,18 @@ def test_a_folder_is_not_replaced(tmp_path):
     assert names(tmp_path) == ["folder"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+@pytest.mark.parametrize("kind", ["pipe", "link to a device"])
+def test_a_pipe_or_device_is_not_replaced(tmp_path, kind):
+    path = tmp_path / "path"
+    path.symlink_to("/dev/null") if "device" in kind else os.mkfifo(path)
+    with pytest.raises(OSError, match="not a regular file"):
+        write_atomically(path, b"data")
+    assert path.exists()
+    assert not path.is_file()
+    assert names(tmp_path) == ["path"]
+
+
 def test_a_missing_folder_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "absent" / "new", b"data")
@@ -122,11 +144,138 @@ def test_a_reader_sees_a_complete_file_of_one_writer(target):
     assert names(target.parent) == [target.name]
 
 
+# What killed processes leave.
+
+WRITER = """
+import sys
+from pathlib import Path
+from alexnet_infer.files import temporary_folder, write_atomically
+
+def parts():
+    yield b"half"
+    print("writing", flush=True)
+    sys.stdin.read()
+    yield b" of it"
+
+target = Path(sys.argv[1])
+with temporary_folder(target) as folder:
+    write_atomically(folder / "inside", b"")
+    write_atomically(target, parts())
+    folder.rename(target.with_name("folder"))
+"""
+
+
+def python(code: str, *arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=Path(__file__).parents[1], **streams)
+
+
+@pytest.fixture
+def writer(target) -> Iterator[subprocess.Popen]:
+    """Another process in the middle of writing `target` and a folder beside it, until its standard input ends."""
+    pytest.importorskip("fcntl", reason="needs file locks")
+    with python(WRITER, target) as process:
+        assert process.stdout.readline() == "writing\n"
+        assert len(names(target.parent)) == 3
+        yield process
+        process.kill()
+
+
+def test_what_a_killed_process_was_writing_is_removed_by_the_next_one(target, writer):
+    writer.kill()
+    writer.wait()
+    assert len(names(target.parent)) == 3
+    write_atomically(target, b"new")
+    with temporary_folder(target) as folder:
+        folder.rename(target.with_name("folder"))
+    assert target.read_bytes() == b"new"
+    assert names(target.parent) == ["folder", target.name]
+
+
+def test_two_processes_write_one_file_at_once(target, writer):
+    write_atomically(target, b"new")
+    with temporary_folder(target) as folder:
+        assert len(names(target.parent)) == 4
+    folder.rmdir()
+    assert target.read_bytes() == b"new"
+    writer.stdin.close()
+    assert writer.wait() == 0
+    assert target.read_bytes() == b"half of it"
+    assert names(target.parent) == ["folder", target.name]
+
+
+def test_many_writers_of_one_file_never_remove_each_others(target):
+    def write(number: int) -> None:
+        for _ in range(50):
+            write_atomically(target, bytes([number]) * 100)
+
+    with ThreadPoolExecutor(4) as pool:
+        [*pool.map(write, range(4))]  # would raise FileNotFoundError
+    assert names(target.parent) == [target.name]
+
+
+def test_nothing_but_temporary_files_of_the_same_target_is_removed(target):
+    folder = target.parent
+    kept = [
+        ".foo.tmp",
+        f".{target.name}.tmp",
+        f".{target.name}.0123456.tmp",
+        f".{target.name}.0123ABCD.tmp",
+        f"{target.name}.01234567.tmp",
+        f".{target.name}.01234567.tmp.bak",
+        f".x.{target.name}.01234567.tmp",
+        ".netXsafetensors.01234567.tmp",
+    ]
+    for name in kept:
+        (folder / name).write_bytes(b"mine")
+    (folder / f".{target.name}.00000001.tmp").mkdir()
+    (folder / f".{target.name}.00000001.tmp" / "file").write_bytes(b"mine")
+    (folder / f".{target.name}.00000002.tmp").symlink_to(".foo.tmp")
+    os.mkfifo(folder / f".{target.name}.00000003.tmp")
+    (folder / f".{target.name}.00000004.tmp").write_bytes(b"left")
+    before = set(names(folder))
+    write_atomically(target, b"new")
+    assert before - set(names(folder)) == {f".{target.name}.00000004.tmp"}
+    remove_leftovers(target, folders=True)
+    assert before - set(names(folder)) == {f".{target.name}.00000001.tmp", f".{target.name}.00000004.tmp"}
+    assert (folder / ".foo.tmp").read_bytes() == b"mine"
+
+
+def test_without_locks_what_is_a_day_old_counts_as_left(target, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    new, old = (target.with_name(f".{target.name}.0000000{i}.tmp") for i in range(2))
+    for path, hours in ((new, 23), (old, 25)):
+        path.write_bytes(b"half")
+        os.utime(path, (0, time.time() - 3600 * hours))
+    write_atomically(target, b"new")
+    assert names(target.parent) == [new.name, target.name]
+
+
+def test_a_folder_that_could_not_be_filled_is_removed(target):
+    def fill() -> None:
+        with temporary_folder(target.parent / "new" / "folder") as folder:
+            (folder / "file").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill()
+    assert names(target.parent / "new") == []
+
+
+def test_a_copy_is_complete_and_only_of_a_regular_file(target, tmp_path):
+    target.write_bytes(os.urandom(3_000_000))
+    copy_atomically(target, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == target.read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SpecError, match="not a regular file"):
+        copy_atomically(tmp_path / "pipe", target)
+
+
 # Locks.
 
 HOLDER = """
-import os, sys
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from alexnet_infer.files import lock
 held = lock(Path(sys.argv[1]))
@@ -139,13 +288,7 @@ sys.stdin.read()
 def other(tmp_path) -> Iterator[subprocess.Popen]:
     """Another process that holds a lock, until its standard input ends or it is killed."""
     pytest.importorskip("fcntl")
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path / "lock")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    ) as process:
+    with python(HOLDER, tmp_path / "lock") as process:
         assert process.stdout.readline() == "held\n"
         yield process
         process.kill()
@@ -206,6 +349,35 @@ def test_without_fcntl_files_are_returned_without_a_lock(tmp_path, monkeypatch):
 def test_a_lock_file_that_cannot_be_opened_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         lock(tmp_path / "absent" / "lock")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+@pytest.mark.parametrize("kind", ["pipe", "pipe with a reader", "link", "link to nothing", "folder", "device"])
+def test_only_a_regular_file_is_locked_or_appended_to_and_no_link_is_followed(tmp_path, kind):
+    path, other, reader = tmp_path / "file", tmp_path / "other", None
+    if kind.startswith("pipe"):
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if "reader" in kind else None
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path = Path("/dev/null")
+    else:
+        other.write_bytes(b"") if kind == "link" else None
+        path.symlink_to(other)
+    for function in (open_to_append, lock):
+        with pytest.raises(OSError, match=r"not a regular file|Is a directory"):
+            function(path)
+    assert other.exists() == (kind == "link")
+    if reader is not None:
+        os.close(reader)
+
+
+def test_a_file_is_appended_to(tmp_path):
+    for line in (b"a", b"b"):
+        with open_to_append(tmp_path / "log") as file:
+            file.write(line)
+    assert (tmp_path / "log").read_bytes() == b"ab"
 
 
 def test_a_file_is_read_up_to_its_limit(tmp_path):

@@ -9,3 +9,8 @@ All random draws depend only on (seed, epoch, image), so a resumed run repeats t
 torchrun, `ranks` assigns each process its column and its share of the images, and `columns` splits the net in two;
 `model` knows neither. GPU kernels are in `*_triton.py`.
 """
+
+import os
+
+# If a process of a run can't be reached, PyTorch's C++ code logs its stack, before it raises the error that is shown.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")

@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import safetensors.torch
+import safetensors
 import torch
+from msgspec import Meta
 from safetensors import SafetensorError
 from torch import Tensor
 
-from alexnet_infer.errors import ModelFileError, UsageError, one_line, shown
-from alexnet_infer.files import replacing, write_atomically, writing
+from alexnet_infer import strict_json
+from alexnet_infer.errors import ModelFileError, SpecError, listed, one_line, printable, shown
+from alexnet_infer.files import (
+    copy_atomically,
+    open_regular,
+    remove_leftovers,
+    temporary_name,
+    write_atomically,
+    writing,
+)
+
+_MAX_HEADER = 10**8
+"""Bytes, as in the safetensors library."""
+
+_COUNT = Annotated[int, strict_json.whole(0, 2**53)]
+_ERRORS = Annotated[list[Annotated[float, strict_json.number(0, 1)]], Meta(description="a list of numbers from 0 to 1")]
+_STATE = {
+    "epoch": _COUNT,
+    "step": _COUNT,
+    "errors": _ERRORS,
+    "top5": _ERRORS,
+    "seconds": Annotated[float, strict_json.number(0, 1e15)],
+}
 
 
 @dataclass
@@ -51,17 +74,30 @@ def save(path: Path, config: dict, state: RunState, tensors: dict[str, Tensor], 
     Raises UsageError if it can't be written; the old checkpoint is then unchanged.
     """
     metadata = {"config": json.dumps(config), "state": json.dumps(vars(state)), "net": json.dumps(net)}
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        with replacing(path) as temporary:
-            temporary.touch()
-            mode = temporary.stat().st_mode
-            # Unlike `save` and a file's `write`, this releases the interpreter lock while it writes.
-            safetensors.torch.save_file(contiguous, temporary, metadata)
-            temporary.chmod(mode)  # safetensors creates a file that only its owner can read
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise UsageError(f"{path}: can't be written ({reason}); free some space, or change --out") from None
+    with writing(path, "change --out"):
+        write_atomically(path, _content(tensors, metadata))
+
+
+_DTYPES = {torch.float32: "F32", torch.int64: "I64"}
+
+
+def _content(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
+    """Yield a safetensors file in parts.
+
+    The library's `save_file` writes to a temporary file with a name of its own, which a killed process leaves. Its
+    `save` holds the interpreter lock and returns a copy of everything.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # so that all are aligned
+    header, end = {"__metadata__": metadata}, 0
+    for name in names:
+        start, end = end, end + tensors[name].nbytes
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": _DTYPES[tensors[name].dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in names:
+        yield tensors[name].detach().cpu().contiguous().numpy().data
 
 
 class Snapshot:
@@ -118,7 +154,7 @@ def load(path: Path, config: dict, shapes: dict[str, tuple[int, ...]]) -> tuple[
     saved_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if names := sorted(dict(saved_shapes.items() ^ shapes.items())):
         raise ModelFileError(
-            f"{path}: missing, unknown or wrongly shaped tensors: {', '.join(names)}; remove it to start over"
+            f"{path}: missing, unknown or wrongly shaped tensors: {listed(names)}; remove it to start over"
         )
     return state, tensors
 
@@ -138,30 +174,53 @@ def keep(path: Path, kept: Path) -> None:
     `kept` becomes a hard link, which takes neither time nor space. A later `save` puts a new file at `path` and leaves
     `kept` unchanged. Without hard links the file is copied. Raises UsageError if `kept` can't be written.
     """
-    temporary = kept.with_name(f".{kept.name}.tmp")
     with writing(kept, "change --out"):
-        temporary.unlink(missing_ok=True)
+        remove_leftovers(kept)
+        temporary = temporary_name(kept)
         try:
             temporary.hardlink_to(path)
         except OSError:  # a file system without hard links
-            write_atomically(kept, path.read_bytes())
+            copy_atomically(path, kept)
         else:
-            temporary.replace(kept)
-            temporary.unlink(missing_ok=True)  # rename does nothing if both are links to the same file
+            try:
+                temporary.replace(kept)
+            finally:
+                temporary.unlink(missing_ok=True)  # rename does nothing if both are links to the same file
 
 
 def _metadata(path: Path) -> tuple[dict, RunState]:
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata()
-        config = json.loads(metadata["config"])
-        return dict(config), RunState(**json.loads(metadata["state"]))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        metadata = _header(path).get("__metadata__")
+        if not isinstance(metadata, dict) or not {"config", "state"} <= metadata.keys():
+            raise SpecError("its header has no config and state")
+        config, state = (strict_json.parse(metadata[key], key) for key in ("config", "state"))
+        if not isinstance(config, dict) or not isinstance(state, dict):
+            raise SpecError("its config and state are not JSON objects")
+        if unknown := state.keys() - _STATE.keys():
+            raise SpecError(f"its state has unknown fields: {listed(sorted(unknown))}")
+        for name, value in state.items():
+            strict_json.check_value(value, _STATE[name], f"state.{name}")
+        with safetensors.safe_open(path, "pt"):  # checks the rest of the header, and the file's length
+            return config, RunState(**state)
+    except (SafetensorError, SpecError, OSError) as error:
         raise _damaged(path, error) from None
 
 
+def _header(path: Path) -> dict[str, Any]:
+    """Return the header of a safetensors file. Raises SpecError, also if a name occurs twice, and OSError."""
+    with open_regular(path, follow=False) as file:
+        size = int.from_bytes(file.read(8), "little")
+        if not 2 <= size <= min(_MAX_HEADER, os.fstat(file.fileno()).st_size - 8):
+            raise SpecError("not a safetensors file, or its end is missing")
+        header = strict_json.parse(file.read(size), "its header")
+    if not isinstance(header, dict):
+        raise SpecError("its header is not a JSON object")
+    return header
+
+
 def _damaged(path: Path, error: Exception) -> ModelFileError:
-    return ModelFileError(f"{path}: not a checkpoint of this trainer ({one_line(error)}); remove it to start over")
+    reason = getattr(error, "strerror", None) or one_line(error)
+    return ModelFileError(f"{path}: not a checkpoint of this trainer ({reason}); remove it to start over")
 
 
 def _refuse_other(path: Path, saved: dict, config: dict) -> None:
@@ -186,11 +245,16 @@ def _difference(saved: Any, now: Any, where: str = "") -> str:
         compared = {key: path for key, path in paths.items() if key in saved or path not in COVERED}
         parts = [(saved.get(key), now.get(key), path) for key, path in compared.items()]
     elif isinstance(saved, list) and isinstance(now, list) and len(saved) == len(now):
-        labels = [item.get("name", i) if isinstance(item, dict) else i for i, item in enumerate(saved)]
+        labels = [_label(item, i) for i, item in enumerate(saved)]
         parts = [(a, b, f"{where}.{label}") for a, b, label in zip(saved, now, labels, strict=True)]
     else:
-        return "" if saved == now else f"{where} ({_short(saved)}, now {_short(now)})"
+        return "" if saved == now else f"{printable(where)[:100]} ({_short(saved)}, now {_short(now)})"
     return next(filter(None, (_difference(*part) for part in parts)), "")
+
+
+def _label(item: Any, position: int) -> str:
+    name = item.get("name") if isinstance(item, dict) else None
+    return name if isinstance(name, str) else str(position)
 
 
 def _short(value: Any) -> str:

@@ -13,6 +13,7 @@ import torch
 from alexnet_infer.backends import Device
 from alexnet_infer.errors import BackendError
 from alexnet_infer.machine import cpu_name
+from train.ranks import environment
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # <malloc.h>
 
@@ -20,7 +21,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # <malloc.h>
 def pick_device(choice: Device) -> torch.device:
     """Return the device to train on; "auto" is a CUDA GPU if available.
 
-    Raises BackendError if `choice` is "cuda" and no CUDA GPU is available.
+    Raises BackendError if `choice` is "cuda" and no CUDA GPU is available, or if there is none left for this process.
     """
     available = torch.cuda.is_available()
     if choice == "cuda" and not available:
@@ -30,7 +31,13 @@ def pick_device(choice: Device) -> torch.device:
         )
     if not available or choice == "cpu":
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # torchrun gives each process its own
+    index = environment("LOCAL_RANK", 0)  # torchrun gives each process its own
+    if index and index >= torch.cuda.device_count():
+        raise BackendError(
+            f"process {index + 1} on this machine has no GPU of its own: PyTorch finds {torch.cuda.device_count()}; "
+            "start fewer processes, or use --device cpu"
+        )
+    return torch.device("cuda", index)
 
 
 def hardware(device: torch.device) -> str:

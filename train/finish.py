@@ -18,7 +18,7 @@ import torch
 from alexnet_infer import strict_json
 from alexnet_infer.artifact import Artifact, load_artifact, sha256
 from alexnet_infer.errors import BackendError, ModelFileError, SpecError
-from alexnet_infer.files import write_atomically, writing
+from alexnet_infer.files import read_limited, write_atomically, writing
 from alexnet_infer.manifest import Manifest, MeasuredError, Provenance
 from alexnet_infer.predict import Net
 from alexnet_infer.version import __version__
@@ -28,6 +28,9 @@ from train.evaluate import DivergedError, ModuleScorer, NetScorer, count_correct
 from train.feed import Feed
 from train.loop import Trainer
 from train.model import AlexNet
+
+_MAX_SUMMARY = 2**24
+"""Bytes: the errors of 100,000 epochs."""
 
 
 def stored(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -140,11 +143,12 @@ def finish(
     finished = Finished(path=path, artifact=_with_errors(unmeasured, errors))
     with writing(path, "change --out"):
         finished.artifact.save(path)
-        write_atomically(_summary(path), _as_json(finished, trainer).encode())
+        write_atomically(summary_path(path), _as_json(finished, trainer).encode())
     return finished
 
 
-def _summary(path: Path) -> Path:
+def summary_path(path: Path) -> Path:
+    """Return the path of the JSON file beside the model file `path`."""
     return path.with_name(f"{path.stem}.json")
 
 
@@ -156,7 +160,8 @@ def _with_errors(artifact: Artifact, errors: tuple[MeasuredError, ...]) -> Artif
 def _known_errors(unmeasured: Artifact, path: Path, trainer: Trainer) -> tuple[MeasuredError, ...] | None:
     """Return the errors in the file at `path` if it holds this net, and its summary says: measured on these images."""
     try:
-        before, summary = load_artifact(path), strict_json.parse(_summary(path).read_bytes(), "summary")
+        before, text = load_artifact(path), read_limited(summary_path(path), _MAX_SUMMARY)
+        summary = strict_json.parse(text, "summary")
         recorded = summary["sha256"], summary["data"]
     except (ModelFileError, OSError, SpecError, TypeError, LookupError):
         return None

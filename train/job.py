@@ -9,7 +9,7 @@ from typing import Literal
 
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.backends import Device
-from alexnet_infer.errors import UsageError
+from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.presets import Variant
 from train.recipe import Recipe
 
@@ -61,23 +61,24 @@ class Job:
     def __post_init__(self) -> None:
         if self.size is not None and not self.variant.patch <= self.size <= 4096:
             raise UsageError(
-                f"--image-size {self.size}: expected {self.variant.patch} (the patch of {self.variant.name}) to 4096"
+                f"--image-size {shown(self.size)}: expected {self.variant.patch} (the patch of {self.variant.name}) to "
+                "4096"
             )
         if not 0 <= self.seed < 2**32:
-            raise UsageError(f"--seed {self.seed}: expected 0 to {2**32 - 1}")
-        if self.accumulate < 1:
-            raise UsageError(f"--accumulate {self.accumulate}: expected at least 1")
+            raise UsageError(f"--seed {shown(self.seed)}: expected 0 to {2**32 - 1}")
+        if not 1 <= self.accumulate <= 10**6:
+            raise UsageError(f"--accumulate {shown(self.accumulate)}: expected 1 to 1000000")
         if self.max_hours is not None and not 0 < self.max_hours < 1e5:
             raise UsageError(f"--max-hours {self.max_hours}: expected more than 0 and less than 100000")
         width = self.variant.width
         if not (math.isfinite(width) and 0 < width <= 16):
             raise UsageError(f"--width {width}: expected more than 0 and at most 16")
-        if self.variant.hidden < 1:
-            raise UsageError(f"--hidden {self.variant.hidden}: expected at least 1")
+        if not 1 <= self.variant.hidden <= 65536:
+            raise UsageError(f"--hidden {shown(self.variant.hidden)}: expected 1 to 65536")
         if self.variant.columns not in (1, 2):
-            raise UsageError(f"--net-columns {self.variant.columns}: expected 1 or 2")
+            raise UsageError(f"--net-columns {shown(self.variant.columns)}: expected 1 or 2")
         if self.variant.pool_size not in (2, 3):
-            raise UsageError(f"--pool-size {self.variant.pool_size}: expected 2 or 3")
+            raise UsageError(f"--pool-size {shown(self.variant.pool_size)}: expected 2 or 3")
         wrong = self.name.startswith(".") or "/" in self.name or "\\" in self.name or self.name in TAKEN
         if not self.name or not self.name.isprintable() or wrong or len(self.name.encode()) > 200:
             raise UsageError(

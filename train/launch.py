@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import math
 import signal
+import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 from rich.console import Console
 
 from alexnet_infer.architecture import Architecture
-from alexnet_infer.errors import StoppedError, UsageError, printable
+from alexnet_infer.errors import ModelFileError, StoppedError, UsageError, printable
 from alexnet_infer.files import lock, writing
 from alexnet_infer.version import __version__
 from train import checkpoint
@@ -22,12 +23,12 @@ from train.checkpoint import RunState
 from train.device import pick_device, prepare_process, resolve_compile
 from train.display import Display, TrainingView
 from train.evaluate import DivergedError
-from train.finish import Finished, finish
+from train.finish import Finished, finish, summary_path
 from train.job import Job
-from train.log import RunLog
+from train.log import LOG_NAME, RunLog
 from train.loop import Trainer
 from train.ranks import join
-from train.saved import LAST, run_settings
+from train.saved import BEST, LAST, run_settings
 from train.source import Source, open_source
 from train.step import StepReport
 from train.transfer import Initial, initial_weights
@@ -43,18 +44,19 @@ def launch(job: Job, display: Display) -> Finished | None:
     until = math.inf if job.max_hours is None else time.monotonic() + 3600 * job.max_hours
     device = pick_device(job.device)
     prepare_process(device)
+    compile = resolve_compile(job.compile, device)
     ranks = join(device, job.columns)
     if not ranks.first:
         display = Display(Console(file=io.StringIO()))
-    compile = resolve_compile(job.compile, device)
-    source = open_source(job.data, job.size, job.variant.patch)
-    architecture = job.architecture(len(source.classes))
-    initial = initial_weights(job.init_from, architecture, source.classes) if job.init_from else Initial()
-    with _own_folder(job, ranks.first):
-        if (job.out / LAST).exists():  # refuse a different run before spending minutes on decoding
-            checkpoint.check(job.out / LAST, run_settings(architecture, job.recipe, job.seed, initial))
+    with ranks.connected():
+        source = open_source(job.data, job.size, job.variant.patch)
+        architecture = job.architecture(len(source.classes))
+        initial = initial_weights(job.init_from, architecture, source.classes) if job.init_from else Initial()
         settings = {"device": device, "ranks": ranks, "initial": initial, "compile": compile}
-        return _run(job, architecture, source, display, until, settings)
+        with _own_folder(job, ranks.first):
+            if (job.out / LAST).exists():  # refuse a different run before spending minutes on decoding
+                checkpoint.check(job.out / LAST, run_settings(architecture, job.recipe, job.seed, initial))
+            return _run(job, architecture, source, display, until, settings)
 
 
 def _run(
@@ -87,23 +89,35 @@ def _run(
 
 @contextmanager
 def _own_folder(job: Job, first: bool) -> Iterator[None]:
-    """Create the run's folder and, on the first process, lock it against other runs.
+    """Create the run's folder, check its files and, on the first process, lock it against other runs.
 
-    Raises UsageError if that fails, before hours of training are spent.
+    Raises UsageError or ModelFileError if that fails, before hours of training are spent.
     """
     try:
         job.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {job.out}: can't be created ({error.strerror}); choose another folder") from None
-    if not first:
-        yield
-        return
     with writing(f"--out {job.out}", "choose another folder"):
-        held = lock(job.out / ".lock")
+        _check_files(job)
+        held = lock(job.out / ".lock") if first else nullcontext()
     if held is None:
         raise UsageError(f"--out {job.out}: another run is using it; wait for it to end, or choose another folder")
     with held:
         yield
+
+
+def _check_files(job: Job) -> None:
+    """Check that the files which the run will replace or append to are regular files, if they exist.
+
+    A pipe or a device may block, and a link may lead to a file of someone else. Raises ModelFileError for checkpoints
+    and UsageError for others.
+    """
+    checkpoints, others = (job.out / LAST, job.out / BEST), (job.out / LOG_NAME, job.result_path)
+    for path in (*checkpoints, *others, summary_path(job.result_path)):
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.lstat().st_mode):
+                error = ModelFileError if path in checkpoints else UsageError
+                raise error(f"{path}: expected a regular file, not a link, folder, pipe or device; remove it")
 
 
 def _log(job: Job, trainer: Trainer) -> RunLog | None:
@@ -204,5 +218,8 @@ def _interruptible() -> Iterator[Callable[[], None]]:
     signal.signal(signal.SIGINT, handler)
     try:
         yield check
+    except RuntimeError:  # the same Ctrl-C may have ended another process of the run first
+        check()
+        raise
     finally:
         signal.signal(signal.SIGINT, previous)

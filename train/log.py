@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from alexnet_infer import strict_json
 from alexnet_infer.errors import BackendError, SpecError, UnreadableInputError, UsageError, one_line
-from alexnet_infer.files import write_atomically, writing
+from alexnet_infer.files import open_to_append, read_limited, write_atomically, writing
 
 if TYPE_CHECKING:
     from train.checkpoint import RunState
     from train.step import StepReport
 
 LOG_NAME = "log.jsonl"
+
+_MAX_LOG = 2**28
+"""Bytes: a million records. 90 epochs of ImageNet have 45,000."""
 
 _COUNT, _SIZE = (Annotated[int, strict_json.whole(least, 2**53)] for least in (0, 1))
 _FIGURE = Annotated[float, strict_json.number(-1e300, 1e300)] | None
@@ -76,7 +79,7 @@ class RunLog:
         self._at = at
         with _writing(self.path, "--out"):
             if self.path.exists():
-                kept = b"".join(_line(record) for record in read_log(self.path) if position(record) <= at)
+                kept = b"".join(line + b"\n" for line, record in _read(self.path) if position(record) <= at)
                 if kept != self.path.read_bytes():
                     write_atomically(self.path, kept)
         if self._events:
@@ -135,7 +138,7 @@ class RunLog:
         if not self._started:
             return
         try:
-            with _writing(self.path, "--out"), self.path.open("ab") as file:
+            with _writing(self.path, "--out"), open_to_append(self.path) as file:
                 file.write(_line(record))
         except UsageError:
             self._started = False  # may leave half a line, which readers and the next `start` drop
@@ -189,20 +192,27 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     log, or if another line is not a record that `RunLog` writes; the message has its number (from 1). In events with
     other names, only `epoch` and `step` are checked.
     """
+    return [record for _, record in _read(run)]
+
+
+def _read(run: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Return the records as `read_log` does, each with its line."""
     path = run / LOG_NAME if run.is_dir() else run
     try:
-        *lines, last = path.read_bytes().split(b"\n")
+        *lines, last = read_limited(path, _MAX_LOG).split(b"\n")
     except FileNotFoundError:
         problem = f"has no {LOG_NAME}" if run.is_dir() else "not found"
         raise UnreadableInputError(f"{run}: {problem}; expected a folder that python -m train has written") from None
     except OSError as error:
         raise UnreadableInputError(f"{path}: can't be read ({error.strerror or error})") from None
+    except SpecError as error:
+        raise UnreadableInputError(f"{path}: {error}; expected the log of a run") from None
     with suppress(SpecError):
         lines += [last] if strict_json.parse(last, "record") else []
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(_checked(strict_json.parse(line, "record")))
+            records.append((line, _checked(strict_json.parse(line, "record"))))
         except SpecError as error:
             raise UnreadableInputError(
                 f"{path}: line {number} is not a record of a run ({one_line(error)}); remove that line"

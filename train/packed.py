@@ -28,6 +28,7 @@ import numpy as np
 
 from alexnet_infer.datasets import Split
 from alexnet_infer.errors import AlexNetInferError, SpecError, one_line, shown
+from alexnet_infer.files import open_regular
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.reading import Unreadable
 from train.packed_manifest import FileEntry, SplitEntry, parse_manifest
@@ -37,7 +38,7 @@ MANIFEST, MEAN = "manifest.json", "mean.npy"
 SPLITS: tuple[Split, ...] = ("train", "validation")
 AGAIN = "remove the folder and create it again with python -m train prepare"
 
-_MAX_MANIFEST = 2**26
+MAX_MANIFEST = 2**26
 
 
 class PackedSetError(AlexNetInferError):
@@ -65,11 +66,9 @@ def has_format(path: Path) -> bool:
     A damaged file counts if the format is near its beginning. Reads at most 64 MB.
     """
     try:
-        if not path.is_file():  # reading a pipe would block
-            return False
-        with path.open("rb") as file:
-            text = file.read(_MAX_MANIFEST)
-    except OSError:
+        with open_regular(path) as file:
+            text = file.read(MAX_MANIFEST)
+    except (OSError, SpecError):
         return False
     try:
         value = json.loads(text)
@@ -170,8 +169,8 @@ def open_packed(root: Path) -> PackedSet:
     path = root / MANIFEST
     if not has_format(path):  # the message must not advise removing a folder of something else
         raise PackedSetError(f"{path}: expected the manifest of a packed set; make one with python -m train prepare")
-    if (length := _size(path)) > _MAX_MANIFEST:
-        raise PackedSetError(f"{path}: size in bytes: found {length}, expected at most {_MAX_MANIFEST}; {AGAIN}")
+    if (length := _size(path)) > MAX_MANIFEST:
+        raise PackedSetError(f"{path}: size in bytes: found {length}, expected at most {MAX_MANIFEST}; {AGAIN}")
     with _reading(path):
         text = path.read_bytes()
     try:

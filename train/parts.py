@@ -12,20 +12,24 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Annotated
 
 import numpy as np
 
+from alexnet_infer import strict_json
 from alexnet_infer.datasets import Example, LabelledImages, Split
 from alexnet_infer.datasets.classes import different_classes
 from alexnet_infer.errors import UnreadableInputError
-from alexnet_infer.files import write_atomically
+from alexnet_infer.files import open_regular, write_atomically
 from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.reading import Unreadable, batches, decode_ahead
 from train.packed_manifest import RESAMPLE
 
 _BYTES, _IMAGES = 2**20, 32
 """Limits of what a thread decodes at a time: enough to make the overhead negligible, but little memory."""
+
+_MAX_TEXT = 2**26
+"""Bytes of a part's labels and unreadable images: a million of them."""
 
 
 @dataclass(eq=False)
@@ -171,13 +175,27 @@ def save(path: Path, part: Part, sha256: str) -> None:
     write_atomically(path, data.getvalue())
 
 
-def load(path: Path) -> tuple[Part, str] | None:
-    """Return what `save` wrote; None if the file is missing or damaged."""
+_FIELDS = {
+    "labels": list[Annotated[int, strict_json.whole(0, 2**31 - 1)]],
+    "unreadable": list[tuple[str, str]],
+    "sha256": strict_json.Sha256,
+}
+
+
+def load(path: Path, size: int) -> tuple[Part, str] | None:
+    """Return what `save` wrote for squares of side `size`; None if the file is missing or damaged."""
+    most = size**2 * 3 * 8 + _MAX_TEXT
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            fields = json.loads(arrays["json"].tobytes())
-            unreadable = [Unreadable(image=image, reason=reason) for image, reason in fields["unreadable"]]
-            sums = Sums(arrays["pixels"], arrays["products"], len(fields["labels"]))
-            return Part(fields["labels"], unreadable, sums), fields["sha256"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile):
+        with open_regular(path, follow=False) as file, np.load(file, allow_pickle=False) as arrays:
+            if max(info.file_size for info in arrays.zip.infolist()) > most:
+                return None
+            fields = strict_json.parse(arrays["json"].tobytes(), "part")
+            for name, kind in _FIELDS.items():
+                strict_json.check_value(fields[name], kind, name)
+            pixels, products = arrays["pixels"], arrays["products"]
+    except Exception:  # a damaged zip archive can raise almost anything
         return None
+    if (pixels.shape, pixels.dtype.kind, products.shape, products.dtype) != ((size, size, 3), "u", (3, 3), np.uint64):
+        return None
+    unreadable = [Unreadable(image=image, reason=reason) for image, reason in fields["unreadable"]]
+    return Part(fields["labels"], unreadable, Sums(pixels, products, len(fields["labels"]))), fields["sha256"]

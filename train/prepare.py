@@ -176,7 +176,7 @@ class _Maker:
 
     def _finished(self, name: str, length: int) -> tuple[Part, str] | None:
         """Return the part and the hash of a shard that an earlier run finished; None if there is none."""
-        described, shard = load(self.parts / f"{name}.npz"), self.out / name
+        described, shard = load(self.parts / f"{name}.npz", self.size), self.out / name
         if described is None or described[0].seen != length or not shard.is_file():
             return None
         return described if shard.stat().st_size == len(described[0].labels) * 3 * self.size**2 else None
@@ -185,8 +185,10 @@ class _Maker:
         self, name: str, examples: Iterator[Example], length: int, advance: Callable[[int], None]
     ) -> tuple[Part, str]:
         total, digest, temporary = Part.empty(self.size), hashlib.sha256(), self.parts / name
+        if os.path.lexists(temporary):
+            temporary.unlink()  # a killed run left it
         with _removed_on_failure(temporary):
-            with temporary.open("wb") as file:
+            with temporary.open("xb") as file:
                 for squares, part in decoded(examples, length, self.size, self.job.workers):
                     file.write(squares)
                     digest.update(squares)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -11,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alexnet_infer.errors import UsageError
+from alexnet_infer.errors import BackendError, StoppedError, UsageError, one_line, shown
 from train.recipe import Recipe
 
 TIMEOUT = timedelta(minutes=10)
@@ -113,8 +118,23 @@ class Ranks:
 
         With connections open, Gloo's threads are still running when the interpreter exits, which can abort the process.
         """
-        if self.count > 1:
+        if self.count > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Close the connections if the block fails.
+
+        Raises BackendError if the cause is another process, which ended or does not answer.
+        """
+        try:
+            with _losing_ranks():
+                yield
+        except BaseException:
+            with suppress(RuntimeError):
+                if self.count > 1 and dist.get_backend() == "gloo":  # NCCL would wait for what is queued on the GPU
+                    self.leave()
+            raise
 
     def check_same(self, config: dict[str, Any]) -> None:
         """Raise UsageError on all processes if their settings or data differ."""
@@ -134,9 +154,9 @@ def join(device: torch.device, columns: int, timeout: timedelta = TIMEOUT) -> Ra
     """Join the processes that `torchrun` started. Returns `Ranks()` in a process that was started alone.
 
     Consecutive ranks hold the columns of one net. Raises UsageError if the number of processes is not a multiple of
-    `columns`.
+    `columns` or torchrun's variables are wrong, and BackendError if another process can't be reached.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = environment("WORLD_SIZE", 1)
     if count % columns:
         raise UsageError(
             f"--split-columns: the number of processes is {count}: expected a multiple of {columns}; start the run "
@@ -146,18 +166,82 @@ def join(device: torch.device, columns: int, timeout: timedelta = TIMEOUT) -> Ra
         return Ranks()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
-    grid = torch.arange(count).view(-1, columns)
-    row, column = divmod(dist.get_rank(), columns)
-    return Ranks(
-        data_rank=row,
-        data_ranks=len(grid),
-        column=column,
-        columns=columns,
-        patient_group=dist.new_group(backend="gloo", timeout=PATIENCE),
-        data_group=_group(grid.T, timeout),
-        column_group=_group(grid, timeout),
-    )
+    with _losing_ranks(), _leaving_on_ctrl_c():
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+        except ValueError as error:
+            raise UsageError(
+                f"{one_line(error)}; start the run with torchrun --nproc-per-node N -m train ..."
+            ) from None
+        grid = torch.arange(count).view(-1, columns)
+        row, column = divmod(dist.get_rank(), columns)
+        return Ranks(
+            data_rank=row,
+            data_ranks=len(grid),
+            column=column,
+            columns=columns,
+            patient_group=dist.new_group(backend="gloo", timeout=PATIENCE),
+            data_group=_group(grid.T, timeout),
+            column_group=_group(grid, timeout),
+        )
+
+
+def environment(name: str, least: int) -> int:
+    """Return a number that torchrun sets for each process, or `least` without torchrun. Raises UsageError if wrong."""
+    text = os.environ.get(name, str(least))
+    if not re.fullmatch("[0-9]{1,6}", text) or int(text) < least:
+        raise UsageError(f"{name}={shown(text)}: expected a number from {least}, as torchrun sets it")
+    return int(text)
+
+
+@contextmanager
+def _losing_ranks() -> Iterator[None]:
+    """Raise PyTorch's errors about other processes as BackendError. Those of Gloo are plain RuntimeErrors."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise BackendError(
+            f"another process of the run ended or did not answer ({_cause(str(error))}); see its message, then run the "
+            "same command again to resume from the last checkpoint"
+        ) from None
+
+
+@contextmanager
+def _leaving_on_ctrl_c() -> Iterator[None]:
+    """End the process at once on Ctrl-C.
+
+    While PyTorch waits for other processes, for up to `TIMEOUT`, a KeyboardInterrupt comes too late or aborts it.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    ends = os.pipe()
+    os.set_blocking(ends[1], False)
+
+    def watch() -> None:
+        if os.read(ends[0], 1):
+            os.write(2, b"interrupted: run the same command again\n")
+            os._exit(StoppedError.exit_code)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    signal.signal(signal.SIGINT, lambda *_: None)
+    previous = signal.set_wakeup_fd(ends[1])
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.close(ends[1])
+        watcher.join()
+        os.close(ends[0])
+
+
+def _cause(message: str) -> str:
+    """Return the first sentence of a message of PyTorch, without the place in its source."""
+    return one_line(re.sub(r"^\[[^]]*\] ", "", message).partition(". ")[0])[:200]
 
 
 def _group(members: Tensor, timeout: timedelta) -> dist.ProcessGroup | None:

@@ -8,7 +8,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from alexnet_infer.architecture import Architecture, Dropout
-from alexnet_infer.errors import UsageError
+from alexnet_infer.errors import UsageError, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +51,17 @@ class Recipe:
     """Grey levels that count as 1 inside the net during training; see `train.model.AlexNet`."""
 
     def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch", 1), ("patience", 1)):
-            _check(getattr(self, name) >= low, name, getattr(self, name), f"at least {low}")
-        for name in ("lr", "unit"):
-            _check(0 < getattr(self, name) < 1e6, name, getattr(self, name), "more than 0 and less than 1000000")
+        for name, high in _WHOLE.items():
+            value = getattr(self, name)
+            absent = value is None and name == "steps_per_epoch"
+            _check(
+                absent or (type(value) is int and 1 <= value <= high), name, value, f"a whole number from 1 to {high}"
+            )
+        _check(0 < self.lr < 1e6, "lr", self.lr, "more than 0 and less than 1000000")
+        _check(0.001 <= self.unit < 1e6, "unit", self.unit, "at least 0.001 and less than 1000000")
         for name in ("momentum", "weight_decay", "dropout", "label_smoothing", "warmup"):
             _check(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and less than 1")
         _check(0 <= self.color_sigma < 10, "color_sigma", self.color_sigma, "at least 0 and less than 10")
-        steps = self.steps_per_epoch
-        _check(steps is None or steps >= 1, "steps_per_epoch", steps, "at least 1")
         for name, choices in _CHOICES.items():
             _check(getattr(self, name) in choices, name, getattr(self, name), " or ".join(choices))
 
@@ -68,6 +70,9 @@ class Recipe:
         operations = (replace(o, rate=self.dropout) if isinstance(o, Dropout) else o for o in architecture.operations)
         return replace(architecture, operations=tuple(operations))
 
+
+_WHOLE = {"epochs": 100_000, "batch": 10**6, "patience": 100_000, "steps_per_epoch": 10**8}
+"""Field -> the largest whole number that it may have. The smallest is 1."""
 
 _CHOICES = {
     "schedule": ("plateau", "onecycle"),
@@ -79,7 +84,8 @@ _CHOICES = {
 
 def _check(good: bool, name: str, value: object, expected: str) -> None:
     if not good:
-        raise UsageError(f"--{name.replace('_', '-')} {value}: expected {expected}")
+        text = value if isinstance(value, str) else shown(value)
+        raise UsageError(f"--{name.replace('_', '-')} {text}: expected {expected}")
 
 
 PAPER = Recipe()

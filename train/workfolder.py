@@ -13,9 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from alexnet_infer.errors import UsageError, shown
-from alexnet_infer.files import lock, write_atomically
-from train.packed import FORMAT, has_format
+from alexnet_infer import strict_json
+from alexnet_infer.errors import SpecError, UsageError, shown
+from alexnet_infer.files import lock, read_limited, write_atomically
+from train.packed import FORMAT, MAX_MANIFEST, has_format
 
 PARTS = ".parts"
 _RECORD, _LOCK = "job.json", "lock"
@@ -78,13 +79,13 @@ def _holds_something(out: Path) -> bool:
 
 def _check_same(out: Path, record: Path, settings: Mapping[str, Any]) -> None:
     try:
-        recorded = json.loads(record.read_bytes())
+        recorded = strict_json.parse(read_limited(record, MAX_MANIFEST), "record")
         different = [
             f"{key} ({shown(recorded[key])}, now {shown(settings[key])})"
             for key in settings
             if recorded[key] != settings[key]
         ]
-    except (ValueError, KeyError, TypeError):
+    except (SpecError, KeyError, TypeError):
         different = ["version of alexnet-infer"]
     if different:
         raise UsageError(

@@ -37,9 +37,10 @@ class Output:
                 raise UsageError(f"{option} {path}: is the file of {other}, too; expected another name")
             options[path.resolve()] = option
         if self.report is not None:
-            from alexnet_infer.evaluation.report import check_report
+            from alexnet_infer.evaluation.report import check_page, check_report
 
             check_report()
+            check_page(self.report)
             if self.report.exists() and not self.report.is_dir():
                 raise UsageError(f"--report {self.report}: is a file; expected a new or existing folder")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -20,19 +21,22 @@ import numpy as np
 from PIL import Image
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.errors import BackendError, UsageError, printable
+from alexnet_infer.errors import BackendError, SpecError, UsageError, printable
 from alexnet_infer.evaluation.examples import Examples
 from alexnet_infer.evaluation.kernels import Kernels
 from alexnet_infer.evaluation.result import ClassResult, Evaluation
 from alexnet_infer.evaluation.statistics import SIGNIFICANCE
 from alexnet_infer.evaluation.tables import STARRED, ErrorRow, rows, verdict
-from alexnet_infer.files import write_atomically, writing
+from alexnet_infer.files import open_regular, write_atomically, writing
 from alexnet_infer.manifest import Manifest
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 PAGE = "index.html"
+
+_GENERATOR = b'<meta name="generator" content="alexnet-infer '
+"""Near the beginning of every page."""
 
 _THUMBNAIL = 256
 """The largest side of an image on the page, in pixels."""
@@ -64,6 +68,23 @@ def check_report() -> None:
         raise BackendError('--report needs jinja2: pip install "alexnet-infer[report]"') from None
 
 
+def check_page(out: Path) -> None:
+    """Raise UsageError if `out`/index.html is not a page of alexnet-infer, which may be overwritten."""
+    page = out / PAGE
+    if not os.path.lexists(page):
+        return
+    try:
+        with open_regular(page, follow=False) as file:
+            own = _GENERATOR in file.read(2000)
+    except (OSError, SpecError):
+        own = False
+    if not own:
+        raise UsageError(
+            f"--report {out}: its {PAGE} was not written by alexnet-infer and would be overwritten; expected another "
+            "folder"
+        )
+
+
 def write_report(result: Evaluation, examples: Examples | None, nets: Sequence[ReportedNet], out: Path) -> Path:
     """Write the page `out`/index.html and return its path. The folder is created if necessary.
 
@@ -71,12 +92,13 @@ def write_report(result: Evaluation, examples: Examples | None, nets: Sequence[R
     has no kernels and no information about training. Without `examples`, the page has no images and says so. All
     published errors are on the page.
 
-    Raises BackendError if jinja2 is missing, and UsageError if the page can't be written.
+    Raises BackendError if jinja2 is missing, and UsageError if the page can't be written or `check_page` refuses it.
     """
     assert len(nets) in (0, len(result.nets)), (len(nets), len(result.nets))
     page = _page(result, examples, nets).encode()
     with writing(f"--report {out}"):
         out.mkdir(parents=True, exist_ok=True)
+        check_page(out)
         write_atomically(out / PAGE, page)
     return out / PAGE
 

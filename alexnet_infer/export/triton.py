@@ -13,14 +13,20 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_infer.errors import UsageError, shown
-from alexnet_infer.files import replacing, safe_name, write_atomically, writing
+from alexnet_infer.errors import SpecError, UsageError, shown
+from alexnet_infer.files import (
+    copy_atomically,
+    read_limited,
+    safe_name,
+    temporary_folder,
+    write_atomically,
+    writing,
+)
 from alexnet_infer.graph.info import Batch, ExportInfo
 from alexnet_infer.manifest import Manifest
 
@@ -117,33 +123,33 @@ def write_repository(folder: Path, model: ServedModel) -> Path:
     """
     name = safe_name(model.manifest.name, 100)
     target = folder / name
-    temporary = target / f".{os.urandom(4).hex()}.tmp"  # Triton ignores it
     labels = "".join(f"{class_name.name}\n" for class_name in model.manifest.classes)
-    try:
-        with writing(f"--triton {folder}"):
-            _check_same(target, model, labels)
-            temporary.mkdir(parents=True)
+    with writing(f"--triton {folder}"):
+        _check_same(target, model, labels)
+        with temporary_folder(target / "version") as temporary:  # Triton ignores it
             for source, file in ((model.path, model.file_name), *((path, path.name) for path in model.weights)):
-                with replacing(temporary / file) as part:
-                    shutil.copyfile(source, part)
+                copy_atomically(source, temporary / file)
             if not (target / CONFIG).exists():
                 write_atomically(target / LABELS, labels.encode())
                 write_atomically(target / CONFIG, config(model, name).encode())
             _check_same(target, model, labels)  # another process may have written the config meanwhile
             version = _publish(temporary, target)
-            write_atomically(target / README, readme(model, name).encode())
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        write_atomically(target / README, readme(model, name).encode())
     return version
 
 
 def _check_same(target: Path, model: ServedModel, labels: str) -> None:
     """Raise UsageError unless `target` has no model yet, or versions with the same interface and class names."""
+    same_labels = _contains(target / LABELS, labels.encode())
     if not (target / CONFIG).exists():
-        if versions(target):
-            raise UsageError(
-                f"{target}: has versions but no {CONFIG}; expected a model that alexnet-infer wrote, or another folder"
-            )
+        others = {"versions": versions(target), README: os.path.lexists(target / README)}
+        others[LABELS] = os.path.lexists(target / LABELS) and not same_labels  # a killed export leaves the same
+        for what, found in others.items():
+            if found:
+                raise UsageError(
+                    f"{target}: has {what} but no {CONFIG}; expected a model that alexnet-infer wrote, or another "
+                    "folder"
+                )
         return
     first_line = (target / CONFIG).read_text(encoding="utf-8", errors="replace").partition("\n")[0]
     try:
@@ -158,8 +164,16 @@ def _check_same(target: Path, model: ServedModel, labels: str) -> None:
                 f"{target}: its versions have {key}={shown(existing.get(key))}, this model has {shown(value)}; "
                 "expected the same, or another folder"
             )
-    if not (target / LABELS).exists() or (target / LABELS).read_bytes() != labels.encode():
+    if not same_labels:
         raise UsageError(f"{target / LABELS}: this model has different class names; give --triton another folder")
+
+
+def _contains(path: Path, content: bytes) -> bool:
+    """Whether the file at `path` has exactly this content."""
+    try:
+        return read_limited(path, len(content)) == content
+    except (OSError, SpecError):
+        return False
 
 
 def versions(folder: Path) -> list[int]:

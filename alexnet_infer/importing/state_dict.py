@@ -40,7 +40,7 @@ def read_state_dict(path: Path, architecture: Architecture) -> dict[str, np.ndar
     except OSError as error:  # not about `path`
         reason = error.strerror or error
         raise UsageError(
-            f"{path}: needs a temporary folder ({reason}); set TMPDIR to one that can be written"
+            f"the temporary folder can't be written ({reason}); free some space there, or set TMPDIR to another folder"
         ) from None
     with temporary as folder:
         plain = Path(folder) / "tensors.safetensors"
@@ -84,7 +84,7 @@ def _convert(path: Path, plain: Path) -> None:
         if process.returncode == BackendError.exit_code:
             raise BackendError(f"{path}: {reason}")
         if process.returncode == UsageError.exit_code:
-            raise UsageError(f"{path}: {reason}")
+            raise UsageError(reason)  # about the temporary folder
         raise SpecError(reason)
 
 

@@ -41,7 +41,8 @@ def main(source: str, target: str) -> None:
     try:
         save_file(tensors, target, {"order": json.dumps([*tensors])})  # safetensors sorts what it writes
     except Exception as error:
-        refuse(f"its tensors can't be written to {target} ({first_line(error)}); set TMPDIR to another folder", code=2)
+        where = f"{Path(target).parent}: the temporary folder can't be written ({first_line(error)})"
+        refuse(f"{where}; free some space there, or set TMPDIR to another folder", code=2)
 
 
 def unwrapped(content: object) -> object:

@@ -449,7 +449,10 @@ def test_a_report_or_table_that_cannot_be_written_is_refused_before_anything_is_
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.csv").mkdir()
     pytest.importorskip("jinja2", reason="needs Jinja: pip install jinja2")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("mine")
     one_line(evaluate("--report", tmp_path / "file"), 2, "--report", "is a file")
+    one_line(evaluate("--report", tmp_path / "site"), 2, "--report", "index.html was not written by alexnet-infer")
     one_line(evaluate("--save-predictions", tmp_path / "folder.csv"), 2, "--save-predictions", "is a folder")
     assert not (tmp_path / "cache").exists()
 

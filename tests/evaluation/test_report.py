@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.evaluation.examples import Examples, Shown
 from alexnet_infer.evaluation.paper import PUBLISHED
-from alexnet_infer.evaluation.report import ReportedNet, check_report, write_report
+from alexnet_infer.evaluation.report import ReportedNet, check_page, check_report, write_report
 from alexnet_infer.evaluation.result import Confusion, Evaluation, Sample
 from alexnet_infer.evaluation.tally import Reliability
 from alexnet_infer.manifest import ClassName
@@ -55,6 +56,40 @@ def written(evaluation: Evaluation, tmp_path: Path, examples: Examples | None = 
     examples = examples or Examples(mistakes=(shown(),), sample=(shown("2.png", seed=1),))
     nets = reported(evaluation) if nets is None else nets
     return Page(write_report(evaluation, examples, nets, tmp_path / "report").read_text("utf-8"))
+
+
+FOREIGN = {
+    "another page": b"<!DOCTYPE html><title>Mine</title><p>alexnet-infer 1.0",
+    "empty": b"",
+    "mentions it late": b" " * 10_000 + b'<meta name="generator" content="alexnet-infer 1.0">',
+    "not text": bytes(range(256)),
+}
+
+
+@pytest.mark.parametrize("content", [*FOREIGN.values(), "pipe", "folder", "link", "link to nothing"], ids=str)
+def test_a_page_of_another_program_is_kept(tmp_path, content):
+    page = tmp_path / "index.html"
+    if content == "folder":
+        page.mkdir()
+    elif content == "pipe":
+        os.mkfifo(page)
+    elif isinstance(content, str):
+        page.symlink_to(tmp_path / "other")
+        (tmp_path / "other").write_bytes(b"mine") if content == "link" else None
+    else:
+        page.write_bytes(content)
+    before = page.lstat()
+    examples = Examples(mistakes=(), sample=())
+    for write in (lambda: check_page(tmp_path), lambda: write_report(result(), examples, [], tmp_path)):
+        with pytest.raises(UsageError, match=r"index\.html was not written by alexnet-infer and would be overwritten"):
+            write()
+    assert page.lstat() == before
+
+
+def test_an_own_page_is_overwritten(tmp_path):
+    for _ in range(2):
+        check_page(tmp_path)
+        write_report(result(), Examples(mistakes=(), sample=()), [], tmp_path)
 
 
 def percent(value: float | None) -> str:

@@ -146,15 +146,48 @@ def test_a_copy_that_fails_leaves_no_version(onnx, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(triton.shutil, "copyfile", full)
+    monkeypatch.setattr(triton, "copy_atomically", full)
     with pytest.raises(UsageError, match="No space left on device"):
         write_repository(tmp_path / "models", onnx)
     assert sorted(first.parent.iterdir()) == before
 
 
+def test_what_a_killed_export_left_is_removed_by_the_next_one(onnx, tmp_path):
+    place = write_repository(tmp_path / "models", onnx).parent
+    left, mine = place / ".version.0123abcd.tmp", place / ".mine.tmp"
+    for folder in (left, mine):
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(b"half")
+    (place / ".README.md.0123abcd.tmp").write_bytes(b"half")
+    before = {path.name for path in place.iterdir()}
+    write_repository(tmp_path / "models", onnx)
+    after = {path.name for path in place.iterdir()}
+    assert before - after == {left.name, ".README.md.0123abcd.tmp"}
+    assert after - before == {"2"}
+
+
+def test_an_export_killed_before_the_config_was_written_is_repeated(onnx, tmp_path):
+    place = write_repository(tmp_path / "models", onnx).parent
+    for name in ("config.pbtxt", "README.md"):
+        (place / name).unlink()
+    (place / "1" / "model.onnx").unlink()
+    (place / "1").rmdir()
+    assert write_repository(tmp_path / "models", onnx) == place / "1"
+
+
+@pytest.mark.parametrize("name", ["README.md", "labels.txt"])
+def test_a_file_of_another_program_is_kept(onnx, tmp_path, name):
+    place = tmp_path / "models" / "random-alexnet-64"
+    place.mkdir(parents=True)
+    (place / name).write_text("mine")
+    with pytest.raises(UsageError, match=f"has {name} but no config.pbtxt"):
+        write_repository(tmp_path / "models", onnx)
+    assert [path.read_text() for path in place.iterdir()] == ["mine"]
+
+
 def test_while_a_version_is_written_no_folder_has_a_number_as_its_name(onnx, tmp_path, monkeypatch):
     seen = []
-    real = triton.shutil.copyfile
+    real = triton.copy_atomically
 
     def watched(source: Path, target: Path) -> None:
         place = target.parents[1]
@@ -163,7 +196,7 @@ def test_while_a_version_is_written_no_folder_has_a_number_as_its_name(onnx, tmp
         )  # as std::stoll parses
         real(source, target)
 
-    monkeypatch.setattr(triton.shutil, "copyfile", watched)
+    monkeypatch.setattr(triton, "copy_atomically", watched)
     write_repository(tmp_path / "models", onnx)
     assert seen == [[]]
 

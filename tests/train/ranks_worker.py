@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from alexnet_infer.errors import AlexNetInferError
 from tests.train.toys import BRIEF, TINY, images, trainer
 from train.loop import Trainer
 from train.ranks import Ranks, join
@@ -39,6 +40,16 @@ def main() -> None:
     mishap = sys.argv[4] if len(sys.argv) > 4 else ""
     timeout = timedelta(seconds=8 if mishap == "hang-in-epoch-2" else 50)
     ranks = join(torch.device("cpu"), columns, timeout)
+    try:
+        with ranks.connected():
+            train(out, ranks, epochs, mishap)
+            ranks.leave()
+    except AlexNetInferError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def train(out: Path, ranks: Ranks, epochs: int, mishap: str) -> None:
     run = make(out, ranks, seed=ranks.column if mishap == "seed-by-rank" else 0)
 
     class Enough(Exception):  # noqa: N818 (not an error)
@@ -58,7 +69,6 @@ def main() -> None:
 
     with suppress(Enough):
         run.run(on_step=fail, on_epoch=stop)
-    ranks.leave()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pytest
 
 pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
+import safetensors.torch
 import torch
 
 from alexnet_infer.errors import ModelFileError, UsageError
@@ -109,6 +111,125 @@ def test_a_checkpoint_with_a_setting_that_is_unknown_here_is_refused(saved):
     assert caught.value.exit_code == 4
 
 
+def rewritten(path: Path, **metadata: str) -> None:
+    """Replace parts of the metadata of a checkpoint."""
+    with safetensors.safe_open(path, "pt") as file:
+        before = file.metadata()
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, before | metadata)
+
+
+NOT_STATES = {
+    "list": "[]",
+    "null": "null",
+    "number": "3",
+    "not JSON": "{",
+    "NaN": '{"seconds": NaN}',
+    "infinite": '{"seconds": 1e999}',
+    "5,000 digits": '{"epoch": ' + "9" * 5000 + "}",
+    "deep": "[" * 100_000,
+    "deep field": '{"errors": ' + "[" * 900 + "]" * 900 + "}",
+    "number as text": '{"epoch": "3"}',
+    "negative": '{"epoch": -1}',
+    "fraction": '{"step": 1.5}',
+    "bool": '{"epoch": true}',
+    "error above 1": '{"errors": [2]}',
+    "no list": '{"errors": 0.5}',
+    "unknown": '{"epoch": 1, "\\u001b[31m": 1}',
+    "twice": '{"epoch": 1, "epoch": 2}',
+}
+
+
+NO_OBJECTS = ("list", "null", "number", "not JSON", "NaN", "5,000 digits", "deep", "twice")
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"), [*(("state", kind) for kind in NOT_STATES), *(("config", kind) for kind in NO_OBJECTS)]
+)
+def test_metadata_that_the_trainer_never_writes_is_refused_in_one_line(saved, key, kind):
+    rewritten(saved, **{key: NOT_STATES[kind]})
+    for read in (partial(checkpoint.load, config=CONFIG, shapes=SHAPES), partial(checkpoint.check, config=CONFIG)):
+        with pytest.raises(ModelFileError, match="not a checkpoint of this trainer") as caught:
+            read(saved)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 600
+
+
+def test_hostile_names_of_settings_and_tensors_are_escaped_and_shortened(saved):
+    rewritten(saved, config=json.dumps({"\x1b[31m" * 1000: 1}))
+    with pytest.raises(ModelFileError, match="from a run with a different") as caught:
+        checkpoint.load(saved, CONFIG, SHAPES)
+    many = {f"\x1b[31m{i}": torch.zeros(1) for i in range(1000)}
+    safetensors.torch.save_file(many, saved, {"config": json.dumps(CONFIG), "state": "{}"})
+    with pytest.raises(ModelFileError, match="missing, unknown or wrongly shaped tensors") as also:
+        checkpoint.load(saved, CONFIG, SHAPES)
+    for message in (str(caught.value), str(also.value)):
+        assert message.isprintable()
+        assert len(message) < 600
+
+
+@pytest.mark.parametrize("places", ["top", "metadata", "tensor"])
+def test_a_header_in_which_a_name_occurs_twice_is_refused(saved, places):
+    content = saved.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + size].decode().rstrip()
+    twice = {
+        "top": header[:-1] + ', "model.conv1.weight": {}}',
+        "metadata": header.replace('"config":', '"config": "{}", "config":', 1),
+        "tensor": header.replace('"dtype":', '"dtype": "I64", "dtype":', 1),
+    }[places].encode()
+    saved.write_bytes(len(twice).to_bytes(8, "little") + twice + content[8 + size :])
+    with pytest.raises(ModelFileError, match="occurs twice"):
+        checkpoint.load(saved, CONFIG, SHAPES)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder", "sparse", "huge header"])
+def test_only_a_regular_file_of_the_right_size_is_read(saved, kind):
+    content = saved.read_bytes()
+    saved.unlink()
+    if kind == "pipe":
+        os.mkfifo(saved)
+    elif kind == "folder":
+        saved.mkdir()
+    elif kind == "link":
+        saved.with_name("other").write_bytes(content)
+        saved.symlink_to("other")
+    else:
+        saved.write_bytes(content if kind == "sparse" else b"\xff" * 7 + b"\0")
+        os.truncate(saved, 2**43)
+    for read in (partial(checkpoint.load, config=CONFIG, shapes=SHAPES), partial(checkpoint.check, config=CONFIG)):
+        with pytest.raises(ModelFileError, match=r"not a checkpoint of this trainer \(.*\); remove it"):
+            read(saved)
+
+
+def test_a_checkpoint_is_a_safetensors_file_as_the_library_writes_it(saved):
+    with safetensors.safe_open(saved, "pt") as file:
+        metadata = file.metadata()
+    library = safetensors.torch.save({name: tensor.contiguous() for name, tensor in TENSORS.items()}, metadata)
+    size = int.from_bytes(library[:8], "little")
+    content = saved.read_bytes()
+    own = int.from_bytes(content[:8], "little")
+    assert json.loads(content[8 : 8 + own]) == json.loads(library[8 : 8 + size])
+    assert content[8 + own :] == library[8 + size :]
+    assert own % 8 == 0
+
+
+def test_a_checkpoint_is_written_under_a_name_that_the_next_one_removes_if_the_run_is_killed(saved, monkeypatch):
+    content, seen = checkpoint._content, []
+
+    def watched(*arguments: object) -> Iterator[bytes | memoryview]:
+        for part in content(*arguments):
+            yield part
+            seen.extend(set(files(saved.parent)) - {saved.name})
+
+    monkeypatch.setattr(checkpoint, "_content", watched)
+    checkpoint.save(saved, CONFIG, STATE, TENSORS, NET)
+    (temporary,) = set(seen)
+    saved.with_name(temporary).write_bytes(b"half a file")
+    checkpoint.save(saved, CONFIG, STATE, TENSORS, NET)
+    assert files(saved.parent) == [saved.name]
+
+
 @pytest.mark.parametrize("damage", ["truncated", "empty", "not safetensors", "no metadata", "folder"])
 def test_a_damaged_file_is_refused_in_one_line(saved, damage):
     content = saved.read_bytes()
@@ -116,7 +237,7 @@ def test_a_damaged_file_is_refused_in_one_line(saved, damage):
         saved.unlink()
         saved.mkdir()
     elif damage == "no metadata":
-        saved.write_bytes(checkpoint.safetensors.torch.save({"a": torch.zeros(1)}))
+        saved.write_bytes(safetensors.torch.save({"a": torch.zeros(1)}))
     else:
         saved.write_bytes({"truncated": content[:-5], "empty": b"", "not safetensors": b"hello" * 100}[damage])
     with pytest.raises(ModelFileError, match=r"not a checkpoint of this trainer .* remove it") as caught:
@@ -203,11 +324,10 @@ def test_keeping_twice_changes_nothing_and_leaves_no_other_file(saved, way):
 
 def test_the_temporary_file_of_a_killed_run_is_replaced(saved, way):
     kept = saved.with_name("best.safetensors")
-    saved.with_name(".best.safetensors.tmp").write_bytes(b"half a file")
+    saved.with_name(".best.safetensors.0123abcd.tmp").write_bytes(b"half a file")
     checkpoint.keep(saved, kept)
     assert kept.read_bytes() == saved.read_bytes()
-    if way == "hard link":
-        assert files(saved.parent) == ["best.safetensors", "last.safetensors"]
+    assert files(saved.parent) == ["best.safetensors", "last.safetensors"]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pytest
@@ -166,3 +167,49 @@ def test_the_dropout_rate_is_recorded_and_a_run_cannot_resume_with_another_rate(
         assert rates(Architecture.from_json(config["architecture"])) == [rate] * 2
     result = train_small(run, data, tmp_path, "--dropout", "0.5")
     assert_one_line(result, 4, f"architecture.operations.drop6.rate ({rate}, now 0.5)")
+
+
+RUN_FILES = {
+    "last.safetensors": 4,
+    "best.safetensors": 4,
+    "log.jsonl": 2,
+    "alexnet-64.safetensors": 2,
+    "alexnet-64.json": 2,
+    ".lock": 2,
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+@pytest.mark.parametrize("kind", ["pipe", "link", "link to nothing", "folder"])
+def test_a_run_reads_and_writes_only_regular_files_in_its_folder(run, data, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("train.source.Source.load", lambda *_: pytest.fail("decoded"))
+    mine = tmp_path / "mine"
+    for name, code in RUN_FILES.items():
+        path = tmp_path / name / name
+        path.parent.mkdir()
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            mine.write_bytes(b"mine") if kind == "link" else None
+            path.symlink_to(mine)
+        assert_one_line(train_small(run, data, path.parent), code, name, "regular file" if name != ".lock" else ".lock")
+    assert mine.exists() == (kind == "link")
+    assert kind != "link" or mine.read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs links")
+def test_the_folder_of_a_run_may_be_a_link(run, data, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert train_small(run, data, tmp_path / "link", "--max-hours", "1e-9")[0] == 0
+    assert (tmp_path / "last.safetensors").is_file()
+
+
+def test_what_killed_runs_left_is_removed_when_the_run_goes_on(run, data, tmp_path):
+    names = ("last.safetensors", "best.safetensors", "alexnet-64.safetensors", "alexnet-64.json")
+    left = [tmp_path / f".{name}.0123abcd.tmp" for name in names]
+    for path in left:
+        path.write_bytes(b"half")
+    assert train_small(run, data, tmp_path)[0] == 0
+    assert not [path for path in left if path.exists()]

@@ -336,6 +336,40 @@ def test_unknown_events_are_returned(tmp_path):
     assert [r["event"] for r in read_log(tmp_path)] == ["note", "epoch"]
 
 
+def test_a_resumed_run_keeps_lines_as_they_are(tmp_path):
+    kept = f'{{"event":"note", "deep": {"[" * 900}{"]" * 900}}}\n{LINE}\n'
+    (tmp_path / LOG_NAME).write_text(f"{kept}{LINE.replace('1', '2', 1)}\n")
+    opened(tmp_path, (1, 0))
+    assert (tmp_path / LOG_NAME).read_text().startswith(kept)
+    assert len(read_log(tmp_path)) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+@pytest.mark.parametrize("kind", ["pipe", "device", "sparse"])
+def test_only_a_regular_file_of_a_possible_size_is_read(tmp_path, kind):
+    path = tmp_path / LOG_NAME
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_text(f"{LINE}\n")
+        os.truncate(path, 2**43)
+    for read in (read_log, opened):
+        with pytest.raises(
+            UnreadableInputError, match=r"log\.jsonl: (is not a regular file|has [\d,]+ bytes: expected)"
+        ):
+            read(tmp_path)
+
+
+def test_a_log_is_not_appended_to_through_a_link(tmp_path):
+    other = tmp_path / "other"
+    (tmp_path / LOG_NAME).symlink_to(other)
+    with pytest.raises(UsageError, match=r"log\.jsonl: can't be written \(not a regular file\)"):
+        opened(tmp_path)
+    assert not other.exists()
+
+
 def test_a_log_is_read_by_its_folder_or_its_path(tmp_path):
     (tmp_path / LOG_NAME).write_text(f"{LINE}\n")
     (tmp_path / LOG_NAME).rename(tmp_path / "old")

@@ -332,10 +332,10 @@ def test_a_folder_whose_manifest_is_not_a_file_is_not_a_packed_set(packed, kind)
 
 
 def test_a_folder_whose_manifest_cannot_be_read_is_not_a_packed_set(packed, monkeypatch):
-    def denied(self: Path, *_: object) -> None:
-        raise PermissionError(13, "Permission denied", str(self))
+    def denied(path: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr("train.packed.open_regular", denied)
     assert not is_packed(packed)
     refused_as_foreign(packed)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import io
+import json
 import os
 import signal
 import subprocess
@@ -146,23 +148,124 @@ def test_a_run_killed_twice_does_not_decode_complete_shards_again(source, undist
     assert contents(out) == undisturbed
 
 
-def test_after_ctrl_c_the_next_run_continues(source, undisturbed, decoded, monkeypatch):
+def interrupted(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a job that ends after its last shard."""
     with monkeypatch.context() as patch:
         patch.setattr(module._Maker, "finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             prepare(job(source), Counted())
+
+
+def test_after_ctrl_c_the_next_run_continues(source, undisturbed, decoded, monkeypatch):
+    interrupted(source, monkeypatch)
     assert len(decoded) == 10
     prepare(job(source), Counted())
     assert len(decoded) == 10
     assert contents(source.parent / "packed") == undisturbed
 
 
+def not_regular(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def sparse(path: Path) -> None:
+    os.truncate(path, 2**43)
+
+
+def described(**changes: object) -> Callable[[Path], None]:
+    """Return a function that changes arrays of a shard's description or, for other names, its JSON."""
+
+    def change(path: Path) -> None:
+        arrays = dict(np.load(path))
+        fields = json.loads(arrays["json"].tobytes())
+        for name, value in changes.items():
+            (arrays if name in arrays else fields)[name] = value
+        if "json" not in changes:
+            arrays["json"] = np.frombuffer(json.dumps(fields).encode(), np.uint8)
+        np.savez(path, **arrays)
+
+    return change
+
+
+def text(value: bytes) -> np.ndarray:
+    return np.frombuffer(value, np.uint8)
+
+
+WRONG = {
+    "pipe": not_regular,
+    "sparse": sparse,
+    "bomb": lambda path: np.savez_compressed(path, json=np.zeros(2**27, np.uint8)),
+    "encrypted": lambda path: path.write_bytes(
+        path.read_bytes().replace(b"PK\1\2\x2d\3\x2d\0\0", b"PK\1\2\x2d\3\x2d\0\1")
+    ),
+    "no archive but an array": lambda path: path.write_bytes(npy(np.zeros(3))),
+    "a pickle": lambda path: np.savez(path, json=np.array([{}], object)),
+    "no object": described(json=text(b"[]")),
+    "deep": described(json=text(b"[" * 100_000)),
+    "5,000 digits": described(json=text(b'{"labels": [' + b"1" * 5000 + b"]}")),
+    "labels as text": described(labels=["0", "1"]),
+    "negative labels": described(labels=[-1, 0]),
+    "labels in a dict": described(labels={"0": 1, "1": 2}),
+    "hash": described(sha256=3),
+    "unreadable": described(unreadable=[["a", "b", "c"]]),
+    "pixels of another shape": described(pixels=np.zeros((1, 1, 3), np.uint64)),
+    "pixels as text": described(pixels=np.full((8, 8, 3), "1")),
+    "products of another type": described(products=np.full((3, 3), np.nan)),
+}
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+@pytest.mark.parametrize("damage", WRONG.values(), ids=WRONG)
+def test_a_description_that_the_program_never_writes_is_made_again(source, undisturbed, monkeypatch, decoded, damage):
+    interrupted(source, monkeypatch)
+    decoded.clear()
+    out = source.parent / "packed"
+    damage(out / PARTS / "train-00001.bin.npz")
+    prepare(job(source), Counted())
+    assert len(decoded) == 2
+    assert contents(out) == undisturbed
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_a_shard_is_never_written_through_a_link_or_into_a_pipe(source, undisturbed, tmp_path, monkeypatch, kind):
+    other = tmp_path / "other"
+    other.write_bytes(b"mine")
+    interrupted(source, monkeypatch)
+    out = source.parent / "packed"
+    (out / "train-00000.bin").unlink()
+    path = out / PARTS / "train-00000.bin"
+    {"pipe": lambda: os.mkfifo(path), "link": lambda: path.symlink_to(other), "folder": path.mkdir}[kind]()
+    if kind == "folder":
+        with pytest.raises(UsageError, match=r"train-00000\.bin'\); finished shards are kept"):
+            prepare(job(source), Counted())
+        return
+    prepare(job(source), Counted())
+    assert contents(out) == undisturbed
+    assert other.read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+@pytest.mark.parametrize(("name", "damage"), [("job.json", "pipe"), ("job.json", "sparse"), ("lock", "pipe")])
+def test_a_record_or_lock_that_the_program_never_writes_is_refused_in_one_line(source, monkeypatch, name, damage):
+    interrupted(source, monkeypatch)
+    {"pipe": not_regular, "sparse": sparse}[damage](source.parent / "packed" / PARTS / name)
+    with pytest.raises(UsageError) as caught:
+        prepare(job(source), Counted())
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
+
+
 @pytest.mark.parametrize("damage", ["shard gone", "shard truncated", "description truncated", "description no archive"])
 def test_damaged_files_of_an_earlier_run_are_made_again(source, undisturbed, monkeypatch, decoded, damage):
-    with monkeypatch.context() as patch:
-        patch.setattr(module._Maker, "finish", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            prepare(job(source), Counted())
+    interrupted(source, monkeypatch)
     decoded.clear()
     out = source.parent / "packed"
     path = out / PARTS / "train-00001.bin.npz" if "description" in damage else out / "train-00001.bin"

@@ -49,12 +49,12 @@ def test_a_choice_takes_its_values_and_refuses_any_other_naming_the_option(name)
 @pytest.mark.parametrize(
     ("name", "good", "wrong", "expected"),
     [
-        ("epochs", [1, 1000], [0, -1], "at least 1"),
-        ("batch", [1], [0], "at least 1"),
-        ("patience", [1], [0], "at least 1"),
-        ("steps_per_epoch", [1, None], [0, -5], "at least 1"),
-        ("lr", [1e-9, 10.0], [0, -0.1, 1e6, float("nan"), float("inf")], "more than 0 and less than 1000000"),
-        ("unit", [0.5, 16.0], [0, -16.0, float("nan"), float("inf")], "more than 0 and less than 1000000"),
+        ("epochs", [1, 100_000], [0, -1, 100_001, 1.5, True, None], "a whole number from 1 to 100000"),
+        ("batch", [1, 10**6], [0, 10**6 + 1, float("nan")], "a whole number from 1 to 1000000"),
+        ("patience", [1, 100_000], [0, 10**30], "a whole number from 1 to 100000"),
+        ("steps_per_epoch", [1, 10**8, None], [0, -5, 10**9], "a whole number from 1 to 100000000"),
+        ("lr", [1e-9, 10.0], [0, -0.1, 1e6, 1e30, float("nan"), float("inf")], "more than 0 and less than 1000000"),
+        ("unit", [0.001, 16.0], [0, 1e-4, 1e6, float("nan"), float("inf")], "at least 0.001 and less than 1000000"),
         ("momentum", [0, 0.999], [1, -0.1, float("nan")], "at least 0 and less than 1"),
         ("weight_decay", [0, 0.5], [1, -0.1, float("nan")], "at least 0 and less than 1"),
         ("dropout", [0, 0.2, 0.999], [1, 1.0, -0.1, float("nan")], "at least 0 and less than 1"),
@@ -68,6 +68,12 @@ def test_a_number_out_of_range_is_refused_naming_the_option(name, good, wrong, e
         assert getattr(replace(PAPER, **{name: value}), name) == value
     for value in wrong:
         refused(name, value, expected)
+
+
+def test_a_number_of_any_length_is_refused_in_a_short_line():
+    with pytest.raises(UsageError, match=r"--epochs 999.*: expected a whole number from 1 to 100000") as caught:
+        replace(PAPER, epochs=10**4000 - 1)
+    assert len(str(caught.value)) < 600
 
 
 def refused(name: str, value: Any, expected: str) -> None:
