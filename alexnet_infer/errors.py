@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
+import sys
 from collections.abc import Iterable
 
 _SHORT = reprlib.Repr()
@@ -26,11 +28,34 @@ def one_line(text: object) -> str:
 def printable(text: str) -> str:
     """Return `text` on one line and safe for a terminal: every character that isn't visible or a space is escaped.
 
-    This includes line breaks, terminal escape sequences, right-to-left overrides and bytes that aren't UTF-8.
+    This includes line breaks, terminal escape sequences, right-to-left overrides, characters without a width and bytes
+    that aren't UTF-8.
     """
-    if text.isprintable():  # nearly always, and there may be a million names
+    if text.isprintable() and (text.isascii() or not _UNSEEN.search(text)):  # nearly always, of a million names
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(map(_visible, text))
+
+
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+"""Characters that Python calls printable, and that are not shown: fillers, joiners and selectors of variants."""
+
+
+def _visible(character: str) -> str:
+    shown = character.isprintable() and not _UNSEEN.match(character)
+    return character if shown else character.encode("unicode_escape").decode()
+
+
+LONGEST = 600
+"""The most characters of a message."""
+
+
+def message_line(text: object) -> str:
+    """Return `text` as one printable line of at most LONGEST characters. The middle of a longer text is left out."""
+    text = str(text)
+    if len(text) > 2 * LONGEST:  # only the ends of a text of megabytes are looked at
+        text = text[:LONGEST] + text[-LONGEST:]
+    text = printable(text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 200]}...{text[-197:]}"
 
 
 def listed(names: Iterable[object]) -> str:
@@ -105,3 +130,16 @@ class StoppedError(AlexNetInferError):
     """Ctrl-C stopped a run that can be continued. The message says how."""
 
     exit_code = 130
+
+
+def missing_package(error: ImportError) -> BackendError:
+    """Return the error to report if an import raised `error`: it names the package and how to install it."""
+    top = (error.name or "").partition(".")[0]
+    package = {"PIL": "pillow", "google": "protobuf"}.get(top, top)
+    if package in ("", "alexnet_infer", "train") or package in sys.stdlib_module_names:
+        return BackendError(f"the installation is damaged ({one_line(error)}): install alexnet-infer or Python again")
+    if isinstance(error, ModuleNotFoundError):
+        return BackendError(f"the package {package} is missing: pip install {package}")
+    return BackendError(
+        f"the package {package} can't be imported ({one_line(error)}): pip install --force-reinstall {package}"
+    )
