@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import reprlib
-import sys
 from collections.abc import Iterable
 
 _SHORT = reprlib.Repr()
@@ -130,16 +129,3 @@ class StoppedError(AlexNetInferError):
     """Ctrl-C stopped a run that can be continued. The message says how."""
 
     exit_code = 130
-
-
-def missing_package(error: ImportError) -> BackendError:
-    """Return the error to report if an import raised `error`: it names the package and how to install it."""
-    top = (error.name or "").partition(".")[0]
-    package = {"PIL": "pillow", "google": "protobuf"}.get(top, top)
-    if package in ("", "alexnet_infer", "train") or package in sys.stdlib_module_names:
-        return BackendError(f"the installation is damaged ({one_line(error)}): install alexnet-infer or Python again")
-    if isinstance(error, ModuleNotFoundError):
-        return BackendError(f"the package {package} is missing: pip install {package}")
-    return BackendError(
-        f"the package {package} can't be imported ({one_line(error)}): pip install --force-reinstall {package}"
-    )

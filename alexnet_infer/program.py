@@ -15,8 +15,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, UsageError, missing_package
+from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, UsageError
 from alexnet_infer.output import tell
+from alexnet_infer.packages import missing_package
 
 if TYPE_CHECKING:
     import typer

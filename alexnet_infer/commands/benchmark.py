@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_infer.benchmark.measure import Benchmark, BenchmarkRequest, Measurement, Subject, measure, subjects, turns
-from alexnet_infer.errors import BackendError, UsageError
+from alexnet_infer.errors import UsageError
 from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.output import console, say_json, styled, tell
+from alexnet_infer.packages import missing_package
 from alexnet_infer.progress import counting
 
 
@@ -49,8 +50,8 @@ def _check_plot(plot: Path) -> None:
         raise UsageError(f"--plot {plot}: is a folder; expected a file name")
     try:
         import matplotlib  # noqa: F401
-    except ImportError:
-        raise BackendError('--plot needs matplotlib: pip install "alexnet-infer[plot]"') from None
+    except ImportError as error:
+        raise missing_package(error, "--plot") from None
 
 
 def _print_table(result: Benchmark) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 
 from alexnet_infer.backends import Choice, Device
@@ -13,6 +12,7 @@ from alexnet_infer.backends.opening import ENGINE_SUFFIXES
 from alexnet_infer.errors import UsageError
 from alexnet_infer.nets import choose_nets, load, nets_at_hand
 from alexnet_infer.output import console, say, say_json, styled, tell
+from alexnet_infer.packages import installed
 from alexnet_infer.photos import expand
 from alexnet_infer.predict import Ensemble, Net, Result
 from alexnet_infer.preprocess import Views
@@ -49,7 +49,7 @@ def run(
         )
     paths = choose_nets([model] if model is not None else [], ensemble)
     entries = list(expand(photos))
-    if backend == "auto" and len(entries) < FEW and paths[0].suffix not in ENGINE_SUFFIXES and find_spec("onnxruntime"):
+    if backend == "auto" and len(entries) < FEW and paths[0].suffix not in ENGINE_SUFFIXES and installed("onnxruntime"):
         backend = "onnxruntime"
     nets = [load(path, device=device, views=views, backend=backend, trust_engine=trust_engine) for path in paths]
     net = nets[0] if len(nets) == 1 else Ensemble(nets)

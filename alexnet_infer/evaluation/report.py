@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.errors import BackendError, UsageError, printable
+from alexnet_infer.errors import UsageError, printable
 from alexnet_infer.evaluation.examples import Examples
 from alexnet_infer.evaluation.kernels import Kernels
 from alexnet_infer.evaluation.result import ClassResult, Evaluation
@@ -28,6 +28,7 @@ from alexnet_infer.evaluation.statistics import SIGNIFICANCE
 from alexnet_infer.evaluation.tables import STARRED, ErrorRow, rows, verdict
 from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.manifest import Manifest
+from alexnet_infer.packages import missing_package
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -60,8 +61,8 @@ def check_report() -> None:
     """Raise BackendError if a package that `write_report` needs is missing."""
     try:
         import jinja2  # noqa: F401
-    except ImportError:
-        raise BackendError('--report needs jinja2: pip install "alexnet-infer[report]"') from None
+    except ImportError as error:
+        raise missing_package(error, "--report") from None
 
 
 def write_report(result: Evaluation, examples: Examples | None, nets: Sequence[ReportedNet], out: Path) -> Path:
