@@ -24,7 +24,7 @@ def counting(title: str, total: int, unit: str = "images") -> Iterator[Callable[
         return
     from rich.progress import MofNCompleteColumn, TextColumn
 
-    columns = (MofNCompleteColumn(), TextColumn("{task.fields[unit]}, {task.fields[rate]}"))
+    columns = (MofNCompleteColumn(), TextColumn("{task.fields[unit]}, {task.fields[rate]}", markup=False))
     with _bar(title, total, *columns, unit=unit, rate="-/s") as (progress, task):
 
         def advance(count: int) -> None:

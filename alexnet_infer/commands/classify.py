@@ -96,7 +96,7 @@ def _print_line(result: Result, net: Net | Ensemble) -> None:
 def _print_table(result: Result, net: Net | Ensemble) -> None:
     from rich.table import Table
 
-    table = Table(title=styled(result.photo.name), title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for heading, style in (("label", "bold"), ("WordNet id", "dim"), ("", "cyan"), ("probability", "")):
         table.add_column(heading, style=style, justify="right" if heading == "probability" else "left")
     for label in result.labels:
@@ -107,6 +107,7 @@ def _print_table(result: Result, net: Net | Ensemble) -> None:
     views = "ten views averaged" if net.nets[0].views == "ten" else "central view"  # the same for bundled nets
     title = names[0] if len(names) == 1 else f"mean of {len(names)} nets ({', '.join(names)})"
     out = console()
+    out.print(styled(result.photo.name, "italic"), soft_wrap=True)
     out.print(table)
     out.print(styled(f"{title}, {views}, {_backend(net)}", "dim"), soft_wrap=True)
 

@@ -58,7 +58,7 @@ def _print(report: Report) -> None:
     from rich.table import Table
 
     styles = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
-    table = Table(title=styled(f"{report.root}, {report.split}"), title_justify="left", box=None)
+    table = Table(box=None)
     for heading in ("", "finding", "detail and advice"):
         table.add_column(heading)
     for finding in report.findings:
@@ -67,6 +67,7 @@ def _print(report: Report) -> None:
         level = styled(finding.level, styles[finding.level])
         table.add_row(level, styled(count + title), stacked(_lines(finding)))
     out = console()
+    out.print(styled(f"{report.root}, {report.split}", "italic"), soft_wrap=True)
     out.print(table)
     out.print()
     levels = Counter(finding.level for finding in report.findings)

@@ -89,8 +89,7 @@ def _print(architecture: Architecture, manifest: Manifest | None, exported: Expo
     from rich.table import Table
 
     patch = architecture.patch
-    title = styled(f"{architecture.name}: {patch} x {patch} x {architecture.channels} patches")
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     table.add_column("layer", no_wrap=True)
     table.add_column("operation")  # wraps in a narrow terminal, so that no figure is cut
     for heading in ("output", "parameters", "multiply-adds"):
@@ -104,6 +103,8 @@ def _print(architecture: Architecture, manifest: Manifest | None, exported: Expo
     table.add_section()
     table.add_row("total", "", "", f"{architecture.parameters:,}", f"{architecture.multiply_adds:,}")
     out = console()
+    title = f"{architecture.name}: {patch} x {patch} x {architecture.channels} patches"
+    out.print(styled(title, "italic"), soft_wrap=True)
     out.print(table)
     if manifest is not None:
         out.print()
