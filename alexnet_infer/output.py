@@ -6,6 +6,7 @@ Nothing else prints, and nothing else makes rich's consoles and texts: a test ke
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -43,10 +44,11 @@ def say_json(value: object, indent: int | None = None) -> None:
     print(json.dumps(value, indent=indent), flush=True)
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
     """Return a console of rich that shows all strings as they are: no markup, no names of emoji, no highlighting.
 
-    A string is one printable line, in a cell of a table, too.
+    A string is one printable line, in a cell of a table, too. With `soft_wrap`, the terminal wraps long lines, and no
+    newline is added.
     """
     from rich.console import Console
 
@@ -54,8 +56,7 @@ def console(*, stderr: bool = False) -> Console:
         def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(printable(text), **options)
 
-    # With `soft_wrap`, the terminal wraps long lines: no newline is added. A table is never wider than its console.
-    return Plain(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=stderr)
+    return Plain(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
 
 
 def styled(text: object, style: str = "") -> Text:
@@ -70,3 +71,12 @@ def stacked(lines: Iterable[object]) -> Text:
     from rich.text import Text
 
     return Text("\n").join(map(styled, lines))
+
+
+def no_markdown(text: str) -> str:
+    """Return text as one printable line with what Markdown would interpret escaped, including brackets of intervals."""
+    return _MARKDOWN.sub(r"\\\g<0>", printable(text))
+
+
+_MARKDOWN = re.compile(r"[\\`*~\[\]<>|&]|(?<![^\W_])_|_(?![^\W_])|:(?=[\w+-]+:)")
+"""Characters that Markdown always interprets, _ at an end of a word, and the first colon of an emoji's name."""

@@ -69,7 +69,7 @@ def bars(*columns: ProgressColumn, console: Console | None = None) -> Progress:
     """
     from rich.progress import Progress
 
-    console = console or plain_console(stderr=True)
+    console = console or plain_console(stderr=True, soft_wrap=True)
     options = {"transient": True, "disable": not console.is_terminal, "redirect_stdout": _on_one_terminal()}
     return Progress(*columns, console=console, **options)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from alexnet_infer.evaluation.corruption_errors import CorruptionErrors, Robustness
 from alexnet_infer.evaluation.imagenet_c import SEVERITIES, STANDARD
-from alexnet_infer.evaluation.tables import csv_text, no_markdown
+from alexnet_infer.evaluation.tables import csv_text
+from alexnet_infer.output import no_markdown
 
 if TYPE_CHECKING:
     from rich.console import Console

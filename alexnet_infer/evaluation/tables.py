@@ -17,6 +17,7 @@ from alexnet_infer.errors import printable
 from alexnet_infer.evaluation.paper import PUBLISHED, Published, is_papers_validation_set
 from alexnet_infer.evaluation.result import Against, Evaluation
 from alexnet_infer.evaluation.statistics import ErrorRate
+from alexnet_infer.output import no_markdown
 
 References = Literal["near", "all"]
 """Which published rows follow the rows of a run: the nearest ones, or all of them."""
@@ -205,15 +206,6 @@ def markdown(evaluation: Evaluation, references: References = "near") -> str:
     if starred(table):
         lines += ["", no_markdown(STARRED)]
     return "\n".join(lines) + "\n"
-
-
-def no_markdown(text: str) -> str:
-    """Return text as one printable line with what Markdown would interpret escaped, including brackets of intervals."""
-    return _MARKDOWN.sub(r"\\\g<0>", printable(text))
-
-
-_MARKDOWN = re.compile(r"[\\`*~\[\]<>|&]|(?<![^\W_])_|_(?![^\W_])|:(?=[\w+-]+:)")
-"""Characters that Markdown always interprets, _ at an end of a word, and the first colon of an emoji's name."""
 
 
 def starred(table: Sequence[ErrorRow]) -> bool:
