@@ -138,7 +138,6 @@ def in_forks(calls: str) -> dict[str, list]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_ctrl_c_at_any_import_is_one_line():
-    """In dataclasses and enum, Python runs code that is made from text, after which it would kill itself."""
     results = in_forks(
         """
 modules = ["alexnet_infer.program", "gc", "alexnet_infer.cli", "typer", "alexnet_infer.nets", "numpy", "safetensors"]
@@ -149,22 +148,19 @@ class Late:
         press("")
 def in_a_destructor():
     hide("alexnet_infer.nets", lambda name: Late())
-def in_exec():
-    hide("alexnet_infer.nets", lambda name: exec("press('')"))
 def swallowed(name):
     try:
         press(name)
     except KeyboardInterrupt:
         raise ImportError("no numpy")
 results["destructor"] = in_fork("alexnet_infer", ["info"], in_a_destructor)
-results["exec"] = in_fork("alexnet_infer", ["info"], in_exec)
 results["ImportError"] = in_fork("alexnet_infer", ["info"], lambda: hide("numpy", swallowed))
 print(json.dumps(results))
 """
     )
     del results["gc"]  # was imported before
     assert results == {name: [130, "", "interrupted\n"] for name in results}
-    assert len(results) == 10
+    assert len(results) == 9
 
 
 def test_ctrl_c_after_the_end_changes_nothing():
@@ -179,6 +175,32 @@ print(json.dumps({name: in_fork("alexnet_infer", ["--version"], before) for name
     )
     assert results["atexit"] == results["whole"]
     assert results["whole"][0] == 0
+
+
+LAST = """
+class Last:
+    def __del__(self, kill=os.kill, me=os.getpid(), number=signal.SIGINT):
+        kill(me, number)
+last = Last()
+"""
+"""Presses Ctrl-C when Python takes its modules apart."""
+
+
+@pytest.mark.parametrize(
+    ("site", "words", "expected"),
+    [
+        (LAST, ["--version"], (0, "")),
+        (LAST, ["info", "x"], (2, "error: ")),
+        ("hide('alexnet_infer.nets', lambda name: exec(\"press('')\"))", ["info"], (130, "interrupted\n")),
+    ],
+    ids=["after success", "after an error", "in code made from text"],
+)
+def test_ctrl_c_does_not_kill_python_at_its_end(tmp_path, site, words, expected):
+    (tmp_path / "sitecustomize.py").write_text(f"{FORKS}\n{site}")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    child = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, env=environment)
+    assert (child.returncode, child.stderr[: len(expected[1])]) == expected
+    assert child.stderr.count("\n") == bool(expected[1])
 
 
 def test_a_program_in_the_background_ignores_ctrl_c():
