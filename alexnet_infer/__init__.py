@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from alexnet_infer.version import __version__
 
+TYPE_CHECKING = False  # as in typing, whose import takes longer than all that comes before Ctrl-C is handled
 if TYPE_CHECKING:
+    from typing import Any
+
     from alexnet_infer.nets import load
     from alexnet_infer.predict import Ensemble, Label, Net, Result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterable
 
@@ -26,11 +27,37 @@ def one_line(text: object) -> str:
 def printable(text: str) -> str:
     """Return `text` on one line and safe for a terminal: every character that isn't visible or a space is escaped.
 
-    This includes line breaks, terminal escape sequences, right-to-left overrides and bytes that aren't UTF-8.
+    This includes line breaks, terminal escape sequences, right-to-left overrides, characters without a width and bytes
+    that aren't UTF-8.
     """
-    if text.isprintable():  # nearly always, and there may be a million names
+    if text.isprintable() and (text.isascii() or not _UNSEEN.search(text)):  # nearly always, of a million names
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(map(_visible, text))
+
+
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0]")
+"""Characters that Python calls printable, and that are shown as nothing or as a space: fillers and a joiner.
+
+Selectors of variants are kept: they choose the form of the character before them, in emoji and in Japanese names.
+"""
+
+
+def _visible(character: str) -> str:
+    shown = character.isprintable() and not _UNSEEN.match(character)
+    return character if shown else character.encode("unicode_escape").decode()
+
+
+LONGEST = 600
+"""The most characters of a message."""
+
+
+def message_line(text: object) -> str:
+    """Return `text` as one printable line of at most LONGEST characters. The middle of a longer text is left out."""
+    text = str(text)
+    if len(text) > 2 * LONGEST:  # only the ends of a text of megabytes are looked at
+        text = text[:LONGEST] + text[-LONGEST:]
+    text = printable(text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 200]}...{text[-197:]}"
 
 
 def listed(names: Iterable[object]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import textwrap
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from alexnet_infer.output import tell
 
 NAMES = 24
 """Largest width of the column of names. A longer name gets its own line."""
@@ -55,6 +56,9 @@ class Group(TyperGroup):
     """A group of commands with a compact help page. Its epilog is printed unchanged."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        if not args and self.no_args_is_help and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help(), err=True)
+            raise typer.Exit(2)
         return super().parse_args(ctx, _with_present_names(self, ctx, args))
 
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:
@@ -72,7 +76,7 @@ def _with_present_names(command: Command | Group, ctx: typer.Context, args: list
         name, equals, value = arg.partition("=")
         new = RENAMED.get(name)
         if new in known and name not in known:
-            print(f"{name} is now called {new}", file=sys.stderr)
+            tell(f"{name} is now called {new}")
             arg = f"{new}{equals}{value}"
         present.append(arg)
     return present

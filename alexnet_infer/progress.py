@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from alexnet_infer.errors import message_line
+from alexnet_infer.output import console as plain_console
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn, TaskID
@@ -21,7 +24,7 @@ def counting(title: str, total: int, unit: str = "images") -> Iterator[Callable[
         return
     from rich.progress import MofNCompleteColumn, TextColumn
 
-    columns = (MofNCompleteColumn(), TextColumn("{task.fields[unit]}, {task.fields[rate]}"))
+    columns = (MofNCompleteColumn(), TextColumn("{task.fields[unit]}, {task.fields[rate]}", markup=False))
     with _bar(title, total, *columns, unit=unit, rate="-/s") as (progress, task):
 
         def advance(count: int) -> None:
@@ -55,7 +58,7 @@ def _bar(title: str, total: int, *columns: ProgressColumn, **fields: str) -> Ite
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), *columns, TimeRemainingColumn())
     with bars(*columns) as progress:
-        yield progress, progress.add_task(title, total=total, **fields)
+        yield progress, progress.add_task(message_line(title), total=total, **fields)
 
 
 def bars(*columns: ProgressColumn, console: Console | None = None) -> Progress:
@@ -64,11 +67,9 @@ def bars(*columns: ProgressColumn, console: Console | None = None) -> Progress:
     While bars are shown, rich prints what the program writes to stdout above them, and so to stderr. It may do so only
     if both are the same terminal: a file or a pipe would stay empty.
     """
-    from rich.console import Console
     from rich.progress import Progress
 
-    # With `soft_wrap`, the terminal wraps long lines of output: no newline is added.
-    console = console or Console(stderr=True, soft_wrap=True)
+    console = console or plain_console(stderr=True, soft_wrap=True)
     options = {"transient": True, "disable": not console.is_terminal, "redirect_stdout": _on_one_terminal()}
     return Progress(*columns, console=console, **options)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,9 +9,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from alexnet_infer.backends import Device
-from alexnet_infer.errors import AlexNetInferError, UnreadableInputError, UsageError
+from alexnet_infer.errors import StoppedError, UsageError
 from alexnet_infer.help import WHAT, Command, Group, argument, option
+from alexnet_infer.output import say, say_json, tell
 from alexnet_infer.presets import PRESETS, Variant, variant
+from alexnet_infer.program import run as run_program
 from train.job import Job
 from train.recipe import RECIPES, Recipe
 from train.requirements import import_failure
@@ -213,13 +213,13 @@ def prepare(
         preparation = make(job, display)
         for split, unreadable in preparation.unreadable.items():
             for item in unreadable:
-                print(f"{split}: {item.image}: {item.reason}", file=sys.stderr)
+                tell(f"{split}: {item.image}: {item.reason}")
         if check:
             with display.counting("checking", preparation.packed.bytes, "bytes") as advance:
                 preparation.packed.verify(advance)
     except KeyboardInterrupt:
-        _leave("interrupted: run the same command again to continue", 130)
-    print(preparation.summary)
+        raise StoppedError("interrupted: run the same command again to continue") from None
+    say(preparation.summary)
     if any(preparation.unreadable.values()):
         raise typer.Exit(1)
 
@@ -238,10 +238,10 @@ def plot(
     from train.plot import plot as draw
 
     if as_json:
-        print(json.dumps({name: curves(run) for name, run in zip(distinct_names(runs), runs, strict=True)}))
+        say_json({name: curves(run) for name, run in zip(distinct_names(runs), runs, strict=True)})
     else:
         draw(runs, out)
-        print(out)
+        say(out)
 
 
 def _net_to_train(init_from: str | None, preset: str | None, switches: dict[str, Any]) -> tuple[Path | None, Variant]:
@@ -264,28 +264,11 @@ def _run(job: Job) -> None:
     try:
         result = launch(job, Display())
         if result is not None:
-            print(result.summary)
+            say(result.summary)
     except KeyboardInterrupt:  # while reading data or measuring the result
-        _leave("interrupted: run the same command again", 130)
+        raise StoppedError("interrupted: run the same command again") from None
 
 
 def main() -> None:
-    """Run `python -m train`.
-
-    An error that a user can cause is one line on stderr and an exit code.
-    """
-    try:
-        app(prog_name="python -m train")
-    except AlexNetInferError as error:
-        _leave(f"error: {error}" if error.exit_code != 130 else str(error), error.exit_code)
-    except ImportError as error:  # from an import inside a function
-        failure = import_failure(error)
-        _leave(f"error: {failure}", failure.exit_code)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _leave(f"error: {where}{error.strerror or error}", UnreadableInputError.exit_code)
-
-
-def _leave(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
-    sys.exit(code)
+    """Run `python -m train`, and exit. `alexnet_infer.program` handles errors and exit codes."""
+    run_program("python -m train", app, import_failure)

@@ -8,13 +8,17 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from alexnet_infer.errors import message_line
+from alexnet_infer.output import console as plain_console
+from alexnet_infer.output import styled
 from alexnet_infer.progress import bars
 
 if TYPE_CHECKING:  # prepare uses this module without torch
+    from rich.console import Console
+
     from train.checkpoint import RunState
     from train.step import StepReport
 
@@ -83,26 +87,28 @@ class Display:
     """Shows bars and lines on a console, by default on stderr. With 80 columns or more, no text is cut off."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or plain_console(stderr=True)
 
     def note(self, text: str) -> None:
-        """Print one line of text."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Print text as one printable line."""
+        self.console.print(styled(text), soft_wrap=True)
 
     @contextmanager
     def counting(self, description: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
         """Show a bar for `total` images or other units. Yields a function to call with the number just done."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        text = TextColumn("{task.description}", markup=False)
+        columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         started = time.monotonic()
         with bars(*columns, console=self.console) as progress:
-            task = progress.add_task(description, total=total)
+            task = progress.add_task(message_line(description), total=total)
             yield lambda count: progress.advance(task, count)
         self.note(f"{description}: {total} {unit} in {time.monotonic() - started:.0f} s")
 
     @contextmanager
     def training(self, epochs: int, steps_per_epoch: int, done: int) -> Iterator[TrainingView]:
         """Show a bar for a run of which `done` steps are done."""
-        text = TextColumn("{task.description}", table_column=Column())  # Column() wraps long text instead of cutting it
+        # Column() wraps long text instead of cutting it.
+        text = TextColumn("{task.description}", markup=False, table_column=Column())
         columns = (BarColumn(bar_width=10), TaskProgressColumn(), text)
         with bars(*columns, console=self.console) as progress:
             task = progress.add_task("starting", total=epochs * steps_per_epoch, completed=done)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from alexnet_infer import strict_json
-from alexnet_infer.errors import BackendError, SpecError, UnreadableInputError, UsageError, one_line
+from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError, one_line
 from alexnet_infer.files import open_to_append, read_limited, write_atomically, writing
+from alexnet_infer.packages import missing_package
 
 if TYPE_CHECKING:
     from train.checkpoint import RunState
@@ -163,10 +164,8 @@ class _Events:
     def __init__(self, folder: Path) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise BackendError(
-                '--tensorboard needs the tensorboard package: pip install "alexnet-infer[tensorboard]"'
-            ) from None
+        except ImportError as error:
+            raise missing_package(error, "--tensorboard") from None
         self.folder, self._make, self._writer = folder, SummaryWriter, None
 
     def open(self, after: int) -> None:

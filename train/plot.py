@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError, printable
+from alexnet_infer.errors import UnreadableInputError, UsageError, printable
 from alexnet_infer.files import write_atomically
+from alexnet_infer.packages import missing_package
 from train.log import LOG_NAME, position, read_log
 
 if TYPE_CHECKING:
@@ -122,8 +123,8 @@ def _picture(tables: dict[str, dict[str, Any]]) -> bytes:
         from matplotlib import style
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError:
-        raise BackendError('plot needs matplotlib: pip install "alexnet-infer[plot]"') from None
+    except ImportError as error:
+        raise missing_package(error, "plot") from None
     few = matplotlib.colormaps["tab10"].colors
     colors = few if len(tables) <= len(few) else matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(tables)))
     png = io.BytesIO()

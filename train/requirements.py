@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from alexnet_infer.errors import BackendError, one_line
+from alexnet_infer.packages import NAMES, module_of
 
 TORCH = "torch>=2.9,<2.15"
 """The supported releases of PyTorch, as in pyproject.toml."""
@@ -19,9 +20,9 @@ def import_failure(error: Exception) -> BackendError:
 
     The cause can be a missing package, a shared library that can't be loaded, or a name that PyTorch does not have.
     """
-    missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    if missing and "." not in missing:
-        package = f"PyTorch {RELEASES}" if missing == "torch" else missing
+    missing = module_of(error) if isinstance(error, ModuleNotFoundError) else ""
+    if missing and not error.name.startswith("torch."):
+        package = f"PyTorch {RELEASES}" if missing == "torch" else NAMES.get(missing, missing)
         return BackendError(f'the trainer needs {package}, which is not installed: pip install "alexnet-infer[train]"')
     return BackendError(
         f"the trainer can't be imported ({one_line(error)}): found PyTorch {installed_torch() or '(none)'}, expected a "

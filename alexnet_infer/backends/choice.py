@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import statistics
@@ -23,6 +22,7 @@ from alexnet_infer.files import user_cache, write_atomically
 from alexnet_infer.graph.file import OnnxFile
 from alexnet_infer.machine import cpu_name
 from alexnet_infer.manifest import Manifest
+from alexnet_infer.packages import installed
 
 CpuRuntime = Literal["onnxruntime", "openvino"]
 
@@ -49,9 +49,9 @@ def choose_cpu_backend(net: Artifact | OnnxFile) -> CpuRuntime:
     If the cache can't be read or written, the runtimes are timed each time. A runtime that doesn't start or can't run
     the net is not chosen, and that result is not stored.
     """
-    if not _installed("openvino"):
+    if not installed("openvino"):
         return "onnxruntime"
-    if not _installed("onnxruntime"):
+    if not installed("onnxruntime"):
         return "openvino"
     half = not isinstance(net, Artifact) and net.info.precision == "fp16"
     if half or net.manifest.architecture.multiply_adds < SMALL:
@@ -106,13 +106,6 @@ def medians(backends: Mapping[CpuRuntime, Backend], manifest: Manifest) -> dict[
             if turn:
                 times[name].append(time.perf_counter() - begin)
     return {name: statistics.median(values) for name, values in times.items()}
-
-
-def _installed(runtime: CpuRuntime) -> bool:
-    try:
-        return importlib.util.find_spec(runtime) is not None
-    except ValueError:  # sys.modules has an entry of that name without a spec
-        return False
 
 
 def _question(net: Artifact | OnnxFile) -> dict[str, object]:

@@ -16,6 +16,7 @@ from alexnet_infer.backends import Device, checked, infer_in_calls
 from alexnet_infer.errors import BackendError, ModelFileError, one_line
 from alexnet_infer.graph.net import OUTPUT, build_onnx
 from alexnet_infer.graph.wire import import_onnx
+from alexnet_infer.packages import missing_package, module_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -121,6 +122,8 @@ def import_runtime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
+        if module_of(error) not in ("", "onnxruntime"):
+            raise missing_package(error) from None
         raise BackendError(
             f'ONNX Runtime is missing ({error}): pip install "alexnet-infer[cpu]", or "alexnet-infer[gpu]" for CUDA'
         ) from None

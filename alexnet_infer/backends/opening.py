@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -13,6 +12,7 @@ from alexnet_infer.artifact import Artifact, load_artifact, load_manifest, sha25
 from alexnet_infer.backends import Backend, Choice, Device
 from alexnet_infer.errors import BackendError, SpecError, UsageError
 from alexnet_infer.manifest import Manifest
+from alexnet_infer.packages import installed
 from alexnet_infer.preprocess import Views
 from alexnet_infer.recognize import ENGINE, ONNX, by_content, by_suffix
 
@@ -136,7 +136,7 @@ def _open_artifact(path: Path, device: Device, backend: Choice, views: FileViews
 
     with ThreadPoolExecutor(1) as background:  # reads and converts the weights while the runtime is imported
         reading = background.submit(load_artifact, path)
-        if backend == "onnxruntime" or (backend == "auto" and not find_spec("openvino")):
+        if backend == "onnxruntime" or (backend == "auto" and not installed("openvino")):
             import_runtime()
         artifact = reading.result()
     return Opened(manifest=artifact.manifest, backend=_start(artifact, device, backend, views), files=(path,))
@@ -174,11 +174,11 @@ def _start(net: Artifact | OnnxFile, device: Device, backend: Choice, views: Fil
 
 def _faster(net: Artifact | OnnxFile, device: Device) -> Choice:
     """The faster runtime on the CPU, or ONNX Runtime if it may use a GPU."""
-    if device == "cuda" or not find_spec("openvino"):
+    if device == "cuda" or not installed("openvino"):
         return "onnxruntime"
     from alexnet_infer.backends.choice import choose_cpu_backend
     from alexnet_infer.backends.onnxruntime import CUDA, import_runtime
 
-    if device == "auto" and find_spec("onnxruntime") and CUDA in import_runtime().get_available_providers():
+    if device == "auto" and installed("onnxruntime") and CUDA in import_runtime().get_available_providers():
         return "onnxruntime"
     return choose_cpu_backend(net)

@@ -18,6 +18,7 @@ from alexnet_infer.errors import BackendError, ModelFileError, one_line
 from alexnet_infer.graph.file import MAX_WEIGHTS, OnnxFile
 from alexnet_infer.graph.net import build_onnx
 from alexnet_infer.graph.wire import import_onnx
+from alexnet_infer.packages import missing_package, module_of
 
 
 class OpenVinoBackend:
@@ -81,6 +82,8 @@ def import_runtime() -> ModuleType:
     try:
         import openvino
     except ImportError as error:
+        if module_of(error) not in ("", "openvino"):
+            raise missing_package(error) from None
         raise BackendError(f'OpenVINO is missing ({error}): pip install "alexnet-infer[openvino]"') from None
     finally:
         if unwanted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from alexnet_infer.benchmark.timing import Run, Timing, interleave
 from alexnet_infer.errors import AlexNetInferError, UsageError, printable, shown
 from alexnet_infer.graph.info import Precision
 from alexnet_infer.nets import load
+from alexnet_infer.packages import installed
 from alexnet_infer.predict import LARGEST_BATCH, Net
 
 MeasuredViews = Literal["none", "center", "ten"]
@@ -203,7 +203,7 @@ def _choices(request: BenchmarkRequest, path: Path) -> Iterator[Choice]:
         yield "auto"
     else:
         yield "onnxruntime"
-        if request.device != "cuda" and importlib.util.find_spec("openvino"):
+        if request.device != "cuda" and installed("openvino"):
             yield "openvino"
 
 

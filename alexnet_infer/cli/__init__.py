@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import io
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,8 +18,9 @@ from alexnet_infer.cli.exporting import (
 )
 from alexnet_infer.cli.options import HOW, OUTPUT, AsJson, Backend, Device, TrustEngine, net
 from alexnet_infer.cli.published import IMPORT_EXAMPLES, MODELS_EXAMPLES, PULL_EXAMPLES, import_, models, pull
-from alexnet_infer.errors import AlexNetInferError, one_line
 from alexnet_infer.help import WHAT, Command, Group, argument, option
+from alexnet_infer.output import say
+from alexnet_infer.program import run as run_program
 from alexnet_infer.version import __version__
 
 EPILOG = """
@@ -71,7 +68,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"alexnet-infer {__version__}")
+        say(f"alexnet-infer {__version__}")
         raise typer.Exit
 
 
@@ -163,54 +160,5 @@ app.add_typer(data_sets, name="data", help="Get and check labelled image sets.",
 
 
 def main() -> None:
-    """Run the `alexnet-infer` program.
-
-    An error that a user can cause is one line on stderr and an exit code.
-    """
-    # Imports create a hundred thousand objects and no garbage. Searching them for garbage, during the imports and at
-    # exit, takes a sixth of the time to the first label.
-    gc.set_threshold(100_000)
-    _prepare_streams()
-    try:
-        code = app(prog_name="alexnet-infer", standalone_mode=False)
-        sys.stdout.flush()
-        if code == 130:  # typer returns this for Ctrl-C, and prints nothing
-            _report("interrupted", code)
-    except AlexNetInferError as error:
-        code = _report(str(error), error.exit_code)
-    except typer.TyperException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        code = _report("interrupted", 130)
-    except BrokenPipeError:  # the reader, for example head, has exited
-        code = 1
-    except OSError as error:  # for example, stdout is a file on a full disk
-        code = _report(one_line(error), 2)
-    _flush()
-    gc.freeze()
-    sys.exit(code)
-
-
-def _prepare_streams() -> None:
-    """Replace closed streams with the null device, and escape characters that a stream cannot encode."""
-    for name in ("stdin", "stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            mode = "r" if name == "stdin" else "w"
-            setattr(sys, name, Path(os.devnull).open(mode, errors="backslashreplace"))  # noqa: SIM115 (stays open)
-        elif isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _flush() -> None:
-    """Flush stdout. If that fails, discard the rest: Python would report an error when it flushes again at exit."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _report(message: str, code: int) -> int:
-    typer.echo(f"error: {message}" if code != 130 else message, err=True)
-    return code
+    """Run the `alexnet-infer` program, and exit. `alexnet_infer.program` handles errors and exit codes."""
+    run_program("alexnet-infer", app)

@@ -10,6 +10,7 @@ import typer
 
 from alexnet_infer.help import WHAT, option
 from alexnet_infer.nets import NotPulledError, find_net
+from alexnet_infer.output import tell
 
 HOW, RUNTIME, OUTPUT = "How", "Runtime", "Output"
 """Titles of the panels in help pages."""
@@ -35,7 +36,7 @@ def net(model: str) -> Path:
 
 def _agreed(question: str) -> bool:
     """Ask on stderr: typer's own prompt writes a space to stdout, which may be a file of JSON."""
-    typer.echo(f"{question} [y/N]: ", nl=False, err=True)
+    tell(f"{question} [y/N]: ", end="")
     answer = sys.stdin.readline()
     if not answer:
         raise typer.Abort

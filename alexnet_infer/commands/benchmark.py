@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_infer.benchmark.measure import Benchmark, BenchmarkRequest, Measurement, Subject, measure, subjects, turns
-from alexnet_infer.errors import BackendError, UsageError
+from alexnet_infer.errors import UsageError
 from alexnet_infer.files import write_atomically, writing
+from alexnet_infer.output import console, say_json, styled, tell
+from alexnet_infer.packages import missing_package
 from alexnet_infer.progress import counting
 
 
@@ -28,12 +28,12 @@ def run(request: BenchmarkRequest, *, as_json: bool = False, plot: Path | None =
         _check_plot(plot)
     nets, skipped = subjects(request)
     for line in skipped:
-        print(f"left out: {line}", file=sys.stderr)
+        tell(f"left out: {line}")
     with counting("measuring", turns(nets, request.batches), "turns") as advance:
         result = measure(nets, request.batches, seconds=request.seconds, on_turn=lambda: advance(1))
     result = dataclasses.replace(result, skipped=tuple(skipped))
     if as_json:
-        print(json.dumps(result.to_json(), indent=1))
+        say_json(result.to_json(), indent=1)
     else:
         _print_table(result)
     if plot is not None:
@@ -50,26 +50,24 @@ def _check_plot(plot: Path) -> None:
         raise UsageError(f"--plot {plot}: is a folder; expected a file name")
     try:
         import matplotlib  # noqa: F401
-    except ImportError:
-        raise BackendError('--plot needs matplotlib: pip install "alexnet-infer[plot]"') from None
+    except ImportError as error:
+        raise missing_package(error, "--plot") from None
 
 
 def _print_table(result: Benchmark) -> None:
     """Print a line with the net and its runtime, then the net's rows, so that the table fits a narrow terminal."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
+    out = console()
     first = result.rows[0]
     header = ["batch", "p50 ms", "p90 ms", "p99 ms", f"{first.subject.unit}/s", "ratio", "x floor"]
     columns = zip(header, *(_cells(row, first) for row in result.rows), strict=True)
     widths = [max(10, *(len(cell) + 2 for cell in column)) for column in columns]
-    console.print(Text(_line(header, widths), style="dim"), soft_wrap=True)
+    out.print(styled(_line(header, widths), "dim"), soft_wrap=True)
     for rows in _by_subject(result.rows):
-        console.print(Text(_title(rows[0].subject)), soft_wrap=True)
+        out.print(styled(_title(rows[0].subject)), soft_wrap=True)
         for row in rows:
-            console.print(Text(_line(_cells(row, first), widths)), soft_wrap=True)
-    console.print(Text(_footer(result), style="dim"))
+            out.print(styled(_line(_cells(row, first), widths)), soft_wrap=True)
+    for line in _footer(result):
+        out.print(styled(line, "dim"))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -92,7 +90,7 @@ def _cells(row: Measurement, first: Measurement) -> list[str]:
     ]
 
 
-def _footer(result: Benchmark) -> str:
+def _footer(result: Benchmark) -> list[str]:
     unit = result.rows[0].subject.unit
     detail = "including cutting the views" if unit == "images" else "with the mean already subtracted"
     lines = [
@@ -107,7 +105,7 @@ def _footer(result: Benchmark) -> str:
             f"weights at {machine.bandwidth / 1e9:.1f} GB/s (measured by reading a matrix). int8 multiplies faster, so "
             "its value can be below 1."
         )
-    return "\n".join(lines)
+    return lines
 
 
 def picture(result: Benchmark) -> bytes:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 
 from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import ENGINE_SUFFIXES
 from alexnet_infer.errors import UsageError
 from alexnet_infer.nets import choose_nets, load, nets_at_hand
+from alexnet_infer.output import console, say, say_json, styled, tell
+from alexnet_infer.packages import installed
 from alexnet_infer.photos import expand
 from alexnet_infer.predict import Ensemble, Net, Result
 from alexnet_infer.preprocess import Views
@@ -50,7 +49,7 @@ def run(
         )
     paths = choose_nets([model] if model is not None else [], ensemble)
     entries = list(expand(photos))
-    if backend == "auto" and len(entries) < FEW and paths[0].suffix not in ENGINE_SUFFIXES and find_spec("onnxruntime"):
+    if backend == "auto" and len(entries) < FEW and paths[0].suffix not in ENGINE_SUFFIXES and installed("onnxruntime"):
         backend = "onnxruntime"
     nets = [load(path, device=device, views=views, backend=backend, trust_engine=trust_engine) for path in paths]
     net = nets[0] if len(nets) == 1 else Ensemble(nets)
@@ -61,9 +60,9 @@ def run(
     for result in results:
         if result.error is not None:
             failed += 1
-            print(f"error: {result.error}", file=sys.stderr, flush=True)
+            tell(f"error: {result.error}")
         if as_json:
-            print(json.dumps(_json_row(result, net)), flush=True)
+            say_json(_json_row(result, net))
         elif result.error is None:
             (_print_table if len(entries) == 1 else _print_line)(result, net)
     if not as_json and failed < len(entries) and paths[0] in nets_at_hand():
@@ -91,27 +90,26 @@ def _json_row(result: Result, net: Net | Ensemble) -> dict:
 
 def _print_line(result: Result, net: Net | Ensemble) -> None:
     guesses = ", ".join(f"{net.classes[label.index].short} {label.probability:.1%}" for label in result.labels)
-    print(f"{result.photo.printable_name}: {guesses}", flush=True)
+    say(f"{result.photo.name}: {guesses}")
 
 
 def _print_table(result: Result, net: Net | Ensemble) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table(title=Text(result.photo.printable_name), title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for heading, style in (("label", "bold"), ("WordNet id", "dim"), ("", "cyan"), ("probability", "")):
         table.add_column(heading, style=style, justify="right" if heading == "probability" else "left")
     for label in result.labels:
         bar = "█" * round(label.probability * BAR_WIDTH) or "▏"
         name = net.classes[label.index].short
-        table.add_row(Text(name), Text(label.wnid), bar.ljust(BAR_WIDTH), f"{label.probability:.1%}")
+        table.add_row(styled(name), styled(label.wnid), bar.ljust(BAR_WIDTH), f"{label.probability:.1%}")
     names = _names(net)
     views = "ten views averaged" if net.nets[0].views == "ten" else "central view"  # the same for bundled nets
     title = names[0] if len(names) == 1 else f"mean of {len(names)} nets ({', '.join(names)})"
-    console = Console()
-    console.print(table)
-    console.print(Text(f"{title}, {views}, {_backend(net)}", style="dim"), soft_wrap=True)
+    out = console()
+    out.print(styled(result.photo.name, "italic"), soft_wrap=True)
+    out.print(table)
+    out.print(styled(f"{title}, {views}, {_backend(net)}", "dim"), soft_wrap=True)
 
 
 def _suggest_larger_net(net: Net | Ensemble) -> None:
@@ -126,7 +124,7 @@ def _suggest_larger_net(net: Net | Ensemble) -> None:
         if cached(larger) is None and classes > len(net.classes):
             subject = "This net knows" if len(net.nets) == 1 else "These nets know"
             advice = f"For a net that knows {classes:,}: alexnet-infer pull {larger.name}"
-            print(f"{subject} {len(net.classes):,} classes. {advice}", file=sys.stderr)
+            tell(f"{subject} {len(net.classes):,} classes. {advice}")
 
 
 def _with_progress(results: Iterator[Result], total: int) -> Iterator[Result]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,10 +10,11 @@ from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import ENGINE_SUFFIXES
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages, open_images
-from alexnet_infer.errors import UsageError, printable
+from alexnet_infer.errors import UsageError
 from alexnet_infer.evaluation.agreement import NEAR_TIE, Agreement, check_tolerance, compare, default_tolerance
 from alexnet_infer.evaluation.statistics import Pairing
 from alexnet_infer.nets import load
+from alexnet_infer.output import console, say_json, styled, tell
 from alexnet_infer.photos import Photo, expand
 from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Views
@@ -76,7 +75,7 @@ def choose_images(
     Raises UsageError if options contradict each other, and the errors of `open_images`.
     """
     if data is not None and photos:
-        raise UsageError(f"--data {data} and {printable(photos[0])}: expected a labelled set or photos, not both")
+        raise UsageError(f"--data {data} and {photos[0]}: expected a labelled set or photos, not both")
     if data is not None:
         return open_images(set_at(data), split, layout)
     other_split = split if split != "validation" else None
@@ -116,37 +115,32 @@ def report(agreement: Agreement, tolerance: float, *, as_json: bool = False, sil
     if silent:
         pass
     elif as_json:
-        print(json.dumps({**agreement.to_json(), "tolerance": tolerance, "within": within}, indent=1))
+        say_json({**agreement.to_json(), "tolerance": tolerance, "within": within}, indent=1)
     else:
         _print_table(agreement, tolerance)
-    sys.stdout.flush()
     name_unreadable(agreement.unreadable)
     if not within:
-        print(
+        tell(
             f"error: probabilities differ by up to {agreement.largest:.2g}, in {agreement.largest_image}: expected at "
-            f"most {tolerance:g}; allow more with --tolerance",
-            file=sys.stderr,
+            f"most {tolerance:g}; allow more with --tolerance"
         )
     return 0 if within and not agreement.unreadable else 1
 
 
 def _print_table(agreement: Agreement, tolerance: float) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     views = "ten views averaged" if agreement.views == "ten" else "central view"
-    console = Console()
+    out = console()
     for role, party in (("reference", agreement.reference), ("candidate", agreement.candidate)):
-        line = f"{role}: {printable(party.net)}, {views}, {party.backend}"
-        console.print(Text(line, style="dim"), soft_wrap=True)
+        out.print(styled(f"{role}: {party.net}, {views}, {party.backend}", "dim"), soft_wrap=True)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right", style="bold")
     table.add_column(justify="left", style="dim", overflow="fold")
     for name, value, note in _rows(agreement, tolerance):
-        table.add_row(Text(name), Text(value), Text(note))
-    console.print(table)
+        table.add_row(*map(styled, (name, value, note)))
+    out.print(table)
 
 
 def _rows(agreement: Agreement, tolerance: float) -> list[tuple[str, str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from alexnet_infer.datasets import Split
 from alexnet_infer.doctor.check import check
 from alexnet_infer.doctor.finding import Finding, Report
 from alexnet_infer.doctor.trial import not_tried, try_net
-from alexnet_infer.errors import printable
 from alexnet_infer.nets import load
+from alexnet_infer.output import console, say_json, stacked, styled
 from alexnet_infer.predict import Net
 from alexnet_infer.published.get import set_at
 
@@ -43,7 +42,7 @@ def run(
         tried = try_net(report.data, net) if report.data is not None else not_tried("the labels can't be read")
         report = replace(report, findings=(*report.findings, tried))
     if as_json:
-        print(json.dumps(report.to_json(), indent=1))
+        say_json(report.to_json(), indent=1)
     else:
         _print(report)
     return report.exit_code
@@ -56,24 +55,24 @@ def _load(model: Path | None) -> Net:
 
 
 def _print(report: Report) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     styles = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
-    table = Table(title=Text(f"{printable(str(report.root))}, {report.split}"), title_justify="left", box=None)
+    table = Table(box=None)
     for heading in ("", "finding", "detail and advice"):
         table.add_column(heading)
     for finding in report.findings:
         count = f"{finding.count:,} " if finding.count is not None and finding.examples else ""
         title = _SINGULAR.sub(r"\1", finding.title) if count == "1 " else finding.title
-        level = Text(finding.level, styles[finding.level])
-        table.add_row(level, Text(count + title), Text("\n".join(_lines(finding))))
-    console = Console()
-    console.print(table)
+        level = styled(finding.level, styles[finding.level])
+        table.add_row(level, styled(count + title), stacked(_lines(finding)))
+    out = console()
+    out.print(styled(f"{report.root}, {report.split}", "italic"), soft_wrap=True)
+    out.print(table)
+    out.print()
     levels = Counter(finding.level for finding in report.findings)
     worst = ", ".join(f"{levels[level]} {level}{'s' * (levels[level] != 1)}" for level in ("error", "warning"))
-    console.print(f"\n{report.readable:,} of {report.images:,} images can be read; {worst}", highlight=False)
+    out.print(f"{report.readable:,} of {report.images:,} images can be read; {worst}")
 
 
 _SINGULAR = re.compile("^(image|class)e?s")

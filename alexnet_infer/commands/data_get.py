@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import typer
 
 from alexnet_infer.errors import UsageError
+from alexnet_infer.output import console, say, say_json, tell
 from alexnet_infer.published.data_sets import DataSet, data_set, data_sets
 from alexnet_infer.published.get import get, is_there, sets_folder
 
@@ -36,19 +35,17 @@ def run(
         return _list(as_json=as_json)
     data = data_set(name)
     archives = data.choose(part or ())
-    typer.echo(f"{data.name}: licence: {data.licence} ({data.terms})", err=True)
+    tell(f"{data.name}: licence: {data.licence} ({data.terms})")
     path, fetched = get(data, archives, to or sets_folder(), source, force=force, keep=keep)
     model = f" --model {data.model}" if data.model else ""
     command = f"alexnet-infer eval --data {shlex.quote(str(path))}{model}"
     if as_json:
         chosen = [archive.part for archive in archives if archive.part]
-        print(
-            json.dumps({"name": data.name, "parts": chosen, "path": str(path), "fetched": fetched, "command": command})
-        )
+        say_json({"name": data.name, "parts": chosen, "path": str(path), "fetched": fetched, "command": command})
         return None
-    print(path)
+    say(path)
     state = "is ready" if fetched else "is already there (--force gets it again)"
-    typer.echo(f"{data.name} {state}; next: {command}", err=True)
+    tell(f"{data.name} {state}; next: {command}")
     return None
 
 
@@ -66,7 +63,7 @@ def _list(*, as_json: bool) -> None:
     folder = sets_folder()
     sets = list(data_sets().values())
     if as_json:
-        print(json.dumps({"folder": str(folder), "sets": [_json(data, folder) for data in sets]}))
+        say_json({"folder": str(folder), "sets": [_json(data, folder) for data in sets]})
     else:
         _print(sets, folder)
 
@@ -79,9 +76,7 @@ def _json(data: DataSet, folder: Path) -> dict[str, Any]:
 
 
 def _print(sets: Sequence[DataSet], folder: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for heading, justify in (
@@ -97,13 +92,15 @@ def _print(sets: Sequence[DataSet], folder: Path) -> None:
         number = licences.index((data.licence, data.terms)) + 1
         counts = [f"{data.validation:,}", f"{data.classes:,}", f"{data.size / 1e6:,.0f}", digests, str(number)]
         parts = f"; --part {', '.join(map(str, data.parts))}" if any(data.parts) else ""
-        table.add_row(data.name, *counts, Text(data.summary + parts), style="bold" if there else "")
-    Console().print(table)
-    print("\nLicences and terms of use:")
+        table.add_row(data.name, *counts, data.summary + parts, style="bold" if there else "")
+    console().print(table)
+    say()
+    say("Licences and terms of use:")
     for number, (licence, terms) in enumerate(licences, start=1):
-        print(f"{number}  {licence}\n   {terms}")
-    print(
-        "\nSHA-256 and MD5 find damage; MD5 is not safe against a forger (docs/data-sets.md).\n"
-        "`alexnet-infer data get --json` adds URLs, digests and their sources.\n"
-        f"`alexnet-infer data get NAME` puts a set into {folder}\nor, with --to, into another folder."
-    )
+        say(f"{number}  {licence}")
+        say(f"   {terms}")
+    say()
+    say("SHA-256 and MD5 find damage; MD5 is not safe against a forger (docs/data-sets.md).")
+    say("`alexnet-infer data get --json` adds URLs, digests and their sources.")
+    say(f"`alexnet-infer data get NAME` puts a set into {folder}")
+    say("or, with --to, into another folder.")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,7 @@ from alexnet_infer.commands.evaluate_output import OUTPUT_OPTIONS, Output, make_
 from alexnet_infer.commands.profile import print_profile
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages
-from alexnet_infer.errors import StoppedError, UnreadableInputError, UsageError, printable, shown
+from alexnet_infer.errors import StoppedError, UnreadableInputError, UsageError, shown
 from alexnet_infer.evaluation import tables
 from alexnet_infer.evaluation.assemble import assembled, collect, display_names
 from alexnet_infer.evaluation.compute import Computed, EvaluationRequest, compute, data_folder
@@ -29,6 +27,7 @@ from alexnet_infer.evaluation.selection import reopen
 from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.files import user_cache
 from alexnet_infer.nets import choose_nets
+from alexnet_infer.output import console, say_json, say_lines, tell
 from alexnet_infer.predict import Net
 
 Images = tuple[LabelledImages, Sequence[int]]
@@ -115,10 +114,9 @@ def run(
         print_profile(clock, end - begin, dict(zip(net_names(computed), computed.cached, strict=True)))
     if request.shards > 1:
         about = computed.predictions[0].about
-        print(
+        tell(
             f"shard {request.shard + 1}/{request.shards}: images {about.begin + 1} to {about.end} are in "
-            f"{request.cache}; when all shards are done: alexnet-infer eval merge {request.cache} ...",
-            file=sys.stderr,
+            f"{request.cache}; when all shards are done: alexnet-infer eval merge {request.cache} ..."
         )
         return 0
     scores = Scores([[predictions] for predictions in computed.predictions], scoring)
@@ -146,7 +144,7 @@ def net_names(computed: Computed) -> list[str]:
 def name_notes(computed: Computed) -> None:
     """Print what a user should know before trusting a figure."""
     for note in computed.notes:
-        print(f"note: {printable(note)}", file=sys.stderr)
+        tell(f"note: {note}")
 
 
 def merge(
@@ -183,7 +181,7 @@ def _write_report(result: Evaluation, scores: Scores, images: Images | None, net
     exported = any(file.info is not None for file in files)
     reported = [] if exported else [ReportedNet.of(load_artifact(file.path)) for file in files]
     page = write_report(result, examples, reported, folder)
-    print(f"report: {page}", file=sys.stderr)
+    tell(f"report: {page}")
 
 
 def finish(scores: Scores, output: Output, *, references: tables.References = "near") -> tuple[Evaluation, int]:
@@ -193,8 +191,7 @@ def finish(scores: Scores, output: Output, *, references: tables.References = "n
     UnreadableInputError's if no image can be read.
     """
     result, headline = assembled(scores)
-    _print(result, output.form, references)
-    sys.stdout.flush()  # the result is printed even if a later step fails
+    _print(result, output.form, references)  # even if a later step fails
     unreadable = result.data.unreadable
     name_unreadable(unreadable)
     if output.save_predictions is not None:
@@ -205,7 +202,7 @@ def finish(scores: Scores, output: Output, *, references: tables.References = "n
         _confusion(result, headline, scores).save(output.confusion)
     failed = [condition for condition in output.fail_if if condition.holds(result)]
     for condition in failed:
-        print(f"--fail-if: {condition} holds", file=sys.stderr)
+        tell(f"--fail-if: {condition} holds")
     if len(unreadable) == result.data.images:
         return result, UnreadableInputError.exit_code
     return result, 1 if failed or unreadable else 0
@@ -220,14 +217,12 @@ def _confusion(result: Evaluation, headline: Tally, scores: Scores) -> Confusion
 def _print(result: Evaluation, form: str, references: tables.References) -> None:
     match form:
         case "json":
-            print(json.dumps(result.to_json(), indent=1))
+            say_json(result.to_json(), indent=1)
         case "csv":
-            print(tables.csv(result, references), end="")
+            say_lines(tables.csv(result, references))
         case "markdown":
-            print(tables.markdown(result, references), end="")
+            say_lines(tables.markdown(result, references))
         case "table":
-            from rich.console import Console
-
             from alexnet_infer.evaluation.terminal import render
 
-            render(result, Console(), references)
+            render(result, console(), references)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -18,13 +17,14 @@ from alexnet_infer.commands.compare import choose_images, report, verify
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.engines.files import EngineOptions, parse_workspace
-from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError, printable
+from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError
 from alexnet_infer.evaluation.agreement import MeanNet, check_tolerance, default_tolerance
 from alexnet_infer.export.calibration import Calibration
 from alexnet_infer.export.job import Exported, ExportRequest, export
 from alexnet_infer.export.triton import ServedModel, check_batch, write_repository
 from alexnet_infer.graph.info import Batch
 from alexnet_infer.nets import choose_nets, load
+from alexnet_infer.output import say, say_json, tell
 from alexnet_infer.photos import Photo
 from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Views
@@ -142,9 +142,7 @@ def make_verification(
     images = choose_images(data=data, photos=photos, limit=limit)
     exist = (photo.url is not None or (photo.path is not None and os.path.exists(photo.path)) for photo in images)  # noqa: PTH110
     if photos and not any(exist):
-        raise UnreadableInputError(
-            f"--photo {printable(photos[0])}: no photo found; expected files, folders, patterns or URLs"
-        )
+        raise UnreadableInputError(f"--photo {photos[0]}: no photo found; expected files, folders, patterns or URLs")
     if limit is not None and not 1 <= limit <= len(images):  # checked before anything is exported
         raise UsageError(f"--limit {limit}: expected 1 to {len(images)}, the number of images")
     return Verification(images=images, limit=limit, tolerance=tolerance)
@@ -167,8 +165,7 @@ def run(request: ExportRequest, verification: Verification | None, triton: Path 
     name_unreadable(exported.unreadable)
     if not as_json:
         for path in (*exported.files, exported.folder / "README.md"):
-            print(f"{path}  {_size(path)}")
-        sys.stdout.flush()
+            say(f"{path}  {_size(path)}")
     verified, failed = {}, 0
     reference = cache(partial(reference_net, request.models))
     if verification is not None:
@@ -178,13 +175,13 @@ def run(request: ExportRequest, verification: Verification | None, triton: Path 
                 failed = max(failed, file_code)
     served = None
     if triton is not None and failed:
-        print(f"--triton {triton}: nothing was written, because the verification failed", file=sys.stderr)
+        tell(f"--triton {triton}: nothing was written, because the verification failed")
     elif triton is not None:
         served = write_repository(triton, _served(exported))
         if not as_json:
-            print(f"{served}  for Triton")
+            say(f"{served}  for Triton")
     if as_json:
-        print(json.dumps(_json(exported, verified, served), indent=1))
+        say_json(_json(exported, verified, served), indent=1)
     return max(failed, int(bool(exported.unreadable)))
 
 
@@ -212,7 +209,7 @@ def _verify(
         if path.suffix == ".onnx":
             raise
         fix = _elsewhere(path, request, exported)
-        print(f"{path}: not verified, because it can't run here ({error}); {fix}", file=sys.stderr)
+        tell(f"{path}: not verified, because it can't run here ({error}); {fix}")
         return None, 0
     reference = reference_of(candidate.views)
     agreement = verify(reference, candidate, verification.images, limit=verification.limit)
@@ -220,7 +217,7 @@ def _verify(
     if tolerance is None:
         tolerance = default_tolerance(reference, candidate)
     if not as_json:
-        print()
+        say()
     code = report(agreement, tolerance, silent=as_json)
     return {**agreement.to_json(), "tolerance": tolerance, "within": agreement.within(tolerance)}, code
 

@@ -9,6 +9,7 @@ from alexnet_infer.backends.opening import is_exported
 from alexnet_infer.errors import UsageError
 from alexnet_infer.evaluation.kernels import Kernels
 from alexnet_infer.files import write_atomically, writing
+from alexnet_infer.output import say
 
 
 def run(model: Path | None, out: Path) -> None:
@@ -24,4 +25,4 @@ def run(model: Path | None, out: Path) -> None:
     picture = Kernels.of(load_artifact(model or embedded_model())).png()
     with writing(out):
         write_atomically(out, picture)
-    print(out)
+    say(out)

@@ -12,6 +12,7 @@ from alexnet_infer.files import is_file, writing
 from alexnet_infer.importing.convert import ImportRequest, import_net
 from alexnet_infer.importing.formats import Format
 from alexnet_infer.manifest import ClassName
+from alexnet_infer.output import say, say_json
 from alexnet_infer.recognize import SUFFIXES
 
 
@@ -54,9 +55,9 @@ def run(
         path = import_net(request)
     manifest, _ = describe(path)
     if as_json:
-        print(json.dumps({"path": str(path), "bytes": path.stat().st_size, "manifest": json.loads(manifest.to_json())}))
+        say_json({"path": str(path), "bytes": path.stat().st_size, "manifest": json.loads(manifest.to_json())})
     else:
-        print(path)
+        say(path)
 
 
 def _stem(source: Path) -> str:

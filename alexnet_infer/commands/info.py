@@ -13,6 +13,7 @@ from alexnet_infer.errors import ModelFileError, UsageError, meant, shown
 from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.manifest import Manifest, Provenance
 from alexnet_infer.nets import UnknownNetError, find_net
+from alexnet_infer.output import console, say, say_json, styled
 from alexnet_infer.preprocess import TORCHVISION, Rescaling
 from alexnet_infer.presets import PRESETS, preset
 
@@ -29,11 +30,13 @@ def run(net: str, *, as_json: bool) -> None:
     manifest, exported = (None, None) if net in PRESETS else _described(net)
     architecture = preset(net) if manifest is None else manifest.architecture
     if as_json:
-        print(json.dumps(_json(architecture, manifest, exported)))
+        say_json(_json(architecture, manifest, exported))
     else:
         _print(architecture, manifest, exported)
         if manifest is None and (trained := _trained_net(net)):
-            print(f"\nThis is the preset. For the trained net of that name:\nalexnet-infer info {trained}")
+            say()
+            say("This is the preset. For the trained net of that name:")
+            say(f"alexnet-infer info {trained}")
 
 
 def _trained_net(name: str) -> Path | None:
@@ -83,13 +86,10 @@ def _json(architecture: Architecture, manifest: Manifest | None, exported: Expor
 
 
 def _print(architecture: Architecture, manifest: Manifest | None, exported: ExportInfo | None) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     patch = architecture.patch
-    title = Text(f"{architecture.name}: {patch} x {patch} x {architecture.channels} patches")
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     table.add_column("layer", no_wrap=True)
     table.add_column("operation")  # wraps in a narrow terminal, so that no figure is cut
     for heading in ("output", "parameters", "multiply-adds"):
@@ -99,14 +99,16 @@ def _print(architecture: Architecture, manifest: Manifest | None, exported: Expo
         output = "x".join(map(str, (*step.output[1:], step.output[0])))
         counts = [f"{n:,}" if n else "" for n in (step.parameters, step.multiply_adds)]
         style = "bold" if isinstance(o, Conv | Dense) else "dim"
-        table.add_row(Text(o.name), _describe(o), output, *counts, style=style)
+        table.add_row(styled(o.name), _describe(o), output, *counts, style=style)
     table.add_section()
     table.add_row("total", "", "", f"{architecture.parameters:,}", f"{architecture.multiply_adds:,}")
-    console = Console()
-    console.print(table)
+    out = console()
+    title = f"{architecture.name}: {patch} x {patch} x {architecture.channels} patches"
+    out.print(styled(title, "italic"), soft_wrap=True)
+    out.print(table)
     if manifest is not None:
-        console.print()
-        console.print(_provenance(manifest, exported))
+        out.print()
+        out.print(_provenance(manifest, exported))
 
 
 def _describe(o: Operation) -> str:
@@ -147,7 +149,6 @@ def _trained(origin: Provenance) -> str:
 def _provenance(manifest: Manifest, exported: ExportInfo | None) -> Table:
     """A table of two columns, whose second column wraps between words."""
     from rich.table import Table
-    from rich.text import Text
 
     origin, preprocessing = manifest.provenance, manifest.preprocessing
     rows = [
@@ -178,5 +179,5 @@ def _provenance(manifest: Manifest, exported: ExportInfo | None) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for heading, text in rows:
-        table.add_row(heading, Text(text))
+        table.add_row(heading, styled(text))
     return table

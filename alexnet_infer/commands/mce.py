@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 import shlex
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +17,7 @@ from alexnet_infer.commands.evaluate_output import Output
 from alexnet_infer.commands.profile import print_profile
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages
-from alexnet_infer.errors import UnreadableInputError, UsageError, printable
+from alexnet_infer.errors import UnreadableInputError, UsageError
 from alexnet_infer.evaluation import corruption_tables
 from alexnet_infer.evaluation.assemble import assembled, how_scored
 from alexnet_infer.evaluation.compute import EvaluationRequest, compute_with, load_nets, open_data
@@ -30,6 +28,7 @@ from alexnet_infer.evaluation.result import Evaluation
 from alexnet_infer.evaluation.scoring import Scores, Scoring
 from alexnet_infer.evaluation.selection import name_of, positions_of
 from alexnet_infer.evaluation.tables import References
+from alexnet_infer.output import console, say_json, say_lines, tell
 from alexnet_infer.predict import Net
 from alexnet_infer.progress import counting
 
@@ -58,7 +57,7 @@ def run_mce(
     _check_output(request, output, references, next(folder for _, _, folder in sets))
     reference = PUBLISHED if baseline is None else read_baseline(baseline)
     for folder in sets.unknown:
-        print(f"note: {printable(str(folder))} is no corruption of ImageNet-C and is left out", file=sys.stderr)
+        tell(f"note: {folder} is no corruption of ImageNet-C and is left out")
     clock = Clock()
     with continuable(request):
         results, sentences = _evaluate(sets, request, scoring or Scoring(), clock, output.profile)
@@ -70,11 +69,10 @@ def run_mce(
         **sentences,
     )
     _print(result, output.form)
-    sys.stdout.flush()
     name_unreadable(result.data.unreadable)
     if result.problems:
         kind = "error: no mCE" if result.mce is None else "note: incomplete extra corruptions"
-        print(f"{kind}: {'; '.join(result.problems)}", file=sys.stderr)
+        tell(f"{kind}: {'; '.join(result.problems)}")
     if result.mce is None or len(result.data.unreadable) == sum(part.data.images for part in results.values()):
         return UnreadableInputError.exit_code
     return 1 if result.data.unreadable else 0
@@ -141,12 +139,10 @@ def _sizes(data: LabelledImages, nets: Sequence[Net]) -> str:
 def _print(result: Robustness, form: str) -> None:
     match form:
         case "json":
-            print(json.dumps(result.to_json(), indent=1))
+            say_json(result.to_json(), indent=1)
         case "csv":
-            print(corruption_tables.csv(result), end="")
+            say_lines(corruption_tables.csv(result))
         case "markdown":
-            print(corruption_tables.markdown(result), end="")
+            say_lines(corruption_tables.markdown(result))
         case "table":
-            from rich.console import Console
-
-            corruption_tables.render(result, Console())
+            corruption_tables.render(result, console())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alexnet_infer.artifact import load_manifest
 from alexnet_infer.nets import nets_at_hand
+from alexnet_infer.output import console, say, say_json
 from alexnet_infer.published.cache import cache_folder, cached
 from alexnet_infer.published.registry import Published, registry
 
@@ -37,7 +37,7 @@ def run(*, as_json: bool) -> None:
     """Print a table, or one JSON object."""
     nets = [*(_embedded(path) for path in nets_at_hand()), *(_published(net) for net in registry().values())]
     if as_json:
-        print(json.dumps({"cache": str(cache_folder()), "models": [_json(net) for net in nets]}))
+        say_json({"cache": str(cache_folder()), "models": [_json(net) for net in nets]})
     else:
         _print(nets)
 
@@ -81,25 +81,22 @@ def _json(net: _Listed) -> dict[str, Any]:
 
 
 def _print(nets: list[_Listed]) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-    console = Console()
+    out = console()
     table = Table(box=None, pad_edge=False)
     for heading, justify in (("net", "left"), ("where", "left"), ("MB", "right"), ("top-1/-5 error", "right")):
         table.add_column(heading, justify=justify, no_wrap=True)
-    if console.width >= SUMMARY_WIDTH:
+    if out.width >= SUMMARY_WIDTH:
         table.add_column("what it is", overflow="fold")
     for net in nets:
         error = f"{net.top1:.1f} / {net.top5:.1f}%" if net.top1 is not None else ""
         style = "dim" if net.where == "published" else "bold"
         where = "bundled" if net.where == "embedded" else net.where
-        cells = [net.name, where, f"{net.size / 1e6:.0f}", error, Text(net.summary)]
+        cells = [net.name, where, f"{net.size / 1e6:.0f}", error, net.summary]
         table.add_row(*cells[: len(table.columns)], style=style)
-    console.print(table)
-    print(
-        "\nErrors of published nets: the publishers' figures, one view (docs/published.md).\n"
-        "`alexnet-infer models --json` adds protocols, sources and licences.\n"
-        f"`alexnet-infer pull NAME` downloads a net to {cache_folder()}"
-    )
+    out.print(table)
+    say()
+    say("Errors of published nets: the publishers' figures, one view (docs/published.md).")
+    say("`alexnet-infer models --json` adds protocols, sources and licences.")
+    say(f"`alexnet-infer pull NAME` downloads a net to {cache_folder()}")

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 
-from alexnet_infer.errors import printable
 from alexnet_infer.evaluation.pipeline import STAGES, Clock
+from alexnet_infer.output import console, tell
 
 
 def print_profile(clock: Clock, images: int, cached: Mapping[str, int]) -> None:
     """Print the time per stage on stderr. Of each net, `cached` of the `images` were predicted by an earlier run."""
-    from rich.console import Console
     from rich.table import Table
 
     for net, count in cached.items() if len({*cached.values()}) > 1 else [("", next(iter(cached.values())))]:
         if count:
-            of = f"{printable(net)}: " if net else ""
-            print(f"{of}the predictions of {count:,} of the {images:,} images were cached", file=sys.stderr)
+            of = f"{net}: " if net else ""
+            tell(f"{of}the predictions of {count:,} of the {images:,} images were cached")
     if all(count == images for count in cached.values()):
-        print("nothing was computed, so there are no times; --fresh computes the predictions again", file=sys.stderr)
+        tell("nothing was computed, so there are no times; --fresh computes the predictions again")
         return
     table = Table(title="time per stage, summed over all threads", title_justify="left", box=None, pad_edge=False)
     for heading in ("stage", "seconds", "share"):
@@ -27,8 +25,7 @@ def print_profile(clock: Clock, images: int, cached: Mapping[str, int]) -> None:
     total = sum(clock.seconds.values()) or 1.0
     for stage in STAGES:
         table.add_row(stage, f"{clock.seconds[stage]:.2f}", f"{clock.seconds[stage] / total:.1%}")
-    console = Console(stderr=True)
-    console.print(table)
+    console(stderr=True).print(table)
     if bottleneck := clock.bottleneck():
         stage, share = bottleneck
         names = {
@@ -37,4 +34,4 @@ def print_profile(clock: Clock, images: int, cached: Mapping[str, int]) -> None:
             "patches": "cutting patches",
             "net": "the net",
         }
-        console.print(f"bound by {names[stage]}, which was busy {share:.0%} of the time", highlight=False)
+        tell(f"bound by {names[stage]}, which was busy {share:.0%} of the time")

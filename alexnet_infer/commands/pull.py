@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-
 from alexnet_infer.errors import AlexNetInferError, UsageError
+from alexnet_infer.output import say, say_json, tell
 from alexnet_infer.progress import fetching
 from alexnet_infer.published.cache import cached
 from alexnet_infer.published.pull import pull
@@ -31,7 +29,7 @@ def run(names: Sequence[str], *, source: str | None, force: bool, as_json: bool)
             already = source is None and not force and cached(net) is not None
             path = fetch(net, source, force=force)
         except AlexNetInferError as error:
-            typer.echo(f"error: {error}", err=True)
+            tell(f"error: {error}")
             codes.append(error.exit_code)
         else:
             _print(net, path, already=already, as_json=as_json)
@@ -46,14 +44,13 @@ def fetch(net: Published, source: str | None = None, *, force: bool = False) -> 
 
 def _print(net: Published, path: Path, *, already: bool, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"name": net.name, "path": str(path), "bytes": path.stat().st_size, "fetched": not already}))
+        say_json({"name": net.name, "path": str(path), "bytes": path.stat().st_size, "fetched": not already})
         return
-    print(path)
+    say(path)
     if sys.stderr.isatty():
         error = net.error
         state = "was already pulled" if already else "is ready"
-        typer.echo(
+        tell(
             f"{net.name} {state}: {net.summary}. Published error {error.top1:g} / {error.top5:g} % ({error.protocol}; "
-            f"{error.source}). alexnet-infer classify photo.jpg --model {net.name}",
-            err=True,
+            f"{error.source}). alexnet-infer classify photo.jpg --model {net.name}"
         )

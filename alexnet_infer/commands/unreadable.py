@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
+from alexnet_infer.output import tell
 from alexnet_infer.reading import Unreadable
 
 NAMED = 10
@@ -14,6 +14,6 @@ NAMED = 10
 def name_unreadable(unreadable: Sequence[Unreadable]) -> None:
     """Print one line for each of the first NAMED images, and one line for the others."""
     for image in unreadable[:NAMED]:
-        print(f"error: {image.image}: {image.reason}", file=sys.stderr)
+        tell(f"error: {image.image}: {image.reason}")
     if len(unreadable) > NAMED:
-        print(f"error: {len(unreadable) - NAMED} more can't be read; --json lists them", file=sys.stderr)
+        tell(f"error: {len(unreadable) - NAMED} more can't be read; --json lists them")

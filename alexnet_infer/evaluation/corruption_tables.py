@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
-from csv import writer
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from alexnet_infer.errors import printable
 from alexnet_infer.evaluation.corruption_errors import CorruptionErrors, Robustness
 from alexnet_infer.evaluation.imagenet_c import SEVERITIES, STANDARD
-from alexnet_infer.evaluation.tables import no_formula, no_markdown
+from alexnet_infer.evaluation.tables import csv_text
+from alexnet_infer.output import no_markdown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,17 +33,18 @@ def csv(result: Robustness) -> str:
 
     Unknown figures are empty.
     """
-    out = io.StringIO()
-    lines = writer(out, lineterminator="\n")
+    return csv_text(_rows(result))
+
+
+def _rows(result: Robustness) -> Iterator[list[str | int]]:
     severities = [f"severity_{severity}" for severity in SEVERITIES]
-    lines.writerow(["corruption", "group", "counted", "images", *severities, "mean", "baseline", "ce", "note"])
+    yield ["corruption", "group", "counted", "images", *severities, "mean", "baseline", "ce", "note"]
     for corruption in result.corruptions:
         counted, images = "yes" if corruption.standard else "no", sum(own.images for own in corruption.severities)
-        lines.writerow([corruption.name, corruption.group, counted, images, *_errors(corruption, 2), ""])
+        yield [corruption.name, corruption.group, counted, images, *_errors(corruption, 2), ""]
     notes = [f"baseline: {result.baseline}", *_why_not(result), *result.protocol.notes]
-    note = no_formula(printable("; ".join(text.rstrip(".") for text in notes)))
-    lines.writerow([MCE, "", "", "", *[""] * 5, _percent(result.error, 2), "", _percent(result.mce, 2), note])
-    return out.getvalue()
+    note = "; ".join(text.rstrip(".") for text in notes)
+    yield [MCE, "", "", "", *[""] * 5, _percent(result.error, 2), "", _percent(result.mce, 2), note]
 
 
 def _why_not(result: Robustness) -> list[str]:
@@ -53,7 +53,7 @@ def _why_not(result: Robustness) -> list[str]:
 
 def markdown(result: Robustness) -> str:
     """Return one row per corruption as a Markdown table, then the mCE and what to know about it."""
-    lines = [*(f"{no_markdown(printable(sentence))}\n" for sentence in result.protocol.notes)]
+    lines = [*(f"{no_markdown(sentence)}\n" for sentence in result.protocol.notes)]
     lines += [
         f"| corruption | {' | '.join(map(str, SEVERITIES))} | mean | baseline | CE |",
         f"|---|{'---:|' * (len(SEVERITIES) + 3)}",
@@ -61,8 +61,8 @@ def markdown(result: Robustness) -> str:
     for corruption in result.corruptions:
         name = no_markdown(corruption.name) + ("" if corruption.standard else " (not counted)")
         lines.append(f"| {' | '.join([name, *_errors(corruption, 1)])} |")
-    lines += ["", no_markdown(printable(headline(result)))]
-    lines += [f"- {no_markdown(printable(sentence))}" for sentence in ("", *result.protocol.deviations) if sentence]
+    lines += ["", no_markdown(headline(result))]
+    lines += [f"- {no_markdown(sentence)}" for sentence in ("", *result.protocol.deviations) if sentence]
     return "\n".join(lines) + "\n"
 
 
@@ -79,21 +79,22 @@ def render(result: Robustness, console: Console) -> None:
     from alexnet_infer.evaluation.terminal import print_table, print_text
 
     for sentence in result.protocol.notes:
-        print_text(console, printable(sentence), "yellow")
+        print_text(console, sentence, "yellow")
     data = result.data
     sample = "" if data.sample is None else f" of {data.sample.of:,}"
     views = "ten views" if result.protocol.views == "ten" else "central view"
-    nets = printable(result.nets[0].name) if len(result.nets) == 1 else f"mean of {len(result.nets)} nets"
-    print_text(console, f"{printable(data.name)}: top-1 errors of {nets} in per cent", "bold")
+    nets = result.nets[0].name if len(result.nets) == 1 else f"mean of {len(result.nets)} nets"
+    print_text(console, f"{data.name}: top-1 errors of {nets} in per cent", "bold")
     print_text(console, f"Each set: {data.images:,}{sample} images of {data.classes:,} classes, {views}", "bold")
     headings = ("corruption", *(f">{severity}" for severity in SEVERITIES), ">mean", ">baseline", ">CE")
     cells = [(corruption.name, *_errors(corruption, 1)) for corruption in result.corruptions]
     print_table(console, headings, cells, ["" if corruption.standard else "dim" for corruption in result.corruptions])
     _print_headline(result, console)
     if result.protocol.deviations:
-        print_text(console, "\nDeviations from ImageNet-C's protocol:", "bold")
+        print_text(console, "")
+        print_text(console, "Deviations from ImageNet-C's protocol:", "bold")
         for sentence in result.protocol.deviations:
-            print_text(console, f"- {printable(sentence)}")
+            print_text(console, f"- {sentence}")
 
 
 def _print_headline(result: Robustness, console: Console) -> None:
@@ -107,7 +108,7 @@ def _print_headline(result: Robustness, console: Console) -> None:
         if result.problems:
             print_text(console, f"Incomplete extra corruptions: {'; '.join(result.problems)}.", "yellow")
     print_text(console, "CE: the sum of the errors divided by the sum of the baseline's.", "dim")
-    print_text(console, f"Baseline: {printable(result.baseline)}.", "dim")
+    print_text(console, f"Baseline: {result.baseline}.", "dim")
     extra = sum(not corruption.standard for corruption in result.corruptions)
     if extra:
         last = "The last one does" if extra == 1 else f"The last {extra} do"

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.errors import BackendError, SpecError, UsageError, printable
+from alexnet_infer.errors import SpecError, UsageError, printable
 from alexnet_infer.evaluation.examples import Examples
 from alexnet_infer.evaluation.kernels import Kernels
 from alexnet_infer.evaluation.result import ClassResult, Evaluation
@@ -29,6 +29,7 @@ from alexnet_infer.evaluation.statistics import SIGNIFICANCE
 from alexnet_infer.evaluation.tables import STARRED, ErrorRow, rows, verdict
 from alexnet_infer.files import open_regular, write_atomically, writing
 from alexnet_infer.manifest import Manifest
+from alexnet_infer.packages import missing_package
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -64,8 +65,8 @@ def check_report() -> None:
     """Raise BackendError if a package that `write_report` needs is missing."""
     try:
         import jinja2  # noqa: F401
-    except ImportError:
-        raise BackendError('--report needs jinja2: pip install "alexnet-infer[report]"') from None
+    except ImportError as error:
+        raise missing_package(error, "--report") from None
 
 
 def check_page(out: Path) -> None:

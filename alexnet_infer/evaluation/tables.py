@@ -17,6 +17,7 @@ from alexnet_infer.errors import printable
 from alexnet_infer.evaluation.paper import PUBLISHED, Published, is_papers_validation_set
 from alexnet_infer.evaluation.result import Against, Evaluation
 from alexnet_infer.evaluation.statistics import ErrorRate
+from alexnet_infer.output import no_markdown
 
 References = Literal["near", "all"]
 """Which published rows follow the rows of a run: the nearest ones, or all of them."""
@@ -72,13 +73,13 @@ def rows(evaluation: Evaluation, references: References = "near") -> list[ErrorR
 
 def _of_run(evaluation: Evaluation) -> Iterator[ErrorRow]:
     data = evaluation.data
-    results = [(printable(net.name), net) for net in evaluation.nets]
+    results = [(net.name, net) for net in evaluation.nets]
     if evaluation.ensemble is not None:
         results.append((f"mean of {len(evaluation.nets)} nets", evaluation.ensemble))
     for name, errors in results:
         yield ErrorRow(
             net=name,
-            data=printable(data.name),
+            data=data.name,
             views=_VIEWS[evaluation.protocol.views],
             images=data.images,
             top1=_figure(errors.top1),
@@ -147,16 +148,17 @@ def csv(evaluation: Evaluation, references: References = "near") -> str:
 
     The note of the run's rows includes the notes on the classes.
     """
-    out = io.StringIO()
-    lines = writer(out, lineterminator="\n")
+    return csv_text(_csv_rows(evaluation, references))
+
+
+def _csv_rows(evaluation: Evaluation, references: References) -> Iterator[list[str | int]]:
     ends = [f"{metric}{end}" for metric in ("top1", "top5") for end in ("", "_low", "_high")]
-    lines.writerow(["net", "data", "views", "images", *ends, "note", "source", "trained_on"])
+    yield ["net", "data", "views", "images", *ends, "note", "source", "trained_on"]
     for row in rows(evaluation, references):
         notes = [row.note, *evaluation.protocol.notes] if row.images is not None else [row.note]
-        note = no_formula("; ".join(printable(text).rstrip(".") for text in notes if text))
-        named = [*map(no_formula, (row.net, row.data)), row.views, "" if row.images is None else row.images]
-        lines.writerow([*named, *_cells(row.top1), *_cells(row.top5), note, row.source, row.trained_on])
-    return out.getvalue()
+        note = "; ".join(text.rstrip(".") for text in notes if text)
+        named = [row.net, row.data, row.views, "" if row.images is None else row.images]
+        yield [*named, *_cells(row.top1), *_cells(row.top5), note, row.source, row.trained_on]
 
 
 def _cells(figure: Figure) -> list[str]:
@@ -169,7 +171,10 @@ def _cells(figure: Figure) -> list[str]:
 
 
 def csv_lines(rows: Iterable[Iterable[object]]) -> Iterator[bytes]:
-    """Yield the rows of a table as lines of CSV. No text in it is a formula or has characters that aren't printable."""
+    """Yield the rows of a table as lines of CSV.
+
+    No text, in the header neither, is a formula or has characters that aren't printable. Numbers stay as they are.
+    """
     for row in rows:
         line = io.StringIO()
         safe = (no_formula(printable(cell)) if isinstance(cell, str) else cell for cell in row)
@@ -177,14 +182,22 @@ def csv_lines(rows: Iterable[Iterable[object]]) -> Iterator[bytes]:
         yield line.getvalue().encode()
 
 
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Return the rows of a table as CSV."""
+    return b"".join(csv_lines(rows)).decode()
+
+
 def no_formula(text: str) -> str:
-    """Quote a name that a spreadsheet would evaluate, such as =HYPERLINK(...)."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    """Put ' before a text that a spreadsheet would evaluate, such as =HYPERLINK(...), and before such a text after ;.
+
+    Where the decimal point is a comma, spreadsheets take ; as the end of a cell.
+    """
+    return re.sub(r"(^|;)(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])", r"\1'", text)
 
 
 def markdown(evaluation: Evaluation, references: References = "near") -> str:
     """Return `rows` as a Markdown table, after the notes on the classes. Errors are in per cent."""
-    lines = [f"{no_markdown(printable(sentence))}\n" for sentence in evaluation.protocol.notes]
+    lines = [f"{no_markdown(sentence)}\n" for sentence in evaluation.protocol.notes]
     lines += ["| net | data | views | top-1 error | top-5 error | | source |", "|---|---|---|---|---|---|---|"]
     table = rows(evaluation, references)
     for row in table:
@@ -193,11 +206,6 @@ def markdown(evaluation: Evaluation, references: References = "near") -> str:
     if starred(table):
         lines += ["", no_markdown(STARRED)]
     return "\n".join(lines) + "\n"
-
-
-def no_markdown(text: str) -> str:
-    """Escape what Markdown would interpret, including the brackets of intervals."""
-    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", text)
 
 
 def starred(table: Sequence[ErrorRow]) -> bool:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
-from rich.text import Text
 
-from alexnet_infer.errors import printable
+from alexnet_infer.errors import message_line
 from alexnet_infer.evaluation.paper import PUBLISHED
 from alexnet_infer.evaluation.result import Evaluation
 from alexnet_infer.evaluation.statistics import SIGNIFICANCE, Pairing
 from alexnet_infer.evaluation.tables import STARRED, ErrorRow, References, percent, rows, starred, verdict
+from alexnet_infer.output import styled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,16 +40,17 @@ def render(evaluation: Evaluation, console: Console, references: References = "n
     """
     table = rows(evaluation, references)
     for sentence in evaluation.protocol.notes:
-        print_text(console, printable(sentence), "yellow")
+        print_text(console, sentence, "yellow")
     _print_errors(evaluation, [row for row in table if row.images is not None], console)
     if evaluation.ensemble is not None:
         _print_comparison(evaluation, console)
     _print_published([row for row in table if row.images is None], console)
     _print_classes(evaluation, console)
     if evaluation.protocol.deviations:
-        print_text(console, "\nDeviations from the paper's protocol:", "bold")
+        print_text(console, "")
+        print_text(console, "Deviations from the paper's protocol:", "bold")
         for sentence in evaluation.protocol.deviations:
-            print_text(console, f"- {printable(sentence)}")
+            print_text(console, f"- {sentence}")
 
 
 def _print_errors(evaluation: Evaluation, table: Sequence[ErrorRow], console: Console) -> None:
@@ -57,7 +58,7 @@ def _print_errors(evaluation: Evaluation, table: Sequence[ErrorRow], console: Co
     total = "" if data.sample is None else f" of {data.sample.of:,}"
     images = f"{data.images:,}{total} image{'s' * (total != '' or data.images != 1)}"
     views = "ten views" if evaluation.protocol.views == "ten" else "central view"
-    print_text(console, f"{printable(data.name)}: {images}, {data.classes:,} classes, {views}", "bold")
+    print_text(console, f"{data.name}: {images}, {data.classes:,} classes, {views}", "bold")
     styles = [*[""] * (len(table) - 1), "bold"]  # the last row is the headline
     cells = [(row.net, percent(row.top1), percent(row.top5)) for row in table]
     print_table(console, ("~net", "top-1 error", "top-5 error"), cells, styles)
@@ -74,8 +75,9 @@ def _print_comparison(evaluation: Evaluation, console: Console) -> None:
     against = evaluation.against_best
     assert against is not None
     title = f"Mean of {len(evaluation.nets)} nets against the best of them, "
-    name = _shortened(printable(against.net), max(console.width - len(title), SHORTEST))
-    print_text(console, f"\n{title}{name}", "bold")
+    name = _shortened(message_line(against.net), max(console.width - len(title), SHORTEST))
+    print_text(console, "")
+    print_text(console, f"{title}{name}", "bold")
     cells = [("top-1", *_paired(against.top1)), ("top-5", *_paired(against.top5))]
     headings = ("", "difference in points", ">only mean wrong", ">only net wrong", ">McNemar's p")
     print_table(console, headings, cells)
@@ -107,13 +109,11 @@ def _print_published(table: Sequence[ErrorRow], console: Console) -> None:
 
 
 def _print_classes(evaluation: Evaluation, console: Console) -> None:
+    print_text(console, "")
     classes = [result for result in evaluation.classes if result.images >= FEWEST]
     if not classes:
-        print_text(
-            console, f"\nNo class has {FEWEST} or more images: worst classes and confusions are not shown.", "dim"
-        )
+        print_text(console, f"No class has {FEWEST} or more images: worst classes and confusions are not shown.", "dim")
         return
-    print_text(console, "")
     worst = sorted(classes, key=lambda result: (-result.top1 / result.images, -result.top5 / result.images))[:SHOWN]
     cells = [
         (result.short, result.wnid, f"{result.top1:,}", f"{result.top5:,}", f"{result.images:,}") for result in worst
@@ -139,8 +139,8 @@ def _class_names(evaluation: Evaluation) -> dict[str, str]:
 
 
 def print_text(console: Console, text: str, style: str = "") -> None:
-    """Print text that is not parsed as markup and not wrapped."""
-    console.print(Text(text, style=style), soft_wrap=True)
+    """Print text as one printable line that is not parsed as markup and not wrapped."""
+    console.print(styled(text, style), soft_wrap=True)
 
 
 def print_table(
@@ -150,7 +150,7 @@ def print_table(
 
     A heading that begins with > aligns its column to the right. One that begins with ~ marks a column of names.
     """
-    table = [[heading.lstrip(">~") for heading in headings], *([printable(cell) for cell in row] for row in cells)]
+    table = [[heading.lstrip(">~") for heading in headings], *([message_line(cell) for cell in row] for row in cells)]
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
     names = [i for i, heading in enumerate(headings) if heading.startswith("~")]
     fixed = sum(widths) - sum(widths[i] for i in names) + len(GAP) * (len(widths) - 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from alexnet_infer.engines.files import EnginePlatform
 from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.manifest import Manifest
+from alexnet_infer.output import no_markdown
 from alexnet_infer.preprocess import ALIASED, FILTERS, TORCHVISION, Preprocessing
 
 SIGNATURE = "written by alexnet-infer from"
@@ -33,7 +34,7 @@ def readme(
         sizes += "; any number in the ONNX file" if onnx is not None else ""
     kind_of_int8 = f" for {'TensorRT' if info.int8_for == 'tensorrt' else 'CPU runtimes'}" if info.int8_for else ""
     parts = [
-        f"# {manifest.name}",
+        f"# {no_markdown(manifest.name)}",
         f"{names}: {SIGNATURE} {_members(info)}. Precision {info.precision}{kind_of_int8}; LRN is {_LRN[info.lrn]}.",
         "| | name | type | shape | values |\n|---|---|---|---|---|\n"
         f"| input | `{'images' if info.takes_squares else 'patches'}` | {kind} | {shape} | {meaning} |\n"
@@ -72,7 +73,7 @@ def _metadata(onnx: Path | None, engine: Path | None) -> str:
 
 
 def _members(info: ExportInfo) -> str:
-    nets = [f"{member.name} (SHA-256 {member.sha256[:16]}...)" for member in info.members]
+    nets = [f"{no_markdown(member.name)} (SHA-256 {member.sha256[:16]}...)" for member in info.members]
     return nets[0] if len(nets) == 1 else f"the mean of {len(nets)} nets: {', '.join(nets)}"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alexnet_infer.errors import BackendError, SpecError, one_line
+from alexnet_infer.errors import SpecError
+from alexnet_infer.packages import missing_package
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -27,7 +28,7 @@ def import_protobuf() -> None:
     try:
         import google.protobuf.message  # noqa: F401
     except ImportError as error:
-        raise _missing("protobuf", error) from None
+        raise missing_package(error) from None
 
 
 def import_onnx() -> ModuleType:
@@ -36,12 +37,8 @@ def import_onnx() -> ModuleType:
     try:
         import onnx
     except ImportError as error:
-        raise _missing("onnx", error) from None
+        raise missing_package(error) from None
     return onnx
-
-
-def _missing(package: str, error: ImportError) -> BackendError:
-    return BackendError(f"{package} is missing ({one_line(error)}): pip install {package}")
 
 
 def check_wire(content: bytes, descriptor: Descriptor) -> None:

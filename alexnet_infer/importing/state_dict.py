@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from alexnet_infer.architecture import MAX_PARAMETERS, Architecture
 from alexnet_infer.errors import BackendError, SpecError, UsageError, one_line, printable
 from alexnet_infer.importing.roles import Layer, by_role
+from alexnet_infer.packages import installed
 
 TIMEOUT = 600
 """Time limit for reading, in seconds: enough for the largest file on a slow disk."""
@@ -32,7 +32,7 @@ def read_state_dict(path: Path, architecture: Architecture) -> dict[str, np.ndar
     Raises SpecError if the file isn't one of these or doesn't fit. Raises BackendError if torch is missing or too old.
     Raises UsageError if the temporary folder can't be written, and OSError if the file can't be read.
     """
-    if not find_spec("torch"):
+    if not installed("torch"):
         raise BackendError(f'{path}: is a PyTorch file, which only torch can read: pip install "alexnet-infer[train]"')
     _check_size(path)
     try:

@@ -26,7 +26,7 @@ FASTER = {"onnxruntime": 0.020, "openvino": 0.010}
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(choice, "user_cache", lambda: tmp_path / "cache")
-    monkeypatch.setattr(choice, "_installed", lambda runtime: True)
+    monkeypatch.setattr(choice, "installed", lambda runtime: True)
     monkeypatch.setattr(choice, "SMALL", 0)
     return tmp_path / "cache" / "cpu-backends"
 
@@ -125,7 +125,7 @@ def test_without_a_writable_cache_the_runtimes_are_timed_each_time(cache, timed)
 
 @pytest.mark.parametrize("installed", ["onnxruntime", "openvino"])
 def test_if_only_one_runtime_is_installed_nothing_is_timed(cache, timed, monkeypatch, installed):
-    monkeypatch.setattr(choice, "_installed", lambda runtime: runtime == installed)
+    monkeypatch.setattr(choice, "installed", lambda runtime: runtime == installed)
     assert choose_cpu_backend(ARTIFACT) == installed
     assert not timed
     assert not cache.exists()
@@ -161,12 +161,12 @@ def test_a_runtime_that_does_not_start_is_not_chosen_and_nothing_is_stored(cache
 @needs_openvino
 def test_an_installed_runtime_is_detected_without_importing_it(monkeypatch):
     code = (
-        "import sys; from alexnet_infer.backends.choice import _installed, _version;"
-        "assert _installed('openvino') and _version('openvino') != 'unknown'; assert 'openvino' not in sys.modules"
+        "import sys; from alexnet_infer.backends.choice import installed, _version;"
+        "assert installed('openvino') and _version('openvino') != 'unknown'; assert 'openvino' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert not choice._installed("openvino")
+    assert not choice.installed("openvino")
 
 
 class _Slow:

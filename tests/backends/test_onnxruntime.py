@@ -38,8 +38,8 @@ def test_probabilities_match_the_reference_and_the_provider_is_named(ort):
     ("module", "words"),
     [
         ("onnxruntime", r'^ONNX Runtime is missing .*pip install "alexnet-infer\[cpu\]"'),
-        ("onnx", "^onnx is missing .*pip install onnx$"),
-        ("google.protobuf.message", "^protobuf is missing .*pip install protobuf$"),
+        ("onnx", "^the package onnx is missing: pip install onnx$"),
+        ("google.protobuf.message", "^the package protobuf is missing: pip install protobuf$"),
     ],
 )
 def test_a_missing_package_is_a_one_line_error_with_the_pip_command(monkeypatch, module, words):

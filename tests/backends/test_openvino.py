@@ -185,8 +185,8 @@ def test_importing_openvino_sends_nothing_and_writes_no_file(ov, tmp_path):
     ("module", "words"),
     [
         ("openvino", r'^OpenVINO is missing .*pip install "alexnet-infer\[openvino\]"'),
-        ("onnx", "^onnx is missing .*pip install onnx$"),
-        ("google.protobuf.message", "^protobuf is missing .*pip install protobuf$"),
+        ("onnx", "^the package onnx is missing: pip install onnx$"),
+        ("google.protobuf.message", "^the package protobuf is missing: pip install protobuf$"),
     ],
 )
 def test_a_missing_package_is_a_one_line_error_with_the_pip_command(monkeypatch, module, words):

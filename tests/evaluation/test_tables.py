@@ -14,6 +14,7 @@ from alexnet_infer.evaluation import paper, tables
 from alexnet_infer.evaluation.paper import PUBLISHED
 from alexnet_infer.evaluation.result import ClassResult, Evaluation, Sample
 from alexnet_infer.manifest import ClassName
+from alexnet_infer.output import no_markdown
 from tests.evaluation.results import CLASSES, result
 
 ILSVRC, TEST = "ILSVRC-2012 validation", "ILSVRC-2012 test"
@@ -219,3 +220,31 @@ def test_names_cannot_break_rows_or_control_the_terminal():
         assert re.search(r"a\\+nb", text)
         assert not {"\x1b", "\x07", "\u202e"} & set(text)
         assert len(text.splitlines()) == len(form(quiet).splitlines())
+
+
+@pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@x", " =1", "\u3000=1", "\uff1d1", "a;=1", "a; -1"])
+def test_no_cell_of_text_is_a_formula(start):
+    (line,) = tables.csv_lines([[start, -1, "-"]])
+    (cells,) = csv.reader([line.decode()])
+    pieces = [piece for cell in cells for piece in cell.split(";")]
+    assert cells[1] == "-1"
+    assert not [piece for piece in pieces if piece != "-1" and piece.strip().startswith(("=", "+", "-", "@", "\uff1d"))]
+
+
+def test_a_tab_or_line_break_before_a_formula_is_escaped_with_it():
+    (line,) = tables.csv_lines([["\t=1", "\r=1", "\n=1", "\x00=1"]])
+    assert line == b"\\t=1,\\r=1,\\n=1,\\x00=1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a|b`c`<d>&e", r"a\|b\`c\`\<d\>\&e"),
+        ("_x_ snake_case __y__", r"\_x\_ snake_case \_\_y\_\_"),
+        ("~~x~~ *y* [z](u)", r"\~\~x\~\~ \*y\* \[z\](u)"),
+        (":smile: 1:2: http://x", r"\:smile: 1\:2: http://x"),
+        ("a\x1b\nb", r"a\\x1b\\nb"),
+    ],
+)
+def test_markdown_shows_a_name_as_it_is(text, expected):
+    assert no_markdown(text) == expected

@@ -244,7 +244,7 @@ def test_a_child_process_that_takes_too_long_is_killed(net, path, monkeypatch):
 
 def test_without_torch_the_error_gives_the_install_command(path, monkeypatch):
     path.write_bytes(b"anything")
-    monkeypatch.setattr(state_dict, "find_spec", lambda name: None)
+    monkeypatch.setattr(state_dict, "installed", lambda name: False)
     with pytest.raises(BackendError, match=r'pip install "alexnet-infer\[train\]"'):
         read_state_dict(path, OWT.build())
 
