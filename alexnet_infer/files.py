@@ -137,7 +137,7 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 
 def temporary_name(path: Path) -> Path:
     """Return a new name beside `path` for what is to be renamed to it. `remove_leftovers` recognises it."""
-    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    return path.parent / f".{path.name}.{os.urandom(4).hex()}.tmp"
 
 
 @contextmanager
@@ -185,7 +185,7 @@ def remove_leftovers(path: Path, *, folders: bool = False) -> None:
         return
     for name in names:
         with suppress(OSError):
-            _remove_if_left(path.with_name(name), folder=folders)
+            _remove_if_left(path.parent / name, folder=folders)
 
 
 def _remove_if_left(temporary: Path, folder: bool) -> None:
@@ -223,8 +223,9 @@ def open_to_append(path: Path) -> BinaryIO:
 
     Raises OSError if it can't be opened, or is a link, which may lead to a file of someone else, a pipe or a device.
     """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_WAIT | _NO_LINK, 0o666)
+        descriptor = os.open(path, flags | _NO_WAIT | _NO_LINK, 0o666)
     except OSError as error:
         if error.errno in (errno.ENXIO, errno.ELOOP):  # a pipe without a reader, a link
             raise OSError(error.errno, "not a regular file", str(path)) from None
