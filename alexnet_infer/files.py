@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from alexnet_infer.errors import SpecError, UsageError
 
@@ -70,10 +70,7 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
     Without `follow`, `path` itself may not be a symbolic link. Raises SpecError if it is not a regular file, and
     OSError if it can't be opened.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # without O_NONBLOCK, opening a pipe waits for its writer
-    if not follow:
-        flags |= getattr(os, "O_NOFOLLOW", 0)
-    descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    descriptor = _descriptor(path, os.O_RDONLY | _NO_WAIT | (0 if follow else _NO_LINK))
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
@@ -81,6 +78,49 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
         if not stat.S_ISREG(mode):
             raise SpecError("is not a regular file")
         return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _descriptor(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP and path.is_symlink():
+            raise OSError(errno.ELOOP, f"{path.name} is a symbolic link, not a regular file", str(path)) from None
+        raise
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Open a regular file for appending, or create it.
+
+    Raises OSError if it can't be opened, or is a link, which may lead to a file of someone else, a pipe or a device.
+    """
+    return _writable(path, "ab", own=False)
+
+
+def open_own(path: Path, mode: Literal["ab", "r+b"]) -> BinaryIO:
+    """Open one of this user's files for writing. With "ab", it is created if it doesn't exist.
+
+    What another program put in its place is not written to. Raises OSError for a link, for a file that has a second
+    name or another owner, if it is not a regular file, and if it can't be opened.
+    """
+    return _writable(path, mode, own=True)
+
+
+def _writable(path: Path, mode: Literal["ab", "r+b"], *, own: bool) -> BinaryIO:
+    flags = os.O_RDWR | (os.O_APPEND | os.O_CREAT if mode == "ab" else 0)
+    descriptor = _descriptor(path, flags | _NO_WAIT | _NO_LINK)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, f"{path.name} is not a regular file", str(path))
+        if own and status.st_nlink > 1:
+            raise OSError(errno.EMLINK, f"{path.name} has a second name (a hard link)", str(path))
+        if own and hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, f"{path.name} belongs to another user", str(path))
+        return os.fdopen(descriptor, mode)
     except BaseException:
         os.close(descriptor)
         raise
@@ -94,9 +134,10 @@ def read_limited(path: Path, most: int) -> bytes:
     with open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > most:
             raise SpecError(f"has {size:,} bytes: expected at most {most:,}")
-        content = file.read(most + 1)
-    if len(content) > most:  # it has grown, or it is a file of /proc, which has no size
-        raise SpecError(f"has more than {most:,} bytes")
+        limit = min(most, max(size, 2**20))  # memory for as many bytes is taken at once
+        content = file.read(limit + 1)
+    if len(content) > limit:  # it has grown, or it is a file of /proc, which has no size
+        raise SpecError(f"has more than {limit:,} bytes")
     return content
 
 
@@ -218,44 +259,26 @@ def writing(what: object, advice: str = "") -> Iterator[None]:
         raise UsageError(f"{what}: can't be written ({error.strerror or error}){advice}") from None
 
 
-def open_to_append(path: Path) -> BinaryIO:
-    """Open a regular file for appending, or create it.
-
-    Raises OSError if it can't be opened, or is a link, which may lead to a file of someone else, a pipe or a device.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-    try:
-        descriptor = os.open(path, flags | _NO_WAIT | _NO_LINK, 0o666)
-    except OSError as error:
-        if error.errno in (errno.ENXIO, errno.ELOOP):  # a pipe without a reader, a link
-            raise OSError(error.errno, "not a regular file", str(path)) from None
-        raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return os.fdopen(descriptor, "ab")
-
-
-def lock(path: Path, *, wait: bool = False) -> BinaryIO | None:
+def lock(path: Path, *, wait: bool = False, shared: bool = False) -> BinaryIO | None:
     """Lock the file at `path`. The lock is held until the returned file is closed or the process ends.
 
-    If another process, or an open file of this process, holds the lock, returns None or, with `wait`, waits. Where
-    locks don't exist (Windows, some network disks), the file is returned unlocked. Raises OSError as `open_to_append`
-    does.
+    Several may hold a `shared` lock at once, but not beside an exclusive one. If another process, or an open file of
+    this process, holds the lock, returns None or, with `wait`, waits. Where locks don't exist (Windows, some network
+    disks), the file is returned unlocked. Raises OSError as `open_to_append` does.
     """
     file = open_to_append(path)
-    if _locked(file.fileno(), wait=wait) is False:
+    if _locked(file.fileno(), wait=wait, shared=shared) is False:
         file.close()
         return None
     return file
 
 
-def _locked(descriptor: int, *, wait: bool) -> bool | None:
+def _locked(descriptor: int, *, wait: bool, shared: bool = False) -> bool | None:
     """Lock an open file or folder. Returns False if another has the lock, and None if locks don't exist here."""
     try:
         import fcntl
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except (ImportError, OSError):

@@ -29,7 +29,15 @@ from PIL import Image
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.decode import read_square
 from alexnet_infer.evaluation.pipeline import predict
-from alexnet_infer.evaluation.predictions import About, Predictions
+from alexnet_infer.evaluation.predictions import (
+    About,
+    AboutData,
+    AboutNet,
+    Listed,
+    Predictions,
+    hash_of,
+    open_all,
+)
 from alexnet_infer.nets import load
 from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Rescaling, patches
@@ -37,18 +45,32 @@ from alexnet_infer.preprocess import Rescaling, patches
 BATCH = 16
 
 
-def predictions(net: Net, folder: str, images: int) -> Predictions:
-    wnids = [c.wnid for c in net.manifest.classes]
+def predictions(net: Net, folder: str, images: Listed) -> Predictions:
+    """Open predictions of `net` for images of any set."""
+    count, zeros = len(images), "0" * 64
     about = About(
-        net={"wnids": wnids},
-        data={"classes": [["n00000000", "a"]]},
-        software="",
+        net=AboutNet(
+            name="net", sha256=zeros, backend="any", parameters=0, classes=net.manifest.classes, deviations=()
+        ),
+        data=AboutData(
+            name="set",
+            layout="any",
+            split="validation",
+            listing=zeros,
+            classes=net.manifest.classes,
+            images=count,
+            sample=None,
+            left_out=0,
+        ),
+        software="any",
         views=net.views,
         batch=BATCH,
         begin=0,
-        end=images,
+        end=count,
+        images=hash_of(images),
     )
-    return Predictions(Path(folder), about)
+    (opened,) = open_all(Path(folder), [about], images)
+    return opened
 
 
 def pipeline(data: LabelledImages, images: int) -> dict[str, float]:
@@ -60,7 +82,7 @@ def pipeline(data: LabelledImages, images: int) -> dict[str, float]:
 
     def full() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            predict(data, range(images), [(net, predictions(net, folder, images))])
+            predict(data, range(images), [(net, predictions(net, folder, data.listed(range(images))))])
 
     def decode_only() -> None:
         with ThreadPoolExecutor() as pool:
@@ -179,7 +201,7 @@ def peak_memory(images: int) -> int:
             return (Example(name=f"{i}", data=data[i % len(data)], label=0) for i in positions)
 
     with tempfile.TemporaryDirectory() as folder:
-        results = predictions(net, folder, images)
+        results = predictions(net, folder, [(f"{i}", 0) for i in range(images)])
         predict(Synthetic(), range(images), [(net, results)])
         for _ in results.chunks():
             pass

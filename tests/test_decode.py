@@ -872,7 +872,7 @@ def test_nothing_reaches_stderr_where_pillow_and_libtiff_alone_would_print(tmp_p
         ("PPM", {}),
         ("MPO", {"save_all": True, "append_images": [Image.new("RGB", (9, 9))]}),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value) or "default",
 )
 def test_changed_bytes_give_an_image_or_a_one_line_error_and_no_output(kind, options, capfd):
     rng = np.random.default_rng(sum(map(ord, kind)))

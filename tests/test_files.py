@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -393,6 +394,15 @@ def test_a_file_is_read_up_to_its_limit(tmp_path):
     assert read_limited(path, 100) == bytes(100)
     with pytest.raises(SpecError, match="has 100 bytes: expected at most 99"):
         read_limited(path, 99)
+
+
+def test_a_high_limit_takes_no_memory(tmp_path):
+    (tmp_path / "file").write_bytes(b"data")
+    tracemalloc.start()
+    assert read_limited(tmp_path / "file", 2**40) == b"data"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
 
 
 def test_a_sparse_file_is_refused_by_its_size(tmp_path):

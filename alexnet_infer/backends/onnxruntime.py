@@ -15,6 +15,7 @@ from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends import Device, checked, infer_in_calls
 from alexnet_infer.errors import BackendError, ModelFileError, one_line
 from alexnet_infer.graph.net import OUTPUT, build_onnx
+from alexnet_infer.graph.wire import import_onnx
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from alexnet_infer.graph.info import FileViews
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-ERROR, FATAL = 3, 4
-"""ONNX Runtime's log severities. Its warnings are meant for its developers, so they are not logged."""
+FATAL = 4
+"""The least severity that ONNX Runtime logs to standard error. What it logs as an error, it also raises."""
 
 CUDA_OPTIONS = {
     "use_tf32": "0",  # TF32 would round float32 to 10 bits
@@ -108,20 +109,22 @@ class OnnxRuntimeBackend:
 
 
 def import_runtime() -> ModuleType:
-    """Import ONNX Runtime and onnx, which builds its graphs. Raises BackendError if one of them is missing.
+    """Import ONNX Runtime, and check that onnx is installed, which builds its graphs.
+
+    Raises BackendError, which names the package, if one of them is missing.
 
     On import, ONNX Runtime's Linux builds from 1.29 on send telemetry to Microsoft and store an identifier for this
     user. Only an environment variable disables that. It is set here unless the user has set it.
     """
+    import_onnx()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        import onnx  # noqa: F401
         import onnxruntime
     except ImportError as error:
         raise BackendError(
             f'ONNX Runtime is missing ({error}): pip install "alexnet-infer[cpu]", or "alexnet-infer[gpu]" for CUDA'
         ) from None
-    onnxruntime.set_default_logger_severity(ERROR)
+    onnxruntime.set_default_logger_severity(FATAL)
     return onnxruntime
 
 
@@ -131,10 +134,9 @@ def _gpu_session(ort: ModuleType, net: Artifact | OnnxFile, views: FileViews, *,
     If CUDA is required, raises BackendError if it doesn't start, and ModelFileError if the CPU can't run the file
     either.
 
-    ONNX Runtime's Python code prints the cause of a failure to standard output, and its library logs it to standard
-    error. Both are suppressed, since programs read results from standard output.
+    ONNX Runtime's Python code prints the cause of a failure to standard output. That is suppressed, since programs read
+    results from it.
     """
-    ort.set_default_logger_severity(FATAL)
     reason = "no reason given"
     try:
         with redirect_stdout(io.StringIO()):
@@ -147,8 +149,6 @@ def _gpu_session(ort: ModuleType, net: Artifact | OnnxFile, views: FileViews, *,
         if required and _memory_is_full(error):
             raise _gpu_error(error) from None
         reason = one_line(error)
-    finally:
-        ort.set_default_logger_severity(ERROR)
     if not required:
         return None
     _cpu_session(ort, net)  # raises ModelFileError if the file, not the GPU, is the cause
@@ -170,7 +170,7 @@ def _cpu_session(ort: ModuleType, net: Artifact | OnnxFile) -> Any:
 def _session(ort: ModuleType, net: Artifact | OnnxFile, providers: list[Any], views: FileViews = "none") -> Any:
     on_gpu = providers != [CPU]
     options = ort.SessionOptions()
-    options.log_severity_level = FATAL if on_gpu else ERROR
+    options.log_severity_level = FATAL
     if isinstance(net, Artifact):
         weights: dict[str, np.ndarray] = {}
         model: bytes | str = _graph(net, on_gpu, views, weights).SerializeToString()

@@ -17,6 +17,7 @@ from alexnet_infer.backends import checked, infer_in_calls
 from alexnet_infer.errors import BackendError, ModelFileError, one_line
 from alexnet_infer.graph.file import MAX_WEIGHTS, OnnxFile
 from alexnet_infer.graph.net import build_onnx
+from alexnet_infer.graph.wire import import_onnx
 
 
 class OpenVinoBackend:
@@ -64,18 +65,20 @@ class OpenVinoBackend:
 
 
 def import_runtime() -> ModuleType:
-    """Import OpenVINO and onnx, which builds its graphs. Raises BackendError if one of them is missing.
+    """Import OpenVINO, and check that onnx is installed, which builds its graphs.
+
+    Raises BackendError, which names the package, if one of them is missing.
 
     `import openvino` also imports OpenVINO's converter for other formats, which sends telemetry to Intel and stores an
     identifier for this user in the home folder. The converter is optional and is not imported here, which also halves
     the import time. A program that needs `openvino.convert_model` must import OpenVINO before it calls this.
     """
+    import_onnx()
     converter = "openvino.tools.ovc"
     unwanted = converter not in sys.modules
     if unwanted:
         sys.modules[converter] = None  # type: ignore[assignment]
     try:
-        import onnx  # noqa: F401
         import openvino
     except ImportError as error:
         raise BackendError(f'OpenVINO is missing ({error}): pip install "alexnet-infer[openvino]"') from None

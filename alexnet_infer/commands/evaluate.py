@@ -109,7 +109,7 @@ def run(
     clock = Clock()
     with continuable(request):
         computed = compute(request, clock)
-    name_notes(computed.data)
+    name_notes(computed)
     if output.profile:
         begin, end = computed.predictions[0].about.begin, computed.predictions[0].about.end
         print_profile(clock, end - begin, dict(zip(net_names(computed), computed.cached, strict=True)))
@@ -143,9 +143,9 @@ def net_names(computed: Computed) -> list[str]:
     return display_names([[predictions] for predictions in computed.predictions])
 
 
-def name_notes(data: LabelledImages) -> None:
-    """Print what a user should know about a set before trusting a figure."""
-    for note in data.notes:
+def name_notes(computed: Computed) -> None:
+    """Print what a user should know before trusting a figure."""
+    for note in computed.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
 
 

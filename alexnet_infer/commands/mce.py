@@ -113,7 +113,7 @@ def _evaluate(
             counted += len(computed.positions)
             if len(results) == 1:
                 scored = tuple(how_scored(scores))
-                name_notes(computed.data)
+                name_notes(computed)
     if profile:
         print_profile(clock, counted, cached)
     return results, {"scored": scored, "sizes": _sizes(data, nets)}

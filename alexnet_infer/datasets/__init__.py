@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from alexnet_infer.datasets.archives import Tar
-from alexnet_infer.datasets.base import Example, OnError, Source
+from alexnet_infer.datasets.base import Example, OnError, Source, relative
 from alexnet_infer.datasets.caffe import Caffe
 from alexnet_infer.datasets.classes import map_classes
 from alexnet_infer.datasets.folders import Folders, find_folder
@@ -87,6 +87,11 @@ class LabelledImages:
     def labels(self) -> list[int]:
         """Every example's label, in the set's order. No image is read."""
         return list(self._source.labels())
+
+    def listed(self, positions: Sequence[int]) -> list[tuple[str, int]]:
+        """Return the relative name and the label of the examples at `positions`. No image is read."""
+        names, labels = list(relative(self._source.names(), self.root)), self.labels
+        return [(names[i], labels[i]) for i in positions]
 
     @cached_property
     def listing(self) -> str:

@@ -38,8 +38,7 @@ class Example:
     @property
     def relative_name(self) -> str:
         """The name, printable and independent of the set's location: a path is relative to `root`, with slashes."""
-        folder = f"{self.root}{os.sep}" if self.root else ""
-        return printable(self.name.removeprefix(folder).replace(os.sep, "/"))
+        return next(relative([self.name], self.root))
 
     def square(self, rescaling: Rescaling) -> np.ndarray:
         """Decode the image, and return its square uint8 [S, S, 3] RGB. Errors are those of `squares`."""
@@ -63,6 +62,12 @@ class Example:
         if self.error is not None:
             raise UnreadableInputError(self.error, name=self.relative_name)
         return self.data
+
+
+def relative(names: Iterable[str], root: Path | None) -> Iterator[str]:
+    """Yield the `Example.relative_name` of images of the set in `root`."""
+    folder = f"{root}{os.sep}" if root else ""
+    return (printable(name.removeprefix(folder).replace(os.sep, "/")) for name in names)
 
 
 class Source(ABC):
@@ -112,6 +117,10 @@ class Source(ABC):
         """Yield every example's label, without reading images."""
 
     @abstractmethod
+    def names(self) -> Iterator[str]:
+        """Yield the name that every example has, without reading images."""
+
+    @abstractmethod
     def contents(self) -> Iterator[Sequence[str | int | None]]:
         """Yield (name, size, label) of the examples, in order, without reading images. Unknown values are None."""
 
@@ -158,6 +167,9 @@ class Listed(Source):
 
     def labels(self) -> Iterator[int]:
         return (entry.label for entry in self.entries)
+
+    def names(self) -> Iterator[str]:
+        return (entry.name for entry in self.entries)
 
     def contents(self) -> Iterator[Sequence[str | int | None]]:
         for entry in self.entries:

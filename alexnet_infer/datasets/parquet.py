@@ -75,6 +75,14 @@ class Parquet(Source):
                         yield self._label(f"{shard.name}, row {row}", label)
                         row += 1
 
+    def names(self) -> Iterator[str]:
+        for shard in self._shards:
+            with _open(shard) as file:
+                rows = count()
+                for batch in file.iter_batches(columns=["image.path", self._labels.column]):
+                    for values, row in zip(batch.to_pylist(), rows, strict=False):
+                        yield _name(f"{shard.name}, row {row}", values.get("image") or {})
+
     def contents(self) -> Iterator[Sequence[str | int | None]]:
         for shard in self._shards:
             yield shard.name, shard.stat().st_size, None

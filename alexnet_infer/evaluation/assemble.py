@@ -35,7 +35,7 @@ def collect(folders: Sequence[Path]) -> list[Shards]:
         for part in map(Predictions.open, paths):
             nets[part.about.subject][part.about.begin, part.about.end] = part
     ordered = [[parts[key] for key in sorted(parts)] for parts in nets.values()]
-    ordered.sort(key=lambda shards: (shards[0].about.net["name"], shards[0].about.net["sha256"]))
+    ordered.sort(key=lambda shards: (shards[0].about.net.name, shards[0].about.net.sha256))
     _check_backends(ordered)
     first = ordered[0][0].about
     for shards in ordered:
@@ -48,11 +48,11 @@ def collect(folders: Sequence[Path]) -> list[Shards]:
         _check_whole(shards)
         if _ranges(shards) != _ranges(ordered[0]):
             raise PredictionsError(
-                f"{about.net['name']}: its shards cover other ranges of images than those of {first.net['name']}; "
+                f"{about.net.name}: its shards cover other ranges of images than those of {first.net.name}; "
                 "expected the same N in --shard I/N for all nets"
             )
     _check_different(ordered)
-    check_same_classes([s[0].about.net["wnids"] for s in ordered], display_names(ordered))
+    check_same_classes([s[0].about.net.wnids for s in ordered], display_names(ordered))
     return ordered
 
 
@@ -60,11 +60,11 @@ def _check_backends(nets: Sequence[Shards]) -> None:
     """Raise PredictionsError if the same net ran on two backends. It would count as two nets, or mix results."""
     ran: dict[str, str] = {}
     for about in (shards[0].about for shards in nets):
-        backend = ran.setdefault(about.net["sha256"], about.net["backend"])
-        if backend != about.net["backend"]:
+        backend = ran.setdefault(about.net.sha256, about.net.backend)
+        if backend != about.net.backend:
             raise PredictionsError(
-                f"{about.net['name']}: some predictions are from {shown(backend)}, some from "
-                f"{shown(about.net['backend'])}; expected the same backend on all machines"
+                f"{about.net.name}: some predictions are from {shown(backend)}, some from "
+                f"{shown(about.net.backend)}; expected the same backend on all machines"
             )
 
 
@@ -72,10 +72,10 @@ def _check_different(nets: Sequence[Shards]) -> None:
     """Raise PredictionsError if the same net is present twice, for example after an update of alexnet-infer."""
     first: dict[str, Shards] = {}
     for shards in nets:
-        twin = first.setdefault(shards[0].about.net["sha256"], shards)
+        twin = first.setdefault(shards[0].about.net.sha256, shards)
         if twin is not shards:
             raise PredictionsError(
-                f"{shards[0].about.net['name']}: {twin[0].folder} and {shards[0].folder} are both predictions of this "
+                f"{shards[0].about.net.name}: {twin[0].folder} and {shards[0].folder} are both predictions of this "
                 "net, from different versions of alexnet-infer; delete one of them"
             )
 
@@ -85,24 +85,18 @@ def _check_whole(shards: Shards) -> None:
     for part in shards:
         if part.about.begin != end:
             raise PredictionsError(
-                f"{about.net['name']}: images {min(end, part.about.begin)} to {max(end, part.about.begin) - 1} are "
+                f"{about.net.name}: images {min(end, part.about.begin)} to {max(end, part.about.begin) - 1} are "
                 "missing or present twice; run the missing shard, and do not mix shards with different N in --shard I/N"
             )
         end = part.about.end
-    if end != _count(shards):
+    if end != about.data.count:
         raise PredictionsError(
-            f"{about.net['name']}: images {end} to {_count(shards) - 1} are missing; run the missing shard"
+            f"{about.net.name}: images {end} to {about.data.count - 1} are missing; run the missing shard"
         )
 
 
 def _ranges(shards: Shards) -> list[tuple[int, int]]:
     return [(part.about.begin, part.about.end) for part in shards]
-
-
-def _count(shards: Shards) -> int:
-    """The number of images of all shards."""
-    data = shards[0].about.data
-    return data["images"] if data["sample"] is None else data["sample"]
 
 
 def assemble(nets: Sequence[Shards], scoring: Scoring | None = None) -> Evaluation:
@@ -115,7 +109,7 @@ def assemble(nets: Sequence[Shards], scoring: Scoring | None = None) -> Evaluati
 
 def assembled(scores: Scores) -> tuple[Evaluation, Tally]:
     """Return the result, and the headline's tally: the mean's, or the only net's. Raises the errors of `Scores`."""
-    nets, classes, data = scores.nets, scores.classes, scores.about.data
+    nets, classes = scores.nets, scores.classes
     tallies, mean = [Tally(len(classes)) for _ in nets], Tally(len(classes))
     names: list[str] = []
     unread: list[ImageRow] = []
@@ -135,9 +129,9 @@ def assembled(scores: Scores) -> tuple[Evaluation, Tally]:
     described = _data(scores.about, names, [classes[label].wnid for label in tallies[0].records["label"]], unread)
     sentences = deviations(
         wnids=[named.wnid for named in classes],
-        images=data["images"] if data["sample"] is None else data["sample"],
+        images=scores.about.data.count,
         views=scores.about.views,
-        nets={name: net["departures"] for name, net in facts.items()},
+        nets={name: net.deviations for name, net in facts.items()},
         sample_of=described.sample and described.sample.of,
         scored=how_scored(scores),
     )
@@ -156,7 +150,7 @@ def assembled(scores: Scores) -> tuple[Evaluation, Tally]:
         classes=classes,
         guesses=scores.outputs,
         nets=[
-            (NetFacts(name=name, **{key: net[key] for key in ("sha256", "backend", "parameters")}), tally)
+            (NetFacts(name=name, sha256=net.sha256, backend=net.backend, parameters=net.parameters), tally)
             for (name, net), tally in zip(facts.items(), tallies, strict=True)
         ],
         ensemble=mean if len(nets) > 1 else None,
@@ -170,7 +164,7 @@ def notes(scores: Scores, lost: int) -> Iterator[str]:
     `lost` is the number of images for which none of the classes that can be chosen is right.
     """
     net, its = ("net", "net's") if len(scores.nets) == 1 else ("nets", "nets'")
-    if left_out := scores.about.data.get("left_out"):
+    if left_out := scores.about.data.left_out:
         yield f"{_count_of(left_out, 'image')} of classes unknown to the {net} {_were(left_out)} left out."
     if lost and scores.scoring.right is not None:
         yield f"For {_count_of(lost, 'image')}, no right class is one that the {net} can choose: counted as wrong."
@@ -200,7 +194,7 @@ def _were(count: int) -> str:
 
 def how_scored(scores: Scores) -> Iterator[str]:
     """Yield the ways in which the scoring differs from ILSVRC's, one sentence each."""
-    known = scores.about.net["wnids"]
+    known = scores.about.net.wnids
     if scores.scoring.classes != "all":
         wnids, which = scores.scoring.wnids, "that the data has"
         if wnids is not None:
@@ -222,11 +216,11 @@ def _data(about: About, names: Sequence[str], wnids: Sequence[str], unread: Sequ
     unreadable = [Unreadable(image=_last(row.name) if unique else row.name, reason=row.error or "") for row in unread]
     listing = sorted(f"{name}\t{wnid}\n" for name, wnid in zip(names, wnids, strict=True))
     return Data(
-        name=about.data["name"],
+        name=about.data.name,
         listing=hashlib.sha256("".join(listing).encode()).hexdigest(),
         images=len(names),
-        classes=len(about.data["classes"]),
-        sample=None if about.data["sample"] is None else Sample(images=len(names), of=about.data["images"]),
+        classes=len(about.data.classes),
+        sample=None if about.data.sample is None else Sample(images=len(names), of=about.data.images),
         unreadable=tuple(sorted(unreadable, key=lambda image: image.image)),
     )
 
@@ -238,8 +232,8 @@ def _last(name: str) -> str:
 def display_names(nets: Sequence[Shards]) -> list[str]:
     """Return the names of the nets. A name that several nets share is followed by the first digits of the SHA-256."""
     facts = [shards[0].about.net for shards in nets]
-    count = Counter(net["name"] for net in facts)
-    return [net["name"] if count[net["name"]] == 1 else f"{net['name']} {net['sha256'][:8]}" for net in facts]
+    count = Counter(net.name for net in facts)
+    return [net.name if count[net.name] == 1 else f"{net.name} {net.sha256[:8]}" for net in facts]
 
 
 def _add(tally: Tally, rows: Sequence[ImageRow], values: np.ndarray, right: np.ndarray) -> None:

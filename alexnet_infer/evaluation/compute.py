@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import PIL
@@ -22,7 +22,7 @@ from alexnet_infer.evaluation.imagenet_c import example_set
 from alexnet_infer.evaluation.on_ray import predict_on_ray
 from alexnet_infer.evaluation.paper import deviations_of_net
 from alexnet_infer.evaluation.pipeline import Clock, predict
-from alexnet_infer.evaluation.predictions import About, Predictions
+from alexnet_infer.evaluation.predictions import About, AboutData, AboutNet, Predictions, hash_of, open_all
 from alexnet_infer.evaluation.selection import known_positions, name_of, positions_of
 from alexnet_infer.manifest import check_same_classes
 from alexnet_infer.nets import load
@@ -112,6 +112,16 @@ class Computed:
     cached: list[int]
     """The number of images of each net whose predictions were in the cache."""
 
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know before trusting a figure."""
+        damaged = [
+            f"{part.folder}: predictions were damaged ({part.damage}); they were computed again"
+            for part in self.predictions
+            if part.damage
+        ]
+        return [*self.data.notes, *damaged]
+
 
 def compute(request: EvaluationRequest, clock: Clock | None = None) -> Computed:
     """Compute the predictions that the cache does not have.
@@ -146,33 +156,36 @@ def compute_with(
     data, known = open_data(nets, request)
     positions = positions_of(data, request.limit, known)
     begin, end = _range(len(positions), request)
+    own = positions[begin:end]
+    images = data.listed(own)
     shared = {
-        "data": _data_facts(data, request, len(positions), known),
+        "data": _about_data(data, request, len(positions), known),
         "views": nets[0].views,
         "batch": request.batch,
         "software": f"alexnet-infer {__version__}, Pillow {PIL.__version__}, NumPy {np.__version__}",
         "begin": begin,
         "end": end,
+        "images": hash_of(images),
     }
-    with ExitStack() as locks:
-        abouts = [About(net=_net_facts(net), **shared) for net in nets]
-        if request.fresh:
-            for about in abouts:
-                Predictions.forget(request.cache, about)
-        predictions = [locks.enter_context(closing(Predictions(request.cache, about))) for about in abouts]
-        cached = [part.done for part in predictions]
+    abouts = [About(net=_about_net(net), **shared) for net in nets]
+    predictions = open_all(request.cache, abouts, images, fresh=request.fresh)
+    computed = Computed(data, own, nets, predictions, [part.done for part in predictions])
+    with ExitStack() as stack:
+        for part in predictions:
+            stack.callback(part.close)
         if all(part.complete for part in predictions):
             if on_images is not None:
                 on_images(end - begin)
         else:
             with counting("evaluating", end - begin) if on_images is None else nullcontext(on_images) as advance:
-                own, common = positions[begin:end], {"workers": request.workers, "clock": clock, "on_images": advance}
+                common = {"workers": request.workers, "clock": clock, "on_images": advance}
                 pairs = list(zip(nets, predictions, strict=True))
                 if request.on == "ray":
                     predict_on_ray(data, own, pairs, address=request.address, **common)
                 else:
                     predict(data, own, pairs, **common)
-    return Computed(data, positions[begin:end], nets, predictions, cached)
+        stack.pop_all()  # the predictions stay locked while they are used
+    return computed
 
 
 def open_data(nets: Sequence[Net], request: EvaluationRequest) -> tuple[LabelledImages, Sequence[int] | None]:
@@ -236,30 +249,26 @@ def _range(count: int, request: EvaluationRequest) -> tuple[int, int]:
     return begin, min(end, count)
 
 
-def _data_facts(
-    data: LabelledImages, request: EvaluationRequest, count: int, known: Sequence[int] | None
-) -> dict[str, Any]:
-    facts = {
-        "name": printable(name_of(request.data.resolve())),
-        "layout": data.layout,
-        "split": request.split,
-        "listing": data.listing,
-        "classes": [[c.wnid, c.name] for c in data.classes],
-        "images": len(data) if known is None else len(known),
-        "sample": None if request.limit is None else count,
-    }
-    return facts if known is None else {**facts, "left_out": len(data) - len(known)}
+def _about_data(data: LabelledImages, request: EvaluationRequest, count: int, known: Sequence[int] | None) -> AboutData:
+    return AboutData(
+        name=printable(name_of(request.data.resolve())) or "/",
+        layout=data.layout,
+        split=request.split,
+        listing=data.listing,
+        classes=tuple(data.classes),
+        images=len(data) if known is None else len(known),
+        sample=None if request.limit is None else count,
+        left_out=0 if known is None else len(data) - len(known),
+    )
 
 
-def _net_facts(net: Net) -> dict[str, Any]:
+def _about_net(net: Net) -> AboutNet:
     manifest = net.manifest
-    return {
-        "name": manifest.name,
-        "sha256": net.opened.sha256,
-        "backend": net.backend.description,
-        "parameters": manifest.architecture.parameters,
-        "wnids": list(manifest.wnids),
-        "names": [c.name for c in manifest.classes],
-        # An old name of the deviations. It is part of the key, so a new one would make all caches useless.
-        "departures": list(deviations_of_net(manifest.architecture, manifest.preprocessing.size)),
-    }
+    return AboutNet(
+        name=manifest.name,
+        sha256=net.opened.sha256,
+        backend=printable(net.backend.description),
+        parameters=manifest.architecture.parameters,
+        classes=manifest.classes,
+        deviations=tuple(deviations_of_net(manifest.architecture, manifest.preprocessing.size)),
+    )

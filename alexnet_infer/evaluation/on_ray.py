@@ -31,7 +31,6 @@ from alexnet_infer.datasets import LabelledImages, Split, open_images
 from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, one_line, shown
 from alexnet_infer.evaluation.pipeline import Clock, predict
 from alexnet_infer.evaluation.predictions import About, ImageRow, Predictions
-from alexnet_infer.evaluation.scoring import outputs_of
 from alexnet_infer.nets import load
 from alexnet_infer.predict import Net
 from alexnet_infer.version import __version__
@@ -162,9 +161,9 @@ class Worker:
     @cached_property
     def _data(self) -> LabelledImages:
         """The data on this node. Raises UnreadableInputError if its images differ from those on the first machine."""
-        numbered = outputs_of(self._work.abouts[0].net)
+        numbered = self._work.abouts[0].net.classes
         data = open_images(self._work.root, self._work.split, self._work.layout, numbered=numbered)
-        if data.listing != self._work.abouts[0].data["listing"]:
+        if data.listing != self._work.abouts[0].data.listing:
             raise UnreadableInputError(
                 f"{data.root}: its images differ from those on the machine that started the evaluation; copy them again"
             )
@@ -184,7 +183,7 @@ class Worker:
                 path = Path(folder) / f"model{suffix}"
                 path.write_bytes(ray.get(model))
                 nets.append(load(path, device=self._work.device, views=about.views, backend=backend))
-                self._expect("runs the nets on", nets[-1].backend.description, about.net["backend"])
+                self._expect("runs the nets on", nets[-1].backend.description, about.net.backend)
         return nets
 
     @staticmethod

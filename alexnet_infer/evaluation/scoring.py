@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,7 +20,6 @@ from alexnet_infer.datasets.tree import read_file, read_lines
 from alexnet_infer.errors import UnreadableInputError, UsageError, one_line, shown
 from alexnet_infer.evaluation.paper import VALIDATION_IMAGES
 from alexnet_infer.evaluation.predictions import ImageRow, Predictions, PredictionsError
-from alexnet_infer.manifest import ClassName
 from alexnet_infer.metrics import mean_probabilities
 
 Shards = Sequence[Predictions]
@@ -140,9 +138,9 @@ class Scores:
     def __init__(self, nets: Sequence[Shards], scoring: Scoring | None = None) -> None:
         self.nets, self.scoring = nets, scoring or Scoring()
         self.about = nets[0][0].about
-        self.classes = [ClassName(wnid=wnid, name=name) for wnid, name in self.about.data["classes"]]
+        self.classes = self.about.data.classes
         """The data's classes, to which the labels in the rows refer."""
-        outputs = outputs_of(self.about.net)
+        outputs = self.about.net.classes
         self._chosen = self._choose([output.wnid for output in outputs])
         self.outputs = [outputs[i] for i in self._chosen]
         """The classes among which the nets choose."""
@@ -214,11 +212,6 @@ class Scores:
                 f"ILSVRC2012_val_00000001.JPEG to ILSVRC2012_val_{len(self.scoring.right):08}.JPEG"
             )
         return labels
-
-
-def outputs_of(net: Mapping[str, Any]) -> list[ClassName]:
-    """Return the classes of a net from its entry in the predictions (`About.net`)."""
-    return [ClassName(wnid=wnid, name=name) for wnid, name in zip(net["wnids"], net["names"], strict=True)]
 
 
 def together(nets: Sequence[Shards]) -> Iterator[tuple[list[ImageRow], list[np.ndarray]]]:

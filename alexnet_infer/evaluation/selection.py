@@ -9,7 +9,6 @@ from alexnet_infer.datasets import LabelledImages, detected, map_classes, open_i
 from alexnet_infer.datasets.sampling import stratified
 from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.evaluation.predictions import About
-from alexnet_infer.evaluation.scoring import outputs_of
 from alexnet_infer.manifest import ClassName
 
 
@@ -47,17 +46,16 @@ def reopen(root: Path, about: About) -> tuple[LabelledImages, Sequence[int]]:
 
     Raises the errors of `open_images`, and UsageError unless the images are those of the predictions.
     """
-    facts, classes = about.data, outputs_of(about.net)
-    layout = detected(root, facts["split"], facts["layout"])
-    data = open_images(root, facts["split"], layout, numbered=classes)
-    if data.listing != facts["listing"]:
-        left_out = facts.get("left_out", 0)
+    facts, classes = about.data, about.net.classes
+    layout = detected(root, facts.split, facts.layout)
+    data = open_images(root, facts.split, layout, numbered=classes)
+    if data.listing != facts.listing:
         raise UsageError(
             f"--data {root}: its {len(data):,} images are not those of the predictions; expected the "
-            f"{facts['images'] + left_out:,} images of {shown(facts['name'])}, with the same names, sizes and classes"
+            f"{facts.images + facts.left_out:,} images of {shown(facts.name)}, with the same names, sizes and classes"
         )
-    known = known_positions(data, classes) if "left_out" in facts else None
-    return data, positions_of(data, facts["sample"], known)
+    known = known_positions(data, classes) if facts.left_out else None
+    return data, positions_of(data, facts.sample, known)
 
 
 def name_of(path: Path) -> str:

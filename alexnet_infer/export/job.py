@@ -14,13 +14,14 @@ import numpy as np
 from alexnet_infer.artifact import Artifact, check_different, load_artifact, sha256
 from alexnet_infer.backends.opening import is_exported
 from alexnet_infer.engines.files import Built, EngineOptions, description_path, save_engine
-from alexnet_infer.errors import UnreadableInputError, UsageError
+from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError
 from alexnet_infer.export.calibration import Calibration, calibration_inputs
 from alexnet_infer.export.engine_build import build_engine
 from alexnet_infer.export.engine_progress import build_bars
 from alexnet_infer.export.quantize import QuantizationOptions, quantize
 from alexnet_infer.export.readme import SIGNATURE, readme
 from alexnet_infer.files import safe_name, write_atomically, writing
+from alexnet_infer.graph.check import check_graph
 from alexnet_infer.graph.file import MAX_BYTES, MAX_WEIGHTS, embed, save_model
 from alexnet_infer.graph.info import Batch, ExportInfo, FileViews, Int8For, LRNForm, Member, Precision
 from alexnet_infer.graph.model import build_model
@@ -143,6 +144,8 @@ def _export(request: ExportRequest, artifacts: Sequence[Artifact], info: ExportI
         embed(model, outside)
         outside = {}
         model = _quantized(model, artifacts[0].manifest, info, request.calibration, unreadable)
+    if request.onnx:
+        _check_readable(model, info)
     manifest = _manifest_of(model)
     built = None
     if request.engine is not None:
@@ -169,6 +172,16 @@ def _export(request: ExportRequest, artifacts: Sequence[Artifact], info: ExportI
         built=built,
         unreadable=tuple(unreadable),
     )
+
+
+def _check_readable(model: onnx.ModelProto, info: ExportInfo) -> None:
+    """Raise UsageError if the file would be refused, because it takes more than a reader accepts."""
+    try:
+        check_graph(model, info)
+    except SpecError as error:
+        raise UsageError(
+            f"too much for an ONNX file: {error}; export fewer or smaller nets, or a smaller --batch"
+        ) from None
 
 
 def folder_name(info: ExportInfo) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_infer.errors import ModelFileError, SpecError, one_line, shown
-from alexnet_infer.files import size_of, write_atomically
+from alexnet_infer.errors import ModelFileError, SpecError, listed, one_line, shown
+from alexnet_infer.files import read_limited, size_of, write_atomically
+from alexnet_infer.graph.check import check_graph, tensor_bytes
 from alexnet_infer.graph.info import EXPORT_KEY, ExportInfo
+from alexnet_infer.graph.wire import check_wire, import_onnx
 from alexnet_infer.manifest import METADATA_KEY, Manifest
 
 if TYPE_CHECKING:
@@ -26,6 +29,9 @@ MAX_BYTES = 2**31 - 1
 
 MAX_WEIGHTS = 2**31 - 2**26
 """Bytes of weights that fit into one message beside the rest of a model."""
+
+MAX_METADATA = 10**8
+"""Characters of a manifest. safetensors files may have as many."""
 
 ALIGNMENT = 4096
 """Tensors in that file begin at multiples of this many bytes, so that runtimes can memory-map them."""
@@ -94,13 +100,14 @@ class OnnxFile:
 def read_model(path: Path) -> OnnxFile:
     """Read an ONNX file that `alexnet-infer export` wrote.
 
-    Raises ModelFileError if the file is damaged, has no alexnet-infer manifest, contradicts its manifest, or refers to
-    weights outside of a regular file in its own directory.
+    Raises ModelFileError if the file is damaged, has no alexnet-infer manifest, contradicts its manifest, has a graph
+    that `check_graph` refuses, or refers to weights outside of a regular file in its own directory. Raises BackendError
+    if onnx is missing.
     """
     try:
         content = read_message(path, "an ONNX file")
         model = parsed(content)
-        properties = {p.key: p.value for p in model.metadata_props}
+        properties = _properties(model)
         if METADATA_KEY not in properties or EXPORT_KEY not in properties:
             raise SpecError(
                 "has no alexnet-infer manifest: expected a file that `alexnet-infer export` wrote; `alexnet-infer "
@@ -110,6 +117,7 @@ def read_model(path: Path) -> OnnxFile:
         info = ExportInfo.from_json(properties[EXPORT_KEY])
         _check_ends(model, manifest, info)
         data = _check_external(model, path.parent)
+        check_graph(model, info)
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or one_line(error)}") from None
     except SpecError as error:
@@ -124,18 +132,34 @@ def read_message(path: Path, kind: str) -> bytes:
     """
     if (size := size_of(path)) > MAX_BYTES:
         raise SpecError(f"has {size} bytes: expected {kind} of less than 2 GB")
-    return path.read_bytes()
+    return read_limited(path, MAX_BYTES)
 
 
 def parsed(content: bytes) -> onnx.ModelProto:
-    """Return the message in an ONNX file, without weights in other files. Raises SpecError if it is damaged."""
-    import onnx
+    """Return the message in an ONNX file, without weights in other files.
+
+    Raises SpecError if it is damaged or has too many parts, and BackendError if onnx is missing.
+    """
+    onnx = import_onnx()
     from google.protobuf.message import DecodeError
 
     try:
+        check_wire(content, onnx.ModelProto.DESCRIPTOR)
         return onnx.load_model_from_string(content)
-    except DecodeError as error:
+    except (DecodeError, SpecError) as error:
         raise SpecError(f"damaged, or not an ONNX file ({one_line(error)})") from None
+
+
+def _properties(model: onnx.ModelProto) -> dict[str, str]:
+    """Return the metadata. Raises SpecError if a key occurs twice, or a value is larger than any manifest."""
+    properties: dict[str, str] = {}
+    for entry in model.metadata_props:
+        if entry.key in properties:
+            raise SpecError(f"its metadata has the key {shown(entry.key)} twice: expected one manifest")
+        if len(entry.value) > MAX_METADATA:
+            raise SpecError(f"its metadata has {len(entry.value)} characters: expected at most {MAX_METADATA}")
+        properties[entry.key] = entry.value
+    return properties
 
 
 def _check_ends(model: onnx.ModelProto, manifest: Manifest, info: ExportInfo) -> None:
@@ -169,10 +193,15 @@ def _check_external(model: onnx.ModelProto, folder: Path) -> tuple[Path, ...]:
     from onnx import TensorProto
 
     files: dict[str, Path] = {}
+    total = 0
     for tensor in tensors_in(model):
         if tensor.data_location == TensorProto.EXTERNAL:
-            path, _, _ = external_place(tensor, folder)
-            files[path.name] = path
+            path, _, length = external_place(tensor, folder)
+            if length != (expected := tensor_bytes(tensor)):
+                raise SpecError(f"{shown(tensor.name)} has {length} bytes in {path.name}: expected {expected}")
+            files[path.name], total = path, total + length
+    if total > sum(path.stat().st_size for path in files.values()):  # a small file could be read many times
+        raise SpecError(f"several weights are in the same place of {listed(files)}: expected each in its own")
     return tuple(files.values())
 
 
@@ -182,6 +211,9 @@ def external_place(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, i
     Raises SpecError unless that is a part of a regular file directly in `folder`.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
+    if len(entries) < len(tensor.external_data) or not entries.keys() <= {"location", "offset", "length", "checksum"}:
+        keys = [entry.key for entry in tensor.external_data]
+        raise SpecError(f"{shown(tensor.name)} is stored at {shown(keys)}: expected location, offset and length")
     location = entries.get("location", "")
     if not location or PurePosixPath(location).name != location or "\\" in location or not location.isprintable():
         raise SpecError(f"{shown(tensor.name)} is stored in {shown(location)}: expected a file beside the model")
@@ -191,11 +223,11 @@ def external_place(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, i
         raise SpecError(f"its weights are missing: expected {location} beside it")
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         raise SpecError(f"{location} is a link or not a regular file: expected the weights themselves")
-    try:
-        begin, length = int(entries.get("offset", "0")), int(entries["length"])
-    except (KeyError, ValueError):
-        raise SpecError(f"{shown(tensor.name)}: expected an offset and a length in {location}") from None
-    if begin < 0 or length < 0 or begin + length > status.st_size:
+    numbers = entries.get("offset", "0"), entries.get("length", "")
+    if not all(re.fullmatch("[0-9]{1,18}", number) for number in numbers):
+        raise SpecError(f"{shown(tensor.name)}: expected an offset and a length in {location}")
+    begin, length = map(int, numbers)
+    if begin + length > status.st_size:
         raise SpecError(f"{location} has {status.st_size} bytes: {shown(tensor.name)} is outside of it")
     return path, begin, length
 

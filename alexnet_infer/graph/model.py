@@ -15,6 +15,7 @@ from alexnet_infer.artifact import Artifact
 from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.graph.info import EXPORT_KEY, ExportInfo, FileViews, LRNForm
 from alexnet_infer.graph.net import INPUT, OUTPUT, Graph
+from alexnet_infer.graph.wire import import_onnx
 from alexnet_infer.manifest import METADATA_KEY, difference_of_classes
 from alexnet_infer.preprocess import Preprocessing, Rescaling, patch_offsets
 
@@ -35,7 +36,7 @@ def build_model(
     is a number, otherwise it is free. For `outside`, see `build_onnx`.
 
     Raises UsageError if the nets can't share an input or their classes differ, SpecError if a weight doesn't fit
-    float16.
+    float16, and BackendError if onnx is missing.
     """
     check_together(artifacts, info.views)
     manifest = replace(artifacts[0].manifest, name=" + ".join(member.name for member in info.members))
@@ -68,15 +69,14 @@ def _build(
     *,
     half: bool = False,
 ) -> onnx.ModelProto:
-    from onnx import TensorProto
-
+    types = import_onnx().TensorProto
     first = artifacts[0].manifest
     patch, size = first.preprocessing.patch, first.preprocessing.size
     graph, on_squares = Graph(outside), views != "none"
     if on_squares:
-        source = (SQUARES_INPUT, TensorProto.UINT8, [batch, size, size, 3])
+        source = (SQUARES_INPUT, types.UINT8, [batch, size, size, 3])
     else:
-        source = (INPUT, TensorProto.FLOAT, [batch, 3, patch, patch])
+        source = (INPUT, types.FLOAT, [batch, 3, patch, patch])
     cut: dict[str, str] = {}
     means = []
     for number, artifact in enumerate(artifacts, 1):
@@ -96,7 +96,7 @@ def _build(
     if len(means) > 1:
         means = [graph.node("Mean", means, "ensemble")]
     graph.output(means[0])
-    target = (OUTPUT, TensorProto.FLOAT, [batch, first.architecture.classes])
+    target = (OUTPUT, types.FLOAT, [batch, first.architecture.classes])
     return graph.model(name, source, target, metadata)
 
 

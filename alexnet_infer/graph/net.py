@@ -11,6 +11,7 @@ from alexnet_infer.architecture import LRN, Activation, BatchNorm, Conv, Dense, 
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.errors import SpecError
 from alexnet_infer.graph.info import LRNForm
+from alexnet_infer.graph.wire import import_onnx
 from alexnet_infer.manifest import METADATA_KEY
 
 if TYPE_CHECKING:
@@ -35,18 +36,18 @@ def build_onnx(
     that dictionary, and the model declares them as external data. A runtime can then take them from memory. Copying
     hundreds of megabytes into a protobuf message and out of it would take longer than running the net.
 
-    Backends run this model when they load a model file. To export a file, use `build_model` in model.py.
+    Backends run this model when they load a model file. To export a file, use `build_model` in model.py. Raises
+    BackendError if onnx is missing.
     """
-    from onnx import TensorProto
-
+    types = import_onnx().TensorProto
     architecture = artifact.manifest.architecture
     graph = Graph(outside)
     graph.output(graph.net(artifact, INPUT, lrn))
     shape = [architecture.channels, architecture.patch, architecture.patch]
     return graph.model(
         artifact.manifest.name,
-        (INPUT, TensorProto.FLOAT, ["N", *shape]),
-        (OUTPUT, TensorProto.FLOAT, ["N", architecture.classes]),
+        (INPUT, types.FLOAT, ["N", *shape]),
+        (OUTPUT, types.FLOAT, ["N", architecture.classes]),
         {METADATA_KEY: artifact.manifest.to_json()},
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, MaxPool, Operation
 from alexnet_infer.errors import SpecError, one_line, shown
 from alexnet_infer.graph.file import read_message
+from alexnet_infer.graph.wire import check_wire, import_protobuf
 from alexnet_infer.importing.comparison import FileOperation, check_operations
 from alexnet_infer.importing.roles import Layer, as_float32, by_role
 
@@ -47,14 +48,16 @@ def read_caffemodel(path: Path, architecture: Architecture) -> dict[str, np.ndar
 
 
 def _parsed(content: bytes) -> list[_Layer]:
+    import_protobuf()
     from google.protobuf.message import DecodeError
 
     from alexnet_infer.importing.caffe_messages import V1_KINDS, net_parameter
 
     net = net_parameter()()
     try:
+        check_wire(content, net.DESCRIPTOR)
         net.ParseFromString(content)
-    except DecodeError as error:
+    except (DecodeError, SpecError) as error:
         raise SpecError(f"damaged, or not a caffemodel ({one_line(error)})") from None
     count = len(net.layers) or len(net.layer)
     if not 0 < count <= MAX_LAYERS:

@@ -64,7 +64,7 @@ def integers_of(tensor: onnx.TensorProto) -> list[int]:
     if (
         tensor.data_type != TensorProto.INT64
         or len(tensor.dims) != 1
-        or tensor.dims[0] > 8
+        or not 1 <= tensor.dims[0] <= 8
         or tensor.data_location == TensorProto.EXTERNAL
     ):
         sides = shown(list(tensor.dims))

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 from alexnet_infer.architecture import Activation, Conv, Dense, MaxPool, Operation
 from alexnet_infer.artifact import sha256
 from alexnet_infer.errors import SpecError, one_line, shown
+from alexnet_infer.graph.check import check_graph
 from alexnet_infer.graph.file import tensors_in
 from alexnet_infer.graph.info import EXPORT_KEY, Batch, ExportInfo, Member
 from alexnet_infer.graph.net import INPUT, OUTPUT
+from alexnet_infer.graph.operators import MICROSOFT
+from alexnet_infer.graph.wire import import_onnx
 from alexnet_infer.importing.comparison import IGNORED, FileOperation, check_operations
 from alexnet_infer.importing.onnx_graph import inputs_of, is_quantized, patch_side, read_graph
 from alexnet_infer.importing.onnx_nodes import attributes, lrn, whole, window
@@ -28,10 +31,6 @@ _PRODUCTS = ("Gemm", "QGemm", "MatMul", "QLinearMatMul", "MatMulInteger")
 _IGNORED = (*IGNORED, "kernels", "units")
 """The numbers of kernels and units are unknown if another node computes the weights."""
 
-MICROSOFT = "com.microsoft"
-DOMAINS = ("", "ai.onnx", MICROSOFT)
-"""Domains whose operators may run: ONNX's own, and ONNX Runtime's domain of operators for quantized graphs."""
-
 
 def input_side(path: Path) -> int:
     """Return the side of the patches that the graph takes. Raises SpecError unless they are squares with 3 channels."""
@@ -44,15 +43,15 @@ def input_side(path: Path) -> int:
 def adopt_quantized(path: Path, manifest: Manifest) -> bytes:
     """Return the graph in `path` as the content of an exported ONNX file. It keeps its batch size, which may be 1.
 
-    Raises SpecError if the graph isn't quantized, needs anything outside its file, or doesn't map patches to
-    probabilities of the manifest's classes. Raises OSError if the file can't be read.
+    Raises SpecError if the graph isn't quantized, needs anything outside its file, doesn't map patches to probabilities
+    of the manifest's classes, or is one that `check_graph` refuses. Raises OSError if the file can't be read.
     """
-    import onnx
-
+    onnx = import_onnx()
     model = read_graph(path)
     if not is_quantized(model):
         raise SpecError("is not quantized; import it to a .safetensors file")
-    _check_plain(model)
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors_in(model)):
+        raise SpecError("has weights outside the file: expected all of them in the file")
     check_operations(_operations(model), manifest.architecture, skipped=Activation, ignored=_IGNORED)
     _check_gives_probabilities(model)
     inputs = inputs_of(model.graph)
@@ -70,6 +69,7 @@ def adopt_quantized(path: Path, manifest: Manifest) -> bytes:
     ):
         # ONNX Runtime doesn't need this import, but other runtimes do.
         model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
+    check_graph(model, info)
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {METADATA_KEY: manifest.to_json(), EXPORT_KEY: info.to_json()})
     try:
@@ -77,22 +77,6 @@ def adopt_quantized(path: Path, manifest: Manifest) -> bytes:
     except Exception as error:  # the checker's own error, or others on hostile graphs
         raise SpecError(f"is not a valid graph ({one_line(error)})") from None
     return model.SerializeToString()
-
-
-def _check_plain(model: onnx.ModelProto) -> None:
-    """Raise SpecError if the graph has external weights, functions, subgraphs or operators of unknown domains."""
-    from onnx import TensorProto
-
-    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors_in(model)):
-        raise SpecError("has weights outside the file: expected all of them in the file")
-    if model.functions:
-        raise SpecError(f"has {len(model.functions)} functions of its own: expected none")
-    for node in model.graph.node:
-        if node.domain not in DOMAINS or any(a.HasField("g") or a.graphs for a in node.attribute):
-            raise SpecError(
-                f"{shown(node.op_type)} of {shown(node.domain)}: expected ONNX's or ONNX Runtime's operators, without "
-                "subgraphs"
-            )
 
 
 def _operations(model: onnx.ModelProto) -> list[FileOperation]:

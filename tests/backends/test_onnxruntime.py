@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import BackendError, ModelFileError
-from alexnet_infer.graph.file import read_model
+from alexnet_infer.graph.file import OnnxFile, read_model
 from alexnet_infer.graph.info import ExportInfo, Member
 from alexnet_infer.graph.model import build_model
 from alexnet_infer.preprocess import patches
@@ -33,9 +34,17 @@ def test_probabilities_match_the_reference_and_the_provider_is_named(ort):
     assert backend.description == f"ONNX Runtime {ort.__version__}, CPUExecutionProvider"
 
 
-def test_a_missing_runtime_is_a_one_line_error_with_the_pip_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(BackendError, match=r'pip install "alexnet-infer\[cpu\]"') as raised:
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("onnxruntime", r'^ONNX Runtime is missing .*pip install "alexnet-infer\[cpu\]"'),
+        ("onnx", "^onnx is missing .*pip install onnx$"),
+        ("google.protobuf.message", "^protobuf is missing .*pip install protobuf$"),
+    ],
+)
+def test_a_missing_package_is_a_one_line_error_with_the_pip_command(monkeypatch, module, words):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BackendError, match=words) as raised:
         OnnxRuntimeBackend(random_artifact())
     assert raised.value.exit_code == 5
 
@@ -246,25 +255,27 @@ def test_a_failure_of_the_gpu_is_distinguished_from_a_failure_of_the_file(stand_
 
 
 def test_a_file_that_no_device_can_run_is_not_blamed_on_the_gpu(stand_in, tmp_path):
-    path = ending_in(tmp_path / "net.onnx", "NoSuchOperator", [0])
+    file = ending_in(tmp_path / "net.onnx", "NoSuchOperator", [0])
     stand_in(provider="CUDAExecutionProvider")
-    file = read_model(path)
     for device in ("cuda", "auto"):
         with pytest.raises(ModelFileError, match=r"ONNX Runtime can't run it .*NoSuchOperator") as raised:
             OnnxRuntimeBackend(file, device)
-        assert str(raised.value).startswith(f"{path}: ")
+        assert str(raised.value).startswith(f"{file.path}: ")
 
 
-def ending_in(path: Path, op: str, numbers: list[int], **attributes: int) -> Path:
-    """An exported file in which one more operation follows the softmax, whatever the file declares."""
+def ending_in(path: Path, op: str, numbers: list[int], **attributes: int) -> OnnxFile:
+    """An exported file in which one more operation follows the softmax, whatever the file declares.
+
+    `read_model` would refuse it. A runtime may still differ from what `read_model` expects of it.
+    """
     from onnx import helper, numpy_helper
 
     model = build_model([random_artifact()], ExportInfo(members=(Member(name="a", sha256="0" * 64),)))
+    path.write_bytes(model.SerializeToString())
     model.graph.node[-1].output[0] = "softmax"
     model.graph.initializer.append(numpy_helper.from_array(np.array(numbers), "numbers"))
     model.graph.node.append(helper.make_node(op, ["softmax", "numbers"], ["probabilities"], **attributes))
-    path.write_bytes(model.SerializeToString())
-    return path
+    return replace(read_model(path), content=model.SerializeToString())
 
 
 @pytest.mark.usefixtures("ort")
@@ -276,11 +287,29 @@ def ending_in(path: Path, op: str, numbers: list[int], **attributes: int) -> Pat
         (("Reshape", [1000, -1], {}), "ONNX Runtime can't run it"),
     ],
 )
-def test_a_file_whose_output_differs_from_its_declaration_is_refused(tmp_path, operation, words):
+def test_a_file_whose_output_differs_from_its_declaration_is_refused(tmp_path, capfd, operation, words):
     op, numbers, attributes = operation
-    path = ending_in(tmp_path / "net.onnx", op, numbers, **attributes)
-    backend = OnnxRuntimeBackend(read_model(path), "cpu")
+    file = ending_in(tmp_path / "net.onnx", op, numbers, **attributes)
+    backend = OnnxRuntimeBackend(file, "cpu")
     with pytest.raises(ModelFileError, match=words) as raised:
         backend.infer(large_patches(count=3))
-    assert str(raised.value).startswith(f"{path}: ")
+    assert str(raised.value).startswith(f"{file.path}: ")
     assert "\n" not in str(raised.value)
+    assert capfd.readouterr() == ("", ""), "ONNX Runtime logs the error, too"
+
+
+@pytest.mark.usefixtures("ort")
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+def test_weights_that_give_no_probabilities_are_refused(tmp_path, capfd, value):
+    from onnx import numpy_helper
+
+    model = build_model([random_artifact()], ExportInfo(members=(Member(name="a", sha256="0" * 64),)))
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "fc8.weight")
+    bias.CopyFrom(numpy_helper.from_array(np.full(tuple(bias.dims), value, np.float32), bias.name))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    backend = OnnxRuntimeBackend(read_model(path), "cpu")
+    with pytest.raises(ModelFileError, match="returns values that are not probabilities") as raised:
+        backend.infer(large_patches(count=2))
+    assert raised.value.exit_code == 4
+    assert capfd.readouterr() == ("", "")

@@ -181,9 +181,17 @@ def test_importing_openvino_sends_nothing_and_writes_no_file(ov, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_runtime_is_a_one_line_error_with_the_pip_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(BackendError, match=r'pip install "alexnet-infer\[openvino\]"') as raised:
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("openvino", r'^OpenVINO is missing .*pip install "alexnet-infer\[openvino\]"'),
+        ("onnx", "^onnx is missing .*pip install onnx$"),
+        ("google.protobuf.message", "^protobuf is missing .*pip install protobuf$"),
+    ],
+)
+def test_a_missing_package_is_a_one_line_error_with_the_pip_command(monkeypatch, module, words):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BackendError, match=words) as raised:
         OpenVinoBackend(random_artifact())
     assert (raised.value.exit_code, "\n" in str(raised.value)) == (5, False)
 

@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -143,7 +142,7 @@ def test_unreadable_images_count_as_wrong_are_listed_and_exit_1(run, forms, mode
     assert sum(bin_["images"] for bin_ in result["calibration"]["bins"]) == 16
 
 
-# Killed runs.
+# Interrupted runs.
 
 EVAL = [*PROGRAM, "eval", *FAST]
 
@@ -173,27 +172,6 @@ def stopped_at(threshold: int, command: list[str], cache: Path, by: int) -> subp
 def arguments(models: list[Path], images: Path, cache: Path) -> list[str]:
     nets = itertools.chain.from_iterable(("--models", str(path)) for path in models)
     return ["--data", str(images), "--cache", str(cache), "--batch", "2", "--json", *nets]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-def test_a_run_killed_at_twenty_random_moments_ends_with_the_same_bytes(evaluate, models, images, tmp_path):
-    whole = evaluate(*arguments(models, images, tmp_path / "whole"))
-    assert whole[0] == 0
-    full, draw, kills, moments = size_of(tmp_path / "whole"), random.Random(0), 0, set()
-    for attempt in itertools.count():
-        cache = tmp_path / f"cache {attempt}"
-        command = [*EVAL, *arguments(models, images, cache)]
-        for _ in range(20):
-            threshold = size_of(cache) + draw.randrange(full // 8)
-            if kills == 20 or stopped_at(threshold, command, cache, signal.SIGKILL) is None:
-                break
-            kills += 1
-            moments.add(size_of(cache))
-        assert evaluate(*arguments(models, images, cache)) == whole
-        if kills == 20:
-            break
-    assert len(moments) >= 10
-    assert max(moments) > full / 2
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")

@@ -17,7 +17,7 @@ from alexnet_infer.evaluation.predictions import About, ImageRow, Predictions, P
 from alexnet_infer.evaluation.scoring import together
 from alexnet_infer.reading import Unreadable
 from tests.datasets.mini import WNIDS, refused
-from tests.evaluation.toys import OTHER_WNIDS, about
+from tests.evaluation.toys import OTHER_WNIDS, about, opened
 
 RIGHT, TIE, SECOND, LAST = "right", "tie", "second", "last"
 """A net's answer: the right class first; all classes equal; the right class second; the right class last."""
@@ -37,8 +37,8 @@ def answer(kind: str, label: int) -> np.ndarray:
 
 
 def made(cache: Path, description: About, rows: Sequence[ImageRow], values: np.ndarray) -> Predictions:
-    predictions = Predictions(cache, description)
     part = slice(description.begin, description.end)
+    predictions = opened(cache, description, rows[part])
     predictions.append(rows[part], np.asarray(values, np.float32)[part])
     predictions.close()
     return predictions
@@ -217,8 +217,8 @@ def test_a_missing_shard_is_refused(tmp_path):
 
 def test_a_shard_that_one_net_lacks_is_refused(tmp_path):
     caches(tmp_path)
-    folder = tmp_path / "shard 1" / about(8, net="bb", begin=4, end=8).key
-    folder.rename(tmp_path / folder.name)
+    (about_b,) = (a for a in (tmp_path / "shard 1").glob("*/about.json") if About.load(a.parent).net.name == "bb")
+    about_b.parent.rename(tmp_path / "elsewhere")
     refused(
         lambda: collect([tmp_path / "shard 0", tmp_path / "shard 1"]),
         "bb: images 4 to 7 are missing",
@@ -266,7 +266,7 @@ def test_one_net_on_two_runtimes_is_refused(tmp_path):
 
 def test_one_net_computed_with_other_settings_does_not_count_as_two(tmp_path):
     current = about(8)
-    earlier = replace(current, net=current.net | {"departures": ["as an earlier version described it"]})
+    earlier = replace(current, net=replace(current.net, deviations=("as an earlier version described it",)))
     for folder, description in (("one", earlier), ("one", current), ("old", earlier), ("new", current)):
         made(tmp_path / folder, description, ROWS, table(A))
     for folders in ([tmp_path / "one"], [tmp_path / "old", tmp_path / "new"]):

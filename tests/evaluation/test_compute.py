@@ -16,6 +16,7 @@ from alexnet_infer.errors import UsageError
 from alexnet_infer.evaluation import compute as module
 from alexnet_infer.evaluation.compute import EvaluationRequest, compute, data_folder
 from alexnet_infer.evaluation.pipeline import Clock
+from alexnet_infer.evaluation.predictions import Predictions
 from tests.datasets.mini import WNIDS, jpeg, refused
 from tests.evaluation.toys import OTHER_WNIDS, lookup_net, save_net, write_greys, write_set
 
@@ -113,8 +114,8 @@ def test_only_the_samples_images_are_read(request_, tmp_path, calls):
     chosen = stratified(computed.data.labels, 6)
     ((rows, _),) = computed.predictions[0].chunks()
     assert [row.label for row in rows] == [computed.data.labels[i] for i in chosen] == list(range(6))
-    assert computed.predictions[0].about.data["sample"] == 6
-    assert computed.predictions[0].about.data["images"] == IMAGES
+    assert computed.predictions[0].about.data.sample == 6
+    assert computed.predictions[0].about.data.images == IMAGES
     assert len(calls) == 2
 
 
@@ -325,13 +326,14 @@ def test_a_net_that_shares_no_class_with_the_set_is_refused_before_it_runs(reque
 def test_a_refusal_leaves_no_lock(request_, models, tmp_path, monkeypatch):
     """The second net's predictions can't be written. The lock on those of the first is released."""
     two_nets = replace(request_, models=tuple(models[:2]))
-    made = module.Predictions
-    monkeypatch.setattr(
-        module,
-        "Predictions",
-        lambda cache, about: made(cache, about) if about.net["name"] == "net-0" else made(tmp_path / "net", about),
-    )
-    (tmp_path / "net").write_bytes(b"")
+    locked = Predictions._hold
+
+    def hold(self, *, shared):
+        if self.about.net.name != "net-0":
+            raise OSError("a failure")
+        locked(self, shared=shared)
+
+    monkeypatch.setattr(Predictions, "_hold", hold)
     refused(lambda: compute(two_nets), "can't be written", error=UsageError)
     monkeypatch.undo()
     assert len(compute(two_nets).predictions) == 2

@@ -11,10 +11,9 @@ from alexnet_infer.datasets import open_images
 from alexnet_infer.evaluation import examples
 from alexnet_infer.evaluation.examples import choose_examples
 from alexnet_infer.evaluation.pipeline import predict
-from alexnet_infer.evaluation.predictions import Predictions
 from alexnet_infer.evaluation.scoring import Scores
 from tests.datasets.mini import WNIDS
-from tests.evaluation.toys import about, lookup_net, write_greys
+from tests.evaluation.toys import about, lookup_net, opened, write_greys
 
 LABELS = [0, 1, 2, 3, 4, 5, 0, 1]
 GUESSES = [0, 2, 2, 0, 4, 0, 0, 1]  # images 1, 3 and 5 are mistakes
@@ -31,8 +30,8 @@ def row(guess: int, confidence: float) -> list[float]:
 def chosen(tmp_path: Path):
     data = open_images(write_greys(tmp_path / "greys", LABELS))
     net = lookup_net([row(*pair) for pair in zip(GUESSES, CONFIDENCE, strict=True)])
-    predictions = Predictions(tmp_path / "cache", about(len(LABELS)))
     positions = range(len(LABELS))
+    predictions = opened(tmp_path / "cache", about(len(LABELS)), data.listed(positions))
     predict(data, positions, [(net, predictions)])
     predictions.close()
     return lambda: choose_examples(Scores([[predictions]]), data, positions, net.rescaling)
@@ -69,7 +68,7 @@ def test_an_image_that_cannot_be_read_is_not_shown(tmp_path):
     (root / "002.png").write_bytes(b"not an image")
     data, positions = open_images(root), range(len(LABELS))
     table = np.array([row(*pair) for pair in zip(GUESSES, CONFIDENCE, strict=True)])
-    net, predictions = lookup_net(table), Predictions(tmp_path / "cache", about(len(LABELS)))
+    net, predictions = lookup_net(table), opened(tmp_path / "cache", about(len(LABELS)), data.listed(positions))
     predict(data, positions, [(net, predictions)])
     predictions.close()
     chosen = choose_examples(Scores([[predictions]]), data, positions, net.rescaling)

@@ -26,6 +26,7 @@ from alexnet_infer.evaluation.pipeline import STAGES, Clock
 from alexnet_infer.evaluation.predictions import ABOUT, IMAGES, ROWS, About, Predictions
 from alexnet_infer.version import __version__
 from tests.datasets.mini import jpeg
+from tests.evaluation.toys import opened
 from tests.nets import TINY, random_artifact
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
@@ -180,7 +181,7 @@ def other_images(data: Path, about: About) -> About:
 
 
 def other_runtime(data: Path, about: About) -> About:
-    return replace(about, net={**about.net, "backend": "ONNX Runtime 0.1, CPUExecutionProvider"})
+    return replace(about, net=replace(about.net, backend="ONNX Runtime 0.1, CPUExecutionProvider"))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_an_error_on_a_worker_is_one_line_that_names_its_node(zoo, single, tmp_p
     shutil.copytree(zoo / "data", tmp_path / "data")
     data = open_images(tmp_path / "data")
     about = About.load(min(single.glob(f"*/{ABOUT}")).parent)
-    predictions = Predictions(tmp_path / "cache", change(tmp_path / "data", about))
+    predictions = opened(tmp_path / "cache", change(tmp_path / "data", about), data.listed(range(COUNT)))
     with closing(predictions), pytest.raises(AlexNetInferError) as caught:
         predict_on_ray(data, range(COUNT), [(zoo / "net0.safetensors", predictions)])
     assert type(caught.value) is error
@@ -278,8 +279,9 @@ def cut(folder: Path, images: int) -> None:
 def predict_again(zoo: Path, cache: Path, **given) -> list[Predictions]:
     """Complete the predictions in `cache`."""
     net_paths = {sha256(path): path for path in (zoo / "net0.safetensors", zoo / "net1.safetensors")}
-    predictions = [Predictions(cache, About.load(about.parent)) for about in sorted(cache.glob(f"*/{ABOUT}"))]
-    files = [(net_paths[part.about.net["sha256"]], part) for part in predictions]
+    images = open_images(zoo / "data").listed(range(COUNT))
+    predictions = [opened(cache, About.load(about.parent), images) for about in sorted(cache.glob(f"*/{ABOUT}"))]
+    files = [(net_paths[part.about.net.sha256], part) for part in predictions]
     try:
         predict_on_ray(open_images(zoo / "data"), range(COUNT), files, **given)
     finally:

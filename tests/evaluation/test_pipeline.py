@@ -14,11 +14,10 @@ from PIL import Image
 from alexnet_infer.datasets import open_images
 from alexnet_infer.decode import read_square
 from alexnet_infer.evaluation.pipeline import AHEAD, STAGES, Clock, predict
-from alexnet_infer.evaluation.predictions import Predictions
 from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Rescaling, patches
 from tests.datasets.mini import jpeg
-from tests.evaluation.toys import about, lookup_net, save_net, write_greys, write_set
+from tests.evaluation.toys import about, lookup_net, opened, save_net, write_greys, write_set
 
 BATCH = 4
 LABELS = [0, 5, 3, 2, 1, 4, 0, 1, 2, 5]
@@ -29,7 +28,7 @@ def predicted(root: Path, cache: Path, net: Net, positions: Sequence[int] | None
     """(rows, probabilities) of the images of the set in `root`."""
     data = open_images(root)
     positions = range(len(data)) if positions is None else positions
-    predictions = Predictions(cache, about(len(positions), batch=BATCH))
+    predictions = opened(cache, about(len(positions), batch=BATCH), data.listed(positions))
     predict(data, positions, [(net, predictions)], **options)
     predictions.close()
     ((rows, values),) = predictions.chunks()
@@ -111,7 +110,7 @@ def test_images_that_cannot_be_read_keep_their_place_with_the_reason_and_zeros(g
 def test_an_image_that_was_deleted_keeps_its_place(greys, tmp_path):
     data = open_images(greys)
     (greys / "004.png").unlink()
-    predictions = Predictions(tmp_path, about(len(LABELS)))
+    predictions = opened(tmp_path, about(len(LABELS)), data.listed(range(len(LABELS))))
     predict(data, range(len(LABELS)), [(lookup_net(TABLE), predictions)])
     predictions.close()
     ((rows, values),) = predictions.chunks()
@@ -163,7 +162,7 @@ def test_nets_with_the_same_preprocessing_share_the_patches(real, tmp_path, monk
 
     monkeypatch.setattr("alexnet_infer.predict.patches", counted)
     data = open_images(root)
-    predictions = [Predictions(tmp_path, about(6, net=f"net{'s' * i}")) for i in range(4)]
+    predictions = [opened(tmp_path, about(6, net=f"net{'s' * i}"), data.listed(range(6))) for i in range(4)]
     predict(data, range(6), list(zip(nets, predictions, strict=True)))
     for part in predictions:
         part.close()
@@ -181,13 +180,13 @@ def test_each_net_continues_from_where_it_was(greys, tmp_path):
     data, done = open_images(greys), (0, 4, 8, 10)
     nets = [lookup_net(np.roll(TABLE, i, 1)) for i in range(4)]
     for i, count in enumerate(done):
-        predictions = Predictions(tmp_path, about(10, net=f"net{'s' * i}"))
+        predictions = opened(tmp_path, about(10, net=f"net{'s' * i}"), data.listed(range(10)))
         if count:
             whole = predicted(greys, tmp_path / f"whole {i}", nets[i])
             predictions.append(whole[0][:count], whole[1][:count])
         predictions.close()
         nets[i].backend.calls.clear()
-    predictions = [Predictions(tmp_path, about(10, net=f"net{'s' * i}")) for i in range(4)]
+    predictions = [opened(tmp_path, about(10, net=f"net{'s' * i}"), data.listed(range(10))) for i in range(4)]
     counted: list[int] = []
     predict(data, range(10), list(zip(nets, predictions, strict=True)), on_images=counted.append)
     assert [len(net.backend.calls) for net in nets] == [3, 2, 1, 0]
@@ -200,7 +199,7 @@ def test_each_net_continues_from_where_it_was(greys, tmp_path):
 def test_a_continued_run_does_not_read_images_that_are_done(greys, tmp_path, monkeypatch):
     data, net = open_images(greys), lookup_net(TABLE)
     rows, values = predicted(greys, tmp_path / "whole", net)
-    predictions = Predictions(tmp_path, about(10))
+    predictions = opened(tmp_path, about(10), data.listed(range(10)))
     predictions.append(rows[:8], values[:8])
     for i in range(1, 9):
         (greys / f"{i:03}.png").unlink()
@@ -218,7 +217,7 @@ def test_only_a_few_batches_are_read_ahead_of_a_slow_net(tmp_path, monkeypatch):
     count = 100
     data = open_images(write_greys(tmp_path / "set", [i % 6 for i in range(count)]))
     net = lookup_net(np.full((count, 6), 1 / 6))
-    predictions = Predictions(tmp_path / "cache", about(count))
+    predictions = opened(tmp_path / "cache", about(count), data.listed(range(count)))
     read, ahead = 0, []
     at, append = data.at, predictions.append
 
@@ -249,9 +248,10 @@ def test_a_failing_net_stops_the_run_and_its_threads(greys, tmp_path):
         raise KeyboardInterrupt
 
     net.backend.infer = fail
-    predictions = Predictions(tmp_path, about(10))
+    data = open_images(greys)
+    predictions = opened(tmp_path, about(10), data.listed(range(10)))
     with pytest.raises(KeyboardInterrupt):
-        predict(open_images(greys), range(10), [(net, predictions)])
+        predict(data, range(10), [(net, predictions)])
     predictions.close()
     assert predictions.done == 0
 

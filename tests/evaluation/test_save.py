@@ -14,7 +14,7 @@ from alexnet_infer.evaluation.predictions import ImageRow, Predictions
 from alexnet_infer.evaluation.save import check_file, save_table
 from alexnet_infer.evaluation.scoring import Scores
 from tests.datasets.mini import WNIDS, refused
-from tests.evaluation.toys import about
+from tests.evaluation.toys import about, opened
 
 COUNT = 40
 
@@ -35,7 +35,7 @@ def predictions(folder: Path, name: str, sha256: str, probabilities: np.ndarray)
     probabilities = np.where([[row.error is None] for row in ROWS], probabilities, 0).astype(np.float32)
     parts = []
     for begin, end in ((0, 16), (16, COUNT)):
-        part = Predictions(folder, about(COUNT, net=name, sha256=sha256, begin=begin, end=end))
+        part = opened(folder, about(COUNT, net=name, sha256=sha256, begin=begin, end=end), ROWS[begin:end])
         part.append(ROWS[begin:end], probabilities[begin:end])
         part.close()
         parts.append(part)
@@ -89,7 +89,7 @@ def test_csv_and_parquet_agree(nets, tmp_path):
 
 def test_columns_have_their_type_even_when_they_are_empty(nets, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
-    unreadable = Predictions(tmp_path, about(1))
+    unreadable = opened(tmp_path, about(1), [("0.jpg", 0)])
     unreadable.append([ImageRow("0.jpg", 0, "not an image")], np.zeros((1, 6), np.float32))
     unreadable.close()
     save_table(Scores([[unreadable]]), tmp_path / "empty.parquet")
@@ -108,7 +108,7 @@ def test_nets_with_the_same_name_have_separate_columns(tmp_path):
 
 
 def test_a_net_of_three_classes_has_three_guesses(tmp_path):
-    stored = Predictions(tmp_path, about(1, wnids=WNIDS[:3]))
+    stored = opened(tmp_path, about(1, wnids=WNIDS[:3]), [("0.jpg", 0)])
     stored.append([ImageRow("0.jpg", 0, None)], np.float32([[0.2, 0.5, 0.3]]))
     stored.close()
     save_table(Scores([[stored]]), tmp_path / "table.csv")

@@ -15,7 +15,7 @@ from alexnet_infer.evaluation.assemble import assemble, assembled
 from alexnet_infer.evaluation.predictions import About, ImageRow, Predictions
 from alexnet_infer.evaluation.scoring import Scores, Scoring, parse_scoring
 from tests.datasets.mini import WNIDS, refused
-from tests.evaluation.toys import about
+from tests.evaluation.toys import about, opened
 
 EXTRA = ["n00000001", "n05000000", "n09999999"]
 """Classes that only the nets know."""
@@ -35,8 +35,9 @@ def softmax(values: np.ndarray) -> np.ndarray:
 
 
 def stored(folder: Path, description: About, probabilities: np.ndarray, rows: Sequence[ImageRow]) -> list[Predictions]:
-    predictions = Predictions(folder, description)
-    predictions.append(rows, np.asarray(probabilities, np.float32))
+    predictions = opened(folder, description, rows)
+    if not predictions.complete:
+        predictions.append(rows, np.asarray(probabilities, np.float32))
     predictions.close()
     return [predictions]
 

@@ -11,7 +11,15 @@ from msgspec import structs
 from PIL import Image
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.evaluation.predictions import About
+from alexnet_infer.evaluation.predictions import (
+    About,
+    AboutData,
+    AboutNet,
+    ImageRow,
+    Predictions,
+    hash_of,
+    open_all,
+)
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.predict import Net
 from tests.datasets.mini import SYNSETS, WNIDS, jpeg, write, write_names
@@ -28,7 +36,7 @@ def save_net(
     manifest = structs.replace(
         artifact.manifest,
         name=name or path.stem,
-        classes=tuple(ClassName(wnid=wnid, name=SYNSETS.get(wnid, wnid)) for wnid in wnids),
+        classes=named(wnids),
         preprocessing=structs.replace(artifact.manifest.preprocessing, resample=resample),
     )
     Artifact(manifest, artifact.tensors).save(path)
@@ -96,29 +104,40 @@ def about(
 ) -> About:
     """Describe predictions for `images` of the `whole` images of a set with the classes of the miniature set."""
     facts = {
-        "name": net,
-        "sha256": sha256 or f"{len(net):064x}",
-        "backend": backend,
-        "parameters": 9,
-        "wnids": list(wnids),
-        "names": [SYNSETS.get(wnid, wnid) for wnid in wnids],
-        "departures": [],
-    }
-    facts_of_data = {
         "name": "mini",
         "layout": "flat",
         "split": "validation",
         "listing": "0" * 64,
-        "classes": [[wnid, SYNSETS[wnid]] for wnid in WNIDS],
+        "classes": named(WNIDS),
         "images": whole or images,
         "sample": None,
+        "left_out": 0,
     }
     return About(
-        net=facts,
-        data={**facts_of_data, **data},
+        net=AboutNet(
+            name=net,
+            sha256=sha256 or f"{len(net):064x}",
+            backend=backend,
+            parameters=9,
+            classes=named(wnids),
+            deviations=(),
+        ),
+        data=AboutData(**{**facts, **data}),
         views=views,
         batch=batch,
         software="1",
         begin=begin,
         end=images if end is None else end,
+        images="0" * 64,
     )
+
+
+def named(wnids: Sequence[str]) -> tuple[ClassName, ...]:
+    return tuple(ClassName(wnid=wnid, name=SYNSETS.get(wnid, wnid)) for wnid in wnids)
+
+
+def opened(cache: Path, description: About, images: Sequence[ImageRow | tuple[str, int]]) -> Predictions:
+    """Open predictions for `images`, whose hash is put into the description."""
+    pairs = [(image.name, image.label) if isinstance(image, ImageRow) else image for image in images]
+    (predictions,) = open_all(cache, [structs.replace(description, images=hash_of(pairs))], pairs)
+    return predictions

@@ -52,6 +52,17 @@ def test_the_result_describes_the_files_that_were_written(nets, tmp_path):
     assert (exported.engine, exported.built, exported.weights) == (None, None, ())
 
 
+@pytest.mark.parametrize(
+    ("limit", "words"), [("PATCH_BYTES", "bytes of values"), ("PATCH_WORK", "multiply-adds"), ("MAX_NODES", "nodes")]
+)
+def test_a_file_that_a_reader_would_refuse_is_not_written(nets, tmp_path, monkeypatch, limit, words):
+    monkeypatch.setattr(f"alexnet_infer.graph.check.{limit}", 10)
+    with pytest.raises(UsageError, match=rf"too much for an ONNX file: .*{words}.*; export fewer") as raised:
+        export(ExportRequest(models=nets, out=tmp_path / "out"))
+    assert raised.value.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_too_large_for_the_file_are_stored_beside_it_and_listed(nets, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
     monkeypatch.setattr("alexnet_infer.graph.file.MAX_WEIGHTS", 10_000)

@@ -55,7 +55,7 @@ def test_a_format_is_recognised_by_its_first_bytes(name):
         assert format_of(head) == name, head
 
 
-@pytest.mark.parametrize("name", HEADS.keys() - {"AVIF", "JPEG 2000"})
+@pytest.mark.parametrize("name", sorted(HEADS.keys() - {"AVIF", "JPEG 2000"}))
 def test_the_message_names_the_format_and_the_fix(name):
     for head in HEADS[name]:
         with pytest.raises(UnreadableInputError) as caught:

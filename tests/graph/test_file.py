@@ -145,18 +145,36 @@ def test_a_damaged_or_contradictory_file_is_a_one_line_error_with_exit_code_4(tm
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     with pytest.raises(ModelFileError, match="No such file"):
         read_model(tmp_path / "gone.onnx")
+    with (tmp_path / "large.onnx").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ModelFileError, match="expected an ONNX file of less than 2 GB"):
+        read_model(tmp_path / "large.onnx")
     with pytest.raises(ModelFileError, match="not a regular file"):
         read_model(tmp_path)
 
 
-def located(key: str, value: str) -> Callable[[Path], object]:
+def located(key: str, value: str, *, key_to: str = "") -> Callable[[Path], object]:
     def change(model: onnx.ModelProto) -> None:
         for tensor in model.graph.initializer:
             for entry in tensor.external_data:
                 if entry.key == key:
-                    entry.value = value
+                    entry.key, entry.value = key_to or key, value
 
     return edit(change)
+
+
+def read_again(model: onnx.ModelProto) -> None:
+    """A file of a few kilobytes that takes as much memory as its author likes."""
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.external_data)
+    for i in range(1000):
+        model.graph.initializer.append(tensor)
+        model.graph.initializer[-1].name = f"copy{i}"
+
+
+def stated_twice(model: onnx.ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.external_data:
+            tensor.external_data.append(tensor.external_data[0])
 
 
 def replaced(how: Callable[[Path, Path], object]) -> Callable[[Path], object]:
@@ -210,8 +228,14 @@ OUTSIDE = {
     "hard link": (replaced(lambda moved, place: os.link(moved, place)), "is a link"),
     "truncated": (replaced(lambda moved, place: place.write_bytes(moved.read_bytes()[:-5000])), "is outside of it"),
     "beyond the end": (located("offset", "999999999"), "is outside of it"),
-    "before the start": (located("offset", "-4096"), "is outside of it"),
+    "before the start": (located("offset", "-4096"), "expected an offset and a length"),
     "no number": (located("length", "many"), "expected an offset and a length"),
+    "digits that are not ASCII": (located("length", "\u0661\u0662"), "expected an offset and a length"),
+    "a number with an underscore": (located("offset", "1_0"), "expected an offset and a length"),
+    "another length": (located("length", "4"), "has 4 bytes in net-.*expected"),
+    "all in one place": (edit(read_again), "several weights are in the same place"),
+    "twice": (edit(stated_twice), "expected location, offset and length"),
+    "an unknown key": (located("location", "a", key_to="basepath"), "expected location, offset and length"),
 }
 
 

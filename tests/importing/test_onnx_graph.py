@@ -305,6 +305,16 @@ def test_a_reshape_with_an_invalid_shape_tensor_is_refused(graph, path, shape):
     refused(path, graph, "expected an INT64 vector of up to 8 values")
 
 
+@pytest.mark.parametrize("side", [-1, 0, 9, 2**62])
+def test_a_shape_tensor_of_any_length_is_not_read(graph, path, side):
+    """NumPy takes a side of -1 for as many values as there are."""
+    node = node_of(graph, "Reshape")
+    tensor = next(t for t in graph.graph.initializer if t.name == node.input[1])
+    tensor.dims[:] = [side]
+    tensor.raw_data = bytes(8_000_000)
+    refused(path, graph, "expected an INT64 vector of up to 8 values")
+
+
 @pytest.mark.parametrize(("pads", "how"), [([0, 0, 1, 1], {"ceil_mode": 1}), ([0, 0, 1, 1], {"auto_pad": "VALID"})])
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_pooling_with_a_larger_output_than_the_presets_is_refused(graph, path, place, pads, how):

@@ -120,7 +120,7 @@ def test_functions_subgraphs_and_external_weights_are_refused(path, quantized):
     refused(path, model, "has weights outside the file")
     model = onnx.load_model_from_string(quantized)
     model.functions.append(onnx.FunctionProto(name="f", domain="com.microsoft"))
-    refused(path, model, "1 functions")
+    refused(path, model, "defines the functions ['f']")
     model = onnx.load_model_from_string(quantized)
     model.graph.node[0].attribute.append(helper.make_attribute("body", helper.make_graph([], "g", [], [])))
     refused(path, model)
