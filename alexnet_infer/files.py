@@ -178,7 +178,7 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 
 def temporary_name(path: Path) -> Path:
     """Return a new name beside `path` for what is to be renamed to it. `remove_leftovers` recognises it."""
-    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    return path.parent / f".{path.name}.{os.urandom(4).hex()}.tmp"
 
 
 @contextmanager
@@ -226,7 +226,7 @@ def remove_leftovers(path: Path, *, folders: bool = False) -> None:
         return
     for name in names:
         with suppress(OSError):
-            _remove_if_left(path.with_name(name), folder=folders)
+            _remove_if_left(path.parent / name, folder=folders)
 
 
 def _remove_if_left(temporary: Path, folder: bool) -> None:

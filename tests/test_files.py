@@ -117,6 +117,14 @@ def test_a_pipe_or_device_is_not_replaced(tmp_path, kind):
     assert names(tmp_path) == ["path"]
 
 
+def test_a_path_without_a_name_is_an_os_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(), Path("..")):
+        with pytest.raises(OSError, match=r"busy|directory|Invalid"):
+            write_atomically(path, b"data")
+    assert names(tmp_path) == []
+
+
 def test_a_missing_folder_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "absent" / "new", b"data")

@@ -20,7 +20,7 @@ from alexnet_infer import strict_json
 from alexnet_infer.datasets import Example, LabelledImages, Split
 from alexnet_infer.datasets.classes import different_classes
 from alexnet_infer.errors import UnreadableInputError
-from alexnet_infer.files import open_regular, write_atomically
+from alexnet_infer.files import read_limited, write_atomically
 from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.reading import Unreadable, batches, decode_ahead
 from train.packed_manifest import RESAMPLE
@@ -186,7 +186,8 @@ def load(path: Path, size: int) -> tuple[Part, str] | None:
     """Return what `save` wrote for squares of side `size`; None if the file is missing or damaged."""
     most = size**2 * 3 * 8 + _MAX_TEXT
     try:
-        with open_regular(path, follow=False) as file, np.load(file, allow_pickle=False) as arrays:
+        data = io.BytesIO(read_limited(path, most))
+        with np.load(data, allow_pickle=False) as arrays:
             if max(info.file_size for info in arrays.zip.infolist()) > most:
                 return None
             fields = strict_json.parse(arrays["json"].tobytes(), "part")

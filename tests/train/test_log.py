@@ -365,7 +365,7 @@ def test_only_a_regular_file_of_a_possible_size_is_read(tmp_path, kind):
 def test_a_log_is_not_appended_to_through_a_link(tmp_path):
     other = tmp_path / "other"
     (tmp_path / LOG_NAME).symlink_to(other)
-    with pytest.raises(UsageError, match=r"log\.jsonl: can't be written \(not a regular file\)"):
+    with pytest.raises(UsageError, match=r"log\.jsonl: can't be written \(.*not a regular file\)"):
         opened(tmp_path)
     assert not other.exists()
 
