@@ -14,6 +14,7 @@ from alexnet_infer import load
 from alexnet_infer.architecture import MaxPool
 from alexnet_infer.artifact import load_artifact
 from alexnet_infer.errors import ModelFileError, UsageError
+from alexnet_infer.graph import file as reading
 from alexnet_infer.importing import convert as module
 from alexnet_infer.importing.conventions import OF_PRESETS
 from alexnet_infer.importing.convert import ImportRequest, import_net
@@ -373,6 +374,6 @@ def test_a_source_that_cannot_be_read_is_named_and_not_reported_as_the_target(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((Path, "read_bytes") if moment == "read" else (module, "sha256")), broken)
+        patch.setattr(*((reading, "read_limited") if moment == "read" else (module, "sha256")), broken)
         refused(wanted, ModelFileError, f"{wanted.source}: Input/output error")
     assert import_net(wanted).exists()
