@@ -13,6 +13,10 @@ from typing import IO, BinaryIO
 
 from alexnet_infer.errors import SpecError, UsageError
 
+MAX_JSON_BYTES = 16_000_000
+"""The largest JSON text that is read: a registry, a result, a model file's header. A per-pixel mean in a header takes
+1.1 MB for images of 256 pixels."""
+
 
 def user_cache() -> Path:
     """Return this user's cache folder for alexnet-infer, for files that can be made again."""
@@ -55,7 +59,7 @@ def size_of(path: Path) -> int:
     return status.st_size
 
 
-def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
+def open_regular(path: Path | str, *, follow: bool = True) -> BinaryIO:
     """Open a regular file for reading, which a pipe or a device is not: reading one could wait forever.
 
     Without `follow`, `path` itself may not be a symbolic link. Raises SpecError if it is not a regular file, and
@@ -77,7 +81,7 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
         raise
 
 
-def read_limited(path: Path, most: int) -> bytes:
+def read_limited(path: Path | str, most: int) -> bytes:
     """Return the content of a regular file of at most `most` bytes. Its size is looked at before it is read.
 
     Raises SpecError if it is larger or not a regular file, and OSError if it can't be read.
@@ -85,8 +89,13 @@ def read_limited(path: Path, most: int) -> bytes:
     with open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > most:
             raise SpecError(f"has {size:,} bytes: expected at most {most:,}")
-        content = file.read(most + 1)
-    if len(content) > most:  # it has grown, or it is a file of /proc, which has no size
+        try:
+            content = file.read(size + 1)
+            if len(content) > size:  # it has grown, or it is a file of /proc, which has no size
+                content += file.read(most - size)
+        except MemoryError:
+            raise SpecError(f"has {size:,} bytes, for which this machine has not enough memory") from None
+    if len(content) > most:
         raise SpecError(f"has more than {most:,} bytes")
     return content
 

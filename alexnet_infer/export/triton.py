@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_infer.errors import UsageError, shown
-from alexnet_infer.files import replacing, safe_name, write_atomically, writing
+from alexnet_infer.errors import SpecError, UsageError, shown
+from alexnet_infer.files import MAX_JSON_BYTES, read_limited, replacing, safe_name, write_atomically, writing
 from alexnet_infer.graph.info import Batch, ExportInfo
 from alexnet_infer.manifest import Manifest
 
@@ -145,10 +145,10 @@ def _check_same(target: Path, model: ServedModel, labels: str) -> None:
                 f"{target}: has versions but no {CONFIG}; expected a model that alexnet-infer wrote, or another folder"
             )
         return
-    first_line = (target / CONFIG).read_text(encoding="utf-8", errors="replace").partition("\n")[0]
     try:
+        first_line = read_limited(target / CONFIG, MAX_JSON_BYTES).decode("utf-8", "replace").partition("\n")[0]
         existing = json.loads(first_line.removeprefix(_SIGNATURE)) if first_line.startswith(_SIGNATURE) else None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # SpecError is a ValueError
         existing = None
     if not isinstance(existing, dict):
         raise UsageError(f"{target / CONFIG}: was not written by alexnet-infer; give --triton another folder")
@@ -158,8 +158,16 @@ def _check_same(target: Path, model: ServedModel, labels: str) -> None:
                 f"{target}: its versions have {key}={shown(existing.get(key))}, this model has {shown(value)}; "
                 "expected the same, or another folder"
             )
-    if not (target / LABELS).exists() or (target / LABELS).read_bytes() != labels.encode():
+    if not _has(target / LABELS, labels.encode()):
         raise UsageError(f"{target / LABELS}: this model has different class names; give --triton another folder")
+
+
+def _has(path: Path, content: bytes) -> bool:
+    """Whether `path` is a file with exactly this content."""
+    try:
+        return read_limited(path, len(content)) == content
+    except (FileNotFoundError, SpecError):
+        return False
 
 
 def versions(folder: Path) -> list[int]:
