@@ -137,7 +137,7 @@ def test_the_architecture_needs_only_the_standard_library_and_msgspec():
 
 
 FLOORS = (
-    "errors files progress version bilinear machine web help strict_json recognize formats",
+    "errors files progress version bilinear machine web help strict_json containers tensor_file recognize formats",
     "architecture preprocess metrics",
     "presets manifest decode",
     "artifact",
