@@ -14,7 +14,7 @@ from alexnet_infer.datasets import Example
 from alexnet_infer.errors import UnreadableInputError
 from alexnet_infer.photos import Photo
 from alexnet_infer.preprocess import Rescaling
-from alexnet_infer.reading import PHOTOS_PER_CALL, batches, decode_ahead, decode_photos
+from alexnet_infer.reading import AHEAD_BYTES, PHOTOS_PER_CALL, batches, decode_ahead, decode_photos
 from tests.datasets import mini
 
 
@@ -50,6 +50,23 @@ def test_no_more_sources_than_allowed_are_taken_before_they_are_needed(workers, 
         next(images)
         assert used <= sources.taken <= used + most
     assert sources.taken < 100
+
+
+def test_large_images_are_not_read_ahead_of_their_use():
+    size = AHEAD_BYTES // 4
+    shared = bytes(size)  # one object: only its length counts
+    taken: list[int] = []
+
+    def examples() -> Iterator[Example]:
+        for i in range(30):
+            taken.append(i)
+            yield Example(name=str(i), data=shared, label=0)
+
+    images = decode_ahead(examples(), lambda example: len(example.data), workers=2)
+    for used, image in enumerate(images, start=1):
+        assert image.image == size
+        assert len(taken) <= used + 5
+    assert len(taken) == 30
 
 
 def test_decoding_runs_on_several_threads_at_once():
