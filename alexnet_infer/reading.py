@@ -82,7 +82,9 @@ def _decoded(source: Item, decode: Callable[[Item], Value]) -> Decoded[Item, Val
     try:
         return Decoded(kept, decode(source))
     except UnreadableInputError as error:
-        return Decoded(kept, None, error)
+        # The frames of a traceback hold the image's bytes for as long as somebody keeps the error.
+        error.__cause__ = error.__context__ = None
+        return Decoded(kept, None, error.with_traceback(None))
 
 
 def decode_photos(photos: Iterable[Photo], decode: Callable[[Photo], Value]) -> Iterator[Decoded[Photo, Value]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -84,6 +85,16 @@ def test_an_unreadable_image_is_yielded_with_its_error_and_the_others_are_decode
     assert (first.image, last.image) == (0, 2)
     assert bad.image is None
     assert (str(bad.error), bad.error.name, bad.error.reason) == ("b.jpg: cut short", "b.jpg", "cut short")
+
+
+def test_the_error_of_an_image_does_not_hold_its_bytes():
+    contents = [bytes([i]) * 100 for i in range(3)]
+    before = [sys.getrefcount(content) for content in contents]
+    examples = (Example(name="x", data=content, label=0) for content in contents)
+    images = list(decode_ahead(examples, partial(Example.square, rescaling=Rescaling(size=8))))
+    assert all(image.error is not None for image in images)
+    del examples
+    assert [sys.getrefcount(content) for content in contents] == before
 
 
 def test_another_error_of_decoding_is_raised_in_its_place():
