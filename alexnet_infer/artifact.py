@@ -18,9 +18,10 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line, wrong_names
-from alexnet_infer.files import along, size_of, write_atomically
+from alexnet_infer.files import along, open_regular, size_of, write_atomically
 from alexnet_infer.manifest import METADATA_KEY, Manifest
 from alexnet_infer.recognize import SAFETENSORS, recognize
+from alexnet_infer.tensor_file import open_tensors
 
 CHECKPOINT_KEYS = {"config", "state"}
 """The metadata keys by which a checkpoint of the trainer is recognised."""
@@ -128,7 +129,7 @@ def _manifest(file: safe_open, path: Path) -> Manifest:
 def _finished_beside(checkpoint: Path) -> str:
     """Return the model files in the checkpoint's folder for a message, as in ", such as runs/x/x.safetensors"."""
     for path in sorted(checkpoint.parent.glob("*.safetensors")):
-        with suppress(ModelFileError, OSError, SafetensorError), safe_open(path, "np") as file:
+        with suppress(SpecError, OSError, SafetensorError), open_tensors(path) as file:
             if METADATA_KEY in (file.metadata() or {}):
                 return f", such as {path}"
     return ""
@@ -153,7 +154,7 @@ def _reading(path: Path) -> Iterator[safe_open]:
     """Open a safetensors file. Errors inside the block are raised as a ModelFileError that names the file."""
     try:
         size_of(path)
-        with path.open("rb"), safe_open(path, "np") as file:  # open() first: its OSError names the cause
+        with open_tensors(path) as file:
             yield file
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or one_line(error)}") from None
@@ -164,8 +165,8 @@ def _reading(path: Path) -> Iterator[safe_open]:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
+    """Return the SHA-256 of a file's content, in hex. Raises as `open_regular` does."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

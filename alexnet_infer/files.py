@@ -16,6 +16,10 @@ from typing import BinaryIO, Literal
 
 from alexnet_infer.errors import SpecError, UsageError
 
+MAX_JSON_BYTES = 16_000_000
+"""The largest JSON text that is read: a registry, a result, a model file's header. A per-pixel mean in a header takes
+1.1 MB for images of 256 pixels."""
+
 _NO_WAIT, _NO_LINK = getattr(os, "O_NONBLOCK", 0), getattr(os, "O_NOFOLLOW", 0)
 """Flags of `os.open`: don't wait for a pipe's other end; refuse a symbolic link. 0 on Windows, which has neither."""
 
@@ -64,7 +68,7 @@ def size_of(path: Path) -> int:
     return status.st_size
 
 
-def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
+def open_regular(path: Path | str, *, follow: bool = True) -> BinaryIO:
     """Open a regular file for reading, which a pipe or a device is not: reading one could wait forever.
 
     Without `follow`, `path` itself may not be a symbolic link. Raises SpecError if it is not a regular file, and
@@ -83,12 +87,12 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
         raise
 
 
-def _descriptor(path: Path, flags: int) -> int:
+def _descriptor(path: Path | str, flags: int) -> int:
     try:
         return os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
-        if error.errno == errno.ELOOP and path.is_symlink():
-            raise OSError(errno.ELOOP, f"{path.name} is a symbolic link, not a regular file", str(path)) from None
+        if error.errno == errno.ELOOP and Path(path).is_symlink():
+            raise OSError(errno.ELOOP, f"{Path(path).name} is a symbolic link, not a regular file", str(path)) from None
         raise
 
 
@@ -126,7 +130,7 @@ def _writable(path: Path, mode: Literal["ab", "r+b"], *, own: bool) -> BinaryIO:
         raise
 
 
-def read_limited(path: Path, most: int) -> bytes:
+def read_limited(path: Path | str, most: int) -> bytes:
     """Return the content of a regular file of at most `most` bytes. Its size is looked at before it is read.
 
     Raises SpecError if it is larger or not a regular file, and OSError if it can't be read.
@@ -135,7 +139,10 @@ def read_limited(path: Path, most: int) -> bytes:
         if (size := os.fstat(file.fileno()).st_size) > most:
             raise SpecError(f"has {size:,} bytes: expected at most {most:,}")
         limit = min(most, max(size, 2**20))  # memory for as many bytes is taken at once
-        content = file.read(limit + 1)
+        try:
+            content = file.read(limit + 1)
+        except MemoryError:
+            raise SpecError(f"has {size:,} bytes, for which this machine has not enough memory") from None
     if len(content) > limit:  # it has grown, or it is a file of /proc, which has no size
         raise SpecError(f"has more than {limit:,} bytes")
     return content

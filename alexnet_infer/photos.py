@@ -5,11 +5,12 @@ A problem with an input is raised when the photo is read, so that one bad photo 
 
 from __future__ import annotations
 
-import glob
 import os
+import stat
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import filter as matching
 from pathlib import Path
 from typing import BinaryIO
 
@@ -112,8 +113,9 @@ def expand(inputs: Sequence[str]) -> Iterator[Photo]:
 
     Each input is a file, a directory (its files at any depth that have one of IMAGE_SUFFIXES or OTHER_PICTURE_SUFFIXES,
     sorted, without hidden ones; links to directories are not followed), a pattern such as "trip/**/*.jpg" (the files it
-    matches, sorted), an http or https URL, or "-" for an encoded image on standard input. An input without photos
-    yields one photo that can't be read.
+    matches, sorted; "**" does not follow links to directories, and a directory under two names is searched once), an
+    http or https URL, or "-" for an encoded image on standard input. An input without photos yields one photo that
+    can't be read.
     """
     for text in inputs:
         if text == "-":
@@ -134,28 +136,96 @@ def _is_directory(path: str) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 (Path.is_dir raises for a name too long or a parent without permission)
 
 
+def _walk(directories: Sequence[str], errors: list[OSError]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder from `directories` down, once, with the names of its files, without hidden ones.
+
+    Links to folders are not followed. A folder that can't be listed adds to `errors`. Not os.walk: before Python 3.12
+    it is recursive, and folders may be nested deeper than Python's stack.
+    """
+    folders, seen = [*directories], set()
+    while folders:
+        folder = folders.pop()
+        if folder in seen:
+            continue
+        seen.add(folder)
+        try:
+            with os.scandir(folder or os.curdir) as entries:
+                visible = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            errors.append(error)
+            continue
+        yield folder, [entry.name for entry in visible if not _leads_to_directory(entry)]
+        folders += [os.path.join(folder, entry.name) for entry in visible if entry.is_dir(follow_symlinks=False)]  # noqa: PTH118
+
+
+def _leads_to_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _images_below(directory: str) -> Iterator[Photo]:
     errors: list[OSError] = []
-    files: list[Path] = []
-    for folder, subfolders, names in os.walk(directory, onerror=errors.append):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    files = [Path(folder, name) for folder, names in _walk([directory], errors) for name in names]
     images = sorted(file for file in files if file.suffix.lower() in IMAGE_SUFFIXES + OTHER_PICTURE_SUFFIXES)
     for path in images:
         yield Photo(name=str(path), path=path)
-    for error in errors:
-        yield Photo(name=str(error.filename), problem=f"the directory can't be read ({error.strerror})")
+    yield from map(_not_listed, errors)
     if not images and not errors:
         yield Photo(name=directory, problem=f"no images in this directory; expected {', '.join(IMAGE_SUFFIXES)}")
 
 
+def _not_listed(error: OSError) -> Photo:
+    return Photo(name=str(error.filename), problem=f"the directory can't be read ({error.strerror})")
+
+
 def _matches(pattern: str) -> Iterator[Photo]:
-    matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob refuses absolute patterns)
-    files = [path for path in matches if not _is_directory(path)]
+    """Yield the files that match a pattern of the form of `glob`'s.
+
+    Not glob.glob: its "**" follows links to directories, up to 40 times through a link to the directory's own parent.
+    """
+    errors: list[OSError] = []
+    drive, rest = os.path.splitdrive(pattern.replace(os.altsep or os.sep, os.sep))
+    *parts, last = rest.split(os.sep)  # noqa: PTH206 (Path drops a slash at the end)
+    parts = [part for part in parts if part] + (["**", "*"] if last == "**" else [last])
+    paths = [drive + os.sep if rest.startswith(os.sep) else drive]
+    for part in parts:
+        folders = _distinct(paths)
+        if part == "**":
+            paths = [folder for folder, _ in _walk(folders, errors)]
+        else:
+            paths = [os.path.join(folder, name) for folder in folders for name in _named(folder, part)]  # noqa: PTH118
+    files = sorted(path for path in paths if not _is_directory(path))
     for path in files:
         yield Photo(name=path, path=Path(path))
-    if not files:
+    yield from map(_not_listed, {error.filename: error for error in errors}.values())
+    if not files and not errors:
         yield Photo(name=pattern, problem="no such file, and no file matches it as a pattern")
+
+
+def _distinct(paths: Sequence[str]) -> list[str]:
+    """Return those of `paths` that are directories, each directory once, if possible not by a link to it."""
+    found: dict[tuple[int, int], str] = {}
+    for path in sorted(paths, key=lambda path: (os.path.islink(path), path)):  # noqa: PTH114
+        try:
+            status = os.stat(path or os.curdir)  # noqa: PTH116 (there may be a million)
+        except OSError:  # not there, or a link to itself
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            found.setdefault((status.st_dev, status.st_ino), path)
+    return [*found.values()]
+
+
+def _named(directory: str, part: str) -> list[str]:
+    """The names in a directory that match one part of a pattern. A part without wildcards may be ".."."""
+    if not any(c in part for c in "*?["):
+        return [part] if os.path.lexists(os.path.join(directory, part)) else []  # noqa: PTH118
+    try:
+        names = os.listdir(directory or os.curdir)  # noqa: PTH208
+    except OSError:
+        return []
+    return [name for name in matching(names, part) if part.startswith(".") or not name.startswith(".")]
 
 
 def _standard_input() -> BinaryIO:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from alexnet_infer.files import size_of
+from alexnet_infer.files import open_regular
 
 START = 4096
 """Bytes at the beginning that are looked at."""
@@ -85,8 +85,7 @@ def by_suffix(path: Path) -> Kind | None:
 
 def by_content(path: Path) -> Kind | None:
     """Return the kind of a file's content, or None if it is not known. Raises as `recognize` does."""
-    size_of(path)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(START)
         for test in (_magic, _safetensors, _text):
             if kind := test(start):
@@ -134,14 +133,14 @@ def _text(start: bytes) -> Kind | None:
 
 def _zip(file: IO[bytes], start: bytes) -> Kind:
     """A zip file by the names in it, or by the first name if the end is missing, as in a broken download."""
-    import zipfile  # only here: `classify` starts faster without it
+    from alexnet_infer.containers import BadZipFile, open_zip  # only here: `classify` starts faster without zipfile
 
     length = int.from_bytes(start[26:28], "little")
     names = [start[30 : 30 + length].decode("utf-8", "replace")]
     try:
-        with zipfile.ZipFile(file) as archive:
+        with open_zip(file) as archive:
             names += archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, struct.error):
+    except (BadZipFile, ValueError, NotImplementedError, EOFError, struct.error):
         pass
     ends = {name.rpartition("/")[2] for name in names}
     if ends & {"data.pkl", "constants.pkl"}:
@@ -154,9 +153,11 @@ def _zip(file: IO[bytes], start: bytes) -> Kind:
 def _tar(file: IO[bytes]) -> Kind:
     import tarfile
 
+    from alexnet_infer.containers import Header
+
     file.seek(0)
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
+        with tarfile.open(fileobj=file, mode="r:", tarinfo=Header) as archive:
             names = {member.name for member in islice(archive, 10)}
     except (tarfile.TarError, ValueError, EOFError):
         return ARCHIVE

@@ -54,8 +54,8 @@ def parse(text: str | bytes, what: str) -> Any:
         raise SpecError(f"{what}={shown(text)}: expected JSON as text")
     try:
         return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"{what}: not JSON ({one_line(error)})") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise SpecError(f"{what}: not JSON ({one_line(error) or 'not enough memory for it'})") from None
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

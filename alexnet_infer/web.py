@@ -130,8 +130,9 @@ def _content(url: str, limit: int, deadline: float) -> bytes:
 def open_url(url: str, headers: Mapping[str, str] | None = None, *, timeout: float) -> Any:
     """Send a GET request and return the response. The caller must close it.
 
-    At most REDIRECTS redirects are followed, to http and https only. A user name and password in `url` are sent to the
-    first server only, as basic authentication. `timeout`: seconds to wait for the connection, and for each next byte.
+    At most REDIRECTS redirects are followed, to http and https only, and from https only to https. A user name and
+    password in `url` are sent to the first server only, as basic authentication. `timeout`: seconds to wait for the
+    connection, and for each next byte.
 
     Raises FetchError. Read the response inside `network_errors`.
     """
@@ -199,7 +200,8 @@ def _opener() -> OpenerDirector:
 
         def redirect_request(self, request: Any, answer: Any, code: int, message: str, headers: Any, url: str) -> Any:
             answer.close()  # otherwise urllib reads its body, however long
-            if not is_http(url):  # urllib itself follows ftp
+            if not is_http(url) or (request.type == "https" and not url.lower().startswith("https:")):
+                # urllib itself follows ftp, and goes from https to http
                 raise HTTPError(url, code, f"{message} - Redirection to url '{url}' is not allowed", headers, answer)
             redirected = super().redirect_request(request, answer, code, message, headers, url)
             if redirected is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +36,33 @@ def run(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
         return stopped.value.code or 0, out, err
 
     return run
+
+
+@pytest.fixture
+def nested() -> Iterator[Callable[..., str]]:
+    """Make folders in each other: nested(folder, levels, name) -> the path of the innermost, which may be too long.
+
+    They are removed after the test: pytest would do so recursively, and fail.
+    """
+    tops: list[tuple[Path, str]] = []
+
+    def make(folder: str | Path, levels: int, name: str = "d") -> str:
+        tops.append((Path(folder).absolute(), name))
+        inside = os.open(folder, os.O_RDONLY)
+        for _ in range(levels):
+            os.mkdir(name, dir_fd=inside)
+            outside, inside = inside, os.open(name, os.O_RDONLY, dir_fd=inside)
+            os.close(outside)
+        os.close(inside)
+        return f"{folder}{f'/{name}' * levels}"
+
+    yield make
+    for top, name in tops:
+        while (top / name).exists():
+            (top / name).rename(top / "outer")
+            if (top / "outer" / name).exists():
+                (top / "outer" / name).rename(top / name)
+            shutil.rmtree(top / "outer")
 
 
 @pytest.fixture

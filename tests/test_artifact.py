@@ -307,7 +307,7 @@ def test_a_file_without_read_permission_is_refused(artifact, path, monkeypatch):
     def denied(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", denied)  # chmod would not stop root
+    monkeypatch.setattr(os, "open", denied)  # chmod would not stop root
     refused(path, "Permission denied")
 
 

@@ -5,6 +5,8 @@ How images are decoded is tested in test_decode.py, how URLs are fetched in test
 
 from __future__ import annotations
 
+import glob
+import inspect
 import io
 import os
 import sys
@@ -292,6 +294,56 @@ def test_a_pattern_gives_the_files_it_matches_sorted(tree):
     assert names("sub/*") == ["sub/e.jpg"]
     assert names("**/*.jpg") == ["a.jpg", "b.jpg", "sub/deep/f.jpg", "sub/e.jpg"]
     assert names(f"{folder}/[b]*") == [f"{folder.as_posix()}/b.jpg"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("*", "*/*", "**", "**/*", "**/*.jpg", "./**/*.jpg", "sub/**", "sub/**/deep/*", "*/../*.jpg", "sub//*"),
+        *("**/**/*.jpg", "**/sub/**/*.jpg", ".*", "**/.*", ".h/*", ".h/**", "*/", "sub/*/", "su[b]/deep/f.jpg"),
+        *("s?b/[!a]*", "[[]x]/*"),
+    ],
+)  # fmt: skip
+def test_patterns_match_what_glob_matches_if_there_are_no_links(tree, pattern):
+    folder = tree("a.jpg", "sub/e.jpg", "sub/deep/f.jpg", "sub/deep/.g.jpg", ".h/i.jpg", ".j.jpg", "[x]/k.jpg", "n.txt")
+    for start in ("", f"{folder.as_posix()}/"):
+        matched = glob.glob(start + pattern, recursive=True)  # noqa: PTH207 (the oracle)
+        files = sorted({os.path.normpath(path) for path in matched if Path(path).is_file()})
+        found = [photo.name for photo in expand([start + pattern]) if photo.problem is None]
+        assert sorted(map(os.path.normpath, found)) == files
+        assert len({*found}) == len(found)
+
+
+def test_a_link_to_a_directory_gives_no_photo_twice(tree):
+    folder = tree("trip/a.jpg", "trip/sub/b.jpg")
+    for link, target in (("trip/up", ".."), ("trip/sub/again", "../sub"), ("trip/self", "self"), ("trip/aub", "sub")):
+        (folder / link).symlink_to(target, target_is_directory=True)
+    for pattern in ("**/*.jpg", "**/**/*.jpg", "trip/**/*.*", f"{folder.as_posix()}/**/*.jpg"):
+        assert [Path(name).name for name in names(pattern)] == ["a.jpg", "b.jpg"]
+    assert names("trip/*/*.jpg") == ["trip/sub/b.jpg"]  # and not trip/aub/b.jpg
+    assert names("trip/up/*/a.jpg", "trip/aub/*") == ["trip/up/trip/a.jpg", "trip/aub/b.jpg"]
+
+
+def test_directories_deeper_than_pythons_stack_are_searched(tree, nested):
+    tree("trip/a.jpg")
+    bottom = nested("trip", 300)
+    Path(f"{bottom}/b.jpg").touch()
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 150)  # its usual 1000 would need more folders, which takes seconds
+    try:
+        for text in ("trip", "trip/**/*.jpg"):
+            assert names(text) == ["trip/a.jpg", f"{bottom}/b.jpg"]
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def test_directories_whose_path_is_too_long_for_the_system_are_refused(tree, nested):
+    tree("trip/a.jpg")
+    nested("trip", 30, "d" * 200)
+    for text in ("trip", "trip/**/*.jpg", "trip/**/**/*.jpg"):
+        good, bad = expand([text])
+        assert good.name == "trip/a.jpg"
+        assert bad.problem == "the directory can't be read (File name too long)"
 
 
 def test_a_pattern_that_matches_nothing_is_refused(tree):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from alexnet_infer.datasets import Example
 from alexnet_infer.errors import UnreadableInputError
 from alexnet_infer.photos import Photo
 from alexnet_infer.preprocess import Rescaling
-from alexnet_infer.reading import PHOTOS_PER_CALL, batches, decode_ahead, decode_photos
+from alexnet_infer.reading import AHEAD_BYTES, PHOTOS_PER_CALL, batches, decode_ahead, decode_photos
 from tests.datasets import mini
 
 
@@ -52,6 +53,23 @@ def test_no_more_sources_than_allowed_are_taken_before_they_are_needed(workers, 
     assert sources.taken < 100
 
 
+def test_large_images_are_not_read_ahead_of_their_use():
+    size = AHEAD_BYTES // 4
+    shared = bytes(size)  # one object: only its length counts
+    taken: list[int] = []
+
+    def examples() -> Iterator[Example]:
+        for i in range(30):
+            taken.append(i)
+            yield Example(name=str(i), data=shared, label=0)
+
+    images = decode_ahead(examples(), lambda example: len(example.data), workers=2)
+    for used, image in enumerate(images, start=1):
+        assert image.image == size
+        assert len(taken) <= used + 5
+    assert len(taken) == 30
+
+
 def test_decoding_runs_on_several_threads_at_once():
     barrier = threading.Barrier(3, timeout=10)
     assert len(list(decode_ahead(range(3), lambda number: barrier.wait(), workers=3))) == 3
@@ -67,6 +85,16 @@ def test_an_unreadable_image_is_yielded_with_its_error_and_the_others_are_decode
     assert (first.image, last.image) == (0, 2)
     assert bad.image is None
     assert (str(bad.error), bad.error.name, bad.error.reason) == ("b.jpg: cut short", "b.jpg", "cut short")
+
+
+def test_the_error_of_an_image_does_not_hold_its_bytes():
+    contents = [bytes([i]) * 100 for i in range(3)]
+    before = [sys.getrefcount(content) for content in contents]
+    examples = (Example(name="x", data=content, label=0) for content in contents)
+    images = list(decode_ahead(examples, partial(Example.square, rescaling=Rescaling(size=8))))
+    assert all(image.error is not None for image in images)
+    del examples
+    assert [sys.getrefcount(content) for content in contents] == before
 
 
 def test_another_error_of_decoding_is_raised_in_its_place():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 import time
 from collections.abc import Iterator
+from urllib.error import HTTPError
+from urllib.request import Request
 
 import pytest
 
@@ -150,6 +153,28 @@ def test_a_redirect_to_another_scheme_is_refused_with_its_target(server, target)
     server.script = [server.says(b"", 302, Location=target)]
     message = refused(server.url)
     assert message == f"HTTP 302 Found - Redirection to url '{target}' is not allowed"
+
+
+@pytest.mark.parametrize(
+    ("start", "target", "followed"),
+    [
+        ("https://a/x", "https://b/y", True),
+        ("https://a/x", "HTTPS://b/y", True),
+        ("http://a/x", "https://b/y", True),
+        ("http://a/x", "http://b/y", True),
+        ("https://a/x", "http://a/x", False),
+        ("HTTPS://a/x", "HTTP://b/y", False),
+    ],
+)
+def test_no_redirect_leads_from_https_to_http(start, target, followed):
+    redirects = next(handler for handler in web._opener().handlers if type(handler).__name__ == "Redirects")
+    answer = io.BytesIO()
+    if followed:
+        assert redirects.redirect_request(Request(start), answer, 302, "Found", {}, target).full_url == target
+    else:
+        with pytest.raises(HTTPError, match=r"Redirection to url .* is not allowed"):
+            redirects.redirect_request(Request(start), answer, 302, "Found", {}, target)
+    assert answer.closed
 
 
 def test_redirect_loops_and_endless_redirects_are_refused(server):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import safetensors
 import torch
 from msgspec import Meta
 from safetensors import SafetensorError
@@ -20,15 +18,12 @@ from alexnet_infer import strict_json
 from alexnet_infer.errors import ModelFileError, SpecError, listed, one_line, printable, shown
 from alexnet_infer.files import (
     copy_atomically,
-    open_regular,
     remove_leftovers,
     temporary_name,
     write_atomically,
     writing,
 )
-
-_MAX_HEADER = 10**8
-"""Bytes, as in the safetensors library."""
+from alexnet_infer.tensor_file import open_tensors
 
 _COUNT = Annotated[int, strict_json.whole(0, 2**53)]
 _ERRORS = Annotated[list[Annotated[float, strict_json.number(0, 1)]], Meta(description="a list of numbers from 0 to 1")]
@@ -147,9 +142,9 @@ def load(path: Path, config: dict, shapes: dict[str, tuple[int, ...]]) -> tuple[
     saved, state = _metadata(path)
     _refuse_other(path, saved, config)
     try:
-        with safetensors.safe_open(path, "pt") as file:
+        with open_tensors(path, "pt", follow=False) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, SpecError, OSError) as error:
         raise _damaged(path, error) from None
     saved_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if names := sorted(dict(saved_shapes.items() ^ shapes.items())):
@@ -190,8 +185,9 @@ def keep(path: Path, kept: Path) -> None:
 
 def _metadata(path: Path) -> tuple[dict, RunState]:
     try:
-        metadata = _header(path).get("__metadata__")
-        if not isinstance(metadata, dict) or not {"config", "state"} <= metadata.keys():
+        with open_tensors(path, "pt", follow=False) as file:
+            metadata = file.metadata() or {}
+        if not {"config", "state"} <= metadata.keys():
             raise SpecError("its header has no config and state")
         config, state = (strict_json.parse(metadata[key], key) for key in ("config", "state"))
         if not isinstance(config, dict) or not isinstance(state, dict):
@@ -200,22 +196,9 @@ def _metadata(path: Path) -> tuple[dict, RunState]:
             raise SpecError(f"its state has unknown fields: {listed(sorted(unknown))}")
         for name, value in state.items():
             strict_json.check_value(value, _STATE[name], f"state.{name}")
-        with safetensors.safe_open(path, "pt"):  # checks the rest of the header, and the file's length
-            return config, RunState(**state)
+        return config, RunState(**state)
     except (SafetensorError, SpecError, OSError) as error:
         raise _damaged(path, error) from None
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """Return the header of a safetensors file. Raises SpecError, also if a name occurs twice, and OSError."""
-    with open_regular(path, follow=False) as file:
-        size = int.from_bytes(file.read(8), "little")
-        if not 2 <= size <= min(_MAX_HEADER, os.fstat(file.fileno()).st_size - 8):
-            raise SpecError("not a safetensors file, or its end is missing")
-        header = strict_json.parse(file.read(size), "its header")
-    if not isinstance(header, dict):
-        raise SpecError("its header is not a JSON object")
-    return header
 
 
 def _damaged(path: Path, error: Exception) -> ModelFileError:

@@ -18,7 +18,7 @@ import numpy as np
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends import Backend
 from alexnet_infer.errors import AlexNetInferError
-from alexnet_infer.files import user_cache, write_atomically
+from alexnet_infer.files import MAX_JSON_BYTES, read_limited, user_cache, write_atomically
 from alexnet_infer.graph.file import OnnxFile
 from alexnet_infer.machine import cpu_name
 from alexnet_infer.manifest import Manifest
@@ -133,7 +133,7 @@ def _version(runtime: CpuRuntime) -> str:
 def _remembered(path: Path, question: Mapping[str, object]) -> CpuRuntime | None:
     """The answer in the cache file, or None if the file is missing, damaged or answers another question."""
     try:
-        answer = json.loads(path.read_bytes())
+        answer = json.loads(read_limited(path, MAX_JSON_BYTES))
         chosen = answer["chosen"]
     except (OSError, ValueError, RecursionError, TypeError, KeyError):
         return None

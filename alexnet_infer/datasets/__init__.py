@@ -26,6 +26,8 @@ __all__ = ["LAYOUTS", "Example", "LabelledImages", "OnError", "Split", "map_clas
 _SOURCES: tuple[type[Source], ...] = (Tar, Flat, Folders, Kaggle, Parquet, Caffe, TinyImageNet)
 LAYOUTS: dict[str, type[Source]] = {source.layout: source for source in _SOURCES}
 """The layouts by name, in the order in which messages list them."""
+_WRAPPERS = 20
+"""The most folders with nothing but another folder in them that are looked into."""
 
 
 class LabelledImages:
@@ -52,6 +54,8 @@ class LabelledImages:
             self._source = Folders(folder, split, numbered) if source is Folders else source(folder, split)
         except OSError as error:
             refuse(root, error)
+        except MemoryError:
+            raise UnreadableInputError(f"{root}: this machine has not enough memory to list its images") from None
         self._source.root = root
         if not len(self._source):
             raise UnreadableInputError(f"{root}: the {split} split has no images")
@@ -145,7 +149,9 @@ def _choose(root: Path, split: Split, layout: str | None) -> tuple[type[Source],
             raise UnreadableInputError(f"{root}: neither a folder nor a zip or tar archive; {fix}")
         top = archive
     folder: Folder | None = top
-    while folder is not None:
+    for _ in range(_WRAPPERS):
+        if folder is None:
+            break
         matching = [source for source in sources if source.detect(folder, split)]
         if Folders in matching and (folder / "meta.bin").is_file():  # torchvision keeps what it was unpacked from
             matching = [Folders]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, ClassVar
 
 from alexnet_infer.datasets.base import Entry, Listed, Split, labelled
-from alexnet_infer.datasets.classes import class_name, find_table
+from alexnet_infer.datasets.classes import class_name, find_table, incomplete
 from alexnet_infer.datasets.devkit import NAMES, Devkit, find_devkit, open_devkit
 from alexnet_infer.datasets.inside import check_member, tar_members
 from alexnet_infer.datasets.places import Place
@@ -62,9 +62,10 @@ class Tar(Listed):
     def _set_training(self, where: Path, images: dict[str, dict[str, Place]], folder: Path) -> None:
         if not any(images.values()):
             raise UnreadableInputError(f"{where}: no images in it; expected n*.tar, one per class")
-        names = _names(folder)
+        table, names = _names(folder)
         wnids = sorted(images)
         self.classes = tuple(class_name(where, wnid, names.get(wnid)) for wnid in wnids)
+        self.notes = tuple(incomplete(where, wnids, [(table, names)] if names else []))
         self.entries = [
             Entry(printable(name), label, images[wnid][name])
             for label, wnid in enumerate(wnids)
@@ -79,12 +80,12 @@ def _class_archives(root: Path) -> list[Path]:
     return sorted(next(filter(None, archives), []))
 
 
-def _names(folder: Path) -> dict[str, str]:
-    """WordNet id -> name, from a table of classes or else from the devkit; empty if there is neither."""
-    names = find_table(folder)[1]
+def _names(folder: Path) -> tuple[Folder, dict[str, str]]:
+    """The path of a table of classes or else of the devkit, and WordNet id -> name; empty if there is neither."""
+    table, names = find_table(folder)
     if not names and (devkit := find_devkit(folder)):
-        names = {c.wnid: c.name for c in Devkit(devkit).classes}
-    return names
+        table, names = devkit, {c.wnid: c.name for c in Devkit(devkit).classes}
+    return table, names
 
 
 def _index_class_archives(paths: list[Path]) -> dict[str, dict[str, Place]]:

@@ -153,8 +153,8 @@ class Listed(Source):
             entry = self.entries[position]
             try:
                 data, problem = entry.place.read(), None
-            except OSError as error:
-                data, problem = b"", error.strerror or one_line(error)
+            except (OSError, MemoryError) as error:
+                data, problem = b"", reason(error)
             if problem and on_error == "raise":
                 path = entry.place.path
                 where = path if path.endswith(entry.name) else f"{path}: {entry.name}"
@@ -174,6 +174,11 @@ class Listed(Source):
     def contents(self) -> Iterator[Sequence[str | int | None]]:
         for entry in self.entries:
             yield os.path.basename(entry.name), entry.place.bytes(), entry.label  # noqa: PTH119 (a million of them)
+
+
+def reason(error: OSError | MemoryError) -> str:
+    """Return why an image can't be read, for `Example.error`."""
+    return getattr(error, "strerror", None) or one_line(error) or "not enough memory to read it"
 
 
 def labelled(

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from alexnet_infer.datasets.base import Listed, labelled
-from alexnet_infer.datasets.classes import check_sorted, class_name, find_table
-from alexnet_infer.datasets.places import Place, refuse_lines
+from alexnet_infer.datasets.classes import check_sorted, class_name, find_table, without_images
+from alexnet_infer.datasets.places import Place
+from alexnet_infer.datasets.texts import WrongLines, read_lines
 from alexnet_infer.datasets.tree import (
     SPLIT_FOLDERS,
     Folder,
@@ -21,7 +22,6 @@ from alexnet_infer.datasets.tree import (
     distinct,
     is_picture,
     place_of,
-    read_lines,
     same_name,
 )
 from alexnet_infer.datasets.zips import ZipMember
@@ -70,9 +70,9 @@ class Caffe(Listed):
         self.entries = labelled(labels, path, located, folder, all_images=False)
         if isinstance(folder, Path):
             _check_links([place.path for place in located.values()])
-        others = sum(map(_not_listed, listings))
-        if others:
-            self.notes = (f"{others:,} images in {folder} are not in {path.name}: they don't count",)
+        self.notes = without_images(path, self.classes, labels.values())
+        if others := sum(map(_not_listed, listings)):
+            self.notes += (f"{others:,} images in {folder} are not in {path.name}: they don't count",)
 
 
 def image_folders(root: Folder) -> list[Folder]:
@@ -165,17 +165,16 @@ def _files(folder: Folder | None) -> Mapping[str, str]:
 def _read_list(path: Folder, classes: int) -> dict[str, int]:
     is_number = re.compile(r"[0-9]{1,9}").fullmatch
     labels: dict[str, int] = {}
-    bad: list[tuple[int, str]] = []
-    repeated: list[tuple[int, str]] = []
+    bad, repeated = WrongLines(), WrongLines()
     for number, line in enumerate(read_lines(path), start=1):
         *start, label = line.rsplit(None, 1) or [""]
         name = "".join(start).strip()
         if not name or not is_number(label) or int(label) >= classes:
-            bad.append((number, line))
+            bad.add(number, line)
         elif name in labels:
-            repeated.append((number, name))
+            repeated.add(number, name)
         else:
             labels[name] = int(label)
-    refuse_lines(path, bad, f"an image's name, a space and a label from 0 to {classes - 1}")
-    refuse_lines(path, repeated, "each image once")
+    bad.refuse(path, f"an image's name, a space and a label from 0 to {classes - 1}")
+    repeated.refuse(path, "each image once")
     return labels

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 from alexnet_infer.datasets.ilsvrc import ilsvrc_names
-from alexnet_infer.datasets.tree import Folder, is_wordnet_id, read_lines
+from alexnet_infer.datasets.texts import MAX_TABLE_BYTES, read_lines
+from alexnet_infer.datasets.tree import Folder, is_wordnet_id
 from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError, shown
 from alexnet_infer.manifest import ClassName
 
@@ -36,7 +37,7 @@ def read_table(path: Folder) -> dict[str, str]:
     is malformed or an id occurs twice.
     """
     try:
-        lines = read_lines(path)
+        lines = read_lines(path, MAX_TABLE_BYTES)
     except FileNotFoundError:
         return {}
     separator = TABLES.get(path.name, "")
@@ -78,7 +79,7 @@ def find_names(*folders: Folder) -> dict[str, str]:
         names = {**table, **{wnid: name for wnid, name in names.items() if name != wnid}}
     for folder in folders if not names else ():
         with suppress(FileNotFoundError):
-            lines = (line.partition("\t") for line in read_lines(folder / "words.txt"))
+            lines = (line.partition("\t") for line in read_lines(folder / "words.txt", MAX_TABLE_BYTES))
             names = {wnid: name for wnid, _, name in lines if is_wordnet_id(wnid) and name}
     return names
 
@@ -87,6 +88,42 @@ def find_tables(folders: Iterable[Folder]) -> list[tuple[Folder, dict[str, str]]
     """The path and content of each of TABLES that is in one of `folders`."""
     paths = dict.fromkeys(folder / table for folder in folders for table in TABLES)
     return [(path, names) for path in paths if (names := read_table(path))]
+
+
+def incomplete(where: Folder, have: Collection[str], tables: Sequence[tuple[Folder, Collection[str]]]) -> Iterator[str]:
+    """Yield a note for each of `tables`, given as (path, WordNet ids), that has classes which the set in `where` lacks.
+
+    A set that has most of a table's classes is an incomplete copy: raises UnreadableInputError. A set that has few is a
+    part that somebody made, such as Imagenette. Without tables, ILSVRC's classes are those that a set may be a copy of.
+    """
+    for table, wnids in tables:
+        if lacking := {*wnids} - {*have}:
+            lack = f"{len(lacking):,} of the {len(wnids):,} classes in {table}"
+            if 2 * len(lacking) < len(wnids):
+                raise UnreadableInputError(
+                    f"{where}: lacks {lack} (such as {shown(min(lacking))}), so the copy is incomplete; copy the rest. "
+                    "If a class has no images, keep its empty folder, or take it out of the table"
+                )
+            yield f"{where} lacks {lack} (such as {shown(min(lacking))}): they don't count"
+    names = ilsvrc_names()
+    lacking = names.keys() - {*have}
+    if not tables and 0 < 2 * len(lacking) < len(names) and names.keys() >= {*have}:
+        first = min(lacking)
+        yield (
+            f"{where} lacks {len(lacking):,} of ILSVRC's {len(names):,} classes (such as {first}, {names[first]}): the "
+            "copy may be incomplete, and its errors are those of the other classes"
+        )
+
+
+def without_images(source: Folder, classes: Sequence[ClassName], labels: Iterable[int]) -> tuple[str, ...]:
+    """Return a note if the list `source` has no image of some classes, but images of most of them."""
+    lacking = {*range(len(classes))}.difference(labels)
+    if not 0 < 2 * len(lacking) < len(classes):
+        return ()
+    return (
+        f"{source} has no image of {len(lacking):,} of the {len(classes):,} classes (such as "
+        f"{classes[min(lacking)].wnid}): the list may be incomplete",
+    )
 
 
 def sorted_classes(where: Folder, wnids: Iterable[str], names: Mapping[str, str]) -> tuple[ClassName, ...]:

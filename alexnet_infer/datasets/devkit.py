@@ -11,12 +11,12 @@ import sys
 import tarfile
 import zlib
 from functools import lru_cache
-from pathlib import Path
 
+from alexnet_infer.containers import Header
 from alexnet_infer.datasets.classes import is_wordnet_id, sorted_classes
-from alexnet_infer.datasets.inside import Inside
-from alexnet_infer.datasets.places import refuse_lines
-from alexnet_infer.datasets.tree import Folder, read_file
+from alexnet_infer.datasets.inside import Inside, check_member
+from alexnet_infer.datasets.texts import WrongLines, lines_of, read_file
+from alexnet_infer.datasets.tree import Folder
 from alexnet_infer.errors import BackendError, UnreadableInputError, one_line, shown
 from alexnet_infer.manifest import ClassName
 
@@ -24,8 +24,12 @@ NAMES = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12", "devkit")
 
 _META = "data/meta.mat"
 _TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
-_MAX_BYTES = 256 << 20
-"""Limit for the kit when it is unpacked in memory. The published archive is 2.6 MB."""
+MAX_BYTES = 32_000_000
+"""The largest archive, unpacked archive or `meta.mat` that is read. The published archive has 2.6 MB."""
+_MAX_TRUTH = 4_000_000
+"""The largest ground truth that is read. The published one has 190 kB, for 50,000 images."""
+_MAX_MEMORY = 1 << 30
+"""Bytes that reading a `meta.mat` may take: its compressed tables say themselves how large they are."""
 _MAX_SECONDS = 120
 
 
@@ -53,7 +57,7 @@ class Devkit:
     """The content of `meta.mat` and the ground truth, from the published archive or its unpacked folder.
 
     `classes` are sorted by WordNet id. `labels` maps the name of each validation image to a position in `classes`. The
-    kit's own numbers, `ILSVRC2012_ID`, are in a different order and are not exposed.
+    kit's own numbers, `ILSVRC2012_ID`, are in a different order, and only `ids` has them.
 
     Raises UnreadableInputError if the kit is incomplete or damaged, or contradicts itself. Raises BackendError if SciPy
     is not installed.
@@ -61,60 +65,65 @@ class Devkit:
 
     classes: tuple[ClassName, ...]
     labels: dict[str, int]
+    ids: list[int]
+    """The ILSVRC2012_ID of each image in `labels`, to check that labels are not in the kit's order."""
     truth: Folder
     """The path of the ground truth, for messages."""
 
     def __init__(self, path: Folder) -> None:
         meta, truth = _read_folder(path) if path.is_dir() else _read_archive(path)
-        lines = truth.decode("ascii", "replace").removesuffix("\n").split("\n")
         wnids, names = _synsets(path / _META, meta)
         self.classes = sorted_classes(path / _META, names, names)
         positions = {c.wnid: i for i, c in enumerate(self.classes)}
         self.truth = path / _TRUTH
-        self.labels = _labels(self.truth, lines, [positions[wnid] for wnid in wnids])
+        self.ids = _ids(self.truth, truth, len(wnids))
+        names = (f"ILSVRC2012_val_{number:08}.JPEG" for number in range(1, len(self.ids) + 1))
+        self.labels = {name: positions[wnids[number - 1]] for name, number in zip(names, self.ids, strict=True)}
 
 
-def _labels(where: Folder, lines: list[str], order: list[int]) -> dict[str, int]:
-    """Image name -> label. `order[i - 1]` is the label for ILSVRC2012_ID i: the ids count from 1."""
-    labels: dict[str, int] = {}
-    bad: list[tuple[int, str]] = []
-    for number, line in enumerate(lines, start=1):
+def _ids(where: Folder, truth: bytes, classes: int) -> list[int]:
+    """The ILSVRC2012_ID in each line of the ground truth. They count from 1."""
+    ids: list[int] = []
+    bad = WrongLines()
+    for number, line in enumerate(lines_of(where, truth), start=1):
         text = line.strip()
-        if re.fullmatch(r"[0-9]{1,9}", text) and 1 <= int(text) <= len(order):
-            labels[f"ILSVRC2012_val_{number:08}.JPEG"] = order[int(text) - 1]
+        if re.fullmatch(r"[0-9]{1,9}", text) and 1 <= int(text) <= classes:
+            ids.append(int(text))
         else:
-            bad.append((number, line))
-    refuse_lines(where, bad, f"an ILSVRC2012_ID from 1 to {len(order)}")
-    return labels
+            bad.add(number, line)
+    bad.refuse(where, f"an ILSVRC2012_ID from 1 to {classes}")
+    return ids
 
 
 def _read_folder(path: Folder) -> tuple[bytes, bytes]:
     """Return the content of meta.mat and of the ground truth."""
     try:
-        return read_file(path / _META), read_file(path / _TRUTH)
+        return read_file(path / _META, MAX_BYTES), read_file(path / _TRUTH, _MAX_TRUTH)
     except FileNotFoundError as error:
         raise UnreadableInputError(f"{error}: not found; expected the devkit's folder as published") from None
 
 
 def _read_archive(path: Folder) -> tuple[bytes, bytes]:
     try:
-        with gzip.open(path if isinstance(path, Path) else io.BytesIO(read_file(path))) as file:
-            content = file.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            raise UnreadableInputError(f"{path}: more than {_MAX_BYTES} bytes when unpacked; expected the devkit")
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
-            return _member(path, archive, _META), _member(path, archive, _TRUTH)
+        with gzip.open(io.BytesIO(read_file(path, MAX_BYTES))) as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise UnreadableInputError(f"{path}: more than {MAX_BYTES:,} bytes when unpacked; expected the devkit")
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:", tarinfo=Header) as archive:
+            return _member(path, archive, _META, MAX_BYTES), _member(path, archive, _TRUTH, _MAX_TRUTH)
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
         raise UnreadableInputError(f"{path}: can't be read as the devkit's archive ({one_line(error)})") from None
 
 
-def _member(path: Folder, archive: tarfile.TarFile, name: str) -> bytes:
+def _member(path: Folder, archive: tarfile.TarFile, name: str, most: int) -> bytes:
     wanted = f"ILSVRC2012_devkit_t12/{name}"
     member = next((m for m in archive if m.name.removeprefix("./") == wanted), None)
-    file = archive.extractfile(member) if member is not None and member.isreg() else None
-    if file is None:
+    if member is None:
         raise UnreadableInputError(f"{path}: has no file {wanted}; expected the devkit as published")
-    return file.read()
+    check_member(path, member, False)
+    if member.size > most:
+        raise UnreadableInputError(f"{path}: {wanted} has {member.size:,} bytes: expected at most {most:,}")
+    return archive.extractfile(member).read()
 
 
 def _synsets(where: Folder, data: bytes) -> tuple[list[str], dict[str, str]]:
@@ -138,16 +147,27 @@ def _synsets(where: Folder, data: bytes) -> tuple[list[str], dict[str, str]]:
     return [wnid for _, wnid, _ in rows], names
 
 
-_READER = """
-import io, json, sys, numpy
+_READER = f"""
+import io, json, re, sys, numpy
 from scipy.io import loadmat
+try:
+    import resource
+    used = int(re.search("VmData:[^0-9]*([0-9]+)", open("/proc/self/status").read())[1])
+    limit = used * 1024 + {_MAX_MEMORY}
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
+except (ImportError, OSError, TypeError):
+    pass  # not Linux
 try:
     table = loadmat(io.BytesIO(sys.stdin.buffer.read()), squeeze_me=True, variable_names=["synsets"])["synsets"]
     rows = [[int(r["ILSVRC2012_ID"]), str(r["WNID"]), str(r["words"]), int(r["num_children"])]
             for r in numpy.atleast_1d(table)]
+    text = json.dumps(rows)
+    if len(text) > {MAX_BYTES}:
+        raise ValueError("a table of %d bytes" % len(text))
 except Exception as error:
-    sys.exit(f"{type(error).__name__}: {error}")
-json.dump(rows, sys.stdout)
+    sys.exit(type(error).__name__ + ": " + str(error))
+sys.stdout.write(text)
 """
 
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from alexnet_infer.datasets.base import Entry, Listed
-from alexnet_infer.datasets.classes import check_sorted, class_name, find_names, find_table, find_tables, read_table
+from alexnet_infer.datasets.classes import (
+    check_sorted,
+    class_name,
+    find_names,
+    find_table,
+    find_tables,
+    incomplete,
+    read_table,
+)
 from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
 from alexnet_infer.datasets.tree import (
     SPLIT_FOLDERS,
@@ -43,7 +51,8 @@ class Folders(Listed):
     to 999 are there, or else in the classes `numbered`, such as the net's. If all of these are named by numbers, or if
     there are none, as in training, the numbers are names. All images below a class folder belong to
     the class, and links to folders are followed. An empty class folder keeps its position among the labels. A table in
-    `root` gives the names of WordNet ids; others have the names that ILSVRC gives them.
+    `root` gives the names of WordNet ids; others have the names that ILSVRC gives them. If most classes of a table have
+    a folder, all must have one.
     """
 
     layout = "folders"
@@ -72,10 +81,13 @@ class Folders(Listed):
             owners, self.notes = _numbered(tables, images, numbered)
         else:
             owners, self.notes = _by_name(tables, images), ()
-        self.notes = (*self.notes, *_without_folder(tables, owners))
         self.classes = tuple(sorted(owners, key=lambda c: c.wnid))
-        if len({c.wnid for c in self.classes}) < len(images):
+        wnids = {c.wnid for c in self.classes}
+        if len(wnids) < len(images):
             raise UnreadableInputError(f"{folder}: two folders are the same class; expected one folder per class")
+        ids = root / "wnids.txt"
+        listing = [*find_tables(tables), *([(ids, names)] if (names := read_table(ids)) else [])]
+        self.notes = (*self.notes, *incomplete(folder, wnids, listing))
         self.entries = list(labelled_folders(images, [owners[c] for c in self.classes]))
 
 
@@ -164,16 +176,6 @@ def _by_name(tables: Sequence[Folder], images: Mapping[Folder, object]) -> dict[
     names = find_names(*tables)
     wnids = ((same_name(path.name), path) for path in images)
     return {class_name(path, wnid, names.get(wnid)): path for wnid, path in wnids}
-
-
-def _without_folder(tables: Sequence[Folder], classes: Collection[ClassName]) -> Iterator[str]:
-    """Yield a note if a table beside the folders lists classes that have none."""
-    for table, names in find_tables(tables):
-        if lacking := names.keys() - {c.wnid for c in classes}:
-            yield (
-                f"{table} lists {len(names):,} classes, and {len(lacking):,} of them have no folder (such as "
-                f"{shown(min(lacking))}): they don't count"
-            )
 
 
 def _numbered(

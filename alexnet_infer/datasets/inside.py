@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 from zipfile import is_zipfile
 
+from alexnet_infer.containers import Header
 from alexnet_infer.datasets.places import Place, refuse
 from alexnet_infer.datasets.zips import Zip, ZipMember
 from alexnet_infer.errors import UnreadableInputError, one_line, printable, shown
@@ -112,6 +113,12 @@ class Inside:
             raise KeyError(self.inner)
         return place
 
+    def size(self) -> int:
+        """Return the file's size in bytes. Raises FileNotFoundError."""
+        if not self.is_file():
+            raise FileNotFoundError(str(self))
+        return self.place().bytes()
+
     def read_bytes(self) -> bytes:
         """Return the file's content. Raises OSError."""
         if not self.is_file():
@@ -179,7 +186,7 @@ def tar_members(file: IO[bytes], where: str) -> Iterator[tuple[tarfile.TarFile, 
     skips the remaining images.
     """
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
+        with tarfile.open(fileobj=file, mode="r:", tarinfo=Header) as archive:
             last = -1
             for member in archive:
                 if member.size < 0 or member.offset <= last:  # some versions of tarfile would loop forever

@@ -13,10 +13,11 @@ from alexnet_infer.datasets.classes import (
     find_names,
     read_table,
     sorted_classes,
+    without_images,
 )
 from alexnet_infer.datasets.devkit import NAMES, find_devkit, open_devkit
 from alexnet_infer.datasets.folders import ANNOTATIONS, labelled_folders
-from alexnet_infer.datasets.places import refuse_lines
+from alexnet_infer.datasets.texts import WrongLines, read_lines
 from alexnet_infer.datasets.tree import (
     Folder,
     Split,
@@ -24,7 +25,6 @@ from alexnet_infer.datasets.tree import (
     images_in,
     is_wordnet_id,
     place_of,
-    read_lines,
     subfolders,
 )
 from alexnet_infer.datasets.walk import Walk
@@ -117,6 +117,7 @@ class Kaggle(Listed):
             solution = self._find(root, "LOC_val_solution.csv")
             labels = _read_solution(solution, positions)
             self.entries = labelled(labels, solution, images_in(folder), folder)
+            self.notes = without_images(solution, self.classes, labels.values())
             return
         folders = {path.name: path for path in subfolders(folder)}
         if folders.keys() != positions.keys():
@@ -144,8 +145,7 @@ class Kaggle(Listed):
 def _read_solution(path: Folder, positions: dict[str, int]) -> dict[str, int]:
     """Image file name -> label. A row has an ImageId and, for each box, a WordNet id and four coordinates."""
     labels: dict[str, int] = {}
-    bad: list[tuple[int, str]] = []
-    repeated: list[tuple[int, str]] = []
+    bad, repeated = WrongLines(), WrongLines()
     rows = csv.reader(read_lines(path))
     try:
         header = next(rows, [])
@@ -155,15 +155,15 @@ def _read_solution(path: Folder, positions: dict[str, int]) -> dict[str, int]:
             name = f"{row[0]}.JPEG" if row else ""
             wnids = set(row[1].split()[::5]) if len(row) == 2 else set()
             if len(wnids) != 1 or not wnids <= positions.keys():
-                bad.append((rows.line_num, ",".join(row)))
+                bad.add(rows.line_num, ",".join(row))
             elif name in labels:
-                repeated.append((rows.line_num, row[0]))
+                repeated.add(rows.line_num, row[0])
             else:
                 labels[name] = positions[wnids.pop()]
     except csv.Error as error:
         raise UnreadableInputError(f"{path}, line {rows.line_num}: {one_line(error)}") from None
-    refuse_lines(path, bad, "an ImageId and boxes of one class of LOC_synset_mapping.txt")
-    refuse_lines(path, repeated, "each ImageId once")
+    bad.refuse(path, "an ImageId and boxes of one class of LOC_synset_mapping.txt")
+    repeated.refuse(path, "each ImageId once")
     return labels
 
 
@@ -187,7 +187,7 @@ class TinyImageNet(Listed):
         source, folder = root / "val" / ANNOTATIONS, root / "val" / "images"
         wnids = _read_annotations(source)
         table = root / "wnids.txt"
-        classes = read_table(table) if table.is_file() else dict.fromkeys(wnids.values())
+        classes = read_table(table) or dict.fromkeys(wnids.values())
         self.classes = sorted_classes(table, classes, find_names(root))
         positions = {c.wnid: i for i, c in enumerate(self.classes)}
         if unknown := [name for name, wnid in wnids.items() if wnid not in positions]:
@@ -195,22 +195,22 @@ class TinyImageNet(Listed):
             raise UnreadableInputError(f"{source}: {shown(unknown[0])} is of class {wnid}, which isn't in {table}")
         labels = {name: positions[wnid] for name, wnid in wnids.items()}
         self.entries = labelled(labels, source, images_in(folder), folder)
+        self.notes = without_images(source, self.classes, labels.values())
 
 
 def _read_annotations(path: Folder) -> dict[str, str]:
     """Image file name -> WordNet id. A line has them, and the four coordinates of a box, separated by tabs."""
     wnids: dict[str, str] = {}
-    bad: list[tuple[int, str]] = []
-    repeated: list[tuple[int, str]] = []
+    bad, repeated = WrongLines(), WrongLines()
     for number, line in enumerate(read_lines(path), start=1):
         name, _, rest = line.partition("\t")
         wnid = rest.partition("\t")[0].strip()
         if not name or not is_wordnet_id(wnid):
-            bad.append((number, line))
+            bad.add(number, line)
         elif name in wnids:
-            repeated.append((number, name))
+            repeated.add(number, name)
         else:
             wnids[name] = wnid
-    refuse_lines(path, bad, "an image's name, a tab and a WordNet id")
-    refuse_lines(path, repeated, "each image once")
+    bad.refuse(path, "an image's name, a tab and a WordNet id")
+    repeated.refuse(path, "each image once")
     return wnids

@@ -11,7 +11,7 @@ from typing import Literal
 from unicodedata import normalize
 
 from alexnet_infer.datasets.inside import Inside
-from alexnet_infer.datasets.places import Place, read_whole, refuse
+from alexnet_infer.datasets.places import Place, refuse
 from alexnet_infer.datasets.zips import ZipMember
 from alexnet_infer.photos import IMAGE_SUFFIXES, OTHER_PICTURE_SUFFIXES
 
@@ -181,33 +181,3 @@ def is_wordnet_id(text: str) -> bool:
 def same_name(name: str) -> str:
     """The form in which names are compared. macOS stores "é" as two characters, most other programs as one."""
     return name if name.isascii() else normalize("NFC", name)
-
-
-def read_file(path: Folder) -> bytes:
-    """Return the content of a file that belongs to a set.
-
-    Raises FileNotFoundError if it doesn't exist. Raises UnreadableInputError if it can't be read.
-    """
-    if isinstance(path, Path):
-        return read_whole(path)
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        refuse(path, error)
-
-
-def read_lines(path: Folder) -> list[str]:
-    """Return the lines of a UTF-8 text file, without their line endings (LF or CRLF).
-
-    Blank lines at the end are left out. Raises what `read_file` raises, and UnreadableInputError if the file isn't
-    UTF-8.
-    """
-    try:
-        text = read_file(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        refuse(path, error)
-    # Not splitlines(): a name may contain other characters that Unicode treats as line breaks, and an additional line
-    # would shift the labels.
-    return text.replace("\r\n", "\n").rstrip("\n").split("\n")

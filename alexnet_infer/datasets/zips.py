@@ -12,8 +12,9 @@ import zlib
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipInfo
 
+from alexnet_infer.containers import open_zip
 from alexnet_infer.decode import MAX_BYTES
 from alexnet_infer.errors import UnreadableInputError, one_line, shown
 
@@ -62,7 +63,7 @@ class Zip:
         """Return the content of a member. Raises OSError with the cause in `strerror`."""
         size, packed, method = self.sizes[member], self.packed[member], self.methods[member]
         if size > MAX_BYTES or packed > MAX_BYTES:
-            raise OSError(0, f"too large: expected at most {MAX_BYTES:,} bytes")
+            raise OSError(0, f"has {max(size, packed):,} bytes: expected at most {MAX_BYTES:,}")
         if method not in (ZIP_STORED, ZIP_DEFLATED):
             raise OSError(0, f"compressed with zip's method {method}, which is not supported; unpack the archive")
         with self.path.open("rb") as file:
@@ -87,12 +88,11 @@ class Zip:
 def _listed(path: Path) -> list[ZipInfo]:
     """The archive's list. A name without the mark of UTF-8 is mostly UTF-8, too, or else of the oldest encoding."""
     try:
-        try:
-            with ZipFile(path, metadata_encoding="utf-8") as archive:
-                return archive.infolist()
-        except UnicodeDecodeError:
-            with ZipFile(path) as archive:
-                return archive.infolist()
+        with path.open("rb") as file:
+            try:
+                return open_zip(file, "utf-8").infolist()
+            except UnicodeDecodeError:
+                return open_zip(file).infolist()
     except (BadZipFile, ValueError, NotImplementedError, EOFError, struct.error) as error:
         reason = "a name is not UTF-8" if isinstance(error, UnicodeDecodeError) else one_line(error)
         raise UnreadableInputError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from alexnet_infer import strict_json
 from alexnet_infer.errors import ModelFileError, SpecError, one_line
-from alexnet_infer.files import along
+from alexnet_infer.files import MAX_JSON_BYTES, along, read_limited
 from alexnet_infer.predict import Net
 from alexnet_infer.strict_json import Record, Sha256, Text, whole
 
@@ -112,7 +112,7 @@ def class_results() -> dict[str, ClassResults]:
     """Return the bundled nets' results by the SHA-256 of the model file. Raises ModelFileError if they are invalid."""
     path = along(RESULTS)
     try:
-        _, content = strict_json.parse_format(path.read_bytes(), RESULTS, 1)
+        _, content = strict_json.parse_format(read_limited(path, MAX_JSON_BYTES), RESULTS, 1)
         nets = strict_json.convert(content.get("nets"), tuple[ClassResults, ...], "nets")
     except OSError as error:
         raise ModelFileError(f"{path}: can't be read ({error.strerror or error}); reinstall alexnet-infer") from None

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_infer.datasets import LabelledImages, Split, detected, open_images
-from alexnet_infer.datasets.devkit import NAMES
+from alexnet_infer.datasets.devkit import MAX_BYTES, NAMES
 from alexnet_infer.datasets.ilsvrc import ARCHIVES, DEVKIT, ILSVRC, identify
 from alexnet_infer.doctor.finding import LISTED, PERMUTED, Finding, Report
 from alexnet_infer.doctor.images import (
@@ -193,8 +193,9 @@ def _archives(folder: Path, split: Split, hashing: bool, known: str | None) -> I
 def _archive(path: Path, size: int | None, md5: str, hashing: bool, known: str | None) -> Finding:
     foreign = "note" if known not in (ILSVRC, "refused") else None  # a set other than ILSVRC has its own archives
     actual, advice = path.stat().st_size, "Download it again from https://image-net.org."
-    if size is not None and actual != size:
-        detail = f"{actual:,} bytes; the official one has {size:,}"
+    if (size is not None and actual != size) or actual > (size or MAX_BYTES):
+        official = f"{size:,}" if size else "2.6 million"
+        detail = f"{actual:,} bytes; the official one has {official}"
         return Finding(
             level=foreign or ("error" if known == "refused" else "warning"),
             title=f"{path.name} is not the official archive",

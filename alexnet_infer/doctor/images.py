@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from alexnet_infer.datasets import Example, Split
+from alexnet_infer.datasets.base import reason
 from alexnet_infer.datasets.ilsvrc import ARCHIVES
 from alexnet_infer.datasets.inside import intact_members, open_archive
 from alexnet_infer.datasets.places import Place
@@ -131,8 +132,8 @@ def read(image: Item) -> Example:
     name, place = image
     try:
         return Example(name=name, data=place.read(), label=-1)
-    except OSError as error:
-        return Example(name=name, data=b"", label=-1, error=error.strerror)
+    except (OSError, MemoryError) as error:
+        return Example(name=name, data=b"", label=-1, error=reason(error))
 
 
 def unlabelled(root: Path, split: Split) -> list[Item]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from alexnet_infer.datasets.devkit import NAMES, Devkit, find_devkit
+from alexnet_infer.datasets.devkit import Devkit, find_devkit
 from alexnet_infer.datasets.ilsvrc import ILSVRC, identify
 from alexnet_infer.doctor.finding import LISTED, PERMUTED, Finding
 from alexnet_infer.doctor.images import Seen
@@ -75,7 +74,7 @@ def against_devkit(folder: Path, seen: Seen, classes: Sequence[ClassName]) -> It
         return
     try:
         kit = Devkit(path)
-        ids = np.array(_ids(path, kit))
+        ids = np.array(kit.ids)
     except (UnreadableInputError, BackendError) as error:
         yield Finding(level="note", title="labels were not compared with the devkit", detail=printable(str(error)))
         return
@@ -135,13 +134,3 @@ def _compare(given: np.ndarray, true: np.ndarray, ids: np.ndarray, names: Sequen
         count=len(wrong),
         examples=tuple(printable(f"{names[i]}: label {given[i]}, in the devkit {true[i]}") for i in wrong[:LISTED]),
     )
-
-
-def _ids(path: Path, kit: Devkit) -> list[int]:
-    """The ILSVRC2012_IDs in the ground truth of a devkit that has already been read, and so is complete."""
-    if path.is_dir():
-        return [int(line) for line in kit.truth.read_text().split()]
-    with tarfile.open(path) as archive:
-        name = f"{NAMES[1]}/{kit.truth.relative_to(path).as_posix()}"
-        member = next(m for m in archive if m.name.removeprefix("./") == name)
-        return [int(line) for line in archive.extractfile(member).read().split()]

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_infer.engines.files import Built, EngineDescription, read_description, read_engine, save_engine
-from alexnet_infer.errors import BackendError, ModelFileError, one_line
-from alexnet_infer.files import lock, user_cache, write_atomically
+from alexnet_infer.errors import BackendError, ModelFileError, SpecError, one_line
+from alexnet_infer.files import lock, read_limited, user_cache, write_atomically
+
+MAX_STORED_BYTES = 1_000_000_000
+"""The largest file that speeds up the next build or start: timings and compiled kernels, which have megabytes."""
 
 
 def folder() -> Path:
@@ -99,8 +102,8 @@ def is_ours(description: EngineDescription) -> bool:
 
 def read_timings(name: str) -> bytes:
     """Return how long TensorRT's kernels took in earlier builds, in its own format. Empty if nothing is stored."""
-    with suppress(OSError):
-        return (folder() / f"{name}.timings").read_bytes()
+    with suppress(OSError, SpecError):
+        return read_limited(folder() / f"{name}.timings", MAX_STORED_BYTES)
     return b""
 
 
@@ -115,9 +118,9 @@ def read_kernels(name: str) -> bytes:
 
     Empty if there are none, or if other users can write to the folder, because kernels are code.
     """
-    with suppress(OSError, BackendError):
+    with suppress(OSError, SpecError, BackendError):
         _check_private()
-        return (folder() / f"{name}.kernels").read_bytes()
+        return read_limited(folder() / f"{name}.kernels", MAX_STORED_BYTES)
     return b""
 
 

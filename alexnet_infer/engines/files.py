@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from alexnet_infer import strict_json
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line, shown
-from alexnet_infer.files import size_of, write_atomically
+from alexnet_infer.files import read_limited, write_atomically
 from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.manifest import Manifest
 from alexnet_infer.strict_json import Record, Sha256, Text
@@ -34,6 +34,8 @@ RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
 """Default compute capabilities of an RTX engine. 7.5 is left out, because it does not support float32."""
 
 MAX_DESCRIPTION_BYTES = 2**26
+MAX_PLAN_BYTES = 2**32
+"""The largest engine that is read: twice the largest ONNX file from which one is built."""
 MIB = 2**20
 Capability = Annotated[str, strict_json.matching(r"[0-9]{1,2}\.[0-9]", "capabilities such as '8.6'")]
 
@@ -170,7 +172,7 @@ def read_description(path: Path) -> EngineDescription:
     """Read the description of the engine `path`, without reading the engine. Raises ModelFileError."""
     description = description_path(path)
     try:
-        return EngineDescription.from_json(_read(description, MAX_DESCRIPTION_BYTES).decode())
+        return EngineDescription.from_json(read_limited(description, MAX_DESCRIPTION_BYTES).decode())
     except FileNotFoundError:
         raise ModelFileError(
             f"{path}: has no description: expected {description.name} beside it, as written by alexnet-infer export"
@@ -190,7 +192,7 @@ def read_engine(path: Path) -> Built:
         if not path.exists():
             raise SpecError("no such file")
         description = read_description(path)
-        plan = _read(path)
+        plan = read_limited(path, MAX_PLAN_BYTES)
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or one_line(error)}") from None
     except SpecError as error:
@@ -201,10 +203,3 @@ def read_engine(path: Path) -> Built:
             "(its SHA-256 differs): export it again"
         )
     return Built(plan=plan, description=description)
-
-
-def _read(path: Path, most: int | None = None) -> bytes:
-    size = size_of(path)
-    if most is not None and size > most:
-        raise SpecError(f"has {size} bytes: expected a description of at most {most} bytes")
-    return path.read_bytes()

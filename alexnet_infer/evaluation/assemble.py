@@ -177,11 +177,13 @@ def notes(scores: Scores, lost: int) -> Iterator[str]:
         wrong = f"{_count_of(lost, 'image')} count{'s' * (lost == 1)} as wrong"
         yield f"{unknown:,} of the {len(scores.classes):,} classes {are} {how}: {their} {wrong}{fix}."
     data = {named.wnid for named in scores.classes}
-    only_nets = sum(output.wnid not in data for output in scores.outputs)
+    only_nets = [output for output in scores.outputs if output.wnid not in data]
     if only_nets and scores.scoring.classes == "all":
-        are = "is" if only_nets == 1 else "are"
-        of = f"{len(scores.outputs):,}"
-        yield f"{only_nets:,} of the {its} {of} classes {are} not in the data (see --classes shared)."
+        are = "is" if len(only_nets) == 1 else "are"
+        of, first = f"{len(scores.outputs):,}", only_nets[0]
+        few = 10 * len(only_nets) <= len(scores.outputs)  # otherwise it is a set of other classes, no incomplete copy
+        copy = f": is the set complete? {first.wnid} ({first.short}) is missing" if few else ""
+        yield f"{len(only_nets):,} of the {its} {of} classes {are} not in the data (see --classes shared){copy}."
 
 
 def _count_of(count: int, noun: str) -> str:

@@ -17,8 +17,11 @@ import msgspec
 from msgspec import Meta
 
 from alexnet_infer import strict_json
-from alexnet_infer.datasets.tree import children, distinct, read_file, subfolders
+from alexnet_infer.datasets.places import refuse
+from alexnet_infer.datasets.texts import read_file
+from alexnet_infer.datasets.tree import children, distinct, subfolders
 from alexnet_infer.errors import UnreadableInputError, UsageError, listed, one_line, shown
+from alexnet_infer.files import MAX_JSON_BYTES
 from alexnet_infer.preprocess import Views
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -75,18 +78,21 @@ def find_sets(root: Path) -> Sets:
     A folder that contains nothing but another folder stands for that one. Raises UnreadableInputError if `root` has no
     set, and UsageError if it has a corruption twice.
     """
-    if not root.exists():
-        raise UnreadableInputError(f"{root}: no such file or folder")
-    top = root
-    while top.is_dir():
-        inner = subfolders(top)
-        found = [folder for group in (top, *inner) for folder in subfolders(group)]
-        if sets := _sets(root, found):
-            return sets
-        if len(inner) != 1:
-            break
-        top = inner[0]
-    has = f" (it has {listed(path.name for path in subfolders(top))})" if top.is_dir() else ""
+    try:
+        if not root.exists():
+            raise UnreadableInputError(f"{root}: no such file or folder")
+        top = root
+        while top.is_dir():
+            inner = subfolders(top)
+            found = [folder for group in (top, *inner) for folder in subfolders(group)]
+            if sets := _sets(root, found):
+                return sets
+            if len(inner) != 1:
+                break
+            top = inner[0]
+        has = f" (it has {listed(path.name for path in subfolders(top))})" if top.is_dir() else ""
+    except OSError as error:  # a name too long
+        refuse(root, error)
     raise UnreadableInputError(
         f"{root}: no sets of ImageNet-C here{has}; expected the unpacked archives, with folders such as "
         "gaussian_noise/1 or noise/gaussian_noise/1"
@@ -214,7 +220,7 @@ def read_baseline(path: Path) -> Baseline:
     """
     option = f"--mce-baseline {path}"
     try:
-        result = msgspec.convert(strict_json.parse(read_file(path), "the file"), _Result)
+        result = msgspec.convert(strict_json.parse(read_file(path, MAX_JSON_BYTES), "the file"), _Result)
     except FileNotFoundError:
         raise UnreadableInputError(f"{option}: no such file; expected the output of eval --mce --json") from None
     except UnreadableInputError as error:

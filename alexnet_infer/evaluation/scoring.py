@@ -16,10 +16,11 @@ import numpy as np
 from alexnet_infer.datasets import map_classes
 from alexnet_infer.datasets.classes import is_wordnet_id
 from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
-from alexnet_infer.datasets.tree import read_file, read_lines
+from alexnet_infer.datasets.texts import MAX_TABLE_BYTES, read_file, read_lines
 from alexnet_infer.errors import UnreadableInputError, UsageError, one_line, shown
 from alexnet_infer.evaluation.paper import VALIDATION_IMAGES
 from alexnet_infer.evaluation.predictions import ImageRow, Predictions, PredictionsError
+from alexnet_infer.files import MAX_JSON_BYTES
 from alexnet_infer.metrics import mean_probabilities
 
 Shards = Sequence[Predictions]
@@ -70,7 +71,7 @@ def _name(path: Path) -> str:
 
 def _read_wnids(path: Path) -> frozenset[str]:
     try:
-        lines = read_lines(path)
+        lines = read_lines(path, MAX_TABLE_BYTES)
     except FileNotFoundError:
         raise UnreadableInputError(f"--classes {path}: no such file; expected all, shared or a file") from None
     except UnreadableInputError as error:
@@ -86,12 +87,12 @@ def _read_wnids(path: Path) -> frozenset[str]:
 
 def _read_right(path: Path) -> RightClasses:
     try:
-        lists = msgspec.json.decode(read_file(path), type=list[list[int]])
+        lists = msgspec.json.decode(read_file(path, MAX_JSON_BYTES), type=list[list[int]])
     except FileNotFoundError:
         raise UnreadableInputError(f"--labels {path}: no such file; expected a file such as real.json") from None
     except UnreadableInputError as error:
         raise UnreadableInputError(f"--labels {error}") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise UnreadableInputError(
             f"--labels {path}: {one_line(error)}; expected JSON with one list of class indices per image, such as "
             "real.json"

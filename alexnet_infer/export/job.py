@@ -20,7 +20,7 @@ from alexnet_infer.export.engine_build import build_engine
 from alexnet_infer.export.engine_progress import build_bars
 from alexnet_infer.export.quantize import QuantizationOptions, quantize
 from alexnet_infer.export.readme import SIGNATURE, readme
-from alexnet_infer.files import safe_name, write_atomically, writing
+from alexnet_infer.files import read_limited, safe_name, write_atomically, writing
 from alexnet_infer.graph.check import check_graph
 from alexnet_infer.graph.file import MAX_BYTES, MAX_WEIGHTS, embed, save_model
 from alexnet_infer.graph.info import Batch, ExportInfo, FileViews, Int8For, LRNForm, Member, Precision
@@ -31,6 +31,9 @@ from alexnet_infer.reading import Unreadable
 
 if TYPE_CHECKING:
     import onnx
+
+MAX_README_BYTES = 1_000_000
+"""The largest README.md that may be alexnet-infer's own, which has a few kB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +269,11 @@ def _folder(folder: Path) -> Iterator[Path]:
 
 def _check_readme(path: Path) -> None:
     """Raise UsageError if `path` is a README that alexnet-infer did not write: with `--out .` it may be a project's."""
-    if path.exists() and SIGNATURE.encode() not in path.read_bytes():
+    try:
+        ours = not path.exists() or SIGNATURE.encode() in read_limited(path, MAX_README_BYTES)
+    except SpecError:
+        ours = False
+    if not ours:
         raise UsageError(
             f"--out {path.parent}: its {path.name} was not written by alexnet-infer and would be overwritten; "
             "expected another folder"

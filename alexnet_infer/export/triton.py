@@ -20,6 +20,7 @@ from typing import Any
 
 from alexnet_infer.errors import SpecError, UsageError, shown
 from alexnet_infer.files import (
+    MAX_JSON_BYTES,
     copy_atomically,
     read_limited,
     safe_name,
@@ -151,10 +152,10 @@ def _check_same(target: Path, model: ServedModel, labels: str) -> None:
                     "folder"
                 )
         return
-    first_line = (target / CONFIG).read_text(encoding="utf-8", errors="replace").partition("\n")[0]
     try:
+        first_line = read_limited(target / CONFIG, MAX_JSON_BYTES).decode("utf-8", "replace").partition("\n")[0]
         existing = json.loads(first_line.removeprefix(_SIGNATURE)) if first_line.startswith(_SIGNATURE) else None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # SpecError is a ValueError
         existing = None
     if not isinstance(existing, dict):
         raise UsageError(f"{target / CONFIG}: was not written by alexnet-infer; give --triton another folder")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,13 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from alexnet_infer import strict_json
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.errors import SpecError, one_line, shown, wrong_names
 from alexnet_infer.importing.roles import as_float32
 from alexnet_infer.manifest import METADATA_KEY, ClassName, classes_from_json
 from alexnet_infer.preprocess import Preprocessing
+from alexnet_infer.tensor_file import open_tensors
 
 OWN = "model."
 """Prefix of the names of the net's tensors. The optimiser's tensors have another prefix."""
@@ -39,7 +40,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises SpecError if the file isn't such a checkpoint or is damaged. Raises OSError if it can't be read.
     """
     try:
-        with path.open("rb"), safe_open(path, "np") as file:
+        with open_tensors(path) as file:
             metadata = file.metadata() or {}
             config, net = _json(metadata, "config"), _json(metadata, "net") if "net" in metadata else None
             architecture = Architecture.from_json(config["architecture"])
@@ -78,10 +79,10 @@ def _json(metadata: dict[str, str], key: str) -> dict[str, Any]:
             f"is not a checkpoint of alexnet-infer's trainer: its metadata has no {key}; of another program's tensors, "
             "import a file written by torch.save(net.state_dict(), FILE)"
         )
-    try:
-        return dict(json.loads(metadata[key]))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise SpecError(f"its {key} is not a JSON object ({one_line(error)})") from None
+    value = strict_json.parse(metadata[key], f"its {key}")
+    if not isinstance(value, dict):
+        raise SpecError(f"its {key} is not a JSON object")
+    return value
 
 
 def _in_grey_levels(tensors: dict[str, np.ndarray], architecture: Architecture, unit: object) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from msgspec import Meta
 from alexnet_infer import strict_json
 from alexnet_infer.architecture import Architecture, Conv
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line
+from alexnet_infer.files import MAX_JSON_BYTES, read_limited
 from alexnet_infer.importing.roles import as_float32
 from alexnet_infer.preprocess import ALIASED, TORCHVISION, ChannelOrder, Fit, Preprocessing, Resample, Side, ValueRange
 from alexnet_infer.strict_json import Record
@@ -98,7 +99,7 @@ def convention(name: str) -> Convention:
         return CONVENTIONS[name]
     path = Path(name)
     try:
-        fields = strict_json.parse(path.read_bytes(), "preprocessing")
+        fields = strict_json.parse(read_limited(path, MAX_JSON_BYTES), "preprocessing")
         if isinstance(fields, dict):
             fields.setdefault("std", [1.0, 1.0, 1.0])
         return strict_json.build(fields, Convention, "preprocessing")

@@ -170,6 +170,8 @@ def _naming(path: Path) -> Iterator[None]:
         raise ModelFileError(f"{path}: {error}") from None
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or error}") from None
+    except MemoryError:
+        raise ModelFileError(f"{path}: needs more memory than this machine has") from None
 
 
 def _preset(request: ImportRequest) -> Architecture:

@@ -11,16 +11,18 @@ import os
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from alexnet_infer.architecture import MAX_PARAMETERS, Architecture
+from alexnet_infer.containers import ZIP_STORED, BadZipFile, is_zipfile, open_zip
 from alexnet_infer.errors import BackendError, SpecError, UsageError, one_line, printable
+from alexnet_infer.files import open_regular
 from alexnet_infer.importing.roles import Layer, by_role
 from alexnet_infer.packages import installed
+from alexnet_infer.tensor_file import open_tensors
 
 TIMEOUT = 600
 """Time limit for reading, in seconds: enough for the largest file on a slow disk."""
@@ -50,24 +52,21 @@ def read_state_dict(path: Path, architecture: Architecture) -> dict[str, np.ndar
 
 def _check_size(path: Path) -> None:
     """Raise SpecError if the file is too large, or if it is compressed and so could expand. torch doesn't compress."""
-    if path.stat().st_size > 4 * MAX_PARAMETERS:
-        raise SpecError(f"has {path.stat().st_size} bytes: expected at most {4 * MAX_PARAMETERS}")
-    records = []
-    try:
-        if whole := zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                records = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise SpecError(f"damaged, or not a PyTorch file ({one_line(error)})") from None
-    if not whole and _begins_as_zip(path):
+    with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > 4 * MAX_PARAMETERS:
+            raise SpecError(f"has {size:,} bytes: expected at most {4 * MAX_PARAMETERS:,}")
+        begins_as_zip = file.read(4) == b"PK\x03\x04"
+        records = []
+        try:
+            if whole := is_zipfile(file):
+                with open_zip(file) as archive:
+                    records = archive.infolist()
+        except (BadZipFile, ValueError, NotImplementedError) as error:
+            raise SpecError(f"damaged, or not a PyTorch file ({one_line(error)})") from None
+    if begins_as_zip and not whole:
         raise SpecError("damaged: its end is missing, as after a broken download; get the file again")
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+    if any(record.compress_type != ZIP_STORED for record in records):
         raise SpecError("has compressed records: expected a file written by torch.save")
-
-
-def _begins_as_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
 
 
 def _convert(path: Path, plain: Path) -> None:
@@ -97,7 +96,7 @@ def _layers(plain: Path) -> list[Layer]:
     """The layers, with their tensors. The name of a layer is the part of a tensor's name before the last dot."""
     layers: dict[str, dict[str, np.ndarray]] = {}
     try:
-        with safe_open(plain, "np") as file:
+        with open_tensors(plain) as file:
             for name in json.loads(file.metadata()["order"]):
                 layer, _, part = name.rpartition(".")
                 if part != "num_batches_tracked":  # batch norm's counter, which inference doesn't use

@@ -1,8 +1,8 @@
 """Downloads of files of known size and digest, over connections that may break.
 
 The bytes received are kept in a `.part` file, even if the program is killed, and the next attempt asks for the rest. A
-file is used only if its size and digest match its registry. With a digest of the SHA-2 family, plain HTTP, or a
-redirect to it, is as safe as HTTPS. MD5, which only the registry of data sets accepts, finds damage but not forgery.
+file is used only if its size and digest match its registry. With a digest of the SHA-2 family, plain HTTP is as
+safe as HTTPS. MD5, which only the registry of data sets accepts, finds damage but not forgery.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from typing import Any
 from alexnet_infer.errors import (
     AlexNetInferError,
     ModelFileError,
+    SpecError,
     UnreadableInputError,
     UsageError,
     one_line,
     printable,
     shown,
 )
-from alexnet_infer.files import lock
+from alexnet_infer.files import lock, open_regular
 from alexnet_infer.web import CHUNK, FetchError, is_address, network_errors, open_url, without_password
 
 TIMEOUT = 30.0
@@ -116,17 +117,20 @@ def part_path(wanted: Wanted, folder: Path) -> Path:
 
 def verify(wanted: Wanted, path: Path) -> None:
     """Verify that `path` holds the file `wanted`. Raises `wanted.wrong` if not, and OSError if it can't be read."""
-    if (size := path.stat().st_size) != wanted.size:
-        problem = f"has {size:,} bytes: expected {wanted.size:,}, the size of {wanted.name}"
-    elif _digest(wanted, path) != wanted.digest:
-        problem = f"the {wanted.kind} differs from that of {wanted.name}: a damaged or a different file"
-    else:
-        return
+    try:
+        if (size := path.stat().st_size) != wanted.size:
+            problem = f"has {size:,} bytes: expected {wanted.size:,}, the size of {wanted.name}"
+        elif _digest(wanted, path) != wanted.digest:
+            problem = f"the {wanted.kind} differs from that of {wanted.name}: a damaged or a different file"
+        else:
+            return
+    except SpecError as error:
+        problem = str(error)
     raise wanted.wrong(f"{path}: {problem}; name another copy, or leave out --from to download it")
 
 
 def _digest(wanted: Wanted, path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return f"{wanted.kind}:{hashlib.file_digest(file, wanted.kind).hexdigest()}"
 
 

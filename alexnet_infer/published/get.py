@@ -6,6 +6,7 @@ complete, even if the program is killed. The hidden folder keeps what a broken d
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -41,7 +42,7 @@ def set_at(path: Path) -> Path:
 
     Raises UnreadableInputError if it is the name of a set that can be fetched.
     """
-    if path.exists() or str(path) not in (sets := data_sets()):
+    if os.path.exists(path) or str(path) not in (sets := data_sets()):  # noqa: PTH110 (Path's raises for a name too long)
         return path
     data = sets[str(path)]
     if not any(is_there(data, sets_folder(), [archive]) for archive in data.archives):

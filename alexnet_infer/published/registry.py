@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from alexnet_infer import strict_json
 from alexnet_infer.errors import AlexNetInferError, ModelFileError, SpecError, UsageError, meant, one_line, shown
-from alexnet_infer.files import along
+from alexnet_infer.files import MAX_JSON_BYTES, along, read_limited
 from alexnet_infer.importing.conventions import CONVENTIONS
 from alexnet_infer.importing.formats import Format
 from alexnet_infer.presets import PRESETS
@@ -125,7 +125,7 @@ def read_registry(path: Path, key: str, kind: type[T], error: type[AlexNetInferE
     invalid.
     """
     try:
-        _, content = strict_json.parse_format(path.read_bytes(), "registry", 1)
+        _, content = strict_json.parse_format(read_limited(path, MAX_JSON_BYTES), "registry", 1)
         records = strict_json.convert(content.get(key), tuple[kind, ...], key)
         check_distinct([record.name for record in records], key)
     except OSError as problem:

@@ -17,9 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
+from alexnet_infer.containers import Header, open_zip
 from alexnet_infer.errors import UnreadableInputError, one_line, shown
 
 CHUNK = 2**20
+
+MAX_DEPTH = 64
+"""The largest number of folders in each other in an archive."""
 
 TAR_BUFFER = 2**16
 """Bytes of a tar file per read. tarfile copies the rest of its buffer at each read, so a larger one takes longer."""
@@ -99,7 +103,7 @@ class _Source:
         return block
 
 
-class _Header(tarfile.TarInfo):
+class _Header(Header):
     """The header of a member. tarfile takes a damaged one for the end of the archive; here it is an error."""
 
     @classmethod
@@ -122,6 +126,8 @@ def _tar_members(source: Any) -> Iterator[_Member]:
     with tarfile.open(fileobj=source, mode="r|*", bufsize=TAR_BUFFER, tarinfo=_Header) as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # tarfile would keep a kilobyte for each of up to a million files
+            if member.size < 0:
+                raise _RefusedError(f"{shown(member.name)} has {member.size} bytes: damaged")
             if member.isdir():
                 yield member.name, 0, None
             elif member.isreg():
@@ -131,7 +137,7 @@ def _tar_members(source: Any) -> Iterator[_Member]:
 
 
 def _zip_members(source: Any) -> Iterator[_Member]:
-    with zipfile.ZipFile(source) as archive:
+    with open_zip(source) as archive:
         for member in archive.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 if the archive was made on Windows
             if member.is_dir():
@@ -150,6 +156,8 @@ def _inside(name: str, folder: Path) -> Path | None:
     if name.startswith("/") or windows.anchor or ".." in windows.parts or not name.isprintable():
         raise _RefusedError(f"has a member {shown(name)}: expected a printable name inside the new folder")
     parts = PurePosixPath(name).parts
+    if len(parts) > MAX_DEPTH:
+        raise _RefusedError(f"has a member {shown(name)}: expected at most {MAX_DEPTH} folders in each other")
     if not parts or "__MACOSX" in parts or parts[-1] == ".DS_Store" or parts[-1].startswith("._"):
         return None
     return folder.joinpath(*parts)

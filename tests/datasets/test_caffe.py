@@ -195,11 +195,32 @@ def test_a_list_of_links_to_images_elsewhere_is_accepted(caffe, tmp_path):
     assert (len(images), images.notes) == (18, ())
 
 
+@pytest.mark.parametrize("name", ["val.txt", "synset_words.txt"])
+def test_blank_lines_at_the_end_of_a_file_change_nothing_and_others_are_refused(caffe, name):
+    expected, lines = list(open_images(caffe)), (caffe / name).read_text()
+    for end in ("\n", "\r\n\r\n", "  \n\t\r\n", " "):
+        (caffe / name).write_bytes((lines + end).encode())
+        assert list(open_images(caffe)) == expected
+    (caffe / name).write_text(lines.replace("\n", "\n\n", 1))
+    refused(lambda: open_images(caffe), f"{name}, line 2: '': expected")
+
+
+def test_a_list_without_an_image_of_a_few_classes_is_noted_and_one_with_a_few_classes_is_not(caffe):
+    path = caffe / "val.txt"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.endswith(" 2\n")))
+    assert open_images(caffe).notes[0] == (
+        f"{path} has no image of 1 of the 6 classes (such as {WNIDS[2]}): the list may be incomplete"
+    )
+    path.write_text("".join(line for line in lines if line[-2] in "013"))
+    assert not any("has no image of" in note for note in open_images(caffe).notes)
+
+
 def test_images_that_are_not_listed_are_noted(caffe):
     path = caffe / "val.txt"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-5]))
     (caffe / "val" / "notes.txt").write_text("no image")
-    (note,) = open_images(caffe).notes
+    note = open_images(caffe).notes[-1]
     assert "5 images in" in note
     assert "are not in val.txt" in note
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_infer.datasets import LabelledImages, open_images
+from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
 from alexnet_infer.errors import UsageError
 from alexnet_infer.manifest import ClassName
 from tests.datasets.mini import WNIDS, A, B, content, make, refused, write_names
@@ -190,11 +191,50 @@ def test_numbers_are_the_lines_of_wnids_if_they_are_sorted(tmp_path):
     refused(lambda: open_images(tmp_path), "wnids.txt: not in order of WordNet ids")
 
 
-def test_classes_of_the_table_without_a_folder_are_noted(tmp_path):
-    make(tmp_path, *(f"val/{wnid}/x.jpeg" for wnid in WNIDS[:-1]))
-    write_names(tmp_path / "classes.tsv", "\t")
+@pytest.mark.parametrize("table", ["classes.tsv", "val/synset_words.txt", "wnids.txt"])
+@pytest.mark.parametrize("numbered", [False, True])
+def test_a_set_without_a_few_classes_of_its_table_is_refused_as_incomplete(tmp_path, table, numbered):
+    names = [*map(str, range(6))] if numbered else WNIDS
+    make(tmp_path, *(f"val/{name}/x.jpeg" for name in names[:-1]))
+    write_table(tmp_path / table)
+    refused(
+        lambda: open_images(tmp_path),
+        f"val: lacks 1 of the 6 classes in {tmp_path / table} (such as 'n04522168'), so the copy is incomplete",
+    )
+    (tmp_path / "val" / names[-1]).mkdir()  # the user says that it has no images
+    images = open_images(tmp_path)
+    assert ([c.wnid for c in images.classes], images.notes) == (WNIDS, ())
+
+
+def test_a_set_with_a_few_classes_of_a_table_is_a_part_that_is_noted(tmp_path):
+    make(tmp_path, *(f"val/{wnid}/x.jpeg" for wnid in WNIDS[:3]))
+    write_table(tmp_path / "classes.tsv")
     (note,) = open_images(tmp_path).notes
-    assert "classes.tsv lists 6 classes, and 1 of them have no folder (such as 'n04522168')" in note
+    assert note.endswith("classes.tsv (such as 'n02119789'): they don't count")
+    assert "val lacks 3 of the 6 classes in" in note
+
+
+@pytest.mark.parametrize(("count", "noted"), [(1000, False), (999, True), (600, True), (400, False)])
+def test_a_set_without_a_table_that_has_most_of_ilsvrcs_classes_is_noted_with_a_class_that_it_lacks(
+    tmp_path, count, noted
+):
+    wnids = [c.wnid for c in ilsvrc_classes()]
+    make(tmp_path, *(f"val/{wnid}/x.jpeg" for wnid in wnids[1000 - count :]))
+    notes = open_images(tmp_path).notes
+    lacks = f"val lacks {1000 - count} of ILSVRC's 1,000 classes (such as n01440764, tench, Tinca tinca): the copy may"
+    assert [lacks in note for note in notes] == [True] * noted
+
+
+def test_a_class_of_another_set_beside_ilsvrcs_is_no_incomplete_copy(tmp_path):
+    make(tmp_path, *(f"val/{c.wnid}/x.jpeg" for c in ilsvrc_classes()[1:]), "val/n00000001/x.jpeg")
+    assert open_images(tmp_path).notes == ()
+
+
+def write_table(path: Path) -> None:
+    if path.name == "wnids.txt":
+        path.write_text("\n".join(WNIDS))
+    else:
+        write_names(path, {".tsv": "\t", ".txt": " "}[path.suffix])
 
 
 def test_an_image_without_a_suffix_beside_the_class_folders_is_refused(tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import random
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -212,8 +215,11 @@ def test_an_archive_that_is_not_a_devkit_is_refused(tmp_path, damage, part):
 
 def test_an_archive_that_expands_too_far_is_not_unpacked(tmp_path, monkeypatch):
     path = mini.write_devkit(tmp_path)
-    monkeypatch.setattr("alexnet_infer.datasets.devkit._MAX_BYTES", 1000)
-    refused(lambda: Devkit(path), "more than 1000 bytes when unpacked")
+    monkeypatch.setattr("alexnet_infer.datasets.devkit.MAX_BYTES", 1_000_000)
+    path.write_bytes(gzip.compress(bytes(1_000_001)))
+    refused(lambda: Devkit(path), "more than 1,000,000 bytes when unpacked")
+    path.write_bytes(gzip.compress(os.urandom(1_000_000)))
+    refused(lambda: Devkit(path), "bytes: expected at most 1,000,000")
 
 
 @pytest.mark.parametrize("name", ["data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"])
@@ -230,4 +236,25 @@ def test_pipes_are_refused_without_waiting(tmp_path):
     folder = mini.write_devkit_folder(tmp_path)
     (folder / "data" / "meta.mat").unlink()
     os.mkfifo(folder / "data" / "meta.mat")
-    refused(lambda: open_devkit(tmp_path), f"{Path('data') / 'meta.mat'}: not a regular file")
+    refused(lambda: open_devkit(tmp_path), f"{Path('data') / 'meta.mat'}: is not a regular file")
+
+
+@pytest.mark.parametrize("end", ["", "\n\n", "\r\n", "\n \n\t\r\n"])
+def test_blank_lines_at_the_end_of_the_ground_truth_are_left_out(tmp_path, end):
+    folder = mini.write_devkit_folder(tmp_path)
+    expected, truth = Devkit(folder), folder / "data" / "ILSVRC2012_validation_ground_truth.txt"
+    truth.write_bytes((mini.ground_truth().rstrip() + end).encode())
+    kit = Devkit(folder)
+    assert (kit.labels, kit.ids) == (expected.labels, expected.ids)
+    order = list(SYNSETS)
+    assert kit.ids == [order.index(wnid) + 1 for _, (_, wnid) in sorted(mini.VALIDATION.items())]
+
+
+def test_a_table_that_takes_all_memory_is_refused(tmp_path):
+    folder = mini.write_devkit_folder(tmp_path)
+    tag, name = struct.Struct("<2L").pack, b"synsets\0"
+    flags, sides = tag(6, 8) + tag(6, 0), tag(5, 8) + struct.pack("<2l", 1, 2**31 - 1)  # 16 GB of doubles
+    matrix = tag(14, 2**32 - 1) + flags + sides + tag(1, len(name) - 1) + name + tag(9, 2**32 - 16)
+    content = zlib.compress(matrix + bytes(1 << 20))
+    (folder / "data" / "meta.mat").write_bytes(b"MATLAB 5.0".ljust(124) + b"\0\1IM" + tag(15, len(content)) + content)
+    refused(lambda: Devkit(folder), "meta.mat: is not the devkit's table of synsets (MemoryError")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_infer.datasets import Example, LabelledImages, open_images
+from alexnet_infer.datasets import Example, LabelledImages, open_images, places
 from alexnet_infer.errors import UnreadableInputError
 from tests.datasets.mini import refused
 
@@ -111,7 +111,7 @@ def test_a_broken_link_is_refused_instead_of_left_out(folders):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_refused_without_waiting(folders):
     os.mkfifo(folders / "train/n01443537/pipe.jpg")
-    refused(lambda: read(folders), "pipe.jpg: missing, or not a regular file")
+    refused(lambda: read(folders), "pipe.jpg: is not a regular file")
 
 
 def test_a_folder_with_the_name_of_an_image_is_not_an_image(folders):
@@ -119,12 +119,12 @@ def test_a_folder_with_the_name_of_an_image_is_not_an_image(folders):
     assert len(read(folders)) == 5
 
 
-def denied(path: object) -> None:
+def denied(path: object, *_: object) -> None:
     raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
 def test_an_image_without_read_permission_is_refused_with_its_name(folders, monkeypatch):
-    monkeypatch.setattr(Path, "read_bytes", denied)  # changed permissions would not stop the superuser
+    monkeypatch.setattr(places, "read_limited", denied)  # changed permissions would not stop the superuser
     refused(lambda: read(folders), "deep.png: Permission denied")
 
 
@@ -157,7 +157,7 @@ def test_an_unreadable_image_can_be_yielded_with_its_error_before_the_next_ones(
 
 
 def test_an_image_without_read_permission_does_not_affect_the_others(folders, monkeypatch):
-    read_bytes = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: denied(path) if path.name == "a.jpg" else read_bytes(path))
+    read = places.read_limited
+    monkeypatch.setattr(places, "read_limited", lambda p, n: denied(p) if Path(p).name == "a.jpg" else read(p, n))
     examples = list(LabelledImages(folders, "train").examples(on_error="yield"))
     assert [e.error for e in examples] == [None, "Permission denied", None, None, None]

@@ -344,7 +344,7 @@ def test_a_pipe_instead_of_a_shard_or_a_table_is_refused_without_waiting(shards)
     refused(lambda: LabelledImages(shards, "validation"), message)
     (shards / "classes.tsv").unlink()
     os.mkfifo(shards / "classes.tsv")
-    refused(lambda: LabelledImages(shards, "train"), "classes.tsv: not a regular file")
+    refused(lambda: LabelledImages(shards, "train"), "classes.tsv: is not a regular file")
 
 
 # The set on which the bundled nets are trained.

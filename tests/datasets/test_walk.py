@@ -110,6 +110,18 @@ def test_links_to_one_image_elsewhere_are_images_of_their_own(folders, tmp_path)
     assert [data for _, data in content(folders)].count("blob") == 2
 
 
+def test_folders_whose_path_is_too_long_for_the_system_are_refused(folders, nested):
+    nested(folders / "val" / B, 30, "d" * 200)
+    with pytest.raises(UnreadableInputError, match="File name too long"):
+        open_images(folders)
+
+
+def test_a_chain_of_folders_without_anything_else_ends(tmp_path, nested):
+    nested(tmp_path, 100)
+    for split in ("train", "validation"):
+        refused(lambda split=split: open_images(tmp_path, split), f"no {split} split here (it has the folders d)")
+
+
 @pytest.mark.parametrize("target", ["nowhere", "broken.jpg"])
 def test_a_broken_link_counts_as_an_unreadable_image(folders, target):
     (folders / "val" / B / "broken.jpg").symlink_to(target)

@@ -125,6 +125,19 @@ def test_a_folder_without_sets_is_a_clear_error(tmp_path, name):
     assert example_set(path) is None
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000])
+def test_a_name_too_long_for_the_system_is_a_clear_error(tmp_path, name):
+    with pytest.raises(UnreadableInputError, match="File name too long"):
+        find_sets(tmp_path / name)
+    assert example_set(tmp_path / name) is None
+
+
+def test_folders_without_anything_but_a_folder_end(tmp_path, nested):
+    nested(tmp_path, 30, "d" * 200)
+    with pytest.raises(UnreadableInputError, match=r"File name too long|no sets of ImageNet-C"):
+        find_sets(tmp_path)
+
+
 def test_the_example_is_a_set(tmp_path):
     made(tmp_path, "snow", "digital/contrast")
     assert example_set(tmp_path) == tmp_path / "snow" / "1"

@@ -74,6 +74,25 @@ def test_a_member_outside_the_folder_is_refused(tmp_path, form, name):
     refused(packed({"set/a": b"1", name: b"2"}, form), tmp_path, "expected a printable name inside the new folder")
 
 
+@pytest.mark.parametrize("form", ["zip", "tar", "tar.gz"])
+def test_folders_nested_deeper_than_any_sets_are_refused(tmp_path, form):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+    assert unpacked(packed({"a/" * 63 + "b": b"1"}, form), tmp_path / "x") == {"a/" * 63 + "b": b"1"}
+    refused(packed({"a/" * 1500 + "b": b"1"}, form), tmp_path / "y", "expected at most 64 folders in each other")
+
+
+@pytest.mark.parametrize("size", [-1, -(10**9)])
+@pytest.mark.parametrize("form", ["", ":gz"])
+def test_a_member_of_negative_size_is_refused(tmp_path, size, form):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=f"w{form}", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("set/a")
+        member.pax_headers = {"size": str(size)}
+        archive.addfile(member)
+    refused(buffer.getvalue(), tmp_path)
+
+
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"Z"]
 )
