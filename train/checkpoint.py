@@ -88,7 +88,7 @@ def _content(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator[b
         start, end = end, end + tensors[name].nbytes
         shape = list(tensors[name].shape)
         header[name] = {"dtype": _DTYPES[tensors[name].dtype], "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for name in names:
