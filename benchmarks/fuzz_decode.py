@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import multiprocessing
 import os
 import random
@@ -218,6 +219,7 @@ class Reader:
 
 
 def _decode(connection: Connection, log: int) -> None:
+    logging.getLogger("alexnet_infer").disabled = True  # its notes about EXIF
     for stream in (1, 2):
         os.dup2(log, stream)
     while True:

@@ -78,7 +78,9 @@ class Parquet(Source):
             yield path.name, path.stat().st_size, None
             with opened(path) as shard:
                 for row, (image, label) in enumerate(shard.names("image.path", self._labels.column)):
-                    yield image.get("path"), None, self._label(f"{path.name}, row {row}", label)
+                    name = image.get("path")  # bytes, in a shard of unusual columns
+                    position = self._label(f"{path.name}, row {row}", label)
+                    yield name if isinstance(name, str) else None, None, position
 
     def _example(self, shard: Path, row: int, image: Image, label: int | str | None, on_error: OnError) -> Example:
         where = f"{shard.name}, row {row}"

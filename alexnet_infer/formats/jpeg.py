@@ -27,7 +27,9 @@ _SCAN, _END, _EXIF, _PICTURES = 0xDA, 0xD9, 0xE1, 0xE2
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _WITH_LENGTH = {*range(0xC0, 0xD0), *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE}
-_MARKER = re.compile(rb"\xff+([^\0\xd0-\xd7\xff])")
+_FIRST_BLOCK, _BLOCK = 1 << 12, 1 << 16
+"""Bytes that are looked at together. Most headers are within the first."""
+_MARKER = re.compile(rb"\xff([^\0\xd0-\xd7\xff])")
 """A marker that may end a scan: neither a byte 255 of its data nor a restart."""
 
 
@@ -66,25 +68,31 @@ def check(stream: BinaryIO) -> bool:
 
 def _segments(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Yield the code and the content of each segment up to the end of the image. Restarts are not segments."""
-    place = 2
+    begin, size = 2, _FIRST_BLOCK
     while True:
-        stream.seek(place)
-        block = stream.read(1 << 16)
-        found = _MARKER.search(block)
-        if found is None:
-            if len(block) < 1 << 16:
+        stream.seek(begin)
+        block, at = stream.read(size), 0
+        is_last = len(block) < size
+        while found := _MARKER.search(block, at):
+            code, at = found[1][0], found.end()
+            if at + 2 > len(block) and not is_last:
+                at -= 2
+                break
+            if code == _END:
                 return
-            place += len(block) - 1  # the last byte may be a marker's first
-            continue
-        code, place = found[1][0], place + found.end()
-        if code == _END:
-            return
-        content = b""
-        if code in _WITH_LENGTH:
-            stream.seek(place)
-            length = int.from_bytes(stream.read(2))
-            if length < 2:
+            content = b""
+            if code in _WITH_LENGTH:
+                length = int.from_bytes(block[at : at + 2])
+                if length < 2:
+                    return
+                content = block[at + 2 : at + length]
+                if at + length > len(block):
+                    stream.seek(begin + at + 2)
+                    content = stream.read(length - 2)
+                at += length
+            yield code, content
+        else:
+            if is_last:
                 return
-            content = stream.read(length - 2)
-            place += length
-        yield code, content
+            at = max(at, len(block) - 1)  # the last byte may be a marker's first
+        begin, size = begin + at, _BLOCK

@@ -21,7 +21,7 @@ MOST_NUMBERS = 20_000_000
 _BLOCK = 1 << 20
 _LONGEST = 4_000
 """Characters of a number. Files may have zeros in front of it."""
-_COMMENT = re.compile(rb"#[^\r\n]*[\r\n]")
+_COMMENT = re.compile(rb"#[^\r\n]*")
 _NUMBERS = re.compile(rb"[0-9\s]*")
 
 
@@ -92,8 +92,10 @@ def _bits(stream: BinaryIO) -> Iterator[np.ndarray]:
 
 
 def _text(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield the text of a file in blocks, with a line break for each comment."""
+    """Yield the text of a file in blocks, with a space for each comment."""
     comment = b""
     while block := stream.read(_BLOCK):
-        block, comment, _ = _COMMENT.sub(b"\n", comment + block).partition(b"#")
-        yield block + b"\n" if comment else block
+        block = comment + block
+        line = max(block.rfind(b"\n"), block.rfind(b"\r")) + 1
+        comment = b"#" if b"#" in block[line:] else b""
+        yield _COMMENT.sub(b" ", block)

@@ -59,6 +59,8 @@ HIDDEN = {
     "fill bytes": with_scans(b"\xff" * 9 + SCAN, 5000),
     "garbage between scans": with_scans(SCAN + b"garbage", 5000),
     "restarts between scans": with_scans(SCAN + b"\xff\xd0\xff\xd7", 5000),
+    "a long garbage before them": PROGRESSIVE[:2] + segment(0xFE, b"") + b"x" * 9000 + with_scans(SCAN, 5000)[2:],
+    "long fill bytes": with_scans(b"\xff" * 2**16 + SCAN, 301),
     "behind a marker without a length": with_scans(b"\xff\x02\xff\xff" + SCAN * 2000, 9),
     "behind a marker of its own": with_scans(b"\xff\x01" + SCAN, 5000),
     "baseline": with_scans(SEVERAL, 5000, in_several_scans(BASELINE)),
