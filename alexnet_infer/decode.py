@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from alexnet_infer.errors import SpecError, UnreadableInputError, one_line, printable, shown
 from alexnet_infer.files import open_regular
-from alexnet_infer.formats import FIXES, HEAD_BYTES, RefusedError, format_of, jpeg, netpbm, tiff
+from alexnet_infer.formats import FIXES, HEAD_BYTES, RefusedError, avif, format_of, jpeg, netpbm, tiff
 from alexnet_infer.formats.jpeg2000 import codestream
 from alexnet_infer.formats.metered import Metered
 from alexnet_infer.formats.quiet import quiet_pillow, silence_libtiff
@@ -211,12 +211,14 @@ def _check_decoder(kind: str) -> None:
 
 def _check_structure(stream: BinaryIO) -> bool:
     """Refuse a file that Pillow would take too long to open. Returns whether a JPEG is decoded as a stream."""
-    head = stream.read(4)
+    head = stream.read(HEAD_BYTES)
     streamed = False
     if head.startswith(jpeg.HEAD):
         streamed = jpeg.check(stream)
-    elif head in tiff.HEADS:
+    elif head[:4] in tiff.HEADS:
         tiff.check_directory(stream)
+    elif format_of(head) == "AVIF":
+        avif.check(stream)
     stream.seek(0)
     return streamed
 
