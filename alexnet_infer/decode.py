@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import logging
 import os
-import stat
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -20,12 +20,16 @@ import numpy as np
 import PIL
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
-from alexnet_infer.errors import UnreadableInputError, one_line, printable
-from alexnet_infer.formats import FIXES, HEAD_BYTES, RefusedError, format_of, tiff
+from alexnet_infer.errors import SpecError, UnreadableInputError, one_line, printable, shown
+from alexnet_infer.files import open_regular
+from alexnet_infer.formats import FIXES, HEAD_BYTES, RefusedError, avif, format_of, jpeg, netpbm, tiff
 from alexnet_infer.formats.jpeg2000 import codestream
+from alexnet_infer.formats.metered import Metered
 from alexnet_infer.formats.quiet import quiet_pillow, silence_libtiff
 from alexnet_infer.formats.samples import Samples, samples_of
 from alexnet_infer.preprocess import Rescaling, square_of
+
+_log = logging.getLogger("alexnet_infer")
 
 
 def _pillow_has(plugin: str) -> bool:
@@ -49,10 +53,17 @@ MAX_PIXELS = 33_000_000
 """The largest image that is decoded. Reading takes at most 8 bytes per pixel, 264 MB, for the decoded image and its RGB
 or rotated copy. Python, NumPy and Pillow add 31 MB, so reading a photo file takes less than 300 MB. Some decoders take
 more, in bytes per pixel: libjpeg 7 to 12 for a progressive JPEG, because it keeps all coefficients, AVIF's 9 to 14,
-WebP's 16, and JPEG 2000's 20 to 25 for a picture without tiles."""
+WebP's 16, and JPEG 2000's 24 per pixel of a tile."""
+
+_MOST_PIXELS = {"WEBP": 25_000_000}
+"""Pillow's name of a format -> the largest image, where MAX_PIXELS would take more than 600 MB. For JPEG 2000 see
+`jpeg2000.MOST_SAMPLES`."""
 
 MAX_BYTES = 8 * MAX_PIXELS
 """The largest file that is read: MAX_PIXELS of uncompressed 16-bit RGBA. It also limits streams that never end."""
+
+_EXIF = b"Exif\0\0"
+"""What an EXIF block begins with in a JPEG."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -109,7 +120,8 @@ def read_rgb(
     """Decode an image, or the first of several frames, to 8-bit RGB.
 
     Transparent pixels are blended with white, 16-bit channels keep their upper 8 bits, and colour profiles are not
-    applied. With `apply_exif`, the image is rotated according to its EXIF orientation; a damaged EXIF block is ignored.
+    applied. With `apply_exif`, the image is rotated according to its EXIF orientation. A damaged EXIF block is ignored,
+    with a warning of the logger `alexnet_infer`, which Python prints to stderr unless the program says otherwise.
     AVIF's own rotation is always applied, and its EXIF orientation never, as its standard says. An image whose samples
     Pillow would misread is refused.
 
@@ -126,17 +138,19 @@ def read_rgb(
                 source.load()
             else:
                 decoded = _load(source, shrink_to)
-            return _to_rgb(decoded, apply_exif)
+            return _to_rgb(decoded, apply_exif, name)
     except Exception as error:  # on malicious bytes Pillow raises exceptions of nearly every type
-        raise UnreadableInputError(_reason(error), name=printable(name)) from error
+        raise UnreadableInputError(_reason(error, name), name=printable(name)) from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, name: str) -> str:
     match error:
         case RefusedError():
-            return str(error)
+            return one_line(error)
         case Image.DecompressionBombError():
             return f"too many pixels: expected at most {MAX_PIXELS:,}; shrink it first"
+        case UnidentifiedImageError() if name.lower().endswith((".heic", ".heif", ".hif")):
+            return f"not HEIC, whatever its name says, or damaged at its start; HEIC isn't read: {FIXES['HEIC']}"
         case UnidentifiedImageError():
             *most, last = NAMES.values()
             return f"not an image, or damaged at its start; expected {', '.join(most)} or {last}"
@@ -155,7 +169,8 @@ class _Decoded:
 
 def _load(source: Encoded, shrink_to: int | None) -> _Decoded:
     with ExitStack() as stack:
-        stream = stack.enter_context(_opened(source)) if isinstance(source, Path) else _buffered(source)
+        stream = stack.enter_context(_opened(source) if isinstance(source, Path) else _buffered(source))
+        streamed = _check_structure(stream)
         try:
             image = stack.enter_context(Image.open(stream, formats=FORMATS))
         except UnidentifiedImageError:
@@ -165,7 +180,9 @@ def _load(source: Encoded, shrink_to: int | None) -> _Decoded:
             silence_libtiff()
         elif (kind := NAMES.get(image.format)) in _FEATURES:
             _check_decoder(kind)
-        _keep_small(image, shrink_to)
+        _keep_small(image, shrink_to if streamed else None)
+        if netpbm.is_slow(image):
+            return _Decoded(netpbm.decode(image), Samples())
         samples = samples_of(image)
         image.load()
         return _Decoded(image, samples)
@@ -192,20 +209,41 @@ def _check_decoder(kind: str) -> None:
         raise RefusedError(f"{kind}, which {pillow} doesn't read; pip install -U pillow, or convert it to JPEG first")
 
 
+def _check_structure(stream: BinaryIO) -> bool:
+    """Refuse a file that Pillow would take too long to open. Returns whether a JPEG is decoded as a stream."""
+    head = stream.read(HEAD_BYTES)
+    streamed = False
+    if head.startswith(jpeg.HEAD):
+        streamed = jpeg.check(stream)
+    elif head[:4] in tiff.HEADS:
+        tiff.check_directory(stream)
+    elif format_of(head) == "AVIF":
+        avif.check(stream)
+    stream.seek(0)
+    return streamed
+
+
 def _opened(path: Path) -> BinaryIO:
-    status = path.stat()  # before open, which would wait forever on a FIFO
-    if stat.S_ISDIR(status.st_mode):
-        raise RefusedError("a directory, not an image")
-    if not stat.S_ISREG(status.st_mode):
-        raise RefusedError("a pipe or device, not a file; use - to read an image from a pipe")
-    _check_bytes(status.st_size)
-    return path.open("rb")
+    try:
+        file = open_regular(path)
+    except IsADirectoryError:
+        raise RefusedError("a directory, not an image") from None
+    except SpecError:
+        raise RefusedError("a pipe or device, not a file; use - to read an image from a pipe") from None
+    stream = Metered(file.detach())
+    try:
+        _check_bytes(stream.seek(0, os.SEEK_END))
+    except BaseException:
+        stream.close()
+        raise
+    stream.seek(0)
+    return stream
 
 
 def _buffered(source: bytes | BinaryIO) -> BinaryIO:
     data = source if isinstance(source, bytes) else source.read(MAX_BYTES + 1)
     _check_bytes(len(data))
-    return io.BytesIO(data)
+    return Metered(io.BytesIO(data))
 
 
 def _check_bytes(count: int) -> None:
@@ -216,7 +254,10 @@ def _check_bytes(count: int) -> None:
 
 
 def _keep_small(image: Image.Image, shrink_to: int | None) -> None:
-    """Set an image of more than MAX_PIXELS to be decoded at a smaller scale, or refuse it. Nothing is decoded yet."""
+    """Set an image of more than MAX_PIXELS to be decoded at a smaller scale, or refuse it. Nothing is decoded yet.
+
+    `shrink_to` is that of `read_rgb`, or None if the decoder would keep the complete image at full scale anyway.
+    """
     width, height = image.size
     if image.format == "JPEG2000":
         picture = codestream(image.fp)
@@ -224,39 +265,24 @@ def _keep_small(image: Image.Image, shrink_to: int | None) -> None:
     if image.format == "TIFF":  # its decoder unpacks complete tiles, even if the image covers only a small part of them
         width = max(width, image.tag_v2.get(ExifTags.Base.TileWidth, 0))
         height = max(height, image.tag_v2.get(ExifTags.Base.TileLength, 0))
-    if width * height <= MAX_PIXELS:
+    most = min(MAX_PIXELS, _MOST_PIXELS.get(image.format, MAX_PIXELS))
+    if width * height <= most:
         return
     scale = next((s for s in (2, 4, 8) if width * height <= MAX_PIXELS * s * s), None)
     # After this, the rescaling to S still shrinks by 2 or more, which hides the effect of the decoder's filter.
-    if scale and shrink_to and min(width, height) // scale >= 2 * shrink_to and _has_one_scan(image):
+    if scale and shrink_to and min(width, height) // scale >= 2 * shrink_to:
         image.draft(None, (width // scale, height // scale))
     else:
-        raise RefusedError(f"{width} x {height} pixels: expected at most {MAX_PIXELS:,}; shrink it first")
+        raise RefusedError(f"{width} x {height} pixels: expected at most {most:,}; shrink it first")
 
 
-def _has_one_scan(image: Image.Image) -> bool:
-    """Return whether this is a JPEG with a single scan, which libjpeg decodes as a stream.
-
-    For a JPEG with several scans, libjpeg keeps the coefficients of the complete image at full scale. The image has
-    several scans if the first doesn't hold all components (ISO/IEC 10918-1, B.2.3: marker, length, number of
-    components, two bytes for each, ...).
-    """
-    if image.format not in ("JPEG", "MPO") or "progressive" in image.info:
-        return False
-    image.fp.seek(2)
-    while len(head := image.fp.read(5)) == 5 and head[0] == 0xFF and head[1] != 0xDA:
-        image.fp.seek(int.from_bytes(head[2:4]) - 3, os.SEEK_CUR)
-    components = len(image.getbands())
-    return head == bytes([0xFF, 0xDA, 0, 6 + 2 * components, components])
-
-
-def _to_rgb(decoded: _Decoded, apply_exif: bool) -> Image.Image:
+def _to_rgb(decoded: _Decoded, apply_exif: bool, name: str) -> Image.Image:
     # Each assignment to `image` frees its previous form, so that there are never more than two in memory.
     image, samples, decoded.image = decoded.image, decoded.samples, None
     if image.mode == "I" and image.format == "PPM":  # a PGM of more than 8 bits, which Pillow scales to 16
         image = image.convert("I;16")
     if apply_exif or image.format == "AVIF":  # AVIF's own rotation, which Pillow reports as EXIF
-        image = _turned(image)
+        image = _turned(image, name)
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 in some versions
         image = _upper_bits(image, samples)
     if image.mode in ("I", "F"):
@@ -274,12 +300,30 @@ def _to_rgb(decoded: _Decoded, apply_exif: bool) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _turned(image: Image.Image) -> Image.Image:
+def _turned(image: Image.Image, name: str) -> Image.Image:
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # of any type, as in `read_rgb`, but here the pixels may be intact
+        orientation = _orientation(image)
+    except Exception as error:  # of any type, as in `read_rgb`, but here the pixels may be intact
+        if image.format != "AVIF":  # whose EXIF orientation doesn't count
+            reason = one_line(error)
+            _log.warning("note: %s: its EXIF block is damaged (%s), so it is not rotated", printable(name), reason)
         return image
+    turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return an image's EXIF orientation. 0 and 1 are upright, and 0 is that of an image without one.
+
+    Raises an exception of any type if the EXIF block is damaged.
+    """
+    block = image.info.get("exif", b"").removeprefix(_EXIF).removeprefix(_EXIF)
+    if block and not tiff.check_directory(io.BytesIO(block)):
+        raise ValueError("it ends early")
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 0)
+    if orientation not in range(9):
+        raise ValueError(f"orientation {shown(orientation)}: expected 1 to 8")
+    return orientation
 
 
 def _upper_bits(image: Image.Image, samples: Samples) -> Image.Image:

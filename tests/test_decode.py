@@ -26,6 +26,7 @@ from PIL import Image, UnidentifiedImageError, features
 from alexnet_infer import decode
 from alexnet_infer.decode import read_rgb
 from alexnet_infer.errors import UnreadableInputError, printable
+from alexnet_infer.formats import FIXES
 from alexnet_infer.formats.quiet import quiet_pillow
 
 ROOT = Path(__file__).parents[1]
@@ -374,9 +375,51 @@ def test_transparent_and_palette_images_are_rotated_as_well():
     ],
     ids=["no TIFF", "ends early", "orientation 99"],
 )
-def test_a_damaged_exif_block_is_ignored(block, kind):
-    array = rgb(encoded(fields(), kind, exif=block, **TURNABLE[kind]))
-    np.testing.assert_allclose(middles(array), COLOURS, atol=6)
+def test_a_damaged_exif_block_is_ignored_with_a_note(block, kind, caplog):
+    data = encoded(fields(), kind, exif=block, **TURNABLE[kind])
+    np.testing.assert_allclose(middles(rgb(data, apply_exif=False)), COLOURS, atol=6)
+    assert caplog.messages == []
+    np.testing.assert_allclose(middles(rgb(data)), COLOURS, atol=6)
+    (note,) = caplog.messages
+    assert note.startswith("note: photo: its EXIF block is damaged (")
+    assert note.endswith("), so it is not rotated")
+    assert note.isprintable()
+
+
+@pytest.mark.parametrize("kind", TURNABLE)
+def test_no_note_is_made_about_an_intact_exif_block_or_none(kind, caplog):
+    unknown = Image.Exif()
+    unknown[271] = "a camera"
+    for options in ({}, {"exif": exif(0)}, {"exif": exif(1)}, {"exif": exif(6)}, {"exif": unknown}):
+        rgb(encoded(fields(), kind, **options, **TURNABLE[kind]))
+    assert caplog.messages == []
+
+
+def test_a_note_is_printed_on_one_line_whatever_the_name(tmp_path):
+    path = tmp_path / "two\nlines\x1b[2J.png"
+    path.write_bytes(encoded(fields(), "PNG", exif=b"Exif\0\0garbage"))
+    code = """
+        import sys
+        from pathlib import Path
+        from alexnet_infer.decode import read_rgb
+        read_rgb(Path(sys.argv[1]), name=Path(sys.argv[1]).name)
+    """
+    result = child(code, str(path))
+    assert (
+        result.stderr
+        == "note: two\\nlines\\x1b[2J.png: its EXIF block is damaged (it ends early), so it is not rotated\n"
+    )
+
+
+def test_the_exif_block_of_an_avif_does_not_count(caplog):
+    camera = Image.Exif()
+    camera[271] = "a camera"
+    block = camera.tobytes().removeprefix(b"Exif\0\0")
+    sound = made("AVIF", lambda: encoded(fields(), "AVIF", exif=camera, quality=95))
+    assert block in sound
+    data = sound.replace(block, block[:8] + b"\xff" * len(block[8:]))
+    np.testing.assert_allclose(middles(rgb(data)), COLOURS, atol=6)
+    assert caplog.messages == []
 
 
 def test_a_damaged_colour_profile_is_ignored():
@@ -453,6 +496,15 @@ def test_data_that_is_not_an_image_is_refused_with_the_formats_expected(data, ex
     message = refusal(data)
     assert message.startswith(expected)
     assert "empty" in message or "expected JPEG, PNG, GIF, WebP, BMP, TIFF, PPM" in message
+
+
+@pytest.mark.parametrize("suffix", ["heic", "HEIF", "hif"])
+def test_what_is_called_heic_and_is_not_is_refused_with_the_fix(suffix):
+    for data in (b"text", bytes(100), b"\xff\xd8"):
+        with pytest.raises(UnreadableInputError) as caught:
+            read_rgb(data, name=f"photo.{suffix}")
+        expected = f"not HEIC, whatever its name says, or damaged at its start; HEIC isn't read: {FIXES['HEIC']}"
+        assert str(caught.value) == f"photo.{suffix}: {expected}"
 
 
 def test_a_jpeg_of_12_bits_is_refused_with_the_fix():
@@ -713,6 +765,14 @@ def test_the_limit_itself_is_read_and_a_pixel_more_is_refused(monkeypatch):
     monkeypatch.setattr(decode, "MAX_PIXELS", 96 * 64)
     assert rgb(data).shape == (64, 96, 3)
     monkeypatch.setattr(decode, "MAX_PIXELS", 96 * 64 - 1)
+    assert refusal(data) == "96 x 64 pixels: expected at most 6,143; shrink it first"
+
+
+def test_a_webp_of_more_pixels_than_its_decoder_has_memory_for_is_refused(monkeypatch):
+    data = encoded(fields(), "WEBP")
+    monkeypatch.setattr(decode, "_MOST_PIXELS", {"WEBP": 96 * 64})
+    assert rgb(data).shape == (64, 96, 3)
+    monkeypatch.setattr(decode, "_MOST_PIXELS", {"WEBP": 96 * 64 - 1})
     assert refusal(data) == "96 x 64 pixels: expected at most 6,143; shrink it first"
 
 

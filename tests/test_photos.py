@@ -176,7 +176,10 @@ def test_pictures_of_other_formats_in_a_directory_are_named_and_videos_and_texts
     assert names("trip") == ["trip/a.jpg", "trip/b.HEIC"]
     good, bad = expand(["trip"])
     assert good.square(PREPROCESSING.rescaling).shape == (SIZE, SIZE, 3)
-    with pytest.raises(UnreadableInputError, match=r"^trip/b\.HEIC: HEIC, which isn't read; convert it to JPEG first$"):
+    with pytest.raises(
+        UnreadableInputError,
+        match=r"^trip/b\.HEIC: HEIC, which isn't read; convert it to JPEG first",
+    ):
         bad.square(PREPROCESSING.rescaling)
     (folder / "trip/a.jpg").unlink()
     assert names("trip") == ["trip/b.HEIC"]

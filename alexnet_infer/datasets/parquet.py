@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import accumulate, count, islice, pairwise
+from itertools import accumulate, groupby, islice, pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from alexnet_infer.datasets.base import Example, OnError, Source
 from alexnet_infer.datasets.parquet_labels import Labels, describe
+from alexnet_infer.datasets.parquet_shard import Image, opened
 from alexnet_infer.datasets.tree import SPLIT_FOLDERS, Folder, Split
-from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError, one_line, shown
+from alexnet_infer.decode import MAX_BYTES
+from alexnet_infer.errors import UnreadableInputError, UsageError, shown
 
 
 class Parquet(Source):
@@ -41,9 +43,9 @@ class Parquet(Source):
         described = []
         self._rows = []
         for shard in self._shards:
-            with _open(shard) as file:
-                described.append(describe(shard, file))
-                self._rows.append(file.metadata.num_rows)
+            with opened(shard) as file:
+                described.append(describe(shard, file.schema))
+                self._rows.append(sum(file.counts))
         _check_different(self._shards, self._rows)
         self._labels = Labels.of(described, (root, self._shards[0].parent))
         self.notes = self._labels.notes
@@ -53,69 +55,48 @@ class Parquet(Source):
         return sum(self._rows)
 
     def examples(self, start: int, on_error: OnError) -> Iterator[Example]:
-        for shard, rows in zip(self._shards, self._rows, strict=True):
-            if start < rows:
-                yield from self._shard_examples(shard, start, on_error)
-            start = max(0, start - rows)
+        return self.at(range(start, len(self)), on_error)
 
     def at(self, positions: Iterable[int], on_error: OnError) -> Iterator[Example]:
-        positions = list(positions)
-        first = positions[0] if positions else 0  # reading starts at its row group and goes on to the last position
-        walk, here = self.examples(first, on_error), first - 1
-        for position in positions:
-            yield from islice(walk, position - here - 1, position - here)
-            here = position
+        for i, those, begin in _parts(positions, self._rows):
+            with opened(self._shards[i]) as shard:
+                for group, rows, first in _parts((position - begin for position in those), shard.counts):
+                    walk, here = shard.examples(group, self._labels.column), first
+                    for row in rows:
+                        image, label = next(islice(walk, row - here, None))
+                        here = row + 1
+                        yield self._example(self._shards[i], row, image, label, on_error)
 
     def labels(self) -> Iterator[int]:
-        for shard in self._shards:
-            with _open(shard) as file:
-                row = 0
-                for batch in file.iter_batches(columns=[self._labels.column]):
-                    for label in batch[0].to_pylist():
-                        yield self._label(f"{shard.name}, row {row}", label)
-                        row += 1
+        for path in self._shards:
+            with opened(path) as shard:
+                for row, (_, label) in enumerate(shard.names(self._labels.column)):
+                    yield self._label(f"{path.name}, row {row}", label)
 
     def names(self) -> Iterator[str]:
-        for shard in self._shards:
-            with _open(shard) as file:
-                rows = count()
-                for batch in file.iter_batches(columns=["image.path", self._labels.column]):
-                    for values, row in zip(batch.to_pylist(), rows, strict=False):
-                        yield _name(f"{shard.name}, row {row}", values.get("image") or {})
+        for path in self._shards:
+            with opened(path) as shard:
+                for row, (image, _) in enumerate(shard.names("image.path", self._labels.column)):
+                    yield _name(f"{path.name}, row {row}", image)
 
     def contents(self) -> Iterator[Sequence[str | int | None]]:
-        for shard in self._shards:
-            yield shard.name, shard.stat().st_size, None
-            with _open(shard) as file:
-                rows, column = count(), self._labels.column
-                for batch in file.iter_batches(columns=["image.path", column]):
-                    for values, row in zip(batch.to_pylist(), rows, strict=False):
-                        label = self._label(f"{shard.name}, row {row}", values[column])
-                        yield (values.get("image") or {}).get("path"), None, label
+        for path in self._shards:
+            yield path.name, path.stat().st_size, None
+            with opened(path) as shard:
+                for row, (image, label) in enumerate(shard.names("image.path", self._labels.column)):
+                    name = image.get("path")  # bytes, in a shard of unusual columns
+                    position = self._label(f"{path.name}, row {row}", label)
+                    yield name if isinstance(name, str) else None, None, position
 
-    def _shard_examples(self, shard: Path, start: int, on_error: OnError) -> Iterator[Example]:
-        with _open(shard) as file:
-            counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-            begins = [0, *accumulate(counts)]
-            first = next((i for i, end in enumerate(begins[1:]) if end > start), len(counts))
-            row = begins[first]
-            groups = range(first, len(counts))
-            columns = ["image", self._labels.column]
-            for batch in file.iter_batches(batch_size=512, row_groups=groups, columns=columns):
-                for image, label in zip(*(batch[name].to_pylist() for name in columns), strict=True):
-                    if row >= start:
-                        yield self._example(shard, row, image or {}, label, on_error)
-                    row += 1
-
-    def _example(
-        self, shard: Path, row: int, image: dict[str, Any], label: int | str | None, on_error: OnError
-    ) -> Example:
+    def _example(self, shard: Path, row: int, image: Image, label: int | str | None, on_error: OnError) -> Example:
         where = f"{shard.name}, row {row}"
         position = self._label(where, label)
-        error = None if image.get("bytes") else "no image in this row"
+        data = image.get("bytes") or b""
+        error = "no image in this row" if data == b"" else None
+        if isinstance(data, int):
+            data, error = b"", f"too large: expected at most {MAX_BYTES:,} bytes; shrink it first"
         if error and on_error == "raise":
             raise UnreadableInputError(f"{where}: {error}")
-        data = image.get("bytes") or b""
         return Example(name=_name(where, image), data=data, label=position, error=error, root=self.root)
 
     def _label(self, where: str, label: int | str | None) -> int:
@@ -124,6 +105,13 @@ class Parquet(Source):
         if position is None:
             raise UnreadableInputError(f"{where}: label {shown(label)}: expected {self._labels.expected}")
         return position
+
+
+def _parts(positions: Iterable[int], sizes: Sequence[int]) -> Iterator[tuple[int, Iterator[int], int]]:
+    """Split ascending positions in parts that follow one another: yield (number, its positions, its first position)."""
+    ends = [*accumulate(sizes)]
+    for part, those in groupby(positions, key=lambda position: bisect_right(ends, position)):
+        yield part, those, ends[part] - sizes[part]
 
 
 def _shards(root: Path, split: Split) -> list[Path]:
@@ -141,7 +129,7 @@ def _shards(root: Path, split: Split) -> list[Path]:
     return next(iter(groups.values()), [])
 
 
-def _name(where: str, image: dict[str, Any]) -> str:
+def _name(where: str, image: Image) -> str:
     path = image.get("path")
     return path if isinstance(path, str) and path and path.isprintable() else where
 
@@ -207,20 +195,3 @@ def _check_different(shards: Sequence[Path], rows: Sequence[int]) -> None:
                 raise UnreadableInputError(
                     f"{shard.parent}: {first.name} and {shard.name} have the same content; expected each image once"
                 )
-
-
-@contextmanager
-def _open(shard: Path) -> Iterator[Any]:
-    """Open a shard as a `pyarrow.parquet.ParquetFile`."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise BackendError("Parquet data needs pyarrow: pip install pyarrow") from None
-    try:
-        if not shard.is_file():
-            raise ValueError("missing, or not a regular file")
-        with parquet.ParquetFile(shard) as file:
-            yield file
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise UnreadableInputError(f"{shard}: can't be read as Parquet ({one_line(error)})") from None

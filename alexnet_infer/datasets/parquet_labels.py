@@ -91,9 +91,8 @@ class Labels:
         )
 
 
-def describe(shard: Path, file: Any) -> Described:
-    """Describe an open shard. Raises UnreadableInputError if it has no images or no labels."""
-    schema = file.schema_arrow
+def describe(shard: Path, schema: Any) -> Described:
+    """Describe a shard with a `pyarrow.Schema`. Raises UnreadableInputError if it has no images or no labels."""
     if len({*schema.names}) < len(schema.names):
         raise UnreadableInputError(
             f"{shard}: two columns have one name ({listed(schema.names)}); expected different ones"

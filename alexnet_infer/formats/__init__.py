@@ -40,7 +40,7 @@ _NAMES = {
     r"FOVb": "a camera's raw file (X3F)",
     r".{4}ftypcrx ": "a camera's raw file (CR3)",
     r".{4}ftyp(avi[fs]|(mif1|msf1).{4}(.{4}){0,16}?avi[fs])": "AVIF",
-    r".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)": "HEIC",
+    r".{4}ftyp(.{4}){0,18}?(hei[cxms]|hev[cxms]|mif[12]|msf1)": "HEIC",
     r"\0.{3}(ftyp|moov|mdat|wide)|RIFF.{4}AVI |\x1a\x45\xdf\xa3|\0\0\x01[\xb3\xba]|FLV\x01": "a video",
     r"\xff\x4f\xff\x51|\0\0\0\x0cjP  ": "JPEG 2000",
     r"\xff\xd8\xff\xf7": "JPEG-LS",
@@ -49,6 +49,7 @@ _NAMES = {
 """The first bytes of a file -> its format in a sentence. The first that matches is right."""
 
 FIXES = {
+    "HEIC": "convert it to JPEG first, for example with the Python package pillow-heif",
     "a PDF": "save the page as a JPEG first",
     "a video": "save a frame of it as a JPEG first",
     "a web page": "download the image itself",

@@ -1,11 +1,13 @@
-"""JPEG 2000 files that Pillow opens but decodes to wrong pixels, recognised by their headers.
+"""JPEG 2000 files that Pillow decodes to wrong pixels, or in gigabytes of memory, recognised by their headers.
 
 Pillow scales samples wrong unless they have 8 bits: white becomes grey below, and black above. It takes three channels
-for RGB and a fourth for alpha, whatever the file says. Sections are those of ISO/IEC 15444-1.
+for RGB and a fourth for alpha, whatever the file says. OpenJPEG makes room for all tiles of a picture, and for all
+blocks of a tile, whether or not the file has their data. Sections are those of ISO/IEC 15444-1.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +19,22 @@ from alexnet_infer.formats import RefusedError
 CMYK, SRGB, GREY, SYCC = 12, 16, 17, 18
 """Colour spaces that Pillow converts. The numbers are a file's (I.5.3.3, and part 2 for CMYK)."""
 ICC_SPACES = {b"RGB ": SRGB, b"GRAY": GREY}
+_SOT, _SOD, _COD, _COC = 0x90, 0x93, 0x52, 0x53
+"""Second bytes of markers: start of a tile's part and of its data, coding style and that of a channel (A.2)."""
 OPACITY = 1
 """The type of a channel (I.5.3.6) that Pillow's alpha is."""
+
+
+MOST_BYTES = 40_000_000
+"""The largest file that is read, in about 5 s."""
+MOST_TILES = 8_192
+"""Of a picture: 13 KB of memory each. 33 million pixels have 8,057 tiles of 64 x 64."""
+MOST_SAMPLES = 54_000_000
+"""The most samples in a tile: 8 bytes each. They are 18 million pixels in colour."""
+MOST_BLOCKS = 2**17
+"""Code blocks and precincts of a tile: 500 bytes each. 33 million pixels in colour have 98,000 blocks of 32 x 32."""
+MOST_PACKETS = 2**22
+"""Of a tile, layers included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +43,8 @@ class Codestream:
 
     width: int
     height: int
+    tile: tuple[int, int]
+    """Width and height of a tile, at most those of the picture."""
     bits: tuple[int, ...]
     """Bits per sample of each channel."""
     subsampled: bool
@@ -39,24 +57,116 @@ def codestream(stream: BinaryIO) -> Codestream:
     The file's own header, which Pillow reports, may say otherwise. Raises ValueError, OverflowError or struct.error if
     there is no codestream.
     """
-    start = 0 if _is_plain(stream) else next(_boxes(stream, b"jp2c"), None)
-    if start is None:
-        raise ValueError("no codestream")
-    stream.seek(start + 8)  # behind two markers, SIZ's length and the capabilities
-    right, bottom, left, top, *_, count = struct.unpack(">8IH", stream.read(34))
+    stream.seek(_start(stream) + 8)  # behind two markers, SIZ's length and the capabilities
+    right, bottom, left, top, across, down, *_, count = struct.unpack(">8IH", stream.read(34))
     channels = list(struct.iter_unpack("3B", stream.read(3 * count)))
+    width, height = right - left, bottom - top
     return Codestream(
-        width=right - left,
-        height=bottom - top,
+        width=width,
+        height=height,
+        tile=(min(across, width), min(down, height)),
         bits=tuple((depth & 0x7F) + 1 for depth, _, _ in channels),
         subsampled=any((across, down) != (1, 1) for _, across, down in channels),
     )
 
 
 def check(stream: BinaryIO) -> None:
-    """Refuse a file that Pillow would decode to wrong pixels. Raises RefusedError, and the errors of `codestream`."""
+    """Refuse a file that Pillow would decode to wrong pixels, or in too much time or memory.
+
+    Raises RefusedError, and the errors of `codestream`.
+    """
     if kind := _misread(stream):
         raise RefusedError(f"a JPEG 2000 {kind}, which isn't read; convert it to PNG with 8 bits per channel")
+    if cost := _costly(stream):
+        raise RefusedError(f"a JPEG 2000 {cost}; convert it to PNG first")
+
+
+def _costly(stream: BinaryIO) -> str | None:
+    """Say what makes OpenJPEG take too much time or memory."""
+    if stream.seek(0, os.SEEK_END) > MOST_BYTES:
+        return f"of more than {MOST_BYTES:,} bytes"
+    picture = codestream(stream)
+    width, height = picture.tile
+    tiles = -(-picture.width // max(1, width)) * -(-picture.height // max(1, height))
+    if tiles > MOST_TILES:
+        return f"in {tiles:,} tiles (expected at most {MOST_TILES:,})"
+    channels = len(picture.bits)
+    if width * height * channels > MOST_SAMPLES:
+        return f"in tiles of {width} x {height} pixels (expected at most {MOST_SAMPLES // channels:,})"
+    for coding in _codings(stream, channels):
+        if (blocks := coding.blocks(width, height) * channels) > MOST_BLOCKS:
+            return f"in {blocks:,} blocks per tile (expected at most {MOST_BLOCKS:,})"
+        if (packets := coding.packets(width, height) * channels) > MOST_PACKETS:
+            return f"in {packets:,} packets per tile (expected at most {MOST_PACKETS:,})"
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Coding:
+    """How the samples of a channel are divided (A.6.1, A.6.2)."""
+
+    layers: int
+    block: tuple[int, int]
+    """Width and height of a code block, as exponents of 2."""
+    precincts: tuple[tuple[int, int], ...]
+    """The same of a precinct, for each resolution from the lowest to the highest."""
+
+    def blocks(self, width: int, height: int) -> int:
+        """Return the number of code blocks and precincts in a tile (B.6, B.7)."""
+        count = 0
+        for level, (across, down) in enumerate(self.precincts):
+            halvings, bands, inner = len(self.precincts) - 1 - level, 3 if level else 1, int(level > 0)
+            size = _parts(width, halvings), _parts(height, halvings)
+            count += _parts(size[0], across) * _parts(size[1], down)
+            columns = _parts(size[0], inner + min(self.block[0], max(0, across - inner)))
+            count += bands * columns * _parts(size[1], inner + min(self.block[1], max(0, down - inner)))
+        return count
+
+    def packets(self, width: int, height: int) -> int:
+        """Return the most packets that OpenJPEG looks for in a tile: it goes through all positions (B.12.1)."""
+        highest = len(self.precincts) - 1
+        across, down = (
+            min(precinct[axis] + highest - level for level, precinct in enumerate(self.precincts)) for axis in (0, 1)
+        )
+        return self.layers * len(self.precincts) * _parts(width, across) * _parts(height, down)
+
+
+def _parts(length: int, exponent: int) -> int:
+    """Return the number of parts of 2 ** `exponent` in a length, rounded up."""
+    return -(-length >> exponent)
+
+
+def _codings(stream: BinaryIO, channels: int) -> Iterator[_Coding]:
+    """Yield the coding styles in the headers of a codestream and of its tiles."""
+    place = _start(stream) + 2
+    layers, tile, end = 1, 0, None
+    while True:
+        stream.seek(place)
+        head = stream.read(4)
+        if len(head) < 4 or head[0] != 0xFF:
+            return
+        code, length = head[1], int.from_bytes(head[2:])
+        content = stream.read(length - 2 if code != _SOD else 0)
+        if code == _SOT:  # the tile's number, and its length from here
+            tile, end = place, int.from_bytes(content[2:6])
+        elif code == _SOD:
+            if not end:
+                return
+            place, end = tile + max(end, 12), None
+            continue
+        elif code == _COD:
+            layers = int.from_bytes(content[2:4])
+            yield _coding(layers, content[0], content[5:])
+        elif code == _COC:
+            wide = 1 if channels < 257 else 2
+            yield _coding(layers, content[wide], content[wide + 1 :])
+        place += 2 + max(length, 2)
+
+
+def _coding(layers: int, style: int, values: bytes) -> _Coding:
+    levels, across, down = values[0], values[1] + 2, values[2] + 2
+    sizes = values[5 : 6 + levels] if style & 1 else bytes([0xFF]) * (levels + 1)
+    return _Coding(layers=layers, block=(across, down), precincts=tuple((size & 15, size >> 4) for size in sizes))
 
 
 def _misread(stream: BinaryIO) -> str | None:
@@ -79,6 +189,14 @@ def _is_plain(stream: BinaryIO) -> bool:
     """Whether a file is a codestream without a header."""
     stream.seek(0)
     return stream.read(4) == b"\xff\x4f\xff\x51"
+
+
+def _start(stream: BinaryIO) -> int:
+    """Return the offset of the codestream. Raises ValueError if there is none."""
+    start = 0 if _is_plain(stream) else next(_boxes(stream, b"jp2c"), None)
+    if start is None:
+        raise ValueError("no codestream")
+    return start
 
 
 def _colour_space(stream: BinaryIO) -> int | str | None:

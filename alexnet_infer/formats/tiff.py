@@ -7,9 +7,12 @@ its thumbnail. The rules here were found by decoding TIFFs of every kind with Pi
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Mapping
 from typing import Any, BinaryIO, NoReturn
 
+from alexnet_infer.errors import shown
 from alexnet_infer.formats import RefusedError
 
 HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -29,6 +32,17 @@ SAMPLE_FORMATS = {2: "signed", 3: "floating-point"}
 MOST_DIRECTORIES = 8
 """The number of sub-directories that are looked at."""
 
+MOST_ENTRIES = 2**16
+"""The most tags in a directory: those that 16 bits can number. A BigTIFF may claim more."""
+
+MOST_VALUES = 2**17
+"""The most numbers in a tag, such as the offsets of strips. 33 million pixels in tiles of 16 x 16 have 128,907."""
+
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Type of a tag's values -> bytes of a value."""
+BYTES = {1, 2, 7}
+"""The types that Pillow keeps as they are stored. Of the others it makes Python numbers."""
+
 Tags = Mapping[int, Any]
 """Pillow's `tag_v2`: tag -> a value, or a tuple of values."""
 
@@ -46,6 +60,39 @@ def check(tags: Tags, stream: BinaryIO | None) -> None:
         raise RefusedError(f"a TIFF with {kind}, which isn't read; save it as PNG with 8 or 16 bits per channel")
 
 
+def check_directory(stream: BinaryIO, offset: int | None = None) -> bool:
+    """Return whether a directory is complete, up to its last tag. None is the first of a TIFF or of an EXIF block.
+
+    Raises RefusedError if Pillow would need too much time or memory for it. Values that are not in the file don't
+    count: Pillow ignores their tags.
+    """
+    head = _read(stream, 0, 16)
+    if len(head) < 8 or head[:4] not in HEADS:
+        return False
+    order, big = "<" if head[:2] == b"II" else ">", 43 in head[2:4]
+    if offset is None:
+        (offset,) = struct.unpack_from(f"{order}{'8xQ' if big else '4xI'}", head.ljust(16, b"\0"))
+    length = stream.seek(0, os.SEEK_END)
+    if offset > length:
+        return False
+    counter, entry = struct.Struct(order + ("Q" if big else "H")), struct.Struct(order + ("HHQQ" if big else "HHII"))
+    (count,) = counter.unpack(_read(stream, offset, counter.size).ljust(counter.size, b"\0"))
+    if count > MOST_ENTRIES:
+        raise RefusedError(f"damaged (a directory of {count:,} tags: expected at most {MOST_ENTRIES:,})")
+    entries = stream.read(count * entry.size)
+    total = 0
+    for _, kind, values, place in entry.iter_unpack(entries[: len(entries) // entry.size * entry.size]):
+        size = values * SIZES.get(kind, 0)
+        if size <= 8 or place + size > length:
+            continue
+        if kind not in BYTES and values > MOST_VALUES:
+            raise RefusedError(f"damaged (a tag of {values:,} numbers: expected at most {MOST_VALUES:,})")
+        total += size
+    if total > 4 * length:
+        raise RefusedError("damaged (tags that share their values, and so take more memory than the file)")
+    return 0 < len(entries) == count * entry.size
+
+
 def refuse_unopened(stream: BinaryIO) -> NoReturn:
     """Raise RefusedError with the kind of a TIFF that Pillow does not open."""
     try:
@@ -56,7 +103,8 @@ def refuse_unopened(stream: BinaryIO) -> NoReturn:
             raise RefusedError("a TIFF that is damaged at its start")
         check(tags, stream)
         bits = max(_all(tags.get(BITS, 1)))
-        found = f"{tags.get(SAMPLES, 1)} x {bits} bits, PhotometricInterpretation {tags.get(PHOTOMETRIC)}"
+        kind = shown(tags.get(PHOTOMETRIC))
+        found = f"{shown(tags.get(SAMPLES, 1))} x {bits} bits, PhotometricInterpretation {kind}"
     except RefusedError:
         raise
     except Exception:  # of any type, as in `decode.read_rgb`
@@ -120,6 +168,7 @@ def _directory(stream: BinaryIO, offset: int | None) -> Tags:
     """Return the tags of the directory at an offset of a TIFF. None for the first."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+    check_directory(stream, offset)
     head = _read(stream, 0, 16)
     tags = ImageFileDirectory_v2(head if head[2] == 43 else head[:8])  # 43: little-endian BigTIFF, with 8-byte offsets
     stream.seek(tags.next if offset is None else offset)

@@ -20,7 +20,10 @@ def iso(brand: bytes, *others: bytes) -> bytes:
 
 
 HEADS = {
-    "HEIC": [iso(b"heic", b"mif1", b"heic"), iso(b"heix"), iso(b"mif1", b"heic", b"mif1"), iso(b"msf1", b"hevc")],
+    "HEIC": [
+        *(iso(b"heic", b"mif1", b"heic"), iso(b"heix"), iso(b"mif1", b"heic", b"mif1"), iso(b"msf1", b"hevc")),
+        *(iso(b"MiHB", b"mif1", b"miaf", b"heic"), iso(b"avci", b"mif1"), iso(b"mif2"), iso(b"hevs")),
+    ],
     "AVIF": [iso(b"avif", b"mif1"), iso(b"avis"), iso(b"mif1", b"miaf", b"avif"), iso(b"msf1", b"avis")],
     "a camera's raw file (CR3)": [iso(b"crx ", b"isom")],
     "a video": [iso(b"isom", b"mp42"), iso(b"qt  "), b"RIFF\0\1\0\0AVI LIST", b"\x1a\x45\xdf\xa3\x93", b"\0\0\1\xba!"],

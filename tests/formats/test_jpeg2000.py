@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image, features
 
 from alexnet_infer.decode import FORMATS, read_rgb
 from alexnet_infer.errors import UnreadableInputError
+from alexnet_infer.formats import RefusedError, jpeg2000
 from alexnet_infer.formats.jpeg2000 import Codestream, codestream
 from tests.test_decode import COLOURS, fields
 
@@ -46,7 +48,7 @@ def box(kind: bytes, content: bytes, long: bool = False) -> bytes:
 
 def test_the_header_of_a_codestream_is_found_alone_and_in_a_box():
     plain = stream(700, 500, (8, 1, 1), (12, 2, 1), corner=(100, 50))
-    expected = Codestream(width=600, height=450, bits=(8, 12), subsampled=True)
+    expected = Codestream(width=600, height=450, tile=(600, 450), bits=(8, 12), subsampled=True)
     assert codestream(io.BytesIO(plain)) == expected
     decoy = stream(1, 1, (8, 1, 1))
     for long in (False, True):
@@ -69,7 +71,94 @@ def test_the_header_is_the_one_that_an_encoder_wrote():
         for plain in (False, True):
             file = io.BytesIO()
             Image.new(mode, (50, 40)).save(file, "JPEG2000", no_jp2=plain)
-            assert codestream(file) == Codestream(width=50, height=40, bits=bits, subsampled=False)
+            assert codestream(file) == Codestream(width=50, height=40, tile=(50, 40), bits=bits, subsampled=False)
+
+
+# Structure
+
+
+def coding(
+    levels: int = 5, block: int = 6, precinct: int | None = None, layers: int = 1, channel: int | None = None
+) -> bytes:
+    """The marker segment COD, or COC of a channel. Blocks and precincts are exponents of 2."""
+    values = bytes([levels, block - 2, block - 2, 0, 1])
+    values += b"" if precinct is None else bytes([17 * precinct] * (levels + 1))
+    style = bytes([precinct is not None])
+    content = style + struct.pack(">BHB", 0, layers, 0) if channel is None else bytes([channel]) + style
+    code = b"\xff\x52" if channel is None else b"\xff\x53"
+    return code + struct.pack(">H", 2 + len(content) + len(values)) + content + values
+
+
+def tile_part(header: bytes, data: bytes = bytes(40)) -> bytes:
+    length = 14 + len(header) + len(data)
+    return b"\xff\x90" + struct.pack(">HHIBB", 10, 0, length, 0, 1) + header + b"\xff\x93" + data
+
+
+def picture(side: int, tile: int, *segments: bytes) -> bytes:
+    size = stream(side, side, *[(8, 1, 1)] * 3)
+    return size[:24] + struct.pack(">II", tile, tile) + size[32:] + b"".join(segments) + b"\xff\xd9"
+
+
+COSTLY = {
+    "tiles": (picture(255, 1, coding()), "in 65,025 tiles (expected at most 8,192)"),
+    "a tile": (picture(5000, 5000, coding()), "in tiles of 5000 x 5000 pixels (expected at most 18,000,000)"),
+    "precincts": (picture(1000, 1000, coding(precinct=1)), "blocks per tile (expected at most 131,072)"),
+    "tiny precincts": (picture(1000, 1000, coding(precinct=0, levels=0)), "blocks per tile (expected at most"),
+    "blocks": (picture(1000, 1000, coding(block=2)), "in 188,"),
+    "layers": (picture(1000, 1000, coding(precinct=8, layers=65535)), "packets per tile (expected at most 4,194,304)"),
+    "a channel's blocks": (picture(1000, 1000, coding(), coding(block=2, channel=2)), "blocks per tile"),
+    "a tile's blocks": (picture(1000, 1000, coding(), tile_part(coding(block=2))), "blocks per tile"),
+    "the second tile's": (
+        picture(1000, 500, coding(), tile_part(b""), tile_part(coding(precinct=1))),
+        "blocks per tile",
+    ),
+    "behind an empty part": (picture(1000, 1000, coding(), tile_part(b"", b""), tile_part(coding(block=2))), "blocks"),
+}
+
+
+@needs_jpeg_2000
+@pytest.mark.parametrize("kind", COSTLY)
+def test_a_jpeg_2000_for_which_openjpeg_would_take_gigabytes_is_refused(kind):
+    data, message = COSTLY[kind]
+    assert message in refusal(data)
+    assert refusal(data).startswith("a JPEG 2000 in ")
+    assert refusal(data).endswith("; convert it to PNG first")
+
+
+@needs_jpeg_2000
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tile_size": (64, 64)},
+        {"codeblock_size": (32, 32), "precinct_size": (128, 128)},
+        {"quality_layers": [*range(60, 0, -1)], "num_resolutions": 6, "progression": "RPCL"},
+    ],
+    ids=str,
+)
+def test_what_encoders_write_is_read(options):
+    image = Image.new("RGB", (1200, 900), (200, 100, 50))
+    file = io.BytesIO()
+    image.save(file, "JPEG2000", **options)
+    assert (rgb(file.getvalue())[::100, ::100] == (200, 100, 50)).all()
+
+
+@needs_jpeg_2000
+def test_a_jpeg_2000_of_too_many_bytes_is_refused(monkeypatch):
+    monkeypatch.setattr(jpeg2000, "MOST_BYTES", 5000)
+    assert "a JPEG 2000 of more than 5,000 bytes; convert it" in refusal(picture(8, 8, coding()) + bytes(5000))
+
+
+@needs_jpeg_2000
+def test_any_damage_to_the_headers_is_passed_to_the_decoder_or_refused():
+    sound = picture(64, 32, coding(), coding(channel=1), tile_part(coding(precinct=5)), tile_part(b""))
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        data = bytearray(sound)
+        for place in rng.integers(4, len(data), rng.integers(1, 4)):
+            data[place] = rng.choice([0, 1, 255, rng.integers(256)])
+        with suppress(RefusedError, ValueError, OverflowError, struct.error, IndexError):
+            jpeg2000.check(io.BytesIO(data))
 
 
 # Samples

@@ -304,6 +304,62 @@ def test_a_tiff_that_is_damaged_at_its_start_is_called_so():
     assert refusal(b"II*\0") == "a TIFF that is damaged at its start"
 
 
+def directory(entries: list[tuple[int, int, int, int]], big: bool = False, more: bytes = b"") -> bytes:
+    """A TIFF of nothing but a directory of (tag, type, number of values, offset), and bytes to which it may refer."""
+    if big:
+        head = b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, len(entries))
+        return head + b"".join(struct.pack("<HHQQ", *entry) for entry in entries) + bytes(8) + more
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    return head + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4) + more
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (directory([(273, 4, 200_000, 0)], more=bytes(800_000)), "a tag of 200,000 numbers: expected at most 131,072"),
+        (directory([(999, 6, 200_000, 0)], more=bytes(800_000)), "a tag of 200,000 numbers: expected at most 131,072"),
+        (directory([(i, 2, 90_000, 0) for i in range(900)], more=bytes(90_000)), "tags that share their values"),
+        (directory([], True)[:16] + struct.pack("<Q", 70_000) + bytes(99), "a directory of 70,000 tags"),
+        (directory([(i, 1, 9**5, 0) for i in range(40)], True, bytes(9**5)), "tags that share their values"),
+    ],
+    ids=["strips", "signed bytes", "shared values", "tags", "shared values of a BigTIFF"],
+)
+@pytest.mark.parametrize("place", ["TIFF", "EXIF of a JPEG"])
+def test_a_directory_that_takes_more_than_its_file_is_refused_at_once(data, message, place):
+    if place == "TIFF":
+        assert refusal(data).startswith(f"damaged ({message}")
+    elif len(data) < 65_000:
+        jpeg = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(jpeg, "JPEG", exif=b"Exif\0\0" + data)
+        assert message in refusal(jpeg.getvalue())
+
+
+def test_values_that_are_not_in_the_file_do_not_count():
+    for data in (tiff(stored(COLOURS, 8), 2, tags={65000: 7}), tiff(stored(COLOURS, 8), 2, order=">", tags={65000: 7})):
+        place = data.rindex(struct.pack("<H" if data[0] == 73 else ">H", 65000))
+        claims = struct.pack("<HII" if data[0] == 73 else ">HII", 2, 2**31, 10)
+        check(data[: place + 2] + claims + data[place + 12 :], COLOURS, "a tag of 2 GB")
+
+
+def test_a_tall_tiff_of_one_row_per_strip_is_read():
+    count = 60_000
+    entries = [(256, 4, 1, 2), (257, 4, 1, count), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1)]
+    entries += [(278, 4, 1, 1), (279, 4, count, 1000), (273, 4, count, 1000 + 4 * count)]
+    begin = 1000 + 8 * count
+    offsets = np.arange(begin, begin + 2 * count, 2, "<u4")
+    data = directory(sorted(entries)).ljust(1000, b"\0") + np.full(count, 2, "<u4").tobytes() + offsets.tobytes()
+    image = read_rgb(data + bytes(range(256)) * (count // 128 + 1), name="photo")
+    assert image.size == (2, count)
+    assert [image.getpixel((1, y))[0] for y in (0, 1, 130)] == [1, 3, 5]
+
+
+def test_a_tag_of_odd_type_is_shown_on_one_line():
+    data = bytearray(tiff(stored(COLOURS, 8), 2))
+    place = data.rindex(struct.pack("<H", 262))
+    data[place + 2 : place + 12] = struct.pack("<HI4s", 7, 4, b"\x1b[2J")
+    assert refusal(bytes(data)).isprintable()
+
+
 def test_a_big_endian_bigtiff_is_named():
     assert refusal(b"MM\0+\0\x08\0\0" + struct.pack(">Q", 16) + bytes(50))
 
