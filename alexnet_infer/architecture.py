@@ -29,6 +29,15 @@ MAX_VALUES = 2**26
 MAX_PARAMETERS = 2**30
 """Maximum number of values in all tensors: 4 GB in float32. A larger spec is refused before memory is allocated."""
 
+MAX_OPERATIONS = 500
+"""Maximum number of operations. The paper's net has 24."""
+
+MAX_WORK = 2**35
+"""Maximum number of multiply-adds, comparisons and other steps for one patch: 40 times those of the paper's net."""
+
+MAX_BAND = 2**27
+"""Maximum number of values in the convolutions that LRN becomes on a CPU: 512 MB in float32."""
+
 Shape = tuple[int, ...]
 """The shape of an activation without the batch axis: (channels, height, width) for maps, (units,) for vectors."""
 
@@ -62,6 +71,10 @@ class _Operation(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag=
 
     def multiply_adds(self, shape: Shape) -> int:
         return 0
+
+    def work(self, shape: Shape) -> int:
+        """Steps for one patch, to limit the time."""
+        return self.multiply_adds(shape) + math.prod(self.output(shape))
 
 
 class Conv(_Operation, kw_only=True):
@@ -137,6 +150,9 @@ class LRN(_Operation, kw_only=True):
             raise SpecError(f"{self.name}: groups={self.groups} must divide the {channels} channels")
         return shape
 
+    def work(self, shape: Shape) -> int:
+        return math.prod(shape) * shape[0] // self.groups  # as a convolution
+
 
 class BatchNorm(_Operation, kw_only=True):
     """Batch normalisation, the modern replacement for LRN. At inference it is an affine map per channel."""
@@ -169,6 +185,9 @@ class MaxPool(_Operation, kw_only=True):
         """Number of rows (or columns) by which the last window extends past `extent`; 0 unless `ceil`."""
         beyond = -(extent - self.size) % self.stride
         return beyond if self.ceil and beyond < self.size else 0
+
+    def work(self, shape: Shape) -> int:
+        return math.prod(self.output(shape)) * self.size**2
 
 
 class Dropout(_Operation, kw_only=True):
@@ -211,6 +230,8 @@ class Architecture(Record, kw_only=True, dict=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if len(self.operations) > MAX_OPERATIONS:
+            raise SpecError(f"{self.name}: {len(self.operations)} operations: expected at most {MAX_OPERATIONS}")
         names: set[str] = set()
         for i, operation in enumerate(self.operations):
             strict_json.check_value(operation.name, Name, f"operations[{i}].name")
@@ -226,6 +247,12 @@ class Architecture(Record, kw_only=True, dict=True):
         values = sum(math.prod(shape) for step in steps for shape in step.tensors.values())
         if values > MAX_PARAMETERS:
             raise SpecError(f"{self.name}: {values} values in all tensors: expected at most {MAX_PARAMETERS}")
+        work = sum(step.operation.work(step.input) for step in steps)
+        if work > MAX_WORK:
+            raise SpecError(f"{self.name}: takes {work} steps for a patch: expected at most {MAX_WORK}")
+        band = sum(s.input[0] ** 2 // s.operation.groups for s in steps if isinstance(s.operation, LRN))
+        if band > MAX_BAND:
+            raise SpecError(f"{self.name}: {band} values in LRN's convolutions: expected at most {MAX_BAND}")
 
     def _walk(self) -> Iterator[Step]:
         shape: Shape = (self.channels, self.patch, self.patch)

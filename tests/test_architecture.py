@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from alexnet_infer.architecture import (
     LRN,
+    MAX_OPERATIONS,
     MAX_PARAMETERS,
     MAX_VALUES,
     Activation,
@@ -420,6 +421,21 @@ def test_too_many_weights_are_refused():
         str(2**32 + 2**16 * 5),
         f"at most {MAX_PARAMETERS}",
     )
+
+
+@pytest.mark.parametrize(
+    ("operations", "patch", "words"),
+    [
+        ([Dropout(name=f"d{i}") for i in range(MAX_OPERATIONS)], 1, "501 operations: expected at most 500"),
+        ([Conv(name="c", kernels=96, size=11, pad=5), Conv(name="d", kernels=384, size=11, pad=5)], 400, "steps"),
+        ([MaxPool(name="p", size=2048, stride=1)], 4096, "steps"),
+        ([Conv(name="c", kernels=8000, size=1), *[LRN(name=f"n{i}") for i in range(3)]], 1, "LRN's convolutions"),
+        ([Conv(name="c", kernels=8192, size=1), *[LRN(name=f"n{i}") for i in range(9)]], 16, "steps"),
+    ],
+)
+def test_a_net_that_would_take_too_long_or_too_much_memory_is_refused(operations, patch, words):
+    last = Dense(name="fc", units=2)
+    refused(lambda: Architecture(name="net", patch=patch, operations=(*operations, last)), "net: ", words)
 
 
 def test_the_limits_allow_nets_far_larger_than_the_papers():

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
+from alexnet_infer.architecture import MAX_WORK
 from alexnet_infer.errors import SpecError, shown
 from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.graph.memory import Step, bytes_at_once
@@ -42,7 +43,7 @@ MAX_NODES = 2000
 PATCH_BYTES = 2**26
 """Bytes that the values for one patch take at once: as many as 12 of the paper's nets in one file."""
 
-PATCH_WORK = 2**35
+PATCH_WORK = MAX_WORK
 """Multiply-adds for one patch: 40 times those of the paper's net."""
 
 FIXED_PATCHES = 100
