@@ -6,7 +6,7 @@ import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, groupby, islice, pairwise
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -61,11 +61,13 @@ class Parquet(Source):
         for i, those, begin in _parts(positions, self._rows):
             with opened(self._shards[i]) as shard:
                 for group, rows, first in _parts((position - begin for position in those), shard.counts):
-                    walk, here = shard.examples(group, self._labels.column), first
-                    for row in rows:
-                        image, label = next(islice(walk, row - here, None))
-                        here = row + 1
-                        yield self._example(self._shards[i], row, image, label, on_error)
+                    wanted = next(rows)
+                    for row, (image, label) in enumerate(shard.examples(group, self._labels.column), first):
+                        if row == wanted:
+                            yield self._example(self._shards[i], row, image, label, on_error)
+                            wanted = next(rows, None)
+                            if wanted is None:
+                                break
 
     def labels(self) -> Iterator[int]:
         for path in self._shards:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -91,5 +92,6 @@ class Shard:
                     f"row group {group} has more than {most:,} bytes in column {name}; write it in smaller row groups"
                 )
         for batch in self._file.iter_batches(batch_size=512, row_groups=[group], columns=[*names], use_threads=False):
-            for values in batch.to_pylist():
-                yield values.get("image") or {}, values[names[-1]]
+            images = batch["image"].to_pylist() if "image" in batch.schema.names else repeat(None)
+            for image, label in zip(images, batch[names[-1]].to_pylist(), strict=False):
+                yield image or {}, label
