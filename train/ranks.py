@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from alexnet_infer.errors import BackendError, StoppedError, UsageError, one_line, shown
+from alexnet_infer.output import tell
 from train.recipe import Recipe
 
 TIMEOUT = timedelta(minutes=10)
@@ -141,7 +143,8 @@ class Ranks:
         if self.count == 1:
             return
         configs: list[dict[str, Any]] = [{}] * self.count
-        dist.all_gather_object(configs, config, group=self.patient_group)
+        with _leaving_on_ctrl_c():  # others may still be reading images
+            dist.all_gather_object(configs, config, group=self.patient_group)
         for rank, rank_config in enumerate(configs):
             for key in config:
                 if rank_config.get(key) != configs[0].get(key):
@@ -166,13 +169,21 @@ def join(device: torch.device, columns: int, timeout: timedelta = TIMEOUT) -> Ra
         return Ranks()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    environment("RANK", 0, count - 1)
+    port = environment("MASTER_PORT", 1, 65_535)
     with _losing_ranks(), _leaving_on_ctrl_c():
+        _check_address(port)
         try:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
         except ValueError as error:
             raise UsageError(
                 f"{one_line(error)}; start the run with torchrun --nproc-per-node N -m train ..."
             ) from None
+        except dist.DistNetworkError as error:
+            if "failed to listen" not in str(error):
+                raise
+            cause = "is in use" if "EADDRINUSE" in str(error) else f"can't be listened on ({_cause(str(error))})"
+            raise UsageError(f"MASTER_PORT={port}: {cause}: expected a free port; choose another MASTER_PORT") from None
         grid = torch.arange(count).view(-1, columns)
         row, column = divmod(dist.get_rank(), columns)
         return Ranks(
@@ -186,12 +197,24 @@ def join(device: torch.device, columns: int, timeout: timedelta = TIMEOUT) -> Ra
         )
 
 
-def environment(name: str, least: int) -> int:
+def environment(name: str, least: int, most: int = 999_999) -> int:
     """Return a number that torchrun sets for each process, or `least` without torchrun. Raises UsageError if wrong."""
     text = os.environ.get(name, str(least))
-    if not re.fullmatch("[0-9]{1,6}", text) or int(text) < least:
-        raise UsageError(f"{name}={shown(text)}: expected a number from {least}, as torchrun sets it")
+    if not re.fullmatch("[0-9]{1,6}", text) or not least <= int(text) <= most:
+        raise UsageError(f"{name}={shown(text)}: expected a number from {least} to {most}, as torchrun sets it")
     return int(text)
+
+
+def _check_address(port: int) -> None:
+    """Raise UsageError unless MASTER_ADDR has an address. PyTorch would wait for it to get one."""
+    name = os.environ.get("MASTER_ADDR", "localhost")
+    try:
+        socket.getaddrinfo(name, port)
+    except (OSError, UnicodeError) as error:  # UnicodeError: it is too long or empty
+        cause = getattr(error, "strerror", None) or one_line(error)
+        raise UsageError(
+            f"MASTER_ADDR={shown(name)}: has no address ({cause}): expected the name or address of rank 0's machine"
+        ) from None
 
 
 @contextmanager
@@ -210,11 +233,13 @@ def _losing_ranks() -> Iterator[None]:
 
 @contextmanager
 def _leaving_on_ctrl_c() -> Iterator[None]:
-    """End the process at once on Ctrl-C.
+    """End the process at once on Ctrl-C, unless it ignores Ctrl-C because it was started in the background.
 
-    While PyTorch waits for other processes, for up to `TIMEOUT`, a KeyboardInterrupt comes too late or aborts it.
+    While PyTorch waits for other processes, for up to `TIMEOUT` or `PATIENCE`, a KeyboardInterrupt comes too late or
+    aborts it.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    handler = signal.getsignal(signal.SIGINT)
+    if handler in (signal.SIG_IGN, None):  # None: not Python's
         yield
         return
     ends = os.pipe()
@@ -222,18 +247,18 @@ def _leaving_on_ctrl_c() -> Iterator[None]:
 
     def watch() -> None:
         if os.read(ends[0], 1):
-            os.write(2, b"interrupted: run the same command again\n")
+            tell("interrupted: run the same command again")
             os._exit(StoppedError.exit_code)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    signal.signal(signal.SIGINT, lambda *_: None)
     previous = signal.set_wakeup_fd(ends[1])
+    signal.signal(signal.SIGINT, lambda *_: None)
     try:
         yield
     finally:
+        signal.signal(signal.SIGINT, handler)
         signal.set_wakeup_fd(previous)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.close(ends[1])
         watcher.join()
         os.close(ends[0])

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
 
 import pytest
 
@@ -12,8 +17,9 @@ import torch
 import torch.distributed as dist
 
 from alexnet_infer.errors import BackendError, UsageError
+from tests.train.program import ROOT
 from train.device import pick_device
-from train.ranks import Ranks, environment, join
+from train.ranks import Ranks, _leaving_on_ctrl_c, environment, join
 
 CPU = torch.device("cpu")
 GLOO = "[/src/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1. This is typically caused by"
@@ -64,6 +70,67 @@ def test_variables_that_torchrun_would_not_set_are_refused(monkeypatch, text):
     with pytest.raises(UsageError, match=r"WORLD_SIZE=.*: expected a number from 1") as caught:
         join(CPU, 1)
     assert str(caught.value).isprintable()
+
+
+@pytest.fixture
+def two_ranks(monkeypatch) -> dict[str, str]:
+    """Set the variables of the first of two processes. The port is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return variables
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("RANK", "5", r"RANK='5': expected a number from 0 to 1, as torchrun sets it"),
+        ("RANK", "x", r"RANK='x': expected a number from 0 to 1"),
+        ("MASTER_PORT", "abc", r"MASTER_PORT='abc': expected a number from 1 to 65535"),
+        ("MASTER_PORT", "0", r"MASTER_PORT='0': expected"),
+        ("MASTER_ADDR", "nosuch.invalid", r"MASTER_ADDR='nosuch\.invalid': has no address \(.*\): expected the name"),
+        ("MASTER_ADDR", "a" * 300, r"MASTER_ADDR='aaa.*: has no address"),
+    ],
+)
+def test_a_process_that_the_others_could_not_meet_is_refused_at_once(two_ranks, monkeypatch, name, value, words):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=words):
+        join(CPU, 1)
+
+
+def test_a_port_in_use_is_named(two_ranks):
+    words = r"MASTER_PORT=\d+: is in use: expected a free port; choose another"
+    with socket.create_server(("", int(two_ranks["MASTER_PORT"]))), pytest.raises(UsageError, match=words):
+        join(CPU, 1)
+
+
+def test_ctrl_c_ends_a_process_that_waits_for_another_one(two_ranks, data):
+    command = [sys.executable, "-m", "train", "--data", str(data), "--preset", "alexnet-64", "--no-compile"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            while child.poll() is None:
+                with suppress(OSError), socket.create_connection(("127.0.0.1", int(two_ranks["MASTER_PORT"]))):
+                    break  # it listens, so it waits
+                time.sleep(0.05)
+            child.send_signal(signal.SIGINT)
+            out, err = child.communicate(timeout=20)
+        finally:
+            child.kill()
+    assert (child.returncode, out, err) == (130, "", "interrupted: run the same command again\n")
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL, signal.default_int_handler, lambda *_: None])
+def test_after_a_wait_the_handler_of_ctrl_c_is_the_one_before_it(handler):
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with _leaving_on_ctrl_c():
+            assert (signal.getsignal(signal.SIGINT) is handler) == (handler is signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_without_torchrun_the_variables_have_their_least_value(monkeypatch):
