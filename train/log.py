@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
 import statistics
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from alexnet_infer import strict_json
 from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError, one_line
-from alexnet_infer.files import open_to_append, read_limited, write_atomically, writing
+from alexnet_infer.files import open_regular, open_to_append, write_atomically, writing
 from alexnet_infer.packages import missing_package
 
 if TYPE_CHECKING:
@@ -21,8 +24,10 @@ if TYPE_CHECKING:
 
 LOG_NAME = "log.jsonl"
 
-_MAX_LOG = 2**28
-"""Bytes: a million records. 90 epochs of ImageNet have 45,000."""
+_MAX_LOG, _MAX_RECORDS, _MAX_LINE = 2**26, 2**18, 2**20
+"""In bytes, lines and bytes. 90 epochs of ImageNet have 45,000 records of 200 bytes; a start has 3,000 bytes."""
+
+_NO_LOG = "expected the log of a run; move it away"
 
 _COUNT, _SIZE = (Annotated[int, strict_json.whole(least, 2**53)] for least in (0, 1))
 _FIGURE = Annotated[float, strict_json.number(-1e300, 1e300)] | None
@@ -80,8 +85,9 @@ class RunLog:
         self._at = at
         with _writing(self.path, "--out"):
             if self.path.exists():
-                kept = b"".join(line + b"\n" for line, record in _read(self.path) if position(record) <= at)
-                if kept != self.path.read_bytes():
+                content = _content(self.path)
+                kept = b"".join(line for line, record in _records(self.path, content) if position(record) <= at)
+                if kept != content:
                     write_atomically(self.path, kept)
         if self._events:
             self._events.open(after=self._global_step(*at))
@@ -187,36 +193,55 @@ class _Events:
 def read_log(run: Path) -> list[dict[str, Any]]:
     """Return the records of a run in the order in which they were written. `run` is its folder or its log.
 
-    An incomplete last line, which a killed process can leave, is skipped. Raises UnreadableInputError if there is no
-    log, or if another line is not a record that `RunLog` writes; the message has its number (from 1). In events with
-    other names, only `epoch` and `step` are checked.
+    A record has `event` and the figures of its event, without times and settings. Those of events with other names have
+    only `epoch` and `step`, if they are there.
+
+    A running training may append to the log: the records are those at the time of the call. An incomplete last line,
+    which a killed process can leave, is skipped. Raises UnreadableInputError if there is no log, or if another line is
+    not a record that `RunLog` writes; the message has its number (from 1).
     """
-    return [record for _, record in _read(run)]
-
-
-def _read(run: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Return the records as `read_log` does, each with its line."""
     path = run / LOG_NAME if run.is_dir() else run
     try:
-        *lines, last = read_limited(path, _MAX_LOG).split(b"\n")
+        return [record for _, record in _records(path, _content(path))]
     except FileNotFoundError:
         problem = f"has no {LOG_NAME}" if run.is_dir() else "not found"
         raise UnreadableInputError(f"{run}: {problem}; expected a folder that python -m train has written") from None
+
+
+def _content(path: Path) -> bytes:
+    """Return a log as it is now. Raises FileNotFoundError, and UnreadableInputError if it can't be read."""
+    try:
+        with open_regular(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > _MAX_LOG:
+                raise SpecError(f"has {size:,} bytes: expected at most {_MAX_LOG:,}")
+            return file.read(size)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise UnreadableInputError(f"{path}: can't be read ({error.strerror or error})") from None
     except SpecError as error:
-        raise UnreadableInputError(f"{path}: {error}; expected the log of a run") from None
-    with suppress(SpecError):
-        lines += [last] if strict_json.parse(last, "record") else []
-    records = []
-    for number, line in enumerate(lines, 1):
+        raise UnreadableInputError(f"{path}: {error}; {_NO_LOG}") from None
+
+
+def _records(path: Path, content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield the records of the log at `path` as `read_log` returns them, each with its line, which ends in a newline.
+
+    The content is read line by line, as a million small lines would take much more memory than it.
+    """
+    for number, line in enumerate(io.BytesIO(content), 1):
+        if number > _MAX_RECORDS:
+            raise UnreadableInputError(f"{path}: has more than {_MAX_RECORDS:,} lines; {_NO_LOG}")
         try:
-            records.append((line, _checked(strict_json.parse(line, "record"))))
+            if len(line) > _MAX_LINE:
+                raise SpecError(f"has {len(line):,} bytes: expected at most {_MAX_LINE:,}")
+            record = _checked(strict_json.parse(line, "record"))
         except SpecError as error:
+            if not line.endswith(b"\n"):
+                return
             raise UnreadableInputError(
                 f"{path}: line {number} is not a record of a run ({one_line(error)}); remove that line"
             ) from None
-    return records
+        yield line.removesuffix(b"\n") + b"\n", record
 
 
 def position(record: dict[str, Any]) -> tuple[int, int]:
@@ -225,7 +250,7 @@ def position(record: dict[str, Any]) -> tuple[int, int]:
 
 
 def _checked(record: Any) -> dict[str, Any]:
-    """Return `record`. Raises SpecError if it lacks a field of its event or a value is out of range."""
+    """Return the fields that are checked. Raises SpecError if one of them is missing or out of range."""
     if not isinstance(record, dict) or not isinstance(record.get("event"), str):
         raise SpecError("expected an object with an event name")
     kinds = _FIELDS.get(record["event"]) or {name: _COUNT for name in _POSITION if name in record}
@@ -233,7 +258,7 @@ def _checked(record: Any) -> dict[str, Any]:
         if name not in record:
             raise SpecError(f"missing field: {name}")
         strict_json.check_value(record[name], kind, name)
-    return record
+    return {name: record[name] for name in ("event", *kinds)}
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -108,12 +108,22 @@ def _smoothed(at: list[float], values: list[float | None], weights: list[int]) -
     """Return, for each position in `at`, the weighted mean of the values within half of `_SMOOTH` of it.
 
     The positions must be in ascending order. None where there is no value.
+
+    The sums of 1, 2, 4, ... values from each position on are added up to those of all lengths. Differences of running
+    totals would lose small values after a large one.
     """
     known = [(x, v, w) for x, v, w in zip(at, values, weights, strict=True) if v is not None]
     xs, vs, ws = np.array(known, float).reshape(-1, 3).T
+    ws = ws / ws.max(initial=1)
     first = np.searchsorted(xs, np.array(at) - _SMOOTH / 2, "left")
-    last = np.searchsorted(xs, np.array(at) + _SMOOTH / 2, "right")
-    return [float(np.average(vs[a:b], weights=ws[a:b])) if a < b else None for a, b in zip(first, last, strict=True)]
+    count = np.searchsorted(xs, np.array(at) + _SMOOTH / 2, "right") - first
+    means, sums, length = np.zeros((len(at), 2)), np.stack([vs * ws, ws], axis=1), 1
+    while len(sums):
+        (chosen,) = np.nonzero(count & length)
+        means[chosen] += sums[first[chosen]]
+        first[chosen] += length
+        sums, length = sums[:-length] + sums[length:], 2 * length
+    return [float(value / weight) if weight else None for value, weight in means]
 
 
 def _picture(tables: dict[str, dict[str, Any]]) -> bytes:

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import train.log
 from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError
 from train.log import LOG_NAME, RunLog, read_log
 
@@ -59,6 +60,11 @@ def opened(folder: Path, at: tuple[int, int] = (0, 0), every: int = 20, **option
     log = RunLog(folder, STEPS, every=every, **options)
     log.start(at, {"seed": 0}, {"torch": "2"})
     return log
+
+
+def written(folder: Path) -> list[dict]:
+    """Return the records with all their fields, without `read_log`."""
+    return [json.loads(line) for line in (folder / LOG_NAME).read_text().splitlines()]
 
 
 def lasting(path: Path) -> list[dict]:
@@ -120,7 +126,7 @@ def test_start_and_end_have_position_time_and_settings(tmp_path):
     log = opened(tmp_path, at=(1, 7))
     steps(log, (1, 7), (1, 9))
     log.close("time limit")
-    start, step, end = read_log(tmp_path)
+    start, step, end = written(tmp_path)
     assert before <= datetime.fromisoformat(start.pop("time")) <= datetime.fromisoformat(end.pop("time"))
     place = {"epoch": 1, "step": 7, "steps_per_epoch": STEPS}
     assert start == {"event": "start", **place, "config": {"seed": 0}, "software": {"torch": "2"}}
@@ -134,7 +140,7 @@ def test_figures_that_are_not_finite_are_null(tmp_path, bad):
     log.start((0, 0), {"recipe": {"lr": bad, "sizes": [1.5, bad]}}, {})
     for step, norm in ((1, bad), (2, 3.0), (3, 3.0), (4, bad), (5, 3.0), (6, 5.0)):
         log.on_step(report(0, step, norm=norm))
-    start, *windows = read_log(tmp_path)
+    start, *windows = written(tmp_path)
     assert start["config"] == {"recipe": {"lr": None, "sizes": [1.5, None]}}
     assert [(w["grad_norm"], w["grad_norm_max"]) for w in windows] == [(None, None), (None, None), (4.0, 5.0)]
     assert [w["loss"] for w in windows] == [2.0] * 3
@@ -360,6 +366,45 @@ def test_only_a_regular_file_of_a_possible_size_is_read(tmp_path, kind):
             UnreadableInputError, match=r"log\.jsonl: (is not a regular file|has [\d,]+ bytes: expected)"
         ):
             read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"event":"x"}\n' * 1001, r"has more than 1,000 lines; expected the log of a run; move it away"),
+        (f'{LINE}\n{{"event":"x","a":[{"[]," * 400_000}[]]}}\n', r"line 2 .*has 1,200,0\d\d bytes: expected at most"),
+    ],
+    ids=["lines", "a line"],
+)
+def test_a_log_of_too_many_small_values_is_refused(tmp_path, monkeypatch, text, message):
+    monkeypatch.setattr(train.log, "_MAX_RECORDS", 1000)
+    (tmp_path / LOG_NAME).write_text(text)
+    for read in (read_log, opened):
+        with pytest.raises(UnreadableInputError, match=message):
+            read(tmp_path)
+
+
+def test_only_the_figures_of_a_record_are_kept(tmp_path):
+    (tmp_path / LOG_NAME).write_text(f'{{"event": "x", "step": 3, "a": [1]}}\n{LINE[:-1]}, "b": 1}}\n')
+    assert read_log(tmp_path) == [{"event": "x", "step": 3}, json.loads(LINE)]
+
+
+def test_a_log_that_grows_while_it_is_read_is_read_as_it_was(tmp_path, monkeypatch):
+    log = opened(tmp_path, every=1)
+    log.on_step(drawn(0, 1))
+    fstat, step = os.fstat, iter(range(2, 50))
+
+    def grown(descriptor: int) -> os.stat_result:
+        status = fstat(descriptor)
+        for _ in range(40):
+            log.on_step(drawn(0, next(step)))
+        return status
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train.log, "os", SimpleNamespace(fstat=grown))
+        records = read_log(tmp_path)
+    assert [record["step"] for record in records] == [0, 1]
+    assert len(read_log(tmp_path)) == 42
 
 
 def test_a_log_is_not_appended_to_through_a_link(tmp_path):

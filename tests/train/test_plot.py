@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError
 from train.log import LOG_NAME, RunLog
-from train.plot import HEIGHT, WIDTH, _draw, curves, distinct_names, plot
+from train.plot import HEIGHT, WIDTH, _draw, _smoothed, curves, distinct_names, plot
 
 FIRST, SECOND, THIRD = (31, 119, 180), (255, 127, 14), (44, 160, 44)
 """The first colours of matplotlib's tab10."""
@@ -111,6 +112,27 @@ def test_smoothing_does_not_change_a_straight_line(tmp_path):
     train = curves(folder)["train"]
     assert len(train["loss"]) == 16
     assert train["loss_smoothed"][1:-1] == pytest.approx(train["loss"][1:-1])
+
+
+def test_the_smoothed_loss_is_the_mean_of_its_window_whatever_is_before_it():
+    """Against the definition, with a value that would swallow the others in a running total."""
+    rng = np.random.default_rng(0)
+    at = np.sort(rng.uniform(0, 3, 60)).round(1).tolist()
+    values = [1e200, *rng.uniform(0, 9, 59)]
+    values[30:33] = [None] * 3
+    weights = rng.integers(1, 20, 60).tolist()
+    for x, smoothed in zip(at, _smoothed(at, values, weights), strict=True):
+        near = [(v, w) for y, v, w in zip(at, values, weights, strict=True) if abs(x - y) <= 0.25 and v is not None]
+        assert smoothed == pytest.approx(sum(v * w for v, w in near) / sum(w for _, w in near))
+    assert _smoothed([0.0, 1.0], [None, 2.0], [1, 2]) == [None, 2.0]
+
+
+def test_a_long_log_within_half_an_epoch_is_smoothed_in_no_time():
+    count = 2**18
+    begin = time.perf_counter()
+    smoothed = _smoothed(np.linspace(0, 0.1, count).tolist(), [3.0] * count, [2**53] * count)
+    assert time.perf_counter() - begin < 10
+    assert smoothed == [3.0] * count
 
 
 @pytest.mark.parametrize(("epochs", "more"), [(0, 0), (0, 9)])
