@@ -24,12 +24,23 @@ import numpy as np
 import PIL
 
 from alexnet_infer.datasets import Example, LabelledImages, Split
-from alexnet_infer.errors import UsageError, shown
+from alexnet_infer.errors import UnreadableInputError, UsageError, shown
 from alexnet_infer.files import write_atomically
 from alexnet_infer.reading import Unreadable
 from alexnet_infer.version import __version__
 from train.display import Display
-from train.packed import FORMAT, MANIFEST, MEAN, SPLITS, PackedSet, is_packed, labels_name, open_packed, shard_name
+from train.packed import (
+    FORMAT,
+    MANIFEST,
+    MAX_MANIFEST,
+    MEAN,
+    SPLITS,
+    PackedSet,
+    is_packed,
+    labels_name,
+    open_packed,
+    shard_name,
+)
 from train.packed_manifest import RESAMPLE, VERSION
 from train.parts import Part, decoded, load, open_splits, save
 from train.workfolder import PARTS, claimed, clean_up
@@ -227,7 +238,13 @@ class _Maker:
             "covariance": sums.covariance.tolist(),
             "software": {"alexnet-infer": __version__, "numpy": np.__version__, "Pillow": PIL.__version__},
         }
-        self._publish(MANIFEST, json.dumps(manifest, indent=1).encode())
+        text = json.dumps(manifest, indent=1).encode()
+        if len(text) > MAX_MANIFEST:
+            unreadable = sum(len(total.unreadable) for total in self.totals.values())
+            raise UnreadableInputError(
+                f"{self.job.source}: {unreadable:,} images can't be read, too many to list; repair the data set"
+            )
+        self._publish(MANIFEST, text)
 
     def _split(self, split: Split, listing: str) -> dict[str, Any]:
         total = self.totals[split]

@@ -340,18 +340,22 @@ def test_a_folder_whose_manifest_cannot_be_read_is_not_a_packed_set(packed, monk
     refused_as_foreign(packed)
 
 
-def test_a_manifest_is_recognised_with_its_fields_in_any_order(packed):
+def test_a_manifest_is_recognised_by_its_first_field_and_whatever_follows_is_not_read(packed):
     manifest = json.loads((packed / MANIFEST).read_bytes())
-    (packed / MANIFEST).write_text(json.dumps(manifest, sort_keys=True))
+    (packed / MANIFEST).write_text("\n" + json.dumps(manifest, indent=2, separators=(" , ", " : ")))
     assert is_packed(packed)
     open_packed(packed)
+    (packed / MANIFEST).write_bytes((packed / MANIFEST).read_bytes()[:60] + b"[]," * 10_000)
+    assert is_packed(packed)
+    (packed / MANIFEST).write_text(json.dumps(manifest, sort_keys=True))
+    assert not is_packed(packed)
 
 
 @pytest.mark.parametrize("indent", [None, 1])
 def test_a_damaged_manifest_of_a_packed_set_is_refused_as_damaged(packed, indent):
     text = json.dumps(json.loads((packed / MANIFEST).read_bytes()), indent=indent).encode()
     deep = text[:-1] + b', "deep": ' + b"[" * 100_000
-    twice = b'{"format": 1,' + text[1:]
+    twice = text[:-1] + b', "format": 1}'
     cut = [text[:length] for length in (50, 60, len(text) // 2, len(text) - 1)]
     for damaged, expected in [
         *((data, "not JSON") for data in (*cut, text + b"}", text[:70] + b"\0" * 20 + text[90:], deep)),
@@ -376,7 +380,7 @@ def test_a_folder_of_images_with_another_programs_manifest_is_read_as_images(tmp
 def test_a_huge_manifest_is_refused_without_reading_it(packed):
     with (packed / MANIFEST).open("r+b") as file:
         file.truncate(2**40)
-    refused(packed, "size in bytes: found 1099511627776")
+    refused(packed, "has 1,099,511,627,776 bytes: expected at most")
 
 
 def test_a_missing_field_is_named(packed):

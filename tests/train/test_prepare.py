@@ -36,7 +36,7 @@ from tests.train.packing import (
     squares,
 )
 from train import prepare as module
-from train.packed import MANIFEST, open_packed
+from train.packed import MANIFEST, is_packed, open_packed
 from train.parts import Sums
 from train.prepare import prepare
 from train.workfolder import PARTS
@@ -301,6 +301,14 @@ def test_a_full_disk_is_a_one_line_error_and_the_next_run_continues(source, undi
     assert not list((out / PARTS).glob("*.bin"))  # an incomplete shard would only take space
     prepare(job(source), Counted())
     assert contents(out) == undisturbed
+
+
+def test_a_manifest_that_could_not_be_read_is_not_written(source, monkeypatch):
+    (source / "val" / WNIDS[0] / "0.png").write_bytes(b"")
+    monkeypatch.setattr("train.prepare.MAX_MANIFEST", 2000)
+    with pytest.raises(UnreadableInputError, match="1 images can't be read, too many to list; repair the data set"):
+        prepare(job(source), Counted())
+    assert not is_packed(job(source).out)
 
 
 def test_unreadable_images_are_left_out_of_both_splits_and_listed(source):
