@@ -6,6 +6,7 @@ This module imports little, since it is imported before Ctrl-C is handled.
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import io
 import os
@@ -17,13 +18,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, UsageError
 from alexnet_infer.output import tell
-from alexnet_infer.packages import missing_package
+from alexnet_infer.packages import failed_import, missing_package
 
 if TYPE_CHECKING:
     import typer
 
-Missing = Callable[[ImportError], BackendError]
+Missing = Callable[[Exception], BackendError]
 """Returns the error to report for a package that can't be imported."""
+
+_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EEXIST, errno.ENOTEMPTY, errno.EXDEV}
+"""Causes that no reading of a file has."""
 
 INTERRUPTED = 130, "interrupted"
 """Exit code and message after Ctrl-C."""
@@ -94,18 +98,27 @@ def _outcome(name: str, application: Callable[[], typer.Typer], missing: Missing
         return INTERRUPTED if code == INTERRUPTED[0] else (code, "")
     except AlexNetInferError as error:
         return error.exit_code, str(error) if error.exit_code == INTERRUPTED[0] else f"error: {error}"
-    except ImportError as error:
-        failure = missing(error)
-        return failure.exit_code, f"error: {failure}"
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader, for example head, has exited
         return 1, ""
-    except OSError as error:
-        reason = error.strerror or error
-        if error.filename is None:  # for example, stdout is a file on a full disk
-            return UsageError.exit_code, f"error: {reason}"
-        return UnreadableInputError.exit_code, f"error: {error.filename}: {reason}"
+    except Exception as error:
+        if failed_import(error):
+            failure = missing(error)
+            return failure.exit_code, f"error: {failure}"
+        if isinstance(error, OSError):
+            return _of_a_file(error)
+        raise
+
+
+def _of_a_file(error: OSError) -> tuple[int, str]:
+    """Return the exit code and the line for a file that can't be read or written."""
+    reason = error.strerror or error
+    if error.filename is None:  # for example, stdout is a file on a full disk
+        return UsageError.exit_code, f"error: {reason}"
+    writing = error.errno in _OF_WRITING or error.filename2 is not None  # two names: it was renamed or linked
+    kind = UsageError if writing else UnreadableInputError
+    return kind.exit_code, f"error: {error.filename}: {reason}"
 
 
 def _call(name: str, app: typer.Typer) -> int:
@@ -118,8 +131,8 @@ def _call(name: str, app: typer.Typer) -> int:
         context = getattr(error, "ctx", None)
         advice = f"; see {context.command_path} --help" if context else ""
         raise UsageError(error.format_message().rstrip(".") + advice) from None
-    except typer.Abort:
-        raise KeyboardInterrupt from None
+    except typer.Abort as abort:  # typer takes an EOFError for the end of what the user typed, and nothing here asks
+        raise abort.__cause__ or KeyboardInterrupt() from None
 
 
 def _prepare_streams() -> None:
@@ -145,7 +158,8 @@ def _finish(code: int, message: str) -> None:
             stream.flush()
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    gc.freeze()
+    if "torch" not in sys.modules:  # libraries that it loads report every object that is left at the end
+        gc.freeze()
 
 
 def _tell_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:

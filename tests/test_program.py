@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import py_compile
 import re
 import signal
 import subprocess
@@ -61,6 +62,9 @@ def raising(error: BaseException):
         (BrokenPipeError(), 1, ""),
         (OSError(28, "No space left on device"), 2, "error: No space left on device"),
         (PermissionError(13, "Permission denied", "a\x9bb"), 3, "error: a\\x9bb: Permission denied"),
+        (OSError(28, "No space left on device", "a"), 2, "error: a: No space left on device"),
+        (OSError(30, "Read-only file system", "a"), 2, "error: a: Read-only file system"),
+        (FileNotFoundError(2, "No such file", "a", None, "b"), 2, "error: a: No such file"),
         (ModuleNotFoundError("No module named 'PIL'", name="PIL"), 5, "error: the package pillow is missing"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
@@ -89,6 +93,8 @@ def test_a_wrong_command_line_is_one_line_that_names_the_help_page(outcome, word
 def test_a_bug_keeps_its_traceback(outcome):
     with pytest.raises(ZeroDivisionError):
         outcome(lambda: 1 / 0)
+    with pytest.raises(EOFError):
+        outcome(raising(EOFError("a file is cut")))
 
 
 # Ctrl-C.
@@ -297,7 +303,7 @@ print(json.dumps(results))
     fixes = {
         "PIL": "the package pillow is missing: pip install pillow",
         "google": "the package protobuf is missing: pip install protobuf",
-        "train PIL": 'the trainer needs pillow, which is not installed: pip install "alexnet-infer[train]"',
+        "train PIL": "the trainer needs pillow: pip install pillow",
     }
     for name, (code, out, err) in results.items():
         assert (code, out, err.count("\n")) == (5, "", 1), (name, err)
@@ -309,7 +315,7 @@ def test_the_advice_names_the_extra_of_an_optional_package():
     for module, extra in EXTRAS.items():
         lines = PROJECT["optional-dependencies"][extra]
         assert any(re.match(rf"{packages.get(module, module)}\b(?!-)", line) for line in lines), module
-        error = ModuleNotFoundError(f"No module named '{module}.x'", name=f"{module}.x")
+        error = ModuleNotFoundError(f"No module named '{module}'", name=module)
         assert str(missing_package(error, "--x")) == f'--x needs {module}: pip install "alexnet-infer[{extra}]"'
 
 
@@ -333,9 +339,51 @@ def test_a_broken_package_is_told_from_a_missing_one(error, message):
     assert "\n" not in str(failure)
 
 
+BROKEN = {
+    "shared library": ("import ctypes; ctypes.CDLL('libx.so.9')", "the package broken: can't be imported (libx.so.9"),
+    "without a name": ("raise ImportError('libx.so.9')", "the package broken: can't be imported (libx.so.9)"),
+    "RuntimeError": ("raise RuntimeError('too\\nold')", "the package broken: can't be imported (too old)"),
+    "no message": ("raise SystemError", "the package broken: can't be imported (SystemError)"),
+    "syntax": ("1 +", "the package broken: can't be imported (invalid syntax"),
+    "zeros": ("\0" * 99, "the installation is damaged (source code"),
+    "a name it lacks": ("import json; json.nothing", "the package broken: can't be imported (module 'json' has no"),
+    "a part": ("import broken.part", "the package broken: can't be imported (in the part)"),
+    "no such part": ("import broken.none", "the package broken: can't be imported (No module named 'broken.none')"),
+}
+
+
+@pytest.mark.parametrize(("source", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_package_that_breaks_when_it_is_imported_is_named(outcome, tmp_path, monkeypatch, source, message):
+    package = tmp_path / "site-packages" / "broken"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(source)
+    (package / "part.py").write_text("def f():\n    raise OSError('in the part')\nf()")
+    monkeypatch.syspath_prepend(package.parent)
+    code, out, err = outcome(lambda: __import__("broken"))
+    assert (code, out, err.count("\n")) == (5, "", 1)
+    assert err.startswith(f"error: {message}")
+
+
+def test_a_package_whose_file_is_cut_is_one_line(outcome, tmp_path, monkeypatch):
+    (tmp_path / "broken.py").touch()
+    compiled = Path(py_compile.compile(str(tmp_path / "broken.py")))
+    compiled.write_bytes(compiled.read_bytes()[:20])
+    monkeypatch.syspath_prepend(tmp_path)
+    code, _, err = outcome(lambda: __import__("broken"))
+    assert code == 5
+    assert re.fullmatch(r"\n?error: the installation is damaged \(marshal data too short\): install .*\n", err)
+
+
+def test_an_error_of_a_package_after_its_import_is_a_bug(outcome, tmp_path, monkeypatch):
+    (tmp_path / "whole.py").write_text("def use():\n    raise RuntimeError('x')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError, match="x"):
+        outcome(lambda: __import__("whole").use())
+
+
 def test_the_trainer_blames_the_package_behind_another_one():
     error = ModuleNotFoundError("No module named 'google.protobuf'", name="google.protobuf")
-    assert "needs protobuf, which is not installed" in str(import_failure(error))
+    assert "needs protobuf: pip install protobuf" in str(import_failure(error))
     assert module_of(error) == "google"
 
 

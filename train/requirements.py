@@ -6,7 +6,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from alexnet_infer.errors import BackendError, one_line
-from alexnet_infer.packages import NAMES, module_of
+from alexnet_infer.packages import missing_package, module_of
 
 TORCH = "torch>=2.9,<2.15"
 """The supported releases of PyTorch, as in pyproject.toml."""
@@ -18,14 +18,15 @@ RELEASES = "2.9 to 2.14"
 def import_failure(error: Exception) -> BackendError:
     """Return the error to report if an import of the trainer raised `error`.
 
-    The cause can be a missing package, a shared library that can't be loaded, or a name that PyTorch does not have.
+    The cause can be a missing package, a shared library that can't be loaded, or a name that a package does not have.
+    It is PyTorch if it is not known.
     """
-    missing = module_of(error) if isinstance(error, ModuleNotFoundError) else ""
-    if missing and not error.name.startswith("torch."):
-        package = f"PyTorch {RELEASES}" if missing == "torch" else NAMES.get(missing, missing)
-        return BackendError(f'the trainer needs {package}, which is not installed: pip install "alexnet-infer[train]"')
+    absent = isinstance(error, ModuleNotFoundError) and error.name == "torch"
+    if absent or module_of(error) not in ("", "torch"):
+        return missing_package(error, "the trainer")
+    cause = one_line(error) or type(error).__name__
     return BackendError(
-        f"the trainer can't be imported ({one_line(error)}): found PyTorch {installed_torch() or '(none)'}, expected a "
+        f"the trainer can't be imported ({cause}): found PyTorch {installed_torch() or '(none)'}, expected a "
         f'working PyTorch {RELEASES}; pip install --force-reinstall "{TORCH}"'
     )
 

@@ -21,7 +21,7 @@ from alexnet_infer.artifact import load_artifact
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.files import along
 from alexnet_infer.presets import variant
-from tests.train.program import assert_one_line, program, train_small
+from tests.train.program import SMALL, assert_one_line, program, train_small
 from train import display, launch
 from train.data import PackedImages
 from train.job import Job
@@ -98,6 +98,16 @@ def test_after_ctrl_c_the_same_command_resumes_the_run_and_gives_the_same_result
     whole, broken = (load_artifact(tmp_path / name / "alexnet-64.safetensors") for name in ("whole", "broken"))
     assert all((whole.tensors[name] == broken.tensors[name]).all() for name in whole.tensors)
     assert whole.manifest.provenance.errors == broken.manifest.provenance.errors
+
+
+def test_a_finished_run_prints_only_the_trainers_lines(data, tmp_path):
+    """In a new process, at whose end libraries may report what they still hold."""
+    result = program(*SMALL.split(), "--data", str(data), "--out", str(tmp_path / "out"))
+    assert result.returncode == 0
+    beginnings = ("decoding the ", "14,683 parameters on ", "epoch 1/2 ", "epoch 2/2 ", "measuring: 12 images in ")
+    lines = result.stderr.splitlines()
+    assert len(lines) == 6
+    assert [line for line in lines if not line.startswith(beginnings)] == []
 
 
 def test_ctrl_c_while_images_are_read_prints_one_line(run, data, tmp_path, monkeypatch):
@@ -187,7 +197,7 @@ def test_a_diverging_run_exits_1(run, data, tmp_path):
 def test_missing_pytorch_is_a_one_line_error_with_a_remedy(data):
     result = program("--data", str(data), before="import sys; sys.modules['torch'] = None")
     assert result.returncode == 5
-    expected = 'the trainer needs PyTorch 2.9 to 2.14, which is not installed: pip install "alexnet-infer[train]"'
+    expected = 'the trainer needs torch: pip install "alexnet-infer[train]"'
     assert result.stderr == f"error: {expected}\n"
 
 
