@@ -547,10 +547,6 @@ def test_a_damaged_description_is_a_one_line_error(tmp_path, text):
     (folder / "about.json").write_bytes(text)
     words = f"{folder}: no predictions of this version of alexnet-infer"
     refused(lambda: Predictions.open(folder), words, error=PredictionsError)
-        lambda: Predictions.open(folder),
-        f"{folder}: no predictions of this version of alexnet-infer",
-        error=PredictionsError,
-    )
 
 
 def test_a_description_of_another_format_or_of_other_predictions_is_refused(tmp_path):
