@@ -15,7 +15,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, UsageError
+from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, UsageError, one_line
 from alexnet_infer.output import tell
 from alexnet_infer.packages import missing_package
 
@@ -97,6 +97,11 @@ def _outcome(name: str, application: Callable[[], typer.Typer], missing: Missing
     except ImportError as error:
         failure = missing(error)
         return failure.exit_code, f"error: {failure}"
+    except MemoryError as error:
+        return (
+            BackendError.exit_code,
+            f"error: not enough memory ({one_line(error) or 'MemoryError'}): use a smaller --batch",
+        )
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader, for example head, has exited

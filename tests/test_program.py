@@ -61,6 +61,8 @@ def raising(error: BaseException):
         (BrokenPipeError(), 1, ""),
         (OSError(28, "No space left on device"), 2, "error: No space left on device"),
         (PermissionError(13, "Permission denied", "a\x9bb"), 3, "error: a\\x9bb: Permission denied"),
+        (MemoryError("no room\nfor it"), 5, "error: not enough memory (no room for it): use a smaller --batch"),
+        (MemoryError(), 5, "error: not enough memory (MemoryError): use a smaller --batch"),
         (ModuleNotFoundError("No module named 'PIL'", name="PIL"), 5, "error: the package pillow is missing"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
