@@ -51,9 +51,10 @@ IR_VERSIONS = range(4, 14)
 PATCH_BYTES = 2**26
 """Bytes that the values for one patch take at once: as many as 12 of the paper's nets in one file."""
 
-FIXED_BYTES, FIXED_WORK = 2**9, 2**17
+FIXED_BYTES, FIXED_WORK = 2**10, 2**17
 """A call with a fixed number of images may take what one image with ten views may, and for each weight as many bytes
-and multiply-adds more. This allows 256 images with ten views of the paper's net: 15 GB and 2 * 10^12 multiply-adds."""
+and multiply-adds more. This allows 256 images with ten views of the bundled nets (5 GB) and of the paper's (15 GB and
+2 * 10^12 multiply-adds)."""
 
 WEIGHT_BYTES = 2**33
 """Bytes of all weights: 34 of the paper's nets in float32."""
