@@ -247,10 +247,10 @@ def test_a_range_that_the_server_refuses_is_discarded(server, tmp_path):
 
 def test_a_silent_connection_is_closed_and_the_download_continues(server, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TIMEOUT", 0.2)
-    server.script = [server.hangs(2)]
+    server.script = [server.hangs(20)]
     started = time.monotonic()
     assert fetched(server, tmp_path) == CONTENT
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 15
     assert ranges(server) == [None, f"bytes={len(CONTENT) // 2}-"]
 
 
