@@ -51,9 +51,8 @@ _CODECS = {0: "UNCOMPRESSED", 1: "SNAPPY", 2: "GZIP", 3: "LZO", 4: "BROTLI", 5: 
 _STREAMED = {"UNCOMPRESSED": None, "SNAPPY": None, "ZSTD": "zstd", "GZIP": "gzip", "BROTLI": "brotli"}
 """Codec that is read as a stream -> pyarrow's name, if pyarrow does it."""
 
-
-_I32, _I64, _TEXT, _LIST, _STRUCT = 5, 6, 8, 9, 12
-"""Kinds of values."""
+_BOOL, _I32, _I64, _TEXT, _LIST, _STRUCT = (1, 2), 5, 6, 8, 9, 12
+"""Kinds of values. A boolean's kind says whether it is true (1)."""
 Record = dict[tuple[int, int], Any]
 """(Field, kind of value) -> value. pyarrow passes over a known field that has a value of another kind."""
 CHUNKS, CHUNK, PATH = (1, _LIST), (3, _STRUCT), (3, _LIST)
@@ -197,12 +196,12 @@ class Column:
         place = self._begin
         while place < self._end:
             header, length = _header(self._file, place)
-            kind, size, packed = (header.get((field, _I32)) for field in (1, 2, 3))
-            values = header.get((_ABOUT.get(kind), _STRUCT), {})
-            about = {field: value for (field, _), value in values.items()}
-            if not _are_sizes(kind, size, packed, *map(about.get, _NEEDED.get(kind, ()))):
+            page, size, packed = (header.get((field, _I32)) for field in (1, 2, 3))
+            values = header.get((_ABOUT.get(page), _STRUCT), {})
+            about = {field: value for (field, kind), value in values.items() if kind in (_I32, *_BOOL)}
+            if not _are_sizes(page, size, packed, *map(about.get, _NEEDED.get(page, ()))):
                 raise PageError("the header of a page is damaged")
-            yield _Page(kind=kind, place=place + length, packed=packed, size=size, about=about)
+            yield _Page(kind=page, place=place + length, packed=packed, size=size, about=about)
             place += length + packed
 
 
@@ -324,13 +323,13 @@ class _Records:
             if (field, kind) in values or field >= 1 << 15:  # pyarrow may use parts of both, or another field
                 raise PageError("a field occurs twice, or has no possible number")
             self._count(1)
-            values[field, kind] = kind == 1 if kind in (1, 2) else self._value(kind, (*way, field))
+            values[field, kind] = kind == 1 if kind in _BOOL else self._value(kind, (*way, field))
         return values
 
     def _count(self, values: int) -> None:
         self._left -= values
         if self._left < 0:
-            raise PageError("too many values in its footer or a page's header; write it in larger row groups")
+            raise PageError("its footer has too many values; write it in larger row groups")
 
     def _value(self, kind: int, way: tuple[int, ...]) -> Any:
         if len(way) > _DEEPEST:
@@ -339,7 +338,7 @@ class _Records:
             case 3:
                 return _exactly(self._stream, 1)[0]
             case 4 | 5 | 6:
-                return self._number(1 << kind)
+                return self._number(1 << kind)  # 16, 32 or 64 bits
             case 7:
                 return _exactly(self._stream, 8)
             case 8:
@@ -355,7 +354,7 @@ class _Records:
         if (kind in (9, 10) or kind != _LISTS.get(way, kind)) and count:
             raise PageError(f"a list of values of kind {kind}")
         self._count(count)
-        if kind in (1, 2):
+        if kind in _BOOL:
             return [*_exactly(self._stream, count)]
         return [self._value(kind, way) for _ in range(count)]
 

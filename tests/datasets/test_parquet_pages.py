@@ -290,6 +290,13 @@ def test_what_pyarrow_would_read_in_another_way_or_as_too_many_values_is_refused
     assert records(b"\x15\x02\x16\x04\x00") == {(1, 5): 1, (2, 6): 2}
 
 
+def test_the_encoding_of_a_page_is_the_value_that_pyarrow_takes():
+    about = b"\x15\x02\x15\x0e\x06\x04\x00\x15\x06\x15\x06\x00"  # 2: 7 of 32 bits, and then 0 of 64 bits
+    content = b"\x15\x00\x15\x14\x15\x14\x2c" + about + b"\x00" + bytes(10)
+    chunk = {(4, 5): 0, (5, 6): 1, (7, 6): len(content), (9, 6): 0}
+    assert parquet_pages.Column(io.BytesIO(content), chunk, 1).sizes() == (len(content) + 30, 40)
+
+
 def test_a_number_of_repeated_values_has_at_most_63_bits():
     content = b"\x80" * 9 + b"\x02" + bytes(9)
     with pytest.raises(PageError):
