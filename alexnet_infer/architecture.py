@@ -23,8 +23,8 @@ from alexnet_infer import strict_json
 from alexnet_infer.errors import SpecError, shown
 from alexnet_infer.strict_json import Record, Text, matching, number, whole
 
-MAX_VALUES = 2**26
-"""Maximum number of values in one activation: 256 MB per patch in float32, over 200 times the paper's largest map."""
+MAX_VALUES = 2**24
+"""Maximum number of values in one activation: 67 MB per patch in float32, 57 times the paper's largest map."""
 
 MAX_PARAMETERS = 2**30
 """Maximum number of values in all tensors: 4 GB in float32. A larger spec is refused before memory is allocated."""
@@ -32,11 +32,11 @@ MAX_PARAMETERS = 2**30
 MAX_OPERATIONS = 500
 """Maximum number of operations. The paper's net has 24."""
 
-MAX_WORK = 2**35
-"""Maximum number of multiply-adds, comparisons and other steps for one patch: 40 times those of the paper's net."""
+SLOW = 16
+"""How many multiply-adds of a matrix product take as long as one value of any other operation, or one comparison."""
 
-MAX_BAND = 2**27
-"""Maximum number of values in the convolutions that LRN becomes on a CPU: 512 MB in float32."""
+MAX_BAND = 2**24
+"""Maximum number of values in the convolutions that LRN becomes on a CPU: 67 MB in float32, 450 times the paper's."""
 
 Shape = tuple[int, ...]
 """The shape of an activation without the batch axis: (channels, height, width) for maps, (units,) for vectors."""
@@ -47,6 +47,15 @@ Name = Annotated[
 Count = Annotated[int, whole(1, 8192)]
 """LRN's convolution form has channels x channels values."""
 Length = Annotated[int, whole(1, 4096)]
+
+
+def most_work(values: int) -> int:
+    """Return how many multiply-adds one patch may take in a net with this many weights.
+
+    2^33 are 10 times as many as the paper's net takes. It uses each weight 14 times; 2^10 more times are allowed. So a
+    file can't ask for more work than its size justifies.
+    """
+    return 2**33 + 2**10 * values
 
 
 class _Operation(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag=str.lower):
@@ -73,8 +82,8 @@ class _Operation(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag=
         return 0
 
     def work(self, shape: Shape) -> int:
-        """Steps for one patch, to limit the time."""
-        return self.multiply_adds(shape) + math.prod(self.output(shape))
+        """Multiply-adds that take as long as the operation does for one patch, to limit the time."""
+        return max(self.multiply_adds(shape), SLOW * math.prod(self.output(shape)))
 
 
 class Conv(_Operation, kw_only=True):
@@ -151,7 +160,8 @@ class LRN(_Operation, kw_only=True):
         return shape
 
     def work(self, shape: Shape) -> int:
-        return math.prod(shape) * shape[0] // self.groups  # as a convolution
+        # As squares, a convolution, a power (or two roots and a product) and a division; or as ONNX's operator.
+        return math.prod(shape) * max(shape[0] // self.groups + 8 * SLOW, SLOW * self.size)
 
 
 class BatchNorm(_Operation, kw_only=True):
@@ -187,7 +197,7 @@ class MaxPool(_Operation, kw_only=True):
         return beyond if self.ceil and beyond < self.size else 0
 
     def work(self, shape: Shape) -> int:
-        return math.prod(self.output(shape)) * self.size**2
+        return SLOW * math.prod(self.output(shape)) * self.size**2
 
 
 class Dropout(_Operation, kw_only=True):
@@ -248,8 +258,11 @@ class Architecture(Record, kw_only=True, dict=True):
         if values > MAX_PARAMETERS:
             raise SpecError(f"{self.name}: {values} values in all tensors: expected at most {MAX_PARAMETERS}")
         work = sum(step.operation.work(step.input) for step in steps)
-        if work > MAX_WORK:
-            raise SpecError(f"{self.name}: takes {work} steps for a patch: expected at most {MAX_WORK}")
+        if work > (most := most_work(values)):
+            raise SpecError(
+                f"{self.name}: takes {work:,} multiply-adds for a patch: expected at most {most:,} with {values:,} "
+                "weights"
+            )
         band = sum(s.input[0] ** 2 // s.operation.groups for s in steps if isinstance(s.operation, LRN))
         if band > MAX_BAND:
             raise SpecError(f"{self.name}: {band} values in LRN's convolutions: expected at most {MAX_BAND}")

@@ -23,7 +23,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 from alexnet_infer.errors import SpecError, UnreadableInputError, one_line, printable, shown
 from alexnet_infer.files import open_regular
 from alexnet_infer.formats import FIXES, HEAD_BYTES, RefusedError, avif, format_of, jpeg, netpbm, tiff
-from alexnet_infer.formats.jpeg2000 import codestream
+from alexnet_infer.formats.jpeg2000 import codestream, costly
 from alexnet_infer.formats.metered import Metered
 from alexnet_infer.formats.quiet import quiet_pillow, silence_libtiff
 from alexnet_infer.formats.samples import Samples, samples_of
@@ -53,11 +53,8 @@ MAX_PIXELS = 33_000_000
 """The largest image that is decoded. Reading takes at most 8 bytes per pixel, 264 MB, for the decoded image and its RGB
 or rotated copy. Python, NumPy and Pillow add 31 MB, so reading a photo file takes less than 300 MB. Some decoders take
 more, in bytes per pixel: libjpeg 7 to 12 for a progressive JPEG, because it keeps all coefficients, AVIF's 9 to 14,
-WebP's 16, and JPEG 2000's 24 per pixel of a tile."""
-
-_MOST_PIXELS = {"WEBP": 25_000_000}
-"""Pillow's name of a format -> the largest image, where MAX_PIXELS would take more than 600 MB. For JPEG 2000 see
-`jpeg2000.MOST_SAMPLES`."""
+WebP's 16 (550 MB in all, 600 with a file of 60 MB), and JPEG 2000's 24 per pixel of a tile, for which see
+`jpeg2000.MOST_MEMORY`."""
 
 MAX_BYTES = 8 * MAX_PIXELS
 """The largest file that is read: MAX_PIXELS of uncompressed 16-bit RGBA. It also limits streams that never end."""
@@ -126,8 +123,8 @@ def read_rgb(
     Pillow would misread is refused.
 
     `shrink_to` is the S to which the shorter side will be rescaled. With it, a JPEG of more than MAX_PIXELS may be
-    decoded at 1/2, 1/4 or 1/8 of its size instead of being refused, if the shorter side stays at least 2 S. Other
-    images are not affected.
+    decoded at 1/2, 1/4 or 1/8 of its size instead of being refused, if the shorter side stays at least 2 S. So may a
+    JPEG 2000 whose tiles are too large, at 1/2. Other images are not affected.
 
     Raises UnreadableInputError for any defect. Its message begins with `name`.
     """
@@ -181,6 +178,8 @@ def _load(source: Encoded, shrink_to: int | None) -> _Decoded:
         elif (kind := NAMES.get(image.format)) in _FEATURES:
             _check_decoder(kind)
         _keep_small(image, shrink_to if streamed else None)
+        if image.format == "JPEG2000" and _may_shrink(image, 2, shrink_to) and costly(image.fp):
+            image.reduce = 1  # its levels, each of half the size
         if netpbm.is_slow(image):
             return _Decoded(netpbm.decode(image), Samples())
         samples = samples_of(image)
@@ -265,15 +264,18 @@ def _keep_small(image: Image.Image, shrink_to: int | None) -> None:
     if image.format == "TIFF":  # its decoder unpacks complete tiles, even if the image covers only a small part of them
         width = max(width, image.tag_v2.get(ExifTags.Base.TileWidth, 0))
         height = max(height, image.tag_v2.get(ExifTags.Base.TileLength, 0))
-    most = min(MAX_PIXELS, _MOST_PIXELS.get(image.format, MAX_PIXELS))
-    if width * height <= most:
+    if width * height <= MAX_PIXELS:
         return
     scale = next((s for s in (2, 4, 8) if width * height <= MAX_PIXELS * s * s), None)
-    # After this, the rescaling to S still shrinks by 2 or more, which hides the effect of the decoder's filter.
-    if scale and shrink_to and min(width, height) // scale >= 2 * shrink_to:
+    if scale and _may_shrink(image, scale, shrink_to):
         image.draft(None, (width // scale, height // scale))
     else:
-        raise RefusedError(f"{width} x {height} pixels: expected at most {most:,}; shrink it first")
+        raise RefusedError(f"{width} x {height} pixels: expected at most {MAX_PIXELS:,}; shrink it first")
+
+
+def _may_shrink(image: Image.Image, scale: int, shrink_to: int | None) -> bool:
+    """Whether the rescaling to `shrink_to` then still shrinks by 2 or more, which hides the decoder's filter."""
+    return shrink_to is not None and min(image.size) // scale >= 2 * shrink_to
 
 
 def _to_rgb(decoded: _Decoded, apply_exif: bool, name: str) -> Image.Image:

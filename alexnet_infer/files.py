@@ -105,10 +105,10 @@ def open_to_append(path: Path) -> BinaryIO:
 
 
 def open_own(path: Path, mode: Literal["ab", "r+b"]) -> BinaryIO:
-    """Open one of this user's files for writing. With "ab", it is created if it doesn't exist.
+    """Open a file of this user, or of the owner of its folder, for writing. With "ab", it is created if necessary.
 
-    What another program put in its place is not written to. Raises OSError for a link, for a file that has a second
-    name or another owner, if it is not a regular file, and if it can't be opened.
+    What somebody else put in its place is not written to. Raises OSError for a link, for a file that has a second name
+    or another owner, if it is not a regular file, and if it can't be opened.
     """
     return _writable(path, mode, own=True)
 
@@ -122,7 +122,8 @@ def _writable(path: Path, mode: Literal["ab", "r+b"], *, own: bool) -> BinaryIO:
             raise OSError(errno.EINVAL, f"{path.name} is not a regular file", str(path))
         if own and status.st_nlink > 1:
             raise OSError(errno.EMLINK, f"{path.name} has a second name (a hard link)", str(path))
-        if own and hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        # A container's root uses a user's cache, and some network disks show one owner for all files.
+        if own and hasattr(os, "geteuid") and status.st_uid not in (os.geteuid(), path.parent.stat().st_uid):
             raise PermissionError(errno.EPERM, f"{path.name} belongs to another user", str(path))
         return os.fdopen(descriptor, mode)
     except BaseException:
@@ -278,6 +279,11 @@ def lock(path: Path, *, wait: bool = False, shared: bool = False) -> BinaryIO | 
         file.close()
         return None
     return file
+
+
+def share(file: BinaryIO) -> None:
+    """Turn the lock on an open file, from `lock`, into a shared one, or none if another process took it meanwhile."""
+    _locked(file.fileno(), wait=False, shared=True)
 
 
 def _locked(descriptor: int, *, wait: bool, shared: bool = False) -> bool | None:

@@ -113,8 +113,8 @@ def expand(inputs: Sequence[str]) -> Iterator[Photo]:
 
     Each input is a file, a directory (its files at any depth that have one of IMAGE_SUFFIXES or OTHER_PICTURE_SUFFIXES,
     sorted, without hidden ones; links to directories are not followed), a pattern such as "trip/**/*.jpg" (the files it
-    matches, sorted; "**" does not follow links to directories, and a directory under two names is searched once), an
-    http or https URL, or "-" for an encoded image on standard input. An input without photos yields one photo that
+    matches, sorted; links to directories are followed, and a directory under two names is searched once), an http or
+    https URL, or "-" for an encoded image on standard input. An input without photos yields one photo that
     can't be read.
     """
     for text in inputs:
@@ -136,26 +136,37 @@ def _is_directory(path: str) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 (Path.is_dir raises for a name too long or a parent without permission)
 
 
-def _walk(directories: Sequence[str], errors: list[OSError]) -> Iterator[tuple[str, list[str]]]:
+def _walk(
+    directories: Sequence[str], errors: list[OSError], *, follow: bool = False
+) -> Iterator[tuple[str, list[str]]]:
     """Yield each folder from `directories` down, once, with the names of its files, without hidden ones.
 
-    Links to folders are not followed. A folder that can't be listed adds to `errors`. Not os.walk: before Python 3.12
-    it is recursive, and folders may be nested deeper than Python's stack.
+    With `follow`, so are those that links lead to, unless they are below `directories` without links. A folder that
+    can't be listed adds to `errors`. Not os.walk: before Python 3.12 it is recursive, and folders may be nested deeper
+    than Python's stack.
     """
-    folders, seen = [*directories], set()
-    while folders:
-        folder = folders.pop()
-        if folder in seen:
-            continue
-        seen.add(folder)
+    folders, links, seen = [*directories], [], set()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop()
         try:
+            if (key := _identity(os.stat(folder or os.curdir))) in seen:  # noqa: PTH116
+                continue
+            seen.add(key)
             with os.scandir(folder or os.curdir) as entries:
                 visible = [entry for entry in entries if not entry.name.startswith(".")]
         except OSError as error:
             errors.append(error)
             continue
         yield folder, [entry.name for entry in visible if not _leads_to_directory(entry)]
-        folders += [os.path.join(folder, entry.name) for entry in visible if entry.is_dir(follow_symlinks=False)]  # noqa: PTH118
+        for entry in filter(_leads_to_directory, visible):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(os.path.join(folder, entry.name))  # noqa: PTH118
+            elif follow:
+                links.append(os.path.join(folder, entry.name))  # noqa: PTH118
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _leads_to_directory(entry: os.DirEntry[str]) -> bool:
@@ -183,7 +194,7 @@ def _not_listed(error: OSError) -> Photo:
 def _matches(pattern: str) -> Iterator[Photo]:
     """Yield the files that match a pattern of the form of `glob`'s.
 
-    Not glob.glob: its "**" follows links to directories, up to 40 times through a link to the directory's own parent.
+    Not glob.glob: its "**" goes up to 40 times through a link to the directory's own parent.
     """
     errors: list[OSError] = []
     drive, rest = os.path.splitdrive(pattern.replace(os.altsep or os.sep, os.sep))
@@ -193,7 +204,7 @@ def _matches(pattern: str) -> Iterator[Photo]:
     for part in parts:
         folders = _distinct(paths)
         if part == "**":
-            paths = [folder for folder, _ in _walk(folders, errors)]
+            paths = [folder for folder, _ in _walk(folders, errors, follow=True)]
         else:
             paths = [os.path.join(folder, name) for folder in folders for name in _named(folder, part)]  # noqa: PTH118
     files = sorted(path for path in paths if not _is_directory(path))
@@ -213,7 +224,7 @@ def _distinct(paths: Sequence[str]) -> list[str]:
         except OSError:  # not there, or a link to itself
             continue
         if stat.S_ISDIR(status.st_mode):
-            found.setdefault((status.st_dev, status.st_ino), path)
+            found.setdefault(_identity(status), path)
     return [*found.values()]
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, UsageError
+from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, UsageError, one_line
 from alexnet_infer.output import tell
 from alexnet_infer.packages import failed_import, missing_package
 
@@ -98,6 +98,11 @@ def _outcome(name: str, application: Callable[[], typer.Typer], missing: Missing
         return INTERRUPTED if code == INTERRUPTED[0] else (code, "")
     except AlexNetInferError as error:
         return error.exit_code, str(error) if error.exit_code == INTERRUPTED[0] else f"error: {error}"
+    except MemoryError as error:
+        return (
+            BackendError.exit_code,
+            f"error: not enough memory ({one_line(error) or 'MemoryError'}): use a smaller --batch",
+        )
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader, for example head, has exited

@@ -24,8 +24,10 @@ from alexnet_infer.architecture import (
     Dense,
     Dropout,
     MaxPool,
+    most_work,
 )
 from alexnet_infer.errors import SpecError, UsageError
+from alexnet_infer.presets import Variant
 
 SMALL = Architecture(
     name="small",
@@ -398,8 +400,8 @@ def test_lrn_over_an_even_number_of_channels_is_refused(size):
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: single(Conv(name="c", kernels=8192, size=1), patch=4096),
-        lambda: single(Conv(name="c", kernels=1, size=1, pad=4096), patch=4096),
+        lambda: single(Conv(name="c", kernels=8192, size=1), patch=2000),
+        lambda: single(Conv(name="c", kernels=1, size=1, pad=4096), patch=2000),
         lambda: single(Conv(name="c", kernels=8192, size=1), patch=91),
     ],
 )
@@ -408,9 +410,9 @@ def test_a_map_that_is_too_large_is_refused_with_its_operation(build):
 
 
 def test_an_input_that_is_too_large_is_refused():
-    pool = MaxPool(name="p", size=4096)
-    refused(lambda: single(pool, patch=4096, channels=8192), "single: an input of 8192 x 4096 x 4096: expected at most")
-    assert single(pool, patch=4096).steps[0].output == (3, 1, 1)
+    pool = MaxPool(name="p", size=2048)
+    refused(lambda: single(pool, patch=4096), "single: an input of 3 x 4096 x 4096: expected at most")
+    assert single(pool, patch=2048).steps[0].output == (3, 1, 1)
 
 
 def test_too_many_weights_are_refused():
@@ -423,14 +425,31 @@ def test_too_many_weights_are_refused():
     )
 
 
+WIDE, WHOLE = Conv(name="c", kernels=64, size=1), MaxPool(name="p", size=500)
+"""The largest map of a patch of 500, and what reduces it to one pixel, so that the last layer has few weights."""
+
+
 @pytest.mark.parametrize(
     ("operations", "patch", "words"),
     [
         ([Dropout(name=f"d{i}") for i in range(MAX_OPERATIONS)], 1, "501 operations: expected at most 500"),
-        ([Conv(name="c", kernels=96, size=11, pad=5), Conv(name="d", kernels=384, size=11, pad=5)], 400, "steps"),
-        ([MaxPool(name="p", size=2048, stride=1)], 4096, "steps"),
-        ([Conv(name="c", kernels=8000, size=1), *[LRN(name=f"n{i}") for i in range(3)]], 1, "LRN's convolutions"),
-        ([Conv(name="c", kernels=8192, size=1), *[LRN(name=f"n{i}") for i in range(9)]], 16, "steps"),
+        (
+            [Conv(name="c", kernels=96, size=11, pad=5), Conv(name="d", kernels=100, size=11, pad=5)],
+            400,
+            "multiply-adds",
+        ),
+        ([Conv(name="c", kernels=5, size=48)], 1024, "multiply-adds"),
+        ([MaxPool(name="p", size=120, stride=1)], 900, "multiply-adds"),
+        (
+            [WIDE, *[Activation(name=f"a{i}", kind="tanh") for i in range(40)], WHOLE],
+            500,
+            "multiply-adds",
+        ),
+        ([WIDE, *[BatchNorm(name=f"b{i}") for i in range(40)], WHOLE], 500, "multiply-adds"),
+        ([WIDE, *[LRN(name=f"n{i}") for i in range(6)], WHOLE], 500, "multiply-adds"),
+        ([WIDE, LRN(name="n", size=4095), WHOLE], 500, "multiply-adds"),
+        ([Conv(name="c", kernels=4097, size=1), LRN(name="n")], 1, "LRN's convolutions"),
+        ([Conv(name="c", kernels=4096, size=1), *[LRN(name=f"n{i}") for i in range(2)]], 1, "LRN's convolutions"),
     ],
 )
 def test_a_net_that_would_take_too_long_or_too_much_memory_is_refused(operations, patch, words):
@@ -442,7 +461,15 @@ def test_the_limits_allow_nets_far_larger_than_the_papers():
     wide = tuple(Dense(name=f"fc{i}", units=2**14) for i in range(4))
     assert Architecture(name="wide", patch=1, operations=wide).parameters > 10 * 60_965_224
     deep = Conv(name="c", kernels=96, size=3)
-    assert single(deep, patch=512).steps[0].output == (96, 510, 510)
+    assert single(deep, patch=400).steps[0].output == (96, 398, 398)
+    assert Variant(width=8).build().multiply_adds > 50 * Variant().build().multiply_adds
+
+
+def test_the_work_that_is_allowed_grows_with_the_weights_and_is_10_times_the_papers_without_any():
+    paper = sum(step.operation.work(step.input) for step in Variant().build().steps)
+    assert paper < 1.2 * Variant().build().multiply_adds
+    assert 10 * paper < most_work(0) < 11 * paper
+    assert most_work(10**6) - most_work(0) == 1024 * 10**6
 
 
 def test_absurd_specs_are_refused_before_memory_is_allocated():

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import warnings
 import zlib
 from collections.abc import Callable
@@ -737,13 +736,11 @@ def test_bombs_of_every_kind_are_refused_or_read_within_300_mb(tmp_path):
     paths = [tmp_path / str(i) for i in range(len(BOMBS))]
     for path, make in zip(paths, BOMBS.values(), strict=True):
         path.write_bytes(make())
-    started = time.perf_counter()
     lines, peak = read_in_child(*paths)
     for kind, line in zip(BOMBS, lines, strict=True):
         assert line.startswith("UnreadableInputError photo: "), kind
         assert ("shrink it first" if "1 GB" not in kind else "data too large") in line, kind
     assert peak < 300
-    assert time.perf_counter() - started < 30
 
 
 @proc_only
@@ -765,14 +762,6 @@ def test_the_limit_itself_is_read_and_a_pixel_more_is_refused(monkeypatch):
     monkeypatch.setattr(decode, "MAX_PIXELS", 96 * 64)
     assert rgb(data).shape == (64, 96, 3)
     monkeypatch.setattr(decode, "MAX_PIXELS", 96 * 64 - 1)
-    assert refusal(data) == "96 x 64 pixels: expected at most 6,143; shrink it first"
-
-
-def test_a_webp_of_more_pixels_than_its_decoder_has_memory_for_is_refused(monkeypatch):
-    data = encoded(fields(), "WEBP")
-    monkeypatch.setattr(decode, "_MOST_PIXELS", {"WEBP": 96 * 64})
-    assert rgb(data).shape == (64, 96, 3)
-    monkeypatch.setattr(decode, "_MOST_PIXELS", {"WEBP": 96 * 64 - 1})
     assert refusal(data) == "96 x 64 pixels: expected at most 6,143; shrink it first"
 
 

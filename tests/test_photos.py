@@ -327,6 +327,18 @@ def test_a_link_to_a_directory_gives_no_photo_twice(tree):
     assert names("trip/up/*/a.jpg", "trip/aub/*") == ["trip/up/trip/a.jpg", "trip/aub/b.jpg"]
 
 
+def test_two_stars_follow_links_to_directories_elsewhere_each_once_and_end(tree, monkeypatch):
+    home = tree("home/a.jpg", "home/trip/b.jpg", "other/c.jpg", "other/deep/d.jpg") / "home"
+    monkeypatch.chdir(home)
+    links = {"trip/old": "../../other", "trip/older": "../../other/deep", "trip/up": "..", "self": ".", "loop": "loop"}
+    for link, target in (links | {"../other/back": home}).items():
+        Path(link).symlink_to(target, target_is_directory=True)
+    for pattern in ("**/*.jpg", "**/**/*.jpg", "./**/*.jpg", "self/**/*.jpg"):
+        assert sorted(Path(name).name for name in names(pattern)) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    assert names("trip/**/c.jpg") == ["trip/old/c.jpg"]
+    assert [Path(name).name for name in names(".")] == ["a.jpg", "b.jpg"]  # a directory, not a pattern
+
+
 def test_directories_deeper_than_pythons_stack_are_searched(tree, nested):
     tree("trip/a.jpg")
     bottom = nested("trip", 300)

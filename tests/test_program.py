@@ -65,6 +65,8 @@ def raising(error: BaseException):
         (OSError(28, "No space left on device", "a"), 2, "error: a: No space left on device"),
         (OSError(30, "Read-only file system", "a"), 2, "error: a: Read-only file system"),
         (FileNotFoundError(2, "No such file", "a", None, "b"), 2, "error: a: No such file"),
+        (MemoryError("no room\nfor it"), 5, "error: not enough memory (no room for it): use a smaller --batch"),
+        (MemoryError(), 5, "error: not enough memory (MemoryError): use a smaller --batch"),
         (ModuleNotFoundError("No module named 'PIL'", name="PIL"), 5, "error: the package pillow is missing"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,

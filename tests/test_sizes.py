@@ -390,7 +390,9 @@ def child(folder: Path) -> None:
         except BaseException as error:
             outcome = type(error).__name__, str(error)
         outcomes[which][kind] = outcome
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not ru_maxrss: after fork and exec it is at least the parent's.
+    status = Path("/proc/self/status").read_text()
+    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
     print(json.dumps([outcomes, peak * 1024]))
 
 

@@ -127,15 +127,15 @@ def test_a_server_that_sends_slowly_is_refused_after_the_total_time(server, monk
     server.script = [slow]
     started = time.monotonic()
     assert refused(server.url) == "not complete after 0.3 s"
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 15
 
 
 def test_a_silent_server_is_refused_after_the_read_timeout(server, monkeypatch):
     monkeypatch.setattr(web, "READ_TIMEOUT", 0.2)
-    server.script = [server.hangs(2)]
+    server.script = [server.hangs(20)]
     started = time.monotonic()
     assert "timed out" in refused(server.url)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 15
 
 
 # Redirects.

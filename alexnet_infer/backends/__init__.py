@@ -6,15 +6,20 @@ averages its views itself; the backend then takes squares.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from alexnet_infer.errors import ModelFileError
+from alexnet_infer.artifact import Artifact
+from alexnet_infer.errors import AlexNetInferError, BackendError, ModelFileError, one_line
 from alexnet_infer.graph.info import Precision
 from alexnet_infer.metrics import are_probabilities
+
+if TYPE_CHECKING:
+    from alexnet_infer.graph.file import OnnxFile
 
 Device = Literal["auto", "cpu", "cuda"]
 """Where a net is to run."""
@@ -48,6 +53,44 @@ class Backend(Protocol):
         `inputs` are squares if `takes_squares`, else patches, float32 [N, 3, patch, patch] with the mean subtracted.
         """
         ...
+
+
+def name_of(net: Artifact | OnnxFile) -> str | Path:
+    """Return the name of a net from a model file, or the path of an exported file, for `failures`."""
+    return net.manifest.name if isinstance(net, Artifact) else net.path
+
+
+@contextmanager
+def failures(runtime: str, net: str | Path) -> Iterator[None]:
+    """Turn what `runtime` raises, while it loads or runs a net, into an error of one line.
+
+    `net` is the path of an exported file, or the name of a net from a model file. The error is a BackendError if memory
+    is full or the net is from a model file, which has been checked. Otherwise it is a ModelFileError.
+    """
+    try:
+        yield
+    except AlexNetInferError:
+        raise
+    except Exception as error:  # the errors of the runtimes have no common base class
+        if memory_is_full(error):
+            raise BackendError(
+                f"{net}: not enough memory to run it in {runtime} ({_reason(error)}): use --views center or a smaller "
+                "--batch"
+            ) from None
+        if isinstance(net, Path):
+            raise ModelFileError(f"{net}: {runtime} can't run it ({_reason(error)})") from None
+        raise BackendError(f"{net}: {runtime} can't run it ({_reason(error)}): use another --backend") from None
+
+
+def _reason(error: Exception) -> str:
+    return one_line(error) or type(error).__name__
+
+
+def memory_is_full(error: Exception) -> bool:
+    """Whether a runtime failed because the computer's or the GPU's memory is full."""
+    text = " ".join(str(error).lower().split())
+    phrases = ("out of memory", "failed to allocate", "alloc_failed", "bad_alloc", "cannot allocate memory")
+    return isinstance(error, MemoryError) or any(phrase in text for phrase in phrases)
 
 
 def checked(outputs: np.ndarray, inputs: np.ndarray, classes: int, path: Path) -> np.ndarray:

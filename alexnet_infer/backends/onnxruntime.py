@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.backends import Device, checked, infer_in_calls
-from alexnet_infer.errors import BackendError, ModelFileError, one_line
+from alexnet_infer.backends import Device, checked, failures, infer_in_calls, memory_is_full, name_of
+from alexnet_infer.errors import BackendError, one_line
 from alexnet_infer.graph.net import OUTPUT, build_onnx
 from alexnet_infer.graph.wire import import_onnx
 from alexnet_infer.packages import missing_package, module_of
@@ -53,7 +53,8 @@ class OnnxRuntimeBackend:
     For squares of 256 pixels, 197 KB per image are then copied to the GPU instead of 6.2 MB of patches. On a CPU it
     takes patches.
 
-    Raises BackendError if ONNX Runtime or the device is missing, and ModelFileError if ONNX Runtime can't run the file.
+    Raises BackendError if ONNX Runtime or the device is missing, and the errors of `failures` if ONNX Runtime can't run
+    the net.
     """
 
     runtime = "onnxruntime"
@@ -72,7 +73,7 @@ class OnnxRuntimeBackend:
         self._session = session or _cpu_session(ort, net)
         self._input = self._session.get_inputs()[0].name
         self._classes = len(net.manifest.classes)
-        self._path = None if isinstance(net, Artifact) else net.path
+        self._net = name_of(net)
         info = None if isinstance(net, Artifact) else net.info
         cuts = self.device == "cuda" and views != "none"
         self.takes_squares = cuts if info is None else info.takes_squares
@@ -89,24 +90,25 @@ class OnnxRuntimeBackend:
         `takes_squares`.
 
         Raises ModelFileError if an exported file fails when it runs or returns anything but probabilities, and
-        BackendError if the GPU fails or its memory is full.
+        BackendError if memory is full, or the GPU or the net of a model file fails.
         """
-        if self._size is not None:
-            return infer_in_calls(self._call, inputs, self._size)
-        if self.device == "cuda" and self.takes_squares:
-            return infer_in_calls(self._call, inputs, GPU_SQUARES, powers_of_two=True)
-        return self._call(inputs)
+        with failures("ONNX Runtime", self._net):
+            if self._size is not None:
+                return infer_in_calls(self._call, inputs, self._size)
+            if self.device == "cuda" and self.takes_squares:
+                return infer_in_calls(self._call, inputs, GPU_SQUARES, powers_of_two=True)
+            return self._call(inputs)
 
     def _call(self, inputs: np.ndarray) -> np.ndarray:
         try:
             probabilities = self._session.run([OUTPUT], {self._input: inputs})[0]
         except Exception as error:  # ONNX Runtime's errors have no common base class
-            if self.device == "cuda" and (self._path is None or _is_gpu_failure(error)):
+            if self.device == "cuda" and (isinstance(self._net, str) or _is_gpu_failure(error)):
                 raise _gpu_error(error) from None
-            if self._path is None:
-                raise
-            raise ModelFileError(f"{self._path}: ONNX Runtime can't run it ({one_line(error)})") from None
-        return probabilities if self._path is None else checked(probabilities, inputs, self._classes, self._path)
+            raise
+        if isinstance(self._net, str):
+            return probabilities
+        return checked(probabilities, inputs, self._classes, self._net)
 
 
 def import_runtime() -> ModuleType:
@@ -149,7 +151,7 @@ def _gpu_session(ort: ModuleType, net: Artifact | OnnxFile, views: FileViews, *,
         if session.get_providers()[0] == CUDA:
             return session
     except Exception as error:  # ONNX Runtime's errors have no common base class
-        if required and _memory_is_full(error):
+        if required and memory_is_full(error):
             raise _gpu_error(error) from None
         reason = one_line(error)
     if not required:
@@ -162,12 +164,8 @@ def _gpu_session(ort: ModuleType, net: Artifact | OnnxFile, views: FileViews, *,
 
 
 def _cpu_session(ort: ModuleType, net: Artifact | OnnxFile) -> Any:
-    try:
+    with failures("ONNX Runtime", name_of(net)):
         return _session(ort, net, [CPU])
-    except Exception as error:  # ONNX Runtime's errors have no common base class
-        if isinstance(net, Artifact):
-            raise
-        raise ModelFileError(f"{net.path}: ONNX Runtime can't run it ({one_line(error)})") from None
 
 
 def _session(ort: ModuleType, net: Artifact | OnnxFile, providers: list[Any], views: FileViews = "none") -> Any:
@@ -201,18 +199,13 @@ def _graph(artifact: Artifact, on_gpu: bool, views: FileViews, weights: dict[str
     return build_on_squares(artifact, views, "op", weights)
 
 
-def _memory_is_full(error: Exception) -> bool:
-    text = str(error).lower()
-    return any(phrase in text for phrase in ("out of memory", "failed to allocate memory", "alloc_failed"))
-
-
 def _is_gpu_failure(error: Exception) -> bool:
     """Whether the GPU failed, not the file. ONNX Runtime names the library, as in "CUDNN_FE failure 11: ..."."""
-    return _memory_is_full(error) or re.search(r"\b(CUDA|CUDNN|CUDNN_FE|CUBLAS) failure\b", str(error)) is not None
+    return memory_is_full(error) or re.search(r"\b(CUDA|CUDNN|CUDNN_FE|CUBLAS) failure\b", str(error)) is not None
 
 
 def _gpu_error(error: Exception) -> BackendError:
-    if _memory_is_full(error):
+    if memory_is_full(error):
         return BackendError(
             f"the GPU's memory is full ({one_line(error)}): use a smaller --batch or --device cpu, or stop other "
             "programs that use the GPU"

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.backends import checked, infer_in_calls
-from alexnet_infer.errors import BackendError, ModelFileError, one_line
+from alexnet_infer.backends import checked, failures, infer_in_calls, name_of
+from alexnet_infer.errors import BackendError
 from alexnet_infer.graph.file import MAX_WEIGHTS, OnnxFile
 from alexnet_infer.graph.net import build_onnx
 from alexnet_infer.graph.wire import import_onnx
@@ -24,18 +24,19 @@ from alexnet_infer.packages import missing_package, module_of
 class OpenVinoBackend:
     """A net from a model file, or an exported ONNX file, compiled by OpenVINO for this CPU.
 
-    No files are written. Raises BackendError if OpenVINO is missing or can't run a net from a model file, and
-    ModelFileError if it can't run an exported file.
+    No files are written. Raises BackendError if OpenVINO is missing, and the errors of `failures` if it can't run the
+    net.
     """
 
     runtime, device = "openvino", "cpu"
 
     def __init__(self, net: Artifact | OnnxFile) -> None:
         ov = import_runtime()
-        self._request = _request_of_artifact(ov, net) if isinstance(net, Artifact) else _request_of_file(ov, net)
+        self._net = name_of(net)
+        with failures("OpenVINO", self._net):
+            self._request = _request_of_artifact(ov, net) if isinstance(net, Artifact) else _request_of_file(ov, net)
         self._lock = threading.Lock()
         self._classes = len(net.manifest.classes)
-        self._path = None if isinstance(net, Artifact) else net.path
         info = None if isinstance(net, Artifact) else net.info
         self.takes_squares = info is not None and info.takes_squares
         self._size = info.batch.max if info is not None and info.batch.fixed else None
@@ -49,20 +50,17 @@ class OpenVinoBackend:
         """Return class probabilities, float32 [N, classes].
 
         `inputs` are patches, float32 [N, 3, patch, patch] with the mean subtracted, or squares, uint8 [N, S, S, 3], for
-        an exported file that cuts its views itself. Calls from several threads run one after the other. Raises
-        ModelFileError if an exported file fails when it runs or returns anything but probabilities.
+        an exported file that cuts its views itself. Calls from several threads run one after the other. Raises the
+        errors of `failures`, and ModelFileError if an exported file returns anything but probabilities.
         """
-        with self._lock:
+        with self._lock, failures("OpenVINO", self._net):
             return self._call(inputs) if self._size is None else infer_in_calls(self._call, inputs, self._size)
 
     def _call(self, inputs: np.ndarray) -> np.ndarray:
-        try:
-            probabilities = self._request.infer({0: inputs}, share_inputs=True)[0]
-        except RuntimeError as error:
-            if self._path is None:
-                raise
-            raise ModelFileError(f"{self._path}: OpenVINO can't run it ({one_line(error)})") from None
-        return probabilities if self._path is None else checked(probabilities, inputs, self._classes, self._path)
+        probabilities = self._request.infer({0: inputs}, share_inputs=True)[0]
+        if isinstance(self._net, str):
+            return probabilities
+        return checked(probabilities, inputs, self._classes, self._net)
 
 
 def import_runtime() -> ModuleType:
@@ -107,21 +105,13 @@ def _request_of_artifact(ov: ModuleType, artifact: Artifact) -> Any:
             f"{artifact.manifest.name} has {size / 1e9:.1f} GB of weights: OpenVINO takes at most "
             f"{MAX_WEIGHTS / 1e9:.1f} GB from a model file; use --backend onnxruntime, or export the net to ONNX first"
         )
-    try:
-        return _request(ov, build_onnx(artifact, "op").SerializeToString())
-    except RuntimeError as error:
-        raise BackendError(
-            f"OpenVINO can't run {artifact.manifest.name} ({one_line(error)}): use --backend onnxruntime"
-        ) from None
+    return _request(ov, build_onnx(artifact, "op").SerializeToString())
 
 
 def _request_of_file(ov: ModuleType, file: OnnxFile) -> Any:
-    try:
-        if file.data:
-            return _request(ov, str(file.path))
-        return _request(ov, _without_functions(file.content) if file.info.lrn == "plugin" else file.content)
-    except Exception as error:  # the errors of OpenVINO and ONNX have no common base class
-        raise ModelFileError(f"{file.path}: OpenVINO can't run it ({one_line(error)})") from None
+    if file.data:
+        return _request(ov, str(file.path))
+    return _request(ov, _without_functions(file.content) if file.info.lrn == "plugin" else file.content)
 
 
 def _request(ov: ModuleType, model: bytes | str) -> Any:

@@ -7,6 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from alexnet_infer.architecture import LRN, Activation, BatchNorm, Conv, Dense, Dropout, MaxPool
 from alexnet_infer.artifact import Artifact
+from alexnet_infer.backends import failures, name_of
 
 
 class ReferenceBackend:
@@ -20,8 +21,12 @@ class ReferenceBackend:
         self.artifact = artifact
 
     def infer(self, patches_nchw: np.ndarray) -> np.ndarray:
-        """Return probabilities float32 [N, classes] for patches [N, 3, patch, patch]."""
-        return softmax(self.logits(patches_nchw)).astype(np.float32)
+        """Return probabilities float32 [N, classes] for patches [N, 3, patch, patch].
+
+        Raises BackendError if memory is full.
+        """
+        with failures("NumPy", name_of(self.artifact)):
+            return softmax(self.logits(patches_nchw)).astype(np.float32)
 
     def logits(self, patches_nchw: np.ndarray) -> np.ndarray:
         """Return logits float64 [N, classes] for patches [N, 3, patch, patch]."""

@@ -167,14 +167,13 @@ def _read_list(path: Folder, classes: int) -> dict[str, int]:
     labels: dict[str, int] = {}
     bad, repeated = WrongLines(), WrongLines()
     for number, line in enumerate(read_lines(path), start=1):
-        *start, label = line.rsplit(None, 1) or [""]
-        name = "".join(start).strip()
-        if not name or not is_number(label) or int(label) >= classes:
+        parts = line.rsplit(None, 1)
+        if len(parts) < 2 or not is_number(parts[1]) or (label := int(parts[1])) >= classes:
             bad.add(number, line)
-        elif name in labels:
+        elif (name := parts[0].strip()) in labels:
             repeated.add(number, name)
         else:
-            labels[name] = int(label)
+            labels[name] = label
     bad.refuse(path, f"an image's name, a space and a label from 0 to {classes - 1}")
     repeated.refuse(path, "each image once")
     return labels

@@ -102,7 +102,7 @@ def incomplete(where: Folder, have: Collection[str], tables: Sequence[tuple[Fold
             if 2 * len(lacking) < len(wnids):
                 raise UnreadableInputError(
                     f"{where}: lacks {lack} (such as {shown(min(lacking))}), so the copy is incomplete; copy the rest. "
-                    "If a class has no images, keep its empty folder, or take it out of the table"
+                    "If a class has no images, take it out of the table, or keep its empty folder (which git drops)"
                 )
             yield f"{where} lacks {lack} (such as {shown(min(lacking))}): they don't count"
     names = ilsvrc_names()

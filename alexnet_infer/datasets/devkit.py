@@ -11,6 +11,7 @@ import sys
 import tarfile
 import zlib
 from functools import lru_cache
+from pathlib import Path
 
 from alexnet_infer.containers import Header
 from alexnet_infer.datasets.classes import is_wordnet_id, sorted_classes
@@ -34,7 +35,12 @@ _MAX_SECONDS = 120
 
 
 def find_devkit(folder: Folder) -> Folder | None:
-    return next((path for name in NAMES if (path := folder / name).is_file() or path.is_dir()), None)
+    return next((path for name in NAMES if _exists(path := folder / name)), None)
+
+
+def _exists(path: Folder) -> bool:
+    """Whether there is anything at a path. A pipe is not a devkit, but it is named."""
+    return path.is_file() or path.is_dir() or (isinstance(path, Path) and path.exists())
 
 
 def open_devkit(folder: Folder) -> Devkit:

@@ -8,6 +8,7 @@ What writers don't use for images is refused.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,13 +19,15 @@ import numpy as np
 
 from alexnet_infer.decode import MAX_BYTES
 
-LARGE, MOST = 32_000_000, 256_000_000
-"""Above LARGE bytes, compressed and decompressed, a row group's images are read here. pyarrow takes up to four times as
-much. What can't be read here is left to it up to MOST."""
+LARGE, MOST = 200_000_000, 500_000_000
+"""Bytes that pyarrow takes for a row group (`Column.sizes`). Above LARGE, its images are read here. What can't be read
+here, or only slowly (Snappy, in Python), is left to pyarrow up to MOST."""
 
-MOST_FOOTER, MOST_VALUES = 1 << 24, 1 << 19
-"""The largest footer in bytes, and the most values in it: 6,000 row groups of four columns. pyarrow takes about 1 KB
-for an empty record."""
+MOST_FOOTER, MOST_VALUES = 1 << 24, 1 << 21
+"""The largest footer in bytes, and the most values in it, of which a record counts as _WEIGHT. pyarrow's own footers of
+6,000 row groups of four columns are within both."""
+_WEIGHT = 4
+"""pyarrow takes about 1 KB for an empty record."""
 _HEADERS = 1 << 12, 1 << 24
 """The usual and the largest size of a page's header. It may contain the extremes of the page's values."""
 _MOST_PAGES = 1 << 14
@@ -41,19 +44,36 @@ _DATA, _DICTIONARY, _DATA_2 = 0, 2, 3
 _ABOUT = {_DATA: 5, _DICTIONARY: 7, _DATA_2: 8}
 """Kind of a page -> the header's field about it."""
 _NEEDED = {_DATA: (1, 2, 3), _DATA_2: (1, 4, 5)}
-"""The fields in it that are needed. All are whole numbers."""
-_PLAIN, _RUNS, _REFERENCES = 0, 3, (2, 8)
+"""The fields in it that are needed. All are numbers of 32 bits."""
+_PLAIN, _RUNS, _PREFIXES, _REFERENCES = 0, 3, 7, (2, 8)
 _ENCODINGS = {_PLAIN, _RUNS, 4, *_REFERENCES}  # 4: an older one than _RUNS, listed by writers that don't use it
 _CODECS = {0: "UNCOMPRESSED", 1: "SNAPPY", 2: "GZIP", 3: "LZO", 4: "BROTLI", 5: "LZ4", 6: "ZSTD", 7: "LZ4_RAW"}
 _STREAMED = {"UNCOMPRESSED": None, "SNAPPY": None, "ZSTD": "zstd", "GZIP": "gzip", "BROTLI": "brotli"}
 """Codec that is read as a stream -> pyarrow's name, if pyarrow does it."""
+
+_BOOL, _I32, _I64, _TEXT, _LIST, _STRUCT = (1, 2), 5, 6, 8, 9, 12
+"""Kinds of values. A boolean's kind says whether it is true (1)."""
+Record = dict[tuple[int, int], Any]
+"""(Field, kind of value) -> value. pyarrow passes over a known field that has a value of another kind."""
+CHUNKS, CHUNK, PATH = (1, _LIST), (3, _STRUCT), (3, _LIST)
+"""Of a row group: its columns. Of a column: its `ColumnMetaData`, and in it the column's path."""
+GROUPS = (4, _LIST)
+"""Of the footer: its row groups."""
+_LISTS = {
+    **dict.fromkeys([(2,), (4,), (5,), (7,), (4, 1), (4, 4), (4, 1, 3, 8), (4, 1, 3, 13)], _STRUCT),
+    **dict.fromkeys([(4, 1, 3, 2), (4, 1, 3, 17, 2)], _I32),
+    **dict.fromkeys([(4, 1, 3, 16, 2), (4, 1, 3, 16, 3)], _I64),
+    **dict.fromkeys([(4, 1, 3, 3), (4, 1, 8, 2, 1)], _TEXT),
+}
+"""The footer's lists, by the fields on the way to them -> the kind of their values. pyarrow reads values of this kind,
+whatever the list says."""
 
 
 class PageError(ValueError):
     """A footer or a page is damaged, or of a kind that isn't read."""
 
 
-def footer(file: BinaryIO) -> dict[int, Any]:
+def footer(file: BinaryIO) -> Record:
     """Return the record `FileMetaData` at the end of a shard.
 
     pyarrow takes gigabytes for some footers, and ends the process for others. Raises PageError for the former.
@@ -61,8 +81,9 @@ def footer(file: BinaryIO) -> dict[int, Any]:
     end = file.seek(0, io.SEEK_END)
     file.seek(max(0, end - 8))
     size = int.from_bytes(file.read(4), "little")
-    if size > min(end, MOST_FOOTER):
-        raise PageError(f"its footer has {size:,} bytes; expected at most {min(end, MOST_FOOTER):,}")
+    most = min(end, MOST_FOOTER)
+    if size > most:
+        raise PageError(f"its footer has {size:,} bytes; expected at most {most:,}; write it in larger row groups")
     file.seek(max(0, end - 8 - size))
     return _Records(io.BytesIO(file.read(size)), MOST_VALUES).record()
 
@@ -79,30 +100,42 @@ class _Page:
     about: dict[int, Any]
     """The header of its kind: field -> value."""
 
+    @property
+    def encoding(self) -> int | None:
+        """How the values of a data page are encoded."""
+        return self.about.get(4 if self.kind == _DATA_2 else 2)
+
 
 class Column:
     """A column of one row group, such as the images: `image.bytes`."""
 
-    def __init__(self, file: BinaryIO, about: dict[int, Any], depth: int) -> None:
+    def __init__(self, file: BinaryIO, about: Record, depth: int) -> None:
         """`file` is the shard, `about` is its record `ColumnMetaData`, and `depth` is the level of a value."""
-        codec, self._values, size, *places = (about.get(field) for field in (4, 5, 7, 9, 11))
-        if not _are_sizes(codec, self._values, size, *(place or 0 for place in places)):
+        codec, self._values, size, first = (about.get(key) for key in ((4, _I32), (5, _I64), (7, _I64), (9, _I64)))
+        dictionary = about.get((11, _I64), 0)
+        if not _are_sizes(codec, self._values, size, first):
             raise PageError("the footer is damaged")
         self._file, self._depth = file, depth
-        self._codec = _CODECS.get(codec, f"codec {codec}")
-        self.is_streamed = self._codec in _STREAMED and {*about.get(2, ())} <= _ENCODINGS
+        self.codec = _CODECS.get(codec, f"codec {codec}")
+        self.is_streamed = self.codec in _STREAMED and {*about.get((2, _LIST), ())} <= _ENCODINGS
         """Whether `images` can read it."""
-        self._begin = min(filter(None, places), default=0)
+        self._begin = dictionary if 0 < dictionary < first else first  # as pyarrow does
         self._end = self._begin + size
 
-    def fits(self, most: int) -> bool:
-        """Return whether its pages, compressed and decompressed, have at most `most` bytes. The footer may be wrong."""
-        total = self._end - self._begin
+    def sizes(self) -> tuple[float, int]:
+        """Return the bytes that pyarrow takes for its pages, and the most bytes that it takes for a repeated value.
+
+        The former are the compressed pages and three times the decompressed ones. A value is repeated if it is in a
+        dictionary, or begins as the one before it: a few bytes in a page may stand for as many as a page has.
+        """
+        total, repeated = self._end - self._begin, 0
         for number, page in enumerate(self._pages()):
-            total += page.size
-            if total > most or number > _MOST_PAGES:
-                return False
-        return total <= most
+            if number > _MOST_PAGES:
+                return math.inf, 0
+            total += 3 * page.size
+            if page.kind == _DICTIONARY or page.encoding == _PREFIXES:
+                repeated = max(repeated, 4 * page.size)
+        return total, repeated
 
     def images(self) -> Iterator[bytes | int | None]:
         """Yield each row's image: its bytes, its size if that is more than MAX_BYTES, or None if there is none.
@@ -145,12 +178,12 @@ class Column:
         if length > LARGE:
             raise PageError("damaged levels")
         levels = _exactly(head, length)
-        return (_numbers(levels, width) if width else repeat(0)), stream, page.about[4 if page.kind == _DATA_2 else 2]
+        return (_numbers(levels, width) if width else repeat(0)), stream, page.encoding
 
     def opened(self, page: _Page, skip: int = 0, packed: bool = True) -> BinaryIO:
         """Open the content of a page, decompressed, from byte `skip` on. The column must be `is_streamed`."""
         section = io.BufferedReader(_Section(self._file, page.place + skip, page.packed - skip), _WINDOW)
-        codec = self._codec if packed else "UNCOMPRESSED"
+        codec = self.codec if packed else "UNCOMPRESSED"
         if codec == "UNCOMPRESSED":
             return section
         if codec == "SNAPPY":
@@ -163,13 +196,12 @@ class Column:
         place = self._begin
         while place < self._end:
             header, length = _header(self._file, place)
-            kind, size, packed = (header.get(field) for field in (1, 2, 3))
-            if not _are_sizes(kind, size, packed):
+            page, size, packed = (header.get((field, _I32)) for field in (1, 2, 3))
+            values = header.get((_ABOUT.get(page), _STRUCT), {})
+            about = {field: value for (field, kind), value in values.items() if kind in (_I32, *_BOOL)}
+            if not _are_sizes(page, size, packed, *map(about.get, _NEEDED.get(page, ()))):
                 raise PageError("the header of a page is damaged")
-            about = header.get(_ABOUT.get(kind), {})
-            if not isinstance(about, dict) or not _are_sizes(*map(about.get, _NEEDED.get(kind, ()))):
-                raise PageError("the header of a page is damaged")
-            yield _Page(kind=kind, place=place + length, packed=packed, size=size, about=about)
+            yield _Page(kind=page, place=place + length, packed=packed, size=size, about=about)
             place += length + packed
 
 
@@ -251,17 +283,17 @@ def _exactly(stream: BinaryIO, size: int) -> bytes:
 
 
 def _varint(stream: BinaryIO) -> int:
-    """Read a number of up to 64 bits, 7 in each byte, the lowest first."""
+    """Read a number of up to 63 bits, 7 in each byte, the lowest first."""
     value = 0
     for shift in range(0, 70, 7):
         byte = _exactly(stream, 1)[0]
         value |= (byte & 127) << shift
-        if byte < 128:
+        if byte < 128 and not value >> 63:
             return value
-    raise PageError("a number of more than 64 bits")
+    raise PageError("a number of more than 63 bits")
 
 
-def _header(file: BinaryIO, place: int) -> tuple[dict[int, Any], int]:
+def _header(file: BinaryIO, place: int) -> tuple[Record, int]:
     """Return a page's header and its length."""
     for size in _HEADERS:
         file.seek(place)
@@ -272,45 +304,66 @@ def _header(file: BinaryIO, place: int) -> tuple[dict[int, Any], int]:
 
 
 class _Records:
-    """Reads records in Thrift's compact protocol (thrift-compact-protocol.md in github.com/apache/thrift)."""
+    """Reads records in Thrift's compact protocol (thrift-compact-protocol.md in github.com/apache/thrift).
+
+    What pyarrow would read in another way is refused.
+    """
 
     def __init__(self, stream: BinaryIO, values: int) -> None:
         """`values` is the most values that are read."""
         self._stream, self._left = stream, values
 
-    def record(self, depth: int = 0) -> dict[int, Any]:
-        """Return field -> value of the next record."""
+    def record(self, way: tuple[int, ...] = ()) -> Record:
+        """Return the next record. `way` are the fields that lead to it."""
+        self._count(_WEIGHT - 1)
         values, field = {}, 0
         while head := _exactly(self._stream, 1)[0]:
             step, kind = divmod(head, 16)
-            field = field + step if step else _signed(self._stream)
-            values[field] = kind == 1 if kind in (1, 2) else self._value(kind, depth)
+            field = field + step if step else self._number(16)
+            if (field, kind) in values or field >= 1 << 15:  # pyarrow may use parts of both, or another field
+                raise PageError("a field occurs twice, or has no possible number")
+            self._count(1)
+            values[field, kind] = kind == 1 if kind in _BOOL else self._value(kind, (*way, field))
         return values
 
-    def _value(self, kind: int, depth: int) -> Any:
-        self._left -= 1
-        if self._left < 0 or depth > _DEEPEST:
-            raise PageError("too many values in a footer or header")
+    def _count(self, values: int) -> None:
+        self._left -= values
+        if self._left < 0:
+            raise PageError("its footer has too many values; write it in larger row groups")
+
+    def _value(self, kind: int, way: tuple[int, ...]) -> Any:
+        if len(way) > _DEEPEST:
+            raise PageError("too many records in each other")
         match kind:
-            case 1 | 2 | 3:  # in a list
+            case 3:
                 return _exactly(self._stream, 1)[0]
             case 4 | 5 | 6:
-                return _signed(self._stream)
+                return self._number(1 << kind)  # 16, 32 or 64 bits
             case 7:
                 return _exactly(self._stream, 8)
             case 8:
                 return _exactly(self._stream, min(_varint(self._stream), MOST_FOOTER))
             case 9 | 10:
                 count, kind = divmod(_exactly(self._stream, 1)[0], 16)
-                return [self._value(kind, depth + 1) for _ in range(_varint(self._stream) if count == 15 else count)]
+                return self._list(_varint(self._stream) if count == 15 else count, kind, way)
             case 12:
-                return self.record(depth + 1)
+                return self.record(way)
         raise PageError(f"a footer or header has a value of kind {kind}")
 
+    def _list(self, count: int, kind: int, way: tuple[int, ...]) -> list[Any]:
+        if (kind in (9, 10) or kind != _LISTS.get(way, kind)) and count:
+            raise PageError(f"a list of values of kind {kind}")
+        self._count(count)
+        if kind in _BOOL:
+            return [*_exactly(self._stream, count)]
+        return [self._value(kind, way) for _ in range(count)]
 
-def _signed(stream: BinaryIO) -> int:
-    value = _varint(stream)
-    return (value >> 1) ^ -(value & 1)
+    def _number(self, bits: int) -> int:
+        """Read a number with a sign. pyarrow would use only the last `bits` of a larger one."""
+        value = _varint(self._stream)
+        if value >> bits:
+            raise PageError(f"a number of more than {bits} bits")
+        return (value >> 1) ^ -(value & 1)
 
 
 class _Section(io.RawIOBase):

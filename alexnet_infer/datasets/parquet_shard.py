@@ -9,7 +9,18 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from alexnet_infer.datasets.parquet_pages import LARGE, MOST, Column, PageError, footer
+from alexnet_infer.datasets.parquet_pages import (
+    CHUNK,
+    CHUNKS,
+    GROUPS,
+    LARGE,
+    MOST,
+    PATH,
+    Column,
+    PageError,
+    Record,
+    footer,
+)
 from alexnet_infer.errors import BackendError, SpecError, UnreadableInputError, one_line, shown
 from alexnet_infer.files import open_regular
 
@@ -39,13 +50,14 @@ def opened(path: Path) -> Iterator[Shard]:
     except SpecError:
         raise UnreadableInputError(f"{path}: can't be read as Parquet (missing, or not a regular file)") from None
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise UnreadableInputError(f"{path}: can't be read as Parquet ({one_line(error)})") from None
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UnreadableInputError(f"{path}: can't be read as Parquet ({reason})") from None
 
 
 class Shard:
     """An open shard."""
 
-    def __init__(self, file: Any, content: BinaryIO, about: dict[int, Any]) -> None:
+    def __init__(self, file: Any, content: BinaryIO, about: Record) -> None:
         """`file` is a `pyarrow.parquet.ParquetFile`, `content` the same as a file, and `about` its footer."""
         self._file, self._content, self._about = file, content, about
         self.schema = file.schema_arrow
@@ -64,34 +76,47 @@ class Shard:
         columns = self._columns(group)
         if _BYTES not in columns:
             raise PageError(f"row group {group} has no images")
-        if columns[_BYTES].is_streamed and not columns[_BYTES].fits(LARGE):
-            images = columns[_BYTES].images()
+        images, names = columns[_BYTES], (_BYTES, _PATH, label)
+        most = MOST if images.codec == "SNAPPY" else LARGE
+        if images.is_streamed and _sizes(columns, names)[0] > most:
+            streamed = images.images()
             for image, stored in self._rows(group, columns, (_PATH, label)):
-                yield {**image, "bytes": next(images)}, stored
+                yield {**image, "bytes": next(streamed)}, stored
         else:
-            yield from self._rows(group, columns, (_BYTES, _PATH, label))
+            yield from self._rows(group, columns, names)
         raise PageError(f"row group {group} has fewer rows than it says")
 
     def _columns(self, group: int) -> dict[str, Column]:
-        """Return the columns of a row group by their paths."""
-        levels = [self._file.schema.column(i).max_definition_level for i in range(len(self._file.schema))]
+        """Return the columns of a row group by their paths. pyarrow finds them by their positions."""
+        columns: dict[str, Column] = {}
         try:
-            chunks = [chunk[3] for chunk in self._about[4][group][1]]
-            return {
-                ".".join(name.decode() for name in chunk[3]): Column(self._content, chunk, level)
-                for chunk, level in zip(chunks, levels, strict=True)
-            }
+            chunks = [chunk[CHUNK] for chunk in self._about[GROUPS][group][CHUNKS]]
+            for i, chunk in enumerate(chunks):
+                leaf, own = self._file.schema.column(i), ".".join(name.decode() for name in chunk[PATH])
+                if own != leaf.path or own in columns or len(chunks) != len(self._file.schema):
+                    raise PageError(
+                        f"column {i} of row group {group} is {shown(own)}; expected {shown(leaf.path)} once"
+                    )
+                columns[own] = Column(self._content, chunk, leaf.max_definition_level)
         except (KeyError, IndexError, TypeError, AttributeError):
             raise PageError("the footer is damaged") from None
+        return columns
 
     def _rows(self, group: int, columns: dict[str, Column], names: tuple[str, ...]) -> Iterator[tuple[Image, Label]]:
-        for name in names:
-            most = MOST if name == _BYTES else LARGE
-            if name in columns and not columns[name].fits(most):
-                raise PageError(
-                    f"row group {group} has more than {most:,} bytes in column {name}; write it in smaller row groups"
-                )
-        for batch in self._file.iter_batches(batch_size=512, row_groups=[group], columns=[*names], use_threads=False):
+        total, repeated = _sizes(columns, names)
+        if total > MOST:
+            raise PageError(
+                f"row group {group} takes more than {MOST:,} bytes to read ({', '.join(names)}); write it in smaller "
+                "row groups"
+            )
+        count = max(1, min(512, LARGE // max(1, repeated)))
+        for batch in self._file.iter_batches(batch_size=count, row_groups=[group], columns=[*names], use_threads=False):
             images = batch["image"].to_pylist() if "image" in batch.schema.names else repeat(None)
             for image, label in zip(images, batch[names[-1]].to_pylist(), strict=False):
                 yield image or {}, label
+
+
+def _sizes(columns: dict[str, Column], names: tuple[str, ...]) -> tuple[float, int]:
+    """Return the `Column.sizes` of several columns together."""
+    totals, repeated = zip((0, 0), *(columns[name].sizes() for name in names if name in columns), strict=True)
+    return sum(totals), sum(repeated)

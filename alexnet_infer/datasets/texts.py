@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
+from io import BytesIO
 from pathlib import Path
+from sys import getsizeof
 
 from alexnet_infer.datasets.inside import Inside
 from alexnet_infer.datasets.places import refuse
-from alexnet_infer.errors import SpecError, UnreadableInputError, shown
+from alexnet_infer.errors import SpecError, UnreadableInputError, one_line, shown
 from alexnet_infer.files import read_limited
 
-MAX_LIST_BYTES = 250_000_000
-"""The largest list of images that is read. A list of ILSVRC's 1.3 million training images has 50 MB."""
+MAX_LIST_BYTES = 180_000_000
+"""The largest list of images that is read. A list of ILSVRC's 1.3 million training images has 60 MB."""
 
 MAX_TABLE_BYTES = 16_000_000
 """The largest table of classes that is read. WordNet's `words.txt` has 3 MB, a table of ILSVRC's classes 32 kB."""
 
 MAX_LINE = 100_000
-"""The longest line, in characters. A system's longest paths have 4,096."""
+"""The longest line, in bytes. A system's longest paths have 4,096."""
 
-MAX_LINES = 5_000_000
-"""The most lines: four times ILSVRC's training images."""
+MAX_LINES = 4_000_000
+"""The most lines: three times ILSVRC's training images."""
+
+MAX_TEXT = 400_000_000
+"""The most bytes of memory that lines may take: four per character if one of the line's characters is an emoji."""
 
 
 def read_file(path: Path | Inside, most: int) -> bytes:
@@ -51,23 +57,27 @@ def lines_of(path: Path | Inside, content: bytes) -> list[str]:
     """Return the lines of the UTF-8 text in the file `path`, without their line endings (LF or CRLF).
 
     Blank lines at the end are left out; an empty text is one blank line. Raises UnreadableInputError if the text isn't
-    UTF-8, or if it has more than MAX_LINES lines or a longer one than MAX_LINE.
+    UTF-8, or if it has more than MAX_LINES lines, a longer one than MAX_LINE, or more than MAX_TEXT together.
     """
     if content.count(b"\n") > MAX_LINES:
         raise UnreadableInputError(f"{path}: has more than {MAX_LINES:,} lines")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        refuse(path, error)
+    lines: list[str] = []
+    taken = 0
     # Not splitlines(): a name may contain other characters that Unicode treats as line breaks, and an additional line
     # would shift the labels.
-    lines = text.replace("\r\n", "\n").split("\n")
+    for number, line in enumerate(BytesIO(content.removeprefix(BOM_UTF8)), start=1):
+        if len(line) > MAX_LINE:
+            raise UnreadableInputError(f"{path}, line {number}: has {len(line):,} bytes: expected at most {MAX_LINE:,}")
+        try:
+            lines.append(line.removesuffix(b"\n" if line[-2:] != b"\r\n" else b"\r\n").decode())
+        except UnicodeDecodeError as error:
+            raise UnreadableInputError(f"{path}, line {number}: {one_line(error)}") from None
+        taken += getsizeof(lines[-1])
+        if taken > MAX_TEXT:
+            raise UnreadableInputError(f"{path}: its lines take more than {MAX_TEXT:,} bytes of memory")
     while len(lines) > 1 and not lines[-1].strip():
         lines.pop()
-    if (longest := max(map(len, lines))) > MAX_LINE:
-        number = next(number for number, line in enumerate(lines, start=1) if len(line) == longest)
-        raise UnreadableInputError(f"{path}, line {number}: has {longest:,} characters: expected at most {MAX_LINE:,}")
-    return lines
+    return lines or [""]
 
 
 class WrongLines:

@@ -11,7 +11,7 @@ import numpy as np
 
 from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.evaluation.paper import deviations
-from alexnet_infer.evaluation.predictions import ABOUT, About, ImageRow, Predictions, PredictionsError
+from alexnet_infer.evaluation.predictions import ABOUT, ROWS, About, ImageRow, Predictions, PredictionsError
 from alexnet_infer.evaluation.result import Data, Evaluation, NetFacts, Protocol, Sample, evaluation
 from alexnet_infer.evaluation.scoring import Scores, Scoring, Shards
 from alexnet_infer.evaluation.tally import Tally
@@ -27,7 +27,7 @@ def collect(folders: Sequence[Path]) -> list[Shards]:
     """
     nets: dict[str, dict[tuple[int, int], Predictions]] = defaultdict(dict)
     for folder in folders:
-        paths = sorted(about.parent for about in folder.glob(f"*/{ABOUT}"))
+        paths = sorted({file.parent for name in (ABOUT, ROWS) for file in folder.glob(f"*/{name}")})
         if not paths:
             raise PredictionsError(
                 f"{folder}: no predictions; expected the --cache folder of alexnet-infer eval --shard"

@@ -22,9 +22,10 @@ import json
 import os
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
@@ -34,7 +35,17 @@ import numpy as np
 
 from alexnet_infer import strict_json
 from alexnet_infer.errors import AlexNetInferError, SpecError, UnreadableInputError, UsageError, one_line, shown
-from alexnet_infer.files import lock, open_own, open_regular, read_limited, write_atomically, writing
+from alexnet_infer.files import (
+    MAX_JSON_BYTES,
+    copy_atomically,
+    lock,
+    open_own,
+    open_regular,
+    read_limited,
+    share,
+    write_atomically,
+    writing,
+)
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.metrics import are_probabilities
 from alexnet_infer.preprocess import Views
@@ -45,9 +56,6 @@ ABOUT, IMAGES, ROWS, LOCK = "about.json", "images.jsonl", "rows.f32", "lock"
 
 CHUNK = 1024
 """Images that are read at once. Their rows take 4 MB for 1,000 classes."""
-
-LARGEST_ABOUT = 1 << 26
-"""Bytes of a description that are read. With 1,000 classes it has 120 KB."""
 
 MISSING = "the rest is missing"
 """What the damage is if the files end before the last image, as after a killed run."""
@@ -160,12 +168,15 @@ class About(strict_json.Record, frozen=True, kw_only=True):
     def load(cls, folder: Path) -> About:
         """Read the description in `folder`. Raises PredictionsError if it is missing or damaged."""
         try:
-            _, fields = strict_json.parse_format(read_limited(folder / ABOUT, LARGEST_ABOUT), "about", FORMAT)
+            _, fields = strict_json.parse_format(read_limited(folder / ABOUT, MAX_JSON_BYTES), "about", FORMAT)
             about = strict_json.build(fields, cls, "about")
             if about.key != folder.name:
                 raise SpecError("the folder's name is not the key of its description")
         except (OSError, SpecError) as error:
-            raise PredictionsError(f"{folder}: no predictions of alexnet-infer ({one_line(error)})") from None
+            raise PredictionsError(
+                f"{folder}: no predictions of this version of alexnet-infer ({_reason(error)}); remove it, or run eval "
+                "again"
+            ) from None
         return about
 
 
@@ -235,7 +246,7 @@ class Predictions:
         self.damage: str | None = None
         """Why predictions that were there are computed again, or None."""
         self._row_bytes = 4 * len(about.net.classes)
-        self._unlock: Callable[[], object] = lambda: None
+        self._unlock = self._share = lambda: None
         self._shared = True
 
     @classmethod
@@ -264,13 +275,15 @@ class Predictions:
                 self.done, self.damage = self._valid()
                 if self.complete:
                     return
-                self._hold(shared=False)
+                self._lock_damaged()
             if fresh:
                 for name in (ABOUT, IMAGES, ROWS):
                     (self.folder / name).unlink(missing_ok=True)
             if not self._is_described():
                 write_atomically(self.folder / ABOUT, self.about.text())
             self._mend()
+            if self.complete:
+                self._share()
 
     def __len__(self) -> int:
         return self.about.end - self.about.begin
@@ -304,7 +317,7 @@ class Predictions:
             self._lines_bytes += len(lines)
             self.done += len(rows)
             if self.complete:
-                self._hold(shared=True)
+                self._share()
 
     def _add(self, name: str, data: bytes, size: int) -> None:
         with open_own(self.folder / name, "ab") as file:
@@ -397,8 +410,11 @@ class Predictions:
             with open_regular(self.folder / IMAGES, follow=False) as images:
                 self._lines_bytes = sum(map(len, islice(_lines(images), self.done)))
         for name, size in ((IMAGES, self._lines_bytes), (ROWS, self.done * self._row_bytes)):
-            if os.path.lexists(self.folder / name):
-                with open_own(self.folder / name, "r+b") as file:
+            path = self.folder / name
+            if os.path.lexists(path):
+                if path.lstat().st_nlink > 1:  # a backup shares the file
+                    copy_atomically(path, path)
+                with open_own(path, "r+b") as file:
                     file.truncate(size)
 
     def _is_finished(self) -> bool:
@@ -428,6 +444,14 @@ class Predictions:
         if held is None:
             raise UsageError(f"{self.folder}: another eval is using it; wait for it, or choose another --cache")
         self._unlock = weakref.finalize(self, held.close)
+        self._share = partial(share, held)
+
+    def _lock_damaged(self) -> None:
+        try:
+            self._hold(shared=False)
+        except OSError as error:
+            damage = f"they are damaged ({self.damage or MISSING})"
+            raise OSError(error.errno, f"{error.strerror}, and {damage}", error.filename) from None
 
     @contextmanager
     def _files(self) -> Iterator[tuple[BinaryIO, BinaryIO]]:
@@ -453,7 +477,7 @@ class Predictions:
         try:
             yield
         except (OSError, SpecError) as error:
-            raise PredictionsError(f"{self.folder}: damaged ({one_line(error)}); remove it") from None
+            raise PredictionsError(f"{self.folder}: damaged ({_reason(error)}); remove it") from None
 
 
 def open_all(cache: Path, abouts: Sequence[About], images: Listed, *, fresh: bool = False) -> list[Predictions]:
@@ -470,6 +494,10 @@ def open_all(cache: Path, abouts: Sequence[About], images: Listed, *, fresh: boo
             predictions.prepare(images, fresh=fresh)
         stack.pop_all()
     return [opened[about.key] for about in abouts]
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or one_line(error)
 
 
 def _lines(images: BinaryIO) -> Iterator[bytes]:

@@ -82,11 +82,14 @@ class _File:
                     yield b"".join(parts)
 
     def _tracks(self) -> Iterator[memoryview]:
-        """Yield the start of each track's first frame."""
-        for width, name in ((4, b"stco"), (8, b"co64")):
-            for content in self._named(name):
-                begin = int.from_bytes(content[8 : 8 + width])
-                yield self._data[begin : begin + (1 << 16)]
+        """Yield the first frame of each track."""
+        for track in self._named(b"trak"):
+            boxes = [*self._boxes_in(track)]
+            sizes = [_number(box, 4) or _number(box, 12) for kind, box in boxes if kind == b"stsz"]  # of all, of each
+            for kind, box in boxes:
+                if kind in (b"stco", b"co64"):
+                    begin = _number(box, 8, 4 if kind == b"stco" else 8)
+                    yield self._data[begin : begin + max(sizes, default=len(self._data))]
 
     def _kinds(self, iinf: memoryview) -> Iterator[tuple[int, bytes]]:
         """Yield (item, its kind)."""
@@ -134,6 +137,10 @@ class _File:
             if head >> 3 & 15 == _SEQUENCE:
                 yield _sequence(_Bits(memoryview(stream)[place : place + min(size, 1000)]))
             place += size
+
+
+def _number(box: memoryview, place: int, wide: int = 4) -> int:
+    return int.from_bytes(box[place : place + wide])
 
 
 def _sequence(bits: _Bits) -> int:

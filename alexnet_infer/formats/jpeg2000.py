@@ -29,10 +29,8 @@ MOST_BYTES = 40_000_000
 """The largest file that is read, in about 5 s."""
 MOST_TILES = 8_192
 """Of a picture: 13 KB of memory each. 33 million pixels have 8,057 tiles of 64 x 64."""
-MOST_SAMPLES = 54_000_000
-"""The most samples in a tile: 8 bytes each. They are 18 million pixels in colour."""
-MOST_BLOCKS = 2**17
-"""Code blocks and precincts of a tile: 500 bytes each. 33 million pixels in colour have 98,000 blocks of 32 x 32."""
+MOST_MEMORY, _SAMPLE, _BLOCK = 500_000_000, 8, 500
+"""The most bytes that a tile may take: 8 per sample, and 500 per code block or precinct."""
 MOST_PACKETS = 2**22
 """Of a tile, layers included."""
 
@@ -70,19 +68,19 @@ def codestream(stream: BinaryIO) -> Codestream:
     )
 
 
-def check(stream: BinaryIO) -> None:
+def check(stream: BinaryIO, halvings: int = 0) -> None:
     """Refuse a file that Pillow would decode to wrong pixels, or in too much time or memory.
 
-    Raises RefusedError, and the errors of `codestream`.
+    It is decoded at 1 / 2**`halvings` of its size. Raises RefusedError, and the errors of `codestream`.
     """
     if kind := _misread(stream):
         raise RefusedError(f"a JPEG 2000 {kind}, which isn't read; convert it to PNG with 8 bits per channel")
-    if cost := _costly(stream):
+    if cost := costly(stream, halvings):
         raise RefusedError(f"a JPEG 2000 {cost}; convert it to PNG first")
 
 
-def _costly(stream: BinaryIO) -> str | None:
-    """Say what makes OpenJPEG take too much time or memory."""
+def costly(stream: BinaryIO, halvings: int = 0) -> str | None:
+    """Say what makes OpenJPEG take too much time or memory. Raises the errors of `codestream`."""
     if stream.seek(0, os.SEEK_END) > MOST_BYTES:
         return f"of more than {MOST_BYTES:,} bytes"
     picture = codestream(stream)
@@ -91,11 +89,16 @@ def _costly(stream: BinaryIO) -> str | None:
     if tiles > MOST_TILES:
         return f"in {tiles:,} tiles (expected at most {MOST_TILES:,})"
     channels = len(picture.bits)
-    if width * height * channels > MOST_SAMPLES:
-        return f"in tiles of {width} x {height} pixels (expected at most {MOST_SAMPLES // channels:,})"
+    samples = _parts(width, halvings) * _parts(height, halvings) * channels
+    if samples * _SAMPLE > MOST_MEMORY:
+        most = MOST_MEMORY // _SAMPLE // channels
+        return f"in tiles of {width} x {height} pixels (expected at most {most:,})"
+    most = (MOST_MEMORY - samples * _SAMPLE) // _BLOCK
     for coding in _codings(stream, channels):
-        if (blocks := coding.blocks(width, height) * channels) > MOST_BLOCKS:
-            return f"in {blocks:,} blocks per tile (expected at most {MOST_BLOCKS:,})"
+        if len(coding.precincts) <= halvings:
+            return "in a single resolution"
+        if (blocks := coding.blocks(width, height) * channels) > most:
+            return f"in {blocks:,} blocks per tile of {width} x {height} pixels (expected at most {most:,})"
         if (packets := coding.packets(width, height) * channels) > MOST_PACKETS:
             return f"in {packets:,} packets per tile (expected at most {MOST_PACKETS:,})"
     return None

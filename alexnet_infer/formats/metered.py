@@ -23,7 +23,7 @@ class Metered(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
         self._reads += 1
         if self._reads > MOST_READS:
-            raise RefusedError(f"consists of more than {MOST_READS:,} parts; save it again")
+            raise RefusedError(f"damaged, or in more than {MOST_READS:,} parts; save it again")
         if size is None or size < 0:
             place = self.tell()
             if self.seek(0, os.SEEK_END) - place > MOST_AT_ONCE:

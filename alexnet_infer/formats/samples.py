@@ -34,7 +34,8 @@ def samples_of(image: Image.Image) -> Samples:
         case "PNG" if "transparency" in image.info and image.tile:
             return _with_key(image)
         case "JPEG2000" if image.fp is not None:
-            jpeg2000.check(image.fp)
+            # It is a number if it was set, and a method of every image otherwise.
+            jpeg2000.check(image.fp, image.reduce if isinstance(image.reduce, int) else 0)
         case "BMP" if image.fp is not None:
             _check_bmp(image)
     return Samples()

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
-from alexnet_infer.architecture import MAX_WORK
+from alexnet_infer.architecture import SLOW, most_work
 from alexnet_infer.errors import SpecError, shown
 from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.graph.memory import Step, bytes_at_once
@@ -25,8 +25,10 @@ from alexnet_infer.graph.operators import (
     INT64,
     ITEM_BYTES,
     MAX_SIDE,
+    MICROSOFT,
+    ONNX,
     OPERATORS,
-    SLOW,
+    VERSIONS,
     Node,
     Shape,
     Value,
@@ -37,18 +39,22 @@ if TYPE_CHECKING:
     import onnx
     from google.protobuf.message import Message
 
-MAX_NODES = 2000
-"""20 times the nodes of an 8-bit net that cuts ten views. OpenVINO compiles as many in a second or two."""
+MAX_NODES = 1000
+"""12 times the nodes of an 8-bit net that cuts ten views. OpenVINO compiles as many in a second or two."""
+
+MAX_INPUTS = 4 * MAX_NODES
+"""Inputs of all nodes together. The nodes of exported files have 2 or 3 on average."""
+
+IR_VERSIONS = range(4, 14)
+"""Versions of the file format. Before version 4, weights had to be inputs of the graph."""
 
 PATCH_BYTES = 2**26
 """Bytes that the values for one patch take at once: as many as 12 of the paper's nets in one file."""
 
-PATCH_WORK = MAX_WORK
-"""Multiply-adds for one patch: 40 times those of the paper's net."""
-
-FIXED_PATCHES = 100
-"""A call with a fixed number of images may take this many times those two limits: as much as 100 images with ten views
-of the paper's net."""
+FIXED_BYTES, FIXED_WORK = 2**10, 2**17
+"""A call with a fixed number of images may take what one image with ten views may, and for each weight as many bytes
+and multiply-adds more. This allows 256 images with ten views of the bundled nets (5 GB) and of the paper's (15 GB and
+2 * 10^12 multiply-adds)."""
 
 WEIGHT_BYTES = 2**33
 """Bytes of all weights: 34 of the paper's nets in float32."""
@@ -120,19 +126,41 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
 def _check_plain(model: onnx.ModelProto) -> None:
     """Raise SpecError if the model has parts that no exported file has, or too many of them."""
     graph = model.graph
-    if len(graph.node) > MAX_NODES:
-        raise SpecError(f"has {len(graph.node)} nodes: expected at most {MAX_NODES}")
+    plugins = sum(node.domain == PLUGIN_DOMAIN for node in graph.node)
+    definition = lrn_function()
+    for count, limit, what in (
+        (len(graph.node) + plugins * (len(definition.node) - 1), MAX_NODES, "nodes"),  # OpenVINO gets the definition
+        (sum(len(node.input) for node in graph.node), MAX_INPUTS, "inputs of nodes"),
+    ):
+        if count > limit:
+            raise SpecError(f"has {count} {what}: expected at most {limit}")
+    if model.ir_version not in IR_VERSIONS:
+        raise SpecError(f"has version {model.ir_version} of the format: expected {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}")
     for message in (model, graph, *graph.input, *graph.output, *graph.value_info):
         _check_fields(message)
         if message.DESCRIPTOR.name == "ValueInfoProto":
             _check_fields(message.type)
-    domains = [opset.domain for opset in model.opset_import]
-    if len({*domains}) != len(domains) or not DOMAINS.keys() >= {*domains}:
-        raise SpecError(f"imports operators of {shown(domains)}: expected each of {shown([*DOMAINS])} at most once")
-    wanted = [lrn_function()] if any(node.domain == PLUGIN_DOMAIN for node in graph.node) else []
-    if list(model.functions) != wanted:
+    _check_versions(model)
+    if list(model.functions) != [definition] * (plugins > 0):
         names = [function.name for function in model.functions]
         raise SpecError(f"defines the functions {shown(names)}: expected only alexnet-infer's, if a node uses it")
+
+
+def _check_versions(model: onnx.ModelProto) -> None:
+    """Raise SpecError unless the model imports, once each, ONNX's operators and those of the domains that it uses."""
+    imported = [(opset.domain, opset.version) for opset in model.opset_import]
+    domains = [DOMAINS.get(domain, "?") for domain, _ in imported]
+    used = {ONNX} | {DOMAINS[node.domain] for node in model.graph.node if node.domain in DOMAINS}
+    if (
+        len({*domains}) != len(domains)
+        or not used <= {*domains} <= VERSIONS.keys()
+        or any(version not in VERSIONS[DOMAINS[domain]] for domain, version in imported)
+    ):
+        onnx_versions = VERSIONS[ONNX]
+        raise SpecError(
+            f"imports operators of {shown(imported)}: expected version {onnx_versions[0]} to {onnx_versions[-1]} of "
+            f"ONNX's once, and version 1 of those of {MICROSOFT} and {PLUGIN_DOMAIN} that it uses"
+        )
 
 
 def _check_fields(message: Message) -> None:
@@ -144,21 +172,21 @@ def _check_fields(message: Message) -> None:
 class _Graph:
     """The values that are known so far, by name, and what computing them takes.
 
-    `computed` are the names of the values that depend on the input. A runtime computes the others, `constants` bytes,
-    while it loads the file.
+    `computed` are the names of the values that depend on the input, which is the first of them. A runtime computes the
+    others, `constants` bytes, while it loads the file.
     """
 
     def __init__(self, graph: onnx.GraphProto, info: ExportInfo) -> None:
         self.batch = info.batch.max if info.batch.fixed else ANY
-        patches = 10 if info.views == "ten" else 1
-        self.patches = min(patches * self.batch, FIXED_PATCHES) if info.batch.fixed else patches
+        self.views = 10 if info.views == "ten" else 1
         self.values: dict[str, Value] = {}
-        self.constants = self.scratch = self.work = self.weights = 0
-        self.steps: list[Step] = []
-        self.computed = {graph.input[0].name}
+        self.constants = self.scratch = self.work = self.weights = self.weight_bytes = 0
         (source,) = graph.input
         image = [side.dim_value for side in source.type.tensor_type.shape.dim][1:]
-        self._define(source.name, Value(source.type.tensor_type.elem_type, (self.batch, *image)))
+        images = Value(source.type.tensor_type.elem_type, (self.batch, *image))
+        self._define(source.name, images)
+        self.computed = {source.name}
+        self.steps: list[Step] = [((), {source.name: images.bytes})]
         for tensor in graph.initializer:
             self._define(tensor.name, self._stored(tensor))
 
@@ -170,8 +198,9 @@ class _Graph:
     def _stored(self, tensor: onnx.TensorProto) -> Value:
         """Return a constant. Raises SpecError unless its values are as many as its shape says."""
         expected, kind, shape = tensor_bytes(tensor), tensor.data_type, tuple(tensor.dims)
-        self.weights += expected
-        if self.weights > WEIGHT_BYTES:
+        self.weights += math.prod(shape)
+        self.weight_bytes += expected
+        if self.weight_bytes > WEIGHT_BYTES:
             raise SpecError(f"has more than {WEIGHT_BYTES / 1e9:.1f} GB of weights")
         stored = {field.name: value for field, value in tensor.ListFields() if field.name not in _DESCRIPTION}
         allowed = ("external_data",) if tensor.data_location else ("raw_data", _TYPED[kind])
@@ -244,18 +273,23 @@ class _Graph:
             )
 
     def check_cost(self) -> None:
-        """Raise SpecError if a call takes too much memory or work."""
-        kept = 4 * self.weights  # float values are computed from 8-bit weights, and kept
-        for amount, free, limit, what in (
-            (bytes_at_once(self.steps) + self.scratch, 0, PATCH_BYTES, "bytes of values at once"),
-            (self.constants, kept, PATCH_BYTES, "bytes of constants"),
-            (self.work, SLOW * kept, PATCH_WORK, "multiply-adds"),
+        """Raise SpecError if loading the file or a call takes too much memory or work."""
+        most = PATCH_BYTES + 4 * self.weight_bytes  # float values are computed from 8-bit weights, and kept
+        if self.constants > most:
+            raise SpecError(f"would compute {self.constants:,} bytes of constants: expected at most {most:,}")
+        for amount, per_patch, per_weight, what in (
+            (bytes_at_once(self.steps) + self.scratch, PATCH_BYTES, FIXED_BYTES, "bytes of values at once"),
+            (self.work, most_work(self.weights), FIXED_WORK, "multiply-adds"),
         ):
-            # For any batch: the amount for each image, and the amount that does not depend on the batch.
-            per_image, whole = divmod(amount, ANY)
-            taken, allowed = max(per_image, whole - free), limit * self.patches
+            if self.batch == ANY:  # the amount for each image, or the amount that does not depend on the batch
+                taken, allowed, images = max(divmod(amount, ANY)), per_patch * self.views, "an image"
+            else:
+                taken = amount
+                allowed = per_patch * min(self.views * self.batch, 10) + per_weight * self.weights
+                images = (
+                    f"{self.batch} images in each call; a free batch (--batch 1,8,256) has no limit for all of them"
+                )
             if taken > allowed:
-                images = "an image" if self.batch == ANY else f"{self.batch} images"
                 raise SpecError(f"would take {taken:,} {what}: expected at most {allowed:,} for {images}")
 
     def check_declared(self, declared: onnx.ValueInfoProto, *, complete: bool = False) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from alexnet_infer.architecture import SLOW
 from alexnet_infer.errors import SpecError, shown
 from alexnet_infer.graph.net import PLUGIN, PLUGIN_DOMAIN
 
@@ -25,12 +26,16 @@ ONNX, MICROSOFT = "", "com.microsoft"
 DOMAINS = {"": ONNX, "ai.onnx": ONNX, MICROSOFT: MICROSOFT, PLUGIN_DOMAIN: PLUGIN_DOMAIN}
 """Domain in a file -> the domain's name in `OPERATORS`."""
 
+VERSIONS = {ONNX: range(7, 26), MICROSOFT: range(1, 2), PLUGIN_DOMAIN: range(1, 2)}
+"""The versions of the operators that the rules describe. Since version 7 of ONNX's, shapes are broadcast."""
+
 MAX_SIDE = 2**31 - 1
 MAX_WINDOW = 4096
 """The largest window, stride and padding that an architecture may have."""
 MAX_GROUPS = 8192
-SLOW = 16
-"""How many multiply-adds of a matrix product take as long as one value of any other operation."""
+SLOWEST = 16 * SLOW
+"""Multiply-adds that take as long as one value of a softmax of few values, or of a slice with steps other than 1. Some
+runtimes compute those one by one."""
 
 ANY = 2**61 - 1
 """The batch of a file that takes any number of images. It is a prime number, so that exactly the sizes that grow with
@@ -136,6 +141,7 @@ def _of_floats(node: Node) -> list[Value]:
 def _softmax(node: Node) -> list[Value]:
     x = node.value(0)
     node.axis(-1, len(x.shape))
+    node.work = SLOWEST * x.size
     return _rounded(node, 3) if len(node.inputs) > 1 else _of_floats(node)
 
 
@@ -156,7 +162,15 @@ def _elementwise(node: Node) -> list[Value]:
     values = [node.value(place, FLOATS) for place in range(len(node.inputs))]
     if len({value.kind for value in values}) != 1:
         raise node.wrong("its inputs have different types")
-    return [Value(values[0].kind, _broadcast(node, [value.shape for value in values]))]
+    result = Value(values[0].kind, _broadcast(node, [value.shape for value in values]))
+    node.work = SLOW * len(values) * result.size
+    return [result]
+
+
+def _power(node: Node) -> list[Value]:
+    (result,) = _elementwise(node)
+    node.work = 4 * SLOW * result.size
+    return [result]
 
 
 def _quantized_sum(node: Node) -> list[Value]:
@@ -341,7 +355,10 @@ def _slice(node: Node) -> list[Value]:
             raise node.wrong(f"axis {axis} and step {step}: expected an axis of {sides(x.shape)}, and a step")
         span = slice(begin, end, step).indices(x.shape[axis])
         shape[axis] = _steps(*span)
-    return [Value(x.kind, tuple(shape))]
+    result = Value(x.kind, tuple(shape))
+    if {*steps} != {1}:
+        node.work = SLOWEST * result.size
+    return [result]
 
 
 def _steps(begin: int, end: int, step: int) -> int:
@@ -423,7 +440,8 @@ def _operator(rule: Rule, least: int, most: int, attributes: str = "") -> Operat
 
 
 _WINDOW = "auto_pad dilations kernel_shape pads strides"
-_ANY = 1000
+_MOST = 64
+"""The most inputs of a node: the mean has as many as there are nets in the file."""
 
 OPERATORS: dict[tuple[str, str], Operator] = {
     (ONNX, "Conv"): _operator(_conv, 2, 3, f"{_WINDOW} group"),
@@ -439,8 +457,9 @@ OPERATORS: dict[tuple[str, str], Operator] = {
     (ONNX, "Dropout"): _operator(_dropout, 1, 2, "ratio seed"),
     (ONNX, "Softmax"): _operator(_softmax, 1, 1, "axis"),
     (MICROSOFT, "QLinearSoftmax"): _operator(_softmax, 5, 5, "axis opset"),
-    **{(ONNX, name): _operator(_elementwise, 2, 2) for name in ("Add", "Sub", "Mul", "Div", "Pow")},
-    (ONNX, "Mean"): _operator(_elementwise, 1, _ANY),
+    **{(ONNX, name): _operator(_elementwise, 2, 2) for name in ("Add", "Sub", "Mul", "Div")},
+    (ONNX, "Pow"): _operator(_power, 2, 2),
+    (ONNX, "Mean"): _operator(_elementwise, 1, _MOST),
     (MICROSOFT, "QLinearAdd"): _operator(_quantized_sum, 7, 8),
     (ONNX, "Gemm"): _operator(_gemm, 2, 3, "alpha beta transA transB"),
     (MICROSOFT, "QGemm"): _operator(_gemm_8_bits, 6, 9, "alpha transA transB"),
@@ -452,7 +471,7 @@ OPERATORS: dict[tuple[str, str], Operator] = {
     (ONNX, "Transpose"): _operator(_transpose, 1, 1, "perm"),
     (ONNX, "Slice"): _operator(_slice, 3, 5),
     (ONNX, "Gather"): _operator(_gather, 2, 2, "axis"),
-    (ONNX, "Concat"): _operator(_concat, 1, _ANY, "axis"),
+    (ONNX, "Concat"): _operator(_concat, 1, _MOST, "axis"),
     (ONNX, "ReduceMean"): _operator(_reduce_mean, 1, 1, "axes keepdims"),
     (ONNX, "Cast"): _operator(_cast, 1, 1, "to"),
     (ONNX, "QuantizeLinear"): _operator(_quantize, 2, 3, "axis"),

@@ -8,6 +8,7 @@ safe as HTTPS. MD5, which only the registry of data sets accepts, finds damage b
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import time
@@ -27,7 +28,7 @@ from alexnet_infer.errors import (
     printable,
     shown,
 )
-from alexnet_infer.files import lock, open_regular
+from alexnet_infer.files import lock, open_own, open_regular
 from alexnet_infer.web import CHUNK, FetchError, is_address, network_errors, open_url, without_password
 
 TIMEOUT = 30.0
@@ -88,8 +89,8 @@ def download(
     last call. The first call counts those kept from an earlier attempt. The number is negative if bytes are discarded.
 
     Raises UnreadableInputError if the file can't be fetched, and `wanted.wrong` if the server has a different file.
-    Raises UsageError for other kinds of URLs, if another process is fetching the file, or if the disk is too full.
-    Raises OSError if `folder` can't be written.
+    Raises UsageError for other kinds of URLs, if another process is fetching the file, if what is in the place of its
+    bytes isn't a file of this user, or if the disk is too full. Raises OSError if `folder` can't be written.
     """
     for url in urls:
         if not is_address(url):
@@ -102,6 +103,7 @@ def download(
     if held is None:
         raise UsageError(f"{wanted.name}: another process is fetching it; wait until it is done")
     with held:
+        _check_own(part)
         kept = _size(part)
         check_space(wanted, folder, max(0, wanted.size - kept))
         on_bytes(kept)
@@ -134,8 +136,21 @@ def _digest(wanted: Wanted, path: Path) -> str:
         return f"{wanted.kind}:{hashlib.file_digest(file, wanted.kind).hexdigest()}"
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _check_own(part: Path) -> None:
+    """Raise UsageError if another program put a link, a pipe or a file of someone else in the place of `part`."""
+    try:
+        open_own(part, "r+b").close()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UsageError(f"{part}: can't be continued ({error.strerror or error}); remove it") from None
+
+
+def _size(part: Path) -> int:
+    try:
+        return part.lstat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def check_space(wanted: Wanted, folder: Path, missing: int) -> None:
@@ -241,7 +256,7 @@ class _Transfer:
 
     def _append(self, response: Any, size: int) -> None:
         """Write the body after the first `size` bytes of `part`. Raises _WrongContentError if the body is too long."""
-        with self.part.open("r+b" if self.part.exists() else "wb") as file:
+        with open_own(self.part, "r+b" if os.path.lexists(self.part) else "ab") as file:
             file.truncate(size)
             file.seek(size)
             while size <= self.wanted.size:

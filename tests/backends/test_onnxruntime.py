@@ -15,7 +15,7 @@ from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import BackendError, ModelFileError
 from alexnet_infer.graph.file import OnnxFile, read_model
-from alexnet_infer.graph.info import ExportInfo, Member
+from alexnet_infer.graph.info import Batch, ExportInfo, Member
 from alexnet_infer.graph.model import build_model
 from alexnet_infer.preprocess import patches
 from tests.nets import large_patches, random_artifact
@@ -252,6 +252,59 @@ def test_a_failure_of_the_gpu_is_distinguished_from_a_failure_of_the_file(stand_
     backend = OnnxRuntimeBackend(read_model(path), "cuda")
     with pytest.raises(kind):
         backend.infer(large_patches(count=2))
+
+
+class _Failing:
+    """A session that fails as `error` says when it runs."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def run(self, *_: object) -> None:
+        raise self.error
+
+
+NUMPYS = np._core._exceptions._ArrayMemoryError((10**9, 10**9), np.dtype(np.float32))
+
+
+@pytest.mark.usefixtures("ort")
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "^random-alexnet-64: not enough memory to run it in ONNX Runtime .*--views center"),
+        (NUMPYS, "not enough memory .*Unable to allocate .* smaller --batch"),
+        (RuntimeError("bfc_arena.cc:376 Failed to allocate\nmemory"), "not enough memory"),
+        (RuntimeError("std::bad_alloc"), "not enough memory"),
+        (RuntimeError("bad\nnode"), r"ONNX Runtime can't run it \(bad node\): use another --backend"),
+    ],
+)
+def test_a_model_file_that_cannot_be_loaded_or_run_on_a_cpu_is_a_one_line_error(monkeypatch, error, words):
+    backend = OnnxRuntimeBackend(random_artifact(), "cpu")
+    backend._session = _Failing(error)
+    monkeypatch.setattr("alexnet_infer.backends.onnxruntime._session", lambda *_: _Failing(error).run())
+    for run in (lambda: backend.infer(large_patches()), lambda: OnnxRuntimeBackend(random_artifact(), "cpu")):
+        with pytest.raises(BackendError, match=words) as raised:
+            run()
+        assert raised.value.exit_code == 5
+        assert str(raised.value).isprintable()
+        assert len(str(raised.value)) < 600
+
+
+@pytest.mark.usefixtures("ort")
+def test_memory_for_the_padding_of_a_fixed_batch_that_is_missing_is_a_one_line_error(tmp_path, monkeypatch):
+    what = ExportInfo(members=(Member(name="a", sha256="0" * 64),), batch=Batch.parse("8"))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(build_model([random_artifact()], what).SerializeToString())
+    backend = OnnxRuntimeBackend(read_model(path), "cpu")
+
+    def full(*_: object) -> None:
+        raise NUMPYS
+
+    inputs = large_patches()
+    monkeypatch.setattr(np, "zeros", full)
+    with pytest.raises(BackendError, match=r"net\.onnx: not enough memory") as raised:
+        backend.infer(inputs)
+    assert raised.value.exit_code == 5
 
 
 def test_a_file_that_no_device_can_run_is_not_blamed_on_the_gpu(stand_in, tmp_path):

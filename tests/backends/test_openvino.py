@@ -239,3 +239,30 @@ def test_a_net_too_large_for_one_message_is_refused_with_an_alternative(ov, monk
     monkeypatch.setattr(backend_module, "MAX_WEIGHTS", 1000)
     with pytest.raises(BackendError, match="use --backend onnxruntime, or export the net to ONNX first"):
         OpenVinoBackend(random_artifact())
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            MemoryError(),
+            r"^random-alexnet-64: not enough memory to run it in OpenVINO \(MemoryError\): use --views center",
+        ),
+        (RuntimeError("Failed to\nallocate 9 bytes"), "not enough memory .* smaller --batch"),
+        (
+            RuntimeError("could not append\nan operation"),
+            r"OpenVINO can't run it \(could not append an operation\): use an",
+        ),
+    ],
+)
+def test_a_model_file_that_cannot_be_compiled_or_run_is_a_one_line_error(ov, monkeypatch, error, words):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    backend = OpenVinoBackend(random_artifact())
+    backend._request = type("Request", (), {"infer": fail})()
+    monkeypatch.setattr(backend_module, "_request", fail)
+    for run in (lambda: backend.infer(large_patches()), lambda: OpenVinoBackend(random_artifact())):
+        with pytest.raises(BackendError, match=words) as raised:
+            run()
+        assert (raised.value.exit_code, "\n" in str(raised.value)) == (5, False)

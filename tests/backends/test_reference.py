@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from alexnet_infer.architecture import LRN, Conv, MaxPool
-from alexnet_infer.backends.reference import conv, lrn, max_pool, softmax
+from alexnet_infer.backends.reference import ReferenceBackend, conv, lrn, max_pool, softmax
+from alexnet_infer.errors import BackendError
+from tests.nets import large_patches, random_artifact
 
 
 def test_lrn_of_one_pixel_is_the_papers_formula_computed_by_hand():
@@ -51,3 +53,14 @@ def test_max_pool_takes_the_largest_value_of_each_window_and_ceil_adds_windows_p
 def test_softmax_does_not_overflow_and_sums_to_one():
     p = softmax(np.array([[1000.0, 1000.0 + math.log(3)], [-1000.0, 0.0]]))
     np.testing.assert_allclose(p, [[0.25, 0.75], [0, 1]], atol=1e-12)
+
+
+def test_memory_that_is_full_is_a_one_line_error(monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise np._core._exceptions._ArrayMemoryError((10**9, 10**9), np.dtype(float))
+
+    net = random_artifact()
+    monkeypatch.setattr("alexnet_infer.backends.reference.conv", full)
+    with pytest.raises(BackendError, match=r"^random-alexnet-64: not enough memory .*Unable to allocate") as raised:
+        ReferenceBackend(net).infer(large_patches())
+    assert str(raised.value).isprintable()

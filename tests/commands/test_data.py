@@ -53,7 +53,7 @@ def test_names_reach_the_terminal_as_text_only(run, tmp_path, arguments):
     root.mkdir()
     mini.write_folders(root)
     (root / "val" / WNIDS[0] / "[red]\x1b[2J.JPEG").write_bytes(b"?")
-    code, out, _ = run("data", "check", root, *arguments)
+    code, out, _ = run("data", "check", root, *arguments, columns=400)
     assert code == 1
     assert "\x1b" not in out
     assert "[red]" in out.replace("\n", "")

@@ -225,7 +225,8 @@ def test_data_that_differs_from_the_predictions_is_refused(jinja, run, shards, i
     result = run("eval", "merge", *shards, "--report", tmp_path / "report", "--data", other)
     one_line(result, 2, f"--data {other}: its 60 images are not those of the predictions", "the 60 images of 'sixty'")
     assert not (tmp_path / "report").exists()
-    shutil.rmtree(other / "val" / WNIDS[0])
+    for image in (other / "val" / WNIDS[0]).iterdir():
+        image.unlink()  # the class stays
     one_line(run("eval", "merge", *shards, "--report", tmp_path / "report", "--data", other), 2, "its 50 images")
     one_line(run("eval", "merge", *shards, "--report", tmp_path / "report", "--data", tmp_path / "absent"), 3, "absent")
 

@@ -86,7 +86,7 @@ def test_a_list_cannot_refer_to_files_outside_its_folder(caffe):
 
 def test_a_list_that_is_not_text_is_refused(caffe):
     (caffe / "val.txt").write_bytes(b"\xff\xfe")
-    refused(lambda: open_images(caffe), "val.txt: 'utf-8' codec can't decode")
+    refused(lambda: open_images(caffe), "val.txt, line 1: 'utf-8' codec can't decode")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")

@@ -229,7 +229,7 @@ def test_class_names_that_would_shift_or_corrupt_the_labels_are_refused(shards, 
 
 def test_class_names_that_are_not_utf8_are_refused(shards):
     (shards / "classes.tsv").write_bytes(b"n01443537\tgold\xe9fish\n")
-    refused(lambda: LabelledImages(shards, "train"), "classes.tsv: 'utf-8' codec can't decode")
+    refused(lambda: LabelledImages(shards, "train"), "classes.tsv, line 1: 'utf-8' codec can't decode")
 
 
 def test_a_folder_instead_of_class_names_is_refused(shards):

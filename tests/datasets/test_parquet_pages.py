@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import random
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,7 +53,8 @@ def mixed(count: int) -> list[bytes | None]:
 @pytest.fixture
 def always_here(monkeypatch):
     """All images are read here and none by pyarrow."""
-    monkeypatch.setattr(parquet_shard, "LARGE", -1)
+    monkeypatch.setattr(parquet_shard, "LARGE", 0)
+    monkeypatch.setattr(parquet_shard, "MOST", 0)
     monkeypatch.setattr(parquet_shard.Shard, "_rows", _unlimited(parquet_shard.Shard._rows))
 
 
@@ -125,7 +128,7 @@ READ = """
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak memory from")
 def test_memory_does_not_grow_with_the_row_group(tmp_path):
     images = [random.Random(i).randbytes(2_000_000) for i in range(50)]
-    write(tmp_path, images)
+    write(tmp_path, images, compression="none")
     assert parquet.ParquetFile(tmp_path / NAME).metadata.row_group(0).num_rows == 50
     code = "\n".join(line[4:] for line in READ.splitlines())
     root = Path(__file__).parents[2]
@@ -195,29 +198,124 @@ def test_a_footer_that_would_take_gigabytes_is_refused_before_pyarrow_reads_it(t
 
 
 @pytest.mark.parametrize("codec", ["zstd", "snappy"])
-def test_a_small_file_of_large_labels_or_names_is_refused(tmp_path, codec):
+def test_a_small_file_of_large_labels_or_names_is_refused(tmp_path, monkeypatch, codec):
+    monkeypatch.setattr(parquet_shard, "MOST", 1_000_000)
     (tmp_path / "classes.tsv").write_text(CLASSES)
-    image = pyarrow.array([{"bytes": b"x", "path": "y" * 40_000_000}])
+    image = pyarrow.array([{"bytes": b"x", "path": "y" * 400_000}])
     table = pyarrow.table({"image": image, "label": pyarrow.array([0])})
     parquet.write_table(table, tmp_path / NAME, compression=codec)
     images = LabelledImages(tmp_path, "validation")
-    refused(
-        lambda: list(images), "row group 0 has more than 32,000,000 bytes in column image.path; write it in smaller"
-    )
+    refused(lambda: list(images), "row group 0 takes more than 1,000,000 bytes to read (image.", "write it in smaller")
+
+
+def test_a_value_of_a_dictionary_is_not_repeated_in_memory(tmp_path):
+    once = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 200), pyarrow.array([bytes(10_000_000)]))
+    image = pyarrow.StructArray.from_arrays([once, pyarrow.array(["x.png"] * 200)], ["bytes", "path"])
+    table = pyarrow.table({"image": image, "label": pyarrow.array([0] * 200)})
+    parquet.write_table(table, tmp_path / NAME, compression="zstd", store_schema=False)
+    (tmp_path / "classes.tsv").write_text(CLASSES)
+    code = "\n".join(line[4:] for line in READ.splitlines())
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=root, check=True)
+    total, peak = map(int, done.stdout.split())
+    assert total == 200 * 10_000_000
+    assert peak * 1024 < 600_000_000
+
+
+def with_footer(path: Path, change: Callable[[bytes], bytes]) -> None:
+    content = path.read_bytes()
+    size = int.from_bytes(content[-8:-4], "little")
+    changed = change(content[-8 - size : -8])
+    path.write_bytes(content[: -8 - size] + changed + struct.pack("<I", len(changed)) + b"PAR1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda old: old.replace(b"\x28\x05image\x05bytes", b"\x28\x05image\x05bytex"),
+        lambda old: old.replace(b"\x28\x05image\x05bytes", b"\x28\x05image\x04path"),
+        lambda old: old.replace(b"\x28\x05image\x04path", b"\x28\x05image\x05bytes"),
+    ],
+    ids=["unknown", "two paths", "two images"],
+)
+def test_columns_are_at_the_positions_that_the_schema_says(tmp_path, change):
+    write(tmp_path, [b"x", b"y"])
+    with_footer(tmp_path / NAME, change)
+    refused(lambda: list(LabelledImages(tmp_path, "validation")), "of row group 0 is 'image.", "expected 'image.")
+
+
+def test_two_columns_of_one_path_are_refused(tmp_path):
+    (tmp_path / "classes.tsv").write_text(CLASSES)
+    columns = {"image": pyarrow.array([{"bytes": b"x", "path": "a"}], TYPE), "image.bytes": pyarrow.array([b"y" * 99])}
+    parquet.write_table(pyarrow.table({**columns, "label": pyarrow.array([0])}), tmp_path / NAME)
+    refused(lambda: list(LabelledImages(tmp_path, "validation")), "is 'image.bytes'; expected 'image.bytes' once")
+
+
+def test_thousands_of_small_row_groups_are_read(tmp_path):
+    write(tmp_path, [b"x"] * 6000, row_group_size=1)
+    assert len(LabelledImages(tmp_path, "validation")) == 6000
+
+
+def records(content: bytes, values: int = 100) -> parquet_pages.Record:
+    return parquet_pages._Records(io.BytesIO(content), values).record()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x15\x02\x05\x02\x04\x00",
+        b"\x15\x80\x80\x80\x80\x10\x00",
+        b"\x05\x96\x80\x08\x02\x00",
+        b"\x49\x15\x02\x00",
+        b"\x16" + b"\xff" * 9 + b"\x01\x00",
+        b"\x11" * 200 + b"\x00",
+        b"\x19\xf1\xc8\x01" + bytes(200) + b"\x00",
+        b"\x19\xfc\x28" + bytes(41),
+    ],
+    ids=[
+        "field twice",
+        "33 bits",
+        "field 65547",
+        "row groups of numbers",
+        "64 bits",
+        "flags",
+        "list of flags",
+        "empty",
+    ],
+)
+def test_what_pyarrow_would_read_in_another_way_or_as_too_many_values_is_refused(content):
+    with pytest.raises(PageError):
+        records(content)
+    assert records(b"\x15\x02\x16\x04\x00") == {(1, 5): 1, (2, 6): 2}
+
+
+def test_the_encoding_of_a_page_is_the_value_that_pyarrow_takes():
+    about = b"\x15\x02\x15\x0e\x06\x04\x00\x15\x06\x15\x06\x00"  # 2: 7 of 32 bits, and then 0 of 64 bits
+    content = b"\x15\x00\x15\x14\x15\x14\x2c" + about + b"\x00" + bytes(10)
+    chunk = {(4, 5): 0, (5, 6): 1, (7, 6): len(content), (9, 6): 0}
+    assert parquet_pages.Column(io.BytesIO(content), chunk, 1).sizes() == (len(content) + 30, 40)
+
+
+def test_a_number_of_repeated_values_has_at_most_63_bits():
+    content = b"\x80" * 9 + b"\x02" + bytes(9)
+    with pytest.raises(PageError):
+        next(parquet_pages._numbers(content, 2))
 
 
 def test_what_is_not_read_here_is_left_to_pyarrow_up_to_a_limit(tmp_path, monkeypatch):
     images = [b"%d" % i * 1000 for i in range(20)]
     write(tmp_path, images, compression="lz4")
-    monkeypatch.setattr(parquet_shard, "LARGE", 20_000)
+    monkeypatch.setattr(parquet_shard, "LARGE", 10_000)
     assert [example.data for example in LabelledImages(tmp_path, "validation")] == images
     monkeypatch.setattr(parquet_shard, "MOST", 20_000)
-    refused(lambda: list(LabelledImages(tmp_path, "validation")), "more than 20,000 bytes in column image.bytes")
+    refused(
+        lambda: list(LabelledImages(tmp_path, "validation")),
+        "more than 20,000 bytes to read (image.bytes, image.path, label)",
+    )
 
 
 def test_references_before_the_start_of_snappys_output_are_refused():
-    import io
-
     for packed in (b"\x04\x01\x01", b"\x05\x00a\x05\x02", b"\x08\x00a\x0e\xff\xff", b"\xff" * 12, b"\x64\xf0"):
         with pytest.raises(PageError):
             b"".join(parquet_pages._unpacked(io.BytesIO(packed)))

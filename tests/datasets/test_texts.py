@@ -39,10 +39,20 @@ def test_blank_lines_elsewhere_are_lines():
 
 def test_long_lines_and_many_lines_are_refused_in_a_short_message(monkeypatch):
     monkeypatch.setattr(texts, "MAX_LINES", 5)
-    message = refused(lambda: lines_of(Path("x"), b"a\n" + b"n" * 50_000_000), "line 2: has 50,000,000 characters")
+    message = refused(lambda: lines_of(Path("x"), b"a\n" + b"n" * 50_000_000), "line 2: has 50,000,000 bytes")
     assert len(message) < 200
     refused(lambda: lines_of(Path("x"), b"\n" * 6), "x: has more than 5 lines")
-    refused(lambda: lines_of(Path("x"), b"a\n\xff"), "x: ")
+    refused(lambda: lines_of(Path("x"), b"a\n\xff"), "x, line 2: 'utf-8' codec can't decode")
+
+
+def test_characters_of_four_bytes_do_not_multiply_the_memory(monkeypatch):
+    monkeypatch.setattr(texts, "MAX_TEXT", 100_000)
+    assert len(lines_of(Path("x"), b"a" * 90_000)[0]) == 90_000
+    refused(lambda: lines_of(Path("x"), b"a" * 90_000 + "😀".encode()), "x: its lines take more than 100,000 bytes")
+
+
+def test_only_the_first_mark_of_utf8_and_the_ends_of_lines_are_left_out():
+    assert lines_of(Path("x"), "\ufeff\ufeffa\r\r\nb\rc\r".encode()) == ["\ufeffa\r", "b\rc\r"]
 
 
 def test_wrong_lines_are_refused_with_the_first_and_their_number():

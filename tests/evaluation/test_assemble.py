@@ -278,6 +278,11 @@ def test_nets_with_other_classes_are_refused(nets, tmp_path):
     refused(lambda: collect([tmp_path]), "ccc: has different classes from a", error=UsageError)
 
 
+def test_predictions_without_a_description_are_refused_and_no_net_is_left_out(nets, tmp_path):
+    (nets[1][0].folder / "about.json").unlink()
+    refused(lambda: collect([tmp_path]), "no predictions of this version", error=PredictionsError)
+
+
 def test_a_folder_without_predictions_is_refused(nets, tmp_path):
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "absent"):

@@ -375,6 +375,40 @@ def test_nothing_is_written_through_a_link_and_no_pipe_is_waited_for(tmp_path, n
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+def test_predictions_that_a_backup_shares_are_continued_and_the_backup_is_kept(tmp_path):
+    folder = made(tmp_path / "cache")
+    whole = contents(folder)
+    keep(folder, 6)
+    before = contents(folder)
+    (tmp_path / "backup").mkdir()
+    for name in FILES:
+        os.link(folder / name, tmp_path / "backup" / name)
+    complete(started(tmp_path / "cache")).close()
+    assert contents(folder) == whole
+    assert contents(tmp_path / "backup") == before
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs root, as in a container")
+def test_root_continues_the_predictions_of_a_user_but_not_those_of_another_in_their_place(tmp_path):
+    folder = made(tmp_path)
+    whole = contents(folder)
+    keep(folder, 6)
+    os.chown(folder / "rows.f32", 65534, -1)
+    refused(lambda: started(tmp_path), "rows.f32 belongs to another user", error=UsageError)
+    os.chown(folder, 65534, -1)
+    complete(started(tmp_path)).close()
+    assert contents(folder) == whole
+
+
+def test_predictions_that_were_just_completed_are_not_cleared_while_they_are_used(tmp_path):
+    pytest.importorskip("fcntl")
+    first = complete(started(tmp_path))
+    refused(lambda: started(tmp_path, fresh=True), "another eval is using it", error=UsageError)
+    assert next(first.chunks())[0] == ROWS
+    first.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 def test_a_link_in_place_of_the_folder_is_refused(tmp_path):
     folder = made(tmp_path)
     folder.rename(tmp_path / "moved")
@@ -511,7 +545,8 @@ def test_incomplete_predictions_are_refused_with_the_number_of_images(tmp_path):
 def test_a_damaged_description_is_a_one_line_error(tmp_path, text):
     folder = made(tmp_path)
     (folder / "about.json").write_bytes(text)
-    refused(lambda: Predictions.open(folder), f"{folder}: no predictions of alexnet-infer", error=PredictionsError)
+    words = f"{folder}: no predictions of this version of alexnet-infer"
+    refused(lambda: Predictions.open(folder), words, error=PredictionsError)
 
 
 def test_a_description_of_another_format_or_of_other_predictions_is_refused(tmp_path):

@@ -53,10 +53,15 @@ def test_the_result_describes_the_files_that_were_written(nets, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("limit", "words"), [("PATCH_BYTES", "bytes of values"), ("PATCH_WORK", "multiply-adds"), ("MAX_NODES", "nodes")]
+    ("limit", "value", "words"),
+    [
+        ("PATCH_BYTES", 10, "bytes of values"),
+        ("most_work", lambda weights: 10, "multiply-adds"),
+        ("MAX_NODES", 10, "nodes"),
+    ],
 )
-def test_a_file_that_a_reader_would_refuse_is_not_written(nets, tmp_path, monkeypatch, limit, words):
-    monkeypatch.setattr(f"alexnet_infer.graph.check.{limit}", 10)
+def test_a_file_that_a_reader_would_refuse_is_not_written(nets, tmp_path, monkeypatch, limit, value, words):
+    monkeypatch.setattr(f"alexnet_infer.graph.check.{limit}", value)
     with pytest.raises(UsageError, match=rf"too much for an ONNX file: .*{words}.*; export fewer") as raised:
         export(ExportRequest(models=nets, out=tmp_path / "out"))
     assert raised.value.exit_code == 2

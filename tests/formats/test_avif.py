@@ -77,13 +77,39 @@ def box(kind: bytes, content: bytes) -> bytes:
 START = box(b"ftyp", b"avif" + bytes(4) + b"avifmif1")
 
 
+def track(*chunks: bytes, kind: bytes = b"stco", size: bytes | None = None) -> bytes:
+    """A box `moov` with a track. Its chunks' offsets and its frames' sizes have the contents of the boxes' kinds."""
+    content = b"".join(box(kind, chunk) for chunk in chunks) + (b"" if size is None else box(b"stsz", size))
+    for outer in (b"stbl", b"minf", b"mdia", b"trak", b"moov"):
+        content = box(outer, content)
+    return content
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        (b"stco", None),
+        (b"stco", struct.pack(">IIII", 0, 0, 2, 300_000)),
+        (b"stco", struct.pack(">III", 0, 300_000, 2)),
+        (b"co64", None),
+    ],
+)
+def test_the_size_of_a_track_is_found_behind_any_padding(kind, size):
+    unit = encoded("L", (800, 500))
+    unit = unit[unit.index(b"\x0a", unit.index(b"mdat")) :]
+    frame = b"\x7a" + bytes([200_000 & 127 | 128, 200_000 >> 7 & 127 | 128, 200_000 >> 14]) + bytes(200_000) + unit
+    form = ">IIQ" if kind == b"co64" else ">III"
+    begin = len(START) + len(track(struct.pack(form, 0, 1, 0), kind=kind, size=size))
+    assert pixels(START + track(struct.pack(form, 0, 1, begin), kind=kind, size=size) + frame) == 800 * 500
+
+
 @pytest.mark.parametrize(
     "content",
     [
         box(b"free", b"") * 120_000,
         box(b"meta", bytes(4) + box(b"iloc", b"\0\0\0\0\0\0\xff\xff" + b"\0\1\0\0\xff\xff" * 60_000)),
         box(b"meta", bytes(4) + box(b"iinf", b"\0\0\0\0\xff\xff" + box(b"infe", b"\2\0\0\0\0\1\0\0av01") * 110_000)),
-        box(b"moov", box(b"stco", struct.pack(">III", 0, 1, len(START) + 4 * 28))) * 4 + b"\x12\0" * 60_000,
+        track(struct.pack(">III", 0, 1, len(START) + 4 * 60)) * 4 + b"\x12\0" * 60_000,
     ],
     ids=["boxes", "extents", "items", "units"],
 )

@@ -101,18 +101,21 @@ def picture(side: int, tile: int, *segments: bytes) -> bytes:
 
 COSTLY = {
     "tiles": (picture(255, 1, coding()), "in 65,025 tiles (expected at most 8,192)"),
-    "a tile": (picture(5000, 5000, coding()), "in tiles of 5000 x 5000 pixels (expected at most 18,000,000)"),
-    "precincts": (picture(1000, 1000, coding(precinct=1)), "blocks per tile (expected at most 131,072)"),
-    "tiny precincts": (picture(1000, 1000, coding(precinct=0, levels=0)), "blocks per tile (expected at most"),
-    "blocks": (picture(1000, 1000, coding(block=2)), "in 188,"),
+    "a tile": (picture(5000, 5000, coding()), "in tiles of 5000 x 5000 pixels (expected at most 20,833,333)"),
+    "precincts": (
+        picture(1200, 1200, coding(precinct=1)),
+        "blocks per tile of 1200 x 1200 pixels (expected at most 930,880)",
+    ),
+    "tiny precincts": (picture(1000, 1000, coding(precinct=0, levels=0)), "blocks per tile of 1000 x 1000"),
+    "blocks": (picture(3000, 3000, coding(block=2)), "in 1,690,056 blocks"),
     "layers": (picture(1000, 1000, coding(precinct=8, layers=65535)), "packets per tile (expected at most 4,194,304)"),
-    "a channel's blocks": (picture(1000, 1000, coding(), coding(block=2, channel=2)), "blocks per tile"),
-    "a tile's blocks": (picture(1000, 1000, coding(), tile_part(coding(block=2))), "blocks per tile"),
+    "a channel's blocks": (picture(3000, 3000, coding(), coding(block=2, channel=2)), "blocks per tile"),
+    "a tile's blocks": (picture(3000, 3000, coding(), tile_part(coding(block=2))), "blocks per tile"),
     "the second tile's": (
-        picture(1000, 500, coding(), tile_part(b""), tile_part(coding(precinct=1))),
+        picture(2400, 1200, coding(), tile_part(b""), tile_part(coding(precinct=1))),
         "blocks per tile",
     ),
-    "behind an empty part": (picture(1000, 1000, coding(), tile_part(b"", b""), tile_part(coding(block=2))), "blocks"),
+    "behind an empty part": (picture(3000, 3000, coding(), tile_part(b"", b""), tile_part(coding(block=2))), "blocks"),
 }
 
 
@@ -141,6 +144,26 @@ def test_what_encoders_write_is_read(options):
     file = io.BytesIO()
     image.save(file, "JPEG2000", **options)
     assert (rgb(file.getvalue())[::100, ::100] == (200, 100, 50)).all()
+
+
+@needs_jpeg_2000
+def test_a_tile_that_is_too_large_is_decoded_at_half_its_size_if_that_is_enough(monkeypatch):
+    image = Image.linear_gradient("L").resize((1200, 900)).convert("RGB")
+    files = {resolutions: io.BytesIO() for resolutions in (1, 2, 6)}
+    for resolutions, file in files.items():
+        image.save(file, "JPEG2000", num_resolutions=resolutions)
+    monkeypatch.setattr(jpeg2000, "MOST_MEMORY", 8 * 3 * 1200 * 900)
+    for resolutions in (2, 6):
+        half = read_rgb(files[resolutions].getvalue(), name="photo", shrink_to=225)
+        assert half.size == (600, 450)
+        assert np.abs(np.asarray(half, float) - np.asarray(image.resize((600, 450)), float)).max() < 4
+        for shrink_to in (None, 226):
+            with pytest.raises(
+                UnreadableInputError, match=r"in [0-9,]+ blocks per tile of 1200 x 900 .* convert it to PNG"
+            ):
+                read_rgb(files[resolutions].getvalue(), name="photo", shrink_to=shrink_to)
+    with pytest.raises(UnreadableInputError, match="a JPEG 2000 in a single resolution; convert it to PNG first"):
+        read_rgb(files[1].getvalue(), name="photo", shrink_to=225)
 
 
 @needs_jpeg_2000

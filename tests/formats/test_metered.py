@@ -55,7 +55,7 @@ def test_many_parts_are_refused_and_few_are_not(kind, monkeypatch):
     monkeypatch.setattr(metered, "MOST_READS", 5000)
     if "BMP" not in kind:
         assert read_rgb(PARTS[kind](400), name="photo").width
-    with pytest.raises(UnreadableInputError, match="consists of more than 5,000 parts; save it again"):
+    with pytest.raises(UnreadableInputError, match="damaged, or in more than 5,000 parts; save it again"):
         read_rgb(PARTS[kind](6000), name="photo")
 
 

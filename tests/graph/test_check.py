@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -19,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 from alexnet_infer.architecture import Architecture
 from alexnet_infer.errors import ModelFileError, SpecError
 from alexnet_infer.export.quantize import QuantizationOptions, quantize
-from alexnet_infer.graph.check import MAX_NODES, _Graph, check_graph
+from alexnet_infer.graph.check import MAX_INPUTS, MAX_NODES, _Graph, check_graph
 from alexnet_infer.graph.file import read_model
 from alexnet_infer.graph.info import Batch, ExportInfo, LRNForm, Member
 from alexnet_infer.graph.model import build_model
@@ -100,6 +101,14 @@ def test_8_bit_exports_are_accepted_and_have_the_shapes_that_onnx_infers(int8_fo
 
 def test_the_papers_nets_are_below_the_limits():
     """Seven nets with ten views, and one net with 64 images in every call."""
+    net, outside = papers_net(), {}
+    for count, batch, lrn in ((7, "1,8,64", "conv"), *((1, "64", form) for form in get_args(LRNForm))):
+        what = info(nets=count, views="ten", lrn=lrn, batch=Batch.parse(batch))
+        check_graph(build_model([net] * count, what, outside), what)
+
+
+@functools.cache
+def papers_net():
     from alexnet_infer.artifact import Artifact
     from alexnet_infer.presets import variant
 
@@ -109,10 +118,7 @@ def test_the_papers_nets_are_below_the_limits():
     net = object.__new__(Artifact)  # without a copy of the weights
     object.__setattr__(net, "manifest", manifest)
     object.__setattr__(net, "tensors", tensors)
-    outside: dict[str, np.ndarray] = {}
-    for count, batch, lrn in ((7, "1,8,64", "conv"), *((1, "64", form) for form in get_args(LRNForm))):
-        what = info(nets=count, views="ten", lrn=lrn, batch=Batch.parse(batch))
-        check_graph(build_model([net] * count, what, outside), what)
+    return net
 
 
 def replace_manifest(architecture: Architecture):
@@ -155,15 +161,15 @@ def appended(op: str, *constants: object, **attributes: object) -> Edit:
     return edit
 
 
-def chain(count: int, op: str, wide: bool = False) -> Edit:
-    """Append `count` operators, one after the other; with `wide`, each reads the value before it twice."""
+def chain(count: int, op: str, more: int = 0) -> Edit:
+    """Append `count` operators, one after the other. Each reads the value before it once, and `more` times again."""
 
     def edit(model: onnx.ModelProto) -> None:
         model.graph.node[-1].output[0] = last = "softmax"
         attributes = {"axis": 1} if op == "Concat" else {}
         for i in range(count):
             name = "probabilities" if i == count - 1 else f"v{i}"
-            model.graph.node.append(helper.make_node(op, [last] * (1 + wide), [name], **attributes))
+            model.graph.node.append(helper.make_node(op, [last] * (1 + more), [name], **attributes))
             last = name
 
     return edit
@@ -248,12 +254,58 @@ def large_window(model: onnx.ModelProto) -> None:
 
 
 def much_work(model: onnx.ModelProto) -> None:
-    """The same weights many times: little to store, days to compute."""
+    """The same weights many times: little to store, hours to compute."""
     kernel = constant(model, "k", np.zeros((3, 3, 55, 55)), np.float32)
     last = "patches"
-    for i in range(1000):
+    for i in range(900):
         model.graph.node.insert(i, helper.make_node("Conv", [last, kernel], [f"w{i}"], pads=[27] * 4))
         last = f"w{i}"
+
+
+def wide(op: str, count: int, *more: str, **attributes: object) -> Edit:
+    """Insert `count` operators, one after the other, on a value with 200 times as many elements as a patch."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        constants = {"one": np.ones(1), "many": np.ones((1, 1, 1, 1, 200))}
+        for name, values in constants.items():
+            constant(model, name, values, np.float32)
+        constant(model, "five", [-1, 3, 57, 57, 1])
+        for name, value in (("last", [4]), ("back", [-1]), ("far", [-1000])):
+            constant(model, name, value)
+        nodes = [
+            helper.make_node("Reshape", ["patches", "five"], ["r"]),
+            helper.make_node("Mul", ["r", "many"], ["w0"]),
+        ]
+        nodes += [helper.make_node(op, [f"w{i}", *more], [f"w{i + 1}"], **attributes) for i in range(count)]
+        for place, node in enumerate(nodes):
+            model.graph.node.insert(place, node)
+
+    return edit
+
+
+def means(model: onnx.ModelProto) -> None:
+    """Each mean adds 60 values, which takes as long as 60 operators."""
+    wide("Tanh", 1)(model)
+    for i in range(5):
+        model.graph.node.insert(3 + i, helper.make_node("Mean", [f"w{i + 1}"] * 60, [f"w{i + 2}"]))
+
+
+def plugins(model: onnx.ModelProto) -> None:
+    """OpenVINO gets 17 nodes for each of these."""
+    grouped(1)(model)
+    for i in range(MAX_NODES // 17):
+        node = onnx.NodeProto()
+        node.CopyFrom(model.graph.node[i])
+        node.input[0], node.output[0] = node.output[0], f"n{i}"
+        model.graph.node.insert(i + 1, node)
+
+
+def versions(*imports: tuple[str, int]) -> Edit:
+    def edit(model: onnx.ModelProto) -> None:
+        del model.opset_import[:]
+        model.opset_import.extend(helper.make_opsetid(*one) for one in imports)
+
+    return edit
 
 
 def constants_folded(model: onnx.ModelProto) -> None:
@@ -377,11 +429,21 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
     "known name in another domain": (appended("Relu", domain="com.microsoft"), "'Relu' of 'com.microsoft'"),
     "100,000 nodes": (chain(100_000, "Identity"), "damaged, or not|has 100031 nodes|has 1000"),
     "one node too many": (chain(MAX_NODES, "Identity"), f"nodes: expected at most {MAX_NODES}"),
-    "doubling": (chain(50, "Concat", wide=True), "up to here|sides from 1"),
+    "one plugin too many": (plugins, f"nodes: expected at most {MAX_NODES}"),
+    "many inputs": (chain(MAX_INPUTS // 60 + 1, "Mean", 59), f"inputs of nodes: expected at most {MAX_INPUTS}"),
+    "65 inputs": (chain(1, "Mean", 64), "has 65 inputs: expected 1 to 64"),
+    "65 inputs of a Concat": (chain(1, "Concat", 64), "has 65 inputs: expected 1 to 64"),
+    "doubling": (chain(50, "Concat", 1), "up to here|sides from 1"),
     "outer sum": (outer_sum, "bytes of constants"),
     "square of the batch": (batch_by_batch, "at most one that grows with the batch"),
     "many large values": (many_large_values, "bytes of values"),
     "much work": (much_work, "multiply-adds"),
+    "many powers": (wide("Pow", 80, "one"), "multiply-adds"),
+    "many sums": (wide("Add", 160, "one"), "multiply-adds"),
+    "many values": (wide("Tanh", 320), "multiply-adds"),
+    "means of many values": (means, "multiply-adds"),
+    "many softmaxes": (wide("Softmax", 20, axis=1), "multiply-adds"),
+    "many reversals": (wide("Slice", 20, "back", "far", "last", "back"), "multiply-adds"),
     "constants folded": (constants_folded, "bytes of constants"),
     "huge Reshape": (appended("Reshape", [2**40, -1]), "is not a shape for"),
     "Reshape of -1 twice": (appended("Reshape", [-1, -1]), "is not a shape for"),
@@ -456,7 +518,25 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
     "long name": (lambda m: m.graph.node[0].output.__setitem__(0, "a" * 100_000), "no name"),
     "control characters": (names_of("\x1b[2J\n\u202e\x9b"), "Unheard"),
     "name that is not text": (lambda m: names_of("zzzz")(m), "Unheard"),
-    "operators of a version twice": (lambda m: m.opset_import.add(domain="", version=17), "at most once"),
+    "no version": (versions(), r"of \[\]: expected version 7 to 25"),
+    "version of another domain alone": (versions(("com.microsoft", 1)), "expected version 7 to 25"),
+    "version of 10 digits": (versions(("", 10**9)), "expected version 7 to 25"),
+    "version of another name of 10 digits": (versions(("ai.onnx", 10**9)), "expected version 7 to 25"),
+    "version after the last": (versions(("", 26)), "expected version 7 to 25"),
+    "version before broadcasts": (versions(("", 6)), "expected version 7 to 25"),
+    "version 0": (versions(("", 0)), "expected version 7 to 25"),
+    "negative version": (versions(("", -17)), "expected version 7 to 25"),
+    "one domain under two names": (versions(("", 17), ("ai.onnx", 17)), "expected version 7 to 25"),
+    "a version twice": (versions(("", 17), ("", 17)), "expected version 7 to 25"),
+    "version 2 of Microsoft's": (versions(("", 17), ("com.microsoft", 2)), "expected version 7 to 25"),
+    "huge version of the plugin": (
+        lambda m: grouped(1)(m) or versions(("", 17), ("alexnet_infer", 10**9))(m),
+        "expected version 7 to 25",
+    ),
+    "no version of the plugin": (lambda m: grouped(1)(m) or versions(("", 17))(m), "expected version 7 to 25"),
+    "huge version of the format": (lambda m: setattr(m, "ir_version", 2**40), "of the format: expected 4 to 13"),
+    "version 3 of the format": (lambda m: setattr(m, "ir_version", 3), "of the format: expected 4 to 13"),
+    "no version of the format": (lambda m: m.ClearField("ir_version"), "of the format: expected 4 to 13"),
     "two manifests": (second_manifest, "twice: expected one manifest"),
 }
 
@@ -520,7 +600,29 @@ def test_hostile_graphs_are_refused_in_little_memory_before_a_runtime_is_importe
 def test_a_batch_that_takes_too_much_is_refused():
     what = info(views="ten", batch=Batch.parse("20000"))
     model = build_model([artifact(TINY)], what)
-    with pytest.raises(SpecError, match="for 20000 images"):
+    with pytest.raises(SpecError, match=r"for 20000 images.*--batch 1,8,256") as raised:
+        check_graph(model, what)
+    assert len(str(raised.value)) < 400
+
+
+def test_a_fixed_batch_of_the_papers_net_may_have_256_images_and_not_2048():
+    net, outside = papers_net(), {}
+    for images, allowed in ((256, True), (2048, False)):
+        what = info(views="ten", batch=Batch.parse(str(images)))
+        model = build_model([net], what, outside)
+        with nullcontext() if allowed else pytest.raises(SpecError, match="bytes of values at once"):
+            check_graph(model, what)
+
+
+def test_the_input_of_a_fixed_batch_counts_as_memory():
+    """A slice of a huge input: what is computed from it is tiny."""
+    what = info(batch=Batch.parse("65536"))
+    model = build_model([artifact(TINY)], what)
+    for name, value in (("from", [0, 0]), ("to", [1, 1]), ("rows", [2, 3])):
+        constant(model, name, value)
+    del model.graph.node[:]
+    model.graph.node.append(helper.make_node("Slice", ["patches", "from", "to", "rows"], ["probabilities"]))
+    with pytest.raises(SpecError, match=f"{65536 * 4 * (3 * 57 * 57 + 3):,} bytes of values at once"):
         check_graph(model, what)
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
 from alexnet_infer.published import download as module
-from alexnet_infer.published.download import Wanted, download, verify
+from alexnet_infer.published.download import Wanted, download, part_path, verify
 from tests.published.conftest import CONTENT
 
 FACTS = {"command": "alexnet-infer pull a-net", "room": len(CONTENT), "elsewhere": "set XDG_CACHE_HOME"}
@@ -247,10 +247,10 @@ def test_a_range_that_the_server_refuses_is_discarded(server, tmp_path):
 
 def test_a_silent_connection_is_closed_and_the_download_continues(server, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TIMEOUT", 0.2)
-    server.script = [server.hangs(2)]
+    server.script = [server.hangs(20)]
     started = time.monotonic()
     assert fetched(server, tmp_path) == CONTENT
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 15
     assert ranges(server) == [None, f"bytes={len(CONTENT) // 2}-"]
 
 
@@ -407,3 +407,29 @@ def test_a_copy_is_verified(tmp_path, content, message):
         verify(WANTED, path)
     path.write_bytes(CONTENT)
     verify(WANTED, path)
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "pipe", "folder"])
+def test_what_another_program_put_in_place_of_the_part_is_refused_and_not_written(tmp_path, kind):
+    (tmp_path / "source").write_bytes(CONTENT)
+    (precious := tmp_path / "precious").write_text("precious")
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    part = part_path(WANTED, folder)
+    match kind:
+        case "link":
+            part.symlink_to(precious)
+        case "dangling link":
+            part.symlink_to(tmp_path / "new")
+        case "hard link":
+            part.hardlink_to(precious)
+        case "pipe":
+            os.mkfifo(part)
+        case "folder":
+            part.mkdir()
+    with pytest.raises(UsageError) as error, download(WANTED, [f"file://{tmp_path / 'source'}"], folder):
+        pass
+    assert str(error.value).startswith(f"{part}: can't be continued (")
+    assert str(error.value).endswith("); remove it")
+    assert precious.read_text() == "precious"
+    assert not (tmp_path / "new").exists()
