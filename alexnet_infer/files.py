@@ -186,7 +186,12 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 
 def temporary_name(path: Path) -> Path:
     """Return a new name beside `path` for what is to be renamed to it. `remove_leftovers` recognises it."""
-    return path.parent / f".{path.name}.{os.urandom(4).hex()}.tmp"
+    return path.parent / f".{_stem(path)}.{os.urandom(4).hex()}.tmp"
+
+
+def _stem(path: Path) -> str:
+    """Return the name of `path`, or its begin if 14 more bytes could be too many for a name."""
+    return path.name if len(os.fsencode(path.name)) <= 200 else path.name[:50]
 
 
 @contextmanager
@@ -226,7 +231,7 @@ def remove_leftovers(path: Path, *, folders: bool = False) -> None:
     Those in use are locked. Where locks don't exist, one counts as left if it is a day old. Links and everything with
     another name stay.
     """
-    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    ours = re.compile(rf"\.{re.escape(_stem(path))}\.[0-9a-f]{{8}}\.tmp")
     try:
         with os.scandir(path.parent) as entries:
             names = [entry.name for entry in entries if ours.fullmatch(entry.name)]

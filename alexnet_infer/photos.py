@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import filter as matching
 from pathlib import Path
@@ -113,9 +114,9 @@ def expand(inputs: Sequence[str]) -> Iterator[Photo]:
 
     Each input is a file, a directory (its files at any depth that have one of IMAGE_SUFFIXES or OTHER_PICTURE_SUFFIXES,
     sorted, without hidden ones; links to directories are not followed), a pattern such as "trip/**/*.jpg" (the files it
-    matches, sorted; links to directories are followed, and a directory under two names is searched once), an http or
-    https URL, or "-" for an encoded image on standard input. An input without photos yields one photo that
-    can't be read.
+    matches, sorted; links to directories are followed, except to one above, and a directory under two names is searched
+    once), an http or https URL, or "-" for an encoded image on standard input. An input without photos yields one photo
+    that can't be read.
     """
     for text in inputs:
         if text == "-":
@@ -141,11 +142,15 @@ def _walk(
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield each folder from `directories` down, once, with the names of its files, without hidden ones.
 
-    With `follow`, so are those that links lead to, unless they are below `directories` without links. A folder that
-    can't be listed adds to `errors`. Not os.walk: before Python 3.12 it is recursive, and folders may be nested deeper
-    than Python's stack.
+    With `follow`, so are those that links lead to, unless they are below `directories` without links, or above one of
+    them. A folder that can't be listed adds to `errors`. Not os.walk: before Python 3.12 it is recursive, and folders
+    may be nested deeper than Python's stack.
     """
     folders, links, seen = [*directories], [], set()
+    for parent in {parent for folder in directories for parent in Path(os.path.realpath(folder)).parents}:
+        with suppress(OSError):
+            seen.add(_identity(parent.stat()))
+    seen -= {_identity(os.stat(folder or os.curdir)) for folder in directories if _is_directory(folder or os.curdir)}  # noqa: PTH116
     while folders or links:
         folder = folders.pop() if folders else links.pop()
         try:

@@ -25,6 +25,7 @@ from alexnet_infer.files import (
     read_limited,
     remove_leftovers,
     temporary_folder,
+    temporary_name,
     write_atomically,
 )
 
@@ -248,6 +249,16 @@ def test_nothing_but_temporary_files_of_the_same_target_is_removed(target):
     remove_leftovers(target, folders=True)
     assert before - set(names(folder)) == {f".{target.name}.00000001.tmp", f".{target.name}.00000004.tmp"}
     assert (folder / ".foo.tmp").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "\u732b" * 85, "\U0001f408" * 63, "x" * 201, "x" * 200])
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path, name):
+    path = tmp_path / name
+    left = temporary_name(path)
+    left.write_bytes(b"left")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == [name]
 
 
 def test_without_locks_what_is_a_day_old_counts_as_left(target, monkeypatch):

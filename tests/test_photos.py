@@ -336,6 +336,7 @@ def test_two_stars_follow_links_to_directories_elsewhere_each_once_and_end(tree,
     for pattern in ("**/*.jpg", "**/**/*.jpg", "./**/*.jpg", "self/**/*.jpg"):
         assert sorted(Path(name).name for name in names(pattern)) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
     assert names("trip/**/c.jpg") == ["trip/old/c.jpg"]
+    assert not {"a.jpg", "absent.jpg"} & {Path(name).name for name in names("trip/**/*.jpg")}  # trip/up leads above
     assert [Path(name).name for name in names(".")] == ["a.jpg", "b.jpg"]  # a directory, not a pattern
 
 

@@ -185,27 +185,33 @@ def _write_report(result: Evaluation, scores: Scores, images: Images | None, net
 
 
 def finish(scores: Scores, output: Output, *, references: tables.References = "near") -> tuple[Evaluation, int]:
-    """Compute and print the result, and write the files except the report.
+    """Compute and print the result, and write the files except the report, even if nobody reads the result.
 
     Returns the result and the exit code: 0, or 1 if images can't be read or a condition holds, or
     UnreadableInputError's if no image can be read.
     """
     result, headline = assembled(scores)
-    _print(result, output.form, references)  # even if a later step fails
     unreadable = result.data.unreadable
-    name_unreadable(unreadable)
-    if output.save_predictions is not None:
-        save_table(scores, output.save_predictions)
-    if output.per_class is not None:
-        save_per_class(result.classes, headline, scores.outputs, output.per_class)
-    if output.confusion is not None:
-        _confusion(result, headline, scores).save(output.confusion)
+    try:
+        _write_tables(result, headline, scores, output)
+    finally:  # the result is printed even if a file can't be written, and files are written even if nobody reads it
+        _print(result, output.form, references)
+        name_unreadable(unreadable)
     failed = [condition for condition in output.fail_if if condition.holds(result)]
     for condition in failed:
         tell(f"--fail-if: {condition} holds")
     if len(unreadable) == result.data.images:
         return result, UnreadableInputError.exit_code
     return result, 1 if failed or unreadable else 0
+
+
+def _write_tables(result: Evaluation, headline: Tally, scores: Scores, output: Output) -> None:
+    if output.save_predictions is not None:
+        save_table(scores, output.save_predictions)
+    if output.per_class is not None:
+        save_per_class(result.classes, headline, scores.outputs, output.per_class)
+    if output.confusion is not None:
+        _confusion(result, headline, scores).save(output.confusion)
 
 
 def _confusion(result: Evaluation, headline: Tally, scores: Scores) -> ConfusionMatrix:

@@ -231,12 +231,9 @@ class Predictions:
     def __init__(self, cache: Path, about: About, *, fresh: bool = False) -> None:
         self._describe(about, cache / about.key)
         with self._writing():
-            if self.folder.is_symlink():
-                raise OSError(errno.ELOOP, "is a symbolic link")
             if not fresh and self._is_finished():
                 self._hold(shared=True)
             else:
-                self.folder.mkdir(parents=True, exist_ok=True)
                 self._hold(shared=False)
 
     def _describe(self, about: About, folder: Path) -> None:
@@ -432,9 +429,16 @@ class Predictions:
             return False
 
     def _hold(self, *, shared: bool) -> None:
-        """Lock the folder, in place of the lock that is held. Raises UsageError if another process has locked it."""
+        """Lock the folder, in place of the lock that is held. It is created for an exclusive lock.
+
+        Raises UsageError if another process has locked it.
+        """
         self.close()
         self._shared = shared
+        if not shared:
+            if self.folder.is_symlink():
+                raise OSError(errno.ELOOP, "it is a symbolic link")
+            self.folder.mkdir(parents=True, exist_ok=True)
         try:
             held = lock(self.folder / LOCK, shared=shared)
         except OSError:

@@ -109,7 +109,7 @@ def convention(name: str) -> Convention:
             "docs/published.md"
         ) from None
     except (OSError, SpecError) as error:
-        raise ModelFileError(f"{path}: {one_line(error)}") from None
+        raise ModelFileError(f"--preprocessing {path}: {one_line(error)}") from None
 
 
 def fold(

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image, features
 from tests.datasets.mini import WNIDS
 from tests.evaluation.page import Page
 from tests.evaluation.toys import save_net, write_set
-from tests.program import one_line
+from tests.program import PROGRAM, one_line
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
@@ -292,3 +293,17 @@ def test_pictures_of_the_same_predictions_are_the_same(evaluate, tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     with Image.open(tmp_path / "a.png") as image:
         assert np.asarray(image).std() > 10
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_files_are_written_even_if_the_result_cannot_be_printed(models, images, tmp_path):
+    files = {"--save-predictions": "rows.csv", "--per-class": "classes.csv", "--confusion": "confusion.csv"}
+    options = [word for option, name in files.items() for word in (option, str(tmp_path / name))]
+    command = [*PROGRAM, "eval", "--data", str(images), "--model", str(models[0]), "--views", "center", *options]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*command, "--device", "cpu", "--cache", str(tmp_path / "cache")], stdout=full, stderr=subprocess.PIPE
+        )
+    assert done.returncode == 2
+    assert b"No space left on device" in done.stderr
+    assert all((tmp_path / name).stat().st_size for name in files.values())

@@ -409,11 +409,16 @@ def test_predictions_that_were_just_completed_are_not_cleared_while_they_are_use
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
-def test_a_link_in_place_of_the_folder_is_refused(tmp_path):
+def test_predictions_behind_a_link_are_read_and_not_written(tmp_path):
     folder = made(tmp_path)
     folder.rename(tmp_path / "moved")
     folder.symlink_to(tmp_path / "moved")
-    refused(lambda: started(tmp_path), "symbolic link", "choose another --cache", error=UsageError)
+    assert started(tmp_path).complete
+    whole = contents(folder)
+    refused(lambda: started(tmp_path, fresh=True), "it is a symbolic link", "another --cache", error=UsageError)
+    assert contents(folder) == whole
+    keep(folder, 6)
+    refused(lambda: started(tmp_path), "it is a symbolic link", "another --cache", error=UsageError)
 
 
 def test_a_huge_file_is_not_read_whole(tmp_path):
