@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line, wrong_names
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError, cause_of, one_line, wrong_names
 from alexnet_infer.files import along, open_regular, size_of, write_atomically
 from alexnet_infer.manifest import METADATA_KEY, Manifest
 from alexnet_infer.recognize import SAFETENSORS, recognize
@@ -157,7 +157,7 @@ def _reading(path: Path) -> Iterator[safe_open]:
         with open_tensors(path) as file:
             yield file
     except OSError as error:
-        raise ModelFileError(f"{path}: {error.strerror or one_line(error)}") from None
+        raise ModelFileError(f"{path}: {cause_of(error)}") from None
     except SafetensorError as error:
         raise ModelFileError(f"{path}: {_not_safetensors(path, error)}") from None
     except SpecError as error:

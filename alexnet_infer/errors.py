@@ -24,6 +24,11 @@ def one_line(text: object) -> str:
     return printable(" ".join(str(text).split())[:300])[:300]
 
 
+def cause_of(error: Exception) -> str:
+    """Return what an error says, for use in another message. The system's errors are without number and path."""
+    return getattr(error, "strerror", None) or one_line(error)
+
+
 def printable(text: str) -> str:
     """Return `text` on one line and safe for a terminal: every character that isn't visible or a space is escaped.
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from alexnet_infer import strict_json
-from alexnet_infer.errors import ModelFileError, SpecError, listed, one_line, printable, shown
+from alexnet_infer.errors import ModelFileError, SpecError, cause_of, listed, printable, shown
 from alexnet_infer.files import (
     copy_atomically,
     remove_leftovers,
@@ -202,7 +202,7 @@ def _metadata(path: Path) -> tuple[dict, RunState]:
 
 
 def _damaged(path: Path, error: Exception) -> ModelFileError:
-    reason = getattr(error, "strerror", None) or one_line(error)
+    reason = cause_of(error)
     return ModelFileError(f"{path}: not a checkpoint of this trainer ({reason}); remove it to start over")
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_infer.datasets import Split
-from alexnet_infer.errors import AlexNetInferError, SpecError, one_line, shown
+from alexnet_infer.errors import AlexNetInferError, SpecError, cause_of, shown
 from alexnet_infer.files import open_regular, read_limited
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.reading import Unreadable
@@ -256,7 +256,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: a wrong size
-        reason = getattr(error, "strerror", None) or one_line(error)
+        reason = cause_of(error)
         raise PackedSetError(f"{path}: can't be read ({reason}); {AGAIN}") from None
 
 

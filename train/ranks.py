@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from alexnet_infer.errors import BackendError, StoppedError, UsageError, one_line, shown
+from alexnet_infer.errors import BackendError, StoppedError, UsageError, cause_of, one_line, shown
 from alexnet_infer.output import tell
 from train.recipe import Recipe
 
@@ -211,7 +211,7 @@ def _check_address(port: int) -> None:
     try:
         socket.getaddrinfo(name, port)
     except (OSError, UnicodeError) as error:  # UnicodeError: it is too long or empty
-        cause = getattr(error, "strerror", None) or one_line(error)
+        cause = cause_of(error)
         raise UsageError(
             f"MASTER_ADDR={shown(name)}: has no address ({cause}): expected the name or address of rank 0's machine"
         ) from None

@@ -16,7 +16,7 @@ from alexnet_infer.datasets.places import Place
 from alexnet_infer.datasets.tree import Folder, Split, same_name
 from alexnet_infer.datasets.zips import ZipMember
 from alexnet_infer.decode import Squares, Timed, read_squares
-from alexnet_infer.errors import UnreadableInputError, one_line, printable
+from alexnet_infer.errors import UnreadableInputError, cause_of, printable
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.preprocess import Rescaling
 
@@ -178,7 +178,7 @@ class Listed(Source):
 
 def reason(error: OSError | MemoryError) -> str:
     """Return why an image can't be read, for `Example.error`."""
-    return getattr(error, "strerror", None) or one_line(error) or "not enough memory to read it"
+    return cause_of(error) or "not enough memory to read it"
 
 
 def labelled(

@@ -21,7 +21,7 @@ from alexnet_infer.datasets.parquet_pages import (
     Record,
     footer,
 )
-from alexnet_infer.errors import BackendError, SpecError, UnreadableInputError, one_line, shown
+from alexnet_infer.errors import BackendError, SpecError, UnreadableInputError, cause_of, shown
 from alexnet_infer.files import open_regular
 
 Image = Mapping[str, Any]
@@ -50,7 +50,7 @@ def opened(path: Path) -> Iterator[Shard]:
     except SpecError:
         raise UnreadableInputError(f"{path}: can't be read as Parquet (missing, or not a regular file)") from None
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
+        reason = cause_of(error)
         raise UnreadableInputError(f"{path}: can't be read as Parquet ({reason})") from None
 
 

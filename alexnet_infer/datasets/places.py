@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from alexnet_infer.decode import MAX_BYTES
-from alexnet_infer.errors import SpecError, UnreadableInputError, one_line
+from alexnet_infer.errors import SpecError, UnreadableInputError, cause_of
 from alexnet_infer.files import open_regular, read_limited
 
 
@@ -50,5 +50,5 @@ class Place:
 
 def refuse(path: object, error: Exception) -> NoReturn:
     """Raise UnreadableInputError with the path and cause of `error`."""
-    reason = getattr(error, "strerror", None) or one_line(error)
+    reason = cause_of(error)
     raise UnreadableInputError(f"{getattr(error, 'filename', None) or path}: {reason}") from None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_infer.engines.files import Built, EngineDescription, read_description, read_engine, save_engine
-from alexnet_infer.errors import BackendError, ModelFileError, SpecError, one_line
+from alexnet_infer.errors import BackendError, ModelFileError, SpecError, cause_of
 from alexnet_infer.files import lock, read_limited, user_cache, write_atomically
 
 MAX_STORED_BYTES = 1_000_000_000
@@ -64,7 +64,7 @@ def _writing() -> Iterator[None]:
         yield
     except OSError as error:
         raise BackendError(
-            f"{error.filename or folder()}: {error.strerror or one_line(error)}: engines are stored in {folder()}; "
+            f"{error.filename or folder()}: {cause_of(error)}: engines are stored in {folder()}; "
             "free some space there, or set XDG_CACHE_HOME to another folder"
         ) from None
 

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from alexnet_infer import strict_json
-from alexnet_infer.errors import ModelFileError, SpecError, UsageError, one_line, shown
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError, cause_of, one_line, shown
 from alexnet_infer.files import read_limited, write_atomically
 from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.manifest import Manifest
@@ -178,7 +178,7 @@ def read_description(path: Path) -> EngineDescription:
             f"{path}: has no description: expected {description.name} beside it, as written by alexnet-infer export"
         ) from None
     except OSError as error:
-        raise ModelFileError(f"{description}: {error.strerror or one_line(error)}") from None
+        raise ModelFileError(f"{description}: {cause_of(error)}") from None
     except (SpecError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{description}: {one_line(error)}") from None
 
@@ -194,7 +194,7 @@ def read_engine(path: Path) -> Built:
         description = read_description(path)
         plan = read_limited(path, MAX_PLAN_BYTES)
     except OSError as error:
-        raise ModelFileError(f"{path}: {error.strerror or one_line(error)}") from None
+        raise ModelFileError(f"{path}: {cause_of(error)}") from None
     except SpecError as error:
         raise ModelFileError(f"{path}: {error}") from None
     if hashlib.sha256(plan).hexdigest() != description.sha256:

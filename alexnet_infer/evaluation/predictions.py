@@ -34,7 +34,15 @@ import msgspec
 import numpy as np
 
 from alexnet_infer import strict_json
-from alexnet_infer.errors import AlexNetInferError, SpecError, UnreadableInputError, UsageError, one_line, shown
+from alexnet_infer.errors import (
+    AlexNetInferError,
+    SpecError,
+    UnreadableInputError,
+    UsageError,
+    cause_of,
+    one_line,
+    shown,
+)
 from alexnet_infer.files import (
     MAX_JSON_BYTES,
     copy_atomically,
@@ -174,8 +182,8 @@ class About(strict_json.Record, frozen=True, kw_only=True):
                 raise SpecError("the folder's name is not the key of its description")
         except (OSError, SpecError) as error:
             raise PredictionsError(
-                f"{folder}: no predictions of this version of alexnet-infer ({_reason(error)}); remove it, or run eval "
-                "again"
+                f"{folder}: no predictions of this version of alexnet-infer ({cause_of(error)}); remove it, or run "
+                "eval again"
             ) from None
         return about
 
@@ -231,10 +239,7 @@ class Predictions:
     def __init__(self, cache: Path, about: About, *, fresh: bool = False) -> None:
         self._describe(about, cache / about.key)
         with self._writing():
-            if not fresh and self._is_finished():
-                self._hold(shared=True)
-            else:
-                self._hold(shared=False)
+            self._hold(shared=not fresh and self._is_finished())
 
     def _describe(self, about: About, folder: Path) -> None:
         self.about, self.folder = about, folder
@@ -359,11 +364,8 @@ class Predictions:
             wrong = ~are_probabilities(values).all(1) | (values.any(1) != [row.error is None for row in listed])
             if wrong.any():
                 first = int(wrong.argmax())
-                listed, values, damage = (
-                    listed[:first],
-                    values[:first],
-                    f"image {begin + first + 1}: values are not probabilities",
-                )
+                listed, values = listed[:first], values[:first]
+                damage = f"image {begin + first + 1}: values are not probabilities"
             yield listed, values, damage
             if damage:
                 return
@@ -481,7 +483,7 @@ class Predictions:
         try:
             yield
         except (OSError, SpecError) as error:
-            raise PredictionsError(f"{self.folder}: damaged ({_reason(error)}); remove it") from None
+            raise PredictionsError(f"{self.folder}: damaged ({cause_of(error)}); remove it") from None
 
 
 def open_all(cache: Path, abouts: Sequence[About], images: Listed, *, fresh: bool = False) -> list[Predictions]:
@@ -490,18 +492,13 @@ def open_all(cache: Path, abouts: Sequence[About], images: Listed, *, fresh: boo
     All are locked before any is changed, and always in the same order. If the folders do not exist, they are created.
     Raises UsageError if the cache can't be written, or if another process is using one of them.
     """
-    opened: dict[str, Predictions] = {}
+    ordered = sorted(abouts, key=lambda about: about.key)
     with ExitStack() as stack:
-        for about in sorted(abouts, key=lambda about: about.key):
-            opened[about.key] = stack.enter_context(closing(Predictions(cache, about, fresh=fresh)))
-        for predictions in opened.values():
+        opened = [stack.enter_context(closing(Predictions(cache, about, fresh=fresh))) for about in ordered]
+        for predictions in opened:
             predictions.prepare(images, fresh=fresh)
         stack.pop_all()
-    return [opened[about.key] for about in abouts]
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or one_line(error)
+    return [opened[ordered.index(about)] for about in abouts]
 
 
 def _lines(images: BinaryIO) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_infer.errors import ModelFileError, SpecError, listed, one_line, shown
+from alexnet_infer.errors import ModelFileError, SpecError, cause_of, listed, one_line, shown
 from alexnet_infer.files import read_limited, size_of, write_atomically
 from alexnet_infer.graph.check import check_graph, tensor_bytes
 from alexnet_infer.graph.info import EXPORT_KEY, ExportInfo
@@ -119,7 +119,7 @@ def read_model(path: Path) -> OnnxFile:
         data = _check_external(model, path.parent)
         check_graph(model, info)
     except OSError as error:
-        raise ModelFileError(f"{path}: {error.strerror or one_line(error)}") from None
+        raise ModelFileError(f"{path}: {cause_of(error)}") from None
     except SpecError as error:
         raise ModelFileError(f"{path}: {error}") from None
     return OnnxFile(path=path, manifest=manifest, info=info, content=content, data=data)

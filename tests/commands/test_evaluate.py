@@ -27,7 +27,7 @@ from alexnet_infer.graph.info import ExportInfo, Member
 from alexnet_infer.nets import load
 from alexnet_infer.preprocess import Rescaling
 from tests.datasets.mini import VALIDATION, WNIDS, WRITERS
-from tests.evaluation.toys import OTHER_WNIDS, save_net, write_set
+from tests.evaluation.toys import OTHER_WNIDS, save_net, save_nets, write_set
 from tests.program import PROGRAM, one_line
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
@@ -38,8 +38,7 @@ FAST = ("--views", "center", "--device", "cpu")
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("nets")
-    return [save_net(folder / f"net-{seed}.safetensors", seed) for seed in range(2)]
+    return save_nets(tmp_path_factory.mktemp("nets"), 2)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.toys import save_net, write_set
+from tests.evaluation.toys import save_nets, write_set
 from tests.program import PROGRAM, one_line
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
@@ -28,8 +28,7 @@ KILLS = int(os.environ.get("ALEXNET_INFER_KILLS", "12"))
 
 @pytest.fixture(scope="module")
 def nets(tmp_path_factory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("nets")
-    return [save_net(folder / f"net-{seed}.safetensors", seed) for seed in range(3)]
+    return save_nets(tmp_path_factory.mktemp("nets"), 3)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from PIL import Image, features
 
 from tests.datasets.mini import WNIDS
 from tests.evaluation.page import Page
-from tests.evaluation.toys import save_net, write_set
+from tests.evaluation.toys import save_net, save_nets, write_set
 from tests.program import PROGRAM, one_line
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
@@ -27,8 +27,7 @@ FAST = ("--views", "center", "--device", "cpu", "--backend", "onnxruntime", "--b
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("nets")
-    return [save_net(folder / f"net-{seed}.safetensors", seed) for seed in range(2)]
+    return save_nets(tmp_path_factory.mktemp("nets"), 2)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from alexnet_infer.datasets import open_images
 from alexnet_infer.datasets.ilsvrc import ilsvrc_classes
 from alexnet_infer.nets import load
 from tests.datasets.mini import WNIDS, jpeg, write
-from tests.evaluation.toys import save_net, write_set
+from tests.evaluation.toys import save_net, save_nets, write_set
 from tests.program import one_line
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
@@ -27,8 +27,7 @@ MORE = sorted([*WNIDS[:4], "n00000001", "n05000000", "n09999999"])
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("nets")
-    return [save_net(folder / f"net-{seed}.safetensors", seed, wnids=MORE) for seed in range(2)]
+    return save_nets(tmp_path_factory.mktemp("nets"), 2, wnids=MORE)
 
 
 @pytest.fixture(scope="module")

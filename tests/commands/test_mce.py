@@ -18,7 +18,7 @@ from alexnet_infer.nets import load
 from alexnet_infer.predict import Net
 from tests.datasets.mini import WNIDS
 from tests.evaluation.corrupted import ALEXNET, IMAGES, STANDARD, write_corrupted
-from tests.evaluation.toys import save_net
+from tests.evaluation.toys import save_net, save_nets
 from tests.program import one_line
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
@@ -29,8 +29,7 @@ EXTRA = ("saturate",)
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("nets")
-    return [save_net(folder / f"net-{seed}.safetensors", seed) for seed in range(2)]
+    return save_nets(tmp_path_factory.mktemp("nets"), 2)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from alexnet_infer.evaluation.compute import EvaluationRequest, compute, data_fo
 from alexnet_infer.evaluation.pipeline import Clock
 from alexnet_infer.evaluation.predictions import Predictions
 from tests.datasets.mini import WNIDS, jpeg, refused
-from tests.evaluation.toys import OTHER_WNIDS, lookup_net, save_net, write_greys, write_set
+from tests.evaluation.toys import OTHER_WNIDS, lookup_net, save_net, save_nets, write_greys, write_set
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
@@ -27,8 +27,7 @@ IMAGES = 18
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("nets")
-    return [save_net(folder / f"net-{seed}.safetensors", seed) for seed in range(3)]
+    return save_nets(tmp_path_factory.mktemp("nets"), 3)
 
 
 @pytest.fixture(scope="module")

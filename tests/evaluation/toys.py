@@ -43,6 +43,11 @@ def save_net(
     return path
 
 
+def save_nets(folder: Path, count: int, **options: Sequence[str]) -> list[Path]:
+    """Save random nets with the seeds from 0 on."""
+    return [save_net(folder / f"net-{seed}.safetensors", seed, **options) for seed in range(count)]
+
+
 def write_set(root: Path, images: int = 60) -> Path:
     """Write folders with `images` noisy images, the classes in turn. File names do not contain the class."""
     for i in range(images):
