@@ -152,7 +152,7 @@ FLOORS = (
     "predict",
     "published",
     "export",
-    "nets",
+    "nets pipeline",
     "benchmark doctor evaluation features",
     "commands",
     "cli",
