@@ -153,7 +153,8 @@ FLOORS = (
     "published",
     "export",
     "nets pipeline",
-    "benchmark doctor evaluation features",
+    "benchmark doctor evaluation",
+    "features",
     "commands",
     "cli",
 )
