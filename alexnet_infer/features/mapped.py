@@ -17,16 +17,25 @@ from typing import BinaryIO
 
 import numpy as np
 
+from alexnet_infer.errors import UsageError
 from alexnet_infer.features.about import MAX_IMAGES, About, AboutLayer
 from alexnet_infer.features.arrays import Place, mapped
 from alexnet_infer.features.table import LONGEST_TEXT, Damaged, Features, labels_of, text_of
 from alexnet_infer.files import MAX_JSON_BYTES
 
+MAX_TEXT_BYTES = 2**32
+"""The largest array of texts. Each text takes as much as the longest: 1.2 million of 100 characters have 480 MB."""
+
 
 def texts_of(features: Features) -> dict[str, list[str]]:
-    """Return the texts of features by the names of their arrays."""
+    """Return the texts of features by the names of their arrays. Raises UsageError if one would be too large."""
     errors = [features.errors[row] for row in sorted(features.errors)]
-    return {"names": [*features.names], "labels": [label or "" for label in features.labels], "errors": errors}
+    texts = {"names": [*features.names], "labels": [label or "" for label in features.labels], "errors": errors}
+    for kind, values in texts.items():
+        longest = max(map(len, values), default=0)
+        if 4 * longest * len(values) > MAX_TEXT_BYTES or longest > LONGEST_TEXT:
+            raise UsageError(f"{kind} of {longest:,} characters are too long for this kind of file; choose .parquet")
+    return texts
 
 
 def error_rows(features: Features) -> np.ndarray:
@@ -39,8 +48,9 @@ class MappedFeatures(Features):
 
     def __init__(self, path: Path, file: BinaryIO, places: Mapping[str, Place]) -> None:
         self._file, self._places = file, places
+        about = self._about()
         names, labels = self._texts("names"), labels_of(self._texts("labels"))
-        super().__init__(path, self._about(), names, labels, self._errors())
+        super().__init__(path, about, names, labels, self._errors())
         self._layers = {layer.name: self._values(layer) for layer in self.about.layers}
 
     def _array(self, layer: AboutLayer) -> np.ndarray:
@@ -59,16 +69,17 @@ class MappedFeatures(Features):
 
     def _about(self) -> About:
         values = self._map("about")
-        if not _are_texts(values) or values.shape or values.nbytes > 4 * MAX_JSON_BYTES:
+        if values.shape or values.nbytes > 4 * MAX_JSON_BYTES or not _are_texts(values):
             raise Damaged("the description `about` is damaged")
         return About.from_json(values.item())
 
     def _texts(self, name: str) -> list[str]:
         values = self._map(name)
-        if not _are_texts(values) or values.ndim != 1 or values.dtype.itemsize > 4 * LONGEST_TEXT:
-            raise Damaged(f"{name} is {values.dtype} {list(values.shape)}: expected texts")
-        if len(values) > MAX_IMAGES:
-            raise Damaged(f"has {len(values):,} {name}: expected at most {MAX_IMAGES:,}")
+        if values.ndim != 1 or values.shape[0] > MAX_IMAGES or values.nbytes > MAX_TEXT_BYTES or not _are_texts(values):
+            raise Damaged(
+                f"{name} is {values.dtype} {list(values.shape)}: expected at most {MAX_IMAGES:,} texts in "
+                f"{MAX_TEXT_BYTES:,} bytes"
+            )
         try:
             return [text_of(text.decode() if isinstance(text, bytes) else text) for text in values.tolist()]
         except UnicodeDecodeError as error:

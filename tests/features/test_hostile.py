@@ -112,7 +112,7 @@ ARRAYS = {
     "a pickle as a layer": ({"fc7": objects()}, "not an array"),
     "a pickle as names": ({"names": objects()}, "not an array"),
     "names of another number": ({"names": header("<U1", (9,)) + bytes(36)}, "has 9 names"),
-    "names that are numbers": ({"names": header("<i8", (IMAGES,)) + bytes(8 * IMAGES)}, "expected texts"),
+    "names that are numbers": ({"names": header("<i8", (IMAGES,)) + bytes(8 * IMAGES)}, "names is int64"),
     "names of billions": ({"names": header("<U1", (10**12,))}, "an array of"),
     "names that are no characters": ({"names": header("<U1", (IMAGES,)) + b"\xff" * 4 * IMAGES}, "names"),
     "a layer of another shape": ({"fc7": header("<f4", (IMAGES, 2)) + bytes(8 * IMAGES)}, "not what `about` says"),
