@@ -23,11 +23,11 @@ from PIL import Image
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.errors import SpecError, UsageError, printable
 from alexnet_infer.evaluation.examples import Examples
-from alexnet_infer.evaluation.kernels import Kernels
 from alexnet_infer.evaluation.result import ClassResult, Evaluation
 from alexnet_infer.evaluation.statistics import SIGNIFICANCE
 from alexnet_infer.evaluation.tables import STARRED, ErrorRow, rows, verdict
 from alexnet_infer.files import open_regular, write_atomically, writing
+from alexnet_infer.kernels import Kernels
 from alexnet_infer.manifest import Manifest
 from alexnet_infer.packages import missing_package
 
