@@ -153,7 +153,7 @@ FLOORS = (
     "published",
     "export",
     "nets",
-    "benchmark doctor evaluation",
+    "annotate benchmark doctor evaluation",
     "commands",
     "cli",
 )

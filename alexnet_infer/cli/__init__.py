@@ -39,6 +39,7 @@ CLASSIFY_EXAMPLES = """
 Examples:
   alexnet-infer classify photo.jpg https://example.org/photo.jpg
   alexnet-infer classify holiday/ 'scans/*.png' --model bvlc-alexnet --json
+  alexnet-infer classify holiday/ --annotate labelled --csv > labels.csv
 """
 
 INFO_EXAMPLES = """
@@ -106,6 +107,10 @@ def classify(
         int | None, option(OUTPUT, "Labels per photo.", min=1, metavar="N", default="5, or all if fewer")
     ] = None,
     as_json: Annotated[bool, option(OUTPUT, "Print one JSON object per line, one line per photo.", "--json")] = False,
+    as_csv: Annotated[bool, option(OUTPUT, "Print CSV, one row per photo and label.", "--csv")] = False,
+    annotate: Annotated[
+        Path | None, option(OUTPUT, "Write copies of the photos with their labels below them.", metavar="DIR")
+    ] = None,
 ) -> None:
     """Label photos with the classes that a net knows.
 
