@@ -42,6 +42,9 @@ LONGEST_STEM = 200
 SMALLEST, LARGEST = 14, 56
 """The least and the largest height of text in pixels."""
 
+FRAMED = 32
+"""The shorter side in pixels above which a photo gets a frame: it would cover a smaller one."""
+
 PANEL, TRACK, BAR, FIRST_BAR = "#18181b", "#3f3f46", "#a1a1aa", "#fb923c"
 INK, DIM = "#ffffff", "#b4b4bd"
 
@@ -55,9 +58,11 @@ def plan(photos: Sequence[Photo], folder: Path) -> list[Path]:
     Raises UsageError if `folder` is not a folder, if a photo is in it, or if a file that alexnet-infer didn't write has
     the name of a copy.
     """
-    if folder.exists():
-        if not folder.is_dir():
-            raise UsageError(f"--annotate {folder}: expected a folder, or a name for a new one")
+    with writing(f"--annotate {folder}"):  # a name may be too long to be looked for
+        there = folder.exists()
+    if there and not folder.is_dir():
+        raise UsageError(f"--annotate {folder}: expected a folder, or a name for a new one")
+    if there:
         _check_apart(photos, folder)
     taken: set[str] = set()
     last_numbers: Counter[tuple[str, str]] = Counter()
@@ -207,7 +212,7 @@ def draw(photo: Image.Image, labels: Sequence[tuple[str, float]], *, footer: str
     if (scale := LONGEST_SIDE / max(photo.size)) < 1:
         sides = [max(1, round(side * scale)) for side in photo.size]
         photo = photo.resize(sides, Image.Resampling.LANCZOS, reducing_gap=3)
-    framed = framed and max(photo.size) > 1.03 * min(photo.size)
+    framed = framed and max(photo.size) > 1.03 * min(photo.size) > FRAMED
     lines = [footer, *(["The net sees the part in the frame."] if framed else [])]
     size = min(max(round(0.032 * math.sqrt(photo.width * photo.height)), SMALLEST), LARGEST)
     row, width = round(1.6 * size), max(photo.width, 24 * size)

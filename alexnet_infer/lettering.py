@@ -18,6 +18,9 @@ FALLBACKS = (
 """Fonts of common systems. The first that has all characters of a text writes it, if Pillow's own font, which has only
 those of ASCII, does not."""
 
+LONGEST = 500
+"""The most characters of a text that are drawn: more than fit into a line."""
+
 _NO_CHARACTER = "\U0010ffff"
 """A code point that no font has, for which a font draws what it draws for all characters that it lacks."""
 
@@ -25,10 +28,10 @@ _NO_CHARACTER = "\U0010ffff"
 def lettering(text: str, size: int) -> tuple[str, FreeTypeFont]:
     """Return `text` as it can be drawn, and a font of `size` pixels that draws it.
 
-    The text is one printable line. Characters that no font here has are escaped, as in "\\u732b". Raises UsageError if
-    Pillow was built without FreeType, which draws fonts.
+    The text is one printable line of at most LONGEST characters. Characters that no font here has are escaped, as in
+    "\\u732b". Raises UsageError if Pillow was built without FreeType, which draws fonts.
     """
-    text = printable(text)
+    text = printable(text[:LONGEST])[:LONGEST]
     font = _font_with(text, size)
     if font is not None:
         return text, font
@@ -38,6 +41,7 @@ def lettering(text: str, size: int) -> tuple[str, FreeTypeFont]:
 
 def can_be_drawn(text: str) -> bool:
     """Return whether some font here has all characters of `text`, which then is drawn without escapes."""
+    text = text[:LONGEST]
     return text == printable(text) and _font_with(text, 16) is not None
 
 

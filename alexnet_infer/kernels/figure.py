@@ -201,8 +201,8 @@ class _Layout:
 def _title(kernels: Kernels) -> str:
     count, _, height, width = kernels.weights.shape
     assert kernels.layer is not None
-    strided = f", stride {kernels.layer.stride}"
-    return f"{kernels.net}, {kernels.layer.name}: {count} kernels of {height} x {width} x 3{strided}"
+    net, layer = (text if len(text) <= 100 else f"{text[:97]}..." for text in (kernels.net, kernels.layer.name))
+    return f"{net}, {layer}: {count} kernels of {height} x {width} x 3, stride {kernels.layer.stride}"
 
 
 def _heading(kernels: Kernels, column: int) -> str:
