@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from PIL import Image, ImageDraw, PngImagePlugin
+from PIL import Image
 
 from alexnet_infer.decode import MAX_BYTES, read_rgb
 from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError, cause_of
@@ -23,6 +24,9 @@ from alexnet_infer.photos import Photo, fetched
 from alexnet_infer.predict import Result
 from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.reading import PHOTOS_PER_CALL, batches, decode_ahead
+
+if TYPE_CHECKING:
+    from PIL.ImageDraw import ImageDraw
 
 LONGEST_SIDE = 2048
 """The longer side in pixels to which a larger photo is shrunk."""
@@ -209,6 +213,8 @@ def draw(photo: Image.Image, labels: Sequence[tuple[str, float]], *, footer: str
     The photo's longer side becomes at most LONGEST_SIDE, and a narrow one gets margins. At most MOST_LABELS are drawn.
     With `framed`, a thin frame shows the central square of a photo that is not square: what the net sees.
     """
+    from PIL.ImageDraw import Draw
+
     if (scale := LONGEST_SIDE / max(photo.size)) < 1:
         sides = [max(1, round(side * scale)) for side in photo.size]
         photo = photo.resize(sides, Image.Resampling.LANCZOS, reducing_gap=3)
@@ -219,7 +225,7 @@ def draw(photo: Image.Image, labels: Sequence[tuple[str, float]], *, footer: str
     labels = labels[:MOST_LABELS]
     height = photo.height + size + row * len(labels) + round(1.3 * size) * len(lines) + size
     canvas = Image.new("RGB", (width, height), PANEL)
-    pen = ImageDraw.Draw(canvas)
+    pen = Draw(canvas)
     left = (width - photo.width) // 2
     canvas.paste(photo, (left, 0))
     if framed:
@@ -236,7 +242,7 @@ def draw(photo: Image.Image, labels: Sequence[tuple[str, float]], *, footer: str
     return canvas
 
 
-def _frame(pen: ImageDraw.ImageDraw, left: int, photo: tuple[int, int], line: int) -> None:
+def _frame(pen: ImageDraw, left: int, photo: tuple[int, int], line: int) -> None:
     """Draw a white frame with dark edges around the central square of the photo, whose left side is at `left`."""
     side = min(photo)
     x, y = left + (photo[0] - side) // 2, (photo[1] - side) // 2
@@ -245,7 +251,7 @@ def _frame(pen: ImageDraw.ImageDraw, left: int, photo: tuple[int, int], line: in
 
 
 def _label(
-    pen: ImageDraw.ImageDraw,
+    pen: ImageDraw,
     name: str,
     probability: float,
     *,
@@ -270,11 +276,13 @@ def _label(
 
 
 def _encoded(image: Image.Image, path: Path) -> bytes:
+    from PIL.PngImagePlugin import PngInfo
+
     file = io.BytesIO()
     if path.suffix.lower() in JPEG_SUFFIXES:
         image.save(file, "JPEG", quality=92, comment=MARK)
     else:
-        info = PngImagePlugin.PngInfo()
+        info = PngInfo()
         info.add_text("Software", MARK.decode())
         image.save(file, "PNG", pnginfo=info)
     return file.getvalue()

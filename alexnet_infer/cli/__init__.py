@@ -115,7 +115,7 @@ def classify(
     """Label photos with the classes that a net knows.
 
     A photo that cannot be read is reported on standard error, and the other photos are still classified. Exits with 1
-    if some photos failed, 3 if all failed.
+    if some photos failed, 3 if all failed. --annotate never replaces a file that alexnet-infer did not write.
     """
     options = locals()  # must come first: the arguments, by their names
     from alexnet_infer.commands.classify import run

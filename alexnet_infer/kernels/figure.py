@@ -28,8 +28,8 @@ LETTERS = 38
 SMALLEST, LARGEST = 14, 48
 """The least and the largest height of text in pixels."""
 
-ROOM = 1.18
-"""The fonts of browsers are at most so much wider than the one by which lines are broken."""
+ROOM, BOLD = 1.18, 1.15
+"""The fonts of browsers are at most so much wider than the one by which lines are broken, and bold ones once more."""
 
 Style = Literal["title", "heading", "share", "caption"]
 SIZES: dict[Style, float] = {"title": 1.3, "heading": 1, "share": 1, "caption": 0.9}
@@ -190,7 +190,8 @@ class _Layout:
 
     def _text(self, text: str, style: Style) -> None:
         size = round(SIZES[style] * self.size)
-        for line in _broken(text, size, self.width / ROOM):
+        room = ROOM * BOLD if style == "title" else ROOM
+        for line in _broken(text, size, self.width / room):
             drawn, font = lettering(line, size)
             if font.getlength(drawn) > self.width:  # a single word
                 line = fitted(drawn, font, self.width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,14 +15,16 @@ from alexnet_infer.kernels import Kernels
 from alexnet_infer.kernels.figure import figure
 from tests.nets import random_artifact
 
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "kernels.png"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_a_plain_picture_is_that_of_the_documentation_and_the_path_is_printed(run, tmp_path):
     out = tmp_path / "kernels.png"
     assert run("filters", "--plain", "-o", out) == (0, f"{out}\n", "")
-    with Image.open(out) as picture:
+    with Image.open(out) as picture, Image.open(DOCUMENTED) as documented:
         assert np.array_equal(np.asarray(picture), Kernels.of(load_artifact(embedded_model())).image())
+        assert np.array_equal(np.asarray(picture), np.asarray(documented))
 
 
 def test_a_named_nets_kernels_are_drawn(run, tmp_path):
