@@ -13,8 +13,7 @@ from alexnet_infer.help import WHAT, argument, option
 FEATURES_EXAMPLES = """
 Examples:
   alexnet-infer features holiday/ --layer fc7 -o holiday.npz
-  alexnet-infer features --data ILSVRC2012 --model bvlc-alexnet \\
-      --layer fc6:pre --half -o fc6.npy
+  alexnet-infer features --data ILSVRC2012 --layer fc6:pre --half -o fc6.npy
 """
 
 
@@ -24,7 +23,8 @@ def features(
         argument("[INPUT...]", "Files, folders, patterns, http(s) URLs, or - for standard input.", default=False),
     ] = None,
     data: Annotated[
-        Path | None, option(WHAT, "A labelled image set instead: folder or archive.", metavar="PATH", default=False)
+        Path | None,
+        option(WHAT, "A labelled image set instead: folder or archive.", metavar="PATH", default="the INPUTs"),
     ] = None,
     layout: Layout = None,
     split: Split = "validation",
