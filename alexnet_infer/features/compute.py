@@ -124,7 +124,10 @@ def compute(request: FeaturesRequest, net: Net, images: Images, clock: Clock | N
     with Staging(request.out, about, images.stamp, images.listed) as staging:
         with counting("checking earlier rows", len(images)) as advance:
             staging.prepare(advance)
-        _check_room(request.out, about, staging.done)
+        if problem := _lack_of_room(request.out, about, staging.done):
+            if not staging.done:
+                staging.discard()
+            raise UsageError(problem)
         earlier, began = staging.done, time.perf_counter()
         if not staging.complete:
             with counting("computing", len(images)) as advance:
@@ -175,17 +178,18 @@ def _about(request: FeaturesRequest, net: Net, images: Images) -> About:
     )
 
 
-def _check_room(out: Path, about: About, done: int) -> None:
-    """Raise UsageError if the disk has certainly not enough room. A .npy file needs none but for its rows."""
+def _lack_of_room(out: Path, about: About, done: int) -> str | None:
+    """Return a message if the disk has certainly not enough room. A .npy file needs none but for its rows."""
     whole = about.images.count * about.row_bytes
     needed = whole - done * about.row_bytes + (whole if out.suffix in (".npz", ".h5") else 0)
     free = shutil.disk_usage(out.parent).free
-    if needed > free:
-        less = "" if out.suffix == ".npy" else ", choose .npy" if len(about.layers) == 1 else ", choose fewer layers"
-        raise UsageError(
-            f"-o {out}: needs {needed / 1e9:,.1f} GB of free space, of which there are {free / 1e9:,.1f}; free some, "
-            f"choose another disk{less}{'' if about.dtype == 'float16' else ', or add --half'}"
-        )
+    if needed <= free:
+        return None
+    less = "" if out.suffix == ".npy" else ", choose .npy" if len(about.layers) == 1 else ", choose fewer layers"
+    return (
+        f"-o {out}: needs {needed / 1e9:,.1f} GB of free space, of which there are {free / 1e9:,.1f}; free some, "
+        f"choose another disk{less}{'' if about.dtype == 'float16' else ', or add --half'}"
+    )
 
 
 class _Extraction:

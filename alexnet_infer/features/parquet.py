@@ -105,7 +105,7 @@ class ParquetFeatures(Features):
     def _array(self, layer: AboutLayer) -> np.ndarray:
         values = np.empty((len(self), *layer.shape), self.about.numpy_dtype)
         begin = 0
-        for block in self._blocks(layer, _TEXTS_AT_ONCE):
+        for block in self.blocks(layer.name):
             values[begin : begin + len(block)] = block
             begin += len(block)
         values.setflags(write=False)

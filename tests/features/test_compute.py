@@ -300,6 +300,7 @@ def test_a_full_disk_is_noticed_before_anything_is_computed(model, root, tmp_pat
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(UsageError, match=r"f\.npz: needs 0\.0 GB of free space.*choose fewer layers, or add --half"):
         computed(of_set(root), model, tmp_path / "f.npz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path, monkeypatch):
