@@ -91,6 +91,7 @@ def load(
     views: Views | None = None,
     backend: Choice = "auto",
     trust_engine: bool = False,
+    layers: Sequence[str] | None = None,
 ) -> Net:
     """Load a net, ready to classify.
 
@@ -102,11 +103,17 @@ def load(
     installed one, or "reference", which computes in float64 and is slow. `trust_engine`: run an engine even if this
     user's cache has no record of building it. Engines are code.
 
+    `layers`: what the net is to compute, for `Net.activations`: names that `alexnet-infer info` prints, "fc7:pre" for
+    the value before the activation, "probabilities". If not given, what an exported file returns, or the probabilities.
+    A net without the probabilities can't classify.
+
     Raises ModelFileError if the file can't be used, BackendError if the runtime or the device is missing, and
     UsageError for invalid values.
     """
     path = find_net(model) if model is not None else embedded_model()
-    opened = open_model(path, device=device, backend=backend, trust_engine=trust_engine, views=views or "ten")
+    opened = open_model(
+        path, device=device, backend=backend, trust_engine=trust_engine, views=views or "ten", outputs=layers
+    )
     if opened.views and views not in (None, opened.views):
         raise UsageError(
             f"{path}: was exported with views={opened.views}; leave out views={views}, or export again with --views "

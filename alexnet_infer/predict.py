@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from alexnet_infer.backends import Backend
-from alexnet_infer.backends.opening import Opened
+from alexnet_infer.backends.opening import Opened, reopened
 from alexnet_infer.decode import Encoded, Squares, read_squares
-from alexnet_infer.errors import UsageError
+from alexnet_infer.errors import UsageError, listed
+from alexnet_infer.layers import PROBABILITIES
 from alexnet_infer.manifest import ClassName, Manifest, check_same_classes
 from alexnet_infer.metrics import highest, mean_probabilities
 from alexnet_infer.photos import Photo, named
@@ -69,12 +70,7 @@ class _Classifier(ABC):
         can't be read as an image, and UsageError for another array.
         """
         self._check_top(top)
-        if isinstance(photo, (str, Path)):
-            squares = named(photo).squares(self._rescalings)
-        else:
-            image = _picture(photo) if isinstance(photo, np.ndarray) else photo
-            squares = read_squares(image, name="the image", rescalings=self._rescalings)
-        return list(self._labels(self._mean_probabilities([squares])[0], top))
+        return list(self._labels(self._mean_probabilities([_squares(photo, self._rescalings)])[0], top))
 
     def classify_all(self, photos: Iterable[str | Path | Photo], top: int = 5) -> Iterator[Result]:
         """Yield the labels of many photos, in order. A photo that can't be read yields its error.
@@ -133,6 +129,7 @@ class Net(_Classifier):
         if views not in ("ten", "center"):
             raise UsageError(f"views={views!r}: expected ten or center")
         self.manifest, self.backend, self.views, self.opened = manifest, backend, views, opened
+        self._others: dict[tuple[str, ...], Net] = {}
 
     @property
     def nets(self) -> tuple[Net, ...]:
@@ -149,9 +146,54 @@ class Net(_Classifier):
 
         S is `manifest.preprocessing.size`. Raises UsageError for other arrays, or if there are none.
         """
+        if PROBABILITIES not in self.backend.outputs:
+            raise UsageError(f"{self.manifest.name} was loaded without its probabilities: add them to the layers")
+        return self.mean_over_views(self.backend.infer(self._inputs(squares)), len(squares))
+
+    def activations(self, squares: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the values of the layers that the net was loaded with, averaged over the views, of squares as above.
+
+        Each is float32 [N, *shape of the layer]: [N, channels, height, width] for maps, [N, units] for vectors.
+        """
+        values = self.backend.activations(self._inputs(squares))
+        return {name: self.mean_over_views(value, len(squares)) for name, value in values.items()}
+
+    def features(
+        self, photo: str | Path | Encoded | Image.Image | np.ndarray, layers: Sequence[str] = ("fc7",)
+    ) -> dict[str, np.ndarray]:
+        """Return the values of layers for one photo, averaged over the views: float32 [*shape of the layer], by name.
+
+        `layers` are names that `alexnet-infer info` prints. The name of a convolution or a fully-connected layer means
+        the value after its activation; with ":pre", the value before. Maps are [channels, height, width], vectors
+        [units], "probabilities" [classes]. `photo` is as in `classify`.
+
+        The net's file is opened again with these layers, and kept open for further calls with the same ones. Raises
+        UsageError for an unknown layer, ModelFileError if the file has changed, and the errors of `classify`.
+
+        >>> load("bvlc-alexnet").features("photo.jpg", ["fc6:pre", "pool5"])["fc6:pre"].shape
+        (4096,)
+        """
+        net = self._computing(tuple(layers))
+        return {
+            name: value[0]
+            for name, value in net.activations([_squares(photo, {self.rescaling})[self.rescaling]]).items()
+        }
+
+    def _computing(self, layers: tuple[str, ...]) -> Net:
+        if layers == self.backend.outputs:
+            return self
+        if layers not in self._others:
+            if self.opened is None:
+                raise UsageError(
+                    f"{self.manifest.name} computes only {listed(self.backend.outputs)}: it was made without a file"
+                )
+            opened = reopened(self.opened, layers, self.views)
+            self._others = {layers: Net(opened.manifest, opened.backend, self.views, opened)}
+        return self._others[layers]
+
+    def _inputs(self, squares: Sequence[np.ndarray]) -> np.ndarray:
         self._check_squares(squares)
-        inputs = np.concatenate([self.inputs(square) for square in squares])
-        return self.mean_over_views(self.backend.infer(inputs), len(squares))
+        return np.concatenate([self.inputs(square) for square in squares])
 
     def _check_squares(self, squares: Sequence[np.ndarray]) -> None:
         side = self.manifest.preprocessing.size
@@ -177,8 +219,8 @@ class Net(_Classifier):
 
     @staticmethod
     def mean_over_views(scores: np.ndarray, images: int) -> np.ndarray:
-        """Average the backend's outputs [images * V, classes] over the V views: float32 [images, classes]."""
-        return scores.reshape(images, -1, scores.shape[1]).mean(1)
+        """Average a backend's output [images * V, ...] over the V views: float32 [images, ...]."""
+        return scores.reshape(images, -1, *scores.shape[1:]).mean(1)
 
 
 class Ensemble(_Classifier):
@@ -205,6 +247,14 @@ class Ensemble(_Classifier):
 
     def __repr__(self) -> str:
         return f"Ensemble({list(self._nets)!r})"
+
+
+def _squares(photo: str | Path | Encoded | Image.Image | np.ndarray, rescalings: set[Rescaling]) -> Squares:
+    """Read a photo and return its square for each of `rescalings`."""
+    if isinstance(photo, (str, Path)):
+        return named(photo).squares(rescalings)
+    image = _picture(photo) if isinstance(photo, np.ndarray) else photo
+    return read_squares(image, name="the image", rescalings=rescalings)
 
 
 def _picture(array: np.ndarray) -> Image.Image:

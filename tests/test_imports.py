@@ -138,9 +138,9 @@ def test_the_architecture_needs_only_the_standard_library_and_msgspec():
 
 FLOORS = (
     "errors output packages files progress program version bilinear machine web help strict_json containers",
-    "tensor_file recognize formats",
+    "tensor_file recognize formats pages",
     "architecture preprocess metrics",
-    "presets manifest decode",
+    "presets layers manifest decode",
     "artifact",
     "photos",
     "graph",

@@ -11,6 +11,7 @@ import pytest
 from msgspec import structs
 from PIL import Image
 
+from alexnet_infer.artifact import load_artifact
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
 from alexnet_infer.nets import load
@@ -92,6 +93,7 @@ def test_labels_are_sorted_by_probability_and_ties_go_to_the_lower_class_index()
     class Tied:
         description = "constant"
         takes_squares = False
+        outputs = ("probabilities",)
 
         def infer(self, patches_nchw):
             return np.tile(np.array([0.1, 0.2, 0.2, 0.1, 0.2, 0.1, 0.1]), (len(patches_nchw), 1))
@@ -267,3 +269,59 @@ def test_the_representation_says_which_net_it_is():
     facts = f"{len(one.classes)} classes, views='ten', {one.backend.description!r}"
     assert repr(one) == f"Net({one.manifest.name!r}, {facts})"
     assert repr(Ensemble([one, one])) == f"Ensemble([{one!r}, {one!r}])"
+
+
+def saved_net(tmp_path: Path, **given) -> Net:
+    ARTIFACT.save(tmp_path / "net.safetensors")
+    return load(tmp_path / "net.safetensors", backend="reference", **given)
+
+
+@pytest.mark.parametrize("views", ["center", "ten"])
+def test_features_are_the_mean_over_the_views_of_what_the_net_computes_in_that_layer(tmp_path, views):
+    layers = ["fc6:pre", "pool5", "fc7", "probabilities"]
+    image = photo(3)
+    features = saved_net(tmp_path, views=views).features(image, layers)
+    cut = patches(central_square(image, SIZE), ARTIFACT.manifest.preprocessing, views)
+    each = ReferenceBackend(load_artifact(tmp_path / "net.safetensors"), layers).activations(cut)
+    assert list(features) == layers
+    for name in layers:
+        np.testing.assert_allclose(features[name], each[name].mean(0), rtol=1e-6)
+    assert {name: value.shape for name, value in features.items()} == {
+        "fc6:pre": (24,), "pool5": (32, 6, 6), "fc7": (24,), "probabilities": (7,),
+    }  # fmt: skip
+
+
+def test_features_of_a_path_an_array_and_an_image_are_the_same(tmp_path):
+    photo(1).save(tmp_path / "photo.png")
+    own = saved_net(tmp_path)
+    sources = (tmp_path / "photo.png", str(tmp_path / "photo.png"), photo(1), np.asarray(photo(1)))
+    first, *others = [own.features(source)["fc7"] for source in sources]
+    assert first.any()
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+
+
+def test_a_net_loaded_with_layers_computes_them_for_many_squares_but_classifies_only_with_its_probabilities(tmp_path):
+    squares = [central_square(photo(i), SIZE) for i in range(3)]
+    own = saved_net(tmp_path, layers=("fc7", "conv1:pre"))
+    values = own.activations(squares)
+    assert {name: value.shape for name, value in values.items()} == {"fc7": (3, 24), "conv1:pre": (3, 16, 55, 55)}
+    np.testing.assert_allclose(own.activations(squares[2:])["fc7"][0], values["fc7"][2], rtol=1e-6)
+    with pytest.raises(UsageError, match="was loaded without its probabilities"):
+        own.classify(photo(0))
+    both = saved_net(tmp_path, layers=("fc7", "probabilities"))
+    np.testing.assert_array_equal(both.probabilities(squares), both.activations(squares)["probabilities"])
+    assert both.classify(photo(0)) == saved_net(tmp_path).classify(photo(0))
+
+
+def test_features_of_a_file_that_was_replaced_since_it_was_loaded_are_refused(tmp_path):
+    own = saved_net(tmp_path)
+    random_artifact(seed=5).save(tmp_path / "net.safetensors")
+    with pytest.raises(ModelFileError, match=r"net.safetensors: has changed since it was loaded"):
+        own.features(photo(0))
+
+
+def test_a_net_made_without_a_file_says_which_layers_it_has():
+    with pytest.raises(UsageError, match="computes only probabilities: it was made without a file"):
+        net().features(photo(0), ["fc7"])
+    assert net().features(photo(0), ["probabilities"])["probabilities"].sum() == pytest.approx(1)

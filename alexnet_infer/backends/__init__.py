@@ -6,7 +6,7 @@ averages its views itself; the backend then takes squares.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.errors import AlexNetInferError, BackendError, ModelFileError, one_line
+from alexnet_infer.errors import AlexNetInferError, BackendError, ModelFileError, UsageError, listed, one_line
 from alexnet_infer.graph.info import Precision
+from alexnet_infer.layers import PROBABILITIES, Layer, find_layers
 from alexnet_infer.metrics import are_probabilities
 
 if TYPE_CHECKING:
@@ -47,11 +48,18 @@ class Backend(Protocol):
     takes_squares: bool
     """Whether `infer` takes uint8 squares [N, S, S, 3] RGB, and cuts and averages the views itself."""
 
+    outputs: tuple[str, ...]
+    """The layers that it computes (`alexnet_infer.layers`). By default the probabilities only."""
+
     def infer(self, inputs: np.ndarray) -> np.ndarray:
-        """Return class probabilities, float32 [N, classes].
+        """Return class probabilities, float32 [N, classes]. They must be among the outputs.
 
         `inputs` are squares if `takes_squares`, else patches, float32 [N, 3, patch, patch] with the mean subtracted.
         """
+        ...
+
+    def activations(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Return each of the outputs by its name, float32 [N, *shape of the layer], for the inputs of `infer`."""
         ...
 
 
@@ -93,39 +101,61 @@ def memory_is_full(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(phrase in text for phrase in phrases)
 
 
-def checked(outputs: np.ndarray, inputs: np.ndarray, classes: int, path: Path) -> np.ndarray:
-    """Return `outputs`, which the exported file at `path` computed from `inputs`, if they can be probabilities.
+def checked(values: np.ndarray, inputs: np.ndarray, layer: Layer, path: Path) -> np.ndarray:
+    """Return the `values` of a layer, which the exported file at `path` computed from `inputs`, if they can be that.
 
     The output shape that a graph declares is only a claim, which runtimes don't enforce. Raises ModelFileError if the
-    shape is not [N, classes] or a value is not a probability.
+    shape is not [N, *shape of the layer], if a value is not finite, or if a value of the probabilities is not one.
     """
-    if outputs.shape != (len(inputs), classes):
+    if values.shape != (expected := (len(inputs), *layer.shape)):
         raise ModelFileError(
-            f"{path}: returns {list(outputs.shape)} for {len(inputs)} inputs: expected {[len(inputs), classes]}, "
-            "as its manifest says; export it again"
+            f"{path}: returns {list(values.shape)} for {len(inputs)} inputs: expected {list(expected)}, as its "
+            "manifest says; export it again"
         )
-    if not are_probabilities(outputs).all():
+    probable = layer.name == PROBABILITIES
+    if not (are_probabilities(values) if probable else np.isfinite(values)).all():
         raise ModelFileError(
-            f"{path}: returns values that are not probabilities: the file is damaged, or its precision is too low for "
-            "this net; export it as fp32"
+            f"{path}: returns values that are not {'probabilities' if probable else 'finite'}: the file is damaged, or "
+            "its precision is too low for this net; export it as fp32"
         )
-    return outputs
+    return values
+
+
+def outputs_of(net: Artifact | OnnxFile, outputs: Sequence[str] | None) -> tuple[Layer, ...]:
+    """Return the layers that a backend of `net` computes: `outputs`, or those of an exported file.
+
+    Without `outputs`, a model file's net computes its probabilities. Raises UsageError for an unknown layer, and for
+    one that an exported file doesn't return.
+    """
+    architecture = net.manifest.architecture
+    if isinstance(net, Artifact):
+        return find_layers(architecture, outputs or (PROBABILITIES,))
+    held = net.info.outputs
+    layers = find_layers(architecture, outputs or held)
+    for layer in layers:
+        if layer.name not in held:
+            raise UsageError(
+                f"{net.path}: returns only {listed(held)}: export the net again with --outputs {layer.name}, or use "
+                "the model file"
+            )
+    return layers
 
 
 def infer_in_calls(
-    call: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, size: int, *, powers_of_two: bool = False
-) -> np.ndarray:
-    """Call `call` with `size` inputs at a time and return its results for all `inputs`.
+    call: Callable[[np.ndarray], Sequence[np.ndarray]], inputs: np.ndarray, size: int, *, powers_of_two: bool = False
+) -> list[np.ndarray]:
+    """Call `call` with `size` inputs at a time and return its results, one array per output, for all `inputs`.
 
     The last call is padded with zeros, so that all calls have `size` inputs and round in the same way. With
     `powers_of_two`, inputs that fit into a single call are padded only to the next power of two: this limits the
     number of different batch sizes with less padding.
     """
     single = powers_of_two and len(inputs) <= size
-    outputs = []
+    calls = []
     for begin in range(0, max(len(inputs), 1), size):
         part = inputs[begin : begin + size]
         padded = min(size, 1 << max(len(part) - 1, 0).bit_length()) if single else size
         padding = np.zeros((padded - len(part), *part.shape[1:]), part.dtype)
-        outputs.append(call(np.concatenate([part, padding]) if len(padding) else part)[: len(part)])
-    return np.concatenate(outputs)
+        results = call(np.concatenate([part, padding]) if len(padding) else part)
+        calls.append([values[: len(part)] for values in results])
+    return [np.concatenate(values) for values in zip(*calls, strict=True)]

@@ -19,7 +19,7 @@ import numpy as np
 from alexnet_infer.engines import cache as engine_cache
 from alexnet_infer.engines.files import EnginePlatform, read_engine
 from alexnet_infer.engines.library import Gpu, Library, deserialize, load_library, this_gpu
-from alexnet_infer.errors import BackendError, ModelFileError, one_line
+from alexnet_infer.errors import BackendError, ModelFileError, listed, one_line
 from alexnet_infer.graph.info import Batch
 from alexnet_infer.graph.model import SQUARES_INPUT
 from alexnet_infer.graph.net import INPUT, OUTPUT
@@ -39,10 +39,15 @@ class EngineBackend:
     """
 
     device = "cuda"
+    outputs = (OUTPUT,)
 
     def __init__(self, path: Path, *, trust: bool = False) -> None:
         built = read_engine(path)
         description, info = built.description, built.description.info
+        if info.outputs != self.outputs:
+            raise ModelFileError(
+                f"{path}: returns {listed(info.outputs)}: expected an engine that returns probabilities"
+            )
         if not trust and not engine_cache.is_ours(description):
             raise ModelFileError(
                 f"{path}: not built by you on this machine, or changed since; an engine is code that runs with your "
@@ -85,6 +90,10 @@ class EngineBackend:
                 results[begin : begin + count] = self._net(inputs[begin : begin + count], size)
                 begin += count
         return results
+
+    def activations(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the probabilities by their name. Inputs and errors are those of `infer`."""
+        return {OUTPUT: self.infer(inputs)}
 
 
 def calls(count: int, batch: Batch) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.backends import Device, checked, failures, infer_in_calls, memory_is_full, name_of
+from alexnet_infer.backends import Device, checked, failures, infer_in_calls, memory_is_full, name_of, outputs_of
 from alexnet_infer.errors import BackendError, one_line
 from alexnet_infer.graph.net import OUTPUT, build_onnx
 from alexnet_infer.graph.wire import import_onnx
+from alexnet_infer.layers import Layer
 from alexnet_infer.packages import missing_package, module_of
 
 if TYPE_CHECKING:
@@ -53,13 +55,21 @@ class OnnxRuntimeBackend:
     For squares of 256 pixels, 197 KB per image are then copied to the GPU instead of 6.2 MB of patches. On a CPU it
     takes patches.
 
-    Raises BackendError if ONNX Runtime or the device is missing, and the errors of `failures` if ONNX Runtime can't run
-    the net.
+    Raises BackendError if ONNX Runtime or the device is missing, the errors of `failures` if ONNX Runtime can't run
+    the net, and those of `outputs_of`.
     """
 
     runtime = "onnxruntime"
 
-    def __init__(self, net: Artifact | OnnxFile, device: Device = "auto", views: FileViews = "none") -> None:
+    def __init__(
+        self,
+        net: Artifact | OnnxFile,
+        device: Device = "auto",
+        views: FileViews = "none",
+        outputs: Sequence[str] | None = None,
+    ) -> None:
+        self._layers = outputs_of(net, outputs)
+        self.outputs = tuple(layer.name for layer in self._layers)
         ort = import_runtime()
         if device == "cuda" and CUDA not in ort.get_available_providers():
             raise BackendError(
@@ -68,11 +78,10 @@ class OnnxRuntimeBackend:
             )
         session = None
         if device != "cpu" and CUDA in ort.get_available_providers():
-            session = _gpu_session(ort, net, views, required=device == "cuda")
+            session = _gpu_session(ort, net, views, self.outputs, required=device == "cuda")
         self.device = "cpu" if session is None else "cuda"
-        self._session = session or _cpu_session(ort, net)
+        self._session = session or _cpu_session(ort, net, self.outputs)
         self._input = self._session.get_inputs()[0].name
-        self._classes = len(net.manifest.classes)
         self._net = name_of(net)
         info = None if isinstance(net, Artifact) else net.info
         cuts = self.device == "cuda" and views != "none"
@@ -92,23 +101,33 @@ class OnnxRuntimeBackend:
         Raises ModelFileError if an exported file fails when it runs or returns anything but probabilities, and
         BackendError if memory is full, or the GPU or the net of a model file fails.
         """
+        return self._run(inputs, [layer for layer in self._layers if layer.name == OUTPUT])[0]
+
+    def activations(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Return each output by its name, float32 [N, *shape of the layer]. Inputs and errors are those of `infer`."""
+        return dict(zip(self.outputs, self._run(inputs, self._layers), strict=True))
+
+    def _run(self, inputs: np.ndarray, layers: Sequence[Layer]) -> list[np.ndarray]:
+        def call(part: np.ndarray) -> list[np.ndarray]:
+            return self._call(part, layers)
+
         with failures("ONNX Runtime", self._net):
             if self._size is not None:
-                return infer_in_calls(self._call, inputs, self._size)
+                return infer_in_calls(call, inputs, self._size)
             if self.device == "cuda" and self.takes_squares:
-                return infer_in_calls(self._call, inputs, GPU_SQUARES, powers_of_two=True)
-            return self._call(inputs)
+                return infer_in_calls(call, inputs, GPU_SQUARES, powers_of_two=True)
+            return call(inputs)
 
-    def _call(self, inputs: np.ndarray) -> np.ndarray:
+    def _call(self, inputs: np.ndarray, layers: Sequence[Layer]) -> list[np.ndarray]:
         try:
-            probabilities = self._session.run([OUTPUT], {self._input: inputs})[0]
+            results = self._session.run([layer.name for layer in layers], {self._input: inputs})
         except Exception as error:  # ONNX Runtime's errors have no common base class
             if self.device == "cuda" and (isinstance(self._net, str) or _is_gpu_failure(error)):
                 raise _gpu_error(error) from None
             raise
         if isinstance(self._net, str):
-            return probabilities
-        return checked(probabilities, inputs, self._classes, self._net)
+            return results
+        return [checked(values, inputs, layer, self._net) for values, layer in zip(results, layers, strict=True)]
 
 
 def import_runtime() -> ModuleType:
@@ -133,7 +152,9 @@ def import_runtime() -> ModuleType:
     return onnxruntime
 
 
-def _gpu_session(ort: ModuleType, net: Artifact | OnnxFile, views: FileViews, *, required: bool) -> Any:
+def _gpu_session(
+    ort: ModuleType, net: Artifact | OnnxFile, views: FileViews, outputs: Sequence[str], *, required: bool
+) -> Any:
     """Return a session on the first CUDA GPU, or None if CUDA doesn't start and is not `required`.
 
     If CUDA is required, raises BackendError if it doesn't start, and ModelFileError if the CPU can't run the file
@@ -147,7 +168,7 @@ def _gpu_session(ort: ModuleType, net: Artifact | OnnxFile, views: FileViews, *,
         with redirect_stdout(io.StringIO()):
             if hasattr(ort, "preload_dlls"):
                 ort.preload_dlls()  # CUDA libraries from wheels are not on the loader's path
-            session = _session(ort, net, [(CUDA, CUDA_OPTIONS), CPU], views)
+            session = _session(ort, net, [(CUDA, CUDA_OPTIONS), CPU], outputs, views)
         if session.get_providers()[0] == CUDA:
             return session
     except Exception as error:  # ONNX Runtime's errors have no common base class
@@ -156,25 +177,31 @@ def _gpu_session(ort: ModuleType, net: Artifact | OnnxFile, views: FileViews, *,
         reason = one_line(error)
     if not required:
         return None
-    _cpu_session(ort, net)  # raises ModelFileError if the file, not the GPU, is the cause
+    _cpu_session(ort, net, outputs)  # raises ModelFileError if the file, not the GPU, is the cause
     raise BackendError(
         f"--device cuda: ONNX Runtime could not start CUDA ({reason}); check the driver with nvidia-smi, and that the "
         f"versions of CUDA and cuDNN are those that ONNX Runtime {ort.__version__} needs"
     )
 
 
-def _cpu_session(ort: ModuleType, net: Artifact | OnnxFile) -> Any:
+def _cpu_session(ort: ModuleType, net: Artifact | OnnxFile, outputs: Sequence[str]) -> Any:
     with failures("ONNX Runtime", name_of(net)):
-        return _session(ort, net, [CPU])
+        return _session(ort, net, [CPU], outputs)
 
 
-def _session(ort: ModuleType, net: Artifact | OnnxFile, providers: list[Any], views: FileViews = "none") -> Any:
+def _session(
+    ort: ModuleType,
+    net: Artifact | OnnxFile,
+    providers: list[Any],
+    outputs: Sequence[str],
+    views: FileViews = "none",
+) -> Any:
     on_gpu = providers != [CPU]
     options = ort.SessionOptions()
     options.log_severity_level = FATAL
     if isinstance(net, Artifact):
         weights: dict[str, np.ndarray] = {}
-        model: bytes | str = _graph(net, on_gpu, views, weights).SerializeToString()
+        model: bytes | str = _graph(net, on_gpu, views, outputs, weights).SerializeToString()
         values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value)) for value in weights.values()]
         options.add_external_initializers(list(weights), values)
         if sum(value.nbytes for value in weights.values()) < PREPACK_BYTES:
@@ -189,14 +216,16 @@ def _session(ort: ModuleType, net: Artifact | OnnxFile, providers: list[Any], vi
     return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
 
-def _graph(artifact: Artifact, on_gpu: bool, views: FileViews, weights: dict[str, np.ndarray]) -> ModelProto:
+def _graph(
+    artifact: Artifact, on_gpu: bool, views: FileViews, outputs: Sequence[str], weights: dict[str, np.ndarray]
+) -> ModelProto:
     if not on_gpu:
-        return build_onnx(artifact, "conv", weights)  # on a CPU, the LRN node is the slowest part of the net
+        return build_onnx(artifact, "conv", weights, outputs)  # on a CPU, the LRN node is the slowest part of the net
     if views == "none":
-        return build_onnx(artifact, "op", weights)
+        return build_onnx(artifact, "op", weights, outputs)
     from alexnet_infer.graph.model import build_on_squares
 
-    return build_on_squares(artifact, views, "op", weights)
+    return build_on_squares(artifact, views, "op", weights, outputs)
 
 
 def _is_gpu_failure(error: Exception) -> bool:

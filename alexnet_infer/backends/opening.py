@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from alexnet_infer.artifact import Artifact, load_artifact, load_manifest, sha256
-from alexnet_infer.backends import Backend, Choice, Device
-from alexnet_infer.errors import BackendError, SpecError, UsageError
+from alexnet_infer.backends import Backend, Choice, Device, outputs_of
+from alexnet_infer.errors import BackendError, ModelFileError, SpecError, UsageError
+from alexnet_infer.layers import PROBABILITIES
 from alexnet_infer.manifest import Manifest
 from alexnet_infer.packages import installed
 from alexnet_infer.preprocess import Views
@@ -34,6 +36,8 @@ class Opened:
     """The file, and the file beside it that holds its weights, if there is one."""
     info: ExportInfo | None = None
     """What an exported file takes and how it computes; None for a model file."""
+    stamp: tuple[int, ...] = ()
+    """What `os.stat` said of the file when it was opened, to notice that it was replaced."""
 
     @property
     def views(self) -> Views | None:
@@ -98,28 +102,46 @@ def open_model(
     backend: Choice = "auto",
     trust_engine: bool = False,
     views: FileViews = "none",
+    outputs: Sequence[str] | None = None,
 ) -> Opened:
     """Open the net in the file `path`, a model file, an exported ONNX file or an engine.
 
     `views` applies to model files only: the views that the backend may cut and average itself. On a GPU it does so, and
-    takes squares.
+    takes squares. `outputs` are the layers to compute, by default what an exported file returns, or the probabilities.
 
     Raises ModelFileError if the file can't be used, BackendError if a runtime or device is missing or can't run this
-    kind of file, and UsageError if `device` or `backend` is unknown.
+    kind of file, and UsageError if `device`, `backend` or an output is unknown.
     """
     if device not in get_args(Device):
         raise UsageError(f"device={device!r}: expected auto, cpu or cuda")
     if backend not in get_args(Choice):
         raise UsageError(f"backend={backend!r}: expected {', '.join(get_args(Choice))}")
-    kind = file_kind(path)
+    kind, stamp = file_kind(path), _stamp(path)
     if kind == "engine":
-        return _open_engine(path, device, backend, trust_engine)
+        if outputs not in (None, (PROBABILITIES,)):
+            raise UsageError(
+                f"{path}: an engine, which returns only probabilities: expected the model file or an .onnx"
+            )
+        return _open_engine(path, stamp, device, backend, trust_engine)
     if kind == "onnx":
-        return _open_onnx(path, device, backend)
-    return _open_artifact(path, device, backend, views)
+        return _open_onnx(path, stamp, device, backend, outputs)
+    return _open_artifact(path, stamp, device, backend, views, outputs)
 
 
-def _open_engine(path: Path, device: Device, backend: Choice, trust_engine: bool) -> Opened:
+def reopened(opened: Opened, outputs: Sequence[str], views: FileViews) -> Opened:
+    """Open a net's file again, in the same runtime on the same device, to compute other layers.
+
+    Raises ModelFileError if the file has changed since it was opened, and the errors of `open_model`.
+    """
+    backend = opened.backend
+    runtime = backend.runtime if backend.runtime in get_args(Choice) else "auto"
+    again = open_model(opened.path, device=backend.device, backend=runtime, views=views, outputs=outputs)
+    if again.stamp != opened.stamp:
+        raise ModelFileError(f"{opened.path}: has changed since it was loaded: load it again")
+    return again
+
+
+def _open_engine(path: Path, stamp: tuple[int, ...], device: Device, backend: Choice, trust_engine: bool) -> Opened:
     from alexnet_infer.backends.engine import EngineBackend
 
     for option, value in (("--device", device), ("--backend", backend)):
@@ -128,10 +150,17 @@ def _open_engine(path: Path, device: Device, backend: Choice, trust_engine: bool
                 f"{option} {value}: {path} is an engine, which runs in TensorRT on a GPU; leave out {option}"
             )
     engine = EngineBackend(path, trust=trust_engine)
-    return Opened(manifest=engine.manifest, backend=engine, info=engine.info, files=(path,))
+    return Opened(manifest=engine.manifest, backend=engine, info=engine.info, files=(path,), stamp=stamp)
 
 
-def _open_artifact(path: Path, device: Device, backend: Choice, views: FileViews) -> Opened:
+def _open_artifact(
+    path: Path,
+    stamp: tuple[int, ...],
+    device: Device,
+    backend: Choice,
+    views: FileViews,
+    outputs: Sequence[str] | None,
+) -> Opened:
     from alexnet_infer.backends.onnxruntime import import_runtime
 
     with ThreadPoolExecutor(1) as background:  # reads and converts the weights while the runtime is imported
@@ -139,18 +168,25 @@ def _open_artifact(path: Path, device: Device, backend: Choice, views: FileViews
         if backend == "onnxruntime" or (backend == "auto" and not installed("openvino")):
             import_runtime()
         artifact = reading.result()
-    return Opened(manifest=artifact.manifest, backend=_start(artifact, device, backend, views), files=(path,))
+    started = _start(artifact, device, backend, views, outputs)
+    return Opened(manifest=artifact.manifest, backend=started, files=(path,), stamp=stamp)
 
 
-def _open_onnx(path: Path, device: Device, backend: Choice) -> Opened:
+def _open_onnx(
+    path: Path, stamp: tuple[int, ...], device: Device, backend: Choice, outputs: Sequence[str] | None
+) -> Opened:
     from alexnet_infer.graph.file import read_model
 
     file = read_model(path)
     files = (path, *file.data)
-    return Opened(manifest=file.manifest, backend=_start(file, device, backend), info=file.info, files=files)
+    started = _start(file, device, backend, "none", outputs)
+    return Opened(manifest=file.manifest, backend=started, info=file.info, files=files, stamp=stamp)
 
 
-def _start(net: Artifact | OnnxFile, device: Device, backend: Choice, views: FileViews = "none") -> Backend:
+def _start(
+    net: Artifact | OnnxFile, device: Device, backend: Choice, views: FileViews, outputs: Sequence[str] | None
+) -> Backend:
+    outputs_of(net, outputs)  # before runtimes are timed
     chosen = _faster(net, device) if backend == "auto" else backend
     if chosen != "onnxruntime" and device == "cuda":
         name = {"openvino": "OpenVINO", "reference": "the reference"}[chosen]
@@ -158,7 +194,7 @@ def _start(net: Artifact | OnnxFile, device: Device, backend: Choice, views: Fil
     if chosen == "openvino":
         from alexnet_infer.backends.openvino import OpenVinoBackend
 
-        return OpenVinoBackend(net)
+        return OpenVinoBackend(net, outputs)
     if chosen == "reference":
         from alexnet_infer.backends.reference import ReferenceBackend
 
@@ -166,10 +202,19 @@ def _start(net: Artifact | OnnxFile, device: Device, backend: Choice, views: Fil
             raise BackendError(
                 f"--backend reference: {net.path} is an exported file; expected the trained net that it was made from"
             )
-        return ReferenceBackend(net)
+        return ReferenceBackend(net, outputs)
     from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(net, device, views)
+    return OnnxRuntimeBackend(net, device, views, outputs)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return the time of the last change, the size and the identity of a file; nothing if it can't be opened."""
+    try:
+        status = path.stat()
+    except OSError:  # the reader says why
+        return ()
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _faster(net: Artifact | OnnxFile, device: Device) -> Choice:

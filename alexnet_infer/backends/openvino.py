@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.backends import checked, failures, infer_in_calls, name_of
+from alexnet_infer.backends import checked, failures, infer_in_calls, name_of, outputs_of
 from alexnet_infer.errors import BackendError
 from alexnet_infer.graph.file import MAX_WEIGHTS, OnnxFile
-from alexnet_infer.graph.net import build_onnx
+from alexnet_infer.graph.net import OUTPUT, build_onnx
 from alexnet_infer.graph.wire import import_onnx
 from alexnet_infer.packages import missing_package, module_of
 
@@ -24,19 +24,23 @@ from alexnet_infer.packages import missing_package, module_of
 class OpenVinoBackend:
     """A net from a model file, or an exported ONNX file, compiled by OpenVINO for this CPU.
 
-    No files are written. Raises BackendError if OpenVINO is missing, and the errors of `failures` if it can't run the
-    net.
+    No files are written. Raises BackendError if OpenVINO is missing, the errors of `failures` if it can't run the net,
+    and those of `outputs_of`.
     """
 
     runtime, device = "openvino", "cpu"
 
-    def __init__(self, net: Artifact | OnnxFile) -> None:
+    def __init__(self, net: Artifact | OnnxFile, outputs: Sequence[str] | None = None) -> None:
+        self._layers = outputs_of(net, outputs)
+        self.outputs = tuple(layer.name for layer in self._layers)
         ov = import_runtime()
         self._net = name_of(net)
         with failures("OpenVINO", self._net):
-            self._request = _request_of_artifact(ov, net) if isinstance(net, Artifact) else _request_of_file(ov, net)
+            if isinstance(net, Artifact):
+                self._request = _request_of_artifact(ov, net, self.outputs)
+            else:
+                self._request = _request_of_file(ov, net)
         self._lock = threading.Lock()
-        self._classes = len(net.manifest.classes)
         info = None if isinstance(net, Artifact) else net.info
         self.takes_squares = info is not None and info.takes_squares
         self._size = info.batch.max if info is not None and info.batch.fixed else None
@@ -53,14 +57,20 @@ class OpenVinoBackend:
         an exported file that cuts its views itself. Calls from several threads run one after the other. Raises the
         errors of `failures`, and ModelFileError if an exported file returns anything but probabilities.
         """
-        with self._lock, failures("OpenVINO", self._net):
-            return self._call(inputs) if self._size is None else infer_in_calls(self._call, inputs, self._size)
+        return self.activations(inputs)[OUTPUT]
 
-    def _call(self, inputs: np.ndarray) -> np.ndarray:
-        probabilities = self._request.infer({0: inputs}, share_inputs=True)[0]
+    def activations(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Return each output by its name, float32 [N, *shape of the layer]. Inputs and errors are those of `infer`."""
+        with self._lock, failures("OpenVINO", self._net):
+            results = self._call(inputs) if self._size is None else infer_in_calls(self._call, inputs, self._size)
+        return dict(zip(self.outputs, results, strict=True))
+
+    def _call(self, inputs: np.ndarray) -> list[np.ndarray]:
+        computed = self._request.infer({0: inputs}, share_inputs=True)
+        results = [computed[name] for name in self.outputs]
         if isinstance(self._net, str):
-            return probabilities
-        return checked(probabilities, inputs, self._classes, self._net)
+            return results
+        return [checked(values, inputs, layer, self._net) for values, layer in zip(results, self._layers, strict=True)]
 
 
 def import_runtime() -> ModuleType:
@@ -94,7 +104,7 @@ def version(ov: ModuleType) -> str:
     return str(ov.__version__).split("-")[0]
 
 
-def _request_of_artifact(ov: ModuleType, artifact: Artifact) -> Any:
+def _request_of_artifact(ov: ModuleType, artifact: Artifact, outputs: Sequence[str]) -> Any:
     """Compile a model file's net. The weights are copied into the model, since OpenVINO can't use external arrays.
 
     LRN becomes ONNX's LRN operator, for which OpenVINO has a fast kernel.
@@ -105,7 +115,7 @@ def _request_of_artifact(ov: ModuleType, artifact: Artifact) -> Any:
             f"{artifact.manifest.name} has {size / 1e9:.1f} GB of weights: OpenVINO takes at most "
             f"{MAX_WEIGHTS / 1e9:.1f} GB from a model file; use --backend onnxruntime, or export the net to ONNX first"
         )
-    return _request(ov, build_onnx(artifact, "op").SerializeToString())
+    return _request(ov, build_onnx(artifact, "op", outputs=outputs).SerializeToString())
 
 
 def _request_of_file(ov: ModuleType, file: OnnxFile) -> Any:

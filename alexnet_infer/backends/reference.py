@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from alexnet_infer.architecture import LRN, Activation, BatchNorm, Conv, Dense, Dropout, MaxPool
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.backends import failures, name_of
+from alexnet_infer.backends import failures, name_of, outputs_of
+from alexnet_infer.layers import PROBABILITIES
 
 
 class ReferenceBackend:
@@ -17,8 +20,10 @@ class ReferenceBackend:
     description = f"NumPy {np.__version__} in float64, CPU"
     takes_squares = False
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, outputs: Sequence[str] | None = None) -> None:
         self.artifact = artifact
+        self._layers = outputs_of(artifact, outputs)
+        self.outputs = tuple(layer.name for layer in self._layers)
 
     def infer(self, patches_nchw: np.ndarray) -> np.ndarray:
         """Return probabilities float32 [N, classes] for patches [N, 3, patch, patch].
@@ -28,8 +33,25 @@ class ReferenceBackend:
         with failures("NumPy", name_of(self.artifact)):
             return softmax(self.logits(patches_nchw)).astype(np.float32)
 
+    def activations(self, patches_nchw: np.ndarray) -> dict[str, np.ndarray]:
+        """Return each output by its name, float32 [N, *shape of the layer]. Raises BackendError if memory is full."""
+        wanted = {layer.operation for layer in self._layers}
+        values = {}
+        with failures("NumPy", name_of(self.artifact)):
+            for name, value in self._walk(patches_nchw):
+                if name in wanted:
+                    values[name] = value.astype(np.float32)
+            values[PROBABILITIES] = softmax(value).astype(np.float32)
+        return {layer.name: values[layer.operation] for layer in self._layers}
+
     def logits(self, patches_nchw: np.ndarray) -> np.ndarray:
         """Return logits float64 [N, classes] for patches [N, 3, patch, patch]."""
+        for _, value in self._walk(patches_nchw):
+            logits = value
+        return logits
+
+    def _walk(self, patches_nchw: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield each operation's name and its output, float64 [N, *output]."""
         x = patches_nchw.astype(np.float64)
         for step in self.artifact.manifest.architecture.steps:
             o = step.operation
@@ -50,7 +72,7 @@ class ReferenceBackend:
                     x = max_pool(x, o)
                 case Dropout():
                     pass  # training scaled the kept units up
-        return x
+            yield o.name, x
 
 
 def conv(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, spec: Conv) -> np.ndarray:

@@ -51,6 +51,9 @@ def export(
     views: Annotated[
         Literal["none", "center", "ten"], option(HOW, "Views that the file cuts from an image; none: it takes patches.")
     ] = "none",
+    outputs: Annotated[
+        str | None, option(HOW, "Layers that an ONNX file returns.", metavar="NAME,NAME,...", default="probabilities")
+    ] = None,
     batch: Annotated[
         str, option(HOW, "Images (or patches) per call; one number: fixed.", metavar="MIN,OPT,MAX")
     ] = "1,8,64",

@@ -23,6 +23,7 @@ from alexnet_infer.export.calibration import Calibration
 from alexnet_infer.export.job import Exported, ExportRequest, export
 from alexnet_infer.export.triton import ServedModel, check_batch, write_repository
 from alexnet_infer.graph.info import Batch
+from alexnet_infer.layers import PROBABILITIES
 from alexnet_infer.nets import choose_nets, load
 from alexnet_infer.output import say, say_json, tell
 from alexnet_infer.photos import Photo
@@ -63,6 +64,7 @@ def make_request(
     onnx: bool,
     trt: bool,
     flavor: str | None,
+    outputs: str | None,
     batch: str,
     lrn: str | None,
     calibrate: Path | None,
@@ -114,6 +116,7 @@ def make_request(
         # The convolution is the fastest form in ONNX Runtime on a CPU. TensorRT has an LRN layer.
         lrn=lrn or ("op" if trt else "conv"),
         calibration=calibration,
+        outputs=(PROBABILITIES,) if outputs is None else tuple(name.strip() for name in outputs.split(",")),
         **given,
     )
 

@@ -6,41 +6,23 @@ bytes.
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from PIL import Image
-
+from alexnet_infer import pages
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.errors import SpecError, UsageError, printable
+from alexnet_infer.errors import UsageError, printable
 from alexnet_infer.evaluation.examples import Examples
 from alexnet_infer.evaluation.kernels import Kernels
 from alexnet_infer.evaluation.result import ClassResult, Evaluation
 from alexnet_infer.evaluation.statistics import SIGNIFICANCE
 from alexnet_infer.evaluation.tables import STARRED, ErrorRow, rows, verdict
-from alexnet_infer.files import open_regular, write_atomically, writing
 from alexnet_infer.manifest import Manifest
-from alexnet_infer.packages import missing_package
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 PAGE = "index.html"
-
-_GENERATOR = b'<meta name="generator" content="alexnet-infer '
-"""Near the beginning of every page."""
-
-_THUMBNAIL = 256
-"""The largest side of an image on the page, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,27 +45,12 @@ class ReportedNet:
 
 def check_report() -> None:
     """Raise BackendError if a package that `write_report` needs is missing."""
-    try:
-        import jinja2  # noqa: F401
-    except ImportError as error:
-        raise missing_package(error, "--report") from None
+    pages.check_jinja("--report")
 
 
 def check_page(out: Path) -> None:
     """Raise UsageError if `out`/index.html is not a page of alexnet-infer, which may be overwritten."""
-    page = out / PAGE
-    if not os.path.lexists(page):
-        return
-    try:
-        with open_regular(page, follow=False) as file:
-            own = _GENERATOR in file.read(2000)
-    except (OSError, SpecError):
-        own = False
-    if not own:
-        raise UsageError(
-            f"--report {out}: its {PAGE} was not written by alexnet-infer and would be overwritten; expected another "
-            "folder"
-        )
+    pages.check_page(out / PAGE, f"--report {out}")
 
 
 def write_report(result: Evaluation, examples: Examples | None, nets: Sequence[ReportedNet], out: Path) -> Path:
@@ -96,68 +63,31 @@ def write_report(result: Evaluation, examples: Examples | None, nets: Sequence[R
     Raises BackendError if jinja2 is missing, and UsageError if the page can't be written or `check_page` refuses it.
     """
     assert len(nets) in (0, len(result.nets)), (len(nets), len(result.nets))
-    page = _page(result, examples, nets).encode()
-    with writing(f"--report {out}"):
-        out.mkdir(parents=True, exist_ok=True)
-        check_page(out)
-        write_atomically(out / PAGE, page)
-    return out / PAGE
+    return pages.write_page(out, PAGE, _page(result, examples, nets), f"--report {out}")
 
 
 def _page(result: Evaluation, examples: Examples | None, nets: Sequence[ReportedNet]) -> str:
     check_report()
-    template = resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8")
     ranked = _ranked(result.classes)
     present = [counts for counts in ranked if counts.images]
-    return (
-        _environment()
-        .from_string(template)
-        .render(
-            result=result,
-            subject=f"The mean of {len(result.nets)} nets" if result.ensemble else result.nets[0].name,
-            published=_by_source([row for row in rows(result, "all") if row.images is None]),
-            verdict=verdict(result.against_best) if result.against_best else "",
-            significance=SIGNIFICANCE,
-            starred=STARRED,
-            ranked=ranked,
-            present=len(present),
-            tops={k: _tops([getattr(counts, k) / counts.images for counts in present]) for k in ("top1", "top5")},
-            names=_names(result, nets),
-            examples=examples or Examples(mistakes=(), sample=()),
-            has_examples=examples is not None,
-            nets=nets,
-            pictures_of_kernels=[(net, _picture(net.kernels)) for net in nets if net.kernels is not None],
-        )
-    )
-
-
-def _environment() -> Environment:
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        # Names may have characters that can't be displayed or that reverse the surrounding text.
-        finalize=lambda value: printable(value) if type(value) is str else value,
-    )
-    environment.filters.update(
-        count="{:,}".format,
-        percent=_percent,
-        points=_points,
-        chance=_chance,
-        jpeg=_jpeg,
-        breaks=_breaks,
-        px="{:.2f}".format,
-        plain=lambda value: json.dumps(value, sort_keys=True, ensure_ascii=False, default=dict),
-    )
-    return environment
-
-
-def _percent(fraction: float | None, digits: int = 2) -> str:
-    return "\N{EN DASH}" if fraction is None else f"{100 * fraction:.{digits}f}"
+    values = {
+        "result": result,
+        "subject": f"The mean of {len(result.nets)} nets" if result.ensemble else result.nets[0].name,
+        "published": _by_source([row for row in rows(result, "all") if row.images is None]),
+        "verdict": verdict(result.against_best) if result.against_best else "",
+        "significance": SIGNIFICANCE,
+        "starred": STARRED,
+        "ranked": ranked,
+        "present": len(present),
+        "tops": {k: _tops([getattr(counts, k) / counts.images for counts in present]) for k in ("top1", "top5")},
+        "names": _names(result, nets),
+        "examples": examples or Examples(mistakes=(), sample=()),
+        "has_examples": examples is not None,
+        "nets": nets,
+        "pictures_of_kernels": [(net, _picture(net.kernels)) for net in nets if net.kernels is not None],
+    }
+    filters = {"points": _points, "chance": _chance, "breaks": _breaks}
+    return pages.render(__package__, "report.html.jinja", values, filters)
 
 
 def _points(fraction: float) -> str:
@@ -212,16 +142,4 @@ def _names(result: Evaluation, nets: Iterable[ReportedNet]) -> dict[str, str]:
 
 def _picture(kernels: Kernels) -> dict[str, Any]:
     height, width, _ = kernels.image().shape
-    return {"uri": _uri("png", kernels.png()), "width": width, "height": height}
-
-
-def _jpeg(square: np.ndarray) -> str:
-    image = Image.fromarray(square)
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=88)
-    return _uri("jpeg", file.getvalue())
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return {"uri": pages.uri("png", kernels.png()), "width": width, "height": height}

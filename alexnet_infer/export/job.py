@@ -25,6 +25,7 @@ from alexnet_infer.graph.check import check_graph
 from alexnet_infer.graph.file import MAX_BYTES, MAX_WEIGHTS, embed, save_model
 from alexnet_infer.graph.info import Batch, ExportInfo, FileViews, Int8For, LRNForm, Member, Precision
 from alexnet_infer.graph.model import build_model
+from alexnet_infer.layers import PROBABILITIES, find_layers
 from alexnet_infer.manifest import METADATA_KEY, Manifest
 from alexnet_infer.progress import counting
 from alexnet_infer.reading import Unreadable
@@ -52,6 +53,8 @@ class ExportRequest:
     int8_for: Int8For | None = None
     """The kind of int8. None: "tensorrt" if an engine is built, otherwise "cpu"."""
     calibration: Calibration | None = None
+    outputs: tuple[str, ...] = (PROBABILITIES,)
+    """The layers that the ONNX file returns (`alexnet_infer.layers`)."""
     out: Path | None = None
     """The folder to write. None: a folder in the working directory with the name that `folder_name` gives."""
 
@@ -69,6 +72,13 @@ class ExportRequest:
             )
         if self.int8_for is not None and self.precision != "int8":
             raise UsageError(f"--int8-for {self.int8_for}: applies to --precision int8 only")
+        if self.outputs != (PROBABILITIES,):
+            if len(self.models) > 1:
+                raise UsageError(
+                    f"--outputs {','.join(self.outputs)}: applies to a single net, not to {len(self.models)}"
+                )
+            if self.engine is not None:
+                raise UsageError(f"--outputs {','.join(self.outputs)}: applies to ONNX files only; leave out --trt")
         if self.engine is not None and self.int8_for == "cpu":
             raise UsageError("--int8-for cpu: TensorRT accepts only signed activations; leave it out")
         if self.engine is not None and self.engine.flavor == "rtx" and self.lrn == "plugin":
@@ -118,6 +128,7 @@ def export(request: ExportRequest) -> Exported:
 
 
 def _info(request: ExportRequest, artifacts: Sequence[Artifact]) -> ExportInfo:
+    find_layers(artifacts[0].manifest.architecture, request.outputs)
     digests = [sha256(path) for path in request.models]
     check_different(zip(request.models, ([digest] for digest in digests), strict=True))
     return ExportInfo(
@@ -130,6 +141,7 @@ def _info(request: ExportRequest, artifacts: Sequence[Artifact]) -> ExportInfo:
         lrn=request.lrn,
         batch=request.batch,
         int8_for=request.kind_of_int8,
+        outputs=request.outputs,
     )
 
 

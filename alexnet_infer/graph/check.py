@@ -109,10 +109,12 @@ def check_graph(model: onnx.ModelProto, info: ExportInfo) -> None:
     graph = _Graph(model.graph, info)
     for node in model.graph.node:
         graph.add(node)
+    graph.hold([declared.name for declared in model.graph.output])
     graph.check_cost()
     for declared in model.graph.value_info:
         graph.check_declared(declared)
-    graph.check_declared(model.graph.output[0], complete=True)
+    for declared in model.graph.output:
+        graph.check_declared(declared, complete=True)
 
 
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
@@ -271,6 +273,10 @@ class _Graph:
                 f"{name}: computes {sides(shape)}: expected at most {MAX_RANK} sides from 1 to {MAX_SIDE}, and at most "
                 "one that grows with the batch"
             )
+
+    def hold(self, outputs: list[str]) -> None:
+        """Count the memory of the outputs to the end: a runtime returns them when all nodes have run."""
+        self.steps.append((outputs, {}))
 
     def check_cost(self) -> None:
         """Raise SpecError if loading the file or a call takes too much memory or work."""

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_infer.errors import ModelFileError, SpecError, cause_of, listed, one_line, shown
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError, cause_of, listed, one_line, shown
 from alexnet_infer.files import read_limited, size_of, write_atomically
 from alexnet_infer.graph.check import check_graph, tensor_bytes
 from alexnet_infer.graph.info import EXPORT_KEY, ExportInfo
 from alexnet_infer.graph.wire import check_wire, import_onnx
+from alexnet_infer.layers import find_layers
 from alexnet_infer.manifest import METADATA_KEY, Manifest
 
 if TYPE_CHECKING:
@@ -169,15 +170,26 @@ def _check_ends(model: onnx.ModelProto, manifest: Manifest, info: ExportInfo) ->
     kind, last = (TensorProto.UINT8, 3) if info.takes_squares else (TensorProto.FLOAT, manifest.preprocessing.patch)
     side = manifest.preprocessing.size if info.takes_squares else manifest.preprocessing.patch
     image = [side, side, 3] if info.takes_squares else [3, side, last]
-    for end, values, element, shape in (
-        ("input", model.graph.input, kind, image),
-        ("output", model.graph.output, TensorProto.FLOAT, [len(manifest.classes)]),
+    try:
+        layers = find_layers(manifest.architecture, info.outputs)
+    except UsageError as error:
+        raise SpecError(f"outputs: {error}") from None
+    names = [value.name for value in model.graph.output]
+    if len(model.graph.input) != 1 or names != [layer.name for layer in layers]:
+        raise SpecError(
+            f"has {len(model.graph.input)} inputs and the outputs {listed(names)}: expected one input and "
+            f"{listed(info.outputs)}, as in its manifest"
+        )
+    batch = info.batch.max if info.batch.fixed else 0
+    for end, value, element, shape in (
+        ("input", model.graph.input[0], kind, image),
+        *(
+            (f"output {value.name}", value, TensorProto.FLOAT, layer.shape)
+            for value, layer in zip(model.graph.output, layers, strict=True)
+        ),
     ):
-        if len(values) != 1:
-            raise SpecError(f"has {len(values)} {end}s: expected one")
-        tensor = values[0].type.tensor_type
+        tensor = value.type.tensor_type
         dimensions = [dimension.dim_value for dimension in tensor.shape.dim]
-        batch = info.batch.max if info.batch.fixed else 0
         if tensor.elem_type != element or dimensions != [batch, *shape]:
             raise SpecError(
                 f"its {end} has type {tensor.elem_type} and shape {shown(dimensions)}: "

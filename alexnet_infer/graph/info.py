@@ -15,6 +15,7 @@ import msgspec
 
 from alexnet_infer import strict_json
 from alexnet_infer.errors import SpecError, UsageError, shown
+from alexnet_infer.layers import PROBABILITIES
 from alexnet_infer.strict_json import Record, Sha256, Text
 
 EXPORT_KEY = "alexnet_infer_export"
@@ -89,9 +90,18 @@ class ExportInfo(Record, kw_only=True):
     batch: Batch = Batch()
     int8_for: Int8For | None = msgspec.field(name="flavor", default=None)
     """Set for int8, otherwise None."""
+    outputs: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, description="at least one layer")] = (
+        PROBABILITIES,
+    )
+    """The layers that the file returns, by their names in `alexnet_infer.layers`. Absent in JSON if it returns only
+    probabilities, as in files of versions before 0.2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if len(self.members) > 1 and self.outputs != (PROBABILITIES,):
+            raise SpecError(
+                f"outputs={shown(self.outputs)}: expected probabilities only, since the file has several nets"
+            )
         if (self.int8_for is None) == (self.precision == "int8"):
             raise SpecError(f"flavor={shown(self.int8_for)}: expected cpu or tensorrt with int8, otherwise no flavor")
 
@@ -102,10 +112,13 @@ class ExportInfo(Record, kw_only=True):
 
     def to_json(self) -> str:
         """Return canonical JSON. `from_json` restores it exactly."""
-        return json.dumps({"format": FORMAT, **msgspec.to_builtins(self)}, sort_keys=True)
+        fields = msgspec.to_builtins(self)
+        if self.outputs == (PROBABILITIES,):
+            del fields["outputs"]
+        return json.dumps({"format": FORMAT, **fields}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, where: str = "export") -> ExportInfo:
         """Inverse of `to_json`. Raises SpecError if a field is missing, unknown or out of range."""
         _, data = strict_json.parse_format(text, where, FORMAT)
-        return strict_json.build(data, cls, where)
+        return strict_json.build({"outputs": [PROBABILITIES], **data}, cls, where)

@@ -16,6 +16,7 @@ from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.graph.info import EXPORT_KEY, ExportInfo, FileViews, LRNForm
 from alexnet_infer.graph.net import INPUT, OUTPUT, Graph
 from alexnet_infer.graph.wire import import_onnx
+from alexnet_infer.layers import Layer, find_layers
 from alexnet_infer.manifest import METADATA_KEY, difference_of_classes
 from alexnet_infer.preprocess import Preprocessing, Rescaling, patch_offsets
 
@@ -32,8 +33,9 @@ def build_model(
 
     Without views, the input is float32 `patches` [N, 3, patch, patch] with the mean subtracted. With views, it is uint8
     `images` [N, S, S, 3] in RGB, and the graph contains all steps of `preprocess.patches` in the same order. The output
-    is float32 `probabilities` [N, classes], averaged over the views and then over the nets. If `info.batch` is fixed, N
-    is a number, otherwise it is free. For `outside`, see `build_onnx`.
+    is float32 `probabilities` [N, classes], averaged over the views and then over the nets, or each of `info.outputs`,
+    averaged in the same way. If `info.batch` is fixed, N is a number, otherwise it is free. For `outside`, see
+    `build_onnx`.
 
     Raises UsageError if the nets can't share an input or their classes differ, SpecError if a weight doesn't fit
     float16, and BackendError if onnx is missing.
@@ -45,17 +47,21 @@ def build_model(
     metadata = {METADATA_KEY: manifest.to_json(), EXPORT_KEY: info.to_json()}
     batch = info.batch.max if info.batch.fixed else "N"
     half = info.precision == "fp16"
-    return _build(artifacts, info.views, info.lrn, batch, manifest.name, metadata, outside, half=half)
+    return _build(artifacts, info.views, info.lrn, batch, manifest.name, metadata, outside, info.outputs, half=half)
 
 
 def build_on_squares(
-    artifact: Artifact, views: FileViews, lrn: LRNForm, outside: dict[str, np.ndarray] | None = None
+    artifact: Artifact,
+    views: FileViews,
+    lrn: LRNForm,
+    outside: dict[str, np.ndarray] | None = None,
+    outputs: Sequence[str] = (OUTPUT,),
 ) -> onnx.ModelProto:
     """Return the float32 model of one net that cuts its views ("ten" or "center") and averages them.
 
     This is `build_model` without metadata, for a session in this process.
     """
-    return _build([artifact], views, lrn, "N", artifact.manifest.name, {}, outside)
+    return _build([artifact], views, lrn, "N", artifact.manifest.name, {}, outside, outputs)
 
 
 def _build(
@@ -66,6 +72,7 @@ def _build(
     name: str,
     metadata: dict[str, str],
     outside: dict[str, np.ndarray] | None,
+    outputs: Sequence[str],
     *,
     half: bool = False,
 ) -> onnx.ModelProto:
@@ -77,8 +84,9 @@ def _build(
         source = (SQUARES_INPUT, types.UINT8, [batch, size, size, 3])
     else:
         source = (INPUT, types.FLOAT, [batch, 3, patch, patch])
+    layers = find_layers(first.architecture, outputs)
     cut: dict[str, str] = {}
-    means = []
+    means: list[list[str]] = []
     for number, artifact in enumerate(artifacts, 1):
         prefix = f"net{number}." if len(artifacts) > 1 else ""
         preprocessing = artifact.manifest.preprocessing
@@ -87,17 +95,26 @@ def _build(
             recipe = str(preprocessing.to_json())  # nets with the same preprocessing share their patches
             value = cut.get(recipe) or add_views(graph, preprocessing, views, prefix)
             cut[recipe] = value
-        scores = graph.net(artifact, value, lrn, half=half, prefix=prefix)
+        values = graph.net(artifact, value, lrn, layers, half=half, prefix=prefix)
         if views == "ten":
-            apart = graph.constant(f"{prefix}by_view", np.array([10, -1, first.architecture.classes], np.int64))
-            by_view = graph.node("Reshape", [scores, apart], f"{prefix}views")
-            scores = graph.node("ReduceMean", [by_view], f"{prefix}mean", axes=[0], keepdims=0)
-        means.append(scores)
-    if len(means) > 1:
-        means = [graph.node("Mean", means, "ensemble")]
-    graph.output(means[0])
-    target = (OUTPUT, types.FLOAT, [batch, first.architecture.classes])
-    return graph.model(name, source, target, metadata)
+            values = [
+                _mean_over_views(graph, value, layer, f"{prefix}{layer.name}.")
+                for value, layer in zip(values, layers, strict=True)
+            ]
+        means.append(values)
+    for layer, *values in zip(layers, *means, strict=True):
+        graph.output(
+            values[0] if len(values) == 1 else graph.node("Mean", values, f"{layer.name}.ensemble"), layer.name
+        )
+    targets = [(layer.name, types.FLOAT, [batch, *layer.shape]) for layer in layers]
+    return graph.model(name, source, targets, metadata)
+
+
+def _mean_over_views(graph: Graph, value: str, layer: Layer, prefix: str) -> str:
+    """Append the mean of `value` [10 * N, ...] over the ten views, as `add_views` orders them: [N, ...]."""
+    apart = graph.constant(f"{prefix}by_view", np.array([10, -1, *layer.shape], np.int64))
+    by_view = graph.node("Reshape", [value, apart], f"{prefix}views")
+    return graph.node("ReduceMean", [by_view], f"{prefix}mean", axes=[0], keepdims=0)
 
 
 def add_views(graph: Graph, preprocessing: Preprocessing, views: FileViews, prefix: str = "") -> str:

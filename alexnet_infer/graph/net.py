@@ -12,6 +12,7 @@ from alexnet_infer.artifact import Artifact
 from alexnet_infer.errors import SpecError
 from alexnet_infer.graph.info import LRNForm
 from alexnet_infer.graph.wire import import_onnx
+from alexnet_infer.layers import PROBABILITIES, Layer, find_layers
 from alexnet_infer.manifest import METADATA_KEY
 
 if TYPE_CHECKING:
@@ -24,13 +25,19 @@ PLUGIN_DOMAIN, PLUGIN = "alexnet_infer", "GroupedLRN"
 run ONNX's LRN, which divides alpha by the size and has no groups."""
 
 INPUT = "patches"
-OUTPUT = "probabilities"
+OUTPUT = PROBABILITIES
 
 
 def build_onnx(
-    artifact: Artifact, lrn: LRNForm = "op", outside: dict[str, np.ndarray] | None = None
+    artifact: Artifact,
+    lrn: LRNForm = "op",
+    outside: dict[str, np.ndarray] | None = None,
+    outputs: Sequence[str] = (OUTPUT,),
 ) -> onnx.ModelProto:
     """Return the net as an ONNX model: float32 `patches` [N, 3, patch, patch] -> float32 `probabilities` [N, classes].
+
+    `outputs` are the names of the layers to return (`alexnet_infer.layers`), each float32 [N, ...]. The model ends with
+    the last operation that they need.
 
     N is free. The manifest is in the model's metadata under "alexnet_infer". With `outside`, the weights are put into
     that dictionary, and the model declares them as external data. A runtime can then take them from memory. Copying
@@ -42,12 +49,15 @@ def build_onnx(
     types = import_onnx().TensorProto
     architecture = artifact.manifest.architecture
     graph = Graph(outside)
-    graph.output(graph.net(artifact, INPUT, lrn))
+    layers = find_layers(architecture, outputs)
+    values = graph.net(artifact, INPUT, lrn, layers)
+    for value, layer in zip(values, layers, strict=True):
+        graph.output(value, layer.name)
     shape = [architecture.channels, architecture.patch, architecture.patch]
     return graph.model(
         artifact.manifest.name,
         (INPUT, types.FLOAT, ["N", *shape]),
-        (OUTPUT, types.FLOAT, ["N", architecture.classes]),
+        [(layer.name, types.FLOAT, ["N", *layer.shape]) for layer in layers],
         {METADATA_KEY: artifact.manifest.to_json()},
     )
 
@@ -74,15 +84,17 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.outside = outside
+        self._outputs: set[str] = set()
+        self._renamed: dict[str, str] = {}
 
     def model(
         self,
         name: str,
         source: tuple[str, int, list[int | str]],
-        target: tuple[str, int, list[int | str]],
+        targets: Sequence[tuple[str, int, list[int | str]]],
         metadata: dict[str, str],
     ) -> onnx.ModelProto:
-        """Return the model. `source` and `target` are the (name, element type, shape) of the input and the output."""
+        """Return the model. `source` and `targets` are the (name, element type, shape) of the input and the outputs."""
         from onnx import helper
 
         plugin = any(node.domain == PLUGIN_DOMAIN for node in self.nodes)
@@ -91,7 +103,7 @@ class Graph:
                 self.nodes,
                 name,
                 [helper.make_tensor_value_info(*source)],
-                [helper.make_tensor_value_info(*target)],
+                [helper.make_tensor_value_info(*target) for target in targets],
                 self.initializers,
             ),
             opset_imports=[
@@ -137,24 +149,63 @@ class Graph:
         self.outside[name] = value
         return name
 
-    def net(self, artifact: Artifact, patches: str, lrn: LRNForm, *, half: bool = False, prefix: str = "") -> str:
-        """Append a net that reads float32 `patches`, and return the name of its float32 probabilities.
+    def net(
+        self,
+        artifact: Artifact,
+        patches: str,
+        lrn: LRNForm,
+        layers: Sequence[Layer],
+        *,
+        half: bool = False,
+        prefix: str = "",
+    ) -> list[str]:
+        """Append a net that reads float32 `patches`, up to the last of `layers`. Return the names of their values.
 
-        With `half`, weights and activations are float16. LRN's sum, batch norm and the softmax stay in float32, because
-        squares of values of 256 or more overflow float16. `prefix` keeps the names of several nets distinct. Raises
-        SpecError if a weight is too large for float16.
+        The values are float32. With `half`, weights and activations are float16. LRN's sum, batch norm and the softmax
+        stay in float32, because squares of values of 256 or more overflow float16. `prefix` keeps the names of several
+        nets distinct. Raises SpecError if a weight is too large for float16.
         """
         value = self.cast(patches, np.float16, f"{prefix}half") if half else patches
+        missing = {layer.operation for layer in layers}
+        values: dict[str, str] = {}
         for step in artifact.manifest.architecture.steps:
+            name = step.operation.name
             value = _Builder(self, artifact, step, lrn, half, prefix).add(value)
-        if half:
-            value = self.cast(value, np.float32, f"{prefix}logits")
-        return self.node("Softmax", [value], f"{prefix}softmax", axis=1)
+            if name in missing:
+                values[name] = self.cast(value, np.float32, f"{prefix}{name}.output") if half else value
+                missing.remove(name)
+            if not missing:
+                break
+        if missing:
+            logits = self.cast(value, np.float32, f"{prefix}logits") if half else value
+            values[PROBABILITIES] = self.node("Softmax", [logits], f"{prefix}softmax", axis=1)
+        return [values[layer.operation] for layer in layers]
 
-    def output(self, value: str) -> None:
-        """Make `value`, which must be the output of the last node, the model's output."""
-        assert self.nodes[-1].output[0] == value, value
-        self.nodes[-1].output[0] = self.nodes[-1].name = OUTPUT
+    def output(self, value: str, name: str) -> None:
+        """Give a value the name of an output of the model.
+
+        A value inside the model that has this name gets another one. Then each output can have the name by which users
+        know the layer, whatever its operation is called: the paper's fc7 is the output of the operation after fc7.
+        """
+        if name != self._renamed.get(value, value) and any(name in node.output for node in self.nodes):
+            self._rename(name, f"{name}.inner")
+        current = self._renamed.get(value, value)
+        if current in self._outputs:  # two names of one value
+            current = self.node("Identity", [current], f"{name}.again")
+        self._rename(current, name)
+        self._outputs.add(name)
+
+    def _rename(self, old: str, new: str) -> None:
+        """Give a value another name, and its node too if no other node has it."""
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                for i, name in enumerate(names):
+                    if name == old:
+                        names[i] = new
+        if new not in (node.name for node in self.nodes):
+            for node in self.nodes:
+                node.name = new if node.name == old else node.name
+        self._renamed |= {first: new for first, now in self._renamed.items() if now == old} | {old: new}
 
 
 class _Builder:

@@ -123,8 +123,8 @@ BROKEN = {
     "no manifest": (edit(without_metadata), "no alexnet-infer manifest"),
     "another patch": (edit(another_patch), r"its input has type 1 and shape \[0, 3, 64, 57\]: expected FLOAT"),
     "another type": (edit(another_type), "its input has type 11"),
-    "fewer classes": (edit(fewer_classes), "its output has"),
-    "two inputs": (edit(second_input), "has 2 inputs: expected one"),
+    "fewer classes": (edit(fewer_classes), "its output probabilities has"),
+    "two inputs": (edit(second_input), "has 2 inputs and the outputs probabilities: expected one input"),
     "unknown precision": (edit(unknown_precision), "precision='fp8': expected fp32 or fp16 or int8"),
     "a later format": (edit(another_format), "format 2: this version reads format 1"),
 }

@@ -1,0 +1,115 @@
+"""Web pages that are single files: `eval --report`, `similar --report` and `explain`.
+
+A page loads nothing from the network. It contains no time, so equal inputs give equal bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from alexnet_infer.errors import SpecError, UsageError, printable
+from alexnet_infer.files import open_regular, write_atomically, writing
+from alexnet_infer.packages import missing_package
+
+GENERATOR = "alexnet-infer"
+"""Each page has `<meta name="generator" content="alexnet-infer ...">` near its beginning."""
+
+_MARK = f'<meta name="generator" content="{GENERATOR} '.encode()
+
+
+def check_jinja(option: str) -> None:
+    """Raise BackendError if jinja2, which `option` needs, is missing."""
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise missing_package(error, option) from None
+
+
+def check_page(page: Path, option: str) -> None:
+    """Raise UsageError if the file `page` exists and is not a page of alexnet-infer, which may be overwritten.
+
+    `option` begins the message, as in "--report out".
+    """
+    if not os.path.lexists(page):
+        return
+    try:
+        with open_regular(page, follow=False) as file:
+            own = _MARK in file.read(2000)
+    except (OSError, SpecError):
+        own = False
+    if not own:
+        raise UsageError(
+            f"{option}: its {page.name} was not written by alexnet-infer and would be overwritten; expected another "
+            "folder"
+        )
+
+
+def write_page(out: Path, name: str, page: str, option: str) -> Path:
+    """Write the page `out`/`name` and return its path. The folder is created if necessary.
+
+    Raises UsageError, beginning with `option`, if it can't be written or `check_page` refuses it.
+    """
+    with writing(option):
+        out.mkdir(parents=True, exist_ok=True)
+        check_page(out / name, option)
+        write_atomically(out / name, page.encode())
+    return out / name
+
+
+def render(
+    package: str, template: str, values: Mapping[str, Any], filters: Mapping[str, Callable] | None = None
+) -> str:
+    """Return the page from the Jinja template of this name in `package`, with its `values`.
+
+    Every value is escaped and made printable. The filters of all pages are below; `filters` adds those of one page.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # Names may have characters that can't be displayed or that reverse the surrounding text.
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+    environment.filters.update(
+        count="{:,}".format,
+        percent=percent,
+        jpeg=jpeg,
+        px="{:.2f}".format,
+        plain=lambda value: json.dumps(value, sort_keys=True, ensure_ascii=False, default=dict),
+        **(filters or {}),
+    )
+    source = resources.files(package).joinpath(template).read_text("utf-8")
+    return environment.from_string(source).render(values)
+
+
+def percent(fraction: float | None, digits: int = 2) -> str:
+    """Format a fraction in percent, without the sign; a dash for None."""
+    return "\N{EN DASH}" if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+def jpeg(square: np.ndarray, side: int = 256) -> str:
+    """Return an image uint8 [H, W, 3] as the data URI of a JPEG, reduced to at most `side` pixels."""
+    image = Image.fromarray(square)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=88)
+    return uri("jpeg", file.getvalue())
+
+
+def uri(kind: str, data: bytes) -> str:
+    """Return an encoded image as a data URI. `kind` is "png", "jpeg" or "svg+xml"."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
