@@ -13,21 +13,37 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-BINARY = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+BINARY = next((path for name in _NAMES if (path := shutil.which(name))), None)
 """The browser's program, or None."""
 
-_FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --no-first-run --no-default-browser-check --disable-extensions "
-    "--disable-background-networking --disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars "
-    "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream --remote-debugging-pipe about:blank"
-).split()
+_FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-extensions",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    "--remote-debugging-pipe",
+    "about:blank",
+]
 
-_EXEC = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
+_EXEC = (
+    "import os, sys; read, write, *command = sys.argv[1:]; "
+    "os.dup2(int(read), 3); os.dup2(int(write), 4); os.execvp(command[0], command)"
+)
 """Chromium reads commands from file 3 and writes to file 4."""
 
 KEYS = {"Tab": 9, "Enter": 13, "Space": 32, "ArrowDown": 40, "ArrowUp": 38}
@@ -64,7 +80,11 @@ class Chromium:
         self.close()
 
     def close(self) -> None:
-        """End the browser."""
+        """End the browser and its processes."""
+        with suppress(AssertionError, OSError, subprocess.TimeoutExpired):
+            self._session = None
+            self.send("Browser.close")
+            self._process.wait(10)
         self._process.kill()
         self._process.wait()
         os.close(self._to)
@@ -153,6 +173,3 @@ class Chromium:
         """Write a PNG of the page, `whole` or what the window shows."""
         data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(data))
-
-
-Serve = Callable[[Path], str]

@@ -27,7 +27,7 @@ from alexnet_infer.version import __version__
 
 PAGE, ALONE, MANIFEST, NET = "index.html", "disk.html", "net.json", "net.onnx"
 STYLE = "style.css"
-SCRIPTS = ("files.js", "preprocess.js", "net.js", "draw.js", "app.js")
+SCRIPTS = ("files.js", "decode.js", "preprocess.js", "net.js", "draw.js", "app.js")
 """Each imports only earlier ones."""
 
 RUNTIME_FOLDER = "onnxruntime-web"
@@ -196,7 +196,7 @@ def _layers(architecture: Architecture) -> Iterator[dict[str, Any]]:
             "name": layer.name,
             "shape": list(layer.shape),
             "columns": layer.operation in apart,
-            "about": "The softmax of the layer before: they add up to 1." if operation is None else _gloss(operation, pre),
+            "about": _gloss(operation, pre) if operation is not None else "The softmax of fc8: they add up to 1.",
         }
 
 
@@ -204,7 +204,8 @@ def _gloss(operation: Operation, pre: bool) -> str:
     """Return a sentence on what an operation does. Sections are the paper's."""
     match operation:
         case Conv() if operation.groups > 1:
-            text = f"Kernels of {operation.size} x {operation.size} slide over the maps of their own column (section 3.5)."
+            size = f"{operation.size} x {operation.size}"
+            text = f"Kernels of {size} slide over the maps of their own column (section 3.5)."
         case Conv():
             text = f"Kernels of {operation.size} x {operation.size} slide over all maps of the layer before."
         case Dense():
@@ -215,8 +216,8 @@ def _gloss(operation: Operation, pre: bool) -> str:
             return "After tanh, which limits values to -1 ... 1 (section 3.1 compares it with ReLU)."
         case LRN():
             return (
-                f"Local response normalisation: a value is divided the more, the larger the {operation.size} maps around "
-                "it are at the same place (section 3.3)."
+                f"Local response normalisation: the larger the {operation.size} maps around a value are at its place, "
+                "the more it is divided by (section 3.3)."
             )
         case MaxPool():
             return (

@@ -1,13 +1,13 @@
 // @ts-check
 /** The page: photos in, labels and maps out. */
 
+import { decode, read } from "./decode.js";
 import { drawMaps, drawSquare, drawUnits, peak } from "./draw.js";
 import { bytes } from "./files.js";
 import { Net, largest, meanOverViews, readSite } from "./net.js";
 import { meanOf, patches, squareOf } from "./preprocess.js";
 
 /** @typedef {import("./net.js").Layer} Layer */
-/** @typedef {import("./preprocess.js").Pixels} Pixels */
 
 const FEW = 18; // maps of a column that are drawn unless all are wanted
 
@@ -75,40 +75,12 @@ function addPanel(/** @type {Layer} */ layer) {
   $("layers").append(panel);
 }
 
-/**
- * Decode an image as classify does: upright, without colour conversion, on white.
- * @param {Blob} blob
- * @returns {Promise<Pixels>}
- */
-async function decode(blob) {
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(blob, { imageOrientation: "from-image", colorSpaceConversion: "none" });
-  } catch {
-    throw new Error(`${/** @type {File} */ (blob).name ?? "This"} is not an image that this browser reads.`);
-  }
-  const pixels = read(bitmap, bitmap.width, bitmap.height);
-  bitmap.close();
-  return pixels;
-}
-
-/** The pixels of a picture on white. */
-function read(/** @type {CanvasImageSource} */ picture, /** @type {number} */ width, /** @type {number} */ height) {
-  if (width * height > site.max_pixels) throw new Error(`${width} x ${height} pixels are too many: shrink the photo first.`);
-  const canvas = new OffscreenCanvas(width, height);
-  const context = /** @type {any} */ (canvas.getContext("2d", { willReadFrequently: true }));
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, width, height);
-  context.drawImage(picture, 0, 0);
-  return context.getImageData(0, 0, width, height);
-}
-
 /** Take a photo from somewhere. Returns its time in ms, from bytes to the drawn result. */
 async function take(/** @type {Blob} */ blob) {
   stopCamera();
   const began = performance.now();
   try {
-    const pixels = await decode(blob);
+    const pixels = await decode(blob, site.max_pixels);
     const decoded = performance.now();
     square = squareOf(pixels, site.preprocessing);
     await show({ decoding: decoded - began, rescaling: performance.now() - decoded });
@@ -245,7 +217,7 @@ async function startCamera() {
   $("label").setAttribute("aria-live", "off");
   while (video.srcObject) {
     const began = performance.now();
-    square = squareOf(read(video, video.videoWidth, video.videoHeight), site.preprocessing);
+    square = squareOf(read(video, video.videoWidth, video.videoHeight, site.max_pixels), site.preprocessing);
     await show({ rescaling: performance.now() - began });
     if (media("(prefers-reduced-motion: reduce)")) return;
     await new Promise((done) => setTimeout(done, 200));
