@@ -20,6 +20,7 @@ from alexnet_infer.errors import UsageError, printable
 from alexnet_infer.export.web.runtime import BINARY, CDN, SCRIPT, VERSION, RuntimeFile, integrity_of
 from alexnet_infer.files import read_limited, write_atomically, writing
 from alexnet_infer.graph.web import build_web_model, columns_of, has_lrn, web_layers
+from alexnet_infer.layers import PRE
 from alexnet_infer.manifest import Manifest
 from alexnet_infer.pages import check_page
 from alexnet_infer.preprocess import WHOLE_PIXELS, patch_offsets
@@ -190,30 +191,28 @@ def _layers(architecture: Architecture) -> Iterator[dict[str, Any]]:
     _, apart = columns_of(architecture)
     operations = {operation.name: operation for operation in architecture.operations}
     for layer in web_layers(architecture):
-        operation = operations.get(layer.operation)
-        pre = layer.name != layer.operation and layer.name.partition(":")[0] == layer.operation
+        names = dict.fromkeys((layer.name.removesuffix(PRE), layer.operation))  # of conv1: conv1, act1
+        texts = [_gloss(operations[name]) for name in names if name in operations]
         yield {
             "name": layer.name,
             "shape": list(layer.shape),
             "columns": layer.operation in apart,
-            "about": _gloss(operation, pre) if operation is not None else "The softmax of fc8: they add up to 1.",
+            "about": " ".join(texts) or f"The softmax of {architecture.operations[-1].name}: they add up to 1.",
         }
 
 
-def _gloss(operation: Operation, pre: bool) -> str:
+def _gloss(operation: Operation) -> str:
     """Return a sentence on what an operation does. Sections are the paper's."""
     match operation:
-        case Conv() if operation.groups > 1:
-            size = f"{operation.size} x {operation.size}"
-            text = f"Kernels of {size} slide over the maps of their own column (section 3.5)."
         case Conv():
-            text = f"Kernels of {operation.size} x {operation.size} slide over all maps of the layer before."
+            maps = "the maps of their own column (section 3.5)" if operation.groups > 1 else "all maps before them"
+            return f"Kernels of {operation.size} x {operation.size} slide over {maps}."
         case Dense():
-            text = "Every unit sees all values of the layer before."
+            return "Every unit sees all values before it."
         case Activation(kind="relu"):
-            return "After ReLU, which replaces negative values with 0 (section 3.1)."
+            return "ReLU then replaces negative values with 0 (section 3.1)."
         case Activation():
-            return "After tanh, which limits values to -1 ... 1 (section 3.1 compares it with ReLU)."
+            return "tanh then limits values to -1 ... 1 (section 3.1 compares it with ReLU)."
         case LRN():
             return (
                 f"Local response normalisation: the larger the {operation.size} maps around a value are at its place, "
@@ -225,7 +224,6 @@ def _gloss(operation: Operation, pre: bool) -> str:
                 f"{operation.stride} pixels (section 3.4)."
             )
         case BatchNorm():
-            return "Batch normalisation: each map is shifted and scaled as training found (not in the paper)."
+            return "Batch normalisation shifts and scales each map as training found (not in the paper)."
         case _:
             return ""
-    return f"{text} Before the activation." if pre else text
