@@ -202,7 +202,7 @@ function picture(/** @type {string} */ label) {
   return canvas;
 }
 
-/** Show what the camera sees until it is stopped: every frame, or with reduced motion one. */
+/** Show what the camera sees until it is stopped: without pause, or with reduced motion every two seconds. */
 async function startCamera() {
   const video = $("video");
   try {
@@ -219,8 +219,7 @@ async function startCamera() {
     const began = performance.now();
     square = squareOf(read(video, video.videoWidth, video.videoHeight, site.max_pixels), site.preprocessing);
     await show({ rescaling: performance.now() - began });
-    if (media("(prefers-reduced-motion: reduce)")) return;
-    await new Promise((done) => setTimeout(done, 200));
+    await new Promise((done) => setTimeout(done, media("(prefers-reduced-motion: reduce)") ? 2000 : 100));
   }
 }
 

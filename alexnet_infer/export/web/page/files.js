@@ -10,13 +10,14 @@
 export async function bytes(name, integrity) {
   const held = document.getElementById(`file:${name}`);
   if (held) return Uint8Array.from(atob(held.textContent ?? ""), (c) => c.charCodeAt(0));
-  let response;
   try {
-    response = await fetch(name, integrity ? { integrity } : {});
+    const response = await fetch(name, integrity ? { integrity } : {});
+    if (response.ok) return new Uint8Array(await response.arrayBuffer());
   } catch {
-    const wrong = integrity ? ", or it is not the file that this page expects (its hash differs)" : "";
-    throw new Error(`${name} can't be loaded${wrong}.`);
+    // Of another content, or not there at all: the next request tells which.
   }
-  if (!response.ok) throw new Error(`${name} can't be loaded: the server answers ${response.status}.`);
-  return new Uint8Array(await response.arrayBuffer());
+  const answer = await fetch(name, { method: "HEAD" }).catch(() => null);
+  if (!answer) throw new Error(`${name} can't be loaded: its server can't be reached.`);
+  if (!answer.ok) throw new Error(`${name} can't be loaded: the server answers ${answer.status}.`);
+  throw new Error(`${name} is not the file that this page expects: its hash differs, or it was cut off.`);
 }

@@ -38,7 +38,9 @@ export class Net {
    * @param {Site} site
    */
   constructor(ort, session, site) {
-    [this.ort, this.session, this.site] = [ort, session, site];
+    this.ort = ort;
+    this.session = session;
+    this.site = site;
     /** @type {Promise<unknown>} */
     this.last = Promise.resolve();
   }
