@@ -3,9 +3,10 @@
     python benchmarks/web_page.py PACKAGE [--net NET] [--rounds 20] [--json]
 
 PACKAGE is the unpacked npm package onnxruntime-web. A time is that of a photo, from its bytes to the drawn page:
-decoding, rescaling, the net in one thread, and drawing all open layers, but not the browser's painting after that. It is
-a median. The first photo, for which the browser compiles the scripts, is reported apart. Exactness is the largest
-difference from Python on the example photos, in grey levels and in probability; that of noise of two levels is beside it.
+decoding, rescaling, the net in one thread, and drawing all open layers, but not the browser's painting after that. It
+is a median. The first photo, for which the browser compiles the scripts, is reported apart. Exactness is the largest
+difference from Python on the example photos, in grey levels and in probability; that of noise of two levels is beside
+it.
 """
 
 from __future__ import annotations

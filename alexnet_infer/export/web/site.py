@@ -36,6 +36,9 @@ MAX_PHOTO = 10_000_000
 MAX_ALONE = 100_000_000
 """Bytes of files that one page may hold. Browsers keep it in memory several times."""
 
+MAX_WEIGHTS = 1_500_000_000
+"""Bytes of weights in float32: a browser gives a WebAssembly program at most 4 GB, which also hold the file."""
+
 _VIEWS = ("upper left", "upper right", "lower left", "lower right", "central")
 """The views in the order of `patch_offsets`."""
 
@@ -59,9 +62,15 @@ def write_site(site: Site, folder: Path) -> list[Path]:
     """Write the site and return its files. The folder is created if necessary.
 
     With the runtime's files, there is also `disk.html`, which holds everything and works when opened from disk, unless
-    it would have more than MAX_ALONE bytes of files. Raises UsageError if the folder can't be written, or if files in
-    it would be overwritten that are not of such a site.
+    it would have more than MAX_ALONE bytes of files. Raises UsageError if the folder can't be written, if files in it
+    would be overwritten that are not of such a site, or if the net is too large for a browser.
     """
+    weights = sum(tensor.nbytes for tensor in site.artifact.tensors.values())
+    if weights > MAX_WEIGHTS:
+        raise UsageError(
+            f"--web {folder}: the net has {weights / 1e9:.1f} GB of weights; expected at most {MAX_WEIGHTS / 1e9:.1f} "
+            "GB, which fit into a browser"
+        )
     data = _data(site)
     texts = _texts(site)
     if site.runtime is not None and sum(map(len, data.values())) <= MAX_ALONE:
@@ -205,8 +214,8 @@ def _gloss(operation: Operation) -> str:
     """Return a sentence on what an operation does. Sections are the paper's."""
     match operation:
         case Conv():
-            maps = "the maps of their own column (section 3.5)" if operation.groups > 1 else "all maps before them"
-            return f"Kernels of {operation.size} x {operation.size} slide over {maps}."
+            seen = "the maps of their own column (section 3.5)" if operation.groups > 1 else "everything before them"
+            return f"Kernels of {operation.size} x {operation.size} slide over {seen}."
         case Dense():
             return "Every unit sees all values before it."
         case Activation(kind="relu"):

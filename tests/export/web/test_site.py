@@ -125,6 +125,13 @@ def test_a_net_that_is_too_large_for_one_page_gets_none(tmp_path, monkeypatch):
     assert "disk.html" not in files(made(tmp_path / "site", runtime=runtime))
 
 
+def test_a_net_that_is_too_large_for_a_browser_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(site_module, "MAX_WEIGHTS", 10_000)
+    with pytest.raises(UsageError, match=r"--web .* GB of weights"):
+        made(tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
 def test_each_script_imports_only_scripts_before_it_and_no_two_define_the_same_name():
     """So that they can be joined into one."""
     defined: dict[str, str] = {}
