@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from alexnet_infer.commands.compare import choose_images, report, verify
+from alexnet_infer.commands.export_layers import verify_layers
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.engines.files import EngineOptions, parse_workspace
@@ -226,15 +227,23 @@ def _verify(
         fix = _elsewhere(path, request, exported)
         tell(f"{path}: not verified, because it can't run here ({error}); {fix}")
         return None, 0
-    reference = reference_of(candidate.views)
-    agreement = verify(reference, candidate, verification.images, limit=verification.limit)
-    tolerance = verification.tolerance
-    if tolerance is None:
-        tolerance = default_tolerance(reference, candidate)
-    if not as_json:
-        say()
-    code = report(agreement, tolerance, silent=as_json)
-    return {**agreement.to_json(), "tolerance": tolerance, "within": agreement.within(tolerance)}, code
+    images, limit = verification.images, verification.limit
+    result, code = {}, 0
+    if PROBABILITIES in request.outputs:
+        reference = reference_of(candidate.views)
+        agreement = verify(reference, candidate, images, limit=limit)
+        tolerance = verification.tolerance
+        if tolerance is None:
+            tolerance = default_tolerance(reference, candidate)
+        if not as_json:
+            say()
+        code = report(agreement, tolerance, silent=as_json)
+        result = {**agreement.to_json(), "tolerance": tolerance, "within": agreement.within(tolerance)}
+    if request.outputs != (PROBABILITIES,):
+        (model,) = request.models
+        result["layers"], layers_code = verify_layers(model, candidate, images, limit, silent=as_json)
+        code = max(code, layers_code)
+    return result, code
 
 
 def _elsewhere(engine: Path, request: ExportRequest, exported: Exported) -> str:
