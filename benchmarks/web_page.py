@@ -1,6 +1,6 @@
 """Speed and exactness of the page that `export --web` writes, in headless Chromium.
 
-    python benchmarks/web_page.py PACKAGE [--net NET] [--rounds 20] [--json]
+    python -m benchmarks.web_page PACKAGE [--net NET] [--rounds 20] [--json]
 
 PACKAGE is the unpacked npm package onnxruntime-web. A time is that of a photo, from its bytes to the drawn page:
 decoding, rescaling, the net in one thread, and drawing all open layers, but not the browser's painting after that. It

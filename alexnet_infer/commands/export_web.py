@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def run(
         say(f"Visitors also load onnxruntime-web {VERSION} ({(SCRIPT.bytes + BINARY.bytes) / 1e6:.1f} MB) from a CDN.")
     elif web / ALONE in written:
         say(f"{web / ALONE} holds everything, and opens from disk.")
-    say(f"To look at it: python3 -m http.server -d {web}")
+    say(f"To look at it: {shlex.join(['python3', '-m', 'http.server', '-d', str(web)])}")
     return 0
 
 
