@@ -30,7 +30,7 @@ ACT_ONLY_IF_GIVEN = {
     "alexnet-infer eval merge": {
         *("--data", "--report", "--save-predictions", "--per-class", "--confusion", "--fail-if"),
     },
-    "alexnet-infer export": {"--calibrate", "--keep-float", "--photo", "--triton"},
+    "alexnet-infer export": {"--calibrate", "--keep-float", "--photo", "--triton", "--web"},
     "alexnet-infer compare": {"--data"},
     "alexnet-infer benchmark": {"--plot"},
     "alexnet-infer import": {"--data"},

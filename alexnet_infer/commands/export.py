@@ -42,8 +42,20 @@ class Verification:
     """The largest allowed probability difference. None for the default of the precision."""
 
 
-def main(
+def main(*, web: Path | None, runtime: Path | None, **options: Any) -> int:
+    """Run the command with its options, and return its exit code: a web page with `web`, otherwise files."""
+    if web is not None:
+        from alexnet_infer.commands.export_web import run as run_web
+
+        return run_web(web=web, runtime=runtime, **options)
+    if runtime is not None:
+        raise UsageError(f"--runtime {runtime}: applies to web pages only; add --web DIR")
+    return export_files(**options)
+
+
+def export_files(
     *,
+    precision: str | None,
     verify: bool,
     data: Path | None,
     photo: Sequence[str] | None,
@@ -53,8 +65,8 @@ def main(
     as_json: bool,
     **requested: Any,
 ) -> int:
-    """Run the command with its options, `requested` being those of `make_request`. Returns the exit code of `run`."""
-    request = make_request(**requested)
+    """Export files. `requested` are the other options, those of `make_request`. Returns the exit code of `run`."""
+    request = make_request(precision=precision or "fp32", **requested)
     return run(request, make_verification(verify, data, photo or (), limit, tolerance), triton, as_json=as_json)
 
 
