@@ -1,0 +1,86 @@
+"""Features in a file whose arrays are found by name: .npz and .h5. All but the texts is mapped into memory.
+
+about       the description (`About`) as JSON, one text
+names       one text per image
+labels      one text per image; empty for photos
+error_rows  the rows of the images that can't be read, int64
+errors      why they can't be read, one text for each
+LAYER       [N, *shape]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from alexnet_infer.errors import SpecError
+from alexnet_infer.features.about import MAX_IMAGES, About, AboutLayer
+from alexnet_infer.features.arrays import Place, mapped
+from alexnet_infer.features.table import LONGEST_TEXT, Damaged, Features, labels_of, text_of
+from alexnet_infer.files import MAX_JSON_BYTES
+
+
+def texts_of(features: Features) -> dict[str, list[str]]:
+    """Return the texts of features by the names of their arrays."""
+    errors = [features.errors[row] for row in sorted(features.errors)]
+    return {"names": [*features.names], "labels": [label or "" for label in features.labels], "errors": errors}
+
+
+def error_rows(features: Features) -> np.ndarray:
+    """Return the rows of the images that can't be read, int64."""
+    return np.array(sorted(features.errors), "<i8")
+
+
+class MappedFeatures(Features):
+    """Features in the arrays of an open file, which may be closed afterwards. Raises Damaged and SpecError."""
+
+    def __init__(self, path: Path, file: BinaryIO, places: Mapping[str, Place]) -> None:
+        self._file, self._places = file, places
+        names, labels = self._texts("names"), labels_of(self._texts("labels"))
+        super().__init__(path, self._about(), names, labels, self._errors())
+        self._layers = {layer.name: self._values(layer) for layer in self.about.layers}
+
+    def _array(self, layer: AboutLayer) -> np.ndarray:
+        return self._layers[layer.name]
+
+    def _values(self, layer: AboutLayer) -> np.ndarray:
+        values = self._map(layer.name)
+        if (values.dtype, values.shape) != (self.about.numpy_dtype, (len(self), *layer.shape)):
+            raise Damaged(f"{layer.name} is {values.dtype} {list(values.shape)}: not what `about` says")
+        return values
+
+    def _map(self, name: str) -> np.ndarray:
+        if name not in self._places:
+            raise Damaged(f"the array {name} is missing")
+        return mapped(self._file, self._places[name])
+
+    def _about(self) -> About:
+        values = self._map("about")
+        if values.dtype.kind not in "US" or values.shape or values.nbytes > 4 * MAX_JSON_BYTES:
+            raise Damaged("the description `about` is damaged")
+        try:
+            return About.from_json(values.item())
+        except SpecError:
+            raise
+        except ValueError as error:  # no characters of Unicode
+            raise Damaged(str(error)) from None
+
+    def _texts(self, name: str) -> list[str]:
+        values = self._map(name)
+        if values.dtype.kind not in "US" or values.ndim != 1 or values.dtype.itemsize > 4 * LONGEST_TEXT:
+            raise Damaged(f"{name} is {values.dtype} {list(values.shape)}: expected texts")
+        if len(values) > MAX_IMAGES:
+            raise Damaged(f"has {len(values):,} {name}: expected at most {MAX_IMAGES:,}")
+        try:
+            return [text_of(text.decode() if isinstance(text, bytes) else text) for text in values.tolist()]
+        except ValueError as error:  # no characters of Unicode, or not UTF-8
+            raise Damaged(f"{name}: {error}") from None
+
+    def _errors(self) -> dict[int, str]:
+        rows, texts = self._map("error_rows"), self._texts("errors")
+        if rows.dtype != np.dtype("<i8") or rows.shape != (len(texts),) or (np.diff(rows) <= 0).any():
+            raise Damaged("the rows of its errors are damaged")
+        return dict(zip(rows.tolist(), texts, strict=True))
