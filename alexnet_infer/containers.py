@@ -53,6 +53,9 @@ class _Bounded:
         return self._file.read(size)
 
 
-def open_zip(file: IO[bytes], metadata_encoding: str | None = None, most: int = MAX_LIST_BYTES) -> ZipFile:
-    """Return the zip archive in an open file. Raises BadZipFile if its list has more than `most` bytes."""
-    return ZipFile(_Bounded(file, most), metadata_encoding=metadata_encoding)
+def open_zip(file: IO[bytes], metadata_encoding: str | None = None, most: int | None = None) -> ZipFile:
+    """Return the zip archive in an open file.
+
+    Raises BadZipFile if its list has more than `most` bytes, by default MAX_LIST_BYTES.
+    """
+    return ZipFile(_Bounded(file, most or MAX_LIST_BYTES), metadata_encoding=metadata_encoding)

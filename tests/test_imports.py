@@ -152,8 +152,9 @@ FLOORS = (
     "predict",
     "published",
     "export",
-    "nets",
-    "benchmark doctor evaluation features",
+    "nets pipeline",
+    "benchmark doctor evaluation",
+    "features",
     "commands",
     "cli",
 )

@@ -18,7 +18,7 @@ import numpy as np
 from alexnet_infer.errors import SpecError
 from alexnet_infer.features.about import About, AboutLayer
 from alexnet_infer.features.arrays import mapped, place
-from alexnet_infer.features.table import Damaged, Features, Row, labels_of, text_of
+from alexnet_infer.features.table import Damaged, Features, Row, labels_of, refusing, text_of
 from alexnet_infer.files import MAX_JSON_BYTES, open_regular
 
 MAX_BYTES = 2**30
@@ -68,6 +68,13 @@ class NpyFeatures(Features):
 
     def _array(self, layer: AboutLayer) -> np.ndarray:
         return self._values
+
+
+def check_text_file(path: Path) -> None:
+    """Raise FeaturesError if beside the missing array `path` there is a text file that isn't about features."""
+    with refusing(path):
+        if os.path.lexists(text_file(path)):
+            _read(text_file(path))
 
 
 def _read(path: Path) -> tuple[About, list[Row]]:
