@@ -10,13 +10,13 @@ LAYER       [N, *shape]
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from alexnet_infer.errors import SpecError
 from alexnet_infer.features.about import MAX_IMAGES, About, AboutLayer
 from alexnet_infer.features.arrays import Place, mapped
 from alexnet_infer.features.table import LONGEST_TEXT, Damaged, Features, labels_of, text_of
@@ -59,24 +59,19 @@ class MappedFeatures(Features):
 
     def _about(self) -> About:
         values = self._map("about")
-        if values.dtype.kind not in "US" or values.shape or values.nbytes > 4 * MAX_JSON_BYTES:
+        if not _are_texts(values) or values.shape or values.nbytes > 4 * MAX_JSON_BYTES:
             raise Damaged("the description `about` is damaged")
-        try:
-            return About.from_json(values.item())
-        except SpecError:
-            raise
-        except ValueError as error:  # no characters of Unicode
-            raise Damaged(str(error)) from None
+        return About.from_json(values.item())
 
     def _texts(self, name: str) -> list[str]:
         values = self._map(name)
-        if values.dtype.kind not in "US" or values.ndim != 1 or values.dtype.itemsize > 4 * LONGEST_TEXT:
+        if not _are_texts(values) or values.ndim != 1 or values.dtype.itemsize > 4 * LONGEST_TEXT:
             raise Damaged(f"{name} is {values.dtype} {list(values.shape)}: expected texts")
         if len(values) > MAX_IMAGES:
             raise Damaged(f"has {len(values):,} {name}: expected at most {MAX_IMAGES:,}")
         try:
             return [text_of(text.decode() if isinstance(text, bytes) else text) for text in values.tolist()]
-        except ValueError as error:  # no characters of Unicode, or not UTF-8
+        except UnicodeDecodeError as error:
             raise Damaged(f"{name}: {error}") from None
 
     def _errors(self) -> dict[int, str]:
@@ -84,3 +79,10 @@ class MappedFeatures(Features):
         if rows.dtype != np.dtype("<i8") or rows.shape != (len(texts),) or (np.diff(rows) <= 0).any():
             raise Damaged("the rows of its errors are damaged")
         return dict(zip(rows.tolist(), texts, strict=True))
+
+
+def _are_texts(values: np.ndarray) -> bool:
+    """Whether an array has texts. NumPy makes damaged texts of numbers that are no characters."""
+    if values.dtype.kind != "U" or not values.dtype.itemsize:
+        return values.dtype.kind == "S"
+    return not values.size or int(values.reshape(-1).view("<u4").max()) <= sys.maxunicode
