@@ -88,7 +88,7 @@ def similar(
     layer: Annotated[
         str | None, option(HOW, "A layer of FEATURES, if it has several.", metavar="NAME", default="the only one")
     ] = None,
-    n: Annotated[int, option(HOW, "Images per photo.", "-n", metavar="N")] = 6,
+    n: Annotated[int | None, option(HOW, "Images per photo.", "-n", metavar="N", default="6, or all if fewer")] = None,
     device: Device = "auto",
     backend: Backend = "auto",
     as_json: Annotated[bool, option(OUTPUT, "Print one JSON object per line, one line per photo.", "--json")] = False,

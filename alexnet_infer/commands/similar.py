@@ -45,7 +45,7 @@ def run(
         place = find_place(index, data)
         if place.reason:
             tell(f"note: the page will have no images of the set ({place.reason}); name it with --data")
-    similar = find_similar(index, [*expand(photos)], request.n, keep=report is not None)
+    similar = find_similar(index, [*expand(photos)], keep=report is not None)
     failed = 0
     for answer in similar.answers:
         if answer.query.error is not None:

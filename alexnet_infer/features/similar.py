@@ -30,6 +30,9 @@ from alexnet_infer.predict import LARGEST_BATCH, Net
 from alexnet_infer.progress import counting
 from alexnet_infer.reading import Decoded, batches
 
+N = 6
+"""Neighbours of a photo, as in the paper's figure."""
+
 QUERY_BYTES = 2**28
 """Bytes of queries that are searched for at once. Each further search reads the file again."""
 
@@ -40,8 +43,8 @@ class SimilarRequest:
 
     index: Path
     """The file of features."""
-    n: int = 6
-    """Images per photo."""
+    n: int | None = None
+    """Images per photo. None for N, or all if there are fewer."""
     layer: str | None = None
     """None for the only layer of the file."""
     model: Path | None = None
@@ -50,7 +53,7 @@ class SimilarRequest:
     backend: Choice = "auto"
 
     def __post_init__(self) -> None:
-        if self.n < 1:
+        if self.n is not None and self.n < 1:
             raise UsageError(f"-n {self.n}: expected at least 1")
 
 
@@ -61,6 +64,8 @@ class Index:
     features: Features
     layer: str
     net: Net
+    n: int
+    """Images per photo."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,7 +105,8 @@ def open_index(request: SimilarRequest) -> Index:
     """
     features = open_features(request.index)
     layer, about = layer_of(features, request.layer), features.about
-    check_number(features, request.n, "-n ")
+    n = request.n or max(1, min(N, about.images.count - about.images.unreadable))
+    check_number(features, n, "-n ")
     path = _net_of(features, request.model)
     net = load(path, device=request.device, views=about.views, backend=request.backend, layers=[layer])
     (own,) = find_layers(net.manifest.architecture, [layer])
@@ -109,11 +115,11 @@ def open_index(request: SimilarRequest) -> Index:
         raise FeaturesError(
             f"{features.path}: describes another {layer} or preprocessing than its net, {about.net}, has: it is damaged"
         )
-    return Index(features=features, layer=layer, net=net)
+    return Index(features=features, layer=layer, net=net, n=n)
 
 
-def find_similar(index: Index, photos: Sequence[Photo], n: int, *, keep: bool = False) -> Similar:
-    """Return the `n` nearest images for each photo, or its error. With `keep`, the squares of the photos are kept.
+def find_similar(index: Index, photos: Sequence[Photo], *, keep: bool = False) -> Similar:
+    """Return the nearest images for each photo, or its error. With `keep`, the squares of the photos are kept.
 
     Raises UsageError for features too large for the file's type, and the errors of `search`.
     """
@@ -128,7 +134,7 @@ def find_similar(index: Index, photos: Sequence[Photo], n: int, *, keep: bool = 
     with counting(f"searching {shown}", len(parts) * len(features)) as advance:
         for part in parts:
             queries = np.stack([query.values for query in part])
-            rows, distances, left_out = search(features, index.layer, queries, n, advance)
+            rows, distances, left_out = search(features, index.layer, queries, index.n, advance)
             for query, own, far in zip(part, rows, distances, strict=True):
                 found[id(query)] = neighbours(features, own, far)
     if found and not any(found.values()):
