@@ -8,7 +8,7 @@ from typing import Any
 
 from alexnet_infer.errors import UnreadableInputError, UsageError
 from alexnet_infer.evaluation.tables import csv_text
-from alexnet_infer.features.nearest import decimals
+from alexnet_infer.features.search import decimals
 from alexnet_infer.features.similar import Answer, Index, Similar, SimilarRequest, find_similar, open_index
 from alexnet_infer.output import console, say_json, say_lines, styled, tell
 from alexnet_infer.photos import expand
@@ -137,5 +137,6 @@ def _print_source(index: Index, similar: Similar) -> None:
     about = index.features.about
     views = "mean of ten views" if about.views == "ten" else "central view"
     left_out = f", {similar.left_out:,} left out" if similar.left_out else ""
-    searched = f"{len(index.features) - similar.left_out:,} images of {about.images.data}{left_out}"
+    kind = "photos" if about.images.path is None else f"images of {about.images.data}"
+    searched = f"{len(index.features) - similar.left_out:,} {kind}{left_out}"
     console().print(styled(f"{index.layer} of {about.net}, {views}, {searched}", "dim"), soft_wrap=True)

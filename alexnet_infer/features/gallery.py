@@ -16,7 +16,7 @@ import numpy as np
 from alexnet_infer.datasets import LabelledImages, detected, open_images
 from alexnet_infer.errors import AlexNetInferError, UsageError, one_line
 from alexnet_infer.features.images import images_of_photos, images_of_set, utf8
-from alexnet_infer.features.nearest import Neighbour
+from alexnet_infer.features.search import Neighbour
 from alexnet_infer.features.similar import Answer, Index, Seen, see
 from alexnet_infer.photos import Photo, named
 from alexnet_infer.published.get import set_at

@@ -8,7 +8,7 @@ from pathlib import Path
 from alexnet_infer import pages
 from alexnet_infer.errors import UsageError
 from alexnet_infer.features.gallery import Picture
-from alexnet_infer.features.nearest import decimals
+from alexnet_infer.features.search import decimals
 from alexnet_infer.features.similar import Index, Similar
 from alexnet_infer.version import __version__
 

@@ -19,8 +19,8 @@ from alexnet_infer.decode import Squares
 from alexnet_infer.errors import ModelFileError, SpecError, UsageError, cause_of, printable
 from alexnet_infer.features.about import FeaturesError
 from alexnet_infer.features.images import Images, images_of_photos
-from alexnet_infer.features.nearest import Neighbour, as_stored, check_number, layer_of, neighbours, search
 from alexnet_infer.features.opening import open_features
+from alexnet_infer.features.search import Neighbour, as_stored, check_number, layer_of, neighbours, search
 from alexnet_infer.features.table import Features
 from alexnet_infer.layers import find_layers
 from alexnet_infer.nets import find_net, load, nets_at_hand

@@ -165,7 +165,7 @@ def test_unreadable_images_are_left_out_and_counted(similar, room, tmp_path, pho
     assert answer["neighbours"][0]["name"] == str(photo)
     assert len(answer["neighbours"]) == 3
     assert str(tmp_path / "bad.jpg") not in [near["name"] for near in answer["neighbours"]]
-    assert "3 images of photos, 1 left out" in similar(photo, index=index)[1]
+    assert "3 photos, 1 left out" in similar(photo, index=index)[1]
 
 
 def test_a_photo_that_cannot_be_read_is_named_and_the_others_are_searched(similar, photo, tmp_path):

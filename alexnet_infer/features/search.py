@@ -163,7 +163,7 @@ def _nearest_in(queries: np.ndarray, n: int, block: np.ndarray) -> Nearest:
 
 
 def _float32(values: np.ndarray) -> np.ndarray:
-    return _FLOATS.take(values.view("<u2")) if values.dtype == np.dtype("<f2") else values
+    return _FLOATS.take(values.view("<u2"), mode="clip") if values.dtype == np.dtype("<f2") else values
 
 
 def _merged(best: Nearest, block: Nearest, begin: int, n: int) -> Nearest:

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_infer.errors import UsageError
-from alexnet_infer.features import nearest as module
 from alexnet_infer.features import open_features, table
-from alexnet_infer.features.nearest import Nearest, decimals, nearest, search
+from alexnet_infer.features import search as module
+from alexnet_infer.features.search import Nearest, decimals, nearest, search
 from tests.features.made import FORMS, Made, write
 
 
@@ -166,7 +166,7 @@ SEARCHES = """
 import resource, sys
 import numpy as np
 from alexnet_infer.features import open_features
-from alexnet_infer.features.nearest import search
+from alexnet_infer.features.search import search
 
 features = open_features(sys.argv[1])
 queries = np.ones((2, *features.layers["fc7"]), np.float32)
