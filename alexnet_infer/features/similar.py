@@ -191,10 +191,9 @@ def _net_of(features: Features, model: Path | None) -> Path:
     except (OSError, SpecError) as error:
         raise ModelFileError(f"{path}: can't be read ({cause_of(error)})") from None
     if digest != about.sha256:
-        fix = f"name the file of {about.sha256[:12]} with --model" if model is None else "leave out --model, or name it"
         raise UsageError(
             f"{features.path}: was computed by the net {about.net} with SHA-256 {about.sha256[:12]}..., and {path} has "
-            f"{digest[:12]}...: {fix}, or compute the features again"
+            f"{digest[:12]}...: name the first net with --model, or compute the features again with the other"
         )
     return path
 
