@@ -137,12 +137,12 @@ def test_the_architecture_needs_only_the_standard_library_and_msgspec():
 
 
 FLOORS = (
-    "errors output packages files progress program version bilinear machine web help strict_json containers",
+    "errors output packages files progress program version bilinear machine web help strict_json containers lettering",
     "tensor_file recognize formats pages",
     "architecture preprocess metrics",
     "presets layers manifest decode",
     "artifact",
-    "photos",
+    "photos kernels",
     "graph",
     "engines",
     "datasets",
@@ -153,7 +153,7 @@ FLOORS = (
     "published",
     "export",
     "nets pipeline",
-    "benchmark doctor evaluation",
+    "annotate benchmark doctor evaluation",
     "features",
     "commands",
     "cli",
