@@ -38,6 +38,9 @@ SLOW = 16
 MAX_BAND = 2**24
 """Maximum number of values in the convolutions that LRN becomes on a CPU: 67 MB in float32, 450 times the paper's."""
 
+RESERVED = ("patches", "images", "probabilities")
+"""Names that no operation may have: those of the inputs and the output of a net's graph."""
+
 Shape = tuple[int, ...]
 """The shape of an activation without the batch axis: (channels, height, width) for maps, (units,) for vectors."""
 
@@ -248,6 +251,8 @@ class Architecture(Record, kw_only=True, dict=True):
             strict_json.check(operation, f"{operation.name}: ")
             if isinstance(operation, LRN) and operation.size % 2 == 0:
                 raise SpecError(f"{operation.name}: size={operation.size}: expected an odd number of channels")
+            if operation.name in RESERVED:
+                raise SpecError(f"{operation.name}: an operation's name: expected none of {', '.join(RESERVED)}")
             if operation.name in names:
                 raise SpecError(f"{operation.name}: two operations have this name")
             names.add(operation.name)

@@ -86,6 +86,7 @@ class Graph:
         self.outside = outside
         self._outputs: set[str] = set()
         self._renamed: dict[str, str] = {}
+        self._names: set[str] = set()
 
     def model(
         self,
@@ -118,9 +119,15 @@ class Graph:
         return model
 
     def node(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        """Append a node with one output and return the name of the output, which is also the node's name."""
+        """Append a node with one output and return the name of the output, which is also the node's name.
+
+        It is `output`, or if that is taken, `output` and dots.
+        """
         from onnx import helper
 
+        while output in self._names:  # two operations, or an operation and a value of our own, may have one name
+            output += "."
+        self._names.add(output)
         self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
 
@@ -211,6 +218,7 @@ class Graph:
         if new not in (node.name for node in self.nodes):
             for node in self.nodes:
                 node.name = new if node.name == old else node.name
+        self._names.add(new)
         self._renamed |= {first: new for first, now in self._renamed.items() if now == old} | {old: new}
 
 

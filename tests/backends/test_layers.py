@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend
 from alexnet_infer.backends.openvino import OpenVinoBackend
 from alexnet_infer.backends.reference import ReferenceBackend
-from alexnet_infer.errors import ModelFileError, UsageError
+from alexnet_infer.errors import ModelFileError, SpecError, UsageError
 from alexnet_infer.graph.file import OnnxFile, read_model, save_model
 from alexnet_infer.graph.info import Batch, ExportInfo, Member
 from alexnet_infer.graph.model import build_model, build_on_squares
@@ -91,6 +92,38 @@ def test_names_may_come_in_any_order_and_mean_the_same_value(outputs, backend):
     actual = BACKENDS[backend](artifact, outputs).activations(inputs)
     assert list(actual) == outputs
     assert_near(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["softmax", "half", "logits", "pixels", "ten", "five", "planes", "patch1", "fc7x"])
+@pytest.mark.parametrize("operation", ["conv1", "act1", "norm1", "fc7", "act_fc7", "fc8"])
+def test_operations_may_have_any_name_even_of_a_value_that_the_graph_needs_itself(tmp_path, operation, name):
+    artifact = random_artifact()
+    own = artifact.manifest.architecture
+    operations = [structs.replace(o, name=name) if o.name == operation else o for o in own.operations]
+    tensors = {key.replace(f"{operation}.", f"{name}."): value for key, value in artifact.tensors.items()}
+    architecture = structs.replace(own, operations=tuple(operations))
+    renamed = Artifact(structs.replace(artifact.manifest, architecture=architecture), tensors)
+    outputs = tuple(layer.name for layer in all_layers(architecture))
+    inputs = large_patches()
+    expected = ReferenceBackend(artifact).infer(inputs)
+    assert_near(OpenVinoBackend(renamed).activations(inputs), {"probabilities": expected})
+    all_values = ReferenceBackend(renamed, outputs).activations(inputs)
+    assert_near(OnnxRuntimeBackend(renamed, "cpu", outputs=outputs).activations(inputs), all_values)
+    squares = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    cut = patches(squares[0], renamed.manifest.preprocessing)
+    file = exported(renamed, tmp_path, outputs=outputs, views="ten", precision="fp16")
+    values = ReferenceBackend(renamed, outputs).activations(cut)
+    assert_near(
+        OnnxRuntimeBackend(file, "cpu").activations(squares), {k: v.mean(0)[None] for k, v in values.items()}, 2e-2
+    )
+
+
+@pytest.mark.parametrize("name", ["patches", "images", "probabilities"])
+def test_no_operation_may_have_the_name_of_an_input_or_of_the_output(name):
+    architecture = random_artifact().manifest.architecture
+    operations = (structs.replace(architecture.operations[0], name=name), *architecture.operations[1:])
+    with pytest.raises(SpecError, match=f"{name}: an operation's name: expected none of patches, images"):
+        structs.replace(architecture, operations=operations)
 
 
 def test_a_net_computes_no_further_than_its_last_layer():

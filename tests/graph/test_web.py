@@ -41,7 +41,7 @@ def run(artifact: Artifact, patches: np.ndarray, *, half: bool = True, **switche
     options.intra_op_num_threads = 1
     content = build_web_model(artifact, half=half).SerializeToString()
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    default = {"lrn": np.array(True), "columns": np.ones(2, np.float32)}
+    default = {"switch.lrn": np.array(True), "switch.columns": np.ones(2, np.float32)}
     feeds = {"patches": patches, **default, **switches}
     inputs = {value.name for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
@@ -114,7 +114,7 @@ def test_a_column_that_is_off_is_the_net_with_its_kernels_zeroed(name, column):
 def test_a_net_of_one_column_has_no_switch_for_columns(name):
     artifact = random_artifact(NETS[name])
     inputs = [value.name for value in build_web_model(artifact).graph.input]
-    assert inputs == (["patches", "lrn"] if name == "alexnet-onecol" else ["patches"])
+    assert inputs == (["patches", "switch.lrn"] if name == "alexnet-onecol" else ["patches"])
     assert columns_of(artifact.manifest.architecture) == (1, frozenset())
 
 

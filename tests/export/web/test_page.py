@@ -108,9 +108,9 @@ def test_probabilities_are_those_of_classify(page, number):
 @pytest.mark.parametrize(
     ("selector", "feeds"),
     [
-        ("#lrn", {"lrn": np.array(False)}),
-        ("#columns label:nth-of-type(1) input", {"columns": np.array([0, 1], np.float32)}),
-        ("#columns label:nth-of-type(2) input", {"columns": np.array([1, 0], np.float32)}),
+        ("#lrn", {"switch.lrn": np.array(False)}),
+        ("#columns label:nth-of-type(1) input", {"switch.columns": np.array([0, 1], np.float32)}),
+        ("#columns label:nth-of-type(2) input", {"switch.columns": np.array([1, 0], np.float32)}),
     ],
     ids=["LRN", "column 1", "column 2"],
 )
@@ -118,8 +118,8 @@ def test_a_switch_on_the_page_is_the_switch_of_the_graph(page, folder, selector,
     net = load_artifact(embedded_model())
     square = read_square(PHOTOS[2], name="photo", rescaling=net.manifest.preprocessing.rescaling)
     session = ort.InferenceSession(folder / "net.onnx", providers=["CPUExecutionProvider"])
-    inputs = {"patches": patches(square, net.manifest.preprocessing, "center"), "lrn": np.array(True)}
-    inputs |= {"columns": np.ones(2, np.float32)}
+    inputs = {"patches": patches(square, net.manifest.preprocessing, "center"), "switch.lrn": np.array(True)}
+    inputs |= {"switch.columns": np.ones(2, np.float32)}
     off, on = (session.run(["probabilities"], {**inputs, **changed})[0][0] for changed in (feeds, {}))
     assert np.abs(off - on).max() > 0.01
     page.browser.run("document.querySelector('#one').checked = true")
@@ -181,8 +181,8 @@ def test_the_most_active_maps_are_first(page, folder):
     net = load_artifact(embedded_model()).manifest
     square = read_square(PHOTOS[2], name="photo", rescaling=net.preprocessing.rescaling)
     session = ort.InferenceSession(folder / "net.onnx", providers=["CPUExecutionProvider"])
-    feeds = {"patches": patches(square, net.preprocessing, "center"), "lrn": np.array(True)}
-    (maps,) = session.run(["conv2"], {**feeds, "columns": np.ones(2, np.float32)})
+    feeds = {"patches": patches(square, net.preprocessing, "center"), "switch.lrn": np.array(True)}
+    (maps,) = session.run(["conv2"], {**feeds, "switch.columns": np.ones(2, np.float32)})
     sums = maps[0].sum((1, 2))
     second = 48 + np.argsort(-sums[48:], kind="stable")[:6] + 1
     assert page.text("[data-layer=conv2] figure:nth-of-type(2) figcaption").endswith(", ".join(map(str, second)))

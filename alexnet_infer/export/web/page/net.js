@@ -76,9 +76,10 @@ export class Net {
     const p = this.site.preprocessing.patch;
     /** @type {Record<string, unknown>} */
     const feeds = { patches: new Tensor("float32", patches, [patches.length / (3 * p * p), 3, p, p]) };
-    if (this.site.lrn) feeds.lrn = new Tensor("bool", [switches.lrn], []);
+    if (this.site.lrn) feeds["switch.lrn"] = new Tensor("bool", [switches.lrn], []);
     if (this.site.columns > 1) {
-      feeds.columns = new Tensor("float32", Float32Array.from(switches.columns, Number), [this.site.columns]);
+      const factors = Float32Array.from(switches.columns, Number);
+      feeds["switch.columns"] = new Tensor("float32", factors, [this.site.columns]);
     }
     const result = this.last.then(async () => {
       const outputs = await this.session.run(feeds, names);
