@@ -142,7 +142,7 @@ FLOORS = (
     "architecture preprocess metrics",
     "presets layers manifest decode",
     "artifact",
-    "photos",
+    "photos kernels",
     "graph",
     "engines",
     "datasets",

@@ -7,8 +7,8 @@ from pathlib import Path
 from alexnet_infer.artifact import embedded_model, load_artifact
 from alexnet_infer.backends.opening import is_exported
 from alexnet_infer.errors import UsageError
-from alexnet_infer.evaluation.kernels import Kernels
 from alexnet_infer.files import write_atomically, writing
+from alexnet_infer.kernels import Kernels
 from alexnet_infer.output import say
 
 

@@ -16,10 +16,10 @@ from alexnet_infer import pages
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.errors import UsageError, printable
 from alexnet_infer.evaluation.examples import Examples
-from alexnet_infer.evaluation.kernels import Kernels
 from alexnet_infer.evaluation.result import ClassResult, Evaluation
 from alexnet_infer.evaluation.statistics import SIGNIFICANCE
 from alexnet_infer.evaluation.tables import STARRED, ErrorRow, rows, verdict
+from alexnet_infer.kernels import Kernels
 from alexnet_infer.manifest import Manifest
 
 PAGE = "index.html"

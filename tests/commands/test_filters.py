@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from alexnet_infer.artifact import embedded_model, load_artifact
-from alexnet_infer.evaluation.kernels import Kernels
+from alexnet_infer.kernels import Kernels
 from tests.nets import random_artifact
 
 
