@@ -153,7 +153,7 @@ FLOORS = (
     "published",
     "export",
     "nets",
-    "benchmark doctor evaluation",
+    "benchmark doctor evaluation explain",
     "commands",
     "cli",
 )

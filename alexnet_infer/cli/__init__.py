@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from alexnet_infer.cli.evaluation import data_sets, evaluation
+from alexnet_infer.cli.explain import EXPLAIN_EXAMPLES, explain
 from alexnet_infer.cli.exporting import (
     BENCHMARK_EXAMPLES,
     COMPARE_EXAMPLES,
@@ -119,6 +120,7 @@ def classify(
 
 
 app.add_typer(evaluation, name="eval", rich_help_panel=USE)
+app.command(cls=Command, epilog=EXPLAIN_EXAMPLES, rich_help_panel=USE)(explain)
 app.command(cls=Command, epilog=EXPORT_EXAMPLES, rich_help_panel=USE)(export)
 app.command(cls=Command, epilog=COMPARE_EXAMPLES, rich_help_panel=CHECK)(compare)
 app.command(cls=Command, epilog=BENCHMARK_EXAMPLES, rich_help_panel=CHECK)(benchmark)
