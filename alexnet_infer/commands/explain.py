@@ -16,6 +16,7 @@ from alexnet_infer.errors import UsageError
 from alexnet_infer.explain.answers import view_name
 from alexnet_infer.explain.measure import Explained, measure, subject
 from alexnet_infer.explain.page import Photographed, check_out, write
+from alexnet_infer.explain.stages import values as layers_of
 from alexnet_infer.files import safe_name
 from alexnet_infer.output import say, say_json
 from alexnet_infer.packages import installed
@@ -94,6 +95,7 @@ def _default_name(photo: Photo) -> Path:
 
 
 def _json(net: Explained) -> dict:
+    layers = layers_of(net.manifest.architecture)
     return {
         "net": net.manifest.name,
         "sha256": net.sha256,
@@ -111,7 +113,8 @@ def _json(net: Explained) -> dict:
         ],
         "layers": [
             {
-                "layer": name,
+                "operation": name,
+                "layer": layers[name],
                 "shape": list(values.shape),
                 "min": float(values.min()),
                 "max": float(values.max()),

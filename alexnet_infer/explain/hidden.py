@@ -35,6 +35,7 @@ def view_of_occlusion(net: Explained) -> dict[str, Any]:
         "label": net.classes[found.label],
         "own": found.label == net.top(net.mean)[0],
         "picture": pixels(_overlay(net, colours)),
+        "digits": 1 if high >= 0.1 else 2,
         "low": low,
         "high": high,
         "whole": 100 * (found.whole - low) / ((high - low) or 1),

@@ -6,6 +6,7 @@ negative values, 0 is middle grey; elsewhere 0 is black.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,8 @@ import numpy as np
 from alexnet_infer.architecture import LRN
 from alexnet_infer.pages import png
 
-WIDEST_STRIP = 128
-"""The most values in a row of a strip."""
+FLAT = 6
+"""About how many times as wide as high a strip is."""
 
 _ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
@@ -112,11 +113,12 @@ def _place(values: np.ndarray) -> str:
 def strip(values: np.ndarray) -> Picture:
     """Draw a vector [units] as rows of grey pixels, unit 0 at the upper left. What is over at the end is transparent.
 
-    A row has at most WIDEST_STRIP units, and if possible a number of units that divides them all.
+    A row has about sqrt(FLAT x units) units, if possible a number that divides them all.
     """
     units = len(values)
-    widths = range(min(units, WIDEST_STRIP), WIDEST_STRIP // 2, -1)
-    width = next((w for w in widths if units % w == 0), min(units, WIDEST_STRIP))
+    ideal = math.sqrt(FLAT * units)
+    widths = [w for w in range(round(0.8 * ideal), round(1.25 * ideal) + 1) if w and units % w == 0]
+    width = min(widths, key=lambda w: abs(w - ideal), default=min(units, round(ideal)))
     rows = -(-units // width)
     pixels = np.zeros((rows * width, 2), np.uint8)
     pixels[:units, 0] = grey(values, bool((values < 0).any()))

@@ -20,7 +20,7 @@ from alexnet_infer.explain.hidden import view_of_occlusion
 from alexnet_infer.explain.inside import view_of_softmax, view_of_steps
 from alexnet_infer.explain.measure import Explained
 from alexnet_infer.explain.stages import stages
-from alexnet_infer.explain.words import about, against_paper, describe, size, title
+from alexnet_infer.explain.words import about, against_paper, describe, exact, size, title
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.version import __version__
 
@@ -80,7 +80,7 @@ def _page(photo: Photographed, nets: Sequence[Explained]) -> str:
         "parts": _parts(nets),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-    filters = {"size": size, "describe": describe, "short": _short, "against_paper": against_paper}
+    filters = {"exact": exact, "size": size, "describe": describe, "short": _short, "against_paper": against_paper}
     return pages.render(__package__, "explain.html.jinja", values, filters)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from alexnet_infer.architecture import (
     LRN,
     Activation,
@@ -45,6 +47,11 @@ def size(shape: tuple[int, ...]) -> str:
     return f" {TIMES} ".join(f"{n:,}" for n in (*shape[1:], shape[0]))
 
 
+def exact(value: float) -> str:
+    """Return a number with all its digits and without an exponent, such as "0.00002"."""
+    return np.format_float_positional(value, trim="-")
+
+
 def describe(step: Step) -> str:
     """Return what an operation does with its numbers, as in "96 kernels of 11 x 11 x 3, stride 4"."""
     o = step.operation
@@ -59,7 +66,7 @@ def describe(step: Step) -> str:
         case Activation():
             parts = ["ReLU" if o.kind == "relu" else "tanh"]
         case LRN():
-            parts = [f"LRN with k = {o.k:g}, n = {o.size}, \u03b1 = {o.alpha:g}, \u03b2 = {o.beta:g}"]
+            parts = [f"LRN with k = {exact(o.k)}, n = {o.size}, \u03b1 = {exact(o.alpha)}, \u03b2 = {exact(o.beta)}"]
             parts += [f"inside each of {o.groups} columns"] if o.groups > 1 else []
         case BatchNorm():
             parts = ["batch normalisation"]
@@ -140,7 +147,7 @@ _WORDS = {
         "step from one position to the next, in pixels.",
         why="The same kernel is used at every position, so a convolution has far fewer weights than a layer in which "
         "every unit has its own, and recognises a thing wherever it is. The paper's first kernels, once trained, look "
-        "for edges of different directions and widths, and for blobs of colour (Figure 3).",
+        "for edges of different directions and widths, and for blobs of colour (its Figure 3).",
         section="1, 3.5 and 6.1",
     ),
     "conv-columns": Words(
@@ -171,26 +178,26 @@ _WORDS = {
         "at all positions, with a weight of its own, and adds up the products and a bias. The units have no place in "
         "the picture: together they describe the whole patch.",
         why="The paper's net ends with three such layers, which have most of its weights. The values of the second one "
-        "are close to each other for photos of similar things, even if the pixels differ (Figure 4).",
+        "are close to each other for photos of similar things, even if the pixels differ (its Figure 4).",
         section="3.5 and 6.1",
     ),
     "dense-last": Words(
-        what="The last layer has one unit per class. Its value, the class's score or logit, can be any number. The "
-        "softmax makes probabilities of the scores: it raises e to the power of each score, and divides the results "
-        "by their sum, so that they are positive and add up to 1.",
-        why="Training raises the logarithm of the probability of the right class, averaged over all training images.",
+        what="The last layer has one unit per class. Its value, the class's score or logit, can be any number: the "
+        "higher it is above the others, the more probable the class.",
+        why="Training changes the weights such that the logarithm of the right class's probability rises, on average "
+        "over the training images.",
         section="3.5",
     ),
     "relu": Words(
         what="ReLU keeps positive values and replaces negative ones by 0: f(x) = max(0, x).",
         why="It does not level off for large values as tanh does, and so learns faster: in the paper, a small net "
-        "reaches a training error of 25 % on CIFAR-10 six times as fast as the same net with tanh (Figure 1).",
+        "reaches a training error of 25 % on CIFAR-10 six times as fast as the same net with tanh (its Figure 1).",
         section="3.1",
     ),
     "tanh": Words(
         what="tanh squeezes every value into the range from -1 to 1.",
         why="It is the earlier custom that the paper replaces by ReLU: a small net with ReLU reaches a training error "
-        "of 25 % on CIFAR-10 six times as fast (Figure 1).",
+        "of 25 % on CIFAR-10 six times as fast (its Figure 1).",
         section="3.1",
     ),
     "lrn": Words(
