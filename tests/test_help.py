@@ -32,6 +32,7 @@ ACT_ONLY_IF_GIVEN = {
     "alexnet-infer export": {"--calibrate", "--keep-float", "--photo", "--triton"},
     "alexnet-infer compare": {"--data"},
     "alexnet-infer benchmark": {"--plot"},
+    "alexnet-infer explain": {"--compare"},
     "alexnet-infer import": {"--data"},
     "alexnet-infer data check": {"--model"},
     "python -m train": {"--data", "--init-from"},

@@ -85,7 +85,7 @@ def _colours(shares: np.ndarray) -> np.ndarray:
 def _overlay(net: Explained, colours: np.ndarray) -> np.ndarray:
     """Return the part of the photo that was hidden in turn, grey, with each position's tile in its colour over it."""
     hiding = net.occlusion.hiding
-    tiles = np.empty((*net.square.shape[:2], 3))
+    tiles = np.zeros((*net.square.shape[:2], 3))
     edges = list(boundaries(hiding))
     for (top, bottom), row in zip(edges, colours, strict=True):
         for (left, right), colour in zip(edges, row, strict=True):
