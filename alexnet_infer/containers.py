@@ -41,18 +41,21 @@ class Header(tarfile.TarInfo):
 
 
 class _Bounded:
-    """What `ZipFile` needs of an archive's file. A read of more than MAX_LIST_BYTES at once is refused."""
+    """What `ZipFile` needs of an archive's file. A read of more than `most` bytes at once is refused."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self, file: IO[bytes], most: int) -> None:
+        self._file, self._most = file, most
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1) -> bytes:
-        if size > MAX_LIST_BYTES:
-            raise BadZipFile(f"a list of {size:,} bytes: expected at most {MAX_LIST_BYTES:,}")
+        if size > self._most:
+            raise BadZipFile(f"a list of {size:,} bytes: expected at most {self._most:,}")
         return self._file.read(size)
 
 
-def open_zip(file: IO[bytes], metadata_encoding: str | None = None) -> ZipFile:
-    """Return the zip archive in an open file. Raises BadZipFile if its list is longer than MAX_LIST_BYTES."""
-    return ZipFile(_Bounded(file), metadata_encoding=metadata_encoding)
+def open_zip(file: IO[bytes], metadata_encoding: str | None = None, most: int | None = None) -> ZipFile:
+    """Return the zip archive in an open file.
+
+    Raises BadZipFile if its list has more than `most` bytes, by default MAX_LIST_BYTES.
+    """
+    return ZipFile(_Bounded(file, most or MAX_LIST_BYTES), metadata_encoding=metadata_encoding)

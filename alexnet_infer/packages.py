@@ -19,6 +19,7 @@ EXTRAS = {
     "jinja2": "report",
     "scipy": "ilsvrc",
     "ray": "ray",
+    "h5py": "h5",
 }
 """Module of an optional package -> the extra of alexnet-infer that installs it."""
 

@@ -18,7 +18,6 @@ from alexnet_infer.backends import Backend
 from alexnet_infer.backends.opening import Opened, reopened
 from alexnet_infer.decode import Encoded, Squares, read_squares
 from alexnet_infer.errors import UsageError, listed
-from alexnet_infer.layers import PROBABILITIES
 from alexnet_infer.manifest import ClassName, Manifest, check_same_classes
 from alexnet_infer.metrics import highest, mean_probabilities
 from alexnet_infer.photos import Photo, named
@@ -146,8 +145,6 @@ class Net(_Classifier):
 
         S is `manifest.preprocessing.size`. Raises UsageError for other arrays, or if there are none.
         """
-        if PROBABILITIES not in self.backend.outputs:
-            raise UsageError(f"{self.manifest.name} was loaded without its probabilities: add them to the layers")
         return self.mean_over_views(self.backend.infer(self._inputs(squares)), len(squares))
 
     def activations(self, squares: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,11 +1,12 @@
 """Measures `alexnet-infer eval`: the pipeline's speed relative to its slower half, decoding speed and peak memory.
 
     python benchmarks/evaluation.py pipeline --data DATA [--images 2000]    the pipeline, and each half of it alone
+    python benchmarks/evaluation.py features --data DATA [--images 2000]    `features` against `eval`, central view
     python benchmarks/evaluation.py decode                                  one core, synthetic photos of ILSVRC's size
     python benchmarks/evaluation.py memory [--images 1000 50000]            peak memory, each in a separate process
 
 `decode` compares alexnet-infer with plain Pillow and, if installed, with simplejpeg and OpenCV. All of them return a
-256 x 256 square. `pipeline` and `decode` time their parts in interleaved rounds and use medians.
+256 x 256 square. All but `memory` time their parts in interleaved rounds and use medians.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from alexnet_infer.artifact import embedded_model
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.decode import read_square
 from alexnet_infer.evaluation.pipeline import predict
@@ -38,6 +40,8 @@ from alexnet_infer.evaluation.predictions import (
     hash_of,
     open_all,
 )
+from alexnet_infer.features.compute import FeaturesRequest, compute, load_net
+from alexnet_infer.features.images import images_of_set
 from alexnet_infer.nets import load
 from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Rescaling, patches
@@ -98,6 +102,24 @@ def pipeline(data: LabelledImages, images: int) -> dict[str, float]:
     return {
         name: images / s for name, s in medians({"pipeline": full, "decode": decode_only, "net": net_only}, 3).items()
     }
+
+
+def features(data: LabelledImages, images: int) -> dict[str, float]:
+    """Return the seconds that `eval` and `features` take for the same images, from the list to the complete file."""
+    evaluated = load(views="center")
+    with tempfile.TemporaryDirectory() as folder:
+        request = FeaturesRequest(model=embedded_model(), out=Path(folder) / "f.npz")
+        net = load_net(request)
+
+        def evaluate() -> None:
+            with tempfile.TemporaryDirectory(dir=folder) as cache:
+                listed = data.listed(range(images))
+                predict(data, range(images), [(evaluated, predictions(evaluated, cache, listed))])
+
+        def compute_features() -> None:
+            compute(request, net, images_of_set(data, range(images), data.root))
+
+        return medians({"eval": evaluate, "features": compute_features}, 7)
 
 
 def medians(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
@@ -210,18 +232,23 @@ def peak_memory(images: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("pipeline", "decode", "memory"))
+    parser.add_argument("what", choices=("pipeline", "features", "decode", "memory"))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--images", type=int, nargs="+")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.what == "pipeline":
+    if arguments.what in ("pipeline", "features"):
         if arguments.data is None:
-            parser.error("pipeline needs --data")
+            parser.error(f"{arguments.what} needs --data")
         data = LabelledImages(arguments.data, "validation")
-        result: dict = pipeline(data, (arguments.images or [len(data)])[0])
+        images = (arguments.images or [len(data)])[0]
+    if arguments.what == "pipeline":
+        result: dict = pipeline(data, images)
         result["pipeline_over_slower_half"] = result["pipeline"] / min(result["decode"], result["net"])
+    elif arguments.what == "features":
+        result = features(data, images)
+        result["features_over_eval"] = result["features"] / result["eval"]
     elif arguments.what == "decode":
         result = decode((arguments.images or [50])[0])
     elif arguments.inside:

@@ -25,11 +25,12 @@ APPS = {"alexnet-infer": cli.app, "python -m train": trainer.app}
 PROGRAMS = ("alexnet-infer", "python -m train", "torchrun --nproc-per-node 2 -m train")
 
 ACT_ONLY_IF_GIVEN = {
+    "alexnet-infer classify": {"--annotate"},
     "alexnet-infer eval": {"--report", "--save-predictions", "--per-class", "--confusion", "--fail-if"},
     "alexnet-infer eval merge": {
         *("--data", "--report", "--save-predictions", "--per-class", "--confusion", "--fail-if"),
     },
-    "alexnet-infer export": {"--calibrate", "--keep-float", "--photo", "--triton"},
+    "alexnet-infer export": {"--calibrate", "--keep-float", "--photo", "--triton", "--web"},
     "alexnet-infer compare": {"--data"},
     "alexnet-infer benchmark": {"--plot"},
     "alexnet-infer explain": {"--compare"},

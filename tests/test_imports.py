@@ -137,7 +137,7 @@ def test_the_architecture_needs_only_the_standard_library_and_msgspec():
 
 
 FLOORS = (
-    "errors output packages files progress program version bilinear machine web help strict_json containers",
+    "errors output packages files progress program version bilinear machine web help strict_json containers lettering",
     "tensor_file recognize formats pages",
     "architecture preprocess metrics",
     "presets layers manifest decode",
@@ -152,8 +152,9 @@ FLOORS = (
     "predict",
     "published",
     "export",
-    "nets",
-    "benchmark doctor evaluation explain",
+    "nets pipeline",
+    "annotate benchmark doctor evaluation explain",
+    "features",
     "commands",
     "cli",
 )

@@ -109,7 +109,9 @@ benchmark
 benchmark --batch
 benchmark --plot
 classify
+classify --annotate x
 classify --top
+classify x --annotate
 classify x --device
 classify x --model
 classify x --views
@@ -138,6 +140,7 @@ export --trt --workspace
 export x --out
 filters
 filters -o
+filters --scale
 import
 import --as
 import x --classes
@@ -178,6 +181,12 @@ def test_a_photo_and_its_folder_may_have_any_name(run: Run, net, place, name, te
     assert check(run("classify", folder, "--model", net, *FAST))[0] == 1
     for photo in folder.iterdir():
         check(run("classify", photo, "--model", net, *FAST))
+    copies = folder.parent / f"c{name}"
+    code, out, _ = check(run("classify", folder, "--model", net, *FAST, "--csv", "--annotate", copies))
+    assert code == 1
+    cells = [cell for row in csv.reader(out.splitlines()) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    assert len([*copies.iterdir()]) == 2
     rows = [json.loads(line) for line in run("classify", folder, "--model", net, *FAST, "--json")[1].splitlines()]
     assert sorted(row["photo"] for row in rows) == sorted(map(str, folder.iterdir()))
 
@@ -250,7 +259,11 @@ def test_the_names_in_a_model_file_are_shown_as_they_are(run: Run, place, text):
         return
     write(path.parent / "1.jpg", jpeg(0))
     shown = text.split(",")[0].strip()
-    for words in (["info", path], ["classify", path.parent / "1.jpg", "--model", path, *FAST]):
+    classify = ["classify", path.parent / "1.jpg", "--model", path, *FAST]
+    assert check(run(*classify, "--annotate", path.parent / "copies"))[0] == 0
+    for suffix in ("png", "svg"):
+        assert check(run("filters", path, "-o", path.parent / f"kernels.{suffix}"))[0] == 0
+    for words in (["info", path], classify):
         _, out, _ = check(run(*words, columns=400))
         assert not shown or {*shown} & {*"\u034f\u3164"} or shown in out
 

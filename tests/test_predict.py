@@ -307,7 +307,7 @@ def test_a_net_loaded_with_layers_computes_them_for_many_squares_but_classifies_
     values = own.activations(squares)
     assert {name: value.shape for name, value in values.items()} == {"fc7": (3, 24), "conv1:pre": (3, 16, 55, 55)}
     np.testing.assert_allclose(own.activations(squares[2:])["fc7"][0], values["fc7"][2], rtol=1e-6)
-    with pytest.raises(UsageError, match="was loaded without its probabilities"):
+    with pytest.raises(UsageError, match="computes only fc7, conv1:pre: to get probabilities, load it with"):
         own.classify(photo(0))
     both = saved_net(tmp_path, layers=("fc7", "probabilities"))
     np.testing.assert_array_equal(both.probabilities(squares), both.activations(squares)["probabilities"])

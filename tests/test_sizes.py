@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_infer.engines.files import save_engine
+from alexnet_infer.packages import installed
 from tests.engines.made import engine_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on memory, sparse files and pipes")
@@ -234,6 +235,40 @@ def repository(folder: Path) -> object:
     return _check_same(folder, Model, "label\n")
 
 
+def features(path: Path) -> object:
+    from alexnet_infer.features import open_features
+
+    return open_features(path)
+
+
+def npy(shape: str, kind: str = "<f4") -> bytes:
+    """The begin of an array in NumPy's format."""
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}".ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def np_array(path: Path) -> None:
+    path.write_bytes(npy("4, 2") + bytes(32))
+
+
+def npz(path: Path, name: str, start: bytes, size: int) -> None:
+    """Write an archive with one array of `size` bytes, of which all but the start are zeros."""
+    member = zipfile.ZipInfo(f"{name}.npy")
+    member.file_size, member.compress_size, member.CRC = size, size, 0
+    head = member.FileHeader(zip64=True)
+    sparse(path, head + start, len(head) + size)
+    extra = b"\1\0\x10\0" + size.to_bytes(8, "little") * 2
+    central = b"PK\1\2" + bytes([45, 3, 45, 0]) + bytes(4) + head[10:18] + b"\xff" * 8
+    central += len(member.filename).to_bytes(2, "little") + len(extra).to_bytes(2, "little") + bytes(14)
+    central += member.filename.encode() + extra
+    with path.open("ab") as file:
+        begin = file.tell()
+        end64 = b"PK\6\6" + (44).to_bytes(8, "little") + bytes(12)
+        end64 += b"".join(number.to_bytes(8, "little") for number in (1, 1, len(central), begin))
+        locator = b"PK\6\7" + bytes(4) + (begin + len(central)).to_bytes(8, "little") + (1).to_bytes(4, "little")
+        file.write(central + end64 + locator + b"PK\5\6" + bytes(4) + b"\xff\xff" * 2 + b"\xff" * 8 + bytes(2))
+
+
 def tensors(length: int) -> bytes:
     return length.to_bytes(8, "little") + b'{"__metadata__":{"a":"'
 
@@ -340,6 +375,47 @@ KINDS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object], str]]
     "timings and kernels": (lambda d: (sparse(d / "x.timings"), sparse(d / "x.kernels")), timings, "b''"),
     "chosen runtime": (lambda d: sparse(d / "x"), lambda d: choice(d / "x"), "None"),
     "README to replace": (lambda d: sparse(d / "README.md"), lambda d: readme(d / "README.md"), "2"),
+    "text of an array": (
+        lambda d: (np_array(d / "f.npy"), sparse(d / "f.npy.jsonl")),
+        lambda d: features(d / "f.npy"),
+        "3",
+    ),
+    "a line of the text of an array": (
+        lambda d: (np_array(d / "f.npy"), sparse(d / "f.npy.jsonl", b"{", 2**29)),
+        lambda d: features(d / "f.npy"),
+        "3",
+    ),
+    "list of a .npz": (
+        lambda d: with_end(d / "f.npz", b"PK\3\4", zip_list(HUGE)),
+        lambda d: features(d / "f.npz"),
+        "3",
+    ),
+    "names in a .npz": (
+        lambda d: npz(d / "f.npz", "names", (start := npy("2000000000000,", "<U1")), len(start) + 8 * 10**12),
+        lambda d: features(d / "f.npz"),
+        "3",
+    ),
+    "long names in a .npz": (
+        lambda d: npz(d / "f.npz", "names", (start := npy("16000000,", "<U30000")), len(start) + 4 * 480 * 10**9),
+        lambda d: features(d / "f.npz"),
+        "3",
+    ),
+    "description in a .npz": (
+        lambda d: npz(d / "f.npz", "about", (start := npy("", "<U99999999")), len(start) + 4 * 99999999),
+        lambda d: features(d / "f.npz"),
+        "3",
+    ),
+    "features in Parquet": (lambda d: sparse(d / "f.parquet", b"PAR1"), lambda d: features(d / "f.parquet"), "3"),
+    "footer of features in Parquet": (
+        lambda d: with_end(d / "f.parquet", b"PAR1", (2**31).to_bytes(4, "little") + b"PAR1"),
+        lambda d: features(d / "f.parquet"),
+        "3",
+    ),
+    "features in HDF5": (
+        lambda d: sparse(d / "f.h5", b"\x89HDF\r\n\x1a\n"),
+        lambda d: features(d / "f.h5"),
+        "3" if installed("h5py") else "5",
+    ),
     "config of a repository": (lambda d: sparse(d / "config.pbtxt"), repository, "2"),
     "labels of a repository": (
         lambda d: (text(d / "config.pbtxt", "# alexnet-infer: {}\n"), sparse(d / "labels.txt")),

@@ -141,6 +141,18 @@ def outputs_of(net: Artifact | OnnxFile, outputs: Sequence[str] | None) -> tuple
     return layers
 
 
+def probabilities_in(layers: Sequence[Layer], net: str | Path) -> list[Layer]:
+    """Return the probabilities among the layers that a backend computes. Raises UsageError if they aren't."""
+    found = [layer for layer in layers if layer.name == PROBABILITIES]
+    if not found:
+        names = listed(layer.name for layer in layers)
+        fix = "export it again with --outputs" if isinstance(net, Path) else "load it with the layers"
+        raise UsageError(
+            f"{net}: computes only {names}: to get probabilities, {fix} {names.replace(', ', ',')},{PROBABILITIES}"
+        )
+    return found
+
+
 def infer_in_calls(
     call: Callable[[np.ndarray], Sequence[np.ndarray]], inputs: np.ndarray, size: int, *, powers_of_two: bool = False
 ) -> list[np.ndarray]:

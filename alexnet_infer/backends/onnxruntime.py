@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.backends import Device, checked, failures, infer_in_calls, memory_is_full, name_of, outputs_of
+from alexnet_infer.backends import (
+    Device,
+    checked,
+    failures,
+    infer_in_calls,
+    memory_is_full,
+    name_of,
+    outputs_of,
+    probabilities_in,
+)
 from alexnet_infer.errors import BackendError, one_line
-from alexnet_infer.graph.net import OUTPUT, build_onnx
+from alexnet_infer.graph.net import build_onnx
 from alexnet_infer.graph.wire import import_onnx
 from alexnet_infer.layers import Layer
 from alexnet_infer.packages import missing_package, module_of
@@ -101,7 +110,7 @@ class OnnxRuntimeBackend:
         Raises ModelFileError if an exported file fails when it runs or returns anything but probabilities, and
         BackendError if memory is full, or the GPU or the net of a model file fails.
         """
-        return self._run(inputs, [layer for layer in self._layers if layer.name == OUTPUT])[0]
+        return self._run(inputs, probabilities_in(self._layers, self._net))[0]
 
     def activations(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Return each output by its name, float32 [N, *shape of the layer]. Inputs and errors are those of `infer`."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.backends import checked, failures, infer_in_calls, name_of, outputs_of
+from alexnet_infer.backends import checked, failures, infer_in_calls, name_of, outputs_of, probabilities_in
 from alexnet_infer.errors import BackendError
 from alexnet_infer.graph.file import MAX_WEIGHTS, OnnxFile
 from alexnet_infer.graph.net import OUTPUT, build_onnx
@@ -57,6 +57,7 @@ class OpenVinoBackend:
         an exported file that cuts its views itself. Calls from several threads run one after the other. Raises the
         errors of `failures`, and ModelFileError if an exported file returns anything but probabilities.
         """
+        probabilities_in(self._layers, self._net)
         return self.activations(inputs)[OUTPUT]
 
     def activations(self, inputs: np.ndarray) -> dict[str, np.ndarray]:

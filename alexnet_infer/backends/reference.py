@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from alexnet_infer.architecture import LRN, Activation, BatchNorm, Conv, Dense, Dropout, MaxPool
 from alexnet_infer.artifact import Artifact
-from alexnet_infer.backends import failures, name_of, outputs_of
+from alexnet_infer.backends import failures, name_of, outputs_of, probabilities_in
 from alexnet_infer.layers import PROBABILITIES
 
 
@@ -30,6 +30,7 @@ class ReferenceBackend:
 
         Raises BackendError if memory is full.
         """
+        probabilities_in(self._layers, name_of(self.artifact))
         with failures("NumPy", name_of(self.artifact)):
             return softmax(self.logits(patches_nchw)).astype(np.float32)
 

@@ -17,6 +17,7 @@ from alexnet_infer.cli.exporting import (
     compare,
     export,
 )
+from alexnet_infer.cli.features import FEATURES_EXAMPLES, features
 from alexnet_infer.cli.options import HOW, OUTPUT, AsJson, Backend, Device, TrustEngine, net
 from alexnet_infer.cli.published import IMPORT_EXAMPLES, MODELS_EXAMPLES, PULL_EXAMPLES, import_, models, pull
 from alexnet_infer.help import WHAT, Command, Group, argument, option
@@ -40,6 +41,7 @@ CLASSIFY_EXAMPLES = """
 Examples:
   alexnet-infer classify photo.jpg https://example.org/photo.jpg
   alexnet-infer classify holiday/ 'scans/*.png' --model bvlc-alexnet --json
+  alexnet-infer classify holiday/ --annotate labelled --csv > labels.csv
 """
 
 INFO_EXAMPLES = """
@@ -50,8 +52,8 @@ Examples:
 
 FILTERS_EXAMPLES = """
 Examples:
-  alexnet-infer filters
-  alexnet-infer filters bvlc-alexnet -o bvlc.png
+  alexnet-infer filters -o kernels.svg
+  alexnet-infer filters bvlc-alexnet -o bvlc.png --scale 6 --sort colour
 """
 
 USE, NETS, CHECK = "Commands", "Nets", "Compare, measure, check"
@@ -107,11 +109,15 @@ def classify(
         int | None, option(OUTPUT, "Labels per photo.", min=1, metavar="N", default="5, or all if fewer")
     ] = None,
     as_json: Annotated[bool, option(OUTPUT, "Print one JSON object per line, one line per photo.", "--json")] = False,
+    as_csv: Annotated[bool, option(OUTPUT, "Print CSV, one row per photo and label.", "--csv")] = False,
+    annotate: Annotated[
+        Path | None, option(OUTPUT, "Write copies of the photos with their labels below them.", metavar="DIR")
+    ] = None,
 ) -> None:
     """Label photos with the classes that a net knows.
 
     A photo that cannot be read is reported on standard error, and the other photos are still classified. Exits with 1
-    if some photos failed, 3 if all failed.
+    if some photos failed, 3 if all failed. --annotate never replaces a file that alexnet-infer did not write.
     """
     options = locals()  # must come first: the arguments, by their names
     from alexnet_infer.commands.classify import run
@@ -121,6 +127,7 @@ def classify(
 
 app.add_typer(evaluation, name="eval", rich_help_panel=USE)
 app.command(cls=Command, epilog=EXPLAIN_EXAMPLES, rich_help_panel=USE)(explain)
+app.command(cls=Command, epilog=FEATURES_EXAMPLES, rich_help_panel=USE)(features)
 app.command(cls=Command, epilog=EXPORT_EXAMPLES, rich_help_panel=USE)(export)
 app.command(cls=Command, epilog=COMPARE_EXAMPLES, rich_help_panel=CHECK)(compare)
 app.command(cls=Command, epilog=BENCHMARK_EXAMPLES, rich_help_panel=CHECK)(benchmark)
@@ -150,12 +157,30 @@ def filters(
     model: Annotated[
         Path | None, argument("[NET]", "Net name or model file.", parser=net, default="best bundled net")
     ] = None,
-    out: Annotated[Path, option(OUTPUT, "PNG file to write.", "-o", "--out", metavar="FILE")] = Path("kernels.png"),
+    out: Annotated[Path, option(OUTPUT, "File to write, .png or .svg.", "-o", "--out", metavar="FILE")] = Path(
+        "kernels.png"
+    ),
+    scale: Annotated[
+        int | None,
+        option(
+            OUTPUT, "Pixels per weight, 1 to 64.", min=1, max=64, metavar="N", default="so that kernels have about 33"
+        ),
+    ] = None,
+    sort: Annotated[
+        Literal["index", "colour"], option(OUTPUT, "Order in a column: as in the net, or grey kernels first.")
+    ] = "index",
+    plain: Annotated[bool, option(OUTPUT, "Only the kernels, without text.", "--plain")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Draw the first layer's kernels, like the paper's Figure 3."""
+    """Draw the first layer's kernels, like the paper's Figure 3.
+
+    The columns are apart, each with the share of colour in its kernels: the energy of their weights outside the grey
+    axis (section 6.1).
+    """
+    options = locals()
     from alexnet_infer.commands.filters import run
 
-    run(model, out)
+    run(**options)
 
 
 app.add_typer(data_sets, name="data", help="Get and check labelled image sets.", rich_help_panel=CHECK)

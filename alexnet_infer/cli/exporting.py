@@ -46,8 +46,9 @@ def export(
     onnx: Annotated[bool, option(WHAT, "Write an ONNX file. [default: on without --trt]", "--onnx")] = False,
     trt: Annotated[bool, option(WHAT, "Build a TensorRT engine.", "--trt")] = False,
     precision: Annotated[
-        Literal["fp32", "fp16", "int8"], option(HOW, "Number format: fp32, fp16 or int8.", metavar="TYPE")
-    ] = "fp32",
+        Literal["fp32", "fp16", "int8"] | None,
+        option(HOW, "fp32, fp16 or int8.", metavar="TYPE", default="fp32; --web: fp16"),
+    ] = None,
     views: Annotated[
         Literal["none", "center", "ten"], option(HOW, "Views that the file cuts from an image; none: it takes patches.")
     ] = "none",
@@ -77,7 +78,7 @@ def export(
         list[str] | None, option(INT8, "Layer to keep in float; repeatable.", metavar="LAYER", default=False)
     ] = None,
     int8_for: Annotated[
-        Literal["cpu", "tensorrt"] | None, option(INT8, "Target runtime.", default="cpu; with --trt: tensorrt")
+        Literal["cpu", "tensorrt"] | None, option(INT8, "Runtime.", default="cpu; with --trt: tensorrt")
     ] = None,
     flavor: Annotated[
         Literal["tensorrt", "rtx"] | None,
@@ -107,6 +108,12 @@ def export(
     tolerance: _Tolerance = None,
     out: Annotated[
         Path | None, option(OUTPUT, "Folder to write to.", "-o", "--out", metavar="DIR", default="named after the net")
+    ] = None,
+    web: Annotated[
+        Path | None, option(OUTPUT, "Folder for a web page that runs the net instead.", metavar="DIR", default=False)
+    ] = None,
+    runtime: Annotated[
+        Path | None, option(OUTPUT, "onnxruntime-web for --web.", metavar="DIR", default="from a CDN")
     ] = None,
     triton: Annotated[
         Path | None, option(OUTPUT, "Triton model repository to add the file to.", metavar="DIR", default=False)

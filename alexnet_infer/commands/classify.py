@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from alexnet_infer.annotate import Annotated, Annotator, held, plan
 from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import ENGINE_SUFFIXES
 from alexnet_infer.errors import UsageError
@@ -38,40 +39,116 @@ def run(
     backend: Choice,
     trust_engine: bool,
     as_json: bool,
+    as_csv: bool,
+    annotate: Path | None,
 ) -> int:
     """Print the labels of `photos` by one net, or by the mean of `ensemble` bundled nets.
 
-    Returns the exit code: 0, or 1 if some photos can't be read, or 3 if none can.
+    With `annotate`, write copies of the photos with their labels to that folder. Returns the exit code: 0, or 1 if some
+    photos can't be read, or 3 if none can.
     """
+    if as_json and as_csv:
+        raise UsageError("--json and --csv: expected one of the two")
     if model is not None and ensemble is not None and ensemble > 1:
         raise UsageError(
             f"--ensemble {ensemble}: averages bundled nets, and --model {model} is one net; leave out one of the two"
         )
     paths = choose_nets([model] if model is not None else [], ensemble)
     entries = list(expand(photos))
+    copies = plan(entries, annotate) if annotate is not None else None
     if backend == "auto" and len(entries) < FEW and paths[0].suffix not in ENGINE_SUFFIXES and installed("onnxruntime"):
         backend = "onnxruntime"
     nets = [load(path, device=device, views=views, backend=backend, trust_engine=trust_engine) for path in paths]
     net = nets[0] if len(nets) == 1 else Ensemble(nets)
-    results = net.classify_all(entries, top or min(5, len(net.classes)))
-    if len(entries) > 1:
-        results = _with_progress(results, len(entries))
-    failed = 0
-    for result in results:
-        if result.error is not None:
-            failed += 1
-            tell(f"error: {result.error}")
-        if as_json:
-            say_json(_json_row(result, net))
-        elif result.error is None:
-            (_print_table if len(entries) == 1 else _print_line)(result, net)
-    if not as_json and failed < len(entries) and paths[0] in nets_at_hand():
+    results = net.classify_all(entries if copies is None else held(entries), top or min(5, len(net.classes)))
+    if copies is None:
+        annotated = (Annotated(result=result) for result in results)
+    else:
+        annotated = _annotator(net).annotate(results, copies)
+    show = _json_printer(net) if as_json else _csv_printer(net) if as_csv else _text_printer(net, len(entries))
+    failed = _show(annotated, show, len(entries), annotate)
+    if not (as_json or as_csv) and failed < len(entries) and paths[0] in nets_at_hand():
         _suggest_larger_net(net)
     return 0 if not failed else 3 if failed == len(entries) else 1
 
 
+def _show(annotated: Iterator[Annotated], show: Callable[[Annotated], None], total: int, folder: Path | None) -> int:
+    """Print each result, and what failed. Returns the number of photos that failed."""
+    failed = copies = 0
+    replaced_names = False
+    for item in _with_progress(annotated, total) if total > 1 else annotated:
+        error = item.result.error or item.error
+        if error is not None:
+            failed += 1
+            tell(f"error: {error}")
+        show(item)
+        copies += item.copy is not None
+        replaced_names |= item.replaced_names
+    if replaced_names:
+        tell("No font here has all characters of some class names: the copies show their WordNet ids instead.")
+    if copies:
+        tell(f"{copies:,} annotated {'copy' if copies == 1 else 'copies'} in {folder}")
+    return failed
+
+
+def _annotator(net: Net | Ensemble) -> Annotator:
+    return Annotator(
+        classes=net.classes,
+        rescalings={member.rescaling for member in net.nets},
+        footer=f"{_title(net)}, {_views(net)}",
+    )
+
+
+def _json_printer(net: Net | Ensemble) -> Callable[[Annotated], None]:
+    def show(item: Annotated) -> None:
+        say_json(_json_row(item.result, net) | ({"copy": str(item.copy)} if item.copy is not None else {}))
+
+    return show
+
+
+def _csv_printer(net: Net | Ensemble) -> Callable[[Annotated], None]:
+    """Print the header, and return what prints a photo's rows: one per label, or one with the error."""
+    from alexnet_infer.evaluation.tables import csv_lines
+
+    def print_rows(rows: Iterable[Sequence[object]]) -> None:
+        for line in csv_lines(rows):
+            say(line.decode().removesuffix("\n"))
+
+    def show(item: Annotated) -> None:
+        photo = item.result.photo.name
+        if item.result.error is not None:
+            print_rows([(photo, "", "", "", "", "", item.result.error)])
+            return
+        print_rows(
+            (photo, rank, label.index, label.wnid, label.name, label.probability, "")
+            for rank, label in enumerate(item.result.labels, 1)
+        )
+
+    print_rows([("photo", "rank", "index", "wnid", "name", "probability", "error")])
+    return show
+
+
+def _text_printer(net: Net | Ensemble, photos: int) -> Callable[[Annotated], None]:
+    print_result = _print_table if photos == 1 else _print_line
+
+    def show(item: Annotated) -> None:
+        if item.result.error is None:
+            print_result(item.result, net)
+
+    return show
+
+
 def _names(net: Net | Ensemble) -> list[str]:
     return [member.manifest.name for member in net.nets]
+
+
+def _title(net: Net | Ensemble) -> str:
+    names = _names(net)
+    return names[0] if len(names) == 1 else f"mean of {len(names)} nets ({', '.join(names)})"
+
+
+def _views(net: Net | Ensemble) -> str:
+    return "ten views averaged" if net.nets[0].views == "ten" else "central view"  # the same for bundled nets
 
 
 def _backend(net: Net | Ensemble) -> str:
@@ -103,13 +180,10 @@ def _print_table(result: Result, net: Net | Ensemble) -> None:
         bar = "█" * round(label.probability * BAR_WIDTH) or "▏"
         name = net.classes[label.index].short
         table.add_row(styled(name), styled(label.wnid), bar.ljust(BAR_WIDTH), f"{label.probability:.1%}")
-    names = _names(net)
-    views = "ten views averaged" if net.nets[0].views == "ten" else "central view"  # the same for bundled nets
-    title = names[0] if len(names) == 1 else f"mean of {len(names)} nets ({', '.join(names)})"
     out = console()
     out.print(styled(result.photo.name, "italic"), soft_wrap=True)
     out.print(table)
-    out.print(styled(f"{title}, {views}, {_backend(net)}", "dim"), soft_wrap=True)
+    out.print(styled(f"{_title(net)}, {_views(net)}, {_backend(net)}", "dim"), soft_wrap=True)
 
 
 def _suggest_larger_net(net: Net | Ensemble) -> None:
@@ -127,7 +201,7 @@ def _suggest_larger_net(net: Net | Ensemble) -> None:
             tell(f"{subject} {len(net.classes):,} classes. {advice}")
 
 
-def _with_progress(results: Iterator[Result], total: int) -> Iterator[Result]:
+def _with_progress(results: Iterator[Annotated], total: int) -> Iterator[Annotated]:
     with counting("classifying", total, "photos") as advance:
         for result in results:
             yield result

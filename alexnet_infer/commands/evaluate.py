@@ -19,7 +19,6 @@ from alexnet_infer.evaluation.assemble import assembled, collect, display_names
 from alexnet_infer.evaluation.compute import Computed, EvaluationRequest, compute, data_folder
 from alexnet_infer.evaluation.confusion import ConfusionMatrix
 from alexnet_infer.evaluation.per_class import save_per_class
-from alexnet_infer.evaluation.pipeline import Clock
 from alexnet_infer.evaluation.result import Evaluation
 from alexnet_infer.evaluation.save import save_table
 from alexnet_infer.evaluation.scoring import Scores, Scoring, parse_scoring
@@ -28,6 +27,7 @@ from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.files import user_cache
 from alexnet_infer.nets import choose_nets
 from alexnet_infer.output import console, say_json, say_lines, tell
+from alexnet_infer.pipeline import Clock
 from alexnet_infer.predict import Net
 
 Images = tuple[LabelledImages, Sequence[int]]

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from alexnet_infer.commands.compare import choose_images, report, verify
+from alexnet_infer.commands.export_layers import verify_layers
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.engines.files import EngineOptions, parse_workspace
@@ -41,8 +42,20 @@ class Verification:
     """The largest allowed probability difference. None for the default of the precision."""
 
 
-def main(
+def main(*, web: Path | None, runtime: Path | None, **options: Any) -> int:
+    """Run the command with its options, and return its exit code: a web page with `web`, otherwise files."""
+    if web is not None:
+        from alexnet_infer.commands.export_web import run as run_web
+
+        return run_web(web=web, runtime=runtime, **options)
+    if runtime is not None:
+        raise UsageError(f"--runtime {runtime}: applies to web pages only; add --web DIR")
+    return export_files(**options)
+
+
+def export_files(
     *,
+    precision: str | None,
     verify: bool,
     data: Path | None,
     photo: Sequence[str] | None,
@@ -52,8 +65,8 @@ def main(
     as_json: bool,
     **requested: Any,
 ) -> int:
-    """Run the command with its options, `requested` being those of `make_request`. Returns the exit code of `run`."""
-    request = make_request(**requested)
+    """Export files. `requested` are the other options, those of `make_request`. Returns the exit code of `run`."""
+    request = make_request(precision=precision or "fp32", **requested)
     return run(request, make_verification(verify, data, photo or (), limit, tolerance), triton, as_json=as_json)
 
 
@@ -214,15 +227,23 @@ def _verify(
         fix = _elsewhere(path, request, exported)
         tell(f"{path}: not verified, because it can't run here ({error}); {fix}")
         return None, 0
-    reference = reference_of(candidate.views)
-    agreement = verify(reference, candidate, verification.images, limit=verification.limit)
-    tolerance = verification.tolerance
-    if tolerance is None:
-        tolerance = default_tolerance(reference, candidate)
-    if not as_json:
-        say()
-    code = report(agreement, tolerance, silent=as_json)
-    return {**agreement.to_json(), "tolerance": tolerance, "within": agreement.within(tolerance)}, code
+    images, limit = verification.images, verification.limit
+    result, code = {}, 0
+    if PROBABILITIES in request.outputs:
+        reference = reference_of(candidate.views)
+        agreement = verify(reference, candidate, images, limit=limit)
+        tolerance = verification.tolerance
+        if tolerance is None:
+            tolerance = default_tolerance(reference, candidate)
+        if not as_json:
+            say()
+        code = report(agreement, tolerance, silent=as_json)
+        result = {**agreement.to_json(), "tolerance": tolerance, "within": agreement.within(tolerance)}
+    if request.outputs != (PROBABILITIES,):
+        (model,) = request.models
+        result["layers"], layers_code = verify_layers(model, candidate, images, limit, silent=as_json)
+        code = max(code, layers_code)
+    return result, code
 
 
 def _elsewhere(engine: Path, request: ExportRequest, exported: Exported) -> str:

@@ -1,28 +1,59 @@
-"""`alexnet-infer filters`: the kernels of a net's first layer as an image."""
+"""`alexnet-infer filters`: the kernels of a net's first layer as a figure."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
-from alexnet_infer.artifact import embedded_model, load_artifact
+from alexnet_infer.artifact import embedded_model
 from alexnet_infer.backends.opening import is_exported
 from alexnet_infer.errors import UsageError
 from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.kernels import Kernels
-from alexnet_infer.output import say
+from alexnet_infer.kernels.figure import figure
+from alexnet_infer.output import say, say_json
 
 
-def run(model: Path | None, out: Path) -> None:
-    """Write the PNG and print its path.
+def run(
+    model: Path | None,
+    *,
+    out: Path,
+    scale: int | None,
+    sort: Literal["index", "colour"],
+    plain: bool,
+    as_json: bool,
+) -> None:
+    """Write the figure as PNG or SVG, by the suffix of `out`, and print its path, or facts as JSON.
 
-    Raises UsageError if `out` does not end in .png or can't be written, or if the net's first layer is not
-    a convolution over three colours. Raises ModelFileError if the net can't be read.
+    Raises UsageError if `out` has another suffix or can't be written, or if the net's first layer is not a convolution
+    over three colours. Raises ModelFileError if the net can't be read.
     """
-    if out.suffix.lower() != ".png":
-        raise UsageError(f"{out}: expected a file name ending in .png")
+    if (kind := out.suffix.lower()) not in (".png", ".svg"):
+        raise UsageError(f"{out}: expected a file name ending in .png or .svg")
     if model is not None and is_exported(model):
         raise UsageError(f"{model}: an exported file, whose weights can't be read; expected the model file")
-    picture = Kernels.of(load_artifact(model or embedded_model())).png()
+    kernels = Kernels.read(model or embedded_model())
+    drawn = figure(kernels.by_colour() if sort == "colour" else kernels, scale=scale, plain=plain)
     with writing(out):
-        write_atomically(out, picture)
-    say(out)
+        write_atomically(out, drawn.png() if kind == ".png" else drawn.svg())
+    if as_json:
+        say_json(_json(kernels, out))
+    else:
+        say(out)
+
+
+def _json(kernels: Kernels, out: Path) -> dict[str, Any]:
+    """The shares are those of the net's order of kernels, however the figure is sorted."""
+    count, _, height, width = kernels.weights.shape
+    assert kernels.layer is not None
+    return {
+        "file": str(out),
+        "net": kernels.net,
+        "layer": kernels.layer.name,
+        "kernels": count,
+        "size": [height, width],
+        "stride": kernels.layer.stride,
+        "columns": kernels.columns,
+        "colour_share": list(kernels.colour_shares()),
+        "kernel_colour_share": kernels.kernel_colour_shares().tolist(),
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from alexnet_infer.artifact import embedded_model
 from alexnet_infer.backends.opening import describe
 from alexnet_infer.errors import ModelFileError, UsageError, meant, shown
 from alexnet_infer.graph.info import ExportInfo
+from alexnet_infer.kernels import Kernels
 from alexnet_infer.manifest import Manifest, Provenance
 from alexnet_infer.nets import UnknownNetError, find_net
 from alexnet_infer.output import console, say, say_json, styled
@@ -21,19 +23,28 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """A preset, or what is known of the net in a file."""
+
+    architecture: Architecture
+    manifest: Manifest | None = None
+    exported: ExportInfo | None = None
+    colour_shares: tuple[float, ...] | None = None
+
+
 def run(net: str, *, as_json: bool) -> None:
     """Print the layers of a preset, or the layers and origin of the net in a file.
 
     `net` is a preset, a net's name or a path; empty for the default bundled net. Raises UsageError if `net` is none of
     these, and ModelFileError if the file can't be read.
     """
-    manifest, exported = (None, None) if net in PRESETS else _described(net)
-    architecture = preset(net) if manifest is None else manifest.architecture
+    shown = _Shown(architecture=preset(net)) if net in PRESETS else _described(net)
     if as_json:
-        say_json(_json(architecture, manifest, exported))
+        say_json(_json(shown))
     else:
-        _print(architecture, manifest, exported)
-        if manifest is None and (trained := _trained_net(net)):
+        _print(shown)
+        if shown.manifest is None and (trained := _trained_net(net)):
             say()
             say("This is the preset. For the trained net of that name:")
             say(f"alexnet-infer info {trained}")
@@ -48,7 +59,7 @@ def _trained_net(name: str) -> Path | None:
     return path if path.suffix else None
 
 
-def _described(net: str) -> tuple[Manifest, ExportInfo | None]:
+def _described(net: str) -> _Shown:
     try:
         path = find_net(net) if net else embedded_model()
     except UnknownNetError:
@@ -59,12 +70,27 @@ def _described(net: str) -> tuple[Manifest, ExportInfo | None]:
             f"lists{meant(net, [*PRESETS, *registry()])}"
         ) from None
     try:
-        return describe(path)
+        manifest, exported = describe(path)
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or error}") from None
+    return _Shown(
+        architecture=manifest.architecture,
+        manifest=manifest,
+        exported=exported,
+        colour_shares=_colour_shares(path) if exported is None else None,
+    )
 
 
-def _json(architecture: Architecture, manifest: Manifest | None, exported: ExportInfo | None) -> dict:
+def _colour_shares(path: Path) -> tuple[float, ...] | None:
+    """Return the share of colour in the first layer's kernels of each column, or None if they aren't of colours."""
+    try:
+        return Kernels.read(path).colour_shares()
+    except UsageError:
+        return None
+
+
+def _json(shown: _Shown) -> dict:
+    architecture, manifest, exported = shown.architecture, shown.manifest, shown.exported
     layers = [
         {
             **{key: value for key, value in spec.items() if key != "channels"},
@@ -82,12 +108,14 @@ def _json(architecture: Architecture, manifest: Manifest | None, exported: Expor
         "layers": layers,
         "manifest": json.loads(manifest.to_json()) if manifest else None,
         "export": json.loads(exported.to_json()) if exported else None,
+        "conv1_colour_share": list(shown.colour_shares) if shown.colour_shares else None,
     }
 
 
-def _print(architecture: Architecture, manifest: Manifest | None, exported: ExportInfo | None) -> None:
+def _print(shown: _Shown) -> None:
     from rich.table import Table
 
+    architecture = shown.architecture
     patch = architecture.patch
     table = Table(box=None, pad_edge=False)
     table.add_column("layer", no_wrap=True)
@@ -106,9 +134,9 @@ def _print(architecture: Architecture, manifest: Manifest | None, exported: Expo
     title = f"{architecture.name}: {patch} x {patch} x {architecture.channels} patches"
     out.print(styled(title, "italic"), soft_wrap=True)
     out.print(table)
-    if manifest is not None:
+    if shown.manifest is not None:
         out.print()
-        out.print(_provenance(manifest, exported))
+        out.print(_provenance(shown.manifest, shown))
 
 
 def _describe(o: Operation) -> str:
@@ -146,10 +174,11 @@ def _trained(origin: Provenance) -> str:
     return f"{when}on {origin.data}{seed}"
 
 
-def _provenance(manifest: Manifest, exported: ExportInfo | None) -> Table:
+def _provenance(manifest: Manifest, shown: _Shown) -> Table:
     """A table of two columns, whose second column wraps between words."""
     from rich.table import Table
 
+    exported = shown.exported
     origin, preprocessing = manifest.provenance, manifest.preprocessing
     rows = [
         ("name", manifest.name),
@@ -165,6 +194,10 @@ def _provenance(manifest: Manifest, exported: ExportInfo | None) -> Table:
         views = {"ten": "ten views", "center": "center view"}.get(error.views, error.views)
         rates = f"top-1 {error.top1 / error.images:.2%}, top-5 {error.top5 / error.images:.2%}"
         rows.append(("error", f"{rates} ({views}, {error.images:,} images, {error.data})"))
+    if shown.colour_shares is not None:
+        shares = [f"{100 * share:.1f} %" for share in shown.colour_shares]
+        columns = [f"{share} in column {i}" for i, share in enumerate(shares, 1)] if len(shares) > 1 else shares
+        rows.append(("conv1 colour", ", ".join(columns)))
     if exported is not None:
         batch, kind = exported.batch, f" for {exported.int8_for}" if exported.int8_for else ""
         takes = f"squares, {exported.views} view(s)" if exported.takes_squares else "patches"

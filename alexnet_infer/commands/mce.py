@@ -23,12 +23,12 @@ from alexnet_infer.evaluation.assemble import assembled, how_scored
 from alexnet_infer.evaluation.compute import EvaluationRequest, compute_with, load_nets, open_data
 from alexnet_infer.evaluation.corruption_errors import Robustness, corruption_errors
 from alexnet_infer.evaluation.imagenet_c import PUBLISHED, Sets, find_sets, read_baseline
-from alexnet_infer.evaluation.pipeline import Clock
 from alexnet_infer.evaluation.result import Evaluation
 from alexnet_infer.evaluation.scoring import Scores, Scoring
 from alexnet_infer.evaluation.selection import name_of, positions_of
 from alexnet_infer.evaluation.tables import References
 from alexnet_infer.output import console, say_json, say_lines, tell
+from alexnet_infer.pipeline import Clock
 from alexnet_infer.predict import Net
 from alexnet_infer.progress import counting
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from alexnet_infer.evaluation.pipeline import STAGES, Clock
 from alexnet_infer.output import console, tell
+from alexnet_infer.pipeline import STAGES, Clock
 
 
 def print_profile(clock: Clock, images: int, cached: Mapping[str, int]) -> None:

@@ -59,7 +59,7 @@ class Shard:
 
     def __init__(self, file: Any, content: BinaryIO, about: Record) -> None:
         """`file` is a `pyarrow.parquet.ParquetFile`, `content` the same as a file, and `about` its footer."""
-        self._file, self._content, self._about = file, content, about
+        self.file, self._content, self._about = file, content, about
         self.schema = file.schema_arrow
         self.counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         """The number of rows of each row group."""
@@ -69,16 +69,16 @@ class Shard:
     def names(self, *columns: str) -> Iterator[tuple[Image, Label]]:
         """Yield the image without its bytes, and the label, of each row. `columns` ends with the labels'."""
         for group in range(len(self.counts)):
-            yield from self._rows(group, self._columns(group), columns)
+            yield from self._rows(group, self.columns(group), columns)
 
     def examples(self, group: int, label: str) -> Iterator[tuple[Image, Label]]:
         """Yield the image and the label of each row of a row group. Raises PageError after the last."""
-        columns = self._columns(group)
+        columns = self.columns(group)
         if _BYTES not in columns:
             raise PageError(f"row group {group} has no images")
         images, names = columns[_BYTES], (_BYTES, _PATH, label)
         most = MOST if images.codec == "SNAPPY" else LARGE
-        if images.is_streamed and _sizes(columns, names)[0] > most:
+        if images.is_streamed and sizes_of(columns, names)[0] > most:
             streamed = images.images()
             for image, stored in self._rows(group, columns, (_PATH, label)):
                 yield {**image, "bytes": next(streamed)}, stored
@@ -86,14 +86,14 @@ class Shard:
             yield from self._rows(group, columns, names)
         raise PageError(f"row group {group} has fewer rows than it says")
 
-    def _columns(self, group: int) -> dict[str, Column]:
+    def columns(self, group: int) -> dict[str, Column]:
         """Return the columns of a row group by their paths. pyarrow finds them by their positions."""
         columns: dict[str, Column] = {}
         try:
             chunks = [chunk[CHUNK] for chunk in self._about[GROUPS][group][CHUNKS]]
             for i, chunk in enumerate(chunks):
-                leaf, own = self._file.schema.column(i), ".".join(name.decode() for name in chunk[PATH])
-                if own != leaf.path or own in columns or len(chunks) != len(self._file.schema):
+                leaf, own = self.file.schema.column(i), ".".join(name.decode() for name in chunk[PATH])
+                if own != leaf.path or own in columns or len(chunks) != len(self.file.schema):
                     raise PageError(
                         f"column {i} of row group {group} is {shown(own)}; expected {shown(leaf.path)} once"
                     )
@@ -103,20 +103,20 @@ class Shard:
         return columns
 
     def _rows(self, group: int, columns: dict[str, Column], names: tuple[str, ...]) -> Iterator[tuple[Image, Label]]:
-        total, repeated = _sizes(columns, names)
+        total, repeated = sizes_of(columns, names)
         if total > MOST:
             raise PageError(
                 f"row group {group} takes more than {MOST:,} bytes to read ({', '.join(names)}); write it in smaller "
                 "row groups"
             )
         count = max(1, min(512, LARGE // max(1, repeated)))
-        for batch in self._file.iter_batches(batch_size=count, row_groups=[group], columns=[*names], use_threads=False):
+        for batch in self.file.iter_batches(batch_size=count, row_groups=[group], columns=[*names], use_threads=False):
             images = batch["image"].to_pylist() if "image" in batch.schema.names else repeat(None)
             for image, label in zip(images, batch[names[-1]].to_pylist(), strict=False):
                 yield image or {}, label
 
 
-def _sizes(columns: dict[str, Column], names: tuple[str, ...]) -> tuple[float, int]:
+def sizes_of(columns: dict[str, Column], names: tuple[str, ...]) -> tuple[float, int]:
     """Return the `Column.sizes` of several columns together."""
     totals, repeated = zip((0, 0), *(columns[name].sizes() for name in names if name in columns), strict=True)
     return sum(totals), sum(repeated)

@@ -21,11 +21,12 @@ from alexnet_infer.errors import UnreadableInputError, UsageError, printable, sh
 from alexnet_infer.evaluation.imagenet_c import example_set
 from alexnet_infer.evaluation.on_ray import predict_on_ray
 from alexnet_infer.evaluation.paper import deviations_of_net
-from alexnet_infer.evaluation.pipeline import Clock, predict
+from alexnet_infer.evaluation.pipeline import predict
 from alexnet_infer.evaluation.predictions import About, AboutData, AboutNet, Predictions, hash_of, open_all
 from alexnet_infer.evaluation.selection import known_positions, name_of, positions_of
 from alexnet_infer.manifest import check_same_classes
 from alexnet_infer.nets import load
+from alexnet_infer.pipeline import Clock
 from alexnet_infer.predict import LARGEST_BATCH, Net
 from alexnet_infer.preprocess import Views
 from alexnet_infer.progress import counting

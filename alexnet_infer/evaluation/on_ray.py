@@ -29,9 +29,10 @@ from alexnet_infer import errors
 from alexnet_infer.backends import Choice, Device
 from alexnet_infer.datasets import LabelledImages, Split, open_images
 from alexnet_infer.errors import AlexNetInferError, BackendError, UnreadableInputError, one_line, shown
-from alexnet_infer.evaluation.pipeline import Clock, predict
+from alexnet_infer.evaluation.pipeline import predict
 from alexnet_infer.evaluation.predictions import About, ImageRow, Predictions
 from alexnet_infer.nets import load
+from alexnet_infer.pipeline import Clock
 from alexnet_infer.predict import Net
 from alexnet_infer.version import __version__
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alexnet_infer.engines.files import EnginePlatform
 from alexnet_infer.graph.info import ExportInfo
+from alexnet_infer.layers import PRE, PROBABILITIES, Layer, find_layers
 from alexnet_infer.manifest import Manifest
 from alexnet_infer.output import no_markdown
 from alexnet_infer.preprocess import ALIASED, FILTERS, TORCHVISION, Preprocessing
@@ -27,6 +28,7 @@ def readme(
     """Return the README in Markdown. `onnx`, or `engine` and its `platform`, are None if they were not exported."""
     names = ", ".join(f"`{path.name}`" for path in (onnx, engine) if path is not None)
     kind, shape, meaning = _input(manifest.preprocessing, info)
+    layers = find_layers(manifest.architecture, info.outputs)
     batch = info.batch
     sizes = f"always {batch.max}" if batch.fixed else "any number"
     if engine is not None and not batch.fixed:
@@ -38,8 +40,9 @@ def readme(
         f"{names}: {SIGNATURE} {_members(info)}. Precision {info.precision}{kind_of_int8}; LRN is {_LRN[info.lrn]}.",
         "| | name | type | shape | values |\n|---|---|---|---|---|\n"
         f"| input | `{'images' if info.takes_squares else 'patches'}` | {kind} | {shape} | {meaning} |\n"
-        f"| output | `probabilities` | float32 | [N, {len(manifest.classes)}] | one per class, sorted by WordNet id"
-        f"{_averaged(info)} |",
+        + "\n".join(
+            f"| output | `{layer.name}` | float32 | {_shape(layer)} | {_meaning(layer, info)} |" for layer in layers
+        ),
         f"Batch size N: {sizes}.",
         "## Preparing an image",
         _preparation(manifest.preprocessing, info),
@@ -54,10 +57,11 @@ def readme(
             "you built yourself."
         )
     path = (onnx or engine).name
+    classifies = PROBABILITIES in info.outputs
     compared = f"alexnet-infer compare ORIGINAL.safetensors {path}\n" if len(info.members) == 1 else ""
     parts += [
         "## Checking it",
-        f"```bash\nalexnet-infer classify photo.jpg --model {path}\n{compared}```",
+        *([f"```bash\nalexnet-infer classify photo.jpg --model {path}\n{compared}```"] if classifies else []),
         _metadata(onnx, engine),
     ]
     return "\n\n".join(parts) + "\n"
@@ -75,6 +79,17 @@ def _metadata(onnx: Path | None, engine: Path | None) -> str:
 def _members(info: ExportInfo) -> str:
     nets = [f"{no_markdown(member.name)} (SHA-256 {member.sha256[:16]}...)" for member in info.members]
     return nets[0] if len(nets) == 1 else f"the mean of {len(nets)} nets: {', '.join(nets)}"
+
+
+def _shape(layer: Layer) -> str:
+    return f"[{', '.join(['N', *map(str, layer.shape)])}]"
+
+
+def _meaning(layer: Layer, info: ExportInfo) -> str:
+    if layer.name == PROBABILITIES:
+        return f"one per class, sorted by WordNet id{_averaged(info)}"
+    kind = "maps: channels, height, width" if len(layer.shape) == 3 else "one per unit"
+    return f"{kind}, before the activation{_averaged(info)}" if layer.name.endswith(PRE) else kind + _averaged(info)
 
 
 def _averaged(info: ExportInfo) -> str:
@@ -178,8 +193,10 @@ def _example(preprocessing: Preprocessing, info: ExportInfo, name: str) -> str:
     if info.batch.fixed and info.batch.max > 1:
         lines.append(f"{feed} = np.repeat({source}, {info.batch.max}, 0)  # the file takes exactly {info.batch.max}")
         source = feed
+    name = PROBABILITIES if PROBABILITIES in info.outputs else info.outputs[0]
+    variable = name if name.isidentifier() else "values"
     lines += [
-        f'probabilities = session.run(None, {{"{feed}": {source}}})[0][0]',
-        "print(probabilities.argmax(), probabilities.max())",
+        f'{variable} = session.run(["{name}"], {{"{feed}": {source}}})[0][0]',
+        f"print({variable}.argmax(), {variable}.max())",
     ]
     return "\n".join(lines) + "\n"

@@ -170,7 +170,7 @@ class Graph:
         values: dict[str, str] = {}
         for step in artifact.manifest.architecture.steps:
             name = step.operation.name
-            value = _Builder(self, artifact, step, lrn, half, prefix).add(value)
+            value = self.operation(artifact, step, value, lrn, half=half, prefix=prefix)
             if name in missing:
                 values[name] = self.cast(value, np.float32, f"{prefix}{name}.output") if half else value
                 missing.remove(name)
@@ -180,6 +180,12 @@ class Graph:
             logits = self.cast(value, np.float32, f"{prefix}logits") if half else value
             values[PROBABILITIES] = self.node("Softmax", [logits], f"{prefix}softmax", axis=1)
         return [values[layer.operation] for layer in layers]
+
+    def operation(
+        self, artifact: Artifact, step: Step, x: str, lrn: LRNForm, *, half: bool = False, prefix: str = ""
+    ) -> str:
+        """Append one operation of a net on the value `x` and return the name of its output."""
+        return _Builder(self, artifact, step, lrn, half, prefix).add(x)
 
     def output(self, value: str, name: str) -> None:
         """Give a value the name of an output of the model.

@@ -36,6 +36,8 @@ class Kernels:
     """The net's name."""
     layer: Conv | None = None
     """The layer, if the kernels were read from a net."""
+    sorted_by_colour: bool = False
+    """Whether the kernels are in the order of `by_colour` instead of the net's."""
 
     @classmethod
     def of(cls, artifact: Artifact) -> Kernels:
@@ -119,7 +121,7 @@ class Kernels:
         shares = self.kernel_colour_shares().reshape(self.columns, -1)
         starts = np.arange(self.columns)[:, None] * self.in_column
         order = (np.argsort(shares, axis=1, kind="stable") + starts).ravel()
-        return replace(self, weights=self.weights[order])
+        return replace(self, weights=self.weights[order], sorted_by_colour=True)
 
     def column(self, number: int) -> np.ndarray:
         """Return the kernels float32 [K / columns, 3, h, w] of a column. The first column is 0."""

@@ -177,7 +177,7 @@ class _Slow:
     def __init__(self, clock: list[float], seconds: float) -> None:
         self.clock, self.seconds, self.shapes = clock, seconds, []
 
-    def infer(self, inputs: np.ndarray) -> None:
+    def activations(self, inputs: np.ndarray) -> None:
         self.clock[0] += self.seconds if self.shapes else 100
         self.shapes.append(inputs.shape)
 

@@ -1,6 +1,10 @@
-"""`alexnet-infer filters`: the image and errors."""
+"""`alexnet-infer filters`: the figure, its options and errors."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -8,29 +12,76 @@ from PIL import Image
 
 from alexnet_infer.artifact import embedded_model, load_artifact
 from alexnet_infer.kernels import Kernels
+from alexnet_infer.kernels.figure import figure
 from tests.nets import random_artifact
 
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "kernels.png"
+SVG = "{http://www.w3.org/2000/svg}"
 
-def test_the_embedded_nets_kernels_are_drawn_and_the_path_is_printed(run, tmp_path):
+
+def test_a_plain_picture_is_that_of_the_documentation_and_the_path_is_printed(run, tmp_path):
     out = tmp_path / "kernels.png"
-    assert run("filters", "-o", out) == (0, f"{out}\n", "")
-    with Image.open(out) as picture:
+    assert run("filters", "--plain", "-o", out) == (0, f"{out}\n", "")
+    with Image.open(out) as picture, Image.open(DOCUMENTED) as documented:
         assert np.array_equal(np.asarray(picture), Kernels.of(load_artifact(embedded_model())).image())
+        assert np.array_equal(np.asarray(picture), np.asarray(documented))
 
 
 def test_a_named_nets_kernels_are_drawn(run, tmp_path):
     path = tmp_path / "net.safetensors"
     random_artifact().save(path)
     out = tmp_path / "KERNELS.PNG"
-    assert run("filters", path, "--out", out)[0] == 0
+    assert run("filters", path, "--out", out, "--plain", "--scale", 11)[0] == 0
     with Image.open(out) as picture:
         assert np.array_equal(np.asarray(picture), Kernels.of(load_artifact(path)).image())
     assert sorted(file.name for file in tmp_path.iterdir()) == ["KERNELS.PNG", "net.safetensors"]
 
 
+def test_the_suffix_chooses_png_or_svg_with_the_same_figure(run, tmp_path):
+    shown = figure(Kernels.of(load_artifact(embedded_model())))
+    for name in ("kernels.png", "KERNELS.SVG"):
+        assert run("filters", "-o", tmp_path / name)[0] == 0
+    assert (tmp_path / "kernels.png").read_bytes() == shown.png()
+    assert (tmp_path / "KERNELS.SVG").read_bytes() == shown.svg()
+    root = ElementTree.parse(tmp_path / "KERNELS.SVG").getroot()
+    assert "column 1: kernels 1 to 16" in [text.text for text in root.iter(f"{SVG}text")]
+
+
+def test_scale_and_order_change_the_figure(run, tmp_path):
+    files = {}
+    for i, options in enumerate([(), ("--scale", 4), ("--sort", "colour")]):
+        path = tmp_path / f"{i}.png"
+        assert run("filters", "-o", path, *options)[0] == 0
+        files[options] = path.read_bytes()
+    assert len({*files.values()}) == 3
+
+
+def test_json_has_the_shares_of_columns_and_of_kernels_in_the_nets_order(run, tmp_path):
+    out = tmp_path / "kernels.svg"
+    kernels = Kernels.of(load_artifact(embedded_model()))
+    for options in ((), ("--sort", "colour", "--plain")):
+        code, text, err = run("filters", "-o", out, "--json", *options)
+        assert (code, err) == (0, "")
+        data = json.loads(text)
+        assert (data["file"], data["net"], data["layer"]) == (str(out), "alexnet-64-0", "conv1")
+        assert (data["kernels"], data["size"], data["stride"], data["columns"]) == (32, [3, 3], 1, 2)
+        assert data["colour_share"] == pytest.approx(kernels.colour_shares())
+        assert data["kernel_colour_share"] == pytest.approx(kernels.kernel_colour_shares())
+    assert out.is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["--scale", "0"], "1<=x<=64"), (["--scale", "2.5"], "2.5"), (["--sort", "hue"], "hue")]
+)
+def test_a_wrong_option_exits_2(run, tmp_path, arguments, message):
+    code, out, err = run("filters", "-o", tmp_path / "x.png", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("kernels.jpg", "ending in .png"), ("absent/kernels.png", "can't be written (No such file or directory)")],
+    [("kernels.jpg", "ending in .png or .svg"), ("absent/kernels.png", "can't be written (No such file or directory)")],
 )
 def test_a_file_that_cannot_be_written_is_a_one_line_error_and_exits_2(run, tmp_path, name, message):
     code, out, err = run("filters", "-o", tmp_path / name)

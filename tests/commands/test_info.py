@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from alexnet_infer.artifact import Artifact, embedded_model
+from alexnet_infer.architecture import Architecture, Dense
+from alexnet_infer.artifact import Artifact, embedded_model, load_artifact
+from alexnet_infer.export.job import ExportRequest, export
+from alexnet_infer.kernels import Kernels
 from alexnet_infer.manifest import MeasuredError
 from alexnet_infer.presets import PRESETS
 from alexnet_infer.published.cache import cache_path
 from alexnet_infer.published.registry import published
-from tests.nets import random_artifact
+from tests.nets import TINY, random_artifact
 
 
 def test_the_papers_net_shows_its_layers_and_60965224_parameters(run):
@@ -125,3 +130,34 @@ def test_errors_of_unknown_views_are_shown_by_their_name(run, tmp_path):
     code, out, err = run("info", path)
     assert (code, err) == (0, "")
     assert "top-1 50.00%, top-5 10.00% (one, 10 images, some set)" in " ".join(out.split())
+
+
+def test_the_share_of_colour_of_each_column_is_shown(run, tmp_path):
+    shares = Kernels.of(load_artifact(embedded_model())).colour_shares()
+    assert json.loads(run("info", "--json")[1])["conv1_colour_share"] == pytest.approx(shares)
+    first, second = (f"{100 * share:.1f} %" for share in shares)
+    assert f"conv1 colour   {first} in column 1, {second} in column 2" in run("info")[1]
+    path = tmp_path / "net.safetensors"
+    one_column = random_artifact(dataclasses.replace(TINY, columns=1))
+    one_column.save(path)
+    (share,) = Kernels.of(load_artifact(path)).colour_shares()
+    assert f"conv1 colour   {100 * share:.1f} %" in [line.strip() for line in run("info", path)[1].splitlines()]
+
+
+def test_a_net_whose_first_layer_sees_no_colours_has_no_share(run, tmp_path):
+    artifact = random_artifact()
+    architecture = Architecture(name="odd", patch=57, operations=(Dense(name="fc8", units=7),))
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in architecture.tensors.items()}
+    path = tmp_path / "net.safetensors"
+    Artifact(replace(artifact.manifest, architecture=architecture), tensors).save(path)
+    assert "colour" not in run("info", path)[1]
+    assert json.loads(run("info", path, "--json")[1])["conv1_colour_share"] is None
+
+
+def test_an_exported_file_has_no_share_of_colour(run, tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+    net = tmp_path / "net.safetensors"
+    random_artifact().save(net)
+    path = export(ExportRequest(models=(net,), out=tmp_path / "out")).onnx
+    assert json.loads(run("info", path, "--json")[1])["conv1_colour_share"] is None
+    assert "conv1 colour" not in run("info", path)[1]

@@ -15,8 +15,8 @@ from alexnet_infer.datasets.sampling import stratified
 from alexnet_infer.errors import UsageError
 from alexnet_infer.evaluation import compute as module
 from alexnet_infer.evaluation.compute import EvaluationRequest, compute, data_folder
-from alexnet_infer.evaluation.pipeline import Clock
 from alexnet_infer.evaluation.predictions import Predictions
+from alexnet_infer.pipeline import Clock
 from tests.datasets.mini import WNIDS, jpeg, refused
 from tests.evaluation.toys import OTHER_WNIDS, lookup_net, save_net, save_nets, write_greys, write_set
 

@@ -22,8 +22,8 @@ from alexnet_infer.evaluation import compute as compute_module
 from alexnet_infer.evaluation import on_ray
 from alexnet_infer.evaluation.compute import EvaluationRequest, compute
 from alexnet_infer.evaluation.on_ray import PART, Work, Worker, predict_on_ray
-from alexnet_infer.evaluation.pipeline import STAGES, Clock
 from alexnet_infer.evaluation.predictions import ABOUT, IMAGES, ROWS, About, Predictions
+from alexnet_infer.pipeline import STAGES, Clock
 from alexnet_infer.version import __version__
 from tests.datasets.mini import jpeg
 from tests.evaluation.toys import opened

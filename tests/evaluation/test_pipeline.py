@@ -13,7 +13,8 @@ from PIL import Image
 
 from alexnet_infer.datasets import open_images
 from alexnet_infer.decode import read_square
-from alexnet_infer.evaluation.pipeline import AHEAD, STAGES, Clock, predict
+from alexnet_infer.evaluation.pipeline import predict
+from alexnet_infer.pipeline import AHEAD, STAGES, Clock
 from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Rescaling, patches
 from tests.datasets.mini import jpeg

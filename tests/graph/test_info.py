@@ -50,6 +50,7 @@ def test_text_that_is_not_a_batch_is_refused_in_one_short_line(text):
         ExportInfo(members=MEMBERS[:1]),
         ExportInfo(members=MEMBERS, views="ten", precision="fp16", lrn="plugin", batch=Batch.parse("4")),
         ExportInfo(members=MEMBERS, views="center", precision="int8", int8_for="tensorrt", lrn="conv"),
+        ExportInfo(members=MEMBERS[:1], outputs=("fc7:pre", "probabilities")),
     ],
 )
 def test_json_restores_it_exactly_and_is_canonical(info):
@@ -149,3 +150,14 @@ def test_a_batch_that_is_not_a_whole_number_is_refused(number):
     data["batch"]["min"] = number
     with pytest.raises(SpecError):
         ExportInfo.from_json(json.dumps(data))
+
+
+def test_files_that_return_probabilities_only_are_described_as_before_there_were_other_outputs():
+    info = ExportInfo(members=MEMBERS)
+    assert "outputs" not in json.loads(info.to_json())
+    assert ExportInfo.from_json(info.to_json()).outputs == ("probabilities",)
+
+
+def test_several_nets_return_probabilities_only():
+    with pytest.raises(SpecError, match="expected probabilities only, since the file has several nets"):
+        ExportInfo(members=MEMBERS, outputs=("fc7",))

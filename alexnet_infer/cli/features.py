@@ -1,0 +1,70 @@
+"""`alexnet-infer features`: the values of a net's layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from alexnet_infer.cli.options import HOW, OUTPUT, RUNTIME, AsJson, Backend, Device, Layout, Split, net
+from alexnet_infer.help import WHAT, argument, option
+
+FEATURES_EXAMPLES = """
+Examples:
+  alexnet-infer features holiday/ --layer fc7 -o holiday.npz
+  alexnet-infer features --data ILSVRC2012 --layer fc6:pre --half -o fc6.npy
+"""
+
+
+def features(
+    inputs: Annotated[
+        list[str] | None,
+        argument("[INPUT...]", "Files, folders, patterns, http(s) URLs, or - for standard input.", default=False),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        option(WHAT, "A labelled image set instead: folder or archive.", metavar="PATH", default="the INPUTs"),
+    ] = None,
+    layout: Layout = None,
+    split: Split = "validation",
+    limit: Annotated[
+        int | None, option(WHAT, "Use a stratified sample of N images.", metavar="N", default="all")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        option(WHAT, "Net name, model file or .onnx.", parser=net, metavar="NET", default="best bundled net"),
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        option(
+            HOW,
+            "A layer that `info` prints; with :pre, before its ReLU. Repeatable.",
+            "--layer",
+            metavar="NAME",
+            default="fc7",
+        ),
+    ] = None,
+    views: Annotated[
+        Literal["center", "ten"] | None,
+        option(HOW, "The central view, or the mean of the paper's ten.", default="the file's, or center"),
+    ] = None,
+    half: Annotated[bool, option(HOW, "Store float16: half the size.", "--half")] = False,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    batch: Annotated[int, option(RUNTIME, "Images per call of the net.", metavar="N")] = 16,
+    workers: Annotated[int | None, option(RUNTIME, "Decoding threads.", metavar="N", default="all CPU cores")] = None,
+    out: Annotated[
+        Path, option(OUTPUT, "File to write: .npy (one layer), .npz, .parquet or .h5.", "-o", "--out", metavar="FILE")
+    ] = ...,
+    as_json: AsJson = False,
+) -> None:
+    """Write the values of a net's layers for many images to a file.
+
+    One row per image, in their order. An interrupted run continues where it stopped. The rows of images that cannot be
+    read are NaN. Exits with 1 if some images cannot be read, 3 if none can.
+    """
+    options = locals()  # must come first: the arguments, by their names
+    from alexnet_infer.commands.features import run
+
+    raise typer.Exit(run(**options))

@@ -1,0 +1,16 @@
+"""Features: the values of a net's layers for many images, in one file.
+
+`about` describes a file, and `table` is what all its forms have in common: names, labels, errors and one array per
+layer. The forms are `npy`, `npz`, `parquet` and `hdf5`; `opening` chooses one by the file's suffix. `staging` keeps the
+rows of a run until the file is complete, so that a killed run continues where it stopped. `compute` runs the net.
+
+>>> from alexnet_infer.features import open_features
+>>> features = open_features("cats.npz")
+>>> features.names[0], features.array("fc7")[0]
+"""
+
+from __future__ import annotations
+
+from alexnet_infer.features.opening import open_features
+
+__all__ = ["open_features"]

@@ -1,0 +1,243 @@
+"""Rows on their way to a file: after a kill at any moment, the next run continues, and its file is the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from alexnet_infer.errors import UnreadableInputError, UsageError
+from alexnet_infer.features import open_features, staging
+from alexnet_infer.features.about import About
+from alexnet_infer.features.staging import Staging
+from alexnet_infer.features.table import Row
+from tests.features.made import FORMS, described
+
+COUNT, BATCH = 10, 4
+LISTED = [(f"{i}.jpg", f"n{i % 3:08}") for i in range(COUNT)]
+ROWS = [Row(*image, "damaged" if i in (2, 9) else None) for i, image in enumerate(LISTED)]
+
+
+class Killed(BaseException):
+    """Ends a run as a kill does: nothing is cleaned up."""
+
+
+def values(*layers: str) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    made = {layer: rng.normal(size=(COUNT, 3, 2) if layer == "pool5" else (COUNT, 5)) for layer in layers}
+    for array in made.values():
+        array[[i for i, row in enumerate(ROWS) if row.error]] = np.nan
+    return {layer: array.astype(np.float32) for layer, array in made.items()}
+
+
+def about(layers: tuple[str, ...] = ("fc7",), **others: object) -> About:
+    names, labels = (list(texts) for texts in zip(*LISTED, strict=True))
+    return described(values(*layers), names, labels, batch=BATCH, **others)
+
+
+def run(
+    out: Path, layers: tuple[str, ...] = ("fc7",), *, stamp: str = "stamp", stop: int | None = None, **others: object
+) -> list[int]:
+    """Write a file. Returns the rows that were appended. With `stop`, the run ends when it has that many."""
+    made, appended = values(*layers), []
+    with Staging(out, about(layers, **others), stamp, LISTED) as rows:
+        rows.prepare()
+        while not rows.complete:
+            if stop is not None and rows.done >= stop:
+                return appended
+            part = slice(rows.done, rows.done + BATCH)
+            appended += range(COUNT)[part]
+            rows.append(ROWS[part], [array[part] for array in made.values()])
+        rows.finish()
+    return appended
+
+
+def beside(out: Path) -> list[str]:
+    return sorted(path.name for path in out.parent.iterdir())
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("suffix", FORMS)
+def test_a_complete_run_leaves_only_the_file(tmp_path, suffix):
+    out = tmp_path / f"f{suffix}"
+    assert run(out) == [*range(COUNT)]
+    assert beside(out) == [f"f{suffix}"] + ([f"f{suffix}.jsonl"] if suffix == ".npy" else [])
+    read = open_features(out)
+    np.testing.assert_array_equal(read.array("fc7"), values("fc7")["fc7"])
+    assert [*read.rows()] == ROWS
+    assert read.about.images.unreadable == 2
+
+
+def is_killed(out: Path, layers: tuple[str, ...], steps: int, when: str) -> bool:
+    """Begin to write a file. The run is killed after so many steps: half-way in a write, or before or after another.
+
+    Returns whether it was, or was complete before.
+    """
+    left = steps
+
+    def counted(step: Callable) -> Callable:
+        def run_step(*arguments: object, **options: object) -> object:
+            nonlocal left
+            left -= 1
+            if left < 0 and when == "before":
+                raise Killed
+            result = step(*arguments, **options)
+            if left < 0:
+                raise Killed
+            return result
+
+        return run_step
+
+    def append(file: object, data: bytes, *size: int) -> None:
+        nonlocal left
+        left -= 1
+        written(file, data[: len(data) // 2] if left < 0 else data, *size)
+        if left < 0:
+            raise Killed
+
+    written = staging._append
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staging, "_append", append)
+        for owner, name in ((staging.os, "fsync"), (Path, "replace"), (Path, "unlink"), (Path, "rmdir")):
+            patch.setattr(owner, name, counted(getattr(owner, name)))
+        try:
+            run(out, layers)
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("suffix", FORMS)
+def test_after_a_kill_at_any_moment_the_next_run_gives_the_same_bytes(tmp_path, suffix, when):
+    layers = ("fc7",) if suffix == ".npy" else ("fc7", "pool5")
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    run(whole / f"f{suffix}", layers)
+    steps = 0
+    while True:
+        folder = tmp_path / str(steps)
+        folder.mkdir()
+        if not is_killed(folder / f"f{suffix}", layers, steps, when):
+            break
+        if (folder / f"f{suffix}").exists():  # a file is never there in part
+            assert content(folder)[f"f{suffix}"] == content(whole)[f"f{suffix}"]
+        run(folder / f"f{suffix}", layers)
+        assert content(folder) == content(whole), steps
+        steps += 1
+    assert steps > 15  # there were kills
+
+
+def test_a_run_continues_after_its_last_complete_batch(tmp_path):
+    out = tmp_path / "f.npz"
+    run(out, stop=8)
+    journal = tmp_path / ".f.npz.part" / staging.IMAGES
+    with journal.open("rb+") as file:
+        file.truncate(journal.stat().st_size - 1)
+    assert run(out) == [*range(4, COUNT)]
+    assert [*open_features(out).rows()] == ROWS
+
+
+@pytest.mark.parametrize("place", range(0, 260, 7))
+def test_a_changed_byte_is_noticed(tmp_path, place):
+    out = tmp_path / "f.npz"
+    run(out, stop=8)
+    for name in (staging.IMAGES, "0.npy"):
+        path = tmp_path / ".f.npz.part" / name
+        data = bytearray(path.read_bytes())
+        data[place % len(data)] ^= 1
+        path.write_bytes(data)
+    run(out)
+    np.testing.assert_array_equal(open_features(out).array("fc7"), values("fc7")["fc7"])
+    assert [*open_features(out).rows()] == ROWS
+
+
+CHANGES = {
+    "layers": {"layers": ("fc6",)},
+    "more layers": {"layers": ("fc7", "pool5")},
+    "images": {"stamp": "another"},
+    "net": {"sha256": "1" * 64},
+    "views": {"views": "ten"},
+    "batch": {"backend": "another"},
+    "software": {"software": "2"},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_rows_of_another_run_are_not_used(tmp_path, change):
+    out = tmp_path / "f.npz"
+    run(out, stop=8)
+    assert run(out, **CHANGES[change]) == [*range(COUNT)]
+    assert beside(out) == ["f.npz"]
+
+
+def test_that_rows_of_another_run_were_removed_is_known(tmp_path):
+    out = tmp_path / "f.npz"
+    run(out, stop=4)
+    for stamp, expected in (("stamp", False), ("another", True)):
+        with Staging(out, about(), stamp, LISTED) as rows:
+            rows.prepare()
+            assert (rows.started_again, rows.done) == (expected, 0 if expected else 4)
+
+
+def test_images_that_are_not_those_that_were_listed_are_refused(tmp_path):
+    with Staging(tmp_path / "f.npz", about(), "stamp", LISTED) as rows:
+        rows.prepare()
+        with pytest.raises(UnreadableInputError, match=r"expected '0\.jpg', as listed before; the set was changed"):
+            rows.append([Row("x.jpg", None)], [np.zeros((1, 5), np.float32)])
+
+
+def test_two_runs_cannot_write_the_same_file(tmp_path):
+    with Staging(tmp_path / "f.npz", about(), "stamp", LISTED) as rows:
+        rows.prepare()
+        with pytest.raises(UsageError, match=r"f\.npz: another process is writing it; wait"):
+            run(tmp_path / "f.npz")
+    run(tmp_path / "f.npz")
+
+
+def test_an_existing_file_stays_until_the_new_one_is_complete(tmp_path):
+    out = tmp_path / "f.npz"
+    run(out)
+    before = out.read_bytes()
+    run(out, sha256="1" * 64, stop=8)
+    assert out.read_bytes() == before
+    run(out, sha256="1" * 64)
+    assert open_features(out).about.sha256 == "1" * 64
+
+
+@pytest.mark.parametrize("name", ["", "/0.npy", f"/{staging.IMAGES}"])
+def test_nothing_is_written_through_a_link(tmp_path, name):
+    (tmp_path / "elsewhere").mkdir()
+    target = tmp_path / "elsewhere"
+    run(tmp_path / "f.npz", stop=4)
+    place = Path(f"{tmp_path}/.f.npz.part{name}")
+    if name:
+        place.unlink()
+        target /= "victim"
+        target.write_bytes(b"precious")
+    else:
+        shutil.rmtree(place)
+    place.symlink_to(target)
+    with pytest.raises(UsageError, match=r"f\.npz: can't be written \(.*symbolic link"):
+        run(tmp_path / "f.npz")
+    assert [path.read_bytes() for path in (tmp_path / "elsewhere").iterdir()] == ([b"precious"] if name else [])
+
+
+def test_what_somebody_else_put_into_the_folder_stays(tmp_path):
+    run(tmp_path / "f.npz", stop=4)
+    (tmp_path / ".f.npz.part" / "notes.txt").write_text("mine")
+    run(tmp_path / "f.npz")
+    assert (tmp_path / ".f.npz.part" / "notes.txt").read_text() == "mine"
+
+
+def test_the_number_of_unreadable_images_is_not_part_of_what_a_run_depends_on(tmp_path):
+    """It is known at the end only."""
+    images = msgspec.structs.replace(about().images, unreadable=0)
+    assert about().images == images

@@ -1,0 +1,146 @@
+"""The graph of a web page against the NumPy reference: every layer, and the switches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from msgspec import structs
+
+from alexnet_infer.architecture import LRN
+from alexnet_infer.artifact import Artifact
+from alexnet_infer.backends.reference import ReferenceBackend
+from alexnet_infer.graph.web import build_web_model, columns_of, web_layers
+from alexnet_infer.layers import all_layers
+from alexnet_infer.presets import PRESETS, preset, variant
+from tests.nets import TINY, large_patches, random_artifact
+
+ort = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+
+SMALL = {"kernels": (16, 32, 32, 32, 32), "hidden": 24, "classes": 7}
+NETS = {
+    **{name: replace(variant(name), **SMALL, sixth_conv=32 * bool(variant(name).sixth_conv)) for name in PRESETS},
+    "tiny": TINY,
+    "batch norm": replace(TINY, normalization="batchnorm"),
+    "tanh": replace(TINY, activation="tanh"),
+    "pool first": replace(TINY, pool_first=True),
+}
+IN_COLUMNS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+"""The layers that the paper's Figure 2 divides between two GPUs and that do not see everything."""
+
+
+def halved(artifact: Artifact) -> Artifact:
+    """Return a net whose weights are float16, as bundled files have them."""
+    return Artifact(artifact.manifest, {name: t.astype(np.float16) for name, t in artifact.tensors.items()})
+
+
+def run(artifact: Artifact, patches: np.ndarray, *, half: bool = True, **switches) -> dict[str, np.ndarray]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    content = build_web_model(artifact, half=half).SerializeToString()
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    default = {"lrn": np.array(True), "columns": np.ones(2, np.float32)}
+    feeds = {"patches": patches, **default, **switches}
+    inputs = {value.name for value in session.get_inputs()}
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(None, {k: v for k, v in feeds.items() if k in inputs}), strict=True))
+
+
+def assert_same(actual: dict[str, np.ndarray], artifact: Artifact, patches: np.ndarray) -> None:
+    """Compare every layer with the reference, by the layer's largest value."""
+    tanh = any(getattr(o, "kind", None) == "tanh" for o in artifact.manifest.architecture.operations)
+    tolerance = 1e-4 if tanh else 1e-5  # tanh of sums in the hundreds
+    layers = [layer.name for layer in web_layers(artifact.manifest.architecture)]
+    expected = ReferenceBackend(artifact, layers).activations(patches)
+    assert list(actual) == layers
+    for name, values in expected.items():
+        np.testing.assert_allclose(actual[name], values, atol=tolerance * np.abs(values).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_layer_of_every_net_is_that_of_the_reference(name):
+    artifact, patches = halved(random_artifact(NETS[name])), large_patches(NETS[name], 1)
+    actual = run(artifact, patches)
+    assert all(values.std() > 0 for values in actual.values())
+    assert_same(actual, artifact, patches)
+
+
+def test_the_layers_are_all_different_values_once():
+    architecture = preset("alexnet")
+    names = [layer.name for layer in web_layers(architecture)]
+    assert names[:4] == ["conv1:pre", "conv1", "norm1", "pool1"]
+    assert names[-4:] == ["fc7:pre", "fc7", "fc8", "probabilities"]
+    computed = {layer.operation for layer in all_layers(architecture) if not layer.operation.startswith("drop")}
+    assert {layer.operation for layer in web_layers(architecture)} == computed
+
+
+@pytest.mark.parametrize("name", ["tiny", "caffe", "caffenet", "alexnet-6conv"])
+def test_lrn_off_is_the_net_without_lrn(name):
+    artifact, patches = halved(random_artifact(NETS[name])), large_patches(NETS[name], 1)
+    actual = run(artifact, patches, lrn=np.array(False))
+    spec = artifact.manifest.architecture
+    without = structs.replace(spec, operations=tuple(o for o in spec.operations if not isinstance(o, LRN)))
+    plain = Artifact(structs.replace(artifact.manifest, architecture=without), dict(artifact.tensors))
+    same = {k: v for k, v in actual.items() if not k.startswith("norm")}
+    assert len(same) == len(actual) - 2
+    assert_same(same, plain, patches)
+    assert np.abs(actual["probabilities"] - run(artifact, patches)["probabilities"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("column", [0, 1])
+@pytest.mark.parametrize("name", ["tiny", "caffe", "batch norm", "tanh", "alexnet-6conv"])
+def test_a_column_that_is_off_is_the_net_with_its_kernels_zeroed(name, column):
+    """And the layers that see both columns go on."""
+    artifact, patches = halved(random_artifact(NETS[name])), large_patches(NETS[name], 1)
+    factors = np.ones(2, np.float32)
+    factors[column] = 0
+    actual = run(artifact, patches, columns=factors)
+    tensors = {key: value.copy() for key, value in artifact.tensors.items()}
+    for key, value in tensors.items():
+        layer, part = key.split(".")
+        if layer in IN_COLUMNS or (layer.startswith("bn") and part in ("weight", "bias")):
+            width = len(value) // 2
+            value[column * width : (column + 1) * width] = 0
+    assert_same(actual, Artifact(artifact.manifest, tensors), patches)
+    for conv in IN_COLUMNS:
+        halves = np.split(actual[conv], 2, axis=1)
+        assert not halves[column].any()
+        assert halves[1 - column].any()
+
+
+@pytest.mark.parametrize("name", ["alexnet-onecol", "owt"])
+def test_a_net_of_one_column_has_no_switch_for_columns(name):
+    artifact = random_artifact(NETS[name])
+    inputs = [value.name for value in build_web_model(artifact).graph.input]
+    assert inputs == (["patches", "lrn"] if name == "alexnet-onecol" else ["patches"])
+    assert columns_of(artifact.manifest.architecture) == (1, frozenset())
+
+
+@pytest.mark.parametrize("name", ["alexnet", "caffe", "alexnet-6conv"])
+def test_columns_are_apart_up_to_the_layer_that_sees_both(name):
+    columns, apart = columns_of(preset(name))
+    assert columns == 2
+    assert {*IN_COLUMNS, "pool1", "pool5", "norm2", "act3"} <= apart
+    assert not apart & {"conv6", "act6", "fc6", "act_fc6", "fc8"}
+
+
+def test_float16_halves_the_file_and_its_probabilities_stay_within_a_thousandth():
+    artifact, patches = random_artifact(), large_patches()
+    sizes = [len(build_web_model(artifact, half=half).SerializeToString()) for half in (True, False)]
+    assert sizes[0] < 0.55 * sizes[1]
+    exact = run(artifact, patches, half=False)["probabilities"]
+    difference = np.abs(run(artifact, patches)["probabilities"] - exact).max()
+    assert 0 < difference < 1e-3
+
+
+def test_a_weight_beyond_float16_keeps_its_tensor_in_float32():
+    artifact, patches = random_artifact(), large_patches()
+    artifact.tensors["fc8.weight"][0, 0] = 1e6
+    assert_same(run(halved_except(artifact, "fc8.weight"), patches), halved_except(artifact, "fc8.weight"), patches)
+
+
+def halved_except(artifact: Artifact, name: str) -> Artifact:
+    tensors = {k: t if k == name else t.astype(np.float16) for k, t in artifact.tensors.items()}
+    return Artifact(artifact.manifest, tensors)
