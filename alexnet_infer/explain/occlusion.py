@@ -17,8 +17,8 @@ from alexnet_infer.errors import UsageError
 from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Preprocessing, Views, patch_offsets, patches
 
-PER_CALL = 64
-"""Patches per call of the net: 40 MB at 227 x 227 pixels."""
+PER_CALL = 20
+"""Patches per call of the net. More take longer each, since their maps no longer fit into the processor's caches."""
 
 OF_SQUARE, OF_STRIDE = 5, 10
 """The patch's side divided by the default side of the hiding square, and by its default stride."""

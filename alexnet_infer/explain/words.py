@@ -146,8 +146,8 @@ _WORDS = {
         "The sums form a map: one number per position, high where the patch looks like the kernel. The stride is the "
         "step from one position to the next, in pixels.",
         why="The same kernel is used at every position, so a convolution has far fewer weights than a layer in which "
-        "every unit has its own, and recognises a thing wherever it is. The paper's first kernels, once trained, look "
-        "for edges of different directions and widths, and for blobs of colour (its Figure 3).",
+        "every unit has its own, and is easier to train. The paper's first kernels, once trained, look for edges of "
+        "different directions and widths, and for blobs of colour (its Figure 3).",
         section="1, 3.5 and 6.1",
     ),
     "conv-columns": Words(
@@ -191,7 +191,7 @@ _WORDS = {
     "relu": Words(
         what="ReLU keeps positive values and replaces negative ones by 0: f(x) = max(0, x).",
         why="It does not level off for large values as tanh does, and so learns faster: in the paper, a small net "
-        "reaches a training error of 25 % on CIFAR-10 six times as fast as the same net with tanh (its Figure 1).",
+        "reaches a training error of 25 % on CIFAR-10 six times as fast as an equal one with tanh (its Figure 1).",
         section="3.1",
     ),
     "tanh": Words(
@@ -234,7 +234,8 @@ _WORDS = {
         "For this photo, all values are used, and dropout changes nothing.",
         why="A unit can't rely on certain other units to be there, and must learn what is useful in many "
         "combinations. Without dropout, the paper's net overfits substantially: it learns its training images instead "
-        "of their classes.",
+        "of their classes. At test time, the paper halves the values, since none of them is replaced by 0; here, the "
+        "weights are trained such that this is not needed.",
         section="4.2",
     ),
 }
