@@ -31,6 +31,7 @@ ACT_ONLY_IF_GIVEN = {
         *("--data", "--report", "--save-predictions", "--per-class", "--confusion", "--fail-if"),
     },
     "alexnet-infer export": {"--calibrate", "--keep-float", "--photo", "--triton", "--web"},
+    "alexnet-infer similar": {"--report"},
     "alexnet-infer compare": {"--data"},
     "alexnet-infer benchmark": {"--plot"},
     "alexnet-infer explain": {"--compare"},

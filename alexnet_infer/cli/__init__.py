@@ -17,7 +17,7 @@ from alexnet_infer.cli.exporting import (
     compare,
     export,
 )
-from alexnet_infer.cli.features import FEATURES_EXAMPLES, features
+from alexnet_infer.cli.features import FEATURES_EXAMPLES, SIMILAR_EXAMPLES, features, similar
 from alexnet_infer.cli.options import HOW, OUTPUT, AsJson, Backend, Device, TrustEngine, net
 from alexnet_infer.cli.published import IMPORT_EXAMPLES, MODELS_EXAMPLES, PULL_EXAMPLES, import_, models, pull
 from alexnet_infer.help import WHAT, Command, Group, argument, option
@@ -128,6 +128,7 @@ def classify(
 app.add_typer(evaluation, name="eval", rich_help_panel=USE)
 app.command(cls=Command, epilog=EXPLAIN_EXAMPLES, rich_help_panel=USE)(explain)
 app.command(cls=Command, epilog=FEATURES_EXAMPLES, rich_help_panel=USE)(features)
+app.command(cls=Command, epilog=SIMILAR_EXAMPLES, rich_help_panel=USE)(similar)
 app.command(cls=Command, epilog=EXPORT_EXAMPLES, rich_help_panel=USE)(export)
 app.command(cls=Command, epilog=COMPARE_EXAMPLES, rich_help_panel=CHECK)(compare)
 app.command(cls=Command, epilog=BENCHMARK_EXAMPLES, rich_help_panel=CHECK)(benchmark)

@@ -1,4 +1,4 @@
-"""`alexnet-infer features`: the values of a net's layers."""
+"""`alexnet-infer features` and `alexnet-infer similar`: the values of a net's layers, and what is near in them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ FEATURES_EXAMPLES = """
 Examples:
   alexnet-infer features holiday/ --layer fc7 -o holiday.npz
   alexnet-infer features --data ILSVRC2012 --layer fc6:pre --half -o fc6.npy
+"""
+
+SIMILAR_EXAMPLES = """
+Examples:
+  alexnet-infer similar photo.jpg --index holiday.npz
+  alexnet-infer similar queries/ --index train-fc7.npy --report page
 """
 
 
@@ -66,5 +72,42 @@ def features(
     """
     options = locals()  # must come first: the arguments, by their names
     from alexnet_infer.commands.features import run
+
+    raise typer.Exit(run(**options))
+
+
+def similar(
+    photos: Annotated[
+        list[str], argument("PHOTO...", "Files, folders, patterns, http(s) URLs, or - for standard input.")
+    ],
+    index: Annotated[Path, option(WHAT, "File that `features` wrote.", "--index", metavar="FEATURES")],
+    model: Annotated[
+        Path | None,
+        option(WHAT, "The net of FEATURES: its name or file.", parser=net, metavar="NET", default="the one it names"),
+    ] = None,
+    layer: Annotated[
+        str | None, option(HOW, "A layer of FEATURES, if it has several.", metavar="NAME", default="the only one")
+    ] = None,
+    n: Annotated[int | None, option(HOW, "Images per photo.", "-n", metavar="N", default="6, or all if fewer")] = None,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    as_json: Annotated[bool, option(OUTPUT, "Print one JSON object per line, one line per photo.", "--json")] = False,
+    csv: Annotated[bool, option(OUTPUT, "Print the neighbours of all photos as CSV.", "--csv")] = False,
+    report: Annotated[
+        Path | None,
+        option(OUTPUT, "Write a web page with the images to this folder.", metavar="DIR", default=False),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        option(OUTPUT, "The images' set, for the page.", metavar="PATH", default="where FEATURES says it was"),
+    ] = None,
+) -> None:
+    """Find the images nearest to a photo in the features of a net, as the paper's Figure 4 does.
+
+    The net of FEATURES computes the same layer for the photo. All images are compared by Euclidean distance. Exits with
+    1 if some photos cannot be read, 3 if none can.
+    """
+    options = locals()  # must come first: the arguments, by their names
+    from alexnet_infer.commands.similar import run
 
     raise typer.Exit(run(**options))

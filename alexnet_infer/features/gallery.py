@@ -1,0 +1,136 @@
+"""The pictures of neighbours, read again from where a file of features says that they are.
+
+A picture is shown only if it is certainly the image that was found: its name and label are those of the row, and the
+net sees it at the distance that the search found.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_infer.datasets import LabelledImages, detected, open_images
+from alexnet_infer.errors import AlexNetInferError, UsageError, one_line
+from alexnet_infer.features.images import images_of_photos, images_of_set, utf8
+from alexnet_infer.features.search import Neighbour
+from alexnet_infer.features.similar import Answer, Index, Seen, see
+from alexnet_infer.photos import Photo, named
+from alexnet_infer.published.get import set_at
+from alexnet_infer.web import is_http
+
+_TOLERANCE = 0.01
+"""How far the distance of a picture may be from the listed one, as a fraction of the query's norm and that distance.
+Another runtime or device changes it by less."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Picture:
+    """The square of an image, uint8 [S, S, 3] RGB, or the reason why it is not shown."""
+
+    square: np.ndarray | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the images of a file of features are: a labelled set, photos, or nowhere, for a reason."""
+
+    data: LabelledImages | None = None
+    root: Path | None = None
+    reason: str = ""
+
+
+def find_place(index: Index, given: Path | None) -> Place:
+    """Find the images: the labelled set at `given` or at the path in the file, or photos by their names.
+
+    If the set is not at the path in the file, the place has the reason. Raises UsageError if the images are photos and
+    `given` is a path, or if the set at `given` has none of the names in the file, and the errors of `open_images`.
+    """
+    images = index.features.about.images
+    if images.path is None or images.split is None:
+        if given is not None:
+            raise UsageError(f"--data {given}: {index.features.path} has photos, not a labelled set; leave it out")
+        return Place()
+    root = set_at(given or Path(images.path))
+    try:
+        layout = detected(root, images.split, images.layout)
+        data = open_images(root, images.split, layout, numbered=index.net.classes)
+    except AlexNetInferError as error:
+        if given is not None:
+            raise
+        return Place(reason=one_line(error))
+    return Place(data=data, root=root)
+
+
+def pictures_of(index: Index, answers: Sequence[Answer], place: Place) -> dict[int, Picture]:
+    """Return the picture of each row among the answers' neighbours."""
+    wanted: dict[int, tuple[Seen, Neighbour]] = {}
+    for answer in answers:
+        for neighbour in answer.neighbours:
+            wanted.setdefault(neighbour.row, (answer.query, neighbour))
+    if place.reason:
+        return {row: Picture(reason=f"the images were not found: {place.reason}") for row in wanted}
+    found, pictures = _of_set(index, wanted, place) if place.data is not None else _of_photos(index, wanted)
+    for row, seen in found.items():
+        pictures[row] = _checked(seen, *wanted[row])
+    return pictures
+
+
+_Found = tuple[dict[int, Seen], dict[int, Picture]]
+"""Rows whose image was read, and rows without."""
+
+
+def _of_photos(index: Index, wanted: Mapping[int, tuple[Seen, Neighbour]]) -> _Found:
+    photos: dict[int, Photo] = {}
+    pictures: dict[int, Picture] = {}
+    for row, (_, neighbour) in wanted.items():
+        if is_http(neighbour.name):  # a file from somebody else may name any address
+            pictures[row] = Picture(reason="from the web, so not fetched again")
+        elif neighbour.name == "-":
+            pictures[row] = Picture(reason="from standard input")
+        else:
+            photos[row] = named(neighbour.name)
+    seen = see(index, images_of_photos([*photos.values()]), keep=True) if photos else []
+    return dict(zip(photos, seen, strict=True)), pictures
+
+
+def _of_set(index: Index, wanted: Mapping[int, tuple[Seen, Neighbour]], place: Place) -> _Found:
+    data, root = place.data, place.root
+    at = _positions(data, {row: neighbour for row, (_, neighbour) in wanted.items()})
+    pictures = {row: Picture(reason="not in the set, or not once") for row in wanted if row not in at}
+    positions = sorted({*at.values()})
+    seen = see(index, images_of_set(data, positions, root), keep=True) if positions else []
+    by_position = dict(zip(positions, seen, strict=True))
+    return {row: by_position[position] for row, position in at.items()}, pictures
+
+
+def _positions(data: LabelledImages, wanted: Mapping[int, Neighbour]) -> dict[int, int]:
+    """Return row -> position of the images with the name and the label of a row: its own, or the only one."""
+    rows: dict[tuple[str, str | None], list[int]] = defaultdict(list)
+    for row, neighbour in wanted.items():
+        rows[neighbour.name, neighbour.label].append(row)
+    candidates: dict[int, list[int]] = defaultdict(list)
+    for position, image in enumerate(_listed(data)):
+        for row in rows.get(image, ()):
+            candidates[row].append(position)
+    return {row: row if row in at else at[0] for row, at in candidates.items() if row in at or len(at) == 1}
+
+
+def _listed(data: LabelledImages) -> Iterable[tuple[str, str]]:
+    wnids = [known.wnid for known in data.classes]
+    return ((utf8(name), wnids[label]) for name, label in data.listed(range(len(data))))
+
+
+def _checked(seen: Seen, query: Seen, neighbour: Neighbour) -> Picture:
+    """Return the picture of an image that was read, unless it has changed since its features were computed."""
+    if seen.error is not None:
+        return Picture(reason=seen.error)
+    distance = float(np.linalg.norm(seen.values - query.values))
+    allowed = _TOLERANCE * (float(np.linalg.norm(query.values)) + neighbour.distance)
+    if abs(distance - neighbour.distance) > allowed:
+        return Picture(reason="another image than the one whose features were computed")
+    return Picture(square=seen.square)
