@@ -35,10 +35,10 @@ def check_jinja(option: str) -> None:
         raise missing_package(error, option) from None
 
 
-def check_page(page: Path, option: str) -> None:
+def check_page(page: Path, option: str, expected: str = "another folder") -> None:
     """Raise UsageError if the file `page` exists and is not a page of alexnet-infer, which may be overwritten.
 
-    `option` begins the message, as in "--report out".
+    `option` begins the message, as in "--report out", and what is `expected` instead ends it.
     """
     if not os.path.lexists(page):
         return
@@ -49,19 +49,18 @@ def check_page(page: Path, option: str) -> None:
         own = False
     if not own:
         raise UsageError(
-            f"{option}: its {page.name} was not written by alexnet-infer and would be overwritten; expected another "
-            "folder"
+            f"{option}: its {page.name} was not written by alexnet-infer and would be overwritten; expected {expected}"
         )
 
 
-def write_page(out: Path, name: str, page: str, option: str) -> Path:
+def write_page(out: Path, name: str, page: str, option: str, expected: str = "another folder") -> Path:
     """Write the page `out`/`name` and return its path. The folder is created if necessary.
 
     Raises UsageError, beginning with `option`, if it can't be written or `check_page` refuses it.
     """
     with writing(option):
         out.mkdir(parents=True, exist_ok=True)
-        check_page(out / name, option)
+        check_page(out / name, option, expected)
         write_atomically(out / name, page.encode())
     return out / name
 
@@ -72,12 +71,14 @@ def render(
     """Return the page from the Jinja template of this name in `package`, with its `values`.
 
     Every value is escaped and made printable. The filters of all pages are below; `filters` adds those of one page.
+    The template may include other files of `package`, whose text is taken as it is, and import their macros.
     """
     import jinja2
 
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        loader=jinja2.FunctionLoader(lambda name: resources.files(package).joinpath(name).read_text("utf-8")),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -92,8 +93,7 @@ def render(
         plain=lambda value: json.dumps(value, sort_keys=True, ensure_ascii=False, default=dict),
         **(filters or {}),
     )
-    source = resources.files(package).joinpath(template).read_text("utf-8")
-    return environment.from_string(source).render(values)
+    return environment.get_template(template).render(values)
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:
@@ -108,6 +108,13 @@ def jpeg(square: np.ndarray, side: int = 256) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=88)
     return uri("jpeg", file.getvalue())
+
+
+def png(pixels: np.ndarray) -> str:
+    """Return an image uint8 [H, W] (grey), [H, W, 2] (grey and alpha) or [H, W, 3] (RGB) as the data URI of a PNG."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return uri("png", file.getvalue())
 
 
 def uri(kind: str, data: bytes) -> str:

@@ -34,6 +34,7 @@ ACT_ONLY_IF_GIVEN = {
     "alexnet-infer similar": {"--report"},
     "alexnet-infer compare": {"--data"},
     "alexnet-infer benchmark": {"--plot"},
+    "alexnet-infer explain": {"--compare"},
     "alexnet-infer import": {"--data"},
     "alexnet-infer data check": {"--model"},
     "python -m train": {"--data", "--init-from"},

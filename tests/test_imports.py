@@ -153,7 +153,7 @@ FLOORS = (
     "published",
     "export",
     "nets pipeline",
-    "annotate benchmark doctor evaluation",
+    "annotate benchmark doctor evaluation explain",
     "features",
     "commands",
     "cli",

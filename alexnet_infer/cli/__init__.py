@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from alexnet_infer.cli.evaluation import data_sets, evaluation
+from alexnet_infer.cli.explain import EXPLAIN_EXAMPLES, explain
 from alexnet_infer.cli.exporting import (
     BENCHMARK_EXAMPLES,
     COMPARE_EXAMPLES,
@@ -125,6 +126,7 @@ def classify(
 
 
 app.add_typer(evaluation, name="eval", rich_help_panel=USE)
+app.command(cls=Command, epilog=EXPLAIN_EXAMPLES, rich_help_panel=USE)(explain)
 app.command(cls=Command, epilog=FEATURES_EXAMPLES, rich_help_panel=USE)(features)
 app.command(cls=Command, epilog=SIMILAR_EXAMPLES, rich_help_panel=USE)(similar)
 app.command(cls=Command, epilog=EXPORT_EXAMPLES, rich_help_panel=USE)(export)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "img", "br", "wbr", "path", "rect", "circle"}
+VOID = {"meta", "img", "br", "wbr", "path", "rect", "circle", "input"}
 
 
 class Page(HTMLParser):
@@ -16,6 +16,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.words: list[str] = []
         self.style = ""
+        self.script = ""
         self.tables: list[list[list[str]]] = []
         self.feed(text)
         self.close()
@@ -40,6 +41,9 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if "style" in self.open:
             self.style += data
+            return
+        if "script" in self.open:
+            self.script += data
             return
         self.words.append(data)
         if {"td", "th"} & set(self.open):
