@@ -28,8 +28,9 @@ LRN_SWITCH, COLUMN_SWITCH = "switch.lrn", "switch.columns"
 def build_web_model(artifact: Artifact, *, half: bool = True) -> onnx.ModelProto:
     """Return a net with all of `web_layers` as outputs, each float32 [N, ...]. It computes in float32.
 
-    Inputs: `patches` float32 [N, 3, patch, patch] with the mean subtracted; `switch.lrn`, a bool [], if the net has LRN: false
-    passes LRN's input on; `switch.columns` float32 [columns], if the net has columns: 0 silences a column, 1 keeps it.
+    Inputs: `patches` float32 [N, 3, patch, patch] with the mean subtracted; `switch.lrn`, a bool [], if the net has LRN:
+    false passes LRN's input on; `switch.columns` float32 [columns], if the net has columns: 0 silences a column, 1
+    keeps it.
 
     With `half`, weights are stored as float16 and converted when the file is loaded. Those of the bundled nets are
     float16 already. A tensor with a weight beyond float16 stays in float32. Raises BackendError if onnx is missing.

@@ -42,7 +42,7 @@ def run(artifact: Artifact, patches: np.ndarray, *, half: bool = True, **switche
     content = build_web_model(artifact, half=half).SerializeToString()
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     default = {"switch.lrn": np.array(True), "switch.columns": np.ones(2, np.float32)}
-    feeds = {"patches": patches, **default, **switches}
+    feeds = {"patches": patches, **default, **{f"switch.{name}": value for name, value in switches.items()}}
     inputs = {value.name for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(None, {k: v for k, v in feeds.items() if k in inputs}), strict=True))
