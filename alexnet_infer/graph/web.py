@@ -28,7 +28,7 @@ LRN_SWITCH, COLUMN_SWITCH = "switch.lrn", "switch.columns"
 def build_web_model(artifact: Artifact, *, half: bool = True) -> onnx.ModelProto:
     """Return a net with all of `web_layers` as outputs, each float32 [N, ...]. It computes in float32.
 
-    Inputs: `patches` float32 [N, 3, patch, patch] with the mean subtracted; `switch.lrn`, a bool [], if the net has LRN:
+    Inputs: `patches` float32 [N, 3, patch, patch] with the mean subtracted; `switch.lrn`, a bool [], if it has LRN:
     false passes LRN's input on; `switch.columns` float32 [columns], if the net has columns: 0 silences a column, 1
     keeps it.
 
