@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from alexnet_infer.errors import UsageError
-from alexnet_infer.layers import all_layers, find_layers
+from alexnet_infer.layers import all_layers, columns_of, find_layers
 from alexnet_infer.presets import PRESETS, preset
 from tests.nets import TINY
 
@@ -55,3 +55,18 @@ def test_an_unknown_layer_is_refused_with_the_names_there_are():
 def test_no_layer_or_one_twice_is_refused(names, message):
     with pytest.raises(UsageError, match=message):
         find_layers(preset("alexnet"), names)
+
+
+def test_the_papers_maps_are_in_two_columns_and_its_units_in_one():
+    divided = columns_of(preset("alexnet"))
+    assert {name: n for name, n in divided.items() if name.startswith(("conv", "norm", "pool"))} == dict.fromkeys(
+        ("conv1", "norm1", "pool1", "conv2", "norm2", "pool2", "conv3", "conv4", "conv5", "pool5"), 2
+    )
+    assert {n for name, n in divided.items() if name.startswith(("fc", "drop", "act_fc"))} == {1}
+
+
+def test_lrn_across_columns_does_not_merge_them_and_a_sixth_convolution_does():
+    assert columns_of(preset("caffe"))["norm1"] == 2
+    divided = columns_of(preset("alexnet-6conv"))
+    assert (divided["pool5"], divided["conv6"], divided["act6"]) == (2, 1, 1)
+    assert set(columns_of(preset("owt")).values()) == {1}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alexnet_infer.architecture import Architecture, Conv, Step
-from alexnet_infer.explain.stages import columns, stages
+from alexnet_infer.explain.stages import stages
 from alexnet_infer.explain.words import size
+from alexnet_infer.layers import columns_of
 
 SLOT, ROW = 100, 84
 """Units of the drawing for a layer, from left to right, and for a column, from top to bottom."""
@@ -49,7 +50,7 @@ class Diagram:
 def diagram(architecture: Architecture) -> Diagram:
     """Draw a net. A block of maps is as high as the maps are, and the wider the more there are of them."""
     first = [stage.steps[0] for stage in stages(architecture)]
-    divided = columns(architecture)
+    divided = columns_of(architecture)
     counts = [1, *(divided[step.operation.name] for step in first)]
     shapes = [first[0].input, *(step.output for step in first)]
     most = max(counts)

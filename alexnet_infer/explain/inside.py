@@ -9,7 +9,8 @@ import numpy as np
 from alexnet_infer.architecture import LRN, Activation, BatchNorm, Conv, Dense, Dropout, MaxPool, Step
 from alexnet_infer.explain.maps import most_active, normalised, strip, tiles
 from alexnet_infer.explain.measure import CENTRAL, Explained
-from alexnet_infer.explain.stages import Stage, columns, stages
+from alexnet_infer.explain.stages import Stage, stages
+from alexnet_infer.layers import columns_of
 from alexnet_infer.metrics import highest
 
 SHOWN, FOLDED = 12, 36
@@ -50,7 +51,7 @@ def _order(net: Explained, stage: Stage) -> list[list[int]]:
     if not main or net.values[main[0].operation.name].ndim != 3:
         return []
     name = main[0].operation.name
-    return most_active(net.values[name], columns(net.manifest.architecture)[name])
+    return most_active(net.values[name], columns_of(net.manifest.architecture)[name])
 
 
 def _is_main(stage: Stage, step: Step) -> bool:

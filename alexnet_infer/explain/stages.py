@@ -1,4 +1,4 @@
-"""A net in stages: each layer with weights and the operations that follow it, and how columns divide their maps."""
+"""A net in stages: each layer with weights and the operations that follow it."""
 
 from __future__ import annotations
 
@@ -29,27 +29,6 @@ def stages(architecture: Architecture) -> tuple[Stage, ...]:
             groups.append([])
         groups[-1].append(step)
     return tuple(Stage(steps=tuple(group)) for group in groups)
-
-
-def columns(architecture: Architecture) -> dict[str, int]:
-    """Return, by operation, the number of columns into which its maps are divided: 1 for a vector.
-
-    A convolution's maps are in columns if it has groups, or if the next convolution has them. What follows a
-    convolution keeps its columns: Caffe's LRN looks across them, but changes no map's place.
-    """
-    found, current = {}, 1
-    for i, step in enumerate(architecture.steps):
-        operation = step.operation
-        if isinstance(operation, Conv):
-            current = operation.groups if operation.groups > 1 else _next_groups(architecture, i + 1)
-        found[operation.name] = current if len(step.output) == 3 else 1
-    return found
-
-
-def _next_groups(architecture: Architecture, begin: int) -> int:
-    """Return the groups of the first layer with weights from position `begin` on. A fully-connected layer has 1."""
-    weighted = (o for o in architecture.operations[begin:] if isinstance(o, Conv | Dense))
-    return getattr(next(weighted, None), "groups", 1)
 
 
 def values(architecture: Architecture) -> dict[str, str]:

@@ -22,7 +22,7 @@ from alexnet_infer.architecture import (
     Operation,
     Step,
 )
-from alexnet_infer.explain.stages import columns
+from alexnet_infer.layers import columns_of
 from alexnet_infer.presets import preset
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -108,7 +108,7 @@ def _position(architecture: Architecture, operation: Operation) -> str:
     """Return the part that an operation plays: its kind, and for layers with weights what is special about it."""
     match operation:
         case Conv():
-            divided = columns(architecture)
+            divided = columns_of(architecture)
             if operation == architecture.operations[0]:
                 return "conv-first"
             if operation.groups > 1:

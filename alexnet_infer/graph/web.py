@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_infer.architecture import LRN, Architecture, BatchNorm, Conv, Dense, Dropout, Step
+from alexnet_infer.architecture import LRN, Architecture, BatchNorm, Conv, Dropout, Step
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.graph.info import LRNForm
 from alexnet_infer.graph.net import INPUT, Graph
 from alexnet_infer.graph.wire import import_onnx
-from alexnet_infer.layers import Layer, all_layers
+from alexnet_infer.layers import Layer, all_layers, columns_of
 from alexnet_infer.manifest import METADATA_KEY
 
 if TYPE_CHECKING:
@@ -75,35 +75,15 @@ def has_lrn(architecture: Architecture) -> bool:
     return any(isinstance(operation, LRN) for operation in architecture.operations)
 
 
-def columns_of(architecture: Architecture) -> tuple[int, frozenset[str]]:
-    """Return the number of columns, and the operations whose outputs are apart in columns: none if there is one column.
-
-    The maps of a convolution are apart if its kernels see one column only, or if the next convolution's do. So are the
-    values computed from them, up to the next convolution or fully-connected layer.
-    """
-    operations = architecture.operations
-    columns = max((o.groups for o in operations if isinstance(o, Conv)), default=1)
-    if columns == 1:
-        return 1, frozenset()
-    readers = [o for o in operations if isinstance(o, Conv | Dense)]
-    following = dict(zip((o.name for o in readers), [*readers[1:], None], strict=True))
-    apart, names = False, set()
-    for operation in operations:
-        if isinstance(operation, Conv | Dense):
-            pair = (operation, following[operation.name])
-            apart = isinstance(operation, Conv) and any(isinstance(o, Conv) and o.groups == columns for o in pair)
-        if apart:
-            names.add(operation.name)
-    return columns, frozenset(names)
-
-
 class _Switched(Graph):
     """A graph whose LRN and columns can be switched off, with weights of layers as float16."""
 
     def __init__(self, artifact: Artifact, half: bool) -> None:
         super().__init__()
         self.stored_in_half = {n for n, t in artifact.tensors.items() if half and t.ndim > 1 and _fits_half(t)}
-        self.columns, self.apart = columns_of(artifact.manifest.architecture)
+        columns = columns_of(artifact.manifest.architecture)
+        self.columns = max(columns.values())
+        self.apart = {name for name, count in columns.items() if count == self.columns > 1}
         self._masks: dict[int, str] = {}
 
     def constant(self, name: str, value: np.ndarray) -> str:

@@ -1,10 +1,10 @@
-"""Stages of a net, and the columns that its maps are in."""
+"""Stages of a net."""
 
 from __future__ import annotations
 
 import pytest
 
-from alexnet_infer.explain.stages import columns, stages, values
+from alexnet_infer.explain.stages import stages, values
 from alexnet_infer.layers import PRE, all_layers
 from alexnet_infer.presets import PRESETS, preset
 from tests.explain.explained import VARIANTS
@@ -21,21 +21,6 @@ def test_stages_have_every_operation_once_and_begin_with_weights(name):
     for stage in found:
         assert [step.operation.op in ("conv", "dense") for step in stage.steps].count(True) == 1
         assert stage.steps[0].operation.op in ("conv", "dense")
-
-
-def test_the_papers_maps_are_in_two_columns_and_its_units_in_one():
-    divided = columns(preset("alexnet"))
-    assert {name: n for name, n in divided.items() if name.startswith(("conv", "norm", "pool"))} == dict.fromkeys(
-        ("conv1", "norm1", "pool1", "conv2", "norm2", "pool2", "conv3", "conv4", "conv5", "pool5"), 2
-    )
-    assert {n for name, n in divided.items() if name.startswith(("fc", "drop", "act_fc"))} == {1}
-
-
-def test_lrn_across_columns_does_not_merge_them_and_a_sixth_convolution_does():
-    assert columns(preset("caffe"))["norm1"] == 2
-    divided = columns(preset("alexnet-6conv"))
-    assert (divided["pool5"], divided["conv6"], divided["act6"]) == (2, 1, 1)
-    assert set(columns(preset("owt")).values()) == {1}
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=list(VARIANTS))

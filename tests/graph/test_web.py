@@ -11,7 +11,7 @@ from msgspec import structs
 from alexnet_infer.architecture import LRN
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.reference import ReferenceBackend
-from alexnet_infer.graph.web import build_web_model, columns_of, web_layers
+from alexnet_infer.graph.web import build_web_model, web_layers
 from alexnet_infer.layers import all_layers
 from alexnet_infer.presets import PRESETS, preset, variant
 from tests.nets import TINY, large_patches, random_artifact
@@ -115,15 +115,6 @@ def test_a_net_of_one_column_has_no_switch_for_columns(name):
     artifact = random_artifact(NETS[name])
     inputs = [value.name for value in build_web_model(artifact).graph.input]
     assert inputs == (["patches", "switch.lrn"] if name == "alexnet-onecol" else ["patches"])
-    assert columns_of(artifact.manifest.architecture) == (1, frozenset())
-
-
-@pytest.mark.parametrize("name", ["alexnet", "caffe", "alexnet-6conv"])
-def test_columns_are_apart_up_to_the_layer_that_sees_both(name):
-    columns, apart = columns_of(preset(name))
-    assert columns == 2
-    assert {*IN_COLUMNS, "pool1", "pool5", "norm2", "act3"} <= apart
-    assert not apart & {"conv6", "act6", "fc6", "act_fc6", "fc8"}
 
 
 def test_float16_halves_the_file_and_its_probabilities_stay_within_a_thousandth():

@@ -19,8 +19,8 @@ from alexnet_infer.decode import MAX_PIXELS
 from alexnet_infer.errors import UsageError, printable
 from alexnet_infer.export.web.runtime import BINARY, CDN, SCRIPT, VERSION, RuntimeFile, integrity_of
 from alexnet_infer.files import read_limited, write_atomically, writing
-from alexnet_infer.graph.web import build_web_model, columns_of, has_lrn, web_layers
-from alexnet_infer.layers import PRE
+from alexnet_infer.graph.web import build_web_model, has_lrn, web_layers
+from alexnet_infer.layers import PRE, columns_of
 from alexnet_infer.manifest import Manifest
 from alexnet_infer.pages import check_page
 from alexnet_infer.preprocess import WHOLE_PIXELS, patch_offsets
@@ -161,7 +161,7 @@ def _data(site: Site) -> dict[str, bytes]:
         "max_pixels": MAX_PIXELS,
         "layers": list(_layers(manifest.architecture)),
         "lrn": has_lrn(manifest.architecture),
-        "columns": columns_of(manifest.architecture)[0],
+        "columns": max(columns_of(manifest.architecture).values()),
         "examples": [{"file": name, "name": Path(name).name} for name in photos],
         "runtime": {
             "version": VERSION,
@@ -185,7 +185,7 @@ def _views(manifest: Manifest) -> dict[str, Any]:
 
 def _about(manifest: Manifest) -> str:
     architecture = manifest.architecture
-    columns = columns_of(architecture)[0]
+    columns = max(columns_of(architecture).values())
     parts = [
         f"{len(manifest.classes):,} classes",
         f"{architecture.parameters:,} weights",
@@ -197,7 +197,7 @@ def _about(manifest: Manifest) -> str:
 
 
 def _layers(architecture: Architecture) -> Iterator[dict[str, Any]]:
-    _, apart = columns_of(architecture)
+    columns = columns_of(architecture)
     operations = {operation.name: operation for operation in architecture.operations}
     for layer in web_layers(architecture):
         names = dict.fromkeys((layer.name.removesuffix(PRE), layer.operation))  # of conv1: conv1, act1
@@ -205,7 +205,7 @@ def _layers(architecture: Architecture) -> Iterator[dict[str, Any]]:
         yield {
             "name": layer.name,
             "shape": list(layer.shape),
-            "columns": layer.operation in apart,
+            "columns": columns.get(layer.operation, 1) > 1,
             "about": " ".join(texts) or f"The softmax of {architecture.operations[-1].name}: they add up to 1.",
         }
 
