@@ -137,6 +137,7 @@ def _print_source(index: Index, similar: Similar) -> None:
     about = index.features.about
     views = "mean of ten views" if about.views == "ten" else "central view"
     left_out = f", {similar.left_out:,} left out" if similar.left_out else ""
-    kind = "photos" if about.images.path is None else f"images of {about.images.data}"
-    searched = f"{len(index.features) - similar.left_out:,} {kind}{left_out}"
+    count = len(index.features) - similar.left_out
+    kind, of = ("photo", "") if about.images.path is None else ("image", f" of {about.images.data}")
+    searched = f"{count:,} {kind}{'' if count == 1 else 's'}{of}{left_out}"
     console().print(styled(f"{index.layer} of {about.net}, {views}, {searched}", "dim"), soft_wrap=True)
