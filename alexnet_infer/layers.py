@@ -52,6 +52,8 @@ def all_layers(architecture: Architecture) -> tuple[Layer, ...]:
 
 def find_layers(architecture: Architecture, names: Sequence[str]) -> tuple[Layer, ...]:
     """Return the layers of these names, in this order. Raises UsageError for an unknown or repeated name, or none."""
+    if isinstance(names, str):
+        raise UsageError(f"layers={names!r}: expected a list of names, as in [{names!r}]")
     known = {layer.name: layer for layer in all_layers(architecture)}
     if not names:
         raise UsageError("no layer: expected at least one")

@@ -18,6 +18,7 @@ from alexnet_infer.backends import Backend
 from alexnet_infer.backends.opening import Opened, reopened
 from alexnet_infer.decode import Encoded, Squares, read_squares
 from alexnet_infer.errors import UsageError, listed
+from alexnet_infer.layers import find_layers
 from alexnet_infer.manifest import ClassName, Manifest, check_same_classes
 from alexnet_infer.metrics import highest, mean_probabilities
 from alexnet_infer.photos import Photo, named
@@ -170,7 +171,7 @@ class Net(_Classifier):
         >>> load("bvlc-alexnet").features("photo.jpg", ["fc6:pre", "pool5"])["fc6:pre"].shape
         (4096,)
         """
-        net = self._computing(tuple(layers))
+        net = self._computing(tuple(layer.name for layer in find_layers(self.manifest.architecture, layers)))
         return {
             name: value[0]
             for name, value in net.activations([_squares(photo, {self.rescaling})[self.rescaling]]).items()

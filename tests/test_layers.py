@@ -50,7 +50,12 @@ def test_an_unknown_layer_is_refused_with_the_names_there_are():
 
 
 @pytest.mark.parametrize(
-    ("names", "message"), [((), "no layer: expected"), (("fc7", "fc6", "fc7"), "layer 'fc7' is named twice")]
+    ("names", "message"),
+    [
+        ((), "no layer: expected"),
+        (("fc7", "fc6", "fc7"), "layer 'fc7' is named twice"),
+        ("fc7", r"layers='fc7': expected a list of names, as in \['fc7'\]"),
+    ],
 )
 def test_no_layer_or_one_twice_is_refused(names, message):
     with pytest.raises(UsageError, match=message):

@@ -321,6 +321,14 @@ def test_features_of_a_file_that_was_replaced_since_it_was_loaded_are_refused(tm
         own.features(photo(0))
 
 
+@pytest.mark.parametrize(("layers", "message"), [("fc7", "expected a list of names"), ([], "no layer: expected")])
+def test_layers_of_a_net_are_a_list_of_names_and_not_none(tmp_path, layers, message):
+    own = saved_net(tmp_path)
+    for attempt in (lambda: own.features(photo(0), layers), lambda: saved_net(tmp_path, layers=layers)):
+        with pytest.raises(UsageError, match=message):
+            attempt()
+
+
 def test_a_net_made_without_a_file_says_which_layers_it_has():
     with pytest.raises(UsageError, match="computes only probabilities: it was made without a file"):
         net().features(photo(0), ["fc7"])

@@ -129,9 +129,9 @@ def outputs_of(net: Artifact | OnnxFile, outputs: Sequence[str] | None) -> tuple
     """
     architecture = net.manifest.architecture
     if isinstance(net, Artifact):
-        return find_layers(architecture, outputs or (PROBABILITIES,))
+        return find_layers(architecture, (PROBABILITIES,) if outputs is None else outputs)
     held = net.info.outputs
-    layers = find_layers(architecture, outputs or held)
+    layers = find_layers(architecture, held if outputs is None else outputs)
     for layer in layers:
         if layer.name not in held:
             raise UsageError(

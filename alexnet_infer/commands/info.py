@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from alexnet_infer.architecture import LRN, Activation, Architecture, Conv, Dense, Dropout, MaxPool, Operation
 from alexnet_infer.artifact import embedded_model
 from alexnet_infer.backends.opening import describe
-from alexnet_infer.errors import ModelFileError, UsageError, meant, shown
+from alexnet_infer.errors import ModelFileError, UsageError, listed, meant, shown
 from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.kernels import Kernels
 from alexnet_infer.manifest import Manifest, Provenance
@@ -205,7 +205,7 @@ def _provenance(manifest: Manifest, shown: _Shown) -> Table:
             (
                 "exported",
                 f"{exported.precision}{kind}, {len(exported.members)} net(s), takes {takes}, LRN as {exported.lrn}, "
-                f"batch {batch.min} to {batch.max}, best {batch.opt}",
+                f"batch {batch.min} to {batch.max}, best {batch.opt}, returns {listed(exported.outputs)}",
             )
         )
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
