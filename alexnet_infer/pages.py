@@ -21,6 +21,9 @@ from alexnet_infer.errors import SpecError, UsageError, printable
 from alexnet_infer.files import open_regular, write_atomically, writing
 from alexnet_infer.packages import missing_package
 
+STYLE = "pages.css"
+"""The style that all pages share: colours, type, tables."""
+
 GENERATOR = "alexnet-infer"
 """Each page has `<meta name="generator" content="alexnet-infer ...">` near its beginning."""
 
@@ -71,14 +74,18 @@ def render(
     """Return the page from the Jinja template of this name in `package`, with its `values`.
 
     Every value is escaped and made printable. The filters of all pages are below; `filters` adds those of one page.
-    The template may include other files of `package`, whose text is taken as it is, and import their macros.
+    The template may include other files of `package`, whose text is taken as it is, and import their macros. It begins
+    its style with the one that all pages share, STYLE.
     """
     import jinja2
+
+    def source(name: str) -> str:
+        return resources.files(__package__ if name == STYLE else package).joinpath(name).read_text("utf-8")
 
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        loader=jinja2.FunctionLoader(lambda name: resources.files(package).joinpath(name).read_text("utf-8")),
+        loader=jinja2.FunctionLoader(source),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

@@ -323,7 +323,7 @@ def test_text_and_bars_have_enough_contrast_in_both_schemes(tmp_path):
             low, high = sorted((colors[a], colors[b]))
             return (high + 0.05) / (low + 0.05)
 
-        for ink in ("ink", "soft", "right"):
+        for ink in ("ink", "soft", "mark"):
             assert contrast(ink, "paper") >= 4.5
             assert contrast(ink, "faint") >= 4.5
         assert contrast("bar", "paper") >= 3
