@@ -6,7 +6,7 @@ value after its activation, as in most papers: "fc7" is what fc8 reads. "fc7:pre
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from alexnet_infer.architecture import Activation, Architecture, BatchNorm, Conv, Dense, Shape
@@ -59,8 +59,8 @@ def find_layers(architecture: Architecture, names: Sequence[str]) -> tuple[Layer
         raise UsageError("no layer: expected at least one")
     for i, name in enumerate(names):
         if name not in known:
-            both = " ".join(layer.removesuffix(PRE) for layer in known if layer.endswith(PRE))
-            single = " ".join(layer for layer in known if not layer.endswith(PRE))
+            both = _short(layer.removesuffix(PRE) for layer in known if layer.endswith(PRE))
+            single = _short(layer for layer in known if not layer.endswith(PRE))
             raise UsageError(
                 f"{architecture.name} has no layer {shown(name)}{meant(str(name), known)}: expected one of {single}"
                 + (f"; with {PRE}, the value before the activation: {both}" if both else "")
@@ -68,6 +68,12 @@ def find_layers(architecture: Architecture, names: Sequence[str]) -> tuple[Layer
         if name in names[:i]:
             raise UsageError(f"layer {shown(name)} is named twice: expected different layers")
     return tuple(known[name] for name in names)
+
+
+def _short(names: Iterable[str]) -> str:
+    """Return names for a message, at most 250 characters of them."""
+    text = " ".join(names)
+    return text if len(text) <= 250 else f"{text[:247]}..."
 
 
 def columns_of(architecture: Architecture) -> dict[str, int]:

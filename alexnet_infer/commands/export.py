@@ -67,6 +67,11 @@ def export_files(
 ) -> int:
     """Export files. `requested` are the other options, those of `make_request`. Returns the exit code of `run`."""
     request = make_request(precision=precision or "fp32", **requested)
+    if tolerance is not None and PROBABILITIES not in request.outputs:
+        raise UsageError(
+            f"--tolerance {tolerance:g}: is for probabilities, which --outputs {','.join(request.outputs)} leaves out; "
+            "layers have a tolerance of their own"
+        )
     return run(request, make_verification(verify, data, photo or (), limit, tolerance), triton, as_json=as_json)
 
 
@@ -241,8 +246,8 @@ def _verify(
         result = {**agreement.to_json(), "tolerance": tolerance, "within": agreement.within(tolerance)}
     if request.outputs != (PROBABILITIES,):
         (model,) = request.models
-        result["layers"], layers_code = verify_layers(model, candidate, images, limit, silent=as_json)
-        code = max(code, layers_code)
+        layers, layers_code = verify_layers(model, candidate, images, limit, silent=as_json)
+        result, code = result | layers, max(code, layers_code)
     return result, code
 
 

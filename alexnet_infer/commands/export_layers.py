@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.evaluation.layer_agreement import TOLERANCES, LayerAgreement, compare_layers
 from alexnet_infer.layers import PROBABILITIES
@@ -18,15 +19,17 @@ from alexnet_infer.predict import Net
 
 def verify_layers(
     model: Path, candidate: Net, images: Sequence[Photo] | LabelledImages, limit: int | None, *, silent: bool
-) -> tuple[list[dict[str, Any]], int]:
+) -> tuple[dict[str, Any], int]:
     """Compare all layers of `candidate` but the probabilities with those of the net in the file `model`.
 
     Prints a table unless `silent`. Returns the result as JSON data, and the exit code: 1 if a layer differs by more
-    than rounding explains. Raises UnreadableInputError if no image can be read.
+    than rounding explains or an image can't be read. Images that can't be read are named, unless the file has
+    probabilities, whose comparison named them. Raises UnreadableInputError if no image can be read.
     """
     names = candidate.backend.outputs
     reference = load(model, device="cpu", views=candidate.views, backend="onnxruntime", layers=names)
-    agreements = [a for a in compare_layers(reference, candidate, images, limit) if a.layer != PROBABILITIES]
+    compared, unreadable = compare_layers(reference, candidate, images, limit)
+    agreements = [agreement for agreement in compared if agreement.layer != PROBABILITIES]
     tolerance = TOLERANCES[candidate.backend.precision]
     if not silent:
         _print(agreements, tolerance)
@@ -36,8 +39,13 @@ def verify_layers(
             f"error: layer {agreement.layer} differs by {agreement.difference:.2g} of its size: expected at most "
             f"{tolerance:g}"
         )
-    rows = [{**asdict(a), "tolerance": tolerance, "within": a.within(tolerance)} for a in agreements]
-    return rows, int(bool(wrong))
+    result: dict[str, Any] = {
+        "layers": [{**asdict(a), "tolerance": tolerance, "within": a.within(tolerance)} for a in agreements]
+    }
+    if PROBABILITIES not in names:
+        name_unreadable(unreadable)
+        result["unreadable"] = [asdict(image) for image in unreadable]
+    return result, int(bool(wrong or unreadable))
 
 
 def _print(agreements: Sequence[LayerAgreement], tolerance: float) -> None:

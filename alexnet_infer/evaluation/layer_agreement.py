@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
@@ -14,9 +13,10 @@ from alexnet_infer.evaluation.pictures import pictures
 from alexnet_infer.graph.info import Precision
 from alexnet_infer.photos import Photo
 from alexnet_infer.predict import Net
+from alexnet_infer.reading import Unreadable
 
 IMAGES = 8
-"""Images that are compared, readable ones. A wrong layer differs on the first."""
+"""Images whose layers are compared. A wrong layer differs on the first."""
 
 TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 0.01, "int8": 0.4}
 """The largest difference that rounding may cause.
@@ -40,17 +40,25 @@ class LayerAgreement:
 
 def compare_layers(
     reference: Net, candidate: Net, images: Iterable[Photo] | LabelledImages, limit: int | None = None
-) -> list[LayerAgreement]:
-    """Compare the layers that both nets were loaded with on the first IMAGES of `images`, or of a sample of `limit`.
+) -> tuple[list[LayerAgreement], list[Unreadable]]:
+    """Compare the layers that both nets were loaded with on IMAGES of `images`, or of a sample of `limit`.
 
-    Both nets average the same views. Raises UnreadableInputError if no image can be read.
+    Both nets average the same views. Returns the agreement of each layer, and the images that can't be read among all
+    of them: each is read, so that none is passed over silently. Raises UnreadableInputError if none can be read.
     """
-    readable = (picture for picture in pictures(images, {reference.rescaling}, limit) if not picture.error)
-    squares = [picture.squares[reference.rescaling] for picture in islice(readable, IMAGES)]
+    squares: list[np.ndarray] = []
+    unreadable: list[Unreadable] = []
+    for picture in pictures(images, {reference.rescaling}, limit):
+        if picture.error:
+            unreadable.append(Unreadable(image=picture.name, reason=picture.error))
+        elif len(squares) < IMAGES:
+            squares.append(picture.squares[reference.rescaling])
     if not squares:
-        raise UnreadableInputError("no image could be read: expected at least one to compare the layers on")
+        first = f" ({unreadable[0].image}: {unreadable[0].reason})" if unreadable else ""
+        raise UnreadableInputError(f"no image could be read{first}: expected at least one to compare the layers on")
     expected, actual = reference.activations(squares), candidate.activations(squares)
-    return [LayerAgreement(layer=name, difference=_difference(actual[name], expected[name])) for name in expected]
+    agreements = [LayerAgreement(layer=name, difference=_difference(actual[name], expected[name])) for name in expected]
+    return agreements, unreadable
 
 
 def _difference(actual: np.ndarray, expected: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from alexnet_infer.engines.files import EnginePlatform
@@ -57,11 +58,16 @@ def readme(
             "you built yourself."
         )
     path = (onnx or engine).name
-    classifies = PROBABILITIES in info.outputs
-    compared = f"alexnet-infer compare ORIGINAL.safetensors {path}\n" if len(info.members) == 1 else ""
+    if PROBABILITIES in info.outputs:
+        compared = f"alexnet-infer compare ORIGINAL.safetensors {path}\n" if len(info.members) == 1 else ""
+        commands = f"alexnet-infer classify photo.jpg --model {path}\n{compared}"
+    else:
+        views = " --views ten" if info.views == "ten" else ""
+        layers_given = " ".join(f"--layer {name}" for name in info.outputs)
+        commands = f"alexnet-infer features photo.jpg --model {path} {layers_given}{views} -o features.npz\n"
     parts += [
         "## Checking it",
-        *([f"```bash\nalexnet-infer classify photo.jpg --model {path}\n{compared}```"] if classifies else []),
+        f"```bash\n{commands}```",
         _metadata(onnx, engine),
     ]
     return "\n\n".join(parts) + "\n"
@@ -121,17 +127,19 @@ def _preparation(preprocessing: Preprocessing, info: ExportInfo) -> str:
         if preprocessing.fit == TORCHVISION:
             text += " Round as torchvision does: the longer side down, the corner of the crop half to even."
     if info.takes_squares:
-        rest = f", cuts ten {patch} x {patch} patches and averages their probabilities"
+        what = "probabilities" if info.outputs == (PROBABILITIES,) else "outputs"
+        rest = f", cuts ten {patch} x {patch} patches and averages their {what}"
         if info.views == "center":
             rest = f" and cuts the central {patch} x {patch} patch"
         return f"{text} The file does the rest: it subtracts the training mean{rest}."
+    classifies = info.outputs == (PROBABILITIES,)
     mean = "the training mean of each pixel, which is in the JSON named at the end of this README"
     if preprocessing.mean.ndim == 1:
         mean = "the training mean (" + ", ".join(f"{value:.3f}" for value in preprocessing.mean) + ")"
     return (
         f"{text} Take {preprocessing.channel_order} values in the range {preprocessing.value_range} and subtract "
         f"{mean}. Then crop the central {patch} x {patch} patch, or crop ten patches (the four corners, the centre "
-        "and their mirror images) and average the ten probability vectors."
+        f"and their mirror images) and average the ten {'probability vectors' if classifies else 'outputs'}."
     )
 
 
@@ -193,10 +201,15 @@ def _example(preprocessing: Preprocessing, info: ExportInfo, name: str) -> str:
     if info.batch.fixed and info.batch.max > 1:
         lines.append(f"{feed} = np.repeat({source}, {info.batch.max}, 0)  # the file takes exactly {info.batch.max}")
         source = feed
-    name = PROBABILITIES if PROBABILITIES in info.outputs else info.outputs[0]
-    variable = name if name.isidentifier() else "values"
-    lines += [
-        f'{variable} = session.run(["{name}"], {{"{feed}": {source}}})[0][0]',
-        f"print({variable}.argmax(), {variable}.max())",
-    ]
+    if info.outputs == (PROBABILITIES,):
+        lines += [
+            f'probabilities = session.run(None, {{"{feed}": {source}}})[0][0]',
+            "print(probabilities.argmax(), probabilities.max())",
+        ]
+    else:
+        lines += [
+            f"names = {json.dumps(info.outputs)}",
+            f'for name, values in zip(names, session.run(names, {{"{feed}": {source}}})):',
+            "    print(name, values.shape)",
+        ]
     return "\n".join(lines) + "\n"

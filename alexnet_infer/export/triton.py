@@ -29,6 +29,7 @@ from alexnet_infer.files import (
     writing,
 )
 from alexnet_infer.graph.info import Batch, ExportInfo
+from alexnet_infer.layers import PROBABILITIES, Layer, find_layers
 from alexnet_infer.manifest import Manifest
 
 QUEUE_DELAY = 1000
@@ -48,6 +49,9 @@ _FLOAT32 = (
 )
 """Triton's ONNX Runtime backend passes the options of the accelerator "cuda" unchanged to the CUDA provider. It reads
 the algorithm search from the model's parameters, and searches exhaustively by default."""
+
+_PROBABILITIES = [PROBABILITIES]
+"""The outputs of most models. Their interface doesn't name them, like that of configs before there were others."""
 
 _SIGNATURE = "# alexnet-infer: "
 """Start of the config's first line. The rest is `ServedModel.interface` as JSON."""
@@ -95,12 +99,14 @@ class ServedModel:
         """What clients and the config rely on. It is the same for all versions of a model."""
         name, kind, dims = self.input
         batch = self.info.batch
+        outputs = list(self.info.outputs)
         return {
             "backend": self.backend,
             "input": [name, kind, dims],
             "classes": len(self.manifest.classes),
             "batch": batch.max,
             "fixed": batch.fixed,
+            **({} if outputs == _PROBABILITIES else {"outputs": outputs}),
         }
 
 
@@ -159,10 +165,11 @@ def _check_same(target: Path, model: ServedModel, labels: str) -> None:
         existing = None
     if not isinstance(existing, dict):
         raise UsageError(f"{target / CONFIG}: was not written by alexnet-infer; give --triton another folder")
-    for key, value in model.interface.items():
-        if existing.get(key) != value:
+    before, after = ({"outputs": _PROBABILITIES, **interface} for interface in (existing, model.interface))
+    for key, value in after.items():
+        if before.get(key) != value:
             raise UsageError(
-                f"{target}: its versions have {key}={shown(existing.get(key))}, this model has {shown(value)}; "
+                f"{target}: its versions have {key}={shown(before.get(key))}, this model has {shown(value)}; "
                 "expected the same, or another folder"
             )
     if not same_labels:
@@ -202,9 +209,8 @@ def config(model: ServedModel, name: str) -> str:
     """
     batch = model.info.batch
     source, kind, dims = model.input
-    outputs = [len(model.manifest.classes)]
-    if batch.fixed:
-        dims, outputs = [batch.max, *dims], [batch.max, *outputs]
+    first = [batch.max] if batch.fixed else []
+    outputs = [_output(layer, first) for layer in find_layers(model.manifest.architecture, model.info.outputs)]
     device = "KIND_AUTO" if model.tensorrt is None else "KIND_GPU"
     options = [] if model.tensorrt is not None else _FLOAT32
     lines = [
@@ -212,9 +218,9 @@ def config(model: ServedModel, name: str) -> str:
         f'name: "{name}"',
         f'backend: "{model.backend}"',
         f"max_batch_size: {0 if batch.fixed else batch.max}",
-        f'input [ {{ name: "{source}" data_type: {kind} dims: {_list(dims)} }} ]',
+        f'input [ {{ name: "{source}" data_type: {kind} dims: {_list([*first, *dims])} }} ]',
         "output [ {",
-        f'  name: "probabilities" data_type: TYPE_FP32 dims: {_list(outputs)} label_filename: "{LABELS}"',
+        "}, {\n".join(outputs),
         "} ]",
         f"instance_group [ {{ count: 1 kind: {device} }} ]",
         "version_policy { latest { num_versions: 1 } }",
@@ -224,6 +230,11 @@ def config(model: ServedModel, name: str) -> str:
         preferred = f"preferred_batch_size: {_list([batch.opt])}"
         lines.append(f"dynamic_batching {{ {preferred} max_queue_delay_microseconds: {QUEUE_DELAY} }}")
     return "\n".join(lines) + "\n"
+
+
+def _output(layer: Layer, first: list[int]) -> str:
+    labels = f' label_filename: "{LABELS}"' if layer.name == PROBABILITIES else ""
+    return f'  name: "{layer.name}" data_type: TYPE_FP32 dims: {_list([*first, *layer.shape])}{labels}'
 
 
 def _list(numbers: Sequence[int]) -> str:
@@ -236,13 +247,13 @@ def readme(model: ServedModel, name: str) -> str:
     source, kind, dims = model.input
     element = kind.removeprefix("TYPE_")
     values = "square images in RGB, 0 to 255" if model.info.takes_squares else "patches with the mean subtracted"
+    layers = find_layers(model.manifest.architecture, model.info.outputs)
     return f"""# {name}
 
 Written by `alexnet-infer export --triton`.
 
 - Input `{source}`: {element} [N, {", ".join(map(str, dims))}], {values}.
-- Output `probabilities`: FP32 [N, {len(model.manifest.classes)}], in the order of [{LABELS}]({LABELS}).
-- Batch size N: {"always" if batch.fixed else "at most"} {batch.max}.
+{"".join(map(_described, layers))}- Batch size N: {"always" if batch.fixed else "at most"} {batch.max}.
 
 ## Serve
 
@@ -270,11 +281,23 @@ import tritonclient.http as triton
 tensor = triton.InferInput("{source}", list(inputs.shape), "{element}")
 tensor.set_data_from_numpy(inputs)
 answer = triton.InferenceServerClient("localhost:8000").infer("{name}", [tensor])
-probabilities = answer.as_numpy("probabilities").mean(0)  # all rows are from the same photo
+{_printing(model.info.outputs)}```
+"""
+
+
+def _described(layer: Layer) -> str:
+    order = f", in the order of [{LABELS}]({LABELS})" if layer.name == PROBABILITIES else ""
+    return f"- Output `{layer.name}`: FP32 [{', '.join(['N', *map(str, layer.shape)])}]{order}.\n"
+
+
+def _printing(outputs: Sequence[str]) -> str:
+    """Return Python that prints what was answered."""
+    if PROBABILITIES not in outputs:
+        return f'print(answer.as_numpy("{outputs[0]}").mean(0).shape)  # all rows are from the same photo\n'
+    return f"""probabilities = answer.as_numpy("{PROBABILITIES}").mean(0)  # all rows are from the same photo
 labels = Path("{LABELS}").read_text(encoding="utf-8").splitlines()
 for i in np.argsort(-probabilities)[:5]:
     print(f"{{probabilities[i]:.1%}} {{labels[i]}}")
-```
 """
 
 

@@ -90,7 +90,7 @@ class ExportInfo(Record, kw_only=True):
     batch: Batch = Batch()
     int8_for: Int8For | None = msgspec.field(name="flavor", default=None)
     """Set for int8, otherwise None."""
-    outputs: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, description="at least one layer")] = (
+    outputs: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, description="names of layers, at least one")] = (
         PROBABILITIES,
     )
     """The layers that the file returns, by their names in `alexnet_infer.layers`. Absent in JSON if it returns only

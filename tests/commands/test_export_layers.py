@@ -101,8 +101,9 @@ def test_a_file_without_probabilities_does_not_classify_and_says_how_to_export_i
         )
     readme = Path("out/README.md").read_text()
     assert "| output | `pool5` | float32 | [N, 32, 6, 6] | maps: channels, height, width |" in readme
-    assert 'session.run(["fc7"]' in readme
+    assert "alexnet-infer features photo.jpg --model red.onnx --layer fc7 --layer pool5 -o features.npz" in readme
     assert "classify" not in readme
+    assert "probabilit" not in readme
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,10 @@ def test_a_file_without_probabilities_does_not_classify_and_says_how_to_export_i
         (["--outputs", "fc9"], "has no layer 'fc9' (did you mean fc8?): expected one of conv1 act1"),
         (["--outputs", "fc7,"], "has no layer ''"),
         (["--outputs", "fc7,fc7"], "layer 'fc7' is named twice"),
+        (
+            ["--outputs", "fc7", "--tolerance", "0.1"],
+            "--tolerance 0.1: is for probabilities, which --outputs fc7 leaves",
+        ),
         (["--outputs", "fc7", "--trt"], "--outputs fc7: applies to ONNX files only; leave out --trt"),
         (["blue.safetensors", "--outputs", "fc7"], "--outputs fc7: applies to a single net, not to 2"),
     ],
@@ -129,7 +134,8 @@ def test_invalid_outputs_are_refused_before_anything_is_written(run, net, argume
         ({"outputs": ["fc9"]}, "outputs: .* has no layer 'fc9'"),
         ({"outputs": ["fc7:pre"]}, "the outputs fc7: expected one input and fc7:pre"),
         ({"outputs": ["fc7", "pool5"]}, "the outputs fc7: expected one input and fc7, pool5"),
-        ({"outputs": []}, r"outputs=\(\): expected at least one layer"),
+        ({"outputs": []}, r"outputs=\(\): expected names of layers, at least one"),
+        ({"outputs": [1]}, r"outputs=\(1,\): expected names of layers, at least one"),
         ({"outputs": "fc7"}, "outputs='fc7': expected a list"),
         ({"outputs": ["fc7\x1b[2J"]}, r"has no layer .fc7\\x1b"),
     ],
@@ -148,3 +154,36 @@ def test_a_file_whose_outputs_are_not_those_of_its_metadata_is_refused(run, net,
     assert re.search(message, err), err
     assert err.count("\n") == 1
     assert err.isprintable() or err[:-1].isprintable()
+
+
+@pytest.mark.parametrize("outputs", ["fc7", "fc7,probabilities"])
+def test_photos_that_cannot_be_read_are_named_once_and_exit_1(run, net, photo, outputs):
+    (photo.parent / "text.png").write_text("no image")
+    code, out, err = run("export", net, "--outputs", outputs, "--photo", photo.parent, "-o", "out", "--json")
+    assert code == 1
+    assert err.count("text.png") == 1
+    (verified,) = json.loads(out)["verified"].values()
+    assert [Path(image["image"]).name for image in verified["unreadable"]] == ["text.png"]
+    photo.write_text("no image")
+    code, out, err = run("export", net, "--outputs", "fc7", "--photo", photo, "-o", "none")
+    assert code == 3
+    assert "photo.png" in err
+
+
+@pytest.mark.parametrize("batch", ["1,8,64", "2"])
+def test_tritons_config_has_the_outputs_of_the_file_and_refuses_a_version_with_others(run, net, photo, batch):
+    options = ["--photo", photo, "--triton", "served", "--batch", batch, "--views", "ten"]
+    assert run("export", net, "--outputs", "conv1:pre,probabilities", *options, "-o", "first")[0] == 0
+    config, readme = (Path("served/red", name).read_text() for name in ("config.pbtxt", "README.md"))
+    outputs = onnx.load("served/red/1/model.onnx").graph.output
+    for output in outputs:
+        sides = [side.dim_value for side in output.type.tensor_type.shape.dim]
+        dims = sides if sides[0] else sides[1:]
+        assert f'name: "{output.name}" data_type: TYPE_FP32 dims: [ {", ".join(map(str, dims))} ]' in config
+    assert config.count("TYPE_FP32 dims") == len(outputs)
+    assert "- Output `conv1:pre`: FP32 [N, 16, 55, 55].\n" in readme
+    for others in (["--outputs", "fc7"], []):
+        code, _, err = run("export", net, *others, *options, "-o", "second")
+        assert code == 2
+        assert "its versions have outputs=['conv1:pre', 'probabilities'], this model has [" in err
+    assert not Path("served/red/2").exists()
