@@ -32,7 +32,7 @@ def view_of_occlusion(net: Explained) -> dict[str, Any]:
     extremes = [int(probability.argmin()), int(probability.argmax())]
     return {
         "found": found,
-        "label": net.classes[found.label],
+        "label": net.named(found.label),
         "own": found.label == net.top(net.mean)[0],
         "picture": pixels(_overlay(net, colours)),
         "digits": 1 if high >= 0.1 else 2,
@@ -65,7 +65,7 @@ def _extreme(net: Explained, i: int) -> dict[str, Any]:
         "top": top,
         "left": left,
         "probability": float(found.probability[row, column]),
-        "first": net.classes[int(found.first[row, column])],
+        "first": net.named(int(found.first[row, column])),
     }
 
 

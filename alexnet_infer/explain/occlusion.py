@@ -14,7 +14,7 @@ import numpy as np
 
 from alexnet_infer.backends import Backend
 from alexnet_infer.errors import UsageError
-from alexnet_infer.predict import Net
+from alexnet_infer.predict import Net, finite
 from alexnet_infer.preprocess import Preprocessing, Views, patch_offsets, patches
 
 PER_CALL = 20
@@ -115,12 +115,13 @@ def occlude(
     hiding: Hiding,
     label: int,
     advance: Callable[[int], None] = lambda count: None,
+    name: str = "the net",
 ) -> Occlusion:
     """Hide one part of the square uint8 [S, S, 3] RGB after another, and return the probabilities of class `label`.
 
     The hidden pixels get the training set's mean, which is 0 after the mean is subtracted. The part is hidden in the
     square, before the views are cut. `backend` must take patches. `advance` is called with the number of positions
-    just completed.
+    just completed. Raises ModelFileError, beginning with the net's `name`, if probabilities are not finite.
     """
     whole = patches(square_hwc, preprocessing, hiding.views)
     places = view_places(preprocessing, hiding.views)
@@ -131,7 +132,7 @@ def occlude(
         hidden = np.concatenate([_hidden(whole, places, corner, hiding.square) for corner in part])
         answers.append(Net.mean_over_views(backend.infer(hidden), len(part)))
         advance(len(part))
-    mean = np.concatenate(answers)
+    mean = finite(np.concatenate(answers), name)
     side = len(hiding.offsets)
     return Occlusion(
         hiding=hiding,

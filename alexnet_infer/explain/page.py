@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,14 @@ def write(photo: Photographed, nets: Sequence[Explained], out: Path) -> Path:
 
 def _page(photo: Photographed, nets: Sequence[Explained]) -> str:
     script = resources.files(__package__).joinpath("explain.js").read_text("utf-8")
+    parts = _parts(nets)
     values = {
         "version": __version__,
         "photo": photo,
         "picture": pages.jpeg(photo.copy, LARGEST_PHOTO),
         "small": pages.jpeg(photo.copy, SMALL_PHOTO),
-        "nets": [_view(net, photo) for net in nets],
-        "parts": _parts(nets),
+        "nets": [_view(net, photo, [part["name"] for part in parts]) for net in nets],
+        "parts": parts,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
     filters = {"exact": exact, "size": size, "describe": describe, "short": _short, "against_paper": against_paper}
@@ -94,9 +96,14 @@ def _short(value: float) -> str:
     return text.rstrip(".").replace("-", "\N{MINUS SIGN}")
 
 
-def _view(net: Explained, photo: Photographed) -> dict[str, Any]:
-    """Return what the template shows of one net."""
+def _view(net: Explained, photo: Photographed, names: Sequence[str]) -> dict[str, Any]:
+    """Return what the template shows of one net. `names` are all parts of the page, in its order.
+
+    "begins" are the first operations of its stages, and "earlier" those that run right before an operation that is
+    above them on the page, with the name of that one.
+    """
     preprocessing = net.manifest.preprocessing
+    own = [operation.name for operation in net.manifest.architecture.operations]
     return {
         "net": net,
         "name": net.manifest.name,
@@ -106,6 +113,8 @@ def _view(net: Explained, photo: Photographed) -> dict[str, Any]:
         "answers": view_of_answers(net),
         "diagram": diagram(net.manifest.architecture),
         "steps": view_of_steps(net),
+        "begins": {stage.name for stage in stages(net.manifest.architecture)},
+        "earlier": {a: b for a, b in pairwise(own) if names.index(b) < names.index(a)},
         "softmax": view_of_softmax(net),
         "occlusion": view_of_occlusion(net),
     }
