@@ -10,6 +10,7 @@ from alexnet_infer.architecture import LRN, Activation, BatchNorm, Conv, Dense, 
 from alexnet_infer.explain.maps import LARGEST_MAP, most_active, normalised, strip, tiles
 from alexnet_infer.explain.measure import CENTRAL, Explained
 from alexnet_infer.explain.stages import Stage, stages
+from alexnet_infer.explain.words import against_paper
 from alexnet_infer.kernels import Kernels
 from alexnet_infer.layers import columns_of
 from alexnet_infer.metrics import highest
@@ -34,8 +35,10 @@ def view_of_steps(net: Explained) -> dict[str, dict[str, Any]]:
         order = [] if main is None else _order(net.values[main], columns[main])
         for step in stage.steps:
             name = step.operation.name
-            view = views[name] = {"step": step, "sheet": None, "lrn": None, "strip": None}
+            paper = against_paper(step, net.manifest.architecture)
+            view = views[name] = {"step": step, "paper": paper, "sheet": None, "lrn": None, "strip": None}
             value = net.values.get(name)
+            view["unseen"] = value is None and not isinstance(step.operation, Dropout)
             if value is None or isinstance(step.operation, Dropout):
                 continue
             if value.ndim == 3:

@@ -97,7 +97,7 @@ def subject(path: Path, views: Views, square: int | None, stride: int | None, la
         raise UsageError(f"{path}: an exported file, whose weights can't be read; expected the model file")
     load_manifest(path)  # the errors of a file that is no model file
     digest, manifest = sha256(path), load_manifest(path)  # in this order: what is read later must have this digest
-    hiding = Hiding.of(manifest.preprocessing, views, square, stride)
+    hiding = Hiding.of(manifest.preprocessing, views, square, stride, manifest.name)
     return Subject(
         path=path,
         manifest=manifest,

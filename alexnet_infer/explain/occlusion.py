@@ -46,21 +46,23 @@ class Hiding:
     """The number of rows and columns that may be hidden."""
 
     @classmethod
-    def of(cls, preprocessing: Preprocessing, views: Views, square: int | None, stride: int | None) -> Hiding:
+    def of(
+        cls, preprocessing: Preprocessing, views: Views, square: int | None, stride: int | None, net: str = "the net"
+    ) -> Hiding:
         """Return what a user asked for. Raises UsageError if the square doesn't fit or would leave parts out."""
         size, patch = preprocessing.size, preprocessing.patch
         extent = size if views == "ten" else patch
         if square is None:
             square = max(1, round(patch / OF_SQUARE))
         elif not 1 <= square <= extent:
-            where = "the net's square" if views == "ten" else "the central patch"
+            where = f"{net}'s square" if views == "ten" else f"the central patch of {net}"
             raise UsageError(f"--square {square}: expected 1 to {extent}, the side of {where} in pixels")
         if stride is None:
             stride = min(square, max(1, round(patch / OF_STRIDE)))
         elif not 1 <= stride <= square:
             raise UsageError(
-                f"--stride {stride}: expected 1 to {square}, the side of the hiding square in pixels; with a longer "
-                "step, some pixels would never be hidden"
+                f"--stride {stride}: expected 1 to {square}, the side of the hiding square of {net} in pixels; with "
+                "a longer step, some pixels would never be hidden"
             )
         begin = 0 if views == "ten" else patch_offsets(size, patch, "center")[0][0]
         return cls(views=views, square=square, stride=stride, begin=begin, extent=extent)

@@ -113,7 +113,7 @@ def test_an_exported_file_is_refused_with_what_is_expected(run, tmp_path, model,
         (["a photo.png", "--square", "65"], 2, "--square 65: expected 1 to 64"),
         (["a photo.png", "--stride", "12"], 2, "--stride 12: expected 1 to 11"),
         (["a photo.png", "--label", "clas 1"], 2, "did you mean class 1?"),
-        (["a photo.png", "-o", "text.jpg/page.html"], 2, "can't be written"),
+        (["a photo.png", "-o", "text.jpg/page.html"], 2, "--out text.jpg/page.html: can't be written"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(
