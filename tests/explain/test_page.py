@@ -326,3 +326,32 @@ def test_the_nets_with_the_most_maps_leave_some_out_and_say_so(tmp_path):
     artifact = random_artifact(replace(TINY, kernels=(16, 32, 32, 32, 200)), size=64)
     page = page_of(tmp_path, explained(tmp_path, artifact))
     assert "36 more maps of conv5, column 1; the other 52 of 100 are not on this page" in page.text
+
+
+def test_a_very_sure_net_has_a_scale_of_5_points_and_numbers_that_differ(tmp_path, plain):
+    side = len(plain.occlusion.hiding.offsets)
+    probability = np.linspace(0.99990, 0.99999, side * side, dtype=np.float32).reshape(side, side)
+    page = page_of(tmp_path, replace(plain, occlusion=replace(plain.occlusion, probability=probability, whole=0.9999)))
+    assert "The scale spans at least 5 percentage points" in page.text
+    assert "95.0 %" in page.text
+    assert "Lowest: 99.99 %" in page.text
+    assert "Highest: 100.00 %" in page.text
+
+
+def test_hiding_that_changes_nothing_is_said(tmp_path, plain):
+    side = len(plain.occlusion.hiding.offsets)
+    same = replace(plain.occlusion, probability=np.full((side, side), 0.5, np.float32), whole=0.5)
+    assert "Hiding a part changes nothing" in page_of(tmp_path, replace(plain, occlusion=same)).text
+
+
+def test_nets_of_different_kinds_have_their_own_paragraphs(tmp_path, of_variant):
+    nets = replace(of_variant("two columns"), sha256="a" * 64), replace(of_variant("tanh"), sha256="b" * 64)
+    page = page_of(tmp_path, *nets)
+    assert re.search(r"act1: ReLU or tanh random-alexnet-64 \(a{8}\) ReLU keeps", page.text)
+    assert re.search(r"random-alexnet-64 \(b{8}\) tanh squeezes", page.text)
+
+
+def test_a_convolution_without_values_says_why(tmp_path, of_variant):
+    text = page_of(tmp_path, of_variant("batch norm")).text
+    assert "Without a figure: batch normalisation follows directly" in text
+    assert "Without a figure" not in page_of(tmp_path, of_variant("no normalisation")).text
