@@ -28,7 +28,9 @@ from alexnet_infer.version import __version__
 
 PAGE, ALONE, MANIFEST, NET = "index.html", "disk.html", "net.json", "net.onnx"
 STYLE = "style.css"
-SCRIPTS = ("files.js", "decode.js", "preprocess.js", "net.js", "draw.js", "app.js")
+SCRIPTS = (
+    "files.js", "decode.js", "preprocess.js", "net.js", "draw.js", "dom.js", "camera.js", "layers.js", "app.js",
+)  # fmt: skip
 """Each imports only earlier ones."""
 
 RUNTIME_FOLDER = "onnxruntime-web"
