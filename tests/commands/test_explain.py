@@ -176,7 +176,7 @@ def test_the_query_of_a_url_is_not_on_the_page():
 def test_classify_refuses_a_net_whose_probabilities_are_not_finite(run, tmp_path, photo):
     artifact = net()
     tensors = {name: np.full_like(tensor, 3e37) for name, tensor in artifact.tensors.items()}
-    Artifact(artifact.manifest, tensors).save(tmp_path / "net.safetensors")
+    Artifact(artifact.manifest, tensors).save(tmp_path / "net.safetensors", np.float32)
     for command in ("classify", "explain"):
         code, out, err = run(command, photo, "--model", tmp_path / "net.safetensors", "--backend", "onnxruntime")
         assert (code, out, err.count("\n")) == (4, "", 1)
