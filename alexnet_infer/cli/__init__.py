@@ -84,6 +84,12 @@ def _common(
     pass
 
 
+def _folder(text: str) -> Path:
+    if not text:
+        raise typer.BadParameter("expected a folder, or a name for a new one; . is the current folder")
+    return Path(text)
+
+
 @app.command(cls=Command, epilog=CLASSIFY_EXAMPLES, rich_help_panel=USE)
 def classify(
     photos: Annotated[
@@ -111,7 +117,8 @@ def classify(
     as_json: Annotated[bool, option(OUTPUT, "Print one JSON object per line, one line per photo.", "--json")] = False,
     as_csv: Annotated[bool, option(OUTPUT, "Print CSV, one row per photo and label.", "--csv")] = False,
     annotate: Annotated[
-        Path | None, option(OUTPUT, "Write copies of the photos with their labels below them.", metavar="DIR")
+        Path | None,
+        option(OUTPUT, "Write copies of the photos with their labels below them.", parser=_folder, metavar="DIR"),
     ] = None,
 ) -> None:
     """Label photos with the classes that a net knows.
