@@ -165,9 +165,17 @@ def filters(
     model: Annotated[
         Path | None, argument("[NET]", "Net name or model file.", parser=net, default="best bundled net")
     ] = None,
-    out: Annotated[Path, option(OUTPUT, "File to write, .png or .svg.", "-o", "--out", metavar="FILE")] = Path(
-        "kernels.png"
-    ),
+    out: Annotated[
+        Path | None,
+        option(
+            OUTPUT,
+            "File to write, .png or .svg.",
+            "-o",
+            "--out",
+            metavar="FILE",
+            default="kernels.png; with --json: none",
+        ),
+    ] = None,
     scale: Annotated[
         int | None,
         option(
@@ -183,7 +191,7 @@ def filters(
     """Draw the first layer's kernels, like the paper's Figure 3.
 
     The columns are apart, each with the share of colour in its kernels: the energy of their weights outside the grey
-    axis (section 6.1).
+    axis (section 6.1). A file that is not such a figure is never replaced.
     """
     options = locals()
     from alexnet_infer.commands.filters import run
