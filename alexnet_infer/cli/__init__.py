@@ -62,7 +62,8 @@ USE, NETS, CHECK = "Commands", "Nets", "Compare, measure, check"
 app = typer.Typer(
     name="alexnet-infer",
     cls=Group,
-    help="Classify images with AlexNet (2012), measure its error by the paper's protocol, and export it.",
+    help="Classify images with AlexNet (2012), look inside the net (`explain`, `features`, `similar`), measure its error "
+    "by the paper's protocol, and export it.",
     epilog=EPILOG,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -153,7 +154,8 @@ def info(
 ) -> None:
     """Show a net's layers, parameters and multiply-adds.
 
-    For a trained net, also show its classes, preprocessing, training and errors.
+    For a trained net, also show its classes, preprocessing, training and errors, and for a model file the share of
+    colour in the first layer's kernels (see `filters`).
     """
     from alexnet_infer.commands.info import run
 

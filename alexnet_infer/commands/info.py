@@ -212,5 +212,5 @@ def _provenance(manifest: Manifest, shown: _Shown) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for heading, text in rows:
-        table.add_row(heading, styled(text))
+        table.add_row(styled(heading), styled(text))
     return table
