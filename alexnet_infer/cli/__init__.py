@@ -62,8 +62,8 @@ USE, NETS, CHECK = "Commands", "Nets", "Compare, measure, check"
 app = typer.Typer(
     name="alexnet-infer",
     cls=Group,
-    help="Classify images with AlexNet (2012), look inside the net (`explain`, `features`, `similar`), measure its error "
-    "by the paper's protocol, and export it.",
+    help="Classify images with AlexNet (2012), look inside the net (`explain`, `features`, `similar`), measure its "
+    "error by the paper's protocol, and export it.",
     epilog=EPILOG,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -69,6 +69,8 @@ def run(
         backend = "onnxruntime"
     nets = [load(path, device=device, views=views, backend=backend, trust_engine=trust_engine) for path in paths]
     net = nets[0] if len(nets) == 1 else Ensemble(nets)
+    if top is not None and top > len(net.classes):
+        raise UsageError(f"--top {top}: expected 1 to {len(net.classes)}, the number of classes")
     top = top or min(5, len(net.classes))
     items = _plain(net, entries, top) if copies is None else _annotated(net, entries, top, copies)
     show = _json_printer(net) if as_json else _csv_printer(net) if as_csv else _text_printer(net, len(entries))

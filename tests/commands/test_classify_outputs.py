@@ -86,6 +86,10 @@ def test_csv_has_no_formulas_and_nothing_that_controls_a_terminal(run, folder, t
     assert {row["wnid"][:2] for row in rows} == {"'+", ""}
 
 
+def test_more_labels_than_classes_are_refused_by_the_options_name(run, model, folder):
+    one_line(run("classify", folder, "--model", model, "--top", 1000), 2, "--top 1000: expected 1 to 7, the number")
+
+
 def test_csv_and_json_together_are_refused(run, model, folder):
     result = run("classify", folder, "--model", model, "--csv", "--json")
     one_line(result, 2, "--json and --csv: expected one of the two")

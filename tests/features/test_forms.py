@@ -27,11 +27,16 @@ def features(*layers: str, dtype: str = "float32") -> Made:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("suffix", FORMS)
-@pytest.mark.parametrize("layers", [("fc7",), ("pool5",), ("fc6:pre", "pool5", "fc7")], ids=",".join)
+@pytest.mark.parametrize(
+    ("layers", "suffix"),
+    [
+        pytest.param(layers, suffix, id=f"{','.join(layers)}-{suffix}")
+        for layers in [("fc7",), ("pool5",), ("fc6:pre", "pool5", "fc7")]
+        for suffix in FORMS
+        if suffix != ".npy" or len(layers) == 1  # a .npy file has one layer
+    ],
+)
 def test_what_is_read_is_what_was_written(tmp_path, layers, suffix, dtype):
-    if suffix == ".npy" and len(layers) > 1:
-        return
     made = features(*layers, dtype=dtype)
     read = open_features(write(made, tmp_path / f"f{suffix}"))
     assert all(same(read, made))
