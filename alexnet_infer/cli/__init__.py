@@ -28,6 +28,7 @@ from alexnet_infer.version import __version__
 EPILOG = """
 Examples:
   alexnet-infer classify photo.jpg
+  alexnet-infer explain photo.jpg
   alexnet-infer eval --data ILSVRC2012 --model bvlc-alexnet
 
 `alexnet-infer COMMAND --help` shows the options and examples of a command.

@@ -144,6 +144,17 @@ def test_the_share_of_colour_of_each_column_is_shown(run, tmp_path):
     assert f"conv1 colour   {100 * share:.1f} %" in [line.strip() for line in run("info", path)[1].splitlines()]
 
 
+def test_the_share_of_colour_is_named_after_the_layer(run, tmp_path):
+    artifact = random_artifact()
+    own = artifact.manifest.architecture
+    operations = (replace(own.operations[0], name="first"), *own.operations[1:])
+    tensors = {key.replace("conv1.", "first."): value for key, value in artifact.tensors.items()}
+    path = tmp_path / "net.safetensors"
+    Artifact(replace(artifact.manifest, architecture=replace(own, operations=operations)), tensors).save(path)
+    (line,) = [line for line in run("info", path)[1].splitlines() if " colour" in line]
+    assert line.startswith("first colour ")
+
+
 def test_a_net_whose_first_layer_sees_no_colours_has_no_share(run, tmp_path):
     artifact = random_artifact()
     architecture = Architecture(name="odd", patch=57, operations=(Dense(name="fc8", units=7),))
