@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -27,7 +28,8 @@ STYLE = "pages.css"
 GENERATOR = "alexnet-infer"
 """Each page has `<meta name="generator" content="alexnet-infer ...">` near its beginning."""
 
-_MARK = f'<meta name="generator" content="{GENERATOR} '.encode()
+_MARK = re.compile(rf'<meta name="generator" content="{GENERATOR} [^" ]+(?: (\w+))?"'.encode())
+"""The mark, with the kind of the page if it has one."""
 
 
 def check_jinja(option: str) -> None:
@@ -38,8 +40,11 @@ def check_jinja(option: str) -> None:
         raise missing_package(error, option) from None
 
 
-def check_page(page: Path, option: str, expected: str = "another folder") -> None:
+def check_page(page: Path, option: str, expected: str = "another folder", kind: str = "") -> None:
     """Raise UsageError if the file `page` exists and is not a page of alexnet-infer, which may be overwritten.
+
+    `kind` is the second word of the page's mark, as in "alexnet-infer 1.0 explain", or "" if it has none. A page of
+    another kind is refused.
 
     `option` begins the message, as in "--report out", and what is `expected` instead ends it.
     """
@@ -47,23 +52,27 @@ def check_page(page: Path, option: str, expected: str = "another folder") -> Non
         return
     try:
         with open_regular(page, follow=False) as file:
-            own = _MARK in file.read(2000)
+            mark = _MARK.search(file.read(2000))
     except (OSError, SpecError):
-        own = False
-    if not own:
+        mark = None
+    if mark is not None and (mark[1] or b"").decode() != kind:
+        raise UsageError(
+            f"{option}: its {page.name} is a page of another command and would be overwritten; expected {expected}"
+        )
+    if mark is None:
         raise UsageError(
             f"{option}: its {page.name} was not written by alexnet-infer and would be overwritten; expected {expected}"
         )
 
 
-def write_page(out: Path, name: str, page: str, option: str, expected: str = "another folder") -> Path:
+def write_page(out: Path, name: str, page: str, option: str, expected: str = "another folder", kind: str = "") -> Path:
     """Write the page `out`/`name` and return its path. The folder is created if necessary.
 
     Raises UsageError, beginning with `option`, if it can't be written or `check_page` refuses it.
     """
     with writing(option):
         out.mkdir(parents=True, exist_ok=True)
-        check_page(out / name, option, expected)
+        check_page(out / name, option, expected, kind)
         write_atomically(out / name, page.encode())
     return out / name
 

@@ -17,7 +17,7 @@ from PIL import Image
 from alexnet_infer.backends import Backend
 from alexnet_infer.backends.opening import Opened, reopened
 from alexnet_infer.decode import Encoded, Squares, read_squares
-from alexnet_infer.errors import UsageError, listed
+from alexnet_infer.errors import ModelFileError, UsageError, listed
 from alexnet_infer.layers import find_layers
 from alexnet_infer.manifest import ClassName, Manifest, check_same_classes
 from alexnet_infer.metrics import highest, mean_probabilities
@@ -100,7 +100,10 @@ class _Classifier(ABC):
     def _mean_probabilities(self, photos: Sequence[Squares]) -> np.ndarray:
         """Probabilities [N, classes], averaged over the views and over the nets."""
         return mean_probabilities(
-            [net.probabilities([squares[net.rescaling] for squares in photos]) for net in self.nets]
+            [
+                finite(net.probabilities([squares[net.rescaling] for squares in photos]), net.manifest.name)
+                for net in self.nets
+            ]
         )
 
     def _check_top(self, top: int) -> None:
@@ -245,6 +248,15 @@ class Ensemble(_Classifier):
 
     def __repr__(self) -> str:
         return f"Ensemble({list(self._nets)!r})"
+
+
+def finite(values: np.ndarray, net: str, what: str = "probabilities") -> np.ndarray:
+    """Return `values`, which the net of this name computed, if all are finite. Raises ModelFileError otherwise."""
+    if not np.isfinite(values).all():
+        raise ModelFileError(
+            f"{net}: its {what} are not finite: its weights are too large for float32; use another model file"
+        )
+    return values
 
 
 def _squares(photo: str | Path | Encoded | Image.Image | np.ndarray, rescalings: set[Rescaling]) -> Squares:

@@ -32,13 +32,19 @@ def explain(
     ] = None,
     views: Annotated[
         Literal["ten", "center"],
-        option(HOW, "Watch the mean of ten views, or the central one (10 times faster)."),
+        option(HOW, "Watch the mean of ten views, or the central one (faster)."),
     ] = "ten",
     square: Annotated[
-        int | None, option(HOW, "Side of the hiding square, in pixels.", metavar="N", default="a fifth of the patch")
+        int | None,
+        option(
+            HOW,
+            "Side of the hiding square, in pixels of each net's square.",
+            metavar="N",
+            default="a fifth of the patch",
+        ),
     ] = None,
     stride: Annotated[
-        int | None, option(HOW, "Its step, in pixels.", metavar="N", default="a tenth of the patch")
+        int | None, option(HOW, "Its step, in the same pixels.", metavar="N", default="a tenth of the patch")
     ] = None,
     device: Device = "auto",
     backend: Backend = "auto",

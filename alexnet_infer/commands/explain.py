@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
+from io import BytesIO
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import numpy as np
+from PIL import Image
 
 from alexnet_infer.artifact import embedded_model
 from alexnet_infer.backends import Choice, Device
-from alexnet_infer.decode import read_rgb
+from alexnet_infer.decode import quiet_pillow, read_rgb
 from alexnet_infer.errors import UsageError
 from alexnet_infer.explain.answers import view_name
 from alexnet_infer.explain.measure import Explained, measure, subject
@@ -49,13 +52,14 @@ def run(
     entry = _one(photo)
     out = _default_name(entry) if out is None else out
     if out.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{out}: expected a file name ending in .html")
+        raise UsageError(f"--out {out}: expected a file name ending in .html")
     check_out(out)
     subjects = [
         subject(path, views, square, stride, label) for path in (model or embedded_model(), compare) if path is not None
     ]
     rescalings = {s.manifest.preprocessing.rescaling for s in subjects}
-    image = read_rgb(entry.source(), name=entry.name, shrink_to=max(rescaling.size for rescaling in rescalings))
+    source = entry.source()
+    image = read_rgb(source, name=entry.name, shrink_to=max(rescaling.size for rescaling in rescalings))
     squares = {rescaling: square_of(image, rescaling) for rescaling in rescalings}
     if backend == "auto" and installed("onnxruntime"):
         backend = "onnxruntime"  # as in `classify` of one photo, so that all digits are the same
@@ -64,7 +68,7 @@ def run(
             measure(s, squares[s.manifest.preprocessing.rescaling], device=device, backend=backend, advance=advance)
             for s in subjects
         ]
-    page = write(Photographed.of(image, _shown_name(entry)), nets, out)
+    page = write(Photographed.of(image, _shown_name(entry), _size(source, image)), nets, out)
     if as_json:
         say_json({"photo": entry.name, "page": str(page), "nets": [_json(net) for net in nets]})
     else:
@@ -83,7 +87,28 @@ def _shown_name(photo: Photo) -> str:
     """Return the name of a photo without its folders: they may be private, and a page is passed on."""
     if photo.path is not None:
         return photo.path.name
-    return "the photo" if photo.url is None else photo.name
+    if photo.url is None:
+        return "the photo"
+    parts = urlsplit(photo.url)  # without a password or a query, which may be secret
+    last = PurePosixPath(parts.path).name
+    return f"{parts.hostname}: {last}" if last else str(parts.hostname)
+
+
+def _size(source: object, image: Image.Image) -> tuple[int, int] | None:
+    """Return the size of the photo's file, turned as the decoded one; None if it can't be read a second time.
+
+    `read_rgb` decodes a very large JPEG at a part of its size.
+    """
+    if not isinstance(source, (bytes, Path)):
+        return None
+    with (
+        suppress(Exception),
+        quiet_pillow,
+        Image.open(BytesIO(source) if isinstance(source, bytes) else source) as file,
+    ):
+        upright = (file.width > file.height) == (image.width > image.height)
+        return file.size if upright else file.size[::-1]
+    return None
 
 
 def _default_name(photo: Photo) -> Path:
@@ -108,6 +133,7 @@ def _json(net: Explained) -> dict:
                 "column": place.column,
                 "mirrored": place.mirrored,
                 "labels": _labels(net, votes),
+                "answer": [{"index": c, "probability": float(votes[c])} for c in net.top(net.mean)],
             }
             for i, (place, votes) in enumerate(zip(net.places, net.votes, strict=True))
         ],

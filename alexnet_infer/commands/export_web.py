@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_infer.artifact import load_artifact, sha256
+from alexnet_infer.artifact import Artifact, load_artifact, sha256
 from alexnet_infer.backends.opening import is_exported
 from alexnet_infer.commands.compare import example_photos
-from alexnet_infer.errors import UsageError
+from alexnet_infer.errors import BackendError, UsageError
+from alexnet_infer.export.web.compare import TOLERANCE, largest_difference
 from alexnet_infer.export.web.runtime import BINARY, SCRIPT, VERSION, read_runtime
-from alexnet_infer.export.web.site import ALONE, Site, check_folder, write_site
+from alexnet_infer.export.web.site import ALONE, Site, check_size, check_target, write_site
+from alexnet_infer.graph.web import build_web_model
 from alexnet_infer.nets import choose_nets
-from alexnet_infer.output import say, say_json
+from alexnet_infer.output import say, say_json, tell
 
 DEFAULTS = {"views": "none", "batch": "1,8,64", "verify": True, "onnx": False, "trt": False}
 """The defaults of the command's other options, where they are not None: these options have no effect on a page."""
@@ -29,7 +31,9 @@ def run(
     as_json: bool,
     **others: Any,
 ) -> int:
-    """Write the page and print its files. Returns 0.
+    """Compare the page's net with the net, write the page and print its files.
+
+    Returns 0, or 1 if the nets differ by more than TOLERANCE; then nothing is written.
 
     Raises UsageError if an option doesn't apply to a page, UnreadableInputError if `runtime` is not the npm package,
     and the errors of `load_artifact` and `write_site`.
@@ -44,15 +48,29 @@ def run(
     (path,) = choose_nets(model or (), None)
     if is_exported(path):
         raise UsageError(f"{path}: is an exported file; expected the trained net that it was made from")
-    check_folder(web)
+    check_target(web)
     files = read_runtime(runtime) if runtime is not None else None
     artifact = load_artifact(path)
+    check_size(artifact, web)
+    half = precision != "fp32"
+    net = build_web_model(artifact, half=half).SerializeToString()
+    photos = example_photos()
+    difference = _compare(artifact, net, photos)
+    if difference is not None and not difference <= TOLERANCE:
+        tell(
+            f"--web {web}: a probability of the page's net differs from that of {artifact.manifest.name} by "
+            f"{difference:.1e}; expected at most {TOLERANCE}; nothing was written"
+            + ("; use --precision fp32" if half else "")
+        )
+        return 1
     site = Site(
         artifact=artifact,
         sha256=sha256(path),
-        half=precision != "fp32",
+        half=half,
+        net=net,
+        difference=difference,
         runtime=files,
-        photos=example_photos(),
+        photos=photos,
     )
     written = write_site(site, web)
     if as_json:
@@ -63,12 +81,16 @@ def run(
                 "folder": str(web),
                 "files": [{"path": str(file), "bytes": file.stat().st_size} for file in written],
                 "runtime": {"version": VERSION, "from": source},
+                "largest_probability_difference": difference,
+                "photos": len(photos),
             },
             indent=1,
         )
         return 0
     total = sum(file.stat().st_size for file in written)
     say(f"{web}  {len(written)} files, {total / 1e6:,.1f} MB")
+    if difference is not None:
+        say(f"largest probability difference  {difference:.1e} on {len(photos)} photos")
     if files is None:
         say(f"Visitors also load onnxruntime-web {VERSION} ({(SCRIPT.bytes + BINARY.bytes) / 1e6:.1f} MB) from a CDN.")
     elif web / ALONE in written:
@@ -77,7 +99,17 @@ def run(
     return 0
 
 
+def _compare(artifact: Artifact, net: bytes, photos: Sequence[Path]) -> float | None:
+    """Return the largest difference of a probability. None, after saying so, if ONNX Runtime is missing."""
+    try:
+        return largest_difference(artifact, net, photos)
+    except BackendError as error:
+        tell(f"the page's net was not compared with the net ({error})")
+        return None
+
+
 def _refuse_others(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if value != DEFAULTS.get(name):
-            raise UsageError(f"--{name.replace('_', '-')}: has no effect on a web page; leave it out, or --web")
+            name = "no-verify" if name == "verify" else name.replace("_", "-")
+            raise UsageError(f"--{name}: has no effect on a web page; leave it out, or --web")

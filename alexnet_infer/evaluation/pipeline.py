@@ -11,7 +11,7 @@ from alexnet_infer.datasets import Example, LabelledImages
 from alexnet_infer.decode import Squares
 from alexnet_infer.evaluation.predictions import ImageRow, Predictions
 from alexnet_infer.pipeline import Clock, run
-from alexnet_infer.predict import Net
+from alexnet_infer.predict import Net, finite
 from alexnet_infer.reading import Decoded
 
 
@@ -57,7 +57,7 @@ class _Prediction(NamedTuple):
         if inputs is not None:
             with clock("net"):
                 scores = self.net.mean_over_views(self.net.backend.infer(inputs), self.predictions.about.batch)
-            probabilities[readable] = scores[: len(readable)]
+            probabilities[readable] = finite(scores[: len(readable)], self.net.manifest.name)
         self.predictions.append(rows, probabilities)
 
 

@@ -51,7 +51,7 @@ def view_of_answers(net: Explained) -> dict[str, Any]:
 
 
 def _labelled(net: Explained, probabilities: np.ndarray) -> list[tuple[Any, float]]:
-    return [(net.classes[c], float(probabilities[c])) for c in net.top(probabilities)]
+    return [(net.named(c), float(probabilities[c])) for c in net.top(probabilities)]
 
 
 def view_name(i: int, place: View) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alexnet_infer.architecture import Architecture, Conv, Step
-from alexnet_infer.explain.stages import stages
+from alexnet_infer.architecture import Architecture, Conv, Dense, Step
 from alexnet_infer.explain.words import size
 from alexnet_infer.layers import columns_of
 
 SLOT, ROW = 100, 84
 """Units of the drawing for a layer, from left to right, and for a column, from top to bottom."""
+
+MOST_ROWS = 4
+"""The most columns that are drawn. A net with more of them is drawn with this number of rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,19 +51,20 @@ class Diagram:
 
 def diagram(architecture: Architecture) -> Diagram:
     """Draw a net. A block of maps is as high as the maps are, and the wider the more there are of them."""
-    first = [stage.steps[0] for stage in stages(architecture)]
+    first = [step for step in architecture.steps if isinstance(step.operation, Conv | Dense)]
     divided = columns_of(architecture)
     counts = [1, *(divided[step.operation.name] for step in first)]
-    shapes = [first[0].input, *(step.output for step in first)]
-    most = max(counts)
-    outputs = enumerate(zip(shapes, counts, strict=True))
+    rows = [min(count, MOST_ROWS) for count in counts]
+    shapes = [architecture.steps[0].input, *(step.output for step in first)]
+    most = max(rows)
+    outputs = enumerate(zip(shapes, rows, strict=True))
     groups = [_blocks(i, shape, count, most, shapes) for i, (shape, count) in outputs]
     lines = [
         (a.x + a.width / 2, a.y, b.x - b.width / 2, b.y)
-        for before, after, step in zip(groups, groups[1:], first, strict=False)
+        for before, after, columns, step in zip(groups, groups[1:], counts, first, strict=False)
         for i, a in enumerate(before)
         for j, b in enumerate(after)
-        if not _apart(step, len(before)) or i == j
+        if not _apart(step, columns) or i == j
     ]
     names = ["patch", *(step.operation.name for step in first)]
     return Diagram(

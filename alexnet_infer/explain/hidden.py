@@ -9,6 +9,7 @@ import numpy as np
 from alexnet_infer.explain.answers import pixels
 from alexnet_infer.explain.measure import Explained
 from alexnet_infer.explain.occlusion import boundaries
+from alexnet_infer.pages import percent
 from alexnet_infer.preprocess import Preprocessing
 
 MOST_NUMBERS = 24
@@ -16,6 +17,9 @@ MOST_NUMBERS = 24
 
 SCALE = np.array([(253, 231, 37), (94, 201, 98), (33, 145, 140), (59, 82, 139), (68, 1, 84)], np.float64)
 """Colours from the lowest probability to the highest: viridis backwards, which is also ordered by brightness."""
+
+LEAST_SPAN = 0.05
+"""The least difference of the probabilities at the ends of the colour scale: otherwise noise looks like evidence."""
 
 OPACITY = 0.5
 """How much of a tile's colour covers the photo."""
@@ -25,20 +29,23 @@ def view_of_occlusion(net: Explained) -> dict[str, Any]:
     """Return what the template shows: the map over the photo, its numbers, and the two extreme positions."""
     found = net.occlusion
     hiding, probability = found.hiding, found.probability.astype(np.float64)
-    low, high = min(probability.min(), found.whole), max(probability.max(), found.whole)
-    shares = (probability - low) / ((high - low) or 1)
+    least, most = min(probability.min(), found.whole), max(probability.max(), found.whole)
+    low, high = _scale(least, most)
+    shares = (probability - low) / (high - low)
     colours = _colours(shares)
     numbered = len(hiding.offsets) <= MOST_NUMBERS
     extremes = [int(probability.argmin()), int(probability.argmax())]
     return {
         "found": found,
-        "label": net.classes[found.label],
+        "label": net.named(found.label),
         "own": found.label == net.top(net.mean)[0],
         "picture": pixels(_overlay(net, colours)),
-        "digits": 1 if high >= 0.1 else 2,
+        "digits": _digits(least, most),
         "low": low,
         "high": high,
-        "whole": 100 * (found.whole - low) / ((high - low) or 1),
+        "widened": most - least < LEAST_SPAN,
+        "changes": most - least,
+        "whole": 100 * (found.whole - low) / (high - low),
         "stops": [_css(colour) for colour in SCALE],
         "cells": [
             [(float(p), _css(colour), _ink(colour)) for p, colour in zip(row, row_colours, strict=True)]
@@ -50,6 +57,21 @@ def view_of_occlusion(net: Explained) -> dict[str, Any]:
         "below": int((probability < found.whole).sum()),
         "changed": int((found.first != found.label).sum()),
     }
+
+
+def _scale(least: float, most: float) -> tuple[float, float]:
+    """Return the probabilities at the ends of the colour scale: these, or LEAST_SPAN apart around them, in 0 to 1."""
+    missing = LEAST_SPAN - (most - least)
+    if missing <= 0:
+        return least, most
+    low = min(max(0.0, least - missing / 2), 1 - LEAST_SPAN)
+    return low, low + LEAST_SPAN
+
+
+def _digits(least: float, most: float) -> int:
+    """Return the fewest digits of a percentage, at most 6, with which the lowest and the highest one differ."""
+    fewest = 1 if most >= 0.1 else 2
+    return next((n for n in range(fewest, 7) if percent(least, n) != percent(most, n)), fewest)
 
 
 def _extreme(net: Explained, i: int) -> dict[str, Any]:
@@ -65,7 +87,7 @@ def _extreme(net: Explained, i: int) -> dict[str, Any]:
         "top": top,
         "left": left,
         "probability": float(found.probability[row, column]),
-        "first": net.classes[int(found.first[row, column])],
+        "first": net.named(int(found.first[row, column])),
     }
 
 

@@ -7,14 +7,19 @@ from typing import Any
 import numpy as np
 
 from alexnet_infer.architecture import LRN, Activation, BatchNorm, Conv, Dense, Dropout, MaxPool, Step
-from alexnet_infer.explain.maps import most_active, normalised, strip, tiles
+from alexnet_infer.explain.maps import LARGEST_MAP, most_active, normalised, strip, tiles
 from alexnet_infer.explain.measure import CENTRAL, Explained
 from alexnet_infer.explain.stages import Stage, stages
+from alexnet_infer.explain.words import against_paper
+from alexnet_infer.kernels import Kernels
 from alexnet_infer.layers import columns_of
 from alexnet_infer.metrics import highest
 
-SHOWN, FOLDED = 12, 36
-"""Maps per column that are shown at once, and that can be unfolded. Others are left out, to keep the page small."""
+SHOWN, MOST_SHOWN = 12, 48
+"""Maps per column that are shown at once, and at all: the rest of them can be unfolded."""
+
+PER_LAYER, DRAWN_COLUMNS = 96, 4
+"""The most maps and columns of a layer that are on the page. Others are left out, to keep it small."""
 
 
 def view_of_steps(net: Explained) -> dict[str, dict[str, Any]]:
@@ -22,53 +27,41 @@ def view_of_steps(net: Explained) -> dict[str, dict[str, Any]]:
 
     "sheet" has maps, "lrn" the map that LRN is shown on, and "strip" units. What doesn't apply is None.
     """
-    return {
-        step.operation.name: _step(net, stage, step, order)
-        for stage in stages(net.manifest.architecture)
-        for order in [_order(net, stage)]
-        for step in stage.steps
-    }
-
-
-def _step(net: Explained, stage: Stage, step: Step, order: list[list[int]]) -> dict[str, Any]:
-    view: dict[str, Any] = {"step": step, "sheet": None, "lrn": None, "strip": None}
-    name = step.operation.name
-    value = net.values.get(name)
-    if value is None:
-        return view
-    if value.ndim == 3:
-        view["sheet"] = _sheet(net, step, value, order, _is_main(stage, step))
-    else:
-        view["strip"] = _strip(step, value)
-    if isinstance(step.operation, LRN):
-        view["lrn"] = normalised(_input_of(net, name), value, step.operation)
-    return view
-
-
-def _order(net: Explained, stage: Stage) -> list[list[int]]:
-    """Return the numbers of the stage's maps by column, the most active after the activation first."""
-    main = [step for step in stage.steps if step.operation.name in net.values and _is_main(stage, step)]
-    if not main or net.values[main[0].operation.name].ndim != 3:
-        return []
-    name = main[0].operation.name
-    return most_active(net.values[name], columns_of(net.manifest.architecture)[name])
-
-
-def _is_main(stage: Stage, step: Step) -> bool:
-    """Whether the stage's maps are sorted by this step: its activation, or its first step if it has none."""
-    activations = [s for s in stage.steps if isinstance(s.operation, Activation)]
-    return step is (activations or stage.steps)[0]
-
-
-def _input_of(net: Explained, name: str) -> np.ndarray:
-    """Return what an operation reads. Dropout before it changes nothing."""
+    views: dict[str, dict[str, Any]] = {}
+    columns = columns_of(net.manifest.architecture)
     before = net.patch
-    for step in net.manifest.architecture.steps:
-        if step.operation.name == name:
-            break
-        if not isinstance(step.operation, Dropout):
-            before = net.values[step.operation.name]
-    return before
+    for i, stage in enumerate(stages(net.manifest.architecture)):
+        main = _main(net, stage)
+        order = [] if main is None else _order(net.values[main], columns[main])
+        for step in stage.steps:
+            name = step.operation.name
+            paper = against_paper(step, net.manifest.architecture)
+            view = views[name] = {"step": step, "paper": paper, "sheet": None, "lrn": None, "strip": None}
+            value = net.values.get(name)
+            view["unseen"] = value is None and not isinstance(step.operation, Dropout)
+            if value is None or isinstance(step.operation, Dropout):
+                continue
+            if value.ndim == 3:
+                kernels = net.kernels if name == main and i == 0 else None
+                view["sheet"] = _sheet(step, value, order or _order(value, columns[name]), name == main, kernels)
+            else:
+                view["strip"] = _strip(step, value)
+            if isinstance(step.operation, LRN):
+                view["lrn"] = normalised(before, value, step.operation)
+            before = value
+    return views
+
+
+def _main(net: Explained, stage: Stage) -> str | None:
+    """Return the step by which the stage's maps are sorted: its activation, or the first one that has values."""
+    known = [step.operation for step in stage.steps if step.operation.name in net.values]
+    activations = [o for o in known if isinstance(o, Activation)]
+    return next((o.name for o in (*activations, *known)), None)
+
+
+def _order(value: np.ndarray, columns: int) -> list[list[int]]:
+    """Return the numbers of the maps by column, the most active first; none for a vector."""
+    return most_active(value, columns) if value.ndim == 3 else []
 
 
 _SENTENCES = {
@@ -88,12 +81,13 @@ def _title(step: Step) -> str:
     return _SENTENCES[type(o)]
 
 
-def _sheet(net: Explained, step: Step, maps: np.ndarray, order: list[list[int]], main: bool) -> dict[str, Any]:
-    own = net.kernels if main and step in _first_stage(net).steps and net.kernels is not None else None
-    weights = None if own is None else own.weights
+def _sheet(step: Step, maps: np.ndarray, order: list[list[int]], main: bool, kernels: Kernels | None) -> dict[str, Any]:
+    weights = None if kernels is None else kernels.weights
+    drawn_columns = order[:DRAWN_COLUMNS]
+    most = min(MOST_SHOWN, PER_LAYER // len(drawn_columns))
     divided = []
-    for numbers in order:
-        drawn = tiles(maps, numbers[: SHOWN + FOLDED], weights)
+    for numbers in drawn_columns:
+        drawn = tiles(maps, numbers[:most], weights)
         divided.append(
             {
                 "shown": drawn[:SHOWN],
@@ -108,18 +102,16 @@ def _sheet(net: Explained, step: Step, maps: np.ndarray, order: list[list[int]],
         "title": _title(step),
         "main": main,
         "kernels": weights is not None,
-        "colour": [] if own is None else list(own.colour_shares()),
+        "colour": [] if kernels is None else list(kernels.colour_shares())[:DRAWN_COLUMNS],
         "columns": divided,
+        "more_columns": len(order) - len(divided),
         "signed": bool((maps < 0).any()),
         "low": float(maps.min()),
         "high": float(maps.max()),
         "height": maps.shape[1],
         "width": maps.shape[2],
+        "reduced": max(maps.shape[1:]) > LARGEST_MAP,
     }
-
-
-def _first_stage(net: Explained) -> Stage:
-    return stages(net.manifest.architecture)[0]
 
 
 def _strip(step: Step, values: np.ndarray) -> dict[str, Any]:
@@ -142,7 +134,7 @@ def view_of_softmax(net: Explained) -> dict[str, Any]:
     scores = net.values[net.manifest.architecture.operations[-1].name]
     powers = np.exp(scores.astype(np.float64) - float(scores.max()))
     chosen = net.top(net.votes[CENTRAL])
-    rows = [(net.classes[i], float(scores[i]), float(powers[i]), float(powers[i] / powers.sum())) for i in chosen]
+    rows = [(net.named(i), float(scores[i]), float(powers[i]), float(powers[i] / powers.sum())) for i in chosen]
     others = len(scores) - len(chosen)
     left = float(powers.sum() - powers[chosen].sum())
     return {

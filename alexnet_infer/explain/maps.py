@@ -11,12 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from alexnet_infer.architecture import LRN
 from alexnet_infer.pages import png
 
 FLAT = 6
 """About how many times as wide as high a strip is."""
+
+LARGEST_MAP = 128
+"""The larger side of a map or kernel on the page, in pixels. A larger one is reduced."""
 
 _ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
@@ -30,8 +34,19 @@ class Picture:
     height: int
 
     @classmethod
+    def reduced(cls, pixels: np.ndarray) -> Picture:
+        """Encode an image as `of` does, with at most LARGEST_MAP rows and columns: each a mean of those it replaces."""
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        scale = max(image.size) / LARGEST_MAP
+        if scale <= 1:
+            return cls.of(pixels)
+        width, height = (max(1, round(side / scale)) for side in image.size)
+        return cls.of(np.asarray(image.resize((width, height), Image.Resampling.BOX)))
+
+    @classmethod
     def of(cls, pixels: np.ndarray) -> Picture:
         """Encode uint8 [H, W] (grey), [H, W, 2] (grey and alpha) or [H, W, 3] (RGB)."""
+        pixels = np.ascontiguousarray(pixels)
         return cls(uri=png(pixels), width=pixels.shape[1], height=pixels.shape[0])
 
 
@@ -87,7 +102,7 @@ def tiles(maps: np.ndarray, numbers: Sequence[int], kernels: np.ndarray | None =
             number=number,
             mean=float(strengths[number]),
             share=float(strengths[number] / most),
-            picture=Picture.of(grey(maps[number], signed)),
+            picture=Picture.reduced(grey(maps[number], signed)),
             place=_place(maps[number]),
             kernel=None if kernels is None else kernel_picture(kernels[number]),
         )
@@ -97,7 +112,7 @@ def tiles(maps: np.ndarray, numbers: Sequence[int], kernels: np.ndarray | None =
 
 def kernel_picture(kernel: np.ndarray) -> Picture:
     """Draw a kernel [3, h, w] in RGB order. Grey is a weight of 0; the largest magnitude of any colour is 0 or 255."""
-    return Picture.of(grey(kernel, signed=True).transpose(1, 2, 0))
+    return Picture.reduced(grey(kernel, signed=True).transpose(1, 2, 0))
 
 
 def _place(values: np.ndarray) -> str:
@@ -138,6 +153,8 @@ class Normalised:
     """On the grey scale of `before`."""
     ratio: Picture
     """After divided by before at each position. White is `most`."""
+    signed: bool
+    """Whether the map has negative values: 0 is then grey in `before` and `after`, and -`peak` is black."""
     peak: float
     """The value that is white in `before` and `after`."""
     lowest: float
@@ -168,9 +185,10 @@ def normalised(maps: np.ndarray, after: np.ndarray, spec: LRN) -> Normalised:
     return Normalised(
         number=number,
         spec=spec,
-        before=Picture.of(grey(maps[number], signed, peak)),
-        after=Picture.of(grey(after[number], signed, peak)),
-        ratio=Picture.of(grey(ratio, signed=False, peak=most)),
+        before=Picture.reduced(grey(maps[number], signed, peak)),
+        after=Picture.reduced(grey(after[number], signed, peak)),
+        ratio=Picture.reduced(grey(ratio, signed=False, peak=most)),
+        signed=signed,
         peak=peak,
         lowest=float(ratio.min()),
         highest=float(ratio.max()),

@@ -14,7 +14,7 @@ import numpy as np
 
 from alexnet_infer.backends import Backend
 from alexnet_infer.errors import UsageError
-from alexnet_infer.predict import Net
+from alexnet_infer.predict import Net, finite
 from alexnet_infer.preprocess import Preprocessing, Views, patch_offsets, patches
 
 PER_CALL = 20
@@ -46,21 +46,23 @@ class Hiding:
     """The number of rows and columns that may be hidden."""
 
     @classmethod
-    def of(cls, preprocessing: Preprocessing, views: Views, square: int | None, stride: int | None) -> Hiding:
+    def of(
+        cls, preprocessing: Preprocessing, views: Views, square: int | None, stride: int | None, net: str = "the net"
+    ) -> Hiding:
         """Return what a user asked for. Raises UsageError if the square doesn't fit or would leave parts out."""
         size, patch = preprocessing.size, preprocessing.patch
         extent = size if views == "ten" else patch
         if square is None:
             square = max(1, round(patch / OF_SQUARE))
         elif not 1 <= square <= extent:
-            where = "the net's square" if views == "ten" else "the central patch"
+            where = f"{net}'s square" if views == "ten" else f"the central patch of {net}"
             raise UsageError(f"--square {square}: expected 1 to {extent}, the side of {where} in pixels")
         if stride is None:
             stride = min(square, max(1, round(patch / OF_STRIDE)))
         elif not 1 <= stride <= square:
             raise UsageError(
-                f"--stride {stride}: expected 1 to {square}, the side of the hiding square in pixels; with a longer "
-                "step, some pixels would never be hidden"
+                f"--stride {stride}: expected 1 to {square}, the side of the hiding square of {net} in pixels; with "
+                "a longer step, some pixels would never be hidden"
             )
         begin = 0 if views == "ten" else patch_offsets(size, patch, "center")[0][0]
         return cls(views=views, square=square, stride=stride, begin=begin, extent=extent)
@@ -115,12 +117,13 @@ def occlude(
     hiding: Hiding,
     label: int,
     advance: Callable[[int], None] = lambda count: None,
+    name: str = "the net",
 ) -> Occlusion:
     """Hide one part of the square uint8 [S, S, 3] RGB after another, and return the probabilities of class `label`.
 
     The hidden pixels get the training set's mean, which is 0 after the mean is subtracted. The part is hidden in the
     square, before the views are cut. `backend` must take patches. `advance` is called with the number of positions
-    just completed.
+    just completed. Raises ModelFileError, beginning with the net's `name`, if probabilities are not finite.
     """
     whole = patches(square_hwc, preprocessing, hiding.views)
     places = view_places(preprocessing, hiding.views)
@@ -131,7 +134,7 @@ def occlude(
         hidden = np.concatenate([_hidden(whole, places, corner, hiding.square) for corner in part])
         answers.append(Net.mean_over_views(backend.infer(hidden), len(part)))
         advance(len(part))
-    mean = np.concatenate(answers)
+    mean = finite(np.concatenate(answers), name)
     side = len(hiding.offsets)
     return Occlusion(
         hiding=hiding,

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_infer.artifact import Artifact
+from alexnet_infer.commands.explain import _shown_name
 from alexnet_infer.nets import load
+from alexnet_infer.photos import Photo
 from tests.evaluation.page import Page
 from tests.explain.explained import net, square
 
@@ -72,6 +75,12 @@ def test_json_has_the_probabilities_of_classify_and_all_numbers(run, tmp_path, m
         "stride": 40,
         "offsets": [3, 20],
     }
+    classes = [label["index"] for label in own["labels"]]
+    for view in own["views"]:
+        assert [share["index"] for share in view["answer"]] == classes
+    assert np.mean([view["answer"][0]["probability"] for view in own["views"]]) == pytest.approx(
+        own["labels"][0]["probability"], abs=1e-6
+    )
     assert np.shape(occlusion["probability"]) == (2, 2)
     assert occlusion["index"] == own["labels"][0]["index"]
 
@@ -113,7 +122,9 @@ def test_an_exported_file_is_refused_with_what_is_expected(run, tmp_path, model,
         (["a photo.png", "--square", "65"], 2, "--square 65: expected 1 to 64"),
         (["a photo.png", "--stride", "12"], 2, "--stride 12: expected 1 to 11"),
         (["a photo.png", "--label", "clas 1"], 2, "did you mean class 1?"),
-        (["a photo.png", "-o", "text.jpg/page.html"], 2, "can't be written"),
+        (["a photo.png", "-o", "folder.html"], 2, "--out folder.html: a folder; expected the name of a file"),
+        (["a photo.png", "-o", "report.html"], 2, "report.html is a page of another command"),
+        (["a photo.png", "-o", "text.jpg/page.html"], 2, "--out text.jpg/page.html: can't be written"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(
@@ -122,6 +133,8 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.jpg").write_text("text")
     (tmp_path / "own.html").write_text("mine")
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "report.html").write_text('<meta name="generator" content="alexnet-infer 0.1.0">')
     before = sorted(path.name for path in tmp_path.iterdir())
     quick = ["--views", "ten", "--square", "40"] if "text.jpg/page.html" in arguments else []
     result = run("explain", *arguments, "--model", model, *quick)
@@ -138,3 +151,33 @@ def test_the_embedded_net_makes_a_page_of_less_than_8_megabytes(run, tmp_path):
     )
     assert (code, text) == (0, f"{out}\n")
     assert out.stat().st_size < 8e6
+
+
+def test_an_unwritable_place_is_refused_before_the_net_is_run(run, tmp_path, monkeypatch, model, photo):
+    monkeypatch.setattr("alexnet_infer.commands.explain.measure", None)
+    (tmp_path / "text").write_text("text")
+    code, _, err = run("explain", photo, "--model", model, "-o", tmp_path / "text" / "page.html", *QUICK)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "page.html: can't be written" in err
+
+
+def test_a_large_jpeg_has_its_own_size_on_the_page(run, tmp_path, model):
+    Image.new("RGB", (8000, 5000), "green").save(tmp_path / "large.jpg")
+    out = tmp_path / "page.html"
+    assert run("explain", tmp_path / "large.jpg", "--model", model, "-o", out, *QUICK)[0] == 0
+    assert "The photo, 8,000 \u00d7 5,000 pixels." in Page(out.read_text("utf-8")).text
+
+
+def test_the_query_of_a_url_is_not_on_the_page():
+    url = "https://user:word@example.org/folder/cat.jpg?token=secret#part"
+    assert _shown_name(Photo(name=url, url=url)) == "example.org: cat.jpg"
+
+
+def test_classify_refuses_a_net_whose_probabilities_are_not_finite(run, tmp_path, photo):
+    artifact = net()
+    tensors = {name: np.full_like(tensor, 3e37) for name, tensor in artifact.tensors.items()}
+    Artifact(artifact.manifest, tensors).save(tmp_path / "net.safetensors")
+    for command in ("classify", "explain"):
+        code, out, err = run(command, photo, "--model", tmp_path / "net.safetensors", "--backend", "onnxruntime")
+        assert (code, out, err.count("\n")) == (4, "", 1)
+        assert "its probabilities are not finite" in err

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
+import sys
 
 import pytest
 
 from alexnet_infer.cli.exporting import export
+from alexnet_infer.commands import export_web
 from alexnet_infer.commands.export_web import DEFAULTS
 from tests.export.web.ort import made_up_package
 from tests.nets import random_artifact
@@ -41,6 +44,43 @@ def test_json_names_every_file(run, tmp_path, net, monkeypatch):
     assert result["runtime"] == {"version": "1.30.0", "from": "folder"}
 
 
+def test_the_difference_of_the_page_s_net_is_printed(run, tmp_path):
+    code, out, _ = run("export", "--web", tmp_path / "site")
+    assert code == 0
+    assert float(re.search(r"^largest probability difference  (\S+) on 3 photos$", out, re.MULTILINE)[1]) < 1e-5
+
+
+def test_a_net_that_float16_changes_by_too_much_is_not_written(run, tmp_path, net, monkeypatch):
+    monkeypatch.setattr(export_web, "TOLERANCE", 1e-12)
+    code, out, err = run("export", net, "--web", tmp_path / "site", "--json")
+    assert (code, out) == (1, "")
+    assert re.search(
+        r"--web .* differs from that of .*; expected at most 1e-12; nothing was written; use --precision", err
+    )
+    assert not (tmp_path / "site").exists()
+
+
+def test_json_says_the_difference(run, tmp_path, net):
+    result = json.loads(run("export", net, "--web", tmp_path / "site", "--json")[1])
+    assert 0 < result["largest_probability_difference"] < 1e-3
+    assert result["photos"] == 3
+
+
+def test_without_onnx_runtime_the_page_is_written_and_the_missing_comparison_is_said(run, tmp_path, net, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, out, err = run("export", net, "--web", tmp_path / "site")
+    assert code == 0
+    assert "was not compared" in err
+    assert "difference" not in out
+
+
+@pytest.mark.parametrize("given", ["", "."])
+def test_the_working_directory_is_refused(run, tmp_path, net, given, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one_line(run("export", net, "--web", given), 2, "--web", "working directory")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
+
+
 def test_the_page_from_disk_is_named(run, tmp_path, net, monkeypatch):
     package = made_up_package(tmp_path / "package", monkeypatch)
     _, out, _ = run("export", net, "--web", tmp_path / "site", "--runtime", package)
@@ -66,7 +106,7 @@ OTHERS = {
 @pytest.mark.parametrize("option", OTHERS)
 def test_options_for_files_are_refused_and_nothing_is_written(run, tmp_path, net, option):
     value = [] if OTHERS[option] is None else [OTHERS[option]]
-    name = {"--no-verify": "--verify", "-o": "--out"}.get(option, option)
+    name = "--out" if option == "-o" else option
     one_line(run("export", net, "--web", tmp_path / "site", option, *value), 2, f"{name}: has no effect on a web page")
     assert not (tmp_path / "site").exists()
 

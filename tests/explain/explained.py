@@ -95,4 +95,4 @@ def explained(
     path = folder / "net.safetensors"
     (artifact or net()).save(path, np.float32)
     asked = subject(path, views, hidden, stride or hidden, label)
-    return measure(asked, square(), device="cpu", backend=BACKEND)
+    return measure(asked, square(side=asked.manifest.preprocessing.size), device="cpu", backend=BACKEND)

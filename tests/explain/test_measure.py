@@ -11,7 +11,7 @@ from alexnet_infer.explain.measure import CENTRAL, measure, subject
 from alexnet_infer.explain.stages import values
 from alexnet_infer.nets import load
 from alexnet_infer.preprocess import patches
-from tests.explain.explained import PREPROCESSINGS, VARIANTS, explained, net, square
+from tests.explain.explained import BACKEND, PREPROCESSINGS, VARIANTS, explained, net, square
 
 
 def test_votes_and_mean_are_those_of_the_net_to_the_last_digit(tmp_path):
@@ -96,3 +96,37 @@ def test_a_missing_file_and_a_file_that_is_no_net_are_refused(tmp_path):
     for name in ("absent.safetensors", "other.safetensors"):
         with pytest.raises(ModelFileError, match=name):
             subject(tmp_path / name, "ten", None, None, None)
+
+
+NAMES = ("crane", "crane", "Cardigan, Cardigan Welsh corgi", "cardigan", "jersey, cardigan", "tank, crane")
+
+
+@pytest.mark.parametrize(
+    ("label", "index"),
+    [("cardigan", 3), ("Cardigan, Cardigan Welsh corgi", 2), ("cardigan welsh CORGI", 2), ("n00000001", 1), ("0", 0)],
+)
+def test_a_label_is_the_class_that_has_it_as_its_full_name_then_first_name_then_any(tmp_path, label, index):
+    net(classes=NAMES).save(tmp_path / "net.safetensors")
+    assert subject(tmp_path / "net.safetensors", "center", None, None, label).label == index
+
+
+def test_a_label_that_several_classes_have_is_refused_with_their_indices(tmp_path):
+    net(classes=NAMES).save(tmp_path / "net.safetensors")
+    with pytest.raises(UsageError, match=r"several classes .*: .*0 \(n00000000\).*1 \(n00000001\)") as refused:
+        subject(tmp_path / "net.safetensors", "center", None, None, "crane")
+    assert len(str(refused.value)) <= 600
+
+
+def test_classes_of_the_same_short_name_are_told_apart(tmp_path):
+    found = explained(tmp_path, net(classes=NAMES))
+    assert len({found.named(i).short.casefold() for i in range(len(found.classes))}) == len(found.classes)
+    assert found.named(4) == found.classes[4]
+
+
+def test_a_file_that_is_replaced_in_the_meantime_is_refused(tmp_path):
+    path = tmp_path / "net.safetensors"
+    net().save(path)
+    asked = subject(path, "center", 40, 40, None)
+    net("tanh").save(path)
+    with pytest.raises(ModelFileError, match="has changed while it was read"):
+        measure(asked, square(), device="cpu", backend=BACKEND)

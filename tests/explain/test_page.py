@@ -174,7 +174,7 @@ def test_the_preprocessing_of_the_net_is_said(tmp_path, given):
 def test_two_nets_are_beside_each_other_and_a_layer_that_only_one_has_is_in_its_place(tmp_path, of_variant):
     page = page_of(tmp_path, of_variant("two columns"), of_variant("sixth convolution"))
     assert page.all("body") == [{"class": "two"}]
-    assert "random-alexnet-64 has no conv6." in page.text
+    assert re.search(r"random-alexnet-64 \(\w{8}\) has no conv6\.", page.text)
     ids = [attributes["id"] for _, attributes in page.elements if attributes.get("id", "").startswith("layer-")]
     assert ids.index("layer-pool5") < ids.index("layer-conv6") < ids.index("layer-fc6")
     check_self_contained(page)
@@ -223,8 +223,9 @@ def test_the_page_needs_no_other_file_and_allows_only_its_own_script(tmp_path):
 
 
 def test_images_have_alternatives_and_sizes_and_are_decoded_late(tmp_path, plain):
-    for element in page_of(tmp_path, plain).all("img"):
-        assert element["alt"].strip()
+    images = page_of(tmp_path, plain).all("img")
+    assert sum(not element["alt"].strip() for element in images) == 10, "the patches: their labels have their names"
+    for element in images:
         assert int(element["width"]) > 0
         assert int(element["height"]) > 0
         assert (element["loading"], element["decoding"]) == ("lazy", "async")
@@ -324,4 +325,33 @@ def test_a_browser_shows_it_at_400_and_1400_pixels_without_horizontal_scrolling_
 def test_the_nets_with_the_most_maps_leave_some_out_and_say_so(tmp_path):
     artifact = random_artifact(replace(TINY, kernels=(16, 32, 32, 32, 200)), size=64)
     page = page_of(tmp_path, explained(tmp_path, artifact))
-    assert "36 more of 100 maps; the others are not on this page" in page.text
+    assert "36 more maps of conv5, column 1; the other 52 of 100 are not on this page" in page.text
+
+
+def test_a_very_sure_net_has_a_scale_of_5_points_and_numbers_that_differ(tmp_path, plain):
+    side = len(plain.occlusion.hiding.offsets)
+    probability = np.linspace(0.99990, 0.99999, side * side, dtype=np.float32).reshape(side, side)
+    page = page_of(tmp_path, replace(plain, occlusion=replace(plain.occlusion, probability=probability, whole=0.9999)))
+    assert "The scale spans at least 5 percentage points" in page.text
+    assert "95.0 %" in page.text
+    assert "Lowest: 99.99 %" in page.text
+    assert "Highest: 100.00 %" in page.text
+
+
+def test_hiding_that_changes_nothing_is_said(tmp_path, plain):
+    side = len(plain.occlusion.hiding.offsets)
+    same = replace(plain.occlusion, probability=np.full((side, side), 0.5, np.float32), whole=0.5)
+    assert "Hiding a part changes nothing" in page_of(tmp_path, replace(plain, occlusion=same)).text
+
+
+def test_nets_of_different_kinds_have_their_own_paragraphs(tmp_path, of_variant):
+    nets = replace(of_variant("two columns"), sha256="a" * 64), replace(of_variant("tanh"), sha256="b" * 64)
+    page = page_of(tmp_path, *nets)
+    assert re.search(r"act1: ReLU or tanh random-alexnet-64 \(a{8}\) ReLU keeps", page.text)
+    assert re.search(r"random-alexnet-64 \(b{8}\) tanh squeezes", page.text)
+
+
+def test_a_convolution_without_values_says_why(tmp_path, of_variant):
+    text = page_of(tmp_path, of_variant("batch norm")).text
+    assert "Without a figure: batch normalisation follows directly" in text
+    assert "Without a figure" not in page_of(tmp_path, of_variant("no normalisation")).text

@@ -11,7 +11,7 @@ from msgspec import structs
 from alexnet_infer.architecture import LRN
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.reference import ReferenceBackend
-from alexnet_infer.graph.web import build_web_model, web_layers
+from alexnet_infer.graph.web import build_web_model, halved, web_layers
 from alexnet_infer.layers import all_layers
 from alexnet_infer.presets import PRESETS, preset, variant
 from tests.nets import TINY, large_patches, random_artifact
@@ -30,7 +30,7 @@ IN_COLUMNS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 """The layers that the paper's Figure 2 divides between two GPUs and that do not see everything."""
 
 
-def halved(artifact: Artifact) -> Artifact:
+def in_half(artifact: Artifact) -> Artifact:
     """Return a net whose weights are float16, as bundled files have them."""
     return Artifact(artifact.manifest, {name: t.astype(np.float16) for name, t in artifact.tensors.items()})
 
@@ -61,7 +61,7 @@ def assert_same(actual: dict[str, np.ndarray], artifact: Artifact, patches: np.n
 
 @pytest.mark.parametrize("name", NETS)
 def test_every_layer_of_every_net_is_that_of_the_reference(name):
-    artifact, patches = halved(random_artifact(NETS[name])), large_patches(NETS[name], 1)
+    artifact, patches = in_half(random_artifact(NETS[name])), large_patches(NETS[name], 1)
     actual = run(artifact, patches)
     assert all(values.std() > 0 for values in actual.values())
     assert_same(actual, artifact, patches)
@@ -78,7 +78,7 @@ def test_the_layers_are_all_different_values_once():
 
 @pytest.mark.parametrize("name", ["tiny", "caffe", "caffenet", "alexnet-6conv"])
 def test_lrn_off_is_the_net_without_lrn(name):
-    artifact, patches = halved(random_artifact(NETS[name])), large_patches(NETS[name], 1)
+    artifact, patches = in_half(random_artifact(NETS[name])), large_patches(NETS[name], 1)
     actual = run(artifact, patches, lrn=np.array(False))
     spec = artifact.manifest.architecture
     without = structs.replace(spec, operations=tuple(o for o in spec.operations if not isinstance(o, LRN)))
@@ -93,7 +93,7 @@ def test_lrn_off_is_the_net_without_lrn(name):
 @pytest.mark.parametrize("name", ["tiny", "caffe", "batch norm", "tanh", "alexnet-6conv"])
 def test_a_column_that_is_off_is_the_net_with_its_kernels_zeroed(name, column):
     """And the layers that see both columns go on."""
-    artifact, patches = halved(random_artifact(NETS[name])), large_patches(NETS[name], 1)
+    artifact, patches = in_half(random_artifact(NETS[name])), large_patches(NETS[name], 1)
     factors = np.ones(2, np.float32)
     factors[column] = 0
     actual = run(artifact, patches, columns=factors)
@@ -130,6 +130,23 @@ def test_a_weight_beyond_float16_keeps_its_tensor_in_float32():
     artifact, patches = random_artifact(), large_patches()
     artifact.tensors["fc8.weight"][0, 0] = 1e6
     assert_same(run(halved_except(artifact, "fc8.weight"), patches), halved_except(artifact, "fc8.weight"), patches)
+
+
+@pytest.mark.parametrize(
+    ("scale", "stored"), [(1e-2, True), (1e-5, False), (1e-9, False)], ids=["normal", "few bits", "rounded to 0"]
+)
+def test_weights_that_are_too_small_for_float16_stay_in_float32(scale, stored):
+    artifact = random_artifact()
+    weight = np.random.default_rng(0).normal(0, scale, artifact.tensors["fc8.weight"].shape).astype(np.float32)
+    tensors = {**artifact.tensors, "fc8.weight": weight}
+    assert ("fc8.weight" in halved(Artifact(artifact.manifest, tensors))) == stored
+
+
+def test_weights_that_are_zero_or_float16_are_stored_as_float16():
+    artifact = random_artifact()
+    tiny = np.full_like(artifact.tensors["fc7.weight"], 2.0**-24)  # the smallest value of float16
+    tensors = {**artifact.tensors, "fc8.weight": np.zeros_like(artifact.tensors["fc8.weight"]), "fc7.weight": tiny}
+    assert {"fc7.weight", "fc8.weight"} <= halved(Artifact(artifact.manifest, tensors))
 
 
 def halved_except(artifact: Artifact, name: str) -> Artifact:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import base64
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from PIL import Image
 
 from alexnet_infer.artifact import Artifact, embedded_model, load_artifact
-from alexnet_infer.commands.compare import example_photos
 from alexnet_infer.decode import read_square
 from alexnet_infer.export.web import site as site_module
 from alexnet_infer.export.web.runtime import BINARY, SCRIPT, read_runtime
@@ -21,72 +20,12 @@ from alexnet_infer.export.web.site import Site, write_site
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.nets import load
 from alexnet_infer.preprocess import patches
-from tests.chromium import Chromium
+from tests.export.web.conftest import PHOTOS, READY, Open
 from tests.export.web.ort import real_package
 from tests.export.web.serving import FolderServer
 from tests.nets import random_artifact
 
 ort = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
-
-READY = "document.getElementById('status').textContent == 'Ready.'"
-PHOTOS = example_photos()
-
-
-@dataclass
-class Open:
-    """The page in a browser. Each photo and switch adds one to `shown` when it has been drawn."""
-
-    browser: Chromium
-    shown: int = 0
-
-    def act(self, script: str) -> None:
-        """Run a script that changes the result, and wait for that."""
-        self.browser.run(script)
-        self.drawn()
-
-    def drawn(self) -> None:
-        self.shown += 1
-        self.browser.wait(f"document.body.dataset.shown >= {self.shown}")
-        self.shown = int(self.browser.run("document.body.dataset.shown"))
-
-    def example(self, number: int) -> None:
-        self.act(f"document.querySelectorAll('#examples button')[{number}].click()")
-
-    def switch(self, selector: str) -> None:
-        self.act(f"document.querySelector({selector!r}).click()")
-
-    def text(self, selector: str) -> str:
-        return self.browser.run(f"document.querySelector({selector!r}).textContent")
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        return np.array(self.browser.run("JSON.parse(document.body.dataset.probabilities)"))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, browser) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    runtime = read_runtime(real_package())
-    write_site(Site(artifact=load_artifact(embedded_model()), sha256="0" * 64, runtime=runtime, photos=PHOTOS), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(folder) -> Iterator[FolderServer]:
-    server = FolderServer(folder)
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def page(browser, server) -> Iterator[Open]:
-    """The page, ready. It must print no warning and ask no other server."""
-    browser.resize(1400)
-    browser.open(server.url)
-    browser.wait(READY)
-    yield Open(browser)
-    assert browser.console == []
-    assert {url for url in browser.requests if not url.startswith(("blob:", "data:", server.url))} == set()
 
 
 @pytest.mark.parametrize("number", range(len(PHOTOS)), ids=[path.stem for path in PHOTOS])
@@ -114,7 +53,7 @@ def test_probabilities_are_those_of_classify(page, number):
     ],
     ids=["LRN", "column 1", "column 2"],
 )
-def test_a_switch_on_the_page_is_the_switch_of_the_graph(page, folder, selector, feeds):
+def test_a_switch_on_the_page_feeds_the_input_of_the_graph(page, folder, selector, feeds):
     net = load_artifact(embedded_model())
     square = read_square(PHOTOS[2], name="photo", rescaling=net.manifest.preprocessing.rescaling)
     session = ort.InferenceSession(folder / "net.onnx", providers=["CPUExecutionProvider"])
@@ -175,6 +114,22 @@ def test_every_open_layer_has_pictures_and_a_closed_one_is_computed_when_it_is_o
     assert dict(page.browser.run(counts))["conv1:pre"] == 2
 
 
+def test_a_layer_says_its_lowest_and_highest_value(page, folder):
+    page.browser.run("document.querySelector('#one').checked = true")
+    page.example(2)
+    net = load_artifact(embedded_model()).manifest
+    square = read_square(PHOTOS[2], name="photo", rescaling=net.preprocessing.rescaling)
+    session = ort.InferenceSession(folder / "net.onnx", providers=["CPUExecutionProvider"])
+    feeds = {"patches": patches(square, net.preprocessing, "center"), "switch.lrn": np.array(True)}
+    (units,) = session.run(["fc8"], {**feeds, "switch.columns": np.ones(2, np.float32)})
+    words = page.text("[data-layer=fc8] .range").removesuffix(".").split(" ")
+    assert words[:2] + words[3:4] == ["Values", "from", "to"]
+    assert float(words[2]) == pytest.approx(units.min(), rel=0.006)
+    assert float(words[4]) == pytest.approx(units.max(), rel=0.006)
+    label = page.browser.run("document.querySelector('[data-layer=fc8] canvas').getAttribute('aria-label')")
+    assert label.endswith(f"values from {words[2]} to {words[4]}")
+
+
 def test_the_most_active_maps_are_first(page, folder):
     page.browser.run("document.querySelector('#one').checked = true")
     page.example(2)
@@ -203,6 +158,43 @@ def test_a_file_a_dropped_and_a_pasted_photo_are_taken(page):
         assert not page.text("#label").startswith("espresso"), kind
 
 
+DROP = """{{
+    const data = new DataTransfer();
+    {add};
+    document.body.dispatchEvent(new DragEvent("drop", {{ dataTransfer: data, bubbles: true }}));
+}}"""
+
+
+def test_dropped_text_is_no_photo_and_that_is_said(page):
+    page.browser.run(DROP.format(add="data.setData('text/plain', 'hello')"))
+    message = page.browser.wait("document.querySelector('#status.problem')?.textContent")
+    assert message == "What was dropped is not a file: expected a photo."
+
+
+def test_of_several_dropped_photos_the_first_is_shown_and_that_is_said(page):
+    content = base64.b64encode(PHOTOS[2].read_bytes()).decode()
+    photo = f"new File([Uint8Array.from(atob('{content}'), (c) => c.charCodeAt(0))], 'first.jpg')"
+    page.act(DROP.format(add=f"data.items.add({photo}); data.items.add(new File(['x'], 'second.jpg'))"))
+    assert page.text("#label").startswith("espresso")
+    assert page.text("#status") == "Of 2 files, the first is shown: first.jpg."
+
+
+def test_the_same_file_can_be_chosen_again(page):
+    page.browser.choose_files("#file", PHOTOS[2])
+    page.drawn()
+    assert page.browser.run("document.getElementById('file').files.length") == 0
+
+
+def test_a_photo_of_too_many_pixels_for_classify_is_shrunk_and_that_is_said(page, tmp_path):
+    with Image.open(PHOTOS[2]) as photo:
+        photo.resize((8000, 6000)).save(tmp_path / "large.jpg", quality=80)
+    page.browser.run("document.querySelector('#one').checked = true")
+    page.browser.choose_files("#file", tmp_path / "large.jpg")
+    page.drawn()
+    assert page.text("#status") == "The browser has shrunk the photo to 6633 x 4974 first."
+    assert page.text("#label").startswith("espresso")
+
+
 def test_a_file_that_is_no_image_is_named_and_the_next_photo_works(page, tmp_path):
     (tmp_path / "<b>notes.txt").write_text("not an image")
     page.browser.choose_files("#file", tmp_path / "<b>notes.txt")
@@ -211,19 +203,6 @@ def test_a_file_that_is_no_image_is_named_and_the_next_photo_works(page, tmp_pat
     page.example(2)
     assert page.text("#label").startswith("espresso")
     assert page.text("#status") == ""
-
-
-def test_the_camera_is_used_only_when_it_is_asked_for_and_can_be_stopped(page):
-    assert page.browser.run("document.getElementById('video').srcObject === null")
-    page.switch("#camera")
-    assert page.browser.run("document.getElementById('video').srcObject.active")
-    page.drawn()
-    page.browser.run("document.getElementById('camera').click()")
-    assert page.browser.run("document.getElementById('video').srcObject === null")
-    page.browser.run("new Promise((done) => setTimeout(done, 300))")
-    shown = page.browser.run("document.body.dataset.shown")
-    page.browser.run("new Promise((done) => setTimeout(done, 300))")
-    assert page.browser.run("document.body.dataset.shown") == shown
 
 
 def test_everything_is_reached_and_used_with_the_keyboard(page):
@@ -311,6 +290,21 @@ def test_a_file_with_another_hash_is_refused(browser, other, name):
     message = browser.wait("document.querySelector('#status.problem')?.textContent")
     assert message == f"{name} is not the file that this page expects: its hash differs, or it was cut off."
     assert browser.run("document.getElementById('input').hidden")
+
+
+def test_a_missing_example_is_named_and_the_page_works(browser, other):
+    browser.open(other(lambda copy: (copy / "examples" / PHOTOS[0].name).unlink()).url)
+    browser.wait(READY)
+    page = Open(browser)
+    assert f"examples/{PHOTOS[0].name} can't be loaded: the server answers 404." in page.text("#examples")
+    page.example(1)
+    assert page.text("#label").startswith("espresso")
+
+
+def test_damaged_data_of_the_page_is_named(browser, other):
+    browser.open(other(lambda copy: (copy / "net.json").write_text('{"name": ')).url)
+    message = browser.wait("document.querySelector('#status.problem')?.textContent")
+    assert message == "net.json is damaged: write the page again."
 
 
 def test_a_missing_file_is_named(browser, other):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,13 +17,15 @@ from msgspec.structs import replace
 
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.errors import UsageError
+from alexnet_infer.export.web import folder as folder_module
 from alexnet_infer.export.web import site as site_module
 from alexnet_infer.export.web.runtime import CDN, integrity_of, read_runtime
 from alexnet_infer.export.web.site import SCRIPTS, Site, write_site
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.preprocess import Preprocessing, patches
+from alexnet_infer.version import __version__
 from tests.export.web.ort import made_up_package
-from tests.nets import random_artifact
+from tests.nets import TINY, random_artifact
 
 PLAIN = {"index.html", "style.css", "net.json", "net.onnx", *SCRIPTS}
 PAGE_FOLDER = Path(site_module.__file__).parent / "page"
@@ -203,6 +207,94 @@ def test_names_are_data_and_never_markup(tmp_path):
             assert "onerror" not in path.read_text()
 
 
+def test_the_page_explains_only_what_the_net_has(tmp_path):
+    pages = {
+        name: (made(tmp_path / name, random_artifact(spec)) / "index.html").read_text().replace("\n", " ")
+        for name, spec in {
+            "both": TINY,
+            "no LRN": dataclasses.replace(TINY, normalization="none"),
+            "one column": dataclasses.replace(TINY, columns=1),
+            "neither": dataclasses.replace(TINY, columns=1, normalization="none"),
+        }.items()
+    }
+    assert {name for name, page in pages.items() if "Without LRN" in page} == {"both", "one column"}
+    assert {name for name, page in pages.items() if "With a column off" in page} == {"both", "no LRN"}
+    assert {name for name, page in pages.items() if "What the switches do" in page} == pages.keys() - {"neither"}
+    assert "conv2, conv4 and conv5 look at their own column only" in pages["both"]
+
+
+def test_the_page_says_whether_weights_were_rounded(tmp_path):
+    artifact = random_artifact()
+    exact = Artifact(artifact.manifest, {name: t.astype(np.float16) for name, t in artifact.tensors.items()})
+    rounded = "weights rounded to float16"
+    assert rounded in (made(tmp_path / "a", artifact) / "index.html").read_text()
+    assert rounded not in (made(tmp_path / "b", artifact, half=False) / "index.html").read_text()
+    assert rounded not in (made(tmp_path / "c", exact) / "index.html").read_text()
+
+
+def test_another_page_of_alexnet_infer_is_not_overwritten(tmp_path):
+    page = f'<!doctype html><meta charset="utf-8"><meta name="generator" content="alexnet-infer {__version__} report">'
+    for text in (page, page.replace(" report", "")):
+        (tmp_path / "index.html").write_text(text)
+        with pytest.raises(UsageError, match=r"--web .*index\.html was not written by alexnet-infer export --web"):
+            made(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+def test_files_of_an_earlier_net_that_this_one_does_not_have_are_removed_and_others_stay(tmp_path, monkeypatch):
+    runtime = read_runtime(made_up_package(tmp_path / "package", monkeypatch))
+    folder = made(tmp_path / "site", runtime=runtime)
+    (folder / "onnxruntime-web" / "mine.txt").write_text("")
+    (folder / "mine.txt").write_text("")
+    made(folder)
+    assert files(folder) == PLAIN | {"mine.txt", "onnxruntime-web/mine.txt"}
+    (folder / "onnxruntime-web" / "mine.txt").unlink()
+    made(folder, runtime=runtime)
+    made(folder)
+    assert not (folder / "onnxruntime-web").exists()
+
+
+def test_the_page_is_the_last_file_and_what_it_is_told_the_one_before(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(folder_module, "write_atomically", lambda path, content: written.append(path.name))
+    made(tmp_path / "site")
+    assert len(written) == len(PLAIN)
+    assert written[-2:] == ["net.json", "index.html"]
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["new", "empty"])
+def test_a_failure_leaves_no_part_of_a_page(tmp_path, monkeypatch, empty):
+    def write(path: Path, content: bytes) -> None:
+        if path.name == "index.html":
+            raise OSError(28, "No space left on device")
+        path.write_bytes(content)
+
+    monkeypatch.setattr(folder_module, "write_atomically", write)
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(b"x")
+    if empty:
+        (tmp_path / "new").mkdir()
+    with pytest.raises(UsageError, match=r"--web .*can't be written \(No space"):
+        made(tmp_path / "new" / "site" if not empty else tmp_path / "new", photos=[photo])
+    assert files(tmp_path) == {"a.jpg"}
+    assert (tmp_path / "new").exists() == empty
+
+
+@pytest.mark.parametrize("name", ["examples", "onnxruntime-web"])
+def test_a_linked_folder_in_the_site_is_not_followed(tmp_path, monkeypatch, name):
+    runtime = read_runtime(made_up_package(tmp_path / "package", monkeypatch))
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(b"x")
+    folder = made(tmp_path / "site", runtime=runtime, photos=[photo])
+    (tmp_path / "target").mkdir()
+    shutil.rmtree(folder / name)
+    (folder / name).symlink_to(tmp_path / "target")
+    for options in ({"runtime": runtime}, {}):
+        with pytest.raises(UsageError, match=f"--web .*{name} is a link"):
+            made(folder, photos=[photo], **options)
+    assert [*(tmp_path / "target").iterdir()] == []
+
+
 def test_a_site_is_written_again_over_itself(tmp_path):
     folder = made(tmp_path / "site")
     before = {name: (folder / name).read_bytes() for name in files(folder)}
@@ -216,9 +308,26 @@ def test_files_of_something_else_are_not_overwritten(tmp_path, name):
     photo = tmp_path / "photos" / "a.jpg"
     photo.parent.mkdir()
     photo.write_bytes(b"x")
-    with pytest.raises(UsageError, match=f"--web .*{name if name != 'examples' else 'can.t be written'}"):
+    with pytest.raises(UsageError, match=f"--web .*{name}"):
         made(tmp_path, photos=[photo])
     assert (tmp_path / name).read_text() == "<title>mine</title>"
+
+
+def test_a_file_and_a_link_to_nothing_are_no_folders(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "missing")
+    for name, kind in (("file", "is not a folder"), ("link", "is a link to nothing")):
+        with pytest.raises(UsageError, match=f"--web .*{name}: {kind}; remove it, or name another folder"):
+            made(tmp_path / name)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_name_of_an_example_is_text_in_the_page_from_disk(tmp_path, monkeypatch):
+    photo = tmp_path / '"><b>.jpg'
+    photo.write_bytes(b"x")
+    runtime = read_runtime(made_up_package(tmp_path / "package", monkeypatch))
+    page = Page((made(tmp_path / "site", runtime=runtime, photos=[photo]) / "disk.html").read_text())
+    assert 'file:examples/"><b>.jpg' in [attributes.get("id") for attributes, _ in page.scripts]
 
 
 def test_a_folder_that_cant_be_written_is_a_line(tmp_path):

@@ -58,7 +58,7 @@ export function drawSquare(canvas, square, size, patch, views, chosen) {
  * @param {Layer} layer
  * @param {number[]} range the first map and the one after the last
  * @param {number} most how many to draw
- * @param {number} top the value that is white
+ * @param {number} top the value that is white; its negative is blue
  */
 export function drawMaps(canvas, values, layer, [first, end], most, top) {
   const [, height, width] = layer.shape;
@@ -90,7 +90,7 @@ export function drawMaps(canvas, values, layer, [first, end], most, top) {
  * Draw the units of a fully-connected layer in their order, 64 in a row.
  * @param {HTMLCanvasElement} canvas
  * @param {Float32Array} values
- * @param {number} top the value that is white
+ * @param {number} top the value that is white; its negative is blue
  */
 export function drawUnits(canvas, values, top) {
   const across = Math.min(UNITS, values.length);
@@ -104,11 +104,14 @@ export function drawUnits(canvas, values, top) {
   put(canvas, picture);
 }
 
-/** The largest absolute value, or 1 if all are 0. */
-export function peak(/** @type {Float32Array} */ values) {
-  let top = 0;
-  for (const value of values) top = Math.max(top, Math.abs(value));
-  return top || 1;
+/** The lowest and the highest value, and the larger of their absolute values, or 1 if all are 0. */
+export function extremes(/** @type {Float32Array} */ values) {
+  let [lowest, highest] = [Infinity, -Infinity];
+  for (const value of values) {
+    lowest = Math.min(lowest, value);
+    highest = Math.max(highest, value);
+  }
+  return { lowest, highest, top: Math.max(-lowest, highest) || 1 };
 }
 
 function put(/** @type {HTMLCanvasElement} */ canvas, /** @type {ImageData} */ picture) {

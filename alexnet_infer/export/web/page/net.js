@@ -28,7 +28,12 @@ import { bytes } from "./files.js";
 
 /** Read net.json. @returns {Promise<Site>} */
 export async function readSite() {
-  return JSON.parse(new TextDecoder().decode(await bytes("net.json")));
+  const text = new TextDecoder().decode(await bytes("net.json"));
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new Error("net.json is damaged: write the page again.");
+  }
 }
 
 export class Net {
@@ -41,8 +46,6 @@ export class Net {
     this.ort = ort;
     this.session = session;
     this.site = site;
-    /** @type {Promise<unknown>} */
-    this.last = Promise.resolve();
   }
 
   /**
@@ -60,18 +63,19 @@ export class Net {
     const ort = await import(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
     ort.env.wasm.wasmBinary = wasm.buffer;
     ort.env.wasm.numThreads = crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, 4) : 1;
+    ort.env.wasm.proxy = location.protocol !== "file:"; // in a worker, so that the page stays responsive
     ort.env.logLevel = "error";
     return new Net(ort, await ort.InferenceSession.create(model, { executionProviders: ["wasm"] }), site);
   }
 
   /**
-   * Compute layers of some patches: for each name, float32 [patches, ...shape of the layer].
+   * Compute layers of some patches, one call at a time: for each name, float32 [patches, ...shape of the layer].
    * @param {Float32Array} patches [patches, 3, patch, patch]
    * @param {string[]} names
    * @param {Switches} switches
    * @returns {Promise<Record<string, Float32Array>>}
    */
-  run(patches, names, switches) {
+  async run(patches, names, switches) {
     const { Tensor } = this.ort;
     const p = this.site.preprocessing.patch;
     /** @type {Record<string, unknown>} */
@@ -81,12 +85,9 @@ export class Net {
       const factors = Float32Array.from(switches.columns, Number);
       feeds["switch.columns"] = new Tensor("float32", factors, [this.site.columns]);
     }
-    const result = this.last.then(async () => {
-      const outputs = await this.session.run(feeds, names);
-      return Object.fromEntries(names.map((name) => [name, outputs[name].data]));
-    });
-    this.last = result.catch(() => {}); // one call at a time
-    return result;
+    const outputs = await this.session.run(feeds, names);
+    await new Promise((done) => setTimeout(done)); // without a worker: first what happened meanwhile
+    return Object.fromEntries(names.map((name) => [name, outputs[name].data]));
   }
 }
 
