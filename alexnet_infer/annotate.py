@@ -138,10 +138,8 @@ def _name_of_url(url: str) -> tuple[str, str]:
     if not last:
         return safe_name(host, 100, "photo"), ".png"
     stem, dot, suffix = last.rpartition(".")
-    if not (dot and suffix.isalnum()):
-        stem, suffix = last, ""
-    suffix = f".{suffix}" if f".{suffix}".lower() in COPY_SUFFIXES else ".png"
-    return safe_name(stem, 100, "photo"), suffix
+    stem, suffix = (stem, f".{suffix}") if dot and suffix.isalnum() else (last, "")
+    return safe_name(stem, 100, "photo"), suffix if suffix.lower() in COPY_SUFFIXES else ".png"
 
 
 def _key(name: str) -> str:
