@@ -7,23 +7,25 @@ import math
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from PIL import Image
 
 from alexnet_infer.decode import MAX_BYTES, read_rgb
-from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError, cause_of
-from alexnet_infer.files import open_regular, safe_name, write_atomically, writing
+from alexnet_infer.errors import UnreadableInputError, UsageError, cause_of
+from alexnet_infer.files import safe_name, write_atomically, writing
 from alexnet_infer.lettering import can_be_drawn, fitted, lettering
 from alexnet_infer.manifest import ClassName
+from alexnet_infer.marks import is_marked
 from alexnet_infer.photos import Photo, fetched
 from alexnet_infer.predict import Result
-from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.reading import PHOTOS_PER_CALL, batches, decode_ahead
+from alexnet_infer.seen import Seen
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -36,6 +38,9 @@ MOST_LABELS = 20
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif")
 """Suffixes, in lower case, of photos whose copies are JPEGs of the same name. All other copies are PNGs."""
+
+COPY_SUFFIXES = (*JPEG_SUFFIXES, ".png")
+"""Suffixes, in lower case, that a copy keeps."""
 
 MARK = b"annotated by alexnet-infer"
 """What a copy has in its first KB, as a JPEG's comment or a PNG's text. A file without it is never replaced."""
@@ -59,8 +64,8 @@ def plan(photos: Sequence[Photo], folder: Path) -> list[Path]:
     A copy has the file's name. Photos of the same name get numbers: a.jpg, a-2.jpg. A photo that is neither JPEG nor
     PNG by its name gets a name that ends in .png. URLs are named after the last part of their path.
 
-    Raises UsageError if `folder` is not a folder, if a photo is in it, or if a file that alexnet-infer didn't write has
-    the name of a copy.
+    Raises UsageError if `folder` is not a folder or can't be written to, if a photo is in it, or if a file that
+    alexnet-infer didn't write has the name of a copy.
     """
     with writing(f"--annotate {folder}"):  # a name may be too long to be looked for
         there = folder.exists()
@@ -68,6 +73,7 @@ def plan(photos: Sequence[Photo], folder: Path) -> list[Path]:
         raise UsageError(f"--annotate {folder}: expected a folder, or a name for a new one")
     if there:
         _check_apart(photos, folder)
+    _check_writable(folder)
     taken: set[str] = set()
     last_numbers: Counter[tuple[str, str]] = Counter()
     paths = []
@@ -79,7 +85,7 @@ def plan(photos: Sequence[Photo], folder: Path) -> list[Path]:
             name = f"{stem}-{last_numbers[stem, suffix] + 1}{suffix}"
         taken.add(key)
         paths.append(folder / name)
-        if os.path.lexists(paths[-1]) and not _is_copy(paths[-1]):
+        if os.path.lexists(paths[-1]) and not is_marked(paths[-1], MARK):
             raise UsageError(f"{paths[-1]}: exists, and alexnet-infer didn't write it; expected another --annotate DIR")
     return paths
 
@@ -100,39 +106,45 @@ def _check_apart(photos: Iterable[Photo], folder: Path) -> None:
             raise UsageError(f"--annotate {folder}: has the photo {photo.name} in it; expected another folder")
 
 
+def _check_writable(folder: Path) -> None:
+    """Make a file without a name in the folder, or in the nearest one above it that exists."""
+    with writing(f"--annotate {folder}", "name another folder"):
+        parent = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        with TemporaryFile(dir=parent):
+            pass
+
+
 def _name(photo: Photo) -> tuple[str, str]:
     """Return the name of a photo's copy without its suffix, and its suffix."""
     if photo.path is not None:
         name = photo.path.name
     elif photo.url is not None:
-        name = safe_name(_last_part(photo.url), 100)
+        return _name_of_url(photo.url)
     else:
         name = "standard-input"
     stem, suffix = os.path.splitext(name)  # noqa: PTH122
     while len(os.fsencode(stem)) > LONGEST_STEM:
         stem = stem[:-1]
-    return stem or "photo", suffix if suffix.lower() in (*JPEG_SUFFIXES, ".png") else ".png"
+    return stem or "photo", suffix if suffix.lower() in COPY_SUFFIXES else ".png"
 
 
-def _last_part(url: str) -> str:
+def _name_of_url(url: str) -> tuple[str, str]:
+    """Return the last part of a URL's path, or its whole host, as a stem that is allowed everywhere and a suffix."""
     try:
         parts = urlsplit(url)
-        return parts.path.rstrip("/").rpartition("/")[2] or parts.hostname or "photo"
+        last, host = parts.path.rstrip("/").rpartition("/")[2], parts.hostname or ""
     except ValueError:  # not a URL, which is reported when it is fetched
-        return "photo"
+        last = host = ""
+    if not last:
+        return safe_name(host, 100, "photo"), ".png"
+    stem, dot, suffix = last.rpartition(".")
+    stem, suffix = (stem, f".{suffix}") if dot and suffix.isalnum() else (last, "")
+    return safe_name(stem, 100, "photo"), suffix if suffix.lower() in COPY_SUFFIXES else ".png"
 
 
 def _key(name: str) -> str:
     """Return the same text for two names that are one file on some systems."""
     return unicodedata.normalize("NFC", name).casefold()
-
-
-def _is_copy(path: Path) -> bool:
-    try:
-        with open_regular(path, follow=False) as file:
-            return MARK in file.read(1024)
-    except (OSError, SpecError):
-        return False
 
 
 def held(photos: Iterable[Photo]) -> Iterator[Photo]:
@@ -170,8 +182,10 @@ class Annotator:
     """Draws copies for one net or ensemble."""
 
     classes: Sequence[ClassName]
-    rescalings: Collection[Rescaling]
-    """Of the nets. They say which part of a photo is seen."""
+    sizes: Sequence[int]
+    """The side in pixels of each net's square."""
+    seen: Seen | None
+    """The part of a photo that the nets see, if it is one rectangle."""
     footer: str
     """The line below the labels, such as the net's name."""
 
@@ -190,11 +204,8 @@ class Annotator:
             return Annotated(result=result)
         named = [self.classes[label.index] for label in result.labels]
         labels = [(_text(n), label.probability) for n, label in zip(named, result.labels, strict=True)]
-        photo = read_rgb(
-            result.photo.source(), name=result.photo.name, shrink_to=max(kind.size for kind in self.rescalings)
-        )
-        framed = not any(kind.fit == "stretch" for kind in self.rescalings)
-        copy = draw(photo, labels, footer=self.footer, framed=framed)
+        photo = read_rgb(result.photo.source(), name=result.photo.name, shrink_to=max(self.sizes))
+        copy = draw(photo, labels, footer=self.footer, seen=self.seen)
         with writing(path, "name another --annotate DIR"):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, _encoded(copy, path))
@@ -207,19 +218,20 @@ def _text(named: ClassName) -> str:
     return named.short if can_be_drawn(named.short) else named.wnid
 
 
-def draw(photo: Image.Image, labels: Sequence[tuple[str, float]], *, footer: str, framed: bool) -> Image.Image:
+def draw(photo: Image.Image, labels: Sequence[tuple[str, float]], *, footer: str, seen: Seen | None) -> Image.Image:
     """Return a copy of an RGB photo with a panel of labels (name, probability) below it, which hides nothing of it.
 
     The photo's longer side becomes at most LONGEST_SIDE, and a narrow one gets margins. At most MOST_LABELS are drawn.
-    With `framed`, a thin frame shows the central square of a photo that is not square: what the net sees.
+    With `seen`, a thin frame shows that part, unless it is the whole photo within 3 % or the photo's shorter side is at
+    most FRAMED.
     """
     from PIL.ImageDraw import Draw
 
     if (scale := LONGEST_SIDE / max(photo.size)) < 1:
         sides = [max(1, round(side * scale)) for side in photo.size]
         photo = photo.resize(sides, Image.Resampling.LANCZOS, reducing_gap=3)
-    framed = framed and max(photo.size) > 1.03 * min(photo.size) > FRAMED
-    lines = [footer, *(["The net sees the part in the frame."] if framed else [])]
+    box = seen.box(*photo.size) if seen is not None and min(photo.size) > FRAMED else None
+    lines = [footer, *(["The net sees the part in the frame."] if box is not None else [])]
     size = min(max(round(0.032 * math.sqrt(photo.width * photo.height)), SMALLEST), LARGEST)
     row, width = round(1.6 * size), max(photo.width, 24 * size)
     labels = labels[:MOST_LABELS]
@@ -228,8 +240,8 @@ def draw(photo: Image.Image, labels: Sequence[tuple[str, float]], *, footer: str
     pen = Draw(canvas)
     left = (width - photo.width) // 2
     canvas.paste(photo, (left, 0))
-    if framed:
-        _frame(pen, left, photo.size, max(1, size // 14))
+    if box is not None:
+        _frame(pen, left, box, max(1, size // 14))
     y = photo.height + size
     for i, (name, probability) in enumerate(labels):
         _label(pen, name, probability, box=(size, y, width - size, y + row), size=size, first=i == 0)
@@ -242,12 +254,11 @@ def draw(photo: Image.Image, labels: Sequence[tuple[str, float]], *, footer: str
     return canvas
 
 
-def _frame(pen: ImageDraw, left: int, photo: tuple[int, int], line: int) -> None:
-    """Draw a white frame with dark edges around the central square of the photo, whose left side is at `left`."""
-    side = min(photo)
-    x, y = left + (photo[0] - side) // 2, (photo[1] - side) // 2
-    pen.rectangle((x, y, x + side - 1, y + side - 1), outline="black", width=3 * line)
-    pen.rectangle((x + line, y + line, x + side - 1 - line, y + side - 1 - line), outline="white", width=line)
+def _frame(pen: ImageDraw, left: int, box: tuple[int, int, int, int], line: int) -> None:
+    """Draw a white frame with dark edges just inside `box` of the photo, whose left side is at `left`."""
+    x, y, right, bottom = left + box[0], box[1], left + box[2] - 1, box[3] - 1
+    pen.rectangle((x, y, right, bottom), outline="black", width=3 * line)
+    pen.rectangle((x + line, y + line, right - line, bottom - line), outline="white", width=line)
 
 
 def _label(

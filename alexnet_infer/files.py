@@ -44,9 +44,12 @@ def along(name: str) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
-def safe_name(text: str, most: int) -> str:
-    """Return a net's name with at most `most` characters, all of which are allowed in a file's name and in a URL."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")[:most] or "alexnet"
+def safe_name(text: str, most: int, empty: str = "alexnet") -> str:
+    """Return a name with at most `most` characters, all of which are allowed in a file's name and in a URL.
+
+    `empty` is returned if no character remains.
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")[:most] or empty
 
 
 def is_file(path: Path) -> bool:

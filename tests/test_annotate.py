@@ -17,8 +17,10 @@ from alexnet_infer.manifest import ClassName
 from alexnet_infer.photos import Photo, named
 from alexnet_infer.predict import Label, Result
 from alexnet_infer.preprocess import Rescaling
+from alexnet_infer.seen import Seen
 
-CROP, STRETCH = Rescaling(size=64), Rescaling(size=64, fit="stretch")
+SQUARE, STRETCHED = (Seen(stretched=stretched, start=0, end=1) for stretched in (False, True))
+PATCH = Seen(stretched=False, start=0.125, end=0.875)
 CLASSES = (ClassName(wnid="n1", name="a cat, Felis"), ClassName(wnid="n2", name="\U00010600"))
 PANEL = (0x18, 0x18, 0x1B)
 
@@ -54,7 +56,11 @@ def test_photos_of_one_name_get_numbers_and_no_two_copies_are_one_file():
     ("url", "name"),
     [
         ("https://example.org/a/photo.jpg?size=1&token=secret", "photo.jpg"),
-        ("https://user:password@example.org/", "example.png"),
+        ("https://user:password@example.org/", "example.org.png"),
+        ("http://127.0.0.1/", "127.0.0.1.png"),
+        ("http://h/\u732b.jpg", "photo.jpg"),
+        ("http://h/.jpg", "photo.jpg"),
+        ("http://h/v1.2", "v1.png"),
         ("https://example.org/%2e%2e%2fx/..%5cy", "5cy.png"),
         ("https://example.org/\x1b[31m.png", "31m.png"),
         ("http://[", "photo.png"),
@@ -62,7 +68,7 @@ def test_photos_of_one_name_get_numbers_and_no_two_copies_are_one_file():
 )
 def test_a_url_gets_a_safe_name_without_password_or_query(url, name):
     (found,) = names(url)
-    assert found.endswith(name)
+    assert found == name
     assert not {*found} & {*"/\\%\x1b:?"}
     assert "secret" not in found
     assert "password" not in found
@@ -75,8 +81,13 @@ def test_standard_input_has_a_name_and_long_names_are_cut():
     assert len(os.fsencode(name)) < 220
 
 
-def test_many_photos_of_one_name_are_planned_in_time_that_grows_with_their_number():
-    assert len({*names(*[f"{i}/x.jpg" for i in range(20_000)])}) == 20_000
+def test_many_photos_of_one_name_are_planned_in_time_that_grows_with_their_number(monkeypatch):
+    """Each name is looked up a bounded number of times."""
+    looked_up = []
+    key = annotate._key
+    monkeypatch.setattr(annotate, "_key", lambda name: looked_up.append(name) or key(name))
+    assert len({*names(*[f"{i}/x.jpg" for i in range(2_000)])}) == 2_000
+    assert len(looked_up) <= 3 * 2_000
 
 
 # Files that are there.
@@ -126,12 +137,28 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
             plan(photos("a.jpg"), folder)
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_classified(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"^--annotate .*file/out: can't be written"):
+        plan(photos("a.jpg"), tmp_path / "file" / "out")
+
+    def refuse(dir):
+        assert dir == tmp_path
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(annotate, "TemporaryFile", refuse)
+    for folder in (tmp_path, tmp_path / "new" / "newer"):
+        with pytest.raises(UsageError, match=r"can't be written \(Permission denied\); name another folder"):
+            plan(photos("a.jpg"), folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 # The picture.
 
 
 def drawn(size: tuple[int, int], labels=(("cat", 0.75), ("dog", 0.25)), **options) -> tuple[np.ndarray, np.ndarray]:
     photo = picture(*size)
-    copy = draw(photo, labels, **({"footer": "net", "framed": True} | options))
+    copy = draw(photo, labels, **({"footer": "net", "seen": SQUARE} | options))
     return np.asarray(photo), np.asarray(copy)
 
 
@@ -146,21 +173,25 @@ def test_nothing_of_a_square_photo_is_changed_and_the_panel_is_below_it(size):
     assert (panel != PANEL).any()
 
 
-@pytest.mark.parametrize("size", [(900, 500), (600, 900)])
-def test_the_frame_is_around_the_central_square_and_the_rest_is_the_photo(size):
-    photo, copy = drawn(size)
+@pytest.mark.parametrize("size", [(904, 504), (600, 904), (600, 600)])
+@pytest.mark.parametrize(("seen", "share"), [(SQUARE, 1), (PATCH, 0.75)], ids=["square", "patch"])
+def test_the_frame_is_around_what_is_seen_and_the_rest_is_the_photo(size, seen, share):
+    photo, copy = drawn(size, seen=seen)
     height, width, _ = photo.shape
-    side, changed = min(size), (copy[:height] != photo).any(2)
+    side, changed = round(share * min(size)), (copy[:height] != photo).any(2)
+    if side == width == height:
+        assert not changed.any()
+        return
     ys, xs = np.nonzero(changed)
     left, top = (width - side) // 2, (height - side) // 2
     assert (xs.min(), xs.max(), ys.min(), ys.max()) == (left, left + side - 1, top, top + side - 1)
     assert not changed[top + 6 : top + side - 6, left + 6 : left + side - 6].any()
-    assert np.array_equal(drawn(size, framed=False)[1][:height], photo)
+    assert np.array_equal(drawn(size, seen=None)[1][:height], photo)
 
 
 @pytest.mark.parametrize("size", [(4096, 1024), (1500, 3000)])
 def test_a_large_photo_is_shrunk_in_proportion(size):
-    _, copy = drawn(size, framed=False)
+    _, copy = drawn(size, seen=None)
     scale = LONGEST_SIDE / max(size)
     panel_top = np.flatnonzero((copy == PANEL).all((1, 2)))[0]
     photo_columns = (copy[:panel_top] != PANEL).any(2).any(0).sum()
@@ -203,8 +234,8 @@ def test_the_labels_and_their_probabilities_are_drawn_in_order(monkeypatch):
 # Writing.
 
 
-def annotator(*rescalings: Rescaling) -> Annotator:
-    return Annotator(classes=CLASSES, rescalings=rescalings or (CROP,), footer="net")
+def annotator(seen: Seen | None = SQUARE) -> Annotator:
+    return Annotator(classes=CLASSES, sizes=[64], seen=seen, footer="net")
 
 
 def result(photo: Photo, index: int = 0, error: str | None = None) -> Result:
@@ -236,13 +267,13 @@ def test_a_copy_is_turned_and_has_the_mark_but_no_other_metadata(tmp_path):
 
 def test_a_net_that_stretches_the_photo_sees_all_of_it_and_there_is_no_frame(tmp_path):
     picture(90, 40).save(tmp_path / "a.png")
-    for name, kinds in (("crop", [CROP]), ("stretch", [STRETCH]), ("both", [CROP, STRETCH])):
+    for name, seen in (("crop", SQUARE), ("stretch", STRETCHED), ("both", None)):
         out = tmp_path / name / "a.png"
-        [*annotator(*kinds).annotate([result(named(tmp_path / "a.png"))], [out])]
+        [*annotator(seen).annotate([result(named(tmp_path / "a.png"))], [out])]
         with Image.open(out) as copy, Image.open(tmp_path / "a.png") as photo:
             left = (copy.width - 90) // 2
             same = np.array_equal(np.asarray(copy)[:40, left : left + 90], np.asarray(photo))
-        assert same == (STRETCH in kinds)
+        assert same == (seen is not SQUARE)
 
 
 def test_results_keep_their_order_and_a_photo_that_failed_has_no_copy(tmp_path):
@@ -284,7 +315,7 @@ def test_standard_input_is_read_once_and_decoded_twice(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(file.getvalue())))
     (photo,) = held([Photo(name="-")])
     for _ in range(2):
-        assert photo.square(CROP).shape == (64, 64, 3)
+        assert photo.square(Rescaling(size=64)).shape == (64, 64, 3)
 
 
 def test_a_missing_standard_input_and_photos_with_a_problem_stay_problems(monkeypatch):

@@ -137,10 +137,11 @@ def test_the_architecture_needs_only_the_standard_library_and_msgspec():
 
 
 FLOORS = (
-    "errors output packages files progress program version bilinear machine web help strict_json containers lettering",
+    "errors output packages files progress program version bilinear machine web help strict_json containers lettering"
+    " marks csv_text",
     "tensor_file recognize formats pages",
     "architecture preprocess metrics",
-    "presets layers manifest decode",
+    "presets layers manifest decode seen",
     "artifact",
     "photos kernels",
     "graph",

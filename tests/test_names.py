@@ -137,8 +137,19 @@ export --batch
 export --calibrate
 export --precision
 export --trt --workspace
+export --outputs
+export --web x --runtime
 export x --out
+explain
+explain x --model
+explain x -o
+features
+features --data
+features -o
+features x -o f.npz --layer
+features x -o f.npz --model
 filters
+filters --sort
 filters -o
 filters --scale
 import
@@ -151,6 +162,11 @@ info x
 models
 pull
 pull bvlc-alexnet --from
+similar
+similar --index
+similar x --index
+similar x --index y --layer
+similar x --index y --report
 """
 """The words before a hostile argument."""
 

@@ -28,6 +28,7 @@ from alexnet_infer.version import __version__
 EPILOG = """
 Examples:
   alexnet-infer classify photo.jpg
+  alexnet-infer explain photo.jpg
   alexnet-infer eval --data ILSVRC2012 --model bvlc-alexnet
 
 `alexnet-infer COMMAND --help` shows the options and examples of a command.
@@ -62,7 +63,8 @@ USE, NETS, CHECK = "Commands", "Nets", "Compare, measure, check"
 app = typer.Typer(
     name="alexnet-infer",
     cls=Group,
-    help="Classify images with AlexNet (2012), measure its error by the paper's protocol, and export it.",
+    help="Classify images with AlexNet (2012), look inside the net (`explain`, `features`, `similar`), measure its "
+    "error by the paper's protocol, and export it.",
     epilog=EPILOG,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -82,6 +84,12 @@ def _common(
     ] = False,
 ) -> None:
     pass
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise typer.BadParameter("expected a folder, or a name for a new one; . is the current folder")
+    return Path(text)
 
 
 @app.command(cls=Command, epilog=CLASSIFY_EXAMPLES, rich_help_panel=USE)
@@ -111,7 +119,8 @@ def classify(
     as_json: Annotated[bool, option(OUTPUT, "Print one JSON object per line, one line per photo.", "--json")] = False,
     as_csv: Annotated[bool, option(OUTPUT, "Print CSV, one row per photo and label.", "--csv")] = False,
     annotate: Annotated[
-        Path | None, option(OUTPUT, "Write copies of the photos with their labels below them.", metavar="DIR")
+        Path | None,
+        option(OUTPUT, "Write copies of the photos with their labels below them.", parser=_folder, metavar="DIR"),
     ] = None,
 ) -> None:
     """Label photos with the classes that a net knows.
@@ -146,7 +155,8 @@ def info(
 ) -> None:
     """Show a net's layers, parameters and multiply-adds.
 
-    For a trained net, also show its classes, preprocessing, training and errors.
+    For a trained net, also show its classes, preprocessing, training and errors, and for a model file the share of
+    colour in the first layer's kernels (see `filters`).
     """
     from alexnet_infer.commands.info import run
 
@@ -158,9 +168,17 @@ def filters(
     model: Annotated[
         Path | None, argument("[NET]", "Net name or model file.", parser=net, default="best bundled net")
     ] = None,
-    out: Annotated[Path, option(OUTPUT, "File to write, .png or .svg.", "-o", "--out", metavar="FILE")] = Path(
-        "kernels.png"
-    ),
+    out: Annotated[
+        Path | None,
+        option(
+            OUTPUT,
+            "File to write, .png or .svg.",
+            "-o",
+            "--out",
+            metavar="FILE",
+            default="kernels.png; with --json: none",
+        ),
+    ] = None,
     scale: Annotated[
         int | None,
         option(
@@ -176,7 +194,7 @@ def filters(
     """Draw the first layer's kernels, like the paper's Figure 3.
 
     The columns are apart, each with the share of colour in its kernels: the energy of their weights outside the grey
-    axis (section 6.1).
+    axis (section 6.1). A file that is not such a figure is never replaced.
     """
     options = locals()
     from alexnet_infer.commands.filters import run

@@ -120,7 +120,7 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export nets to ONNX or TensorRT, and verify the outputs.
+    """Export nets to ONNX, TensorRT or a web page, and verify the outputs.
 
     Exits with 1 if a file differs from its nets by more than the tolerance or an image cannot be read, also one for
     calibration.

@@ -61,7 +61,14 @@ def features(
     batch: Annotated[int, option(RUNTIME, "Images per call of the net.", metavar="N")] = 16,
     workers: Annotated[int | None, option(RUNTIME, "Decoding threads.", metavar="N", default="all CPU cores")] = None,
     out: Annotated[
-        Path, option(OUTPUT, "File to write: .npy (one layer), .npz, .parquet or .h5.", "-o", "--out", metavar="FILE")
+        Path,
+        option(
+            OUTPUT,
+            "Required: file to write, .npy (one layer), .npz, .parquet or .h5.",
+            "-o",
+            "--out",
+            metavar="FILE",
+        ),
     ] = ...,
     as_json: AsJson = False,
 ) -> None:
@@ -80,7 +87,7 @@ def similar(
     photos: Annotated[
         list[str], argument("PHOTO...", "Files, folders, patterns, http(s) URLs, or - for standard input.")
     ],
-    index: Annotated[Path, option(WHAT, "File that `features` wrote.", "--index", metavar="FEATURES")],
+    index: Annotated[Path, option(WHAT, "Required: file that `features` wrote.", "--index", metavar="FEATURES")],
     model: Annotated[
         Path | None,
         option(WHAT, "The net of FEATURES: its name or file.", parser=net, metavar="NET", default="the one it names"),

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alexnet_infer.annotate import Annotated, Annotator, held, plan
 from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import ENGINE_SUFFIXES
 from alexnet_infer.errors import UsageError
@@ -18,6 +18,15 @@ from alexnet_infer.photos import expand
 from alexnet_infer.predict import Ensemble, Net, Result
 from alexnet_infer.preprocess import Views
 from alexnet_infer.progress import counting
+
+if TYPE_CHECKING:
+    from alexnet_infer.annotate import Annotated
+    from alexnet_infer.photos import Photo
+
+    _Item = tuple[Result, Annotated | None]
+    """A result, and what became of the photo's copy with --annotate."""
+    _Printer = Callable[[Result, Path | None], None]
+    """Prints a result. The path is that of the copy, if one was written."""
 
 BAR_WIDTH = 24
 
@@ -55,35 +64,59 @@ def run(
         )
     paths = choose_nets([model] if model is not None else [], ensemble)
     entries = list(expand(photos))
-    copies = plan(entries, annotate) if annotate is not None else None
+    copies = _planned(entries, annotate) if annotate is not None else None
     if backend == "auto" and len(entries) < FEW and paths[0].suffix not in ENGINE_SUFFIXES and installed("onnxruntime"):
         backend = "onnxruntime"
     nets = [load(path, device=device, views=views, backend=backend, trust_engine=trust_engine) for path in paths]
     net = nets[0] if len(nets) == 1 else Ensemble(nets)
-    results = net.classify_all(entries if copies is None else held(entries), top or min(5, len(net.classes)))
-    if copies is None:
-        annotated = (Annotated(result=result) for result in results)
-    else:
-        annotated = _annotator(net).annotate(results, copies)
+    if top is not None and top > len(net.classes):
+        raise UsageError(f"--top {top}: expected 1 to {len(net.classes)}, the number of classes")
+    top = top or min(5, len(net.classes))
+    items = _plain(net, entries, top) if copies is None else _annotated(net, entries, top, copies)
     show = _json_printer(net) if as_json else _csv_printer(net) if as_csv else _text_printer(net, len(entries))
-    failed = _show(annotated, show, len(entries), annotate)
+    failed = _show(items, show, len(entries), annotate)
     if not (as_json or as_csv) and failed < len(entries) and paths[0] in nets_at_hand():
         _suggest_larger_net(net)
     return 0 if not failed else 3 if failed == len(entries) else 1
 
 
-def _show(annotated: Iterator[Annotated], show: Callable[[Annotated], None], total: int, folder: Path | None) -> int:
+def _planned(photos: Sequence[Photo], folder: Path) -> list[Path]:
+    from alexnet_infer.annotate import plan
+
+    return plan(photos, folder)
+
+
+def _plain(net: Net | Ensemble, photos: Sequence[Photo], top: int) -> Iterator[_Item]:
+    return ((result, None) for result in net.classify_all(photos, top))
+
+
+def _annotated(net: Net | Ensemble, photos: Sequence[Photo], top: int, copies: Sequence[Path]) -> Iterator[_Item]:
+    from alexnet_infer.annotate import Annotator, held
+    from alexnet_infer.seen import Seen
+
+    annotator = Annotator(
+        classes=net.classes,
+        sizes=[member.rescaling.size for member in net.nets],
+        seen=Seen.of((member.manifest.preprocessing, member.views) for member in net.nets),
+        footer=f"{_title(net)}, {_views(net)}",
+    )
+    done = annotator.annotate(net.classify_all(held(photos), top), copies)
+    return ((item.result, item) for item in done)
+
+
+def _show(items: Iterator[_Item], show: _Printer, total: int, folder: Path | None) -> int:
     """Print each result, and what failed. Returns the number of photos that failed."""
     failed = copies = 0
     replaced_names = False
-    for item in _with_progress(annotated, total) if total > 1 else annotated:
-        error = item.result.error or item.error
+    for result, annotated in _with_progress(items, total) if total > 1 else items:
+        error = result.error or (annotated.error if annotated is not None else None)
         if error is not None:
             failed += 1
             tell(f"error: {error}")
-        show(item)
-        copies += item.copy is not None
-        replaced_names |= item.replaced_names
+        show(result, annotated.copy if annotated is not None else None)
+        if annotated is not None:
+            copies += annotated.copy is not None
+            replaced_names |= annotated.replaced_names
     if replaced_names:
         tell("No font here has all characters of some class names: the copies show their WordNet ids instead.")
     if copies:
@@ -91,49 +124,41 @@ def _show(annotated: Iterator[Annotated], show: Callable[[Annotated], None], tot
     return failed
 
 
-def _annotator(net: Net | Ensemble) -> Annotator:
-    return Annotator(
-        classes=net.classes,
-        rescalings={member.rescaling for member in net.nets},
-        footer=f"{_title(net)}, {_views(net)}",
-    )
-
-
-def _json_printer(net: Net | Ensemble) -> Callable[[Annotated], None]:
-    def show(item: Annotated) -> None:
-        say_json(_json_row(item.result, net) | ({"copy": str(item.copy)} if item.copy is not None else {}))
+def _json_printer(net: Net | Ensemble) -> _Printer:
+    def show(result: Result, copy: Path | None) -> None:
+        say_json(_json_row(result, net) | ({"copy": str(copy)} if copy is not None else {}))
 
     return show
 
 
-def _csv_printer(net: Net | Ensemble) -> Callable[[Annotated], None]:
+def _csv_printer(net: Net | Ensemble) -> _Printer:
     """Print the header, and return what prints a photo's rows: one per label, or one with the error."""
-    from alexnet_infer.evaluation.tables import csv_lines
+    from alexnet_infer.csv_text import csv_lines
 
     def print_rows(rows: Iterable[Sequence[object]]) -> None:
         for line in csv_lines(rows):
             say(line.decode().removesuffix("\n"))
 
-    def show(item: Annotated) -> None:
-        photo = item.result.photo.name
-        if item.result.error is not None:
-            print_rows([(photo, "", "", "", "", "", item.result.error)])
+    def show(result: Result, copy: Path | None) -> None:
+        photo = result.photo.name
+        if result.error is not None:
+            print_rows([(photo, "", "", "", "", "", result.error)])
             return
         print_rows(
             (photo, rank, label.index, label.wnid, label.name, label.probability, "")
-            for rank, label in enumerate(item.result.labels, 1)
+            for rank, label in enumerate(result.labels, 1)
         )
 
     print_rows([("photo", "rank", "index", "wnid", "name", "probability", "error")])
     return show
 
 
-def _text_printer(net: Net | Ensemble, photos: int) -> Callable[[Annotated], None]:
+def _text_printer(net: Net | Ensemble, photos: int) -> _Printer:
     print_result = _print_table if photos == 1 else _print_line
 
-    def show(item: Annotated) -> None:
-        if item.result.error is None:
-            print_result(item.result, net)
+    def show(result: Result, copy: Path | None) -> None:
+        if result.error is None:
+            print_result(result, net)
 
     return show
 
@@ -201,8 +226,8 @@ def _suggest_larger_net(net: Net | Ensemble) -> None:
             tell(f"{subject} {len(net.classes):,} classes. {advice}")
 
 
-def _with_progress(results: Iterator[Annotated], total: int) -> Iterator[Annotated]:
+def _with_progress(items: Iterator[_Item], total: int) -> Iterator[_Item]:
     with counting("classifying", total, "photos") as advance:
-        for result in results:
-            yield result
+        for item in items:
+            yield item
             advance(1)

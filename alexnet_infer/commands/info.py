@@ -108,7 +108,7 @@ def _json(shown: _Shown) -> dict:
         "layers": layers,
         "manifest": json.loads(manifest.to_json()) if manifest else None,
         "export": json.loads(exported.to_json()) if exported else None,
-        "conv1_colour_share": list(shown.colour_shares) if shown.colour_shares else None,
+        "colour_share": list(shown.colour_shares) if shown.colour_shares else None,
     }
 
 
@@ -197,7 +197,7 @@ def _provenance(manifest: Manifest, shown: _Shown) -> Table:
     if shown.colour_shares is not None:
         shares = [f"{100 * share:.1f} %" for share in shown.colour_shares]
         columns = [f"{share} in column {i}" for i, share in enumerate(shares, 1)] if len(shares) > 1 else shares
-        rows.append(("conv1 colour", ", ".join(columns)))
+        rows.append((f"{manifest.architecture.operations[0].name} colour", ", ".join(columns)))
     if exported is not None:
         batch, kind = exported.batch, f" for {exported.int8_for}" if exported.int8_for else ""
         takes = f"squares, {exported.views} view(s)" if exported.takes_squares else "patches"
@@ -212,5 +212,5 @@ def _provenance(manifest: Manifest, shown: _Shown) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for heading, text in rows:
-        table.add_row(heading, styled(text))
+        table.add_row(styled(heading), styled(text))
     return table

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from alexnet_infer.csv_text import csv_text
 from alexnet_infer.errors import UnreadableInputError, UsageError
-from alexnet_infer.evaluation.tables import csv_text
 from alexnet_infer.features.search import decimals
 from alexnet_infer.features.similar import Answer, Index, Similar, SimilarRequest, find_similar, open_index
 from alexnet_infer.output import console, say_json, say_lines, styled, tell

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_infer.evaluation.tables import csv_lines
+from alexnet_infer.csv_text import csv_lines
 from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.manifest import ClassName

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from alexnet_infer.csv_text import csv_text
 from alexnet_infer.evaluation.corruption_errors import CorruptionErrors, Robustness
 from alexnet_infer.evaluation.imagenet_c import SEVERITIES, STANDARD
-from alexnet_infer.evaluation.tables import csv_text
 from alexnet_infer.output import no_markdown
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from alexnet_infer.csv_text import csv_lines
 from alexnet_infer.evaluation.result import ClassResult
-from alexnet_infer.evaluation.tables import csv_lines
 from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.manifest import ClassName

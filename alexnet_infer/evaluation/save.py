@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from alexnet_infer.csv_text import csv_lines
 from alexnet_infer.errors import BackendError, UsageError
 from alexnet_infer.evaluation.assemble import display_names
 from alexnet_infer.evaluation.scoring import Scores
-from alexnet_infer.evaluation.tables import csv_lines
 from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.metrics import highest
 

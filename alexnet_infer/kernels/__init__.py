@@ -32,10 +32,10 @@ class Kernels:
     columns: int
     """The number of columns (GPUs in the paper) into which the kernels are divided: the first K / `columns` kernels are
     those of the first column."""
-    net: str = ""
+    net: str
     """The net's name."""
-    layer: Conv | None = None
-    """The layer, if the kernels were read from a net."""
+    layer: Conv
+    """The layer."""
     sorted_by_colour: bool = False
     """Whether the kernels are in the order of `by_colour` instead of the net's."""
 

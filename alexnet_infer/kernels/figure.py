@@ -10,11 +10,15 @@ from html import escape
 from typing import Literal
 
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from alexnet_infer.errors import UsageError, printable
 from alexnet_infer.kernels import Kernels
 from alexnet_infer.kernels.tiles import kernel_image, picture_size
 from alexnet_infer.lettering import fitted, lettering
+
+MARK = b"drawn by alexnet-infer"
+"""What a figure has in its first KB. `alexnet-infer filters` replaces no other file."""
 
 MAX_PIXELS = 100_000_000
 """The largest figure, in pixels."""
@@ -82,7 +86,7 @@ class Figure:
     parts: tuple[_Text | _Bar | _Tiles, ...] = field(repr=False)
 
     def png(self) -> bytes:
-        """Return the figure as a PNG file, on white."""
+        """Return the figure as a PNG file, on white. It has MARK in its first KB, as text."""
         image = Image.new("RGB", (self.width, self.height), PAPER)
         pen = ImageDraw.Draw(image)
         for part in self.parts:
@@ -98,15 +102,17 @@ class Figure:
                         pen.rectangle((x, y, x + coloured - 1, bottom), COLOUR)
                 case _Tiles():
                     image.paste(part.image, (part.x, part.y))
-        return _png(image)
+        return _png(image, MARK)
 
     def svg(self) -> bytes:
         """Return the figure as an SVG file that loads nothing and runs nothing.
 
-        It has a background of its own, which is dark where the reader prefers that. Text is text.
+        It has a background of its own, which is dark where the reader prefers that. Text is text. A comment before it
+        is MARK.
         """
         title, description = (escape(printable(text)) for text in (self.title, self.description))
         lines = [
+            f"<!-- {MARK.decode()} -->",
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{self.width}" height="{self.height}" '
             f'viewBox="0 0 {self.width} {self.height}" role="img" aria-labelledby="title description" '
             'font-family="Helvetica, Arial, sans-serif">',
@@ -191,7 +197,8 @@ class _Layout:
     def _text(self, text: str, style: Style) -> None:
         size = round(SIZES[style] * self.size)
         room = ROOM * BOLD if style == "title" else ROOM
-        for line in _broken(text, size, self.width / room):
+        breaking = _balanced if style == "title" else _broken
+        for line in breaking(text, size, self.width / room):
             drawn, font = lettering(line, size)
             if font.getlength(drawn) > self.width:  # a single word
                 line = fitted(drawn, font, self.width)
@@ -201,23 +208,27 @@ class _Layout:
 
 def _title(kernels: Kernels) -> str:
     count, _, height, width = kernels.weights.shape
-    assert kernels.layer is not None
     net, layer = (text if len(text) <= 100 else f"{text[:97]}..." for text in (kernels.net, kernels.layer.name))
     return f"{net}, {layer}: {count} kernels of {height} x {width} x 3, stride {kernels.layer.stride}"
 
 
 def _heading(kernels: Kernels, column: int) -> str:
-    first, last = column * kernels.in_column + 1, (column + 1) * kernels.in_column
-    numbers = f"kernel {first}" if first == last else f"kernels {first} to {last}"
+    first, last = column * kernels.in_column, (column + 1) * kernels.in_column - 1
+    if first == last:
+        numbers = f"kernel {first}"
+    elif kernels.sorted_by_colour:
+        numbers = f"{kernels.in_column} kernels, sorted by colour"
+    else:
+        numbers = f"kernels {first} to {last}"
     return f"column {column + 1}: {numbers}" if kernels.columns > 1 else numbers
 
 
 def _caption(kernels: Kernels) -> str:
     whose = "its column's" if kernels.columns > 1 else "the kernels'"
-    order = " Sorted by share of colour, grey first." if kernels.sorted_by_colour else ""
+    order = "Sorted by share of colour, grey first." if kernels.sorted_by_colour else "Kernels are numbered from 0."
     return (
         "A weight of 0 is grey (128). Each kernel has its own scale: its strongest weight is 0 or 255."
-        f"{order} Colour: the share of {whose} energy (sum of squared weights) outside the grey axis R = G = B."
+        f" {order} Colour: the share of {whose} energy (sum of squared weights) outside the grey axis R = G = B."
     )
 
 
@@ -240,6 +251,14 @@ def _broken(text: str, size: int, width: float) -> Iterator[str]:
     yield line
 
 
+def _balanced(text: str, size: int, width: float) -> list[str]:
+    """Return as many lines as `_broken` yields, with the longest one as short as that allows within 5 %."""
+    lines = [*_broken(text, size, width)]
+    while len(narrower := [*_broken(text, size, 0.95 * width)]) == len(lines) > 1:
+        lines, width = narrower, 0.95 * width
+    return lines
+
+
 def _svg_part(part: _Text | _Bar | _Tiles) -> str:
     match part:
         case _Text():
@@ -257,7 +276,9 @@ def _svg_part(part: _Text | _Bar | _Tiles) -> str:
             return f'<image x="{part.x}" y="{part.y}" {size} href="{uri}"/>'
 
 
-def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
+def _png(image: Image.Image, mark: bytes = b"") -> bytes:
+    file, info = io.BytesIO(), PngInfo()
+    if mark:
+        info.add_text("Software", mark.decode())
+    image.save(file, "PNG", optimize=True, pnginfo=info)
     return file.getvalue()

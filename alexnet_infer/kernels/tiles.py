@@ -28,6 +28,16 @@ def picture_size(shape: tuple[int, ...], columns: int, scale: int) -> tuple[int,
     return columns * (column_height + COLUMN_GAP) - COLUMN_GAP + 2 * GAP, across * (width * scale + GAP) + GAP
 
 
+def around_grey(values: np.ndarray, axes: int | tuple[int, ...] | None = None) -> np.ndarray:
+    """Return finite values as grey levels, uint8: 0 is 128, and the value of largest magnitude is 0 or 255.
+
+    Each part of the array along `axes` has its own scale; None: the whole array has one. Zeros alone become 128.
+    """
+    values = values.astype(np.float64)
+    peaks = np.abs(values).max(axes, keepdims=True)
+    return np.rint(127.5 + 127.5 * (values / np.where(peaks > 0, peaks, 1))).astype(np.uint8)
+
+
 def kernel_image(weights: np.ndarray, columns: int, scale: int) -> np.ndarray:
     """Draw kernels [K, 3, h, w] in RGB order as tiles: uint8 [H, W, 3].
 
@@ -39,9 +49,7 @@ def kernel_image(weights: np.ndarray, columns: int, scale: int) -> np.ndarray:
     """
     count, _, height, width = weights.shape
     assert count % columns == 0, (count, columns)
-    peaks = np.abs(weights).max((1, 2, 3), keepdims=True)
-    grey = np.rint(127.5 + 127.5 * weights / np.where(peaks > 0, peaks, 1)).astype(np.uint8)
-    tiles = grey.transpose(0, 2, 3, 1)
+    tiles = around_grey(weights, (1, 2, 3)).transpose(0, 2, 3, 1)
     in_column = count // columns
     rows, across = tiling(in_column)
     down, right = height * scale + GAP, width * scale + GAP

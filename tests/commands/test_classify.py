@@ -145,7 +145,7 @@ def test_a_dash_reads_standard_input(run, model, folder, monkeypatch):
     ("arguments", "code", "words"),
     [
         (["--top", "0"], 2, "Invalid value for '--top'"),
-        (["--top", "8"], 2, "top=8: expected 1 to 7"),
+        (["--top", "8"], 2, "--top 8: expected 1 to 7"),
         (["--views", "five"], 2, "five"),
         (["--device", "tpu"], 2, "tpu"),
         (["--colour"], 2, "--colour"),

@@ -13,7 +13,7 @@ import pytest
 from msgspec import structs
 from PIL import Image
 
-from alexnet_infer.artifact import Artifact
+from alexnet_infer.artifact import Artifact, load_manifest
 from alexnet_infer.manifest import ClassName
 from tests.nets import random_artifact
 from tests.program import one_line
@@ -86,6 +86,10 @@ def test_csv_has_no_formulas_and_nothing_that_controls_a_terminal(run, folder, t
     assert {row["wnid"][:2] for row in rows} == {"'+", ""}
 
 
+def test_more_labels_than_classes_are_refused_by_the_options_name(run, model, folder):
+    one_line(run("classify", folder, "--model", model, "--top", 1000), 2, "--top 1000: expected 1 to 7, the number")
+
+
 def test_csv_and_json_together_are_refused(run, model, folder):
     result = run("classify", folder, "--model", model, "--csv", "--json")
     one_line(result, 2, "--json and --csv: expected one of the two")
@@ -115,6 +119,29 @@ def test_json_names_each_copy_and_a_second_run_replaces_the_copies(run, model, f
         copies = [json.loads(line)["copy"] for line in text.splitlines()]
         assert copies == [str(out / f"{i}{number}.jpg") for number in ("", "-2") for i in range(3)]
         assert sorted(map(str, out.iterdir())) == sorted(copies)
+
+
+def test_an_empty_name_of_a_folder_is_refused(run, model, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one_line(run("classify", folder, "--model", model, "--annotate", ""), 2, "--annotate': expected a folder")
+
+
+def test_with_the_central_view_the_frame_is_around_the_patch_that_the_net_sees(run, model, folder, tmp_path):
+    photo = Image.new("RGB", (1280, 1280), "red")
+    photo.save(tmp_path / "red.png")
+    out = tmp_path / "out"
+    assert run("classify", tmp_path / "red.png", "--model", model, "--annotate", out, "--views", "center")[0] == 0
+    with Image.open(out / "red.png") as copy:
+        changed = (np.asarray(copy)[:1280] != np.asarray(photo)).any(2)
+    preprocessing = load_manifest(Path(model)).preprocessing
+    assert preprocessing.patch < preprocessing.size == 64
+    start = (64 - preprocessing.patch) // 2 * 20
+    for axis in (0, 1):
+        places = np.flatnonzero(changed.any(axis))
+        assert (places.min(), places.max() + 1) == (start, start + preprocessing.patch * 20)
+    assert run("classify", tmp_path / "red.png", "--model", model, "--annotate", out, "--views", "ten")[0] == 0
+    with Image.open(out / "red.png") as copy:
+        assert np.array_equal(np.asarray(copy)[:1280], np.asarray(photo))
 
 
 def test_the_photos_own_folder_is_refused_before_anything_is_classified(run, model, folder, monkeypatch):

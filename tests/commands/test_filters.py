@@ -12,8 +12,9 @@ from PIL import Image
 
 from alexnet_infer.artifact import embedded_model, load_artifact
 from alexnet_infer.kernels import Kernels
-from alexnet_infer.kernels.figure import figure
+from alexnet_infer.kernels.figure import MARK, figure
 from tests.nets import random_artifact
+from tests.program import one_line
 
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "kernels.png"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -44,7 +45,7 @@ def test_the_suffix_chooses_png_or_svg_with_the_same_figure(run, tmp_path):
     assert (tmp_path / "kernels.png").read_bytes() == shown.png()
     assert (tmp_path / "KERNELS.SVG").read_bytes() == shown.svg()
     root = ElementTree.parse(tmp_path / "KERNELS.SVG").getroot()
-    assert "column 1: kernels 1 to 16" in [text.text for text in root.iter(f"{SVG}text")]
+    assert "column 1: kernels 0 to 15" in [text.text for text in root.iter(f"{SVG}text")]
 
 
 def test_scale_and_order_change_the_figure(run, tmp_path):
@@ -93,9 +94,41 @@ def test_a_file_that_cannot_be_written_is_a_one_line_error_and_exits_2(run, tmp_
 
 def test_a_file_that_is_not_a_net_exits_4_and_the_old_image_is_kept(run, tmp_path):
     picture = tmp_path / "kernels.png"
-    picture.write_bytes(b"old")
+    picture.write_bytes(MARK)
     net = tmp_path / "net.safetensors"
     net.write_bytes(b"\x00" * 100)
     code, out, err = run("filters", net, "-o", picture)
     assert (code, out, err.count("\n")) == (4, "", 1)
-    assert picture.read_bytes() == b"old"
+    assert picture.read_bytes() == MARK
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "folder"])
+def test_a_file_that_is_no_figure_of_alexnet_infer_is_never_replaced(run, tmp_path, kind):
+    picture, other = tmp_path / "kernels.png", tmp_path / "other.png"
+    other.write_bytes(MARK if kind == "link" else b"old")
+    if kind == "file":
+        picture.write_bytes(b"old")
+    elif kind == "link":
+        picture.symlink_to(other)
+    else:
+        picture.mkdir()
+    one_line(run("filters", "-o", picture), 2, "exists, and isn't a figure that alexnet-infer drew")
+    assert other.stat().st_size < 100
+    if kind == "file":
+        assert picture.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_an_earlier_figure_is_replaced(run, tmp_path, suffix):
+    picture = tmp_path / f"kernels.{suffix}"
+    first, second = (run("filters", "-o", picture, *options) and picture.read_bytes() for options in ((), ("--plain",)))
+    assert len(first) != len(second)
+
+
+def test_json_without_a_file_writes_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("filters", "--json")
+    assert (code, json.loads(out)["file"]) == (0, None)
+    assert not [*tmp_path.iterdir()]
+    assert run("filters") == (0, "kernels.png\n", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["kernels.png"]

@@ -134,7 +134,7 @@ def test_errors_of_unknown_views_are_shown_by_their_name(run, tmp_path):
 
 def test_the_share_of_colour_of_each_column_is_shown(run, tmp_path):
     shares = Kernels.of(load_artifact(embedded_model())).colour_shares()
-    assert json.loads(run("info", "--json")[1])["conv1_colour_share"] == pytest.approx(shares)
+    assert json.loads(run("info", "--json")[1])["colour_share"] == pytest.approx(shares)
     first, second = (f"{100 * share:.1f} %" for share in shares)
     assert f"conv1 colour   {first} in column 1, {second} in column 2" in run("info")[1]
     path = tmp_path / "net.safetensors"
@@ -144,6 +144,17 @@ def test_the_share_of_colour_of_each_column_is_shown(run, tmp_path):
     assert f"conv1 colour   {100 * share:.1f} %" in [line.strip() for line in run("info", path)[1].splitlines()]
 
 
+def test_the_share_of_colour_is_named_after_the_layer(run, tmp_path):
+    artifact = random_artifact()
+    own = artifact.manifest.architecture
+    operations = (replace(own.operations[0], name="first"), *own.operations[1:])
+    tensors = {key.replace("conv1.", "first."): value for key, value in artifact.tensors.items()}
+    path = tmp_path / "net.safetensors"
+    Artifact(replace(artifact.manifest, architecture=replace(own, operations=operations)), tensors).save(path)
+    (line,) = [line for line in run("info", path)[1].splitlines() if " colour" in line]
+    assert line.startswith("first colour ")
+
+
 def test_a_net_whose_first_layer_sees_no_colours_has_no_share(run, tmp_path):
     artifact = random_artifact()
     architecture = Architecture(name="odd", patch=57, operations=(Dense(name="fc8", units=7),))
@@ -151,7 +162,7 @@ def test_a_net_whose_first_layer_sees_no_colours_has_no_share(run, tmp_path):
     path = tmp_path / "net.safetensors"
     Artifact(replace(artifact.manifest, architecture=architecture), tensors).save(path)
     assert "colour" not in run("info", path)[1]
-    assert json.loads(run("info", path, "--json")[1])["conv1_colour_share"] is None
+    assert json.loads(run("info", path, "--json")[1])["colour_share"] is None
 
 
 def test_an_exported_file_has_no_share_of_colour(run, tmp_path):
@@ -159,5 +170,5 @@ def test_an_exported_file_has_no_share_of_colour(run, tmp_path):
     net = tmp_path / "net.safetensors"
     random_artifact().save(net)
     path = export(ExportRequest(models=(net,), out=tmp_path / "out")).onnx
-    assert json.loads(run("info", path, "--json")[1])["conv1_colour_share"] is None
+    assert json.loads(run("info", path, "--json")[1])["colour_share"] is None
     assert "conv1 colour" not in run("info", path)[1]

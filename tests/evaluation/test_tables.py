@@ -222,20 +222,6 @@ def test_names_cannot_break_rows_or_control_the_terminal():
         assert len(text.splitlines()) == len(form(quiet).splitlines())
 
 
-@pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@x", " =1", "\u3000=1", "\uff1d1", "a;=1", "a; -1"])
-def test_no_cell_of_text_is_a_formula(start):
-    (line,) = tables.csv_lines([[start, -1, "-"]])
-    (cells,) = csv.reader([line.decode()])
-    pieces = [piece for cell in cells for piece in cell.split(";")]
-    assert cells[1] == "-1"
-    assert not [piece for piece in pieces if piece != "-1" and piece.strip().startswith(("=", "+", "-", "@", "\uff1d"))]
-
-
-def test_a_tab_or_line_break_before_a_formula_is_escaped_with_it():
-    (line,) = tables.csv_lines([["\t=1", "\r=1", "\n=1", "\x00=1"]])
-    assert line == b"\\t=1,\\r=1,\\n=1,\\x00=1\n"
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -14,7 +14,7 @@ from PIL import Image
 from alexnet_infer.architecture import Conv
 from alexnet_infer.errors import UsageError
 from alexnet_infer.kernels import Kernels, kernel_image
-from alexnet_infer.kernels.figure import figure
+from alexnet_infer.kernels.figure import MARK, figure
 
 SVG = "{http://www.w3.org/2000/svg}"
 NASTY = '</text><script>alert(1)</script>&"\x1b[31m\u202e'
@@ -63,18 +63,19 @@ def contains(picture: np.ndarray, part: np.ndarray) -> int:
 def test_each_column_has_a_heading_with_its_kernels_and_share_of_colour():
     lines = texts(figure(kernels()))
     assert "a net, conv1: 96 kernels of 11 x 11 x 3, stride 4" in lines
-    assert lines[lines.index("column 1: kernels 1 to 48") + 1] == "0 % colour"
+    assert lines[lines.index("column 1: kernels 0 to 47") + 1] == "0 % colour"
     share = kernels().colour_shares()[1]
     assert 0.5 < share < 0.9
-    assert lines[lines.index("column 2: kernels 49 to 96") + 1] == f"{100 * share:.0f} % colour"
-    caption = " ".join(lines[lines.index("column 2: kernels 49 to 96") + 2 :])
+    assert lines[lines.index("column 2: kernels 48 to 95") + 1] == f"{100 * share:.0f} % colour"
+    caption = " ".join(lines[lines.index("column 2: kernels 48 to 95") + 2 :])
     assert caption.startswith("A weight of 0 is grey (128). Each kernel has its own scale")
+    assert "Kernels are numbered from 0." in caption
     assert "Sorted" not in caption
 
 
 def test_one_column_has_no_number():
     lines = texts(figure(kernels(columns=1)))
-    assert "kernels 1 to 96" in lines
+    assert "kernels 0 to 95" in lines
     assert not [line for line in lines if "column" in line]
 
 
@@ -82,6 +83,8 @@ def test_a_sorted_figure_says_so_and_shows_the_sorted_kernels():
     by_colour = kernels().by_colour()
     shown = figure(by_colour)
     assert "Sorted by share of colour, grey first." in " ".join(texts(shown))
+    assert "column 2: 48 kernels, sorted by colour" in texts(shown)
+    assert not [line for line in texts(shown) if "kernels 48" in line or "numbered" in line]
     (_, _), (_, second) = images(shown)
     assert np.array_equal(second, kernel_image(by_colour.column(1), 1, 3))
     assert not np.array_equal(second, kernel_image(kernels().column(1), 1, 3))
@@ -120,6 +123,23 @@ def test_the_coloured_part_of_the_bar_is_the_share():
     assert shares[-1] == 0
 
 
+def test_a_title_of_two_lines_has_no_short_last_line():
+    sizes = []
+    for net in ("alexnet-64-0", "bvlc-alexnet", "a net", "alexnet-64-0-with-a-name"):
+        root = ElementTree.fromstring(figure(kernels(32, 3, net=net)).svg())
+        lines = [element.text for element in root.iter(f"{SVG}text") if element.get("class") == "title"]
+        sizes.append(len(lines))
+        assert min(map(len, lines)) > 0.4 * max(map(len, lines))
+    assert 2 in sizes
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_figures_have_the_mark_by_which_they_may_be_replaced(plain):
+    shown = figure(kernels(), plain=plain)
+    for data in (shown.png(), shown.svg()):
+        assert MARK in data[:1024]
+
+
 def test_plain_is_the_picture_alone():
     assert np.array_equal(drawn(figure(kernels(), plain=True)), kernels().image())
     shown = figure(kernels(), plain=True, scale=2)
@@ -133,7 +153,7 @@ def test_an_svg_has_a_description_and_neither_scripts_nor_references():
     root = ElementTree.fromstring(figure(kernels()).svg())
     assert root.get("role") == "img"
     assert root.find(f"{SVG}title").text.startswith("a net, conv1")
-    assert "column 1: kernels 1 to 48: 0.0 % colour" in root.find(f"{SVG}desc").text
+    assert "column 1: kernels 0 to 47: 0.0 % colour" in root.find(f"{SVG}desc").text
     for element in root.iter():
         assert element.tag.removeprefix(SVG) in ("svg", "title", "desc", "style", "rect", "text", "image")
         assert not [name for name in element.attrib if name.startswith("on")]

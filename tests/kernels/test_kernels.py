@@ -81,6 +81,14 @@ def test_each_kernel_has_its_own_scale_symmetric_around_grey():
     assert np.all(zero == 128)
 
 
+def test_the_largest_and_smallest_float32_weights_have_the_colours_of_the_same_weights_scaled():
+    weights = np.random.default_rng(2).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    weights /= np.abs(weights).max()
+    expected = kernel_image(weights, columns=2, scale=1)
+    for factor in (2.0**127, 2.0**-100):
+        assert np.array_equal(kernel_image(weights * np.float32(factor), columns=2, scale=1), expected)
+
+
 def test_enlarged_pixels_are_squares_and_gaps_keep_their_size_and_are_black():
     weights = np.random.default_rng(1).normal(size=(4, 3, 2, 2))
     small, large = (kernel_image(weights, columns=2, scale=scale) for scale in (1, 5))
@@ -173,7 +181,9 @@ def test_invalid_kernels_in_a_file_are_refused_by_its_name(tmp_path, tensor, wor
 
 
 def kernels_of(weights: np.ndarray, columns: int = 1) -> Kernels:
-    return Kernels(weights=np.asarray(weights, np.float32), columns=columns)
+    count, _, height, _ = np.shape(weights)
+    layer = Conv(name="conv1", kernels=count, size=height)
+    return Kernels(weights=np.asarray(weights, np.float32), columns=columns, net="a net", layer=layer)
 
 
 def outside_the_grey_axis(weights: np.ndarray) -> tuple[float, float]:
