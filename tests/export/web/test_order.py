@@ -56,7 +56,7 @@ def test_the_camera_is_used_only_when_it_is_asked_for_and_can_be_stopped(page):
 
 def test_a_double_click_asks_for_the_camera_once_and_stop_ends_it(slow):
     slow.browser.run(f"{CLICK}; {CLICK}")
-    slow.browser.wait("window.allow")
+    slow.browser.wait("!!window.allow")
     assert slow.browser.run(f"{CAMERA}.disabled")
     slow.browser.run("window.allow()")
     slow.drawn()
@@ -68,7 +68,7 @@ def test_a_double_click_asks_for_the_camera_once_and_stop_ends_it(slow):
 
 def test_a_photo_that_is_chosen_while_the_camera_starts_stays(slow):
     slow.browser.run(CLICK)
-    slow.browser.wait("window.allow")
+    slow.browser.wait("!!window.allow")
     slow.example(2)
     slow.browser.run("window.allow()")
     slow.browser.wait("window.streams.length")
@@ -80,7 +80,7 @@ def test_a_photo_that_is_chosen_while_the_camera_starts_stays(slow):
 
 def test_a_camera_that_is_disconnected_is_off_and_that_is_said(slow):
     slow.browser.run(CLICK)
-    slow.browser.wait("window.allow")
+    slow.browser.wait("!!window.allow")
     slow.browser.run("window.allow()")
     slow.drawn()
     slow.browser.run(
@@ -99,7 +99,7 @@ def test_a_camera_that_fails_is_stopped_and_the_reason_is_said(slow, broken):
         "frame": "OffscreenCanvas.prototype.getContext = () => { throw new Error('no picture'); }",
     }[broken])  # fmt: skip
     slow.browser.run(CLICK)
-    slow.browser.wait("window.allow")
+    slow.browser.wait("!!window.allow")
     slow.browser.run("window.allow()")
     message = slow.browser.wait("document.querySelector('#status.problem')?.textContent")
     assert message == "The camera can't be used: no picture"

@@ -186,6 +186,15 @@ def test_what_is_no_image_is_an_error_with_its_name(call, content):
     assert call(script, encoded(content)) == "notes.txt is not an image that this browser reads."
 
 
-def test_a_photo_of_too_many_pixels_is_refused(call):
-    script = "return d.decode(new Blob([bytes(args[0])]), 1000).then(() => 'decoded', (error) => error.message);"
-    assert call(script, encoded(saved("PNG"))).startswith("301 x 203 pixels are too many")
+def test_a_photo_of_more_pixels_than_classify_reads_is_shrunk_to_them(call):
+    script = """return d.decode(new Blob([bytes(args[0])]), 1000)
+        .then(({ width, height, data, full }) => [width, height, data.length, full]);"""
+    width, height, length, full = call(script, encoded(saved("PNG")))
+    assert (length, full) == (4 * width * height, 301 * 203)
+    assert 900 < width * height <= 1000
+    assert width / height == pytest.approx(301 / 203, rel=0.05)
+
+
+def test_a_photo_of_too_many_pixels_to_shrink_is_refused(call):
+    script = "try { return d.read(null, 20000, 20000, 1000); } catch (error) { return error.message; }"
+    assert call(script).startswith("20000 x 20000 pixels are too many")
