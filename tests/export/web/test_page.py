@@ -139,7 +139,7 @@ def test_the_most_active_maps_are_first(page, folder):
     feeds = {"patches": patches(square, net.preprocessing, "center"), "switch.lrn": np.array(True)}
     (maps,) = session.run(["conv2"], {**feeds, "switch.columns": np.ones(2, np.float32)})
     sums = maps[0].sum((1, 2))
-    second = 48 + np.argsort(-sums[48:], kind="stable")[:6] + 1
+    second = 48 + np.argsort(-sums[48:], kind="stable")[:6]
     assert page.text("[data-layer=conv2] figure:nth-of-type(2) figcaption").endswith(", ".join(map(str, second)))
 
 

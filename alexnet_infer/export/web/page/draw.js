@@ -52,7 +52,7 @@ export function drawSquare(canvas, square, size, patch, views, chosen) {
 }
 
 /**
- * Draw some maps of a layer as tiles, the most active first. Returns their numbers, from 1.
+ * Draw some maps of a layer as tiles, the most active first. Returns their numbers, from 0.
  * @param {HTMLCanvasElement} canvas
  * @param {Float32Array} values [channels, height, width]
  * @param {Layer} layer
@@ -83,7 +83,7 @@ export function drawMaps(canvas, values, layer, [first, end], most, top) {
     }
   });
   put(canvas, picture);
-  return shown.map((map) => map + 1);
+  return shown;
 }
 
 /**
