@@ -105,7 +105,9 @@ def _print(request: FeaturesRequest, computed: Computed) -> None:
         table.add_row(styled(layer.name, "bold"), shape, about.dtype, decimal(size))
     views = "mean of ten views" if about.views == "ten" else "central view"
     earlier = f", {computed.earlier:,} of them by an earlier run" if computed.earlier else ""
+    unreadable = f", {len(computed.unreadable):,} of them unreadable (NaN)" if computed.unreadable else ""
+    images = "1 image" if about.images.count == 1 else f"{about.images.count:,} images"
     out = console()
-    out.print(styled(f"{request.out}: {about.images.count:,} images{earlier}", "italic"), soft_wrap=True)
+    out.print(styled(f"{request.out}: {images}{earlier}{unreadable}", "italic"), soft_wrap=True)
     out.print(table)
     out.print(styled(f"{about.net}, {views}, {about.backend}", "dim"), soft_wrap=True)

@@ -48,7 +48,7 @@ def find_place(index: Index, given: Path | None) -> Place:
     """Find the images: the labelled set at `given` or at the path in the file, or photos by their names.
 
     If the set is not at the path in the file, the place has the reason. Raises UsageError if the images are photos and
-    `given` is a path, or if the set at `given` has none of the names in the file, and the errors of `open_images`.
+    `given` is a path, and the errors of `open_images` for a set at `given`.
     """
     images = index.features.about.images
     if images.path is None or images.split is None:

@@ -6,6 +6,7 @@ mapped into memory.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from alexnet_infer.errors import AlexNetInferError
 from alexnet_infer.features.arrays import Place
 from alexnet_infer.features.mapped import MappedFeatures, error_rows, texts_of
 from alexnet_infer.features.table import Damaged, Features
@@ -32,8 +34,21 @@ def import_h5py() -> Any:
 
 
 def write(features: Features, path: Path) -> Iterator[int]:
-    """Write features to a new file, the same bytes for the same features. Yields the bytes of each block of values."""
+    """Write features to a new file, the same bytes for the same features. Yields the bytes of each block of values.
+
+    Raises OSError if it can't be written. HDF5's own errors are of many classes, also when the file is closed.
+    """
     h5py = import_h5py()
+    try:
+        yield from _written(h5py, features, path)
+    except AlexNetInferError:
+        raise
+    except Exception as error:
+        number = getattr(error, "errno", None) or errno.ENOSPC
+        raise OSError(number, os.strerror(number)) from None
+
+
+def _written(h5py: Any, features: Features, path: Path) -> Iterator[int]:
     about = features.about.to_json().encode()
     with h5py.File(path, "w", track_order=False) as file:
         file.create_dataset("about", data=np.array(about, h5py.string_dtype("utf-8", len(about))))

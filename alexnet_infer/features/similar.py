@@ -26,12 +26,15 @@ from alexnet_infer.layers import find_layers
 from alexnet_infer.nets import find_net, load, nets_at_hand
 from alexnet_infer.photos import Photo
 from alexnet_infer.pipeline import Clock, run
-from alexnet_infer.predict import LARGEST_BATCH, Net
+from alexnet_infer.predict import Net
 from alexnet_infer.progress import counting
 from alexnet_infer.reading import Decoded, batches
 
 N = 6
 """Neighbours of a photo, as in the paper's figure."""
+
+BATCH = 16
+"""The most images per call of the net: the default of `features`. A photo alone is padded to the batch."""
 
 QUERY_BYTES = 2**28
 """Bytes of queries that are searched for at once. Each further search reads the file again."""
@@ -110,10 +113,10 @@ def open_index(request: SimilarRequest) -> Index:
     path = _net_of(features, request.model)
     net = load(path, device=request.device, views=about.views, backend=request.backend, layers=[layer])
     (own,) = find_layers(net.manifest.architecture, [layer])
-    same = net.manifest.preprocessing.to_json() == about.preprocessing.to_json()
+    same = net.manifest.preprocessing.to_json() == about.preprocessing.to_json() and net.manifest.name == about.net
     if own.shape != features.layers[layer] or not same:
         raise FeaturesError(
-            f"{features.path}: describes another {layer} or preprocessing than its net, {about.net}, has: it is damaged"
+            f"{features.path}: describes another {layer}, preprocessing or name than its net has: it is damaged"
         )
     return Index(features=features, layer=layer, net=net, n=n)
 
@@ -146,7 +149,7 @@ def find_similar(index: Index, photos: Sequence[Photo], *, keep: bool = False) -
 def see(index: Index, images: Images, *, keep: bool = False) -> list[Seen]:
     """Return the features of images, in their order, rounded as in the file. With `keep`, also their squares."""
     task = _Seeing(index, images, keep)
-    batch = min(index.features.about.batch, LARGEST_BATCH)
+    batch = _batch(index)
     with counting("computing", len(images)) as advance:
         run(images.source(0), [task], batch=batch, on_images=advance)
     return task.seen
@@ -162,7 +165,7 @@ class _Seeing:
     def run(self, images: Sequence[Decoded[Any, Squares]], inputs: np.ndarray | None, clock: Clock) -> None:
         about, net = self._index.features.about, self.net
         if inputs is not None:
-            batch = min(about.batch, LARGEST_BATCH)
+            batch = _batch(self._index)
             values = iter(net.mean_over_views(net.backend.activations(inputs)[self._index.layer], batch))
         for image in images:
             row = self._images.row(image)
@@ -172,6 +175,11 @@ class _Seeing:
             own = as_stored(next(values), about.numpy_dtype, printable(row.name))
             square = image.image[net.rescaling] if self._keep else None
             self.seen.append(Seen(name=row.name, values=own, square=square))
+
+
+def _batch(index: Index) -> int:
+    """Return the images per call of the net: as for the file, but at most BATCH, since memory grows with it."""
+    return min(index.features.about.batch, BATCH)
 
 
 def _net_of(features: Features, model: Path | None) -> Path:

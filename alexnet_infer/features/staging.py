@@ -43,7 +43,9 @@ from alexnet_infer.files import (
 )
 
 ABOUT, IMAGES, LOCK = "about.json", "images.jsonl", "lock"
-_OURS = re.compile(r"about\.json|\.about\.json\.[0-9a-f]{8}\.tmp|images\.jsonl|[0-9]{1,4}\.npy|file\.[a-z0-9]{1,7}")
+_OURS = re.compile(
+    r"about\.json|\.(?:about\.json|file\.jsonl)\.[0-9a-f]{8}\.tmp|images\.jsonl|[0-9]{1,4}\.npy|file\.[a-z0-9]{1,7}"
+)
 
 _LONGEST_LINE = 2**20
 _encode = json.JSONEncoder(check_circular=False).encode
@@ -151,21 +153,23 @@ class Staging:
             with new.open("rb+") as file:
                 os.fsync(file.fileno())
             if self.out.suffix == ".npy":  # an array is never beside the text of another
+                text = self.folder / "file.jsonl"
+                write_atomically(text, npy.lines(self._staged(about)))
                 self.out.unlink(missing_ok=True)
-                write_atomically(npy.text_file(self.out), npy.lines(self._staged(about)))
+                text.replace(npy.text_file(self.out))
             new.replace(self.out)
             self.discard()
         return about
 
     def discard(self) -> None:
         """Remove the folder. What somebody else put into it stays."""
-        self._open.pop_all().close()
-        self._remove_files()
-        (self.folder / LOCK).unlink(missing_ok=True)
-        try:
-            self.folder.rmdir()
-        except OSError:  # not empty
-            return
+        with self._open.pop_all():  # locked until its files are removed
+            self._remove_files()
+            (self.folder / LOCK).unlink(missing_ok=True)
+            try:
+                self.folder.rmdir()
+            except OSError:  # not empty
+                return
 
     def _staged(self, about: About) -> Features:
         names, labels = zip(*self._listed, strict=True)

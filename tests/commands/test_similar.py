@@ -285,6 +285,6 @@ def test_a_file_without_readable_images_is_refused(similar, room, tmp_path, phot
 def test_rows_that_are_not_finite_without_an_error_are_no_neighbours(similar, room, tmp_path, photo):
     features = open_features(room / "ten.npy")
     values = np.full((2, *features.layers["fc7"]), np.inf, np.float16)
-    facts = {"sha256": features.about.sha256, "preprocessing": features.about.preprocessing}
+    facts = {"net": features.about.net, "sha256": features.about.sha256, "preprocessing": features.about.preprocessing}
     index = write(Made({"fc7": values}, **facts), tmp_path / "infinite.npy")
     one_line(similar(photo, "-n", 2, index=index), 3, "no row of finite values")

@@ -241,3 +241,36 @@ def test_the_number_of_unreadable_images_is_not_part_of_what_a_run_depends_on(tm
     """It is known at the end only."""
     images = msgspec.structs.replace(about().images, unreadable=0)
     assert about().images == images
+
+
+def test_an_error_of_hdf5_when_its_file_is_closed_is_one_line_and_the_rows_stay(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py", reason="needs h5py: pip install h5py")
+    close = h5py.File.close
+
+    def fail(file) -> None:
+        close(file)
+        raise RuntimeError("Can't decrement id ref count")
+
+    monkeypatch.setattr(h5py.File, "close", fail)
+    with pytest.raises(UsageError, match=r"f\.h5: can't be written \(No space left on device\)"):
+        run(tmp_path / "f.h5")
+    monkeypatch.undo()
+    assert run(tmp_path / "f.h5") == []
+    assert open_features(tmp_path / "f.h5").errors == {2: "damaged", 9: "damaged"}
+
+
+def test_an_existing_array_stays_if_the_text_beside_the_new_one_cannot_be_written(tmp_path, monkeypatch):
+    run(tmp_path / "f.npy")
+    before = content(tmp_path)
+
+    def fail(path, parts) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        write = staging.write_atomically
+        patched.setattr(
+            staging, "write_atomically", lambda path, parts: (fail if path.suffix == ".jsonl" else write)(path, parts)
+        )
+        with pytest.raises(UsageError, match="No space left on device"):
+            run(tmp_path / "f.npy", stamp="another")
+    assert {name: content(tmp_path)[name] for name in before} == before
