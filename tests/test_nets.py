@@ -74,7 +74,7 @@ def test_the_documents_state_the_errors_of_every_bundled_net(path):
     (row,) = (line for line in overview.splitlines() if line.startswith(f"| `{path.name}`"))
     assert f"| {ten[0]} / {ten[1]} % |" in row
     card = (path.parent / "alexnet-64.md").read_text(encoding="utf-8")
-    (row,) = (line for line in card.splitlines() if line.startswith(f"| `{path.stem}`"))
+    row = next(line for line in card.splitlines() if line.startswith(f"| `{path.stem}`"))  # of the table of errors
     assert f"| {ten[0]} % ({errors['ten'].top1:,}) | {ten[1]} % ({errors['ten'].top5:,}) |" in row
     assert f"| {center[0]} / {center[1]} % |" in row
 
