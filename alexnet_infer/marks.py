@@ -13,8 +13,13 @@ WITHIN = 1024
 
 def is_marked(path: Path, mark: bytes) -> bool:
     """Return whether `path` is a regular file, and no link, that has `mark` in its first WITHIN bytes."""
+    return mark in beginning(path, WITHIN)
+
+
+def beginning(path: Path, size: int) -> bytes:
+    """Return the first `size` bytes of a regular file; none if `path` is a link, something else or unreadable."""
     try:
         with open_regular(path, follow=False) as file:
-            return mark in file.read(WITHIN)
+            return file.read(size)
     except (OSError, SpecError):
-        return False
+        return b""

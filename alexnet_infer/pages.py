@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from alexnet_infer.errors import SpecError, UsageError, printable
-from alexnet_infer.files import open_regular, write_atomically, writing
+from alexnet_infer.errors import UsageError, printable
+from alexnet_infer.files import write_atomically, writing
+from alexnet_infer.marks import beginning
 from alexnet_infer.packages import missing_package
 
 STYLE = "pages.css"
@@ -28,7 +29,7 @@ STYLE = "pages.css"
 GENERATOR = "alexnet-infer"
 """Each page has `<meta name="generator" content="alexnet-infer ...">` near its beginning."""
 
-_MARK = re.compile(rf'<meta name="generator" content="{GENERATOR} [^" ]+(?: (\w+))?"'.encode())
+_MARK = re.compile(rf'<meta name="generator" content="{GENERATOR} [^" ]+(?: (\w+))?">'.encode())
 """The mark, with the kind of the page if it has one."""
 
 
@@ -50,19 +51,21 @@ def check_page(page: Path, option: str, expected: str = "another folder", kind: 
     """
     if not os.path.lexists(page):
         return
-    try:
-        with open_regular(page, follow=False) as file:
-            mark = _MARK.search(file.read(2000))
-    except (OSError, SpecError):
-        mark = None
-    if mark is not None and (mark[1] or b"").decode() != kind:
+    found = kind_of(page)
+    if found is not None and found != kind:
         raise UsageError(
             f"{option}: its {page.name} is a page of another command and would be overwritten; expected {expected}"
         )
-    if mark is None:
+    if found is None:
         raise UsageError(
             f"{option}: its {page.name} was not written by alexnet-infer and would be overwritten; expected {expected}"
         )
+
+
+def kind_of(page: Path) -> str | None:
+    """Return the kind of a page of alexnet-infer, "" if its mark has none, or None if `page` is no such page."""
+    mark = _MARK.search(beginning(page, 2000))
+    return None if mark is None else (mark[1] or b"").decode()
 
 
 def write_page(out: Path, name: str, page: str, option: str, expected: str = "another folder", kind: str = "") -> Path:

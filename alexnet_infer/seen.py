@@ -24,7 +24,7 @@ class Seen:
 
     @classmethod
     def of(cls, nets: Iterable[tuple[Preprocessing, Views]]) -> Seen | None:
-        """Return the union of what nets see, or None if it is not a rectangle of the same shape for every photo.
+        """Return the smallest part that contains what each net sees, or None if only some of the nets stretch.
 
         The ten views reach all corners of the square, and the central view is one patch.
         """

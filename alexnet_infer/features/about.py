@@ -115,10 +115,6 @@ class About(Record, frozen=True, kw_only=True):
         """Bytes of all layers for one image."""
         return self.numpy_dtype.itemsize * sum(layer.size for layer in self.layers)
 
-    def layer(self, name: str) -> AboutLayer:
-        """Return the layer with this name. Raises KeyError if there is none."""
-        return next((layer for layer in self.layers if layer.name == name), None) or _unknown(name)
-
     def to_json(self) -> str:
         """Return the description as canonical JSON in ASCII: equal descriptions give equal text."""
         fields = {
@@ -134,10 +130,6 @@ class About(Record, frozen=True, kw_only=True):
         """Inverse of `to_json`. Raises SpecError if a field is missing, unknown, out of range or contradictory."""
         _, fields = strict_json.parse_format(text, where, FORMAT)
         return strict_json.build(fields, cls, where, preprocessing=Preprocessing.from_json)
-
-
-def _unknown(name: str) -> AboutLayer:
-    raise KeyError(name)
 
 
 def hash_of(images: Iterable[tuple[str, str | None]]) -> str:

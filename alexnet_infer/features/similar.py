@@ -130,7 +130,7 @@ def find_similar(index: Index, photos: Sequence[Photo], *, keep: bool = False) -
     shown = printable(str(features.path))
     seen = see(index, images_of_photos(photos), keep=keep)
     readable = [query for query in seen if query.error is None]
-    size = features.about.layer(index.layer).size
+    size = features.layer(index.layer).size
     found: dict[int, list[Neighbour]] = {}
     left_out = 0
     parts = [*batches(readable, max(1, QUERY_BYTES // (8 * size)))]

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from alexnet_infer.errors import SpecError, UsageError
-from alexnet_infer.files import open_regular, write_atomically, writing
+from alexnet_infer.errors import UsageError
+from alexnet_infer.files import write_atomically, writing
+from alexnet_infer.pages import kind_of
 from alexnet_infer.version import __version__
 
 PAGE = "index.html"
-GENERATOR = f"alexnet-infer {__version__} web"
+KIND = "web"
+GENERATOR = f"alexnet-infer {__version__} {KIND}"
 """What the page names as its generator. Other pages of alexnet-infer have another, and are not overwritten."""
 
 _ADVICE = "correct that and run it again, since a page that was there may be incomplete"
-
-_MARK = re.compile(rb'<meta name="generator" content="alexnet-infer [^" ]+ web">')
 
 
 def check_folder(folder: Path, names: Iterable[str]) -> None:
@@ -39,7 +38,7 @@ def check_folder(folder: Path, names: Iterable[str]) -> None:
         if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
             raise UsageError(f"{option}: its {inner} is a link or a file; expected a folder, or another DIR")
     if os.path.lexists(folder / PAGE):
-        if not _is_own(folder / PAGE):
+        if kind_of(folder / PAGE) != KIND:
             raise UsageError(
                 f"{option}: its {PAGE} was not written by alexnet-infer export --web and would be overwritten; "
                 "expected another folder"
@@ -69,14 +68,6 @@ def write_files(folder: Path, files: Mapping[str, bytes], outdated: Sequence[str
             (folder / name).unlink(missing_ok=True)
             with suppress(OSError):  # other files are in it
                 (folder / name).parent.rmdir()
-
-
-def _is_own(page: Path) -> bool:
-    try:
-        with open_regular(page, follow=False) as file:
-            return _MARK.search(file.read(2000)) is not None
-    except (OSError, SpecError):
-        return False
 
 
 @contextmanager
