@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from msgspec import structs
-from PIL import Image
 
 from alexnet_infer import nets
 from alexnet_infer.artifact import embedded_model, load_artifact
@@ -38,23 +36,6 @@ LISTS_MODULES = [
     "try:\n    main()\nexcept SystemExit:\n    print(*sys.modules, file=sys.stderr)\n",
 ]
 """The command line of the program, which then prints the names of all loaded modules on standard error."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("net") / "net.safetensors"
-    random_artifact().save(path)
-    return str(path)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(3):
-        pixels = np.random.default_rng(i).integers(0, 256, (80, 100, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.jpg")
-    return folder
 
 
 def test_the_default_net_recognises_the_example_of_an_espresso(run):

@@ -23,23 +23,6 @@ from tests.published.server import Server
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("net") / "net.safetensors"
-    random_artifact().save(path)
-    return str(path)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(3):
-        pixels = np.random.default_rng(i).integers(0, 256, (80, 100, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.jpg")
-    return folder
-
-
 def table(out: str) -> list[dict[str, str]]:
     return [*csv.DictReader(io.StringIO(out))]
 
