@@ -114,14 +114,19 @@ def test_every_open_layer_has_pictures_and_a_closed_one_is_computed_when_it_is_o
     assert dict(page.browser.run(counts))["conv1:pre"] == 2
 
 
-def test_a_layer_says_its_lowest_and_highest_value(page, folder):
+def shown_and_computed(page, folder, layer: str) -> np.ndarray:
+    """Show one view of a photo. Return the layer's values for it, computed from the page's net in Python."""
     page.browser.run("document.querySelector('#one').checked = true")
     page.example(2)
     net = load_artifact(embedded_model()).manifest
     square = read_square(PHOTOS[2], name="photo", rescaling=net.preprocessing.rescaling)
     session = ort.InferenceSession(folder / "net.onnx", providers=["CPUExecutionProvider"])
     feeds = {"patches": patches(square, net.preprocessing, "center"), "switch.lrn": np.array(True)}
-    (units,) = session.run(["fc8"], {**feeds, "switch.columns": np.ones(2, np.float32)})
+    return session.run([layer], {**feeds, "switch.columns": np.ones(2, np.float32)})[0]
+
+
+def test_a_layer_says_its_lowest_and_highest_value(page, folder):
+    units = shown_and_computed(page, folder, "fc8")
     words = page.text("[data-layer=fc8] .range").removesuffix(".").split(" ")
     assert words[:2] + words[3:4] == ["Values", "from", "to"]
     assert float(words[2]) == pytest.approx(units.min(), rel=0.006)
@@ -131,13 +136,7 @@ def test_a_layer_says_its_lowest_and_highest_value(page, folder):
 
 
 def test_the_most_active_maps_are_first(page, folder):
-    page.browser.run("document.querySelector('#one').checked = true")
-    page.example(2)
-    net = load_artifact(embedded_model()).manifest
-    square = read_square(PHOTOS[2], name="photo", rescaling=net.preprocessing.rescaling)
-    session = ort.InferenceSession(folder / "net.onnx", providers=["CPUExecutionProvider"])
-    feeds = {"patches": patches(square, net.preprocessing, "center"), "switch.lrn": np.array(True)}
-    (maps,) = session.run(["conv2"], {**feeds, "switch.columns": np.ones(2, np.float32)})
+    maps = shown_and_computed(page, folder, "conv2")
     sums = maps[0].sum((1, 2))
     second = 48 + np.argsort(-sums[48:], kind="stable")[:6]
     assert page.text("[data-layer=conv2] figure:nth-of-type(2) figcaption").endswith(", ".join(map(str, second)))
