@@ -6,7 +6,7 @@ value after its activation, as in most papers: "fc7" is what fc8 reads. "fc7:pre
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from alexnet_infer.architecture import Activation, Architecture, BatchNorm, Conv, Dense, Shape
@@ -50,15 +50,16 @@ def all_layers(architecture: Architecture) -> tuple[Layer, ...]:
     return (*layers, Layer(name=PROBABILITIES, operation=PROBABILITIES, shape=(architecture.classes,)))
 
 
-def find_layers(architecture: Architecture, names: Sequence[str]) -> tuple[Layer, ...]:
+def find_layers(architecture: Architecture, names: Iterable[str]) -> tuple[Layer, ...]:
     """Return the layers of these names, in this order. Raises UsageError for an unknown or repeated name, or none."""
-    if isinstance(names, str):
-        raise UsageError(f"layers={names!r}: expected a list of names, as in [{names!r}]")
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise UsageError(f"layers={shown(names)}: expected a list of names, as in ['fc7']")
+    names = tuple(names)
     known = {layer.name: layer for layer in all_layers(architecture)}
     if not names:
         raise UsageError("no layer: expected at least one")
     for i, name in enumerate(names):
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             both = _short(layer.removesuffix(PRE) for layer in known if layer.endswith(PRE))
             single = _short(layer for layer in known if not layer.endswith(PRE))
             raise UsageError(

@@ -160,7 +160,7 @@ class Net(_Classifier):
         return {name: self.mean_over_views(value, len(squares)) for name, value in values.items()}
 
     def features(
-        self, photo: str | Path | Encoded | Image.Image | np.ndarray, layers: Sequence[str] = ("fc7",)
+        self, photo: str | Path | Encoded | Image.Image | np.ndarray, layers: Iterable[str] = ("fc7",)
     ) -> dict[str, np.ndarray]:
         """Return the values of layers for one photo, averaged over the views: float32 [*shape of the layer], by name.
 

@@ -59,21 +59,21 @@ def decode_ahead(
     workers = workers or os.cpu_count() or 1
     waiting: deque[tuple[Future[Decoded[Item, Value]], int]] = deque()
     held = 0
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for source in sources:
-                size = len(getattr(source, "data", b""))
-                waiting.append((pool.submit(_decoded, source, decode), size))
-                held += size
-                del source  # its bytes are no longer needed when it is decoded
-                while waiting and (len(waiting) >= (ahead or 8 * workers) or held > AHEAD_BYTES):
-                    future, size = waiting.popleft()
-                    held -= size
-                    yield future.result()
-            while waiting:
-                yield waiting.popleft()[0].result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for source in sources:
+            size = len(getattr(source, "data", b""))
+            waiting.append((pool.submit(_decoded, source, decode), size))
+            held += size
+            del source  # its bytes are no longer needed when it is decoded
+            while waiting and (len(waiting) >= (ahead or 8 * workers) or held > AHEAD_BYTES):
+                future, size = waiting.popleft()
+                held -= size
+                yield future.result()
+        while waiting:
+            yield waiting.popleft()[0].result()
+    finally:  # not waiting: an unfinished generator may be collected in one of these threads, which can't join itself
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _decoded(source: Item, decode: Callable[[Item], Value]) -> Decoded[Item, Value]:

@@ -60,6 +60,7 @@ def features(
     backend: Backend = "auto",
     batch: Annotated[int, option(RUNTIME, "Images per call of the net.", metavar="N")] = 16,
     workers: Annotated[int | None, option(RUNTIME, "Decoding threads.", metavar="N", default="all CPU cores")] = None,
+    fresh: Annotated[bool, option(RUNTIME, "Discard an interrupted run.", "--fresh")] = False,
     out: Annotated[
         Path,
         option(
@@ -106,7 +107,12 @@ def similar(
     ] = None,
     data: Annotated[
         Path | None,
-        option(OUTPUT, "The images' set, for the page.", metavar="PATH", default="where FEATURES says it was"),
+        option(
+            OUTPUT,
+            "For the page: the images' set, or the folder in which `features` ran.",
+            metavar="PATH",
+            default="where FEATURES says",
+        ),
     ] = None,
 ) -> None:
     """Find the images nearest to a photo in the features of a net, as the paper's Figure 4 does.

@@ -51,8 +51,11 @@ def run(
         computed = compute(request, net, images)
     except KeyboardInterrupt:
         raise StoppedError("interrupted: run the same command again to continue") from None
-    if computed.started_again:
-        tell("note: an earlier run with another net, options, images or software was unfinished; it was discarded")
+    if computed.earlier_unreadable:
+        tell(
+            f"note: what could not be read before the interruption ({computed.earlier_unreadable:,} of the images) was "
+            "not tried again; the same command, run again, does"
+        )
     if as_json:
         say_json(_json(request, computed), indent=1)
     elif computed.written:

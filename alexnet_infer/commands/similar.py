@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alexnet_infer.csv_text import csv_text
 from alexnet_infer.errors import UnreadableInputError, UsageError
 from alexnet_infer.features.search import decimals
-from alexnet_infer.features.similar import Answer, Index, Similar, SimilarRequest, find_similar, open_index
+from alexnet_infer.features.similar import Answer, Index, SimilarRequest, find_similar, open_index
 from alexnet_infer.output import console, say_json, say_lines, styled, tell
 from alexnet_infer.photos import expand
+
+if TYPE_CHECKING:
+    from alexnet_infer.features.gallery import Place
 
 
 def run(
@@ -34,47 +37,68 @@ def run(
     if data is not None and report is None:
         raise UsageError(f"--data {data}: is only for the images of a report; add --report, or leave it out")
     if report is not None:
-        from alexnet_infer.features.page import check_report
+        from alexnet_infer.features.page import check_pictures, check_report
 
         check_report(report)
     index = open_index(request)
+    entries = [*expand(photos)]
     place = None
     if report is not None:
-        from alexnet_infer.features.gallery import find_place
-
-        place = find_place(index, data)
-        if place.reason:
-            tell(f"note: the page will have no images of the set ({place.reason}); name it with --data")
-    similar = find_similar(index, [*expand(photos)], keep=report is not None)
-    failed = 0
-    for answer in similar.answers:
+        check_pictures(len(entries), index.n)
+        place = _place(index, data)
+    show = _json_printer(index) if as_json else _csv_printer(index) if csv else _text_printer(index)
+    kept: list[Answer] = []
+    failed, left_out = 0, 0
+    for answer in find_similar(index, entries, keep=report is not None):
         if answer.query.error is not None:
             failed += 1
             tell(f"error: {answer.query.name}: {answer.query.error}")
-        if as_json:
-            say_json(_json(answer, index, similar))
-        elif answer.query.error is None and not csv:
-            _print(answer, index)
-    if csv:
-        say_lines(csv_text(_csv(similar, index)))
-    elif not as_json and failed < len(similar.answers):
-        _print_source(index, similar)
-    if failed == len(similar.answers):
+        show(answer)
+        left_out = max(left_out, answer.left_out)
+        if report is not None:
+            kept.append(answer)
+    if failed == len(entries):
         return UnreadableInputError.exit_code
-    if report is not None:
-        from alexnet_infer.features.gallery import pictures_of
-        from alexnet_infer.features.page import write_report
-
-        page = write_report(index, similar, pictures_of(index, similar.answers, place), report)
-        tell(f"wrote {page}")
+    if not (as_json or csv):
+        _print_source(index, left_out)
+    if place is not None:
+        _write(index, kept, place, report)
     return 1 if failed else 0
+
+
+def _place(index: Index, data: Path | None) -> Place:
+    """Return where the images are, and say it if they are not found."""
+    from alexnet_infer.features.gallery import find_place
+
+    place = find_place(index, data)
+    if place.reason:
+        tell(f"note: the page will have no images of the set; name it with --data ({place.reason})")
+    return place
+
+
+def _write(index: Index, answers: Sequence[Answer], place: Place, report: Path) -> None:
+    """Write the page, and say how many images it lacks."""
+    from alexnet_infer.features.gallery import pictures_of
+    from alexnet_infer.features.page import write_report
+
+    pictures = pictures_of(index, answers, place)
+    page = write_report(index, answers, pictures, report)
+    missing = sum(picture.square is None for picture in pictures.values())
+    if missing and not place.reason:
+        where = "" if place.data is not None else "; --data names the folder in which `features` was run"
+        tell(f"note: {missing:,} of {len(pictures):,} images are not shown, and the page says why{where}")
+    tell(f"wrote {page}")
 
 
 def _class_names(index: Index) -> dict[str, str]:
     return {known.wnid: known.short for known in index.net.classes}
 
 
-def _json(answer: Answer, index: Index, similar: Similar) -> dict[str, Any]:
+def _json_printer(index: Index) -> Callable[[Answer], None]:
+    return lambda answer: say_json(_json(answer, index))
+
+
+def _json(answer: Answer, index: Index) -> dict[str, Any]:
     row: dict[str, Any] = {"photo": answer.query.name}
     if answer.query.error is not None:
         return row | {"error": answer.query.error}
@@ -98,18 +122,30 @@ def _json(answer: Answer, index: Index, similar: Similar) -> dict[str, Any]:
         "sha256": about.sha256,
         "views": about.views,
         "dtype": about.dtype,
-        "searched": len(index.features) - similar.left_out,
-        "left_out": similar.left_out,
+        "searched": len(index.features) - answer.left_out,
+        "left_out": answer.left_out,
     }
 
 
-def _csv(similar: Similar, index: Index) -> Iterator[Sequence[object]]:
+def _csv_printer(index: Index) -> Callable[[Answer], None]:
     names = _class_names(index)
-    yield "photo", "rank", "distance", "name", "label", "class"
-    for answer in similar.answers:
+    say_lines(csv_text([("photo", "rank", "distance", "name", "label", "class")]))
+
+    def show(answer: Answer) -> None:
         for rank, near in enumerate(answer.neighbours, 1):
             label = near.label or ""
-            yield answer.query.name, rank, near.distance, near.name, label, names.get(label, "")
+            row = answer.query.name, rank, near.distance, near.name, label, names.get(label, "")
+            say_lines(csv_text([row]))
+
+    return show
+
+
+def _text_printer(index: Index) -> Callable[[Answer], None]:
+    def show(answer: Answer) -> None:
+        if answer.query.error is None:
+            _print(answer, index)
+
+    return show
 
 
 def _print(answer: Answer, index: Index) -> None:
@@ -133,11 +169,11 @@ def _print(answer: Answer, index: Index) -> None:
     out.print(table)
 
 
-def _print_source(index: Index, similar: Similar) -> None:
+def _print_source(index: Index, left_out: int) -> None:
     about = index.features.about
     views = "mean of ten views" if about.views == "ten" else "central view"
-    left_out = f", {similar.left_out:,} left out" if similar.left_out else ""
-    count = len(index.features) - similar.left_out
+    count = len(index.features) - left_out
     kind, of = ("photo", "") if about.images.path is None else ("image", f" of {about.images.data}")
-    searched = f"{count:,} {kind}{'' if count == 1 else 's'}{of}{left_out}"
+    more = f", {left_out:,} left out" if left_out else ""
+    searched = f"{count:,} {kind}{'' if count == 1 else 's'}{of}{more}"
     console().print(styled(f"{index.layer} of {about.net}, {views}, {searched}", "dim"), soft_wrap=True)

@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 
 from alexnet_infer import strict_json
-from alexnet_infer.errors import AlexNetInferError, SpecError, UnreadableInputError
+from alexnet_infer.errors import AlexNetInferError, SpecError, UnreadableInputError, printable
+from alexnet_infer.predict import LARGEST_BATCH
 from alexnet_infer.preprocess import Preprocessing, Views
 from alexnet_infer.strict_json import Record, Sha256, Text, matching, whole
 
@@ -93,7 +94,7 @@ class About(Record, frozen=True, kw_only=True):
     """center: the values for the central patch. ten: the mean of those for the paper's ten patches."""
     dtype: DType
     preprocessing: Preprocessing
-    batch: Positive
+    batch: Annotated[int, whole(1, LARGEST_BATCH)]
     """Images per call of the net. Another number may change the last digit of a value."""
     backend: Text
     software: Text
@@ -130,6 +131,27 @@ class About(Record, frozen=True, kw_only=True):
         """Inverse of `to_json`. Raises SpecError if a field is missing, unknown, out of range or contradictory."""
         _, fields = strict_json.parse_format(text, where, FORMAT)
         return strict_json.build(fields, cls, where, preprocessing=Preprocessing.from_json)
+
+
+def difference(earlier: About, now: About) -> str:
+    """Return what differs between two descriptions, as in "views (ten, now center)". It is empty if nothing does."""
+    before, after = _facts(earlier), _facts(now)
+    parts = [
+        f"{name} ({printable(before[name])[:60]}, now {printable(after[name])[:60]})"
+        for name in before
+        if before[name] != after[name]
+    ]
+    return ", ".join([*parts[:3], *([f"{len(parts) - 3} other facts"] if len(parts) > 3 else [])])
+
+
+def _facts(about: About) -> dict[str, str]:
+    images = about.images
+    return {
+        "net": f"{about.net} {about.sha256[:8]}",
+        "layers": " ".join(layer.name for layer in about.layers),
+        "images": f"{images.count:,} of {images.path or images.data}, {images.listing[:8]}",
+        **{name: str(getattr(about, name)) for name in ("views", "dtype", "batch", "backend", "software")},
+    }
 
 
 def hash_of(images: Iterable[tuple[str, str | None]]) -> str:

@@ -16,7 +16,7 @@ from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import describe, is_exported
 from alexnet_infer.decode import Squares
 from alexnet_infer.errors import ModelFileError, UsageError, printable, shown
-from alexnet_infer.features import hdf5, npy, parquet
+from alexnet_infer.features import hdf5, mapped, npy, parquet
 from alexnet_infer.features.about import About, AboutLayer, FeaturesError
 from alexnet_infer.features.images import Images
 from alexnet_infer.features.opening import check_suffix, open_features
@@ -51,6 +51,8 @@ class FeaturesRequest:
     backend: Choice = "auto"
     batch: int = BATCH
     workers: int | None = None
+    fresh: bool = False
+    """Discard the rows of an interrupted run."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -96,8 +98,8 @@ class Computed:
     unreadable: Sequence[Unreadable]
     earlier: int
     """Images that an earlier run had computed."""
-    started_again: bool
-    """Whether rows of another run were removed."""
+    earlier_unreadable: int
+    """Those of them that it could not read. They were not tried again."""
     written: bool
     """False if no image could be read."""
     seconds: float
@@ -115,20 +117,20 @@ def load_net(request: FeaturesRequest) -> Net:
 def compute(request: FeaturesRequest, net: Net, images: Images, clock: Clock | None = None) -> Computed:
     """Compute the features of `images` with a net from `load_net`, and write the file.
 
-    If no image can be read, the file is not written. Raises UsageError if it can't be written or if a value doesn't fit
-    into float16, ModelFileError if a value is not finite, and UnreadableInputError if the images change meanwhile.
+    If no image can be read, the file is not written. Raises UsageError if it can't be written, if an interrupted run
+    with other options would be lost, or if a value doesn't fit into float16, ModelFileError if a value is not finite,
+    and UnreadableInputError if the images change meanwhile.
     """
     about = _about(request, net, images)
-    if request.out.suffix == ".parquet":
-        parquet.check_size(about)
+    _check_form(request.out.suffix, about, images)
     with Staging(request.out, about, images.stamp, images.listed) as staging:
         with counting("checking earlier rows", len(images)) as advance:
-            staging.prepare(advance)
+            staging.prepare(advance, fresh=request.fresh)
         if problem := _lack_of_room(request.out, about, staging.done):
             if not staging.done:
                 staging.discard()
             raise UsageError(problem)
-        earlier, began = staging.done, time.perf_counter()
+        earlier, earlier_unreadable, began = staging.done, len(staging.errors), time.perf_counter()
         if not staging.complete:
             with counting("computing", len(images)) as advance:
                 _fill(staging, net, images, request, clock, advance)
@@ -143,10 +145,18 @@ def compute(request: FeaturesRequest, net: Net, images: Images, clock: Clock | N
         about=about,
         unreadable=unreadable,
         earlier=earlier,
-        started_again=staging.started_again,
+        earlier_unreadable=earlier_unreadable,
         written=written,
         seconds=seconds,
     )
+
+
+def _check_form(suffix: str, about: About, images: Images) -> None:
+    """Raise UsageError if a kind of file can't hold what is known of it before anything is computed."""
+    if suffix == ".parquet":
+        parquet.check_size(about)
+    elif suffix != ".npy":
+        mapped.check_texts("names", [name for name, _ in images.listed])
 
 
 def _fill(
@@ -185,10 +195,12 @@ def _lack_of_room(out: Path, about: About, done: int) -> str | None:
     free = shutil.disk_usage(out.parent).free
     if needed <= free:
         return None
+    from rich.filesize import decimal
+
     less = "" if out.suffix == ".npy" else ", choose .npy" if len(about.layers) == 1 else ", choose fewer layers"
     return (
-        f"-o {out}: needs {needed / 1e9:,.1f} GB of free space, of which there are {free / 1e9:,.1f}; free some, "
-        f"choose another disk{less}{'' if about.dtype == 'float16' else ', or add --half'}"
+        f"-o {out}: needs {decimal(needed)} of free space, and {decimal(free)} are free; free some, choose another "
+        f"disk{less}{'' if about.dtype == 'float16' else ', or add --half'}"
     )
 
 

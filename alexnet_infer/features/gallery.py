@@ -15,10 +15,11 @@ import numpy as np
 
 from alexnet_infer.datasets import LabelledImages, detected, open_images
 from alexnet_infer.errors import AlexNetInferError, UsageError, one_line
-from alexnet_infer.features.images import images_of_photos, images_of_set, utf8
+from alexnet_infer.features.images import Images, images_of_photos, images_of_set, utf8
 from alexnet_infer.features.search import Neighbour
-from alexnet_infer.features.similar import Answer, Index, Seen, see
+from alexnet_infer.features.similar import Answer, ImageFeatures, Index, features_of
 from alexnet_infer.photos import Photo, named
+from alexnet_infer.progress import counting
 from alexnet_infer.published.get import set_at
 from alexnet_infer.web import is_http
 
@@ -41,20 +42,21 @@ class Place:
 
     data: LabelledImages | None = None
     root: Path | None = None
+    """The set's path, or the folder to which the names of photos are relative. None for the current one."""
     reason: str = ""
 
 
 def find_place(index: Index, given: Path | None) -> Place:
     """Find the images: the labelled set at `given` or at the path in the file, or photos by their names.
 
-    If the set is not at the path in the file, the place has the reason. Raises UsageError if the images are photos and
-    `given` is a path, and the errors of `open_images` for a set at `given`.
+    For photos, `given` is the folder in which `features` was run. If the set is not at the path in the file, the place
+    has the reason. Raises UsageError if that folder is none, and the errors of `open_images` for a set at `given`.
     """
     images = index.features.about.images
     if images.path is None or images.split is None:
-        if given is not None:
-            raise UsageError(f"--data {given}: {index.features.path} has photos, not a labelled set; leave it out")
-        return Place()
+        if given is not None and not given.is_dir():
+            raise UsageError(f"--data {given}: expected the folder in which `features` was run for these photos")
+        return Place(root=given)
     root = set_at(given or Path(images.path))
     try:
         layout = detected(root, images.split, images.layout)
@@ -68,23 +70,23 @@ def find_place(index: Index, given: Path | None) -> Place:
 
 def pictures_of(index: Index, answers: Sequence[Answer], place: Place) -> dict[int, Picture]:
     """Return the picture of each row among the answers' neighbours."""
-    wanted: dict[int, tuple[Seen, Neighbour]] = {}
+    wanted: dict[int, tuple[ImageFeatures, Neighbour]] = {}
     for answer in answers:
         for neighbour in answer.neighbours:
             wanted.setdefault(neighbour.row, (answer.query, neighbour))
     if place.reason:
         return {row: Picture(reason=f"the images were not found: {place.reason}") for row in wanted}
-    found, pictures = _of_set(index, wanted, place) if place.data is not None else _of_photos(index, wanted)
-    for row, seen in found.items():
-        pictures[row] = _checked(seen, *wanted[row])
+    found, pictures = _of_set(index, wanted, place) if place.data is not None else _of_photos(index, wanted, place.root)
+    for row, image in found.items():
+        pictures[row] = _checked(image, *wanted[row])
     return pictures
 
 
-_Found = tuple[dict[int, Seen], dict[int, Picture]]
+_Found = tuple[dict[int, ImageFeatures], dict[int, Picture]]
 """Rows whose image was read, and rows without."""
 
 
-def _of_photos(index: Index, wanted: Mapping[int, tuple[Seen, Neighbour]]) -> _Found:
+def _of_photos(index: Index, wanted: Mapping[int, tuple[ImageFeatures, Neighbour]], root: Path | None) -> _Found:
     photos: dict[int, Photo] = {}
     pictures: dict[int, Picture] = {}
     for row, (_, neighbour) in wanted.items():
@@ -93,19 +95,24 @@ def _of_photos(index: Index, wanted: Mapping[int, tuple[Seen, Neighbour]]) -> _F
         elif neighbour.name == "-":
             pictures[row] = Picture(reason="from standard input")
         else:
-            photos[row] = named(neighbour.name)
-    seen = see(index, images_of_photos([*photos.values()]), keep=True) if photos else []
-    return dict(zip(photos, seen, strict=True)), pictures
+            photos[row] = named(neighbour.name if root is None else str(root / neighbour.name))
+    images = _read(index, images_of_photos([*photos.values()])) if photos else []
+    return dict(zip(photos, images, strict=True)), pictures
 
 
-def _of_set(index: Index, wanted: Mapping[int, tuple[Seen, Neighbour]], place: Place) -> _Found:
+def _of_set(index: Index, wanted: Mapping[int, tuple[ImageFeatures, Neighbour]], place: Place) -> _Found:
     data, root = place.data, place.root
     at = _positions(data, {row: neighbour for row, (_, neighbour) in wanted.items()})
     pictures = {row: Picture(reason="not in the set, or not once") for row in wanted if row not in at}
     positions = sorted({*at.values()})
-    seen = see(index, images_of_set(data, positions, root), keep=True) if positions else []
-    by_position = dict(zip(positions, seen, strict=True))
+    images = _read(index, images_of_set(data, positions, root)) if positions else []
+    by_position = dict(zip(positions, images, strict=True))
     return {row: by_position[position] for row, position in at.items()}, pictures
+
+
+def _read(index: Index, images: Images) -> list[ImageFeatures]:
+    with counting("reading the pictures", len(images)) as advance:
+        return features_of(index, images, keep=True, on_images=advance)
 
 
 def _positions(data: LabelledImages, wanted: Mapping[int, Neighbour]) -> dict[int, int]:
@@ -125,12 +132,12 @@ def _listed(data: LabelledImages) -> Iterable[tuple[str, str]]:
     return ((utf8(name), wnids[label]) for name, label in data.listed(range(len(data))))
 
 
-def _checked(seen: Seen, query: Seen, neighbour: Neighbour) -> Picture:
+def _checked(image: ImageFeatures, query: ImageFeatures, neighbour: Neighbour) -> Picture:
     """Return the picture of an image that was read, unless it has changed since its features were computed."""
-    if seen.error is not None:
-        return Picture(reason=seen.error)
-    distance = float(np.linalg.norm(seen.values - query.values))
+    if image.error is not None:
+        return Picture(reason=image.error)
+    distance = float(np.linalg.norm(image.values - query.values))
     allowed = _TOLERANCE * (float(np.linalg.norm(query.values)) + neighbour.distance)
     if abs(distance - neighbour.distance) > allowed:
         return Picture(reason="another image than the one whose features were computed")
-    return Picture(square=seen.square)
+    return Picture(square=image.square)

@@ -13,10 +13,10 @@ from typing import Any
 
 from alexnet_infer.datasets import Example, LabelledImages
 from alexnet_infer.decode import Squares, Timed, read_squares
-from alexnet_infer.errors import UsageError, printable
+from alexnet_infer.errors import UsageError, printable, shown
 from alexnet_infer.evaluation.selection import name_of
 from alexnet_infer.features.about import MAX_IMAGES, AboutImages, hash_of
-from alexnet_infer.features.table import Row
+from alexnet_infer.features.table import LONGEST_TEXT, Row
 from alexnet_infer.photos import Photo, fetched
 from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.reading import PHOTOS_PER_CALL, Decoded, batches
@@ -104,6 +104,9 @@ class _Photo:
 def _about(listed: Sequence[tuple[str, str | None]], **facts: Any) -> AboutImages:
     if not 1 <= len(listed) <= MAX_IMAGES:
         raise UsageError(f"{len(listed):,} images: expected 1 to {MAX_IMAGES:,}")
+    longest = max((name for name, _ in listed), key=len)
+    if len(longest) > LONGEST_TEXT:
+        raise UsageError(f"{shown(longest)}: a name of {len(longest):,} characters; expected at most {LONGEST_TEXT:,}")
     return AboutImages(count=len(listed), unreadable=0, listing=hash_of(listed), **facts)
 
 

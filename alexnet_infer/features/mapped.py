@@ -11,7 +11,7 @@ LAYER       [N, *shape]
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,10 +32,17 @@ def texts_of(features: Features) -> dict[str, list[str]]:
     errors = [features.errors[row] for row in sorted(features.errors)]
     texts = {"names": [*features.names], "labels": [label or "" for label in features.labels], "errors": errors}
     for kind, values in texts.items():
-        longest = max(map(len, values), default=0)
-        if 4 * longest * len(values) > MAX_TEXT_BYTES or longest > LONGEST_TEXT:
-            raise UsageError(f"{kind} of {longest:,} characters are too long for this kind of file; choose .parquet")
+        check_texts(kind, values)
     return texts
+
+
+def check_texts(kind: str, texts: Sequence[str]) -> None:
+    """Raise UsageError if the array of these texts would be too large, since each takes as much as the longest."""
+    longest = max(map(len, texts), default=0)
+    if 4 * longest * len(texts) > MAX_TEXT_BYTES or longest > LONGEST_TEXT:
+        raise UsageError(
+            f"{len(texts):,} {kind} of up to {longest:,} characters are too much for this kind of file; choose .parquet"
+        )
 
 
 def error_rows(features: Features) -> np.ndarray:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alexnet_infer import pages
 from alexnet_infer.errors import UsageError
 from alexnet_infer.features.gallery import Picture
 from alexnet_infer.features.search import decimals
-from alexnet_infer.features.similar import Index, Similar
+from alexnet_infer.features.similar import Answer, Index
 from alexnet_infer.version import __version__
 
 PAGE = "index.html"
+
+MOST = 1000
+"""Pictures of a page. They are in memory together, 200 kB each."""
 
 
 def check_report(out: Path) -> None:
@@ -23,22 +26,32 @@ def check_report(out: Path) -> None:
         raise UsageError(f"--report {out}: is a file; expected a new or existing folder")
 
 
-def write_report(index: Index, similar: Similar, pictures: Mapping[int, Picture], out: Path) -> Path:
+def check_pictures(photos: int, n: int) -> None:
+    """Raise UsageError if the page of so many photos, with `n` neighbours each, would have more than MOST pictures."""
+    if photos * (n + 1) > MOST:
+        raise UsageError(
+            f"--report: {photos:,} photos with {n:,} images each are {photos * (n + 1):,} pictures; expected at most "
+            f"{MOST:,}: name fewer photos, or a smaller -n"
+        )
+
+
+def write_report(index: Index, answers: Sequence[Answer], pictures: Mapping[int, Picture], out: Path) -> Path:
     """Write the page `out`/index.html and return its path. The folder is created if necessary.
 
     Photos that can't be read are listed with their errors. Raises UsageError if it can't be written.
     """
-    answers = [answer for answer in similar.answers if answer.query.error is None]
+    readable = [answer for answer in answers if answer.query.error is None]
+    left_out = readable[0].left_out if readable else 0
     values = {
         "version": __version__,
         "about": index.features.about,
         "index": index.features.path.name,
         "layer": index.layer,
         "shape": index.features.layers[index.layer],
-        "answers": [(answer, decimals(neighbour.distance for neighbour in answer.neighbours)) for answer in answers],
-        "unreadable": [answer.query for answer in similar.answers if answer.query.error is not None],
-        "searched": len(index.features) - similar.left_out,
-        "left_out": similar.left_out,
+        "answers": [(answer, decimals(neighbour.distance for neighbour in answer.neighbours)) for answer in readable],
+        "unreadable": [answer.query for answer in answers if answer.query.error is not None],
+        "searched": len(index.features) - left_out,
+        "left_out": left_out,
         "pictures": pictures,
         "names": {known.wnid: known.short for known in index.net.classes},
     }

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_infer.errors import UsageError
+from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.features.table import Features
 from alexnet_infer.reading import decode_ahead
 
@@ -101,8 +101,10 @@ def check_number(features: Features, n: int, what: str = "n=") -> None:
     readable = images.count - images.unreadable
     if not readable:
         raise UsageError(f"{features.path}: none of its {images.count:,} images could be read: nothing to compare with")
-    if not 1 <= n <= readable:
-        raise UsageError(f"{what}{n}: expected 1 to {readable:,}, the number of readable images in {features.path}")
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= readable:
+        raise UsageError(
+            f"{what}{shown(n)}: expected 1 to {readable:,}, the number of readable images in {features.path}"
+        )
 
 
 def as_stored(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:

@@ -6,7 +6,7 @@ preprocessing and the same number of images per call, so that equal images have 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,12 @@ N = 6
 BATCH = 16
 """The most images per call of the net: the default of `features`. A photo alone is padded to the batch."""
 
+PART = 64
+"""The most photos that are searched for at once. Each further search reads the file again, which takes a fraction of
+the time of comparing so many."""
+
 QUERY_BYTES = 2**28
-"""Bytes of queries that are searched for at once. Each further search reads the file again."""
+"""The most bytes of their features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +76,12 @@ class Index:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
-    """An image as the net saw it: `values` and `square`, or `error`."""
+class ImageFeatures:
+    """The features of one image, `values` and `square`, or `error`."""
 
     name: str
     error: str | None = None
+    """Why it can't be read, without its name."""
     values: np.ndarray = field(default_factory=lambda: np.empty(0))
     """float64 [*shape], rounded to the type of the file."""
     square: np.ndarray | None = None
@@ -87,16 +92,9 @@ class Seen:
 class Answer:
     """A photo with its neighbours, the nearest first. There are none if it can't be read."""
 
-    query: Seen
+    query: ImageFeatures
     neighbours: Sequence[Neighbour] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Similar:
-    """The answers for all photos, in order."""
-
-    answers: Sequence[Answer]
-    left_out: int
+    left_out: int = 0
     """Rows of the file that were not compared, since they have values that are not finite."""
 
 
@@ -121,46 +119,60 @@ def open_index(request: SimilarRequest) -> Index:
     return Index(features=features, layer=layer, net=net, n=n)
 
 
-def find_similar(index: Index, photos: Sequence[Photo], *, keep: bool = False) -> Similar:
-    """Return the nearest images for each photo, or its error. With `keep`, the squares of the photos are kept.
+def find_similar(index: Index, photos: Sequence[Photo], *, keep: bool = False) -> Iterator[Answer]:
+    """Yield the nearest images for each photo, or its error, in order. With `keep`, the squares of the photos are kept.
 
-    Raises UsageError for features too large for the file's type, and the errors of `search`.
+    The photos are read and searched for in parts, so that memory does not grow with their number. Raises UsageError for
+    features too large for the file's type, and the errors of `search`.
     """
     features = index.features
-    shown = printable(str(features.path))
-    seen = see(index, images_of_photos(photos), keep=keep)
-    readable = [query for query in seen if query.error is None]
-    size = features.layer(index.layer).size
-    found: dict[int, list[Neighbour]] = {}
+    part = max(1, min(PART, QUERY_BYTES // (8 * features.layer(index.layer).size)))
+    with counting(f"searching {features.path}", len(photos) * len(features), "rows") as advance:
+        for some in batches(photos, part):
+            yield from _answers(index, features_of(index, images_of_photos(some), keep=keep), advance)
+
+
+def _answers(index: Index, images: Sequence[ImageFeatures], advance: Callable[[int], None]) -> Iterator[Answer]:
+    """Yield the answers for photos whose features are known."""
+    features = index.features
+    queries = [image.values for image in images if image.error is None]
+    found: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
     left_out = 0
-    parts = [*batches(readable, max(1, QUERY_BYTES // (8 * size)))]
-    with counting(f"searching {shown}", len(parts) * len(features)) as advance:
-        for part in parts:
-            queries = np.stack([query.values for query in part])
-            rows, distances, left_out = search(features, index.layer, queries, index.n, advance)
-            for query, own, far in zip(part, rows, distances, strict=True):
-                found[id(query)] = neighbours(features, own, far)
-    if found and not any(found.values()):
-        raise FeaturesError(f"{shown}: has no row of finite values for {index.layer}: compute it again")
-    answers = [Answer(query=query, neighbours=found.get(id(query), ())) for query in seen]
-    return Similar(answers=answers, left_out=left_out)
+    if queries:
+        rows, distances, left_out = search(
+            features, index.layer, np.stack(queries), index.n, lambda count: advance(count * len(queries))
+        )
+        if left_out == len(features):
+            raise FeaturesError(
+                f"{printable(str(features.path))}: has no row of finite values for {index.layer}: compute it again"
+            )
+        found = zip(rows, distances, strict=True)
+    advance(len(features) * (len(images) - len(queries)))
+    for image in images:
+        if image.error is not None:
+            yield Answer(query=image)
+        else:
+            yield Answer(query=image, neighbours=neighbours(features, *next(found)), left_out=left_out)
 
 
-def see(index: Index, images: Images, *, keep: bool = False) -> list[Seen]:
-    """Return the features of images, in their order, rounded as in the file. With `keep`, also their squares."""
-    task = _Seeing(index, images, keep)
-    batch = _batch(index)
-    with counting("computing", len(images)) as advance:
-        run(images.source(0), [task], batch=batch, on_images=advance)
-    return task.seen
+def features_of(
+    index: Index, images: Images, *, keep: bool = False, on_images: Callable[[int], None] = lambda count: None
+) -> list[ImageFeatures]:
+    """Return the features of images, in their order, rounded as in the file. With `keep`, also their squares.
+
+    `on_images` is called with the number of images done since the last call.
+    """
+    task = _Collection(index, images, keep)
+    run(images.source(0), [task], batch=_batch(index), on_images=on_images)
+    return task.images
 
 
-class _Seeing:
-    """The index's net in the pipeline, and what it has seen."""
+class _Collection:
+    """The index's net in the pipeline, and the features that it has computed."""
 
     def __init__(self, index: Index, images: Images, keep: bool) -> None:
-        self.net, self.done, self.seen = index.net, 0, []
-        self._index, self._images, self._keep = index, images, keep
+        self.net, self.done, self.images = index.net, 0, []
+        self._index, self._source, self._keep = index, images, keep
 
     def run(self, images: Sequence[Decoded[Any, Squares]], inputs: np.ndarray | None, clock: Clock) -> None:
         about, net = self._index.features.about, self.net
@@ -168,13 +180,13 @@ class _Seeing:
             batch = _batch(self._index)
             values = iter(net.mean_over_views(net.backend.activations(inputs)[self._index.layer], batch))
         for image in images:
-            row = self._images.row(image)
+            row = self._source.row(image)
             if image.image is None:
-                self.seen.append(Seen(name=row.name, error=row.error))
+                self.images.append(ImageFeatures(name=row.name, error=row.error))
                 continue
             own = as_stored(next(values), about.numpy_dtype, printable(row.name))
             square = image.image[net.rescaling] if self._keep else None
-            self.seen.append(Seen(name=row.name, values=own, square=square))
+            self.images.append(ImageFeatures(name=row.name, values=own, square=square))
 
 
 def _batch(index: Index) -> int:

@@ -1,7 +1,7 @@
 """The rows of a run, in a folder beside the file to be written, until the file is complete.
 
 A killed run continues after its last complete batch if the net, the layers, the images and the software are the same.
-The folder is locked while it is used.
+Rows of a run with others are never removed unasked. The folder is locked while it is used.
 
     .FILE.part/about.json    the description (`About`), and the stamp of the images
                images.jsonl  one line per image: name, label, error or null, CRC-32 of these and of all values
@@ -21,6 +21,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -29,11 +30,12 @@ import numpy as np
 
 from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError, shown
 from alexnet_infer.features import npy
-from alexnet_infer.features.about import About, AboutLayer
+from alexnet_infer.features.about import About, AboutLayer, difference
 from alexnet_infer.features.arrays import header
 from alexnet_infer.features.opening import WRITERS
 from alexnet_infer.features.table import Features, Row
 from alexnet_infer.files import (
+    MAX_JSON_BYTES,
     lock,
     open_own,
     open_regular,
@@ -50,6 +52,7 @@ _OURS = re.compile(
 _LONGEST_LINE = 2**20
 _encode = json.JSONEncoder(check_circular=False).encode
 _LINE = msgspec.json.Decoder(tuple[str, str | None, str | None, int])
+_ABOUT = msgspec.json.Decoder(dict[str, str])
 
 
 class Staging:
@@ -66,8 +69,6 @@ class Staging:
         """The number of images that are complete."""
         self.errors: dict[int, str] = {}
         """Row -> why the image can't be read, of those that are done."""
-        self.started_again = False
-        """Whether there were rows of another run, which were removed."""
         self._key = json.dumps({"about": about.to_json(), "stamp": stamp}).encode()
         shape = (about.images.count,)
         self._starts = [header(about.numpy_dtype, shape + layer.shape) for layer in about.layers]
@@ -88,14 +89,16 @@ class Staging:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._open.close()
 
-    def prepare(self, on_images: Callable[[int], None] = lambda count: None) -> None:
+    def prepare(self, on_images: Callable[[int], None] = lambda count: None, *, fresh: bool = False) -> None:
         """Keep the rows of an earlier run that are valid, up to its last complete batch, and open the files.
 
-        `on_images` is called with the number of rows just checked. Raises UsageError if the files can't be written.
+        With `fresh`, they are removed. `on_images` is called with the number of rows just checked. Raises UsageError if
+        there are rows of a run with another description or stamp, or if the files can't be written.
         """
         with self._writing():
-            if not self._is_same():
-                self.started_again = os.path.lexists(self.folder / ABOUT)
+            if fresh or not self._is_same():
+                if not fresh:
+                    self._refuse_rows()
                 self._remove_files()
                 write_atomically(self.folder / ABOUT, self._key)
             lengths = [*self._valid(on_images)]
@@ -181,6 +184,28 @@ class Staging:
         except (OSError, SpecError):
             return False
 
+    def _refuse_rows(self) -> None:
+        """Raise UsageError if there are rows of another run: hours of work, perhaps."""
+        try:
+            with open_regular(self.folder / IMAGES, follow=False) as file:
+                count = sum(1 for _ in iter(partial(file.readline, _LONGEST_LINE), b""))
+        except (FileNotFoundError, SpecError):
+            return
+        if count:
+            raise UsageError(
+                f"{self.out}: an earlier run was interrupted after {count:,} images, and differs in "
+                f"{self._difference()}; continue it with its own options, discard it with --fresh, or choose another "
+                "name"
+            )
+
+    def _difference(self) -> str:
+        """Return how an earlier run differs from this one."""
+        try:
+            earlier = _ABOUT.decode(read_limited(self.folder / ABOUT, 2 * MAX_JSON_BYTES))
+            return difference(About.from_json(earlier["about"]), self.about) or "the sizes or times of its images"
+        except (OSError, KeyError, ValueError, RecursionError, SpecError):
+            return "its description, which is damaged or of another version"
+
     def _remove_files(self) -> None:
         for path in self.folder.iterdir():
             if _OURS.fullmatch(path.name):
@@ -224,7 +249,8 @@ class Staging:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with writing(self.out, "choose another name or folder"):
+        kept = f"; the same command continues after {self.done:,} images" if self.done else ""
+        with writing(self.out, f"choose another name or folder{kept}"):
             yield
 
 

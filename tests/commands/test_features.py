@@ -14,7 +14,7 @@ import pytest
 
 from alexnet_infer.features import open_features
 from tests.evaluation.toys import save_net, write_set
-from tests.program import PROGRAM
+from tests.program import PROGRAM, one_line
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
@@ -155,12 +155,20 @@ def test_a_killed_or_interrupted_run_continues_and_gives_the_same_bytes(run, mod
     assert len([*out.parent.iterdir()]) == (2 if suffix == "npy" else 1)
 
 
-def test_that_an_unfinished_run_was_discarded_is_said(run, model, root, tmp_path):
-    (tmp_path / ".f.npz.part").mkdir()
-    (tmp_path / ".f.npz.part" / "about.json").write_text("{}")
-    code, _, err = run("features", "--data", root, "--model", model, *RUN, "-o", tmp_path / "f.npz")
-    assert code == 0
-    assert err.startswith("note: an earlier run with another net, options, images or software was unfinished")
+def test_an_interrupted_run_with_other_options_is_not_lost(run, model, root, tmp_path):
+    out = tmp_path / "f.npz"
+    arguments = ["features", tmp_path / "missing.jpg", root, "--model", model, *RUN, "--workers", "1", "-o", out]
+    command = [sys.executable, "-c", KILLS_ITSELF, *map(str, arguments)]
+    environment = os.environ | {"IMAGES": "8", "SIGNAL": "SIGKILL"}
+    subprocess.run(command, capture_output=True, env=environment, timeout=100)
+    refused = run(*arguments, "--views", "ten")
+    one_line(refused, 2, "f.npz: an earlier run was interrupted", "views (center, now ten)", "--fresh")
+    code, text, err = run(*arguments, "--json")
+    assert (code, json.loads(text)["computed_earlier"] >= 8) == (1, True)
+    assert err.startswith("note: what could not be read before the interruption (1 of the images) was not tried again")
+    code, text, err = run(*arguments, "--views", "ten", "--fresh", "--json")
+    assert (code, json.loads(text)["computed_earlier"]) == (1, 0)
+    assert "note" not in err
 
 
 def test_an_exported_file_gives_the_layers_that_it_has(run, model, root, tmp_path):

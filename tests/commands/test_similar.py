@@ -15,7 +15,9 @@ from msgspec import structs
 
 from alexnet_infer import load
 from alexnet_infer.artifact import embedded_model, sha256
+from alexnet_infer.errors import UsageError
 from alexnet_infer.features import open_features
+from alexnet_infer.features import similar as module
 from alexnet_infer.features.about import AboutLayer
 from alexnet_infer.preprocess import Preprocessing
 from tests.datasets.mini import WNIDS, jpeg
@@ -130,6 +132,37 @@ def test_every_photo_gets_a_table(similar, room, photo):
     assert float(lines[2].split()[1]) == 0
     assert [line.split()[0] for line in lines[10:16]] == ["1", "2", "3", "4", "5", "6"]
     assert lines[16] == f"fc7 of net, mean of ten views, {IMAGES} images of set"
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv"])
+def test_answers_do_not_depend_on_how_many_photos_are_searched_for_at_once(
+    run, similar, room, tmp_path, monkeypatch, form
+):
+    photos = sorted((room / "set").rglob("*.jpg"))[:5]
+    photos.insert(3, tmp_path / "missing.jpg")
+    together = similar(*photos, form)
+    sizes = []
+    search = module.search
+    monkeypatch.setattr(module, "search", lambda *given: sizes.append(len(given[2])) or search(*given))
+    monkeypatch.setattr(module, "PART", 2)
+    assert similar(*photos, form) == together
+    assert sizes == [2, 1, 2]
+
+
+def test_an_answer_is_printed_before_the_next_photos_are_read(similar, room, tmp_path, monkeypatch):
+    photos = sorted((room / "set").rglob("*.jpg"))[:2]
+    monkeypatch.setattr(module, "PART", 1)
+    search, left = module.search, [1]
+
+    def once(*given: object) -> object:
+        if not left:
+            raise UsageError("stopped")
+        left.pop()
+        return search(*given)
+
+    monkeypatch.setattr(module, "search", once)
+    code, out, err = similar(*photos, "--json")
+    assert (code, json.loads(out)["photo"], err) == (2, str(photos[0]), "error: stopped\n")
 
 
 def test_csv_has_all_neighbours(similar, photo):

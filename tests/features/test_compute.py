@@ -228,9 +228,9 @@ def test_without_a_readable_image_no_file_is_written_and_an_earlier_one_stays(mo
     assert [path.name for path in tmp_path.iterdir()] == ["f.npz"]
 
 
-def test_a_changed_photo_makes_an_unfinished_run_start_again(model, tmp_path, monkeypatch):
-    root = write_set(tmp_path / "set", 10)
-    photos = sorted(root.rglob("*.jpg"))
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Begin a run that is interrupted after 8 images."""
     full = Staging.append
 
     def stopped(self: object, *arguments: object) -> None:
@@ -238,17 +238,32 @@ def test_a_changed_photo_makes_an_unfinished_run_start_again(model, tmp_path, mo
             raise KeyboardInterrupt
         full(self, *arguments)
 
-    for changed in (False, True):
+    def interrupted(images: Images, model: Path, out: Path) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(Staging, "append", stopped)
             with pytest.raises(KeyboardInterrupt):
-                computed(of_photos(*photos), model, tmp_path / "f.npz")
-        if changed:
-            photos[0].write_bytes(photos[1].read_bytes())
-        result = computed(of_photos(*photos), model, tmp_path / "f.npz")
-        assert (result.earlier, result.started_again) == ((0, True) if changed else (8, False))
-    values = open_features(tmp_path / "f.npz").array("fc7")
+                computed(images, model, out)
+
+    return interrupted
+
+
+def test_a_changed_photo_is_not_mixed_with_the_rows_of_an_interrupted_run(model, tmp_path, interrupted):
+    photos, out = sorted(write_set(tmp_path / "set", 10).rglob("*.jpg")), tmp_path / "f.npz"
+    interrupted(of_photos(*photos), model, out)
+    photos[0].write_bytes(photos[1].read_bytes())
+    with pytest.raises(UsageError, match="interrupted after 8 images, and differs in the sizes or times of its images"):
+        computed(of_photos(*photos), model, out)
+    assert computed(of_photos(*photos), model, out, fresh=True).earlier == 0
+    values = open_features(out).array("fc7")
     np.testing.assert_array_equal(values[0], values[1])
+
+
+def test_what_an_interrupted_run_could_not_read_is_counted(model, tmp_path, interrupted):
+    photos, out = sorted(write_set(tmp_path / "set", 10).rglob("*.jpg")), tmp_path / "f.npz"
+    inputs = tmp_path / "missing.jpg", *photos
+    interrupted(of_photos(*inputs), model, out)
+    result = computed(of_photos(*inputs), model, out)
+    assert (result.earlier, result.earlier_unreadable, len(result.unreadable)) == (8, 1, 1)
 
 
 REQUESTS = {
@@ -298,7 +313,10 @@ def test_the_text_beside_a_missing_array_is_not_overwritten(model, root, tmp_pat
 def test_a_full_disk_is_noticed_before_anything_is_computed(model, root, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(UsageError, match=r"f\.npz: needs 0\.0 GB of free space.*choose fewer layers, or add --half"):
+    with pytest.raises(
+        UsageError,
+        match=r"f\.npz: needs [\d.]+ MB of free space, and 1\.0 kB are free.*choose fewer layers, or add --half",
+    ):
         computed(of_set(root), model, tmp_path / "f.npz")
     assert list(tmp_path.iterdir()) == []
 

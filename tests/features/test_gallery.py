@@ -51,9 +51,8 @@ def open_up(room: Path, file: Path) -> Index:
 
 def pictures(room: Path, index: Index, data: Path | None = None) -> dict[str, Picture]:
     """Name -> picture of all images, the nearest first."""
-    similar = find_similar(index, [named(room / "query.jpg")])
-    found = pictures_of(index, similar.answers, find_place(index, data))
-    (answer,) = similar.answers
+    (answer,) = answers = [*find_similar(index, [named(room / "query.jpg")])]
+    found = pictures_of(index, answers, find_place(index, data))
     assert {*found} == {near.row for near in answer.neighbours}
     return {near.name: found[near.row] for near in answer.neighbours}
 
@@ -144,8 +143,18 @@ def test_photos_are_found_by_their_paths_and_nothing_is_fetched(room, labelled, 
     assert found["http://127.0.0.1:9/x.jpg"].reason == "from the web, so not fetched again"
     assert found["-"].reason == "from standard input"
     np.testing.assert_array_equal(found[str(paths[2])].square, square(index, paths[2]))
-    with pytest.raises(UsageError, match="has photos, not a labelled set; leave it out"):
-        find_place(index, labelled)
+
+
+def test_photos_are_found_from_another_folder_with_data(room, labelled, tmp_path, monkeypatch):
+    paths = [Path("val") / WNIDS[i] / f"{i:04}.jpg" for i in range(3)]
+    monkeypatch.chdir(labelled)
+    index = open_up(room, index_of_photos(paths, tmp_path / "photos.npz", room / "net.safetensors", **CPU))
+    monkeypatch.chdir(tmp_path)
+    assert {picture.reason for picture in pictures(room, index).values()} == {"can't be read (No such file or directory)"}
+    for path, picture in pictures(room, index, labelled).items():
+        np.testing.assert_array_equal(picture.square, square(index, labelled / path))
+    with pytest.raises(UsageError, match="--data missing: expected the folder in which `features` was run"):
+        find_place(index, Path("missing"))
 
 
 def test_a_file_does_not_make_a_picture_of_any_path(room, labelled, tmp_path):

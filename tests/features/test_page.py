@@ -102,6 +102,25 @@ def test_the_page_loads_nothing_and_runs_nothing(report, room):
     assert "url(" not in page.style
 
 
+def test_too_many_pictures_for_a_page_are_refused_before_anything_is_computed(run, room, tmp_path, monkeypatch):
+    monkeypatch.setattr("alexnet_infer.features.page.MOST", 11)
+    monkeypatch.setattr("alexnet_infer.commands.similar.find_similar", None)  # would raise an error
+    options = ("--index", room / "set.npy", "--model", room / "net.safetensors", "--report", tmp_path / "report")
+    result = run("similar", room / "query-0.jpg", room / "query-1.jpg", *options, "-n", 5)
+    one_line(result, 2, "2 photos with 5 images each are 12 pictures; expected at most 11", "a smaller -n")
+    assert not (tmp_path / "report").exists()
+
+
+def test_images_that_are_not_on_the_page_are_counted(run, room, tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_bytes(jpeg(3))
+    monkeypatch.chdir(tmp_path)
+    index_of_photos(["a.jpg"], tmp_path / "photos.npz", room / "net.safetensors", **CPU)
+    (tmp_path / "a.jpg").unlink()
+    options = ("--index", tmp_path / "photos.npz", "--model", room / "net.safetensors", "--report", tmp_path / "report")
+    _, _, err = run("similar", room / "query-0.jpg", *options)
+    assert err.startswith("note: 1 of 1 images are not shown, and the page says why; --data names the folder in which")
+
+
 def test_equal_inputs_give_equal_pages(report, room, tmp_path):
     pages = []
     for _ in range(2):
@@ -146,7 +165,7 @@ def test_a_set_that_is_missing_is_said_before_and_on_the_page(report, room, tmp_
     root.rename(tmp_path / "moved")
     code, err, page = report(room / "query-0.jpg", index=index)
     assert code == 0
-    assert err.startswith("note: the page will have no images of the set (")
+    assert err.startswith("note: the page will have no images of the set; name it with --data (")
     assert page.text.count("Not shown: the images were not found") == 6
     _, err, page = report(room / "query-0.jpg", "--data", tmp_path / "moved", index=index)
     assert err.startswith("wrote ")

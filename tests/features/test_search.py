@@ -117,10 +117,10 @@ def test_advance_is_told_of_every_row():
     assert told == [3, 3, 3, 1]
 
 
-@pytest.mark.parametrize("n", [0, -1, 4])
+@pytest.mark.parametrize("n", [0, -1, 4, True, 2.0, None, "3"])
 def test_a_number_that_is_not_that_of_readable_images_is_refused(n):
     features = made(np.array([[1], [2], [np.nan], [3]], np.float32), [2])
-    with pytest.raises(UsageError, match=f"n={n}: expected 1 to 3, the number of readable images in made"):
+    with pytest.raises(UsageError, match=f"n={n!r}: expected 1 to 3, the number of readable images in made"):
         nearest(features, np.zeros(1), n)
 
 

@@ -40,12 +40,18 @@ def about(layers: tuple[str, ...] = ("fc7",), **others: object) -> About:
 
 
 def run(
-    out: Path, layers: tuple[str, ...] = ("fc7",), *, stamp: str = "stamp", stop: int | None = None, **others: object
+    out: Path,
+    layers: tuple[str, ...] = ("fc7",),
+    *,
+    stamp: str = "stamp",
+    stop: int | None = None,
+    fresh: bool = False,
+    **others: object,
 ) -> list[int]:
     """Write a file. Returns the rows that were appended. With `stop`, the run ends when it has that many."""
     made, appended = values(*layers), []
     with Staging(out, about(layers, **others), stamp, LISTED) as rows:
-        rows.prepare()
+        rows.prepare(fresh=fresh)
         while not rows.complete:
             if stop is not None and rows.done >= stop:
                 return appended
@@ -160,31 +166,63 @@ def test_a_changed_byte_is_noticed(tmp_path, place):
 
 
 CHANGES = {
-    "layers": {"layers": ("fc6",)},
-    "more layers": {"layers": ("fc7", "pool5")},
-    "images": {"stamp": "another"},
-    "net": {"sha256": "1" * 64},
-    "views": {"views": "ten"},
-    "batch": {"backend": "another"},
-    "software": {"software": "2"},
+    "layers": ({"layers": ("fc6",)}, r"layers \(fc7, now fc6\)"),
+    "more layers": ({"layers": ("fc7", "pool5")}, r"layers \(fc7, now fc7 pool5\)"),
+    "images": ({"stamp": "another"}, "the sizes or times of its images"),
+    "net": ({"sha256": "1" * 64}, r"net \(a net 00000000, now a net 11111111\)"),
+    "views": ({"views": "ten"}, r"views \(center, now ten\)"),
+    "backend": ({"backend": "another"}, r"backend \(a backend, now another\)"),
+    "much": ({"backend": "b", "software": "2", "views": "ten", "net": "c", "dtype": "float16"}, r", 2 other facts"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_rows_of_another_run_are_not_used(tmp_path, change):
+def test_rows_of_another_run_are_neither_used_nor_removed_unasked(tmp_path, change):
+    out, (others, difference) = tmp_path / "f.npz", CHANGES[change]
+    run(out, stop=8)
+    before = content(tmp_path / ".f.npz.part")
+    expected = rf"f\.npz: an earlier run was interrupted after 8 images, and differs in .*{difference}; continue"
+    with pytest.raises(UsageError, match=expected) as refused:
+        run(out, **others)
+    assert len(str(refused.value)) < 600
+    assert content(tmp_path / ".f.npz.part") == before
+    assert run(out) == [8, 9]
+
+
+def test_fresh_discards_an_interrupted_run_with_the_same_options_or_others(tmp_path):
     out = tmp_path / "f.npz"
     run(out, stop=8)
-    assert run(out, **CHANGES[change]) == [*range(COUNT)]
+    assert run(out, fresh=True, stop=8) == [*range(8)]
+    assert run(out, fresh=True, sha256="1" * 64) == [*range(COUNT)]
     assert beside(out) == ["f.npz"]
 
 
-def test_that_rows_of_another_run_were_removed_is_known(tmp_path):
-    out = tmp_path / "f.npz"
-    run(out, stop=4)
-    for stamp, expected in (("stamp", False), ("another", True)):
-        with Staging(out, about(), stamp, LISTED) as rows:
-            rows.prepare()
-            assert (rows.started_again, rows.done) == (expected, 0 if expected else 4)
+def test_a_run_without_rows_gives_way_to_another(tmp_path):
+    run(tmp_path / "f.npz", stop=0)
+    assert run(tmp_path / "f.npz", views="ten") == [*range(COUNT)]
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"about": 3}', '{"about": "{}"}', "[" * 100_000, '{"about": ""}'])
+def test_a_damaged_description_is_said(tmp_path, text):
+    run(tmp_path / "f.npz", stop=8)
+    (tmp_path / ".f.npz.part" / staging.ABOUT).write_text(text)
+    with pytest.raises(UsageError, match="differs in its description, which is damaged or of another version"):
+        run(tmp_path / "f.npz")
+
+
+def test_a_full_disk_loses_no_rows_and_the_message_says_so(tmp_path, monkeypatch):
+    write = staging._append
+
+    def fail(file, content, size=None) -> None:
+        if size is not None and size > 8 * 20:  # the second batch
+            raise OSError(28, "No space left on device")
+        write(file, content, size)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(staging, "_append", fail)
+        with pytest.raises(UsageError, match=r"free some space, or .*; the same command continues after 4 images$"):
+            run(tmp_path / "f.npz")
+    assert run(tmp_path / "f.npz") == [*range(4, COUNT)]
 
 
 def test_images_that_are_not_those_that_were_listed_are_refused(tmp_path):
