@@ -150,7 +150,8 @@ def test_photos_are_found_from_another_folder_with_data(room, labelled, tmp_path
     monkeypatch.chdir(labelled)
     index = open_up(room, index_of_photos(paths, tmp_path / "photos.npz", room / "net.safetensors", **CPU))
     monkeypatch.chdir(tmp_path)
-    assert {picture.reason for picture in pictures(room, index).values()} == {"can't be read (No such file or directory)"}
+    reasons = {picture.reason for picture in pictures(room, index).values()}
+    assert reasons == {"can't be read (No such file or directory)"}
     for path, picture in pictures(room, index, labelled).items():
         np.testing.assert_array_equal(picture.square, square(index, labelled / path))
     with pytest.raises(UsageError, match="--data missing: expected the folder in which `features` was run"):
