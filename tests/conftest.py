@@ -23,6 +23,14 @@ def _own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def _same_folder():
+    """A test leaves the current folder as it was: others name files relative to it."""
+    here = Path.cwd()
+    yield
+    assert Path.cwd() == here
+
+
 @pytest.fixture
 def run(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """Run the program in this process: run("info", "alexnet") -> (exit code, standard output, standard error)."""

@@ -24,7 +24,7 @@ def test_images_are_in_order_of_their_paths_at_any_depth(tmp_path):
 
 
 def test_folders_nested_deeper_than_pythons_stack_are_read(tmp_path):
-    folder, here = tmp_path / "val" / A, os.open(tmp_path, os.O_RDONLY)
+    folder, here = tmp_path / "val" / A, os.open(".", os.O_RDONLY)
     folder.mkdir(parents=True)
     deep = sys.getrecursionlimit() + 100
     try:
