@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from alexnet_infer.cli.options import HOW, OUTPUT, RUNTIME, Backend, Device, Layout, Split, TrustEngine, net
+from alexnet_infer.cli.options import HOW, OUTPUT, RUNTIME, Backend, Device, Layout, Split, TrustEngine, given, net
 from alexnet_infer.errors import UsageError
 from alexnet_infer.help import WHAT, Command, Group, argument, option
 
@@ -160,11 +160,9 @@ def evaluate(
     """
     options = locals()  # must come first: the arguments, by their names
     del options["context"]
-    if context.invoked_subcommand:
-        for parameter in context.command.params:
-            if context.get_parameter_source(parameter.name).name != "DEFAULT":
-                command = context.invoked_subcommand
-                raise UsageError(f"{parameter.opts[0]}: has no effect before {command}; put it after {command}")
+    if command := context.invoked_subcommand:
+        for name in given(context).values():
+            raise UsageError(f"{name}: has no effect before {command}; put it after {command}")
         return
     from alexnet_infer.commands.evaluate import main
 

@@ -7,7 +7,20 @@ from typing import Annotated, Literal
 
 import typer
 
-from alexnet_infer.cli.options import HOW, OUTPUT, RUNTIME, AsJson, Backend, Device, Layout, Split, TrustEngine, net
+from alexnet_infer.cli.options import (
+    HOW,
+    OUTPUT,
+    RUNTIME,
+    AsJson,
+    Backend,
+    Device,
+    Layout,
+    Split,
+    TrustEngine,
+    given,
+    net,
+)
+from alexnet_infer.errors import UsageError
 from alexnet_infer.help import WHAT, argument, option
 
 INT8, TENSORRT, VERIFY = "With --precision int8", "With --trt", "Verify"
@@ -30,6 +43,9 @@ Examples:
   alexnet-infer compare net.safetensors net.engine --data ILSVRC2012 --limit 500
 """
 
+FOR_WEB = ("model", "web", "runtime", "precision", "as_json")
+"""The parameters of `export` that apply to a web page."""
+
 _Tolerance = Annotated[
     float | None,
     option(VERIFY, "Largest probability difference allowed.", metavar="X", default="1e-5; fp16: 0.01; int8: 0.15"),
@@ -37,6 +53,7 @@ _Tolerance = Annotated[
 
 
 def export(
+    context: typer.Context,
     model: Annotated[
         list[Path] | None, argument("[NET]...", "Names or files of nets.", parser=net, default="best bundled net")
     ] = None,
@@ -126,9 +143,20 @@ def export(
     calibration.
     """
     options = locals()  # must come first: the arguments, by their names
-    from alexnet_infer.commands.export import main
+    del options["context"]
+    if web is not None:
+        for parameter, name in given(context).items():
+            if parameter not in FOR_WEB:
+                raise UsageError(f"{name}: has no effect on a web page; leave it out, or --web")
+        from alexnet_infer.commands.export_web import run
 
-    raise typer.Exit(main(**options))
+        raise typer.Exit(run(**{name: options[name] for name in FOR_WEB}))
+    if runtime is not None:
+        raise UsageError(f"--runtime {runtime}: applies to web pages only; add --web DIR")
+    from alexnet_infer.commands.export import export_files
+
+    del options["web"], options["runtime"]
+    raise typer.Exit(export_files(**options))
 
 
 def benchmark(

@@ -34,6 +34,16 @@ def net(model: str) -> Path:
         return fetch(published(error.name))
 
 
+def given(context: typer.Context) -> dict[str, str]:
+    """Return the parameters that the user named, and not left at their defaults: parameter -> name of the option."""
+    names = {}
+    for parameter in context.command.params:
+        if context.get_parameter_source(parameter.name).name != "DEFAULT":
+            off = parameter.secondary_opts and context.params[parameter.name] is False
+            names[parameter.name] = max(parameter.secondary_opts if off else parameter.opts, key=len)
+    return names
+
+
 def _agreed(question: str) -> bool:
     """Ask on stderr: typer's own prompt writes a space to stdout, which may be a file of JSON."""
     tell(f"{question} [y/N]: ", end="")

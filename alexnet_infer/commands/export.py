@@ -42,17 +42,6 @@ class Verification:
     """The largest allowed probability difference. None for the default of the precision."""
 
 
-def main(*, web: Path | None, runtime: Path | None, **options: Any) -> int:
-    """Run the command with its options, and return its exit code: a web page with `web`, otherwise files."""
-    if web is not None:
-        from alexnet_infer.commands.export_web import run as run_web
-
-        return run_web(web=web, runtime=runtime, **options)
-    if runtime is not None:
-        raise UsageError(f"--runtime {runtime}: applies to web pages only; add --web DIR")
-    return export_files(**options)
-
-
 def export_files(
     *,
     precision: str | None,

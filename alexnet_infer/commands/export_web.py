@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from alexnet_infer.artifact import Artifact, load_artifact, sha256
 from alexnet_infer.backends.opening import is_exported
@@ -18,9 +17,6 @@ from alexnet_infer.graph.web import build_web_model
 from alexnet_infer.nets import choose_nets
 from alexnet_infer.output import say, say_json, tell
 
-DEFAULTS = {"views": "none", "batch": "1,8,64", "verify": True, "onnx": False, "trt": False}
-"""The defaults of the command's other options, where they are not None: these options have no effect on a page."""
-
 
 def run(
     *,
@@ -29,16 +25,14 @@ def run(
     runtime: Path | None,
     precision: str | None,
     as_json: bool,
-    **others: Any,
 ) -> int:
     """Compare the page's net with the net, write the page and print its files.
 
     Returns 0, or 1 if the nets differ by more than TOLERANCE; then nothing is written.
 
-    Raises UsageError if an option doesn't apply to a page, UnreadableInputError if `runtime` is not the npm package,
+    Raises UsageError for int8 or several nets, UnreadableInputError if `runtime` is not the npm package,
     and the errors of `load_artifact` and `write_site`.
     """
-    _refuse_others(others)
     if precision == "int8":
         raise UsageError(
             "--precision int8: differs from the net by more than the page may (0.001); use fp16, the default with --web"
@@ -106,10 +100,3 @@ def _compare(artifact: Artifact, net: bytes, photos: Sequence[Path]) -> float | 
     except BackendError as error:
         tell(f"the page's net was not compared with the net ({error})")
         return None
-
-
-def _refuse_others(options: Mapping[str, Any]) -> None:
-    for name, value in options.items():
-        if value != DEFAULTS.get(name):
-            name = "no-verify" if name == "verify" else name.replace("_", "-")
-            raise UsageError(f"--{name}: has no effect on a web page; leave it out, or --web")
