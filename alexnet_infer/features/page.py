@@ -12,7 +12,7 @@ from alexnet_infer.features.search import decimals
 from alexnet_infer.features.similar import Answer, Index
 from alexnet_infer.version import __version__
 
-PAGE = "index.html"
+PAGE, KIND = "index.html", "similar"
 
 MOST = 1000
 """Pictures of a page. They are in memory together, 200 kB each."""
@@ -21,7 +21,7 @@ MOST = 1000
 def check_report(out: Path) -> None:
     """Raise an error if the page can't be written to the folder `out`, before anything is computed."""
     pages.check_jinja("--report")
-    pages.check_page(out / PAGE, f"--report {out}")
+    pages.check_page(out / PAGE, f"--report {out}", kind=KIND)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--report {out}: is a file; expected a new or existing folder")
 
@@ -56,4 +56,4 @@ def write_report(index: Index, answers: Sequence[Answer], pictures: Mapping[int,
         "names": {known.wnid: known.short for known in index.net.classes},
     }
     page = pages.render(__package__, "similar.html.jinja", values)
-    return pages.write_page(out, PAGE, page, f"--report {out}")
+    return pages.write_page(out, PAGE, page, f"--report {out}", kind=KIND)

@@ -189,6 +189,8 @@ def test_a_foreign_page_or_a_file_is_refused_before_anything_is_read(run, room, 
     missing = ("--index", tmp_path / "missing.npz")
     one_line(run("similar", "x.jpg", *missing, "--report", tmp_path), 2, "--report", "would be overwritten")
     assert (tmp_path / "index.html").read_text() == "mine"
+    (tmp_path / "index.html").write_text('<meta name="generator" content="alexnet-infer 1.0">')  # as `eval --report`
+    one_line(run("similar", "x.jpg", *missing, "--report", tmp_path), 2, "--report", "is a page of another command")
     (tmp_path / "file").write_text("")
     one_line(run("similar", "x.jpg", *missing, "--report", tmp_path / "file"), 2, "is a file")
 
