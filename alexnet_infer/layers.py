@@ -52,7 +52,7 @@ def all_layers(architecture: Architecture) -> tuple[Layer, ...]:
 
 def find_layers(architecture: Architecture, names: Iterable[str]) -> tuple[Layer, ...]:
     """Return the layers of these names, in this order. Raises UsageError for an unknown or repeated name, or none."""
-    if isinstance(names, str) or not isinstance(names, Iterable):
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
         raise UsageError(f"layers={shown(names)}: expected a list of names, as in ['fc7']")
     names = tuple(names)
     known = {layer.name: layer for layer in all_layers(architecture)}

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def counting(title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """Show a bar for `total` images or other units. Yields a function to call with the number just completed."""
+def counting(title: str, total: int, unit: str = "images") -> Iterator[Callable[[float], None]]:
+    """Show a bar for `total` images or other units. Yields a function to call with the number just completed.
+
+    It may be a part of one.
+    """
     if not sys.stderr.isatty():
         yield lambda count: None
         return
@@ -27,7 +30,7 @@ def counting(title: str, total: int, unit: str = "images") -> Iterator[Callable[
     columns = (MofNCompleteColumn(), TextColumn("{task.fields[unit]}, {task.fields[rate]}", markup=False))
     with _bar(title, total, *columns, unit=unit, rate="-/s") as (progress, task):
 
-        def advance(count: int) -> None:
+        def advance(count: float) -> None:
             progress.advance(task, count)
             state = progress.tasks[0]
             if state.speed and state.elapsed > 1:  # a first batch completes all at once

@@ -126,6 +126,27 @@ def test_closing_early_cancels_what_was_not_started():
     assert len(started) < 10
 
 
+def test_an_unfinished_generator_may_be_closed_in_one_of_its_own_threads():
+    """As when the garbage is collected there. A thread can't wait for itself."""
+    begin, done, errors = threading.Event(), threading.Event(), []
+
+    def decode(number: int) -> int:
+        if number:
+            begin.wait(30)
+            try:
+                images.close()
+            except RuntimeError as error:
+                errors.append(error)
+            done.set()
+        return number
+
+    images = decode_ahead(range(3), decode, workers=1, ahead=2)
+    assert next(images).image == 0
+    begin.set()
+    assert done.wait(30)
+    assert errors == []
+
+
 def test_batches_have_the_given_size_except_the_last():
     assert list(batches(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(batches([], 3)) == []

@@ -161,8 +161,10 @@ def evaluate(
     options = locals()  # must come first: the arguments, by their names
     del options["context"]
     if command := context.invoked_subcommand:
-        for name in given(context).values():
-            raise UsageError(f"{name}: has no effect before {command}; put it after {command}")
+        known = {parameter.name for parameter in context.command.commands[command].params}
+        for parameter, name in given(context).items():
+            fix = f"put it after {command}" if parameter in known else "leave it out"
+            raise UsageError(f"{name}: has no effect before {command}; {fix}")
         return
     from alexnet_infer.commands.evaluate import main
 

@@ -35,12 +35,12 @@ def net(model: str) -> Path:
 
 
 def given(context: typer.Context) -> dict[str, str]:
-    """Return the parameters that the user named, and not left at their defaults: parameter -> name of the option."""
+    """Return the parameters that the user set, also to their defaults: parameter -> the option, as in "-o/--out"."""
     names = {}
     for parameter in context.command.params:
         if context.get_parameter_source(parameter.name).name != "DEFAULT":
             off = parameter.secondary_opts and context.params[parameter.name] is False
-            names[parameter.name] = max(parameter.secondary_opts if off else parameter.opts, key=len)
+            names[parameter.name] = "/".join(parameter.secondary_opts if off else parameter.opts)
     return names
 
 

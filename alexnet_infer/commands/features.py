@@ -50,11 +50,11 @@ def run(
     try:
         computed = compute(request, net, images)
     except KeyboardInterrupt:
-        raise StoppedError("interrupted: run the same command again to continue") from None
+        raise StoppedError(f"interrupted: {_continuing(request, images)}") from None
     if computed.earlier_unreadable:
         tell(
             f"note: what could not be read before the interruption ({computed.earlier_unreadable:,} of the images) was "
-            "not tried again; the same command, run again, does"
+            "not tried again; the same command, run once more, computes all images again"
         )
     if as_json:
         say_json(_json(request, computed), indent=1)
@@ -65,6 +65,12 @@ def run(
         tell(f"error: no image could be read; {request.out} was not written")
         return UnreadableInputError.exit_code
     return 1 if computed.unreadable else 0
+
+
+def _continuing(request: FeaturesRequest, images: Images) -> str:
+    if images.stamp is None:
+        return "standard input can't be read again, so the next run begins again"
+    return f"run the same command again{' without --fresh' if request.fresh else ''} to continue"
 
 
 def _set(root: Path, split: Literal["validation", "train"], layout: str | None, limit: int | None, net: Net) -> Images:

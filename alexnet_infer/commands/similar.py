@@ -28,8 +28,8 @@ def run(
 ) -> int:
     """Print the images nearest to each of `photos`, and write the page `report`.
 
-    `data` is the labelled set from which the page shows images. Returns the exit code: 0, or 1 if some photos can't be
-    read, or 3 if none can. Raises the errors of `open_index`, `find_similar` and `write_report`.
+    `data` is where the page's images are, as in `gallery.find_place`. Returns the exit code: 0, or 1 if some photos
+    can't be read, or 3 if none can. Raises the errors of `open_index`, `find_similar` and `write_report`.
     """
     request = SimilarRequest(**given)
     if as_json and csv:
@@ -44,7 +44,7 @@ def run(
     entries = [*expand(photos)]
     place = None
     if report is not None:
-        check_pictures(len(entries), index.n)
+        check_pictures(index, len(entries), report)
         place = _place(index, data)
     show = _json_printer(index) if as_json else _csv_printer(index) if csv else _text_printer(index)
     kept: list[Answer] = []
@@ -85,8 +85,10 @@ def _write(index: Index, answers: Sequence[Answer], place: Place, report: Path) 
     page = write_report(index, answers, pictures, report)
     missing = sum(picture.square is None for picture in pictures.values())
     if missing and not place.reason:
-        where = "" if place.data is not None else "; --data names the folder in which `features` was run"
-        tell(f"note: {missing:,} of {len(pictures):,} images are not shown, and the page says why{where}")
+        elsewhere = "; if they are files elsewhere, --data names the folder in which `features` was run"
+        hint = elsewhere if place.data is None and place.root is None else ""
+        be = "is" if missing == 1 else "are"
+        tell(f"note: {missing:,} of {len(pictures):,} images {be} not shown, and the page says why{hint}")
     tell(f"wrote {page}")
 
 

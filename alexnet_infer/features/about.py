@@ -13,7 +13,6 @@ import numpy as np
 
 from alexnet_infer import strict_json
 from alexnet_infer.errors import AlexNetInferError, SpecError, UnreadableInputError, printable
-from alexnet_infer.predict import LARGEST_BATCH
 from alexnet_infer.preprocess import Preprocessing, Views
 from alexnet_infer.strict_json import Record, Sha256, Text, matching, whole
 
@@ -94,7 +93,7 @@ class About(Record, frozen=True, kw_only=True):
     """center: the values for the central patch. ten: the mean of those for the paper's ten patches."""
     dtype: DType
     preprocessing: Preprocessing
-    batch: Annotated[int, whole(1, LARGEST_BATCH)]
+    batch: Positive
     """Images per call of the net. Another number may change the last digit of a value."""
     backend: Text
     software: Text
@@ -133,25 +132,43 @@ class About(Record, frozen=True, kw_only=True):
         return strict_json.build(fields, cls, where, preprocessing=Preprocessing.from_json)
 
 
-def difference(earlier: About, now: About) -> str:
-    """Return what differs between two descriptions, as in "views (ten, now center)". It is empty if nothing does."""
-    before, after = _facts(earlier), _facts(now)
-    parts = [
-        f"{name} ({printable(before[name])[:60]}, now {printable(after[name])[:60]})"
-        for name in before
-        if before[name] != after[name]
+def difference(earlier: About, now: About) -> tuple[list[str], list[str]]:
+    """Return what differs between two descriptions: the options, as in "views (center, now ten)", and other facts."""
+    options = [
+        f"{name} ({before}, now {after})"
+        for (name, before), after in zip(_options(earlier).items(), _options(now).values(), strict=True)
+        if before != after
     ]
-    return ", ".join([*parts[:3], *([f"{len(parts) - 3} other facts"] if len(parts) > 3 else [])])
+    facts = []
+    if earlier.net == now.net and earlier.sha256 != now.sha256:
+        facts.append("the net's file")
+    if earlier.images.listing != now.images.listing:
+        facts.append(f"the list of images ({earlier.images.count:,}, now {now.images.count:,})")
+    if earlier.software != now.software:
+        facts.append(f"software ({_short(earlier.software)}, now {_short(now.software)})")
+    return options, facts
 
 
-def _facts(about: About) -> dict[str, str]:
+def _options(about: About) -> dict[str, str]:
     images = about.images
     return {
-        "net": f"{about.net} {about.sha256[:8]}",
-        "layers": " ".join(layer.name for layer in about.layers),
-        "images": f"{images.count:,} of {images.path or images.data}, {images.listing[:8]}",
-        **{name: str(getattr(about, name)) for name in ("views", "dtype", "batch", "backend", "software")},
+        "net": _short(about.net),
+        "layers": _short(" ".join(layer.name for layer in about.layers)),
+        "images": _short(images.path or images.data),
+        "format": _short(images.layout or "photos"),
+        "split": images.split or "none",
+        "limit": "a sample" if images.sample else "all",
+        "views": about.views,
+        "type": about.dtype,
+        "batch": f"{about.batch:,}",
+        "backend": _short(about.backend),
     }
+
+
+def _short(text: str) -> str:
+    """Return a text for a message, of at most 60 characters. The end of a path says most."""
+    text = printable(text)
+    return text if len(text) <= 60 else f"...{text[-57:]}"
 
 
 def hash_of(images: Iterable[tuple[str, str | None]]) -> str:

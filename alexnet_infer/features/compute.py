@@ -15,13 +15,13 @@ import PIL
 from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import describe, is_exported
 from alexnet_infer.decode import Squares
-from alexnet_infer.errors import ModelFileError, UsageError, printable, shown
+from alexnet_infer.errors import AlexNetInferError, ModelFileError, UsageError, printable, shown
 from alexnet_infer.features import hdf5, mapped, npy, parquet
 from alexnet_infer.features.about import About, AboutLayer, FeaturesError
 from alexnet_infer.features.images import Images
 from alexnet_infer.features.opening import check_suffix, open_features
 from alexnet_infer.features.staging import Staging
-from alexnet_infer.features.table import RESERVED, Row
+from alexnet_infer.features.table import LONGEST_TEXT, RESERVED, Row
 from alexnet_infer.layers import find_layers
 from alexnet_infer.nets import load
 from alexnet_infer.pipeline import Clock, run
@@ -153,6 +153,9 @@ def compute(request: FeaturesRequest, net: Net, images: Images, clock: Clock | N
 
 def _check_form(suffix: str, about: About, images: Images) -> None:
     """Raise UsageError if a kind of file can't hold what is known of it before anything is computed."""
+    longest = max((name for name, _ in images.listed), key=len)
+    if len(longest) > LONGEST_TEXT:
+        raise UsageError(f"{shown(longest)}: a name of {len(longest):,} characters; expected at most {LONGEST_TEXT:,}")
     if suffix == ".parquet":
         parquet.check_size(about)
     elif suffix != ".npy":
@@ -197,11 +200,11 @@ def _lack_of_room(out: Path, about: About, done: int) -> str | None:
         return None
     from rich.filesize import decimal
 
+    problem = f"-o {out}: needs {decimal(needed)} of free space, and {decimal(free)} are free; free some"
+    if done:
+        return f"{problem}, and run the same command again"
     less = "" if out.suffix == ".npy" else ", choose .npy" if len(about.layers) == 1 else ", choose fewer layers"
-    return (
-        f"-o {out}: needs {decimal(needed)} of free space, and {decimal(free)} are free; free some, choose another "
-        f"disk{less}{'' if about.dtype == 'float16' else ', or add --half'}"
-    )
+    return f"{problem}, choose another disk{less}{'' if about.dtype == 'float16' else ', or add --half'}"
 
 
 class _Extraction:
@@ -224,7 +227,11 @@ class _Extraction:
                 found = self.net.backend.activations(inputs)
             for layer, array in zip(about.layers, values, strict=True):
                 means = self.net.mean_over_views(found[layer.name], about.batch)[: len(readable)]
-                array[readable] = _stored(means, about, layer, [rows[i] for i in readable])
+                try:
+                    array[readable] = _stored(means, about, layer, [rows[i] for i in readable])
+                except AlexNetInferError:
+                    self._staging.discard()  # the same options can't get past this image
+                    raise
         self._staging.append(rows, values)
 
 

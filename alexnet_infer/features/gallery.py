@@ -6,6 +6,7 @@ net sees it at the distance that the search found.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,11 +51,11 @@ def find_place(index: Index, given: Path | None) -> Place:
     """Find the images: the labelled set at `given` or at the path in the file, or photos by their names.
 
     For photos, `given` is the folder in which `features` was run. If the set is not at the path in the file, the place
-    has the reason. Raises UsageError if that folder is none, and the errors of `open_images` for a set at `given`.
+    has the reason. Raises UsageError if it is not a folder, and the errors of `open_images` for a set at `given`.
     """
     images = index.features.about.images
     if images.path is None or images.split is None:
-        if given is not None and not given.is_dir():
+        if given is not None and not os.path.isdir(given):  # noqa: PTH112 (no error for a name too long)
             raise UsageError(f"--data {given}: expected the folder in which `features` was run for these photos")
         return Place(root=given)
     root = set_at(given or Path(images.path))

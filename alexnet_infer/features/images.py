@@ -13,10 +13,10 @@ from typing import Any
 
 from alexnet_infer.datasets import Example, LabelledImages
 from alexnet_infer.decode import Squares, Timed, read_squares
-from alexnet_infer.errors import UsageError, printable, shown
+from alexnet_infer.errors import UsageError, printable
 from alexnet_infer.evaluation.selection import name_of
 from alexnet_infer.features.about import MAX_IMAGES, AboutImages, hash_of
-from alexnet_infer.features.table import LONGEST_TEXT, Row
+from alexnet_infer.features.table import Row
 from alexnet_infer.photos import Photo, fetched
 from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.reading import PHOTOS_PER_CALL, Decoded, batches
@@ -29,8 +29,9 @@ class Images:
     listed: Sequence[tuple[str, str | None]]
     """Name and label of each, as in `Row`."""
     about: AboutImages
-    stamp: str
-    """What is known of their content without reading it. Another stamp means other features."""
+    stamp: str | None
+    """What is known of their content without reading it. Another stamp means other features. None if they can't be read
+    a second time, since one is from standard input."""
     source: Callable[[int], Iterator[Any]]
     """Returns the images from a position on, for `pipeline.run`."""
     row: Callable[[Decoded[Any, Squares]], Row]
@@ -104,14 +105,11 @@ class _Photo:
 def _about(listed: Sequence[tuple[str, str | None]], **facts: Any) -> AboutImages:
     if not 1 <= len(listed) <= MAX_IMAGES:
         raise UsageError(f"{len(listed):,} images: expected 1 to {MAX_IMAGES:,}")
-    longest = max((name for name, _ in listed), key=len)
-    if len(longest) > LONGEST_TEXT:
-        raise UsageError(f"{shown(longest)}: a name of {len(longest):,} characters; expected at most {LONGEST_TEXT:,}")
     return AboutImages(count=len(listed), unreadable=0, listing=hash_of(listed), **facts)
 
 
-def _stamp(photos: Sequence[Photo]) -> str:
-    """Return a hash of the sizes and times of files. Standard input is never the same again."""
+def _stamp(photos: Sequence[Photo]) -> str | None:
+    """Return a hash of the sizes and times of files, or None if there is standard input."""
     digest = hashlib.sha256()
     for photo in photos:
         known: list[Any] = [utf8(photo.name)]
@@ -122,7 +120,7 @@ def _stamp(photos: Sequence[Photo]) -> str:
             except (OSError, ValueError):
                 known.append(None)
         elif photo.url is None and photo.problem is None:
-            known.append(os.urandom(8).hex())
+            return None
         digest.update(json.dumps(known).encode() + b"\n")
     return digest.hexdigest()
 

@@ -14,8 +14,8 @@ from alexnet_infer.version import __version__
 
 PAGE, KIND = "index.html", "similar"
 
-MOST = 1000
-"""Pictures of a page. They are in memory together, 200 kB each."""
+MOST, MOST_BYTES = 1000, 2**29
+"""The most pictures of a page, and the most bytes of them and their features, which are in memory together."""
 
 
 def check_report(out: Path) -> None:
@@ -26,12 +26,14 @@ def check_report(out: Path) -> None:
         raise UsageError(f"--report {out}: is a file; expected a new or existing folder")
 
 
-def check_pictures(photos: int, n: int) -> None:
-    """Raise UsageError if the page of so many photos, with `n` neighbours each, would have more than MOST pictures."""
-    if photos * (n + 1) > MOST:
+def check_pictures(index: Index, photos: int, out: Path) -> None:
+    """Raise UsageError if the page of so many photos, with their neighbours, would have too many pictures."""
+    each = 8 * index.features.layer(index.layer).size + 3 * index.net.rescaling.size**2
+    most = min(MOST, MOST_BYTES // each)
+    if (pictures := photos * (index.n + 1)) > most:
         raise UsageError(
-            f"--report: {photos:,} photos with {n:,} images each are {photos * (n + 1):,} pictures; expected at most "
-            f"{MOST:,}: name fewer photos, or a smaller -n"
+            f"--report {out}: {photos:,} photos and {index.n:,} images for each are {pictures:,} pictures; expected at "
+            f"most {most:,}: name fewer photos, or a smaller -n"
         )
 
 

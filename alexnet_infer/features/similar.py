@@ -122,18 +122,20 @@ def open_index(request: SimilarRequest) -> Index:
 def find_similar(index: Index, photos: Sequence[Photo], *, keep: bool = False) -> Iterator[Answer]:
     """Yield the nearest images for each photo, or its error, in order. With `keep`, the squares of the photos are kept.
 
-    The photos are read and searched for in parts, so that memory does not grow with their number. Raises UsageError for
-    features too large for the file's type, and the errors of `search`.
+    The photos are read and searched for in parts, so that memory does not grow with their number. The next answer
+    raises UsageError for features too large for the file's type, FeaturesError if no row is finite, and the errors of
+    `search`.
     """
     features = index.features
     part = max(1, min(PART, QUERY_BYTES // (8 * features.layer(index.layer).size)))
-    with counting(f"searching {features.path}", len(photos) * len(features), "rows") as advance:
+    with counting(f"searching {features.path}", len(photos), "photos") as advance:  # half for computing, half for this
         for some in batches(photos, part):
-            yield from _answers(index, features_of(index, images_of_photos(some), keep=keep), advance)
+            images = features_of(index, images_of_photos(some), keep=keep, on_images=lambda count: advance(count / 2))
+            yield from _answers(index, images, lambda rows: advance(rows / len(features) / 2))
 
 
 def _answers(index: Index, images: Sequence[ImageFeatures], advance: Callable[[int], None]) -> Iterator[Answer]:
-    """Yield the answers for photos whose features are known."""
+    """Yield the answers for photos whose features are known. `advance` is called with the rows that were compared."""
     features = index.features
     queries = [image.values for image in images if image.error is None]
     found: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
@@ -160,7 +162,8 @@ def features_of(
 ) -> list[ImageFeatures]:
     """Return the features of images, in their order, rounded as in the file. With `keep`, also their squares.
 
-    `on_images` is called with the number of images done since the last call.
+    `on_images` is called with the number of images done since the last call. Raises UsageError for features too large
+    for the file's type.
     """
     task = _Collection(index, images, keep)
     run(images.source(0), [task], batch=_batch(index), on_images=on_images)

@@ -52,23 +52,26 @@ _OURS = re.compile(
 _LONGEST_LINE = 2**20
 _encode = json.JSONEncoder(check_circular=False).encode
 _LINE = msgspec.json.Decoder(tuple[str, str | None, str | None, int])
-_ABOUT = msgspec.json.Decoder(dict[str, str])
+_ABOUT = msgspec.json.Decoder(dict[str, str | None])
 
 
 class Staging:
     """The rows of a run that writes the file `out`. A context manager, which holds the lock.
 
     `about` is the description, without the number of unreadable images; `listed` are the images' names and labels.
+    `stamp` is that of the images, or None if they can't be read a second time: then no run is continued.
+
     Raises UsageError if the folder can't be written, or if another process is using it.
     """
 
-    def __init__(self, out: Path, about: About, stamp: str, listed: Sequence[tuple[str, str | None]]) -> None:
+    def __init__(self, out: Path, about: About, stamp: str | None, listed: Sequence[tuple[str, str | None]]) -> None:
         self.out, self.about, self._listed = out, about, listed
         self.folder = out.with_name(f".{out.name}.part")
         self.done = 0
         """The number of images that are complete."""
         self.errors: dict[int, str] = {}
         """Row -> why the image can't be read, of those that are done."""
+        self._stamp, self._fresh = stamp, False
         self._key = json.dumps({"about": about.to_json(), "stamp": stamp}).encode()
         shape = (about.images.count,)
         self._starts = [header(about.numpy_dtype, shape + layer.shape) for layer in about.layers]
@@ -92,9 +95,10 @@ class Staging:
     def prepare(self, on_images: Callable[[int], None] = lambda count: None, *, fresh: bool = False) -> None:
         """Keep the rows of an earlier run that are valid, up to its last complete batch, and open the files.
 
-        With `fresh`, they are removed. `on_images` is called with the number of rows just checked. Raises UsageError if
+        With `fresh`, all are removed. `on_images` is called with the number of rows just checked. Raises UsageError if
         there are rows of a run with another description or stamp, or if the files can't be written.
         """
+        self._fresh = fresh
         with self._writing():
             if fresh or not self._is_same():
                 if not fresh:
@@ -179,6 +183,8 @@ class Staging:
         return _Staged(self.folder, about, names, labels, self.errors)
 
     def _is_same(self) -> bool:
+        if self._stamp is None:
+            return False
         try:
             return read_limited(self.folder / ABOUT, len(self._key)) == self._key
         except (OSError, SpecError):
@@ -191,22 +197,30 @@ class Staging:
                 count = sum(1 for _ in iter(partial(file.readline, _LONGEST_LINE), b""))
         except (FileNotFoundError, SpecError):
             return
-        if count:
+        if count and (problem := self._difference()):
             raise UsageError(
-                f"{self.out}: an earlier run was interrupted after {count:,} images, and differs in "
-                f"{self._difference()}; continue it with its own options, discard it with --fresh, or choose another "
-                "name"
+                f"{self.out}: an earlier run was interrupted after {count:,} images, and {problem}discard it with "
+                "--fresh, or choose another name"
             )
 
-    def _difference(self) -> str:
-        """Return how an earlier run differs from this one."""
+    def _difference(self) -> str | None:
+        """Return how an earlier run differs, and if possible how to continue it. None if nothing can continue it."""
         try:
             earlier = _ABOUT.decode(read_limited(self.folder / ABOUT, 2 * MAX_JSON_BYTES))
-            return difference(About.from_json(earlier["about"]), self.about) or "the sizes or times of its images"
+            if earlier["stamp"] is None:
+                return None
+            options, facts = difference(About.from_json(earlier["about"] or ""), self.about)
         except (OSError, KeyError, ValueError, RecursionError, SpecError):
-            return "its description, which is damaged or of another version"
+            return "its description is damaged or of another version; "
+        if earlier["stamp"] != self._stamp and not options + facts:
+            facts = ["the sizes or times of its images"]
+        shown = [*options, *facts][:3]
+        more = len(options + facts) - len(shown)
+        what = ", ".join(shown) + (f" and {more} more" if more else "") or "its preprocessing"
+        return f"differs in {what}; {'continue it with its own options, ' if options else ''}"
 
     def _remove_files(self) -> None:
+        (self.folder / IMAGES).unlink(missing_ok=True)  # first: without it, there are no rows
         for path in self.folder.iterdir():
             if _OURS.fullmatch(path.name):
                 path.unlink()
@@ -249,7 +263,10 @@ class Staging:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        kept = f"; the same command continues after {self.done:,} images" if self.done else ""
+        kept = ""
+        if self.done and self._stamp is not None:
+            again = "the same command without --fresh" if self._fresh else "the same command"
+            kept = f"; {again} continues after {self.done:,} images"
         with writing(self.out, f"choose another name or folder{kept}"):
             yield
 

@@ -435,9 +435,16 @@ def test_a_report_on_an_exported_net_beside_a_model_file_shows_no_kernels(evalua
     assert 'class="kernels"' not in page
 
 
-@pytest.mark.parametrize("option", [["--json"], ["--fail-if", "top1>1"], ["--batch", "4"]])
-def test_an_option_before_merge_is_refused(run, tmp_path, option):
-    one_line(run("eval", *option, "merge", tmp_path), 2, option[0], "before merge")
+@pytest.mark.parametrize(
+    ("option", "fix"),
+    [
+        (["--json"], "put it after merge"),
+        (["--fail-if", "top1>1"], "put it after merge"),
+        (["--batch", "4"], "leave it out"),
+    ],
+)
+def test_an_option_before_merge_is_refused(run, tmp_path, option, fix):
+    one_line(run("eval", *option, "merge", tmp_path), 2, f"{option[0]}: has no effect before merge; {fix}")
 
 
 def test_a_shard_needs_its_own_cache(run, models, images):

@@ -104,7 +104,7 @@ OTHERS = {
 @pytest.mark.parametrize("option", OTHERS)
 def test_options_for_files_are_refused_and_nothing_is_written(run, tmp_path, net, option):
     value = [] if OTHERS[option] is None else [OTHERS[option]]
-    name = "--out" if option == "-o" else option
+    name = "-o/--out" if option == "-o" else option
     one_line(run("export", net, "--web", tmp_path / "site", option, *value), 2, f"{name}: has no effect on a web page")
     assert not (tmp_path / "site").exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,12 +164,27 @@ def test_an_interrupted_run_with_other_options_is_not_lost(run, model, root, tmp
     subprocess.run(command, capture_output=True, env=environment, timeout=100)
     refused = run(*arguments, "--views", "ten")
     one_line(refused, 2, "f.npz: an earlier run was interrupted", "views (center, now ten)", "--fresh")
+    shutil.copytree(tmp_path / ".f.npz.part", tmp_path / ".copy")
     code, text, err = run(*arguments, "--json")
     assert (code, json.loads(text)["computed_earlier"] >= 8) == (1, True)
     assert err.startswith("note: what could not be read before the interruption (1 of the images) was not tried again")
+    (tmp_path / ".copy").rename(tmp_path / ".f.npz.part")
     code, text, err = run(*arguments, "--views", "ten", "--fresh", "--json")
-    assert (code, json.loads(text)["computed_earlier"]) == (1, 0)
+    assert (code, json.loads(text)["computed_earlier"], json.loads(text)["views"]) == (1, 0, "ten")
     assert "note" not in err
+
+
+def test_ctrl_c_says_how_to_continue(model, root, tmp_path):
+    arguments = ["features", root, "--model", model, *RUN, "--workers", "1", "-o", tmp_path / "f.npz"]
+    environment = os.environ | {"IMAGES": "8", "SIGNAL": "SIGINT"}
+    photo = next(root.rglob("*.jpg")).read_bytes()
+    for more, expected in (
+        (["--fresh"], "interrupted: run the same command again without --fresh to continue\n"),
+        (["--fresh", "-"], "interrupted: standard input can't be read again, so the next run begins again\n"),
+    ):
+        command = [sys.executable, "-c", KILLS_ITSELF, *map(str, [*arguments, *more])]
+        stopped = subprocess.run(command, input=photo, capture_output=True, env=environment, timeout=100)
+        assert (stopped.returncode, stopped.stderr.decode()) == (130, expected)
 
 
 def test_an_exported_file_gives_the_layers_that_it_has(run, model, root, tmp_path):

@@ -149,7 +149,7 @@ def test_answers_do_not_depend_on_how_many_photos_are_searched_for_at_once(
     assert sizes == [2, 1, 2]
 
 
-def test_an_answer_is_printed_before_the_next_photos_are_read(similar, room, tmp_path, monkeypatch):
+def test_an_answer_is_printed_before_the_next_photos_are_searched_for(similar, room, tmp_path, monkeypatch):
     photos = sorted((room / "set").rglob("*.jpg"))[:2]
     monkeypatch.setattr(module, "PART", 1)
     search, left = module.search, [1]

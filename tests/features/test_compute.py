@@ -258,6 +258,14 @@ def test_a_changed_photo_is_not_mixed_with_the_rows_of_an_interrupted_run(model,
     np.testing.assert_array_equal(values[0], values[1])
 
 
+def test_after_an_error_that_the_same_options_cannot_pass_the_advice_works(model, tmp_path):
+    big, out = scaled(model, tmp_path / "big.safetensors", 1e6), tmp_path / "f.npz"
+    photos = [*(tmp_path / f"missing-{i}.jpg" for i in range(8)), *write_set(tmp_path / "set", 1).rglob("*.jpg")]
+    with pytest.raises(UsageError, match="leave out --half"):
+        computed(of_photos(*photos), big, out, layers=("fc6",), half=True, batch=4)
+    assert computed(of_photos(*photos), big, out, layers=("fc6",), batch=4).earlier == 0
+
+
 def test_what_an_interrupted_run_could_not_read_is_counted(model, tmp_path, interrupted):
     photos, out = sorted(write_set(tmp_path / "set", 10).rglob("*.jpg")), tmp_path / "f.npz"
     inputs = tmp_path / "missing.jpg", *photos

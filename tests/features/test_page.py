@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from alexnet_infer.artifact import sha256
+from alexnet_infer.features import open_features
 from alexnet_infer.photos import named
 from alexnet_infer.preprocess import Rescaling
 from tests.datasets.mini import WNIDS, jpeg
@@ -107,7 +108,11 @@ def test_too_many_pictures_for_a_page_are_refused_before_anything_is_computed(ru
     monkeypatch.setattr("alexnet_infer.commands.similar.find_similar", None)  # would raise an error
     options = ("--index", room / "set.npy", "--model", room / "net.safetensors", "--report", tmp_path / "report")
     result = run("similar", room / "query-0.jpg", room / "query-1.jpg", *options, "-n", 5)
-    one_line(result, 2, "2 photos with 5 images each are 12 pictures; expected at most 11", "a smaller -n")
+    one_line(result, 2, "2 photos and 5 images for each are 12 pictures; expected at most 11", "a smaller -n")
+    (units,) = open_features(room / "set.npy").layers["fc7"]
+    monkeypatch.setattr("alexnet_infer.features.page.MOST_BYTES", 3 * (8 * units + 3 * 64 * 64))
+    result = run("similar", room / "query-0.jpg", *options, "-n", 3)
+    one_line(result, 2, "1 photos and 3 images for each are 4 pictures; expected at most 3")
     assert not (tmp_path / "report").exists()
 
 
@@ -117,8 +122,14 @@ def test_images_that_are_not_on_the_page_are_counted(run, room, tmp_path, monkey
     index_of_photos(["a.jpg"], tmp_path / "photos.npz", room / "net.safetensors", **CPU)
     (tmp_path / "a.jpg").unlink()
     options = ("--index", tmp_path / "photos.npz", "--model", room / "net.safetensors", "--report", tmp_path / "report")
-    _, _, err = run("similar", room / "query-0.jpg", *options)
-    assert err.startswith("note: 1 of 1 images are not shown, and the page says why; --data names the folder in which")
+    code, _, err = run("similar", room / "query-0.jpg", *options)
+    note = "note: 1 of 1 images is not shown, and the page says why"
+    hint = "; if they are files elsewhere, --data names the folder in which `features` was run"
+    assert (code, err.splitlines()[0]) == (0, note + hint)
+    code, _, err = run("similar", room / "query-0.jpg", *options, "--data", tmp_path)
+    assert (code, err.splitlines()[0]) == (0, note)
+    too_long = run("similar", room / "query-0.jpg", *options, "--data", "a" * 300)
+    one_line(too_long, 2, "--data aaa", "expected the folder in which `features` was run")
 
 
 def test_equal_inputs_give_equal_pages(report, room, tmp_path):

@@ -15,6 +15,7 @@ from alexnet_infer.features import open_features, staging
 from alexnet_infer.features.about import About
 from alexnet_infer.features.staging import Staging
 from alexnet_infer.features.table import Row
+from alexnet_infer.preprocess import Preprocessing
 from tests.features.made import FORMS, described
 
 COUNT, BATCH = 10, 4
@@ -165,26 +166,44 @@ def test_a_changed_byte_is_noticed(tmp_path, place):
     assert [*open_features(out).rows()] == ROWS
 
 
+def images(**others: object) -> dict[str, object]:
+    return {"images": msgspec.structs.replace(about().images, **others)}
+
+
 CHANGES = {
-    "layers": ({"layers": ("fc6",)}, r"layers \(fc7, now fc6\)"),
-    "more layers": ({"layers": ("fc7", "pool5")}, r"layers \(fc7, now fc7 pool5\)"),
-    "images": ({"stamp": "another"}, "the sizes or times of its images"),
-    "net": ({"sha256": "1" * 64}, r"net \(a net 00000000, now a net 11111111\)"),
-    "views": ({"views": "ten"}, r"views \(center, now ten\)"),
-    "backend": ({"backend": "another"}, r"backend \(a backend, now another\)"),
-    "much": ({"backend": "b", "software": "2", "views": "ten", "net": "c", "dtype": "float16"}, r", 2 other facts"),
+    "layers": ({"layers": ("fc6",)}, "layers (fc7, now fc6)", True),
+    "more layers": ({"layers": ("fc7", "pool5")}, "layers (fc7, now fc7 pool5)", True),
+    "views": ({"views": "ten"}, "views (center, now ten)", True),
+    "half": ({"dtype": "float16"}, "type (float32, now float16)", True),
+    "backend": ({"backend": "another"}, "backend (a backend, now another)", True),
+    "path": (images(path="a" * 80 + "/two"), f"images (photos, now ...{'a' * 53}/two)", True),
+    "format": (images(layout="tar"), "format (photos, now tar)", True),
+    "split": (images(split="train"), "split (none, now train)", True),
+    "limit": (images(sample=True), "limit (all, now a sample)", True),
+    "much": (
+        {"backend": "b", "software": "2", "views": "ten", "net": "c", "dtype": "float16"},
+        "net (a net, now c), views (center, now ten), type (float32, now float16) and 2 more",
+        True,
+    ),
+    "list": (images(listing="1" * 64), "the list of images (10, now 10)", False),
+    "net": ({"sha256": "1" * 64}, "the net's file", False),
+    "software": ({"software": "2"}, "software (1, now 2)", False),
+    "content": ({"stamp": "another"}, "the sizes or times of its images", False),
+    "preprocessing": ({"preprocessing": Preprocessing(size=64, patch=56, mean=np.ones(3))}, "its preprocessing", False),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_rows_of_another_run_are_neither_used_nor_removed_unasked(tmp_path, change):
-    out, (others, difference) = tmp_path / "f.npz", CHANGES[change]
+    out, (others, difference, can_continue) = tmp_path / "f.npz", CHANGES[change]
     run(out, stop=8)
     before = content(tmp_path / ".f.npz.part")
-    expected = rf"f\.npz: an earlier run was interrupted after 8 images, and differs in .*{difference}; continue"
-    with pytest.raises(UsageError, match=expected) as refused:
+    with pytest.raises(UsageError) as refused:
         run(out, **others)
-    assert len(str(refused.value)) < 600
+    advice = f"{'continue it with its own options, ' if can_continue else ''}discard it with --fresh, or choose another"
+    assert str(refused.value) == (
+        f"{out}: an earlier run was interrupted after 8 images, and differs in {difference}; {advice} name"
+    )
     assert content(tmp_path / ".f.npz.part") == before
     assert run(out) == [8, 9]
 
@@ -202,15 +221,40 @@ def test_a_run_without_rows_gives_way_to_another(tmp_path):
     assert run(tmp_path / "f.npz", views="ten") == [*range(COUNT)]
 
 
+def test_nothing_is_kept_of_images_that_cannot_be_read_again(tmp_path):
+    """One of them is standard input."""
+    for others in ({}, {}, {"views": "ten"}):
+        assert run(tmp_path / "f.npz", stamp=None, stop=8, **others) == [*range(8)]
+    assert run(tmp_path / "f.npz") == [*range(COUNT)]
+
+
+@pytest.mark.parametrize("suffix", FORMS)
+def test_a_run_that_is_killed_when_it_has_written_its_file_leaves_no_rows(tmp_path, monkeypatch, suffix):
+    unlink, left = Path.unlink, [1]
+
+    def kill(self: Path, *arguments: bool, **named: bool) -> None:
+        if not left:
+            raise Killed
+        left.pop()
+        unlink(self, *arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Staging, "finish", lambda self: (patched.setattr(Path, "unlink", kill), self.discard()))
+        with pytest.raises(Killed):
+            run(tmp_path / f"f{suffix}")
+    assert run(tmp_path / f"f{suffix}", views="ten") == [*range(COUNT)]
+
+
 @pytest.mark.parametrize("text", ["{", "{}", '{"about": 3}', '{"about": "{}"}', "[" * 100_000, '{"about": ""}'])
 def test_a_damaged_description_is_said(tmp_path, text):
     run(tmp_path / "f.npz", stop=8)
     (tmp_path / ".f.npz.part" / staging.ABOUT).write_text(text)
-    with pytest.raises(UsageError, match="differs in its description, which is damaged or of another version"):
+    with pytest.raises(UsageError, match="its description is damaged or of another version; discard it with --fresh"):
         run(tmp_path / "f.npz")
 
 
-def test_a_full_disk_loses_no_rows_and_the_message_says_so(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_full_disk_loses_no_rows_and_the_message_says_so(tmp_path, monkeypatch, fresh):
     write = staging._append
 
     def fail(file, content, size=None) -> None:
@@ -220,8 +264,9 @@ def test_a_full_disk_loses_no_rows_and_the_message_says_so(tmp_path, monkeypatch
 
     with monkeypatch.context() as patched:
         patched.setattr(staging, "_append", fail)
-        with pytest.raises(UsageError, match=r"free some space, or .*; the same command continues after 4 images$"):
-            run(tmp_path / "f.npz")
+        again = "the same command without --fresh" if fresh else "the same command"
+        with pytest.raises(UsageError, match=rf"free some space, or .*; {again} continues after 4 images$"):
+            run(tmp_path / "f.npz", fresh=fresh)
     assert run(tmp_path / "f.npz") == [*range(4, COUNT)]
 
 
