@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_infer.files import lock
+
 pytest.importorskip("triton", reason="needs Triton: pip install triton")
 
 CAPABILITIES = (80, 86, 90, 100, 120)
@@ -33,9 +35,21 @@ def test_interpreted_kernels_agree_with_the_code_for_cpus(subject, cases):
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory) -> dict[str, dict]:
-    """`tests.train.triton_compile.Kernel` as JSON, by GPU and case: "sm_90 lrn forward 256 2 torch.bfloat16"."""
-    cache = str(tmp_path_factory.mktemp("triton"))
+    """`tests.train.triton_compile.Kernel` as JSON, by GPU and case: "sm_90 lrn forward 256 2 torch.bfloat16".
 
+    If the tests run in several processes, one of them compiles.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which the processes share
+    result = folder / "triton.json"
+    with lock(folder / "triton.lock", wait=True):
+        if not result.exists():
+            result.write_text(json.dumps(compiled_by_capability(str(tmp_path_factory.mktemp("triton")))))
+        return json.loads(result.read_text())
+
+
+def compiled_by_capability(cache: str) -> dict[str, dict]:
     def kernels(capability: int) -> dict[str, dict]:
         lines = child("tests.train.triton_compile", capability, TRITON_CACHE_DIR=cache, TRITON_INTERPRET="0")
         return {f"sm_{capability} {kernel['case']}": kernel for kernel in map(json.loads, lines)}
