@@ -135,7 +135,7 @@ class About(Record, frozen=True, kw_only=True):
 def difference(earlier: About, now: About) -> tuple[list[str], list[str]]:
     """Return what differs between two descriptions: the options, as in "views (center, now ten)", and other facts."""
     options = [
-        f"{name} ({before}, now {after})"
+        f"{name} ({_short(before)}, now {_short(after)})"
         for (name, before), after in zip(_options(earlier).items(), _options(now).values(), strict=True)
         if before != after
     ]
@@ -152,16 +152,16 @@ def difference(earlier: About, now: About) -> tuple[list[str], list[str]]:
 def _options(about: About) -> dict[str, str]:
     images = about.images
     return {
-        "net": _short(about.net),
-        "layers": _short(" ".join(layer.name for layer in about.layers)),
-        "images": _short(images.path or images.data),
-        "format": _short(images.layout or "photos"),
+        "net": about.net,
+        "layers": " ".join(layer.name for layer in about.layers),
+        "images": images.data if images.path is None else f"{images.data} in {images.path}",
+        "format": images.layout or "photos",
         "split": images.split or "none",
         "limit": "a sample" if images.sample else "all",
         "views": about.views,
         "type": about.dtype,
         "batch": f"{about.batch:,}",
-        "backend": _short(about.backend),
+        "backend": about.backend,
     }
 
 

@@ -177,6 +177,7 @@ CHANGES = {
     "half": ({"dtype": "float16"}, "type (float32, now float16)", True),
     "backend": ({"backend": "another"}, "backend (a backend, now another)", True),
     "path": (images(path="a" * 80 + "/two"), f"images (photos, now ...{'a' * 53}/two)", True),
+    "set": (images(data="others"), "images (photos, now others)", True),
     "format": (images(layout="tar"), "format (photos, now tar)", True),
     "split": (images(split="train"), "split (none, now train)", True),
     "limit": (images(sample=True), "limit (all, now a sample)", True),
