@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from alexnet_infer.features.search import decimals
 from alexnet_infer.features.similar import Answer, Index, SimilarRequest, find_similar, open_index
 from alexnet_infer.output import console, say_json, say_lines, styled, tell
 from alexnet_infer.photos import expand
+from alexnet_infer.web import is_http
 
 if TYPE_CHECKING:
     from alexnet_infer.features.gallery import Place
@@ -83,13 +85,21 @@ def _write(index: Index, answers: Sequence[Answer], place: Place, report: Path) 
 
     pictures = pictures_of(index, answers, place)
     page = write_report(index, answers, pictures, report)
-    missing = sum(picture.square is None for picture in pictures.values())
+    missing = [row for row, picture in pictures.items() if picture.square is None]
     if missing and not place.reason:
-        elsewhere = "; if they are files elsewhere, --data names the folder in which `features` was run"
-        hint = elsewhere if place.data is None and place.root is None else ""
-        be = "is" if missing == 1 else "are"
-        tell(f"note: {missing:,} of {len(pictures):,} images {be} not shown, and the page says why{hint}")
+        elsewhere = place.data is None and place.root is None and any(map(_is_missing, _names(index, missing)))
+        hint = "; --data names the folder in which `features` was run" if elsewhere else ""
+        tell(f"note: images not shown: {len(missing):,} of {len(pictures):,}; the page says why{hint}")
     tell(f"wrote {page}")
+
+
+def _names(index: Index, rows: Iterable[int]) -> Iterator[str]:
+    return (index.features.names[row] for row in rows)
+
+
+def _is_missing(name: str) -> bool:
+    """Whether a photo of this name may be in another folder."""
+    return not (is_http(name) or name == "-" or Path(name).is_absolute() or os.path.lexists(name))
 
 
 def _class_names(index: Index) -> dict[str, str]:
@@ -162,7 +172,8 @@ def _print(answer: Answer, index: Index) -> None:
         *((("class", "bold"),) if labelled else ()),
         ("name", ""),
     ):
-        table.add_column(heading, style=style, justify="right" if heading in ("", "distance") else "left")
+        side = "right" if heading in ("", "distance") else "left"
+        table.add_column(heading, style=style, justify=side, overflow="fold")
     for rank, near in enumerate(answer.neighbours, 1):
         cells = [styled(names.get(near.label, near.label or ""))] if labelled else []
         table.add_row(str(rank), f"{near.distance:.{digits}f}", *cells, styled(near.name))

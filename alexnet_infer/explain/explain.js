@@ -4,7 +4,6 @@ const hint = document.getElementById("keys");
 hint.hidden = false;
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
-  if (event.target.closest?.("input, summary, a, [tabindex='0']")) return;
   const key = event.key.toLowerCase();
   const tops = stops.map((stop) => Math.round(stop.getBoundingClientRect().top));
   const top = document.querySelector("h1");

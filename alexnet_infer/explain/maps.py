@@ -159,6 +159,10 @@ class Normalised:
     """The value that is white in `before` and `after`."""
     lowest: float
     highest: float
+    first: int
+    """The first map of the sum."""
+    last: int
+    """The last one."""
     most: float
     """The ratio of a position where the whole sum is 0: 1 / k ^ beta."""
     row: int
@@ -176,7 +180,8 @@ def normalised(maps: np.ndarray, after: np.ndarray, spec: LRN) -> Normalised:
     The ratio is computed from the formula, since 0 divided by 0 says nothing.
     """
     number = int(activity(maps).argmax())
-    totals = _sum_of_squares(maps, spec, number)
+    near = _near(len(maps), spec, number)
+    totals = (maps[near.start : near.stop].astype(np.float64) ** 2).sum(0)
     ratio = (spec.k + spec.alpha * totals) ** -spec.beta
     peak = float(np.abs(maps[number]).max())
     signed = bool((maps[number] < 0).any())
@@ -192,6 +197,8 @@ def normalised(maps: np.ndarray, after: np.ndarray, spec: LRN) -> Normalised:
         peak=peak,
         lowest=float(ratio.min()),
         highest=float(ratio.max()),
+        first=near.start,
+        last=near.stop - 1,
         most=most,
         row=row,
         column=column,
@@ -201,9 +208,8 @@ def normalised(maps: np.ndarray, after: np.ndarray, spec: LRN) -> Normalised:
     )
 
 
-def _sum_of_squares(maps: np.ndarray, spec: LRN, number: int) -> np.ndarray:
-    """Return LRN's sum for one map, float64 [h, w]: over its neighbours in its own column."""
-    width = len(maps) // spec.groups
+def _near(count: int, spec: LRN, number: int) -> range:
+    """Return the numbers of the maps, of `count`, in LRN's sum for one map: its neighbours in its own column."""
+    width = count // spec.groups
     first = number - number % width
-    low, high = max(first, number - spec.size // 2), min(first + width, number + spec.size // 2 + 1)
-    return (maps[low:high].astype(np.float64) ** 2).sum(0)
+    return range(max(first, number - spec.size // 2), min(first + width, number + spec.size // 2 + 1))

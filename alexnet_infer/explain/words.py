@@ -235,8 +235,8 @@ _WORDS = {
     ),
     "lrn": Words(
         what="Local response normalisation (LRN) lets neighbouring maps compete. Each value is divided by a number "
-        "that grows with the squares of the values at the same position in the n maps with the nearest numbers, its "
-        "own included: a value among strong neighbours shrinks more than a value alone.",
+        "that grows with the squares of the values at the same position in its own map and in those with the nearest "
+        "numbers: a value among strong neighbours shrinks more than a value alone.",
         why="It is a form of the lateral inhibition of nerve cells, which damp their neighbours. It lowers the "
         "paper's top-1 and top-5 errors by 1.4 and 1.2 percentage points.",
         section="3.3",

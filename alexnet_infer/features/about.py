@@ -133,17 +133,20 @@ class About(Record, frozen=True, kw_only=True):
 
 
 def difference(earlier: About, now: About) -> tuple[list[str], list[str]]:
-    """Return what differs between two descriptions: the options, as in "views (center, now ten)", and other facts."""
+    """Return what differs between two descriptions: what a user can choose, as in "views (center, now ten)", and facts.
+
+    A run whose facts differ can't be continued.
+    """
     options = [
         f"{name} ({_short(before)}, now {_short(after)})"
         for (name, before), after in zip(_options(earlier).items(), _options(now).values(), strict=True)
         if before != after
     ]
+    if earlier.images.listing != now.images.listing:
+        options.append(f"the list of images ({earlier.images.count:,}, now {now.images.count:,})")
     facts = []
     if earlier.net == now.net and earlier.sha256 != now.sha256:
         facts.append("the net's file")
-    if earlier.images.listing != now.images.listing:
-        facts.append(f"the list of images ({earlier.images.count:,}, now {now.images.count:,})")
     if earlier.software != now.software:
         facts.append(f"software ({_short(earlier.software)}, now {_short(now.software)})")
     return options, facts

@@ -124,6 +124,8 @@ def compute(request: FeaturesRequest, net: Net, images: Images, clock: Clock | N
     about = _about(request, net, images)
     _check_form(request.out.suffix, about, images)
     with Staging(request.out, about, images.stamp, images.listed) as staging:
+        if request.fresh and (problem := _lack_of_room(request.out, about, 0, freed=staging.size)):
+            raise UsageError(problem)
         with counting("checking earlier rows", len(images)) as advance:
             staging.prepare(advance, fresh=request.fresh)
         if problem := _lack_of_room(request.out, about, staging.done):
@@ -191,11 +193,14 @@ def _about(request: FeaturesRequest, net: Net, images: Images) -> About:
     )
 
 
-def _lack_of_room(out: Path, about: About, done: int) -> str | None:
-    """Return a message if the disk has certainly not enough room. A .npy file needs none but for its rows."""
+def _lack_of_room(out: Path, about: About, done: int, freed: int = 0) -> str | None:
+    """Return a message if the disk has certainly not enough room, after `freed` bytes are removed.
+
+    A .npy file needs none but for its rows.
+    """
     whole = about.images.count * about.row_bytes
     needed = whole - done * about.row_bytes + (whole if out.suffix in (".npz", ".h5") else 0)
-    free = shutil.disk_usage(out.parent).free
+    free = shutil.disk_usage(out.parent).free + freed
     if needed <= free:
         return None
     from rich.filesize import decimal

@@ -1,12 +1,13 @@
 """The pictures of neighbours, read again from where a file of features says that they are.
 
-A picture is shown only if it is certainly the image that was found: its name and label are those of the row, and the
-net sees it at the distance that the search found.
+A picture is shown only if it is the image that was found: its name and label are those of the row, and so are its
+features.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 from alexnet_infer.datasets import LabelledImages, detected, open_images
 from alexnet_infer.errors import AlexNetInferError, UsageError, one_line
 from alexnet_infer.features.images import Images, images_of_photos, images_of_set, utf8
-from alexnet_infer.features.search import Neighbour
+from alexnet_infer.features.search import Neighbour, rows_of
 from alexnet_infer.features.similar import Answer, ImageFeatures, Index, features_of
 from alexnet_infer.photos import Photo, named
 from alexnet_infer.progress import counting
@@ -25,8 +26,8 @@ from alexnet_infer.published.get import set_at
 from alexnet_infer.web import is_http
 
 _TOLERANCE = 0.01
-"""How far the distance of a picture may be from the listed one, as a fraction of the query's norm and that distance.
-Another runtime or device changes it by less."""
+"""How far a picture's features may be from those of its row, as a fraction of their norm. Another runtime or device
+changes them by less."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,15 +72,13 @@ def find_place(index: Index, given: Path | None) -> Place:
 
 def pictures_of(index: Index, answers: Sequence[Answer], place: Place) -> dict[int, Picture]:
     """Return the picture of each row among the answers' neighbours."""
-    wanted: dict[int, tuple[ImageFeatures, Neighbour]] = {}
-    for answer in answers:
-        for neighbour in answer.neighbours:
-            wanted.setdefault(neighbour.row, (answer.query, neighbour))
+    wanted = {neighbour.row: neighbour for answer in answers for neighbour in answer.neighbours}
     if place.reason:
         return {row: Picture(reason=f"the images were not found: {place.reason}") for row in wanted}
     found, pictures = _of_set(index, wanted, place) if place.data is not None else _of_photos(index, wanted, place.root)
+    stored = rows_of(index.features, index.layer, found)
     for row, image in found.items():
-        pictures[row] = _checked(image, *wanted[row])
+        pictures[row] = _checked(image, stored[row])
     return pictures
 
 
@@ -87,23 +86,31 @@ _Found = tuple[dict[int, ImageFeatures], dict[int, Picture]]
 """Rows whose image was read, and rows without."""
 
 
-def _of_photos(index: Index, wanted: Mapping[int, tuple[ImageFeatures, Neighbour]], root: Path | None) -> _Found:
+def _of_photos(index: Index, wanted: Mapping[int, Neighbour], root: Path | None) -> _Found:
     photos: dict[int, Photo] = {}
     pictures: dict[int, Picture] = {}
-    for row, (_, neighbour) in wanted.items():
+    for row, neighbour in wanted.items():
         if is_http(neighbour.name):  # a file from somebody else may name any address
             pictures[row] = Picture(reason="from the web, so not fetched again")
         elif neighbour.name == "-":
             pictures[row] = Picture(reason="from standard input")
         else:
-            photos[row] = named(neighbour.name if root is None else str(root / neighbour.name))
+            photos[row] = named(str(_path(neighbour.name, root or Path())))
     images = _read(index, images_of_photos([*photos.values()])) if photos else []
     return dict(zip(photos, images, strict=True)), pictures
 
 
-def _of_set(index: Index, wanted: Mapping[int, tuple[ImageFeatures, Neighbour]], place: Place) -> _Found:
+def _path(name: str, root: Path) -> Path:
+    """Return the file of a photo of this name. Its bytes that aren't UTF-8 may be escaped, as in "\\udcff"."""
+    path = root / name
+    if os.path.lexists(path):
+        return path
+    return root / re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), name)
+
+
+def _of_set(index: Index, wanted: Mapping[int, Neighbour], place: Place) -> _Found:
     data, root = place.data, place.root
-    at = _positions(data, {row: neighbour for row, (_, neighbour) in wanted.items()})
+    at = _positions(data, wanted)
     pictures = {row: Picture(reason="not in the set, or not once") for row in wanted if row not in at}
     positions = sorted({*at.values()})
     images = _read(index, images_of_set(data, positions, root)) if positions else []
@@ -133,12 +140,10 @@ def _listed(data: LabelledImages) -> Iterable[tuple[str, str]]:
     return ((utf8(name), wnids[label]) for name, label in data.listed(range(len(data))))
 
 
-def _checked(image: ImageFeatures, query: ImageFeatures, neighbour: Neighbour) -> Picture:
-    """Return the picture of an image that was read, unless it has changed since its features were computed."""
+def _checked(image: ImageFeatures, stored: np.ndarray) -> Picture:
+    """Return the picture of an image that was read, unless it has changed since its features were stored."""
     if image.error is not None:
         return Picture(reason=image.error)
-    distance = float(np.linalg.norm(image.values - query.values))
-    allowed = _TOLERANCE * (float(np.linalg.norm(query.values)) + neighbour.distance)
-    if abs(distance - neighbour.distance) > allowed:
+    if np.linalg.norm(image.values - stored) > _TOLERANCE * np.linalg.norm(stored):
         return Picture(reason="another image than the one whose features were computed")
     return Picture(square=image.square)

@@ -32,8 +32,8 @@ def check_pictures(index: Index, photos: int, out: Path) -> None:
     most = min(MOST, MOST_BYTES // each)
     if (pictures := photos * (index.n + 1)) > most:
         raise UsageError(
-            f"--report {out}: {photos:,} photos and {index.n:,} images for each are {pictures:,} pictures; expected at "
-            f"most {most:,}: name fewer photos, or a smaller -n"
+            f"--report {out}: would have {pictures:,} pictures, {index.n + 1:,} for each photo; expected at most "
+            f"{most:,}: name fewer photos, or a smaller -n"
         )
 
 

@@ -114,9 +114,33 @@ def as_stored(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     """
     with np.errstate(over="ignore", invalid="ignore"):
         stored = values.astype(dtype)
-    if not np.isfinite(stored).all():
-        raise UsageError(f"{name}: its features are not finite in {np.dtype(dtype).name}: expected finite values")
+    if problem := _unfit(values, stored):
+        raise UsageError(f"{name}: {problem}")
     return stored.astype(np.float64)
+
+
+def _unfit(values: np.ndarray, stored: np.ndarray) -> str | None:
+    if np.isfinite(stored).all():
+        return None
+    if not np.isfinite(values).all():
+        return "its features are not finite"
+    return (
+        f"has the value {abs(values).max():,.0f}, and {stored.dtype.name}, the type of the file, holds at most "
+        f"{np.finfo(stored.dtype).max:,.0f}; compute the file without --half"
+    )
+
+
+def rows_of(features: Features, layer: str, rows: Iterable[int]) -> dict[int, np.ndarray]:
+    """Return row -> the values of a layer, float64 [*shape]. The file is read in blocks."""
+    wanted, found, begin = sorted(set(rows)), {}, 0
+    for block in features.blocks(layer):
+        while wanted and wanted[0] < begin + len(block):
+            row = wanted.pop(0)
+            found[row] = block[row - begin].astype(np.float64)
+        begin += len(block)
+        if not wanted:
+            break
+    return found
 
 
 def search(

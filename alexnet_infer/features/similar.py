@@ -81,7 +81,7 @@ class ImageFeatures:
 
     name: str
     error: str | None = None
-    """Why it can't be read, without its name."""
+    """Why it can't be read, or why the file's type can't hold its features; without its name."""
     values: np.ndarray = field(default_factory=lambda: np.empty(0))
     """float64 [*shape], rounded to the type of the file."""
     square: np.ndarray | None = None
@@ -123,8 +123,7 @@ def find_similar(index: Index, photos: Sequence[Photo], *, keep: bool = False) -
     """Yield the nearest images for each photo, or its error, in order. With `keep`, the squares of the photos are kept.
 
     The photos are read and searched for in parts, so that memory does not grow with their number. The next answer
-    raises UsageError for features too large for the file's type, FeaturesError if no row is finite, and the errors of
-    `search`.
+    raises FeaturesError if no row is finite, and the errors of `search`.
     """
     features = index.features
     part = max(1, min(PART, QUERY_BYTES // (8 * features.layer(index.layer).size)))
@@ -162,8 +161,7 @@ def features_of(
 ) -> list[ImageFeatures]:
     """Return the features of images, in their order, rounded as in the file. With `keep`, also their squares.
 
-    `on_images` is called with the number of images done since the last call. Raises UsageError for features too large
-    for the file's type.
+    `on_images` is called with the number of images done since the last call.
     """
     task = _Collection(index, images, keep)
     run(images.source(0), [task], batch=_batch(index), on_images=on_images)
@@ -187,7 +185,11 @@ class _Collection:
             if image.image is None:
                 self.images.append(ImageFeatures(name=row.name, error=row.error))
                 continue
-            own = as_stored(next(values), about.numpy_dtype, printable(row.name))
+            try:
+                own = as_stored(next(values), about.numpy_dtype, self._index.layer)
+            except UsageError as error:
+                self.images.append(ImageFeatures(name=row.name, error=str(error)))
+                continue
             square = image.image[net.rescaling] if self._keep else None
             self.images.append(ImageFeatures(name=row.name, values=own, square=square))
 

@@ -105,6 +105,7 @@ class Staging:
                     self._refuse_rows()
                 self._remove_files()
                 write_atomically(self.folder / ABOUT, self._key)
+            self._remove_unfinished()
             lengths = [*self._valid(on_images)]
             self.done = len(lengths)
             if self.done < len(self._listed):
@@ -149,12 +150,11 @@ class Staging:
         """
         images = msgspec.structs.replace(self.about.images, unreadable=len(self.errors))
         about = msgspec.structs.replace(self.about, images=images)
-        with self._writing():
+        with self._writing(), self._no_unfinished():
             if self.out.suffix == ".npy":
                 new = self.folder / "0.npy"
             else:
                 new = self.folder / f"file{self.out.suffix}"
-                new.unlink(missing_ok=True)
                 for count in WRITERS[self.out.suffix](self._staged(about), new):
                     on_bytes(count)
             with new.open("rb+") as file:
@@ -178,6 +178,24 @@ class Staging:
             except OSError:  # not empty
                 return
 
+    @property
+    def size(self) -> int:
+        """Bytes of the folder's files, before `prepare`."""
+        return sum(path.lstat().st_size for path in self.folder.iterdir())
+
+    @contextmanager
+    def _no_unfinished(self) -> Iterator[None]:
+        """If the block fails, remove the file that it began: it takes the room that the next run needs."""
+        try:
+            yield
+        except BaseException:
+            self._remove_unfinished()
+            raise
+
+    def _remove_unfinished(self) -> None:
+        for suffix in WRITERS:
+            (self.folder / f"file{suffix}").unlink(missing_ok=True)
+
     def _staged(self, about: About) -> Features:
         names, labels = zip(*self._listed, strict=True)
         return _Staged(self.folder, about, names, labels, self.errors)
@@ -192,6 +210,8 @@ class Staging:
 
     def _refuse_rows(self) -> None:
         """Raise UsageError if there are rows of another run: hours of work, perhaps."""
+        if not all(os.path.lexists(self.folder / name) for name in (IMAGES, "0.npy")):
+            return
         try:
             with open_regular(self.folder / IMAGES, follow=False) as file:
                 count = sum(1 for _ in iter(partial(file.readline, _LONGEST_LINE), b""))
@@ -209,15 +229,17 @@ class Staging:
             earlier = _ABOUT.decode(read_limited(self.folder / ABOUT, 2 * MAX_JSON_BYTES))
             if earlier["stamp"] is None:
                 return None
-            options, facts = difference(About.from_json(earlier["about"] or ""), self.about)
+            about = About.from_json(earlier["about"] or "")
         except (OSError, KeyError, ValueError, RecursionError, SpecError):
             return "its description is damaged or of another version; "
-        if earlier["stamp"] != self._stamp and not options + facts:
-            facts = ["the sizes or times of its images"]
-        shown = [*options, *facts][:3]
-        more = len(options + facts) - len(shown)
-        what = ", ".join(shown) + (f" and {more} more" if more else "") or "its preprocessing"
-        return f"differs in {what}; {'continue it with its own options, ' if options else ''}"
+        options, facts = difference(about, self.about)
+        if earlier["stamp"] != self._stamp and about.images.listing == self.about.images.listing:
+            facts.append("the sizes or times of its images")
+        differing = [*facts, *options]
+        more = len(differing) - 3
+        what = ", ".join(differing[:3]) + (f" and {more} more" if more > 0 else "") or "its preprocessing"
+        can_continue = options and not facts
+        return f"differs in {what}; {'continue it with its own options and images, ' if can_continue else ''}"
 
     def _remove_files(self) -> None:
         (self.folder / IMAGES).unlink(missing_ok=True)  # first: without it, there are no rows

@@ -19,6 +19,7 @@ from alexnet_infer.errors import UsageError
 from alexnet_infer.features import open_features
 from alexnet_infer.features import similar as module
 from alexnet_infer.features.about import AboutLayer
+from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Preprocessing
 from tests.datasets.mini import WNIDS, jpeg
 from tests.evaluation.toys import save_net, write_set
@@ -163,6 +164,31 @@ def test_an_answer_is_printed_before_the_next_photos_are_searched_for(similar, r
     monkeypatch.setattr(module, "search", once)
     code, out, err = similar(*photos, "--json")
     assert (code, json.loads(out)["photo"], err) == (2, str(photos[0]), "error: stopped\n")
+
+
+def test_a_photo_whose_features_the_file_cannot_hold_is_one_error(similar, room, photo, monkeypatch):
+    """As in an index of float16, if the net computes more than 65,504."""
+    mean = Net.mean_over_views
+
+    def large(scores: np.ndarray, images: int) -> np.ndarray:
+        return mean(scores, images) * np.array([1, 1e6] + [1] * (images - 2))[:, None]
+
+    monkeypatch.setattr(Net, "mean_over_views", staticmethod(large))
+    own = sorted((room / "set").rglob("*.jpg"))[0]
+    code, out, err = similar(own, photo, "-n", 1)
+    assert code == 1
+    assert "0000.jpg" in out
+    assert err.startswith(f"error: {photo}: fc7: has the value ")
+    assert "float16, the type of the file, holds at most 65,504; compute the file without --half" in err
+
+
+def test_names_are_not_cut(run, room, tmp_path):
+    folder = tmp_path / ("a-folder-with-a-long-name-" * 4)
+    folder.mkdir()
+    (folder / "x.jpg").write_bytes(jpeg(1))
+    index = index_of_photos([folder / "x.jpg"], tmp_path / "long.npy", room / "net.safetensors", **CPU)
+    _, out, _ = run("similar", folder / "x.jpg", "--index", index, "--model", room / "net.safetensors", columns=60)
+    assert out.replace("\n", "").replace(" ", "").count(str(folder / "x.jpg")) == 2
 
 
 def test_csv_has_all_neighbours(similar, photo):

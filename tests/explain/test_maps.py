@@ -128,4 +128,7 @@ def test_lrn_on_the_most_active_map_is_the_reference_and_the_ratio_is_after_by_b
     assert shown.lowest == pytest.approx(ratio.min())
     assert shown.most == pytest.approx(spec.k**-spec.beta)
     assert before[shown.row, shown.column] == peak == shown.value
+    summed = maps[shown.first : shown.last + 1, shown.row, shown.column].astype(float)
+    assert shown.total == pytest.approx((summed**2).sum())
+    assert shown.last - shown.first < min(spec.size, len(maps) // spec.groups)
     assert shown.value / (spec.k + spec.alpha * shown.total) ** spec.beta == pytest.approx(shown.result, rel=1e-5)

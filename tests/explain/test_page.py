@@ -333,9 +333,28 @@ def test_a_very_sure_net_has_a_scale_of_5_points_and_numbers_that_differ(tmp_pat
     probability = np.linspace(0.99990, 0.99999, side * side, dtype=np.float32).reshape(side, side)
     page = page_of(tmp_path, replace(plain, occlusion=replace(plain.occlusion, probability=probability, whole=0.9999)))
     assert "The scale spans at least 5 percentage points" in page.text
-    assert "95.0 %" in page.text
+    assert "95.00 %" in page.text
     assert "Lowest: 99.99 %" in page.text
     assert "Highest: 100.00 %" in page.text
+
+
+def test_a_class_that_is_not_first_with_nothing_hidden_is_compared_with_the_first(tmp_path, plain):
+    """Otherwise, hiding would be blamed for what was so before."""
+    found = plain.occlusion
+    first = plain.top(plain.mean if found.hiding.views == "ten" else plain.votes[CENTRAL])[0]
+    other = (first + 1) % len(plain.classes)
+    always, once = np.full_like(found.first, first), np.full_like(found.first, first)
+    once[0, 0] = other
+    name = plain.named(first).short
+    for firsts, text in (
+        (always, f"At none of them does another class come first than {name}."),
+        (once, f"At 1, another class comes first than {name}."),
+    ):
+        page = page_of(tmp_path, replace(plain, occlusion=replace(found, label=other, first=firsts)))
+        assert f"With nothing hidden, {name} comes first." in page.text
+        assert text in page.text
+    page = page_of(tmp_path, replace(plain, occlusion=replace(found, label=first, first=always)))
+    assert "comes first." not in page.text
 
 
 def test_hiding_that_changes_nothing_is_said(tmp_path, plain):

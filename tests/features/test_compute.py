@@ -266,6 +266,17 @@ def test_after_an_error_that_the_same_options_cannot_pass_the_advice_works(model
     assert computed(of_photos(*photos), big, out, layers=("fc6",), batch=4).earlier == 0
 
 
+def test_fresh_removes_no_rows_if_there_is_no_room(model, tmp_path, interrupted, monkeypatch):
+    photos, out = sorted(write_set(tmp_path / "set", 10).rglob("*.jpg")), tmp_path / "f.npz"
+    interrupted(of_photos(*photos), model, out)
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+        with pytest.raises(UsageError, match="of free space"):
+            computed(of_photos(*photos), model, out, fresh=True)
+    assert computed(of_photos(*photos), model, out).earlier == 8
+
+
 def test_what_an_interrupted_run_could_not_read_is_counted(model, tmp_path, interrupted):
     photos, out = sorted(write_set(tmp_path / "set", 10).rglob("*.jpg")), tmp_path / "f.npz"
     inputs = tmp_path / "missing.jpg", *photos

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 from PIL import Image
 
 from alexnet_infer.errors import UnreadableInputError, UsageError
-from alexnet_infer.features import open_features
+from alexnet_infer.features import gallery, open_features
 from alexnet_infer.features.gallery import Picture, find_place, pictures_of
-from alexnet_infer.features.similar import Index, SimilarRequest, find_similar, open_index
+from alexnet_infer.features.search import rows_of
+from alexnet_infer.features.similar import ImageFeatures, Index, SimilarRequest, find_similar, open_index
 from alexnet_infer.photos import named
 from tests.datasets.mini import WNIDS, jpeg, write_names
 from tests.evaluation.toys import save_net, write_set
@@ -83,6 +85,33 @@ def test_a_picture_that_has_changed_is_not_shown(room, labelled, opened):
     assert found[third].reason == "not in the set, or not once"
     for name in others:
         np.testing.assert_array_equal(found[name].square, square(opened, labelled / name))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_another_image_at_the_same_distance_is_not_shown(room, labelled, tmp_path, suffix):
+    """The features on the other side of the query are as far from it as those of the neighbour."""
+    pytest.importorskip("pyarrow", reason="needs pyarrow: pip install pyarrow")
+    paths = sorted(labelled.rglob("*.jpg"))[:4]
+    index = open_up(room, index_of_photos(paths, tmp_path / f"photos{suffix}", room / "net.safetensors", **CPU))
+    (answer,) = answers = [*find_similar(index, [named(paths[0])], keep=True)]
+    near = answer.neighbours[1]
+    stored = rows_of(index.features, "fc7", [near.row])[near.row]
+    other = 2 * answer.query.values - stored
+    assert np.isclose(np.linalg.norm(other - answer.query.values), near.distance)
+    for values, shown in ((other, False), (stored, True)):
+        image = ImageFeatures(name="x", values=values, square=answer.query.square)
+        assert (gallery._checked(image, stored).square is not None) == shown
+    assert all(picture.square is not None for picture in pictures_of(index, answers, find_place(index, None)).values())
+
+
+def test_photos_whose_names_are_not_utf8_are_found(room, labelled, tmp_path, monkeypatch):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    path = os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.jpg")
+    shutil.copy(next(labelled.rglob("*.jpg")), path)
+    index = open_up(room, index_of_photos([path], tmp_path / "photos.npy", room / "net.safetensors", **CPU))
+    (picture,) = pictures(room, index).values()
+    np.testing.assert_array_equal(picture.square, square(index, Path(path)))
 
 
 def test_a_picture_of_another_class_is_not_shown(room, labelled, opened):

@@ -108,11 +108,11 @@ def test_too_many_pictures_for_a_page_are_refused_before_anything_is_computed(ru
     monkeypatch.setattr("alexnet_infer.commands.similar.find_similar", None)  # would raise an error
     options = ("--index", room / "set.npy", "--model", room / "net.safetensors", "--report", tmp_path / "report")
     result = run("similar", room / "query-0.jpg", room / "query-1.jpg", *options, "-n", 5)
-    one_line(result, 2, "2 photos and 5 images for each are 12 pictures; expected at most 11", "a smaller -n")
+    one_line(result, 2, "would have 12 pictures, 6 for each photo; expected at most 11", "a smaller -n")
     (units,) = open_features(room / "set.npy").layers["fc7"]
     monkeypatch.setattr("alexnet_infer.features.page.MOST_BYTES", 3 * (8 * units + 3 * 64 * 64))
     result = run("similar", room / "query-0.jpg", *options, "-n", 3)
-    one_line(result, 2, "1 photos and 3 images for each are 4 pictures; expected at most 3")
+    one_line(result, 2, "would have 4 pictures, 4 for each photo; expected at most 3")
     assert not (tmp_path / "report").exists()
 
 
@@ -123,8 +123,8 @@ def test_images_that_are_not_on_the_page_are_counted(run, room, tmp_path, monkey
     (tmp_path / "a.jpg").unlink()
     options = ("--index", tmp_path / "photos.npz", "--model", room / "net.safetensors", "--report", tmp_path / "report")
     code, _, err = run("similar", room / "query-0.jpg", *options)
-    note = "note: 1 of 1 images is not shown, and the page says why"
-    hint = "; if they are files elsewhere, --data names the folder in which `features` was run"
+    note = "note: images not shown: 1 of 1; the page says why"
+    hint = "; --data names the folder in which `features` was run"
     assert (code, err.splitlines()[0]) == (0, note + hint)
     code, _, err = run("similar", room / "query-0.jpg", *options, "--data", tmp_path)
     assert (code, err.splitlines()[0]) == (0, note)

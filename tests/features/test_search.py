@@ -134,8 +134,8 @@ def test_a_file_without_readable_images_is_refused():
     [
         (np.zeros(3), r"shape \[3\]: expected \[2\], that of fc7"),
         (np.zeros((1, 2)), r"shape \[1, 2\]: expected \[2\]"),
-        (np.array([1, np.nan]), "not finite in float16"),
-        (np.array([1, 65_520]), "not finite in float16"),
+        (np.array([1, np.nan]), "its features are not finite"),
+        (np.array([1, 65_520]), "has the value 65,520, and float16, the type of the file, holds at most 65,504"),
     ],
     ids=["longer", "with a batch axis", "NaN", "too large"],
 )

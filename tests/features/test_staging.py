@@ -183,10 +183,15 @@ CHANGES = {
     "limit": (images(sample=True), "limit (all, now a sample)", True),
     "much": (
         {"backend": "b", "software": "2", "views": "ten", "net": "c", "dtype": "float16"},
-        "net (a net, now c), views (center, now ten), type (float32, now float16) and 2 more",
-        True,
+        "software (1, now 2), net (a net, now c), views (center, now ten) and 2 more",
+        False,
     ),
-    "list": (images(listing="1" * 64), "the list of images (10, now 10)", False),
+    "list": (images(listing="1" * 64), "the list of images (10, now 10)", True),
+    "content and views": (
+        {"stamp": "another", "views": "ten"},
+        "the sizes or times of its images, views (center, now ten)",
+        False,
+    ),
     "net": ({"sha256": "1" * 64}, "the net's file", False),
     "software": ({"software": "2"}, "software (1, now 2)", False),
     "content": ({"stamp": "another"}, "the sizes or times of its images", False),
@@ -201,9 +206,10 @@ def test_rows_of_another_run_are_neither_used_nor_removed_unasked(tmp_path, chan
     before = content(tmp_path / ".f.npz.part")
     with pytest.raises(UsageError) as refused:
         run(out, **others)
-    advice = f"{'continue it with its own options, ' if can_continue else ''}discard it with --fresh, or choose another"
+    fix = "continue it with its own options and images, " if can_continue else ""
     assert str(refused.value) == (
-        f"{out}: an earlier run was interrupted after 8 images, and differs in {difference}; {advice} name"
+        f"{out}: an earlier run was interrupted after 8 images, and differs in {difference}; {fix}discard it with "
+        "--fresh, or choose another name"
     )
     assert content(tmp_path / ".f.npz.part") == before
     assert run(out) == [8, 9]
@@ -220,6 +226,28 @@ def test_fresh_discards_an_interrupted_run_with_the_same_options_or_others(tmp_p
 def test_a_run_without_rows_gives_way_to_another(tmp_path):
     run(tmp_path / "f.npz", stop=0)
     assert run(tmp_path / "f.npz", views="ten") == [*range(COUNT)]
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in FORMS if suffix != ".npy"])
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_file_that_could_not_be_completed_takes_no_room(tmp_path, monkeypatch, suffix, killed):
+    def fail(features, path: Path):
+        path.write_bytes(b"half")
+        yield 2
+        raise Killed if killed else OSError(28, "No space left on device")
+
+    unfinished = tmp_path / f".f{suffix}.part" / f"file{suffix}"
+    with monkeypatch.context() as patched:
+        patched.setitem(staging.WRITERS, suffix, fail)
+        if killed:  # nothing is cleaned up
+            patched.setattr(Staging, "_remove_unfinished", lambda self: None)
+        with pytest.raises(Killed if killed else UsageError):
+            run(tmp_path / f"f{suffix}")
+    assert unfinished.exists() == killed
+    with Staging(tmp_path / f"f{suffix}", about(), "stamp", LISTED) as rows:
+        rows.prepare()
+        assert rows.complete
+        assert not unfinished.exists()
 
 
 def test_nothing_is_kept_of_images_that_cannot_be_read_again(tmp_path):

@@ -53,7 +53,7 @@ def about_net(manifest: Manifest) -> str:
     columns = max(columns_of(architecture).values())
     parts = [
         f"{len(manifest.classes):,} classes",
-        f"{architecture.parameters:,} weights",
+        f"{architecture.parameters:,} parameters",
         "one column" if columns == 1 else f"{columns} columns",
         "LRN" if has_lrn(architecture) else "no LRN",
         f"trained on {manifest.provenance.data}",
@@ -63,10 +63,12 @@ def about_net(manifest: Manifest) -> str:
 
 def about_layers(architecture: Architecture) -> Iterator[dict[str, Any]]:
     columns = columns_of(architecture)
-    operations = {operation.name: operation for operation in architecture.operations}
+    names = [operation.name for operation in architecture.operations]
     for layer in web_layers(architecture):
-        names = dict.fromkeys((layer.name.removesuffix(PRE), layer.operation))  # of conv1: conv1, act1
-        texts = [_gloss(operations[name]) for name in names if name in operations]
+        texts = []
+        if layer.operation in names:
+            first, last = names.index(layer.name.removesuffix(PRE)), names.index(layer.operation)
+            texts = [*filter(None, map(_gloss, architecture.operations[first : last + 1]))]  # of conv1: conv1 to act1
         yield {
             "name": layer.name,
             "shape": list(layer.shape),
@@ -89,8 +91,8 @@ def _gloss(operation: Operation) -> str:
             return "tanh then limits values to -1 ... 1 (section 3.1 compares it with ReLU)."
         case LRN():
             return (
-                f"Local response normalisation: the larger the {operation.size} maps around a value are at its place, "
-                "the more it is divided by (section 3.3)."
+                "Local response normalisation: the larger the maps with the nearest numbers are at a value's place, "
+                "the more it is divided by (section 3.3). With LRN switched off, values go on unchanged."
             )
         case MaxPool():
             return (

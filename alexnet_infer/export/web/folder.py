@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from alexnet_infer.errors import UsageError
+from alexnet_infer.errors import UsageError, listed
 from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.pages import kind_of
 from alexnet_infer.version import __version__
@@ -23,8 +23,8 @@ _ADVICE = "correct that and run it again, since a page that was there may be inc
 def check_folder(folder: Path, names: Iterable[str]) -> None:
     """Raise UsageError if `write_files` must not write files of these names to the folder.
 
-    That is so if it is not a folder, has an index.html of something else, files of these names and no index.html, or
-    a link instead of a folder inside it. A missing folder is fine.
+    That is so if it is not a folder, has an index.html of something else, or anything and no index.html, or a link
+    instead of a folder inside it. A missing or empty folder is fine.
     """
     option = f"--web {folder}"
     if folder == Path():
@@ -44,11 +44,11 @@ def check_folder(folder: Path, names: Iterable[str]) -> None:
                 "expected another folder"
             )
         return
-    for name in names:
-        if os.path.lexists(folder / name):
-            raise UsageError(
-                f"{option}: has {name} and no {PAGE} of alexnet-infer export --web; expected an empty or new folder"
-            )
+    if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir())):
+        raise UsageError(
+            f"{option}: has {listed(others[:1])} and no {PAGE} of alexnet-infer export --web; expected an empty or new "
+            "folder"
+        )
 
 
 def write_files(folder: Path, files: Mapping[str, bytes], outdated: Sequence[str]) -> None:

@@ -162,7 +162,9 @@ def test_an_error_of_the_net_is_said_and_the_next_photo_works(page):
     page.example(2)
     page.browser.run("window.old = Float32Array.from; Float32Array.from = () => { throw new Error('broken'); }")
     page.browser.run("document.getElementById('lrn').click()")
-    assert page.browser.wait("document.querySelector('#status.problem')?.textContent") == "broken"
+    assert page.browser.wait("document.querySelector('#status.problem')?.textContent") == (
+        "broken What is below was computed before."
+    )
     page.browser.run("Float32Array.from = window.old")
     page.example(0)
     assert page.text("#status") == ""

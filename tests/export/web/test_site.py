@@ -308,9 +308,16 @@ def test_files_of_something_else_are_not_overwritten(tmp_path, name):
     photo = tmp_path / "photos" / "a.jpg"
     photo.parent.mkdir()
     photo.write_bytes(b"x")
-    with pytest.raises(UsageError, match=f"--web .*{name}"):
+    with pytest.raises(UsageError, match=f"--web .*(its {name} (was not|is a)|expected an empty or new folder)"):
         made(tmp_path, photos=[photo])
     assert (tmp_path / name).read_text() == "<title>mine</title>"
+
+
+def test_a_page_is_not_put_among_other_files(tmp_path):
+    (tmp_path / "holiday.jpg").write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"has holiday\.jpg and no index\.html of .*; expected an empty or new folder"):
+        made(tmp_path)
+    assert {*files(tmp_path)} == {"holiday.jpg"}
 
 
 def test_a_file_and_a_link_to_nothing_are_no_folders(tmp_path):

@@ -79,7 +79,8 @@ function busy() {
 
 /** Say what went wrong with the newest photo or switch. */
 function problem(/** @type {unknown} */ error) {
-  say(error, true);
+  const below = $("result").hidden ? "" : " What is below was computed before.";
+  say(`${error instanceof Error ? error.message : error}${below}`, true);
   $("result").removeAttribute("aria-busy");
 }
 

@@ -59,7 +59,10 @@ export function drawLayer(layer, values, apart) {
       const most = $("all").checked ? width : Math.min(width, columns > 1 ? FEW : 2 * FEW);
       const maps = drawMaps(canvas, values, layer, [i * width, (i + 1) * width], most, top);
       const title = columns > 1 ? `Column ${i + 1}: ` : "";
-      const text = `${title}${most} of ${width} maps; most active: ${maps.slice(0, 6).join(", ")}`;
+      const part = values.subarray((i * values.length) / columns, ((i + 1) * values.length) / columns);
+      const active = part.some((value) => value !== 0);
+      const text = `${title}${most} of ${width} maps; ` +
+        (active ? `most active: ${maps.slice(0, 6).join(", ")}` : "all of them are 0");
       canvas.setAttribute("aria-label", `${layer.name}, ${said}. ${text}`);
       return element("figure", "", canvas, element("figcaption", "hint", text));
     }),
