@@ -24,7 +24,7 @@ def check_folder(folder: Path, names: Iterable[str]) -> None:
     """Raise UsageError if `write_files` must not write files of these names to the folder.
 
     That is so if it is not a folder, has an index.html of something else, or anything and no index.html, or a link
-    instead of a folder inside it. A missing or empty folder is fine.
+    instead of a folder inside it. A missing folder is fine, and so is one that is empty but for hidden files.
     """
     option = f"--web {folder}"
     if folder == Path():
@@ -44,7 +44,7 @@ def check_folder(folder: Path, names: Iterable[str]) -> None:
                 "expected another folder"
             )
         return
-    if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir())):
+    if folder.is_dir() and (others := sorted(path.name for path in folder.glob("[!.]*"))):
         raise UsageError(
             f"{option}: has {listed(others[:1])} and no {PAGE} of alexnet-infer export --web; expected an empty or new "
             "folder"

@@ -315,6 +315,10 @@ def test_files_of_something_else_are_not_overwritten(tmp_path, name):
 
 def test_a_page_is_not_put_among_other_files(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"mine")
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / ".nojekyll").touch()  # as GitHub's pages have
+    made(tmp_path / "pages")
+    shutil.rmtree(tmp_path / "pages")
     with pytest.raises(UsageError, match=r"has holiday\.jpg and no index\.html of .*; expected an empty or new folder"):
         made(tmp_path)
     assert {*files(tmp_path)} == {"holiday.jpg"}
