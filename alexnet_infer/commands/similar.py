@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ from alexnet_infer.features.search import decimals
 from alexnet_infer.features.similar import Answer, Index, SimilarRequest, find_similar, open_index
 from alexnet_infer.output import console, say_json, say_lines, styled, tell
 from alexnet_infer.photos import expand
-from alexnet_infer.web import is_http
 
 if TYPE_CHECKING:
     from alexnet_infer.features.gallery import Place
@@ -80,26 +78,17 @@ def _place(index: Index, data: Path | None) -> Place:
 
 def _write(index: Index, answers: Sequence[Answer], place: Place, report: Path) -> None:
     """Write the page, and say how many images it lacks."""
-    from alexnet_infer.features.gallery import pictures_of
+    from alexnet_infer.features.gallery import may_be_elsewhere, pictures_of
     from alexnet_infer.features.page import write_report
 
     pictures = pictures_of(index, answers, place)
     page = write_report(index, answers, pictures, report)
     missing = [row for row, picture in pictures.items() if picture.square is None]
     if missing and not place.reason:
-        elsewhere = place.data is None and place.root is None and any(map(_is_missing, _names(index, missing)))
+        elsewhere = any(may_be_elsewhere(index.features.names[row], place) for row in missing)
         hint = "; --data names the folder in which `features` was run" if elsewhere else ""
         tell(f"note: images not shown: {len(missing):,} of {len(pictures):,}; the page says why{hint}")
     tell(f"wrote {page}")
-
-
-def _names(index: Index, rows: Iterable[int]) -> Iterator[str]:
-    return (index.features.names[row] for row in rows)
-
-
-def _is_missing(name: str) -> bool:
-    """Whether a photo of this name may be in another folder."""
-    return not (is_http(name) or name == "-" or Path(name).is_absolute() or os.path.lexists(name))
 
 
 def _class_names(index: Index) -> dict[str, str]:

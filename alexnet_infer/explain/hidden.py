@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_infer.explain.answers import pixels
-from alexnet_infer.explain.measure import CENTRAL, Explained
+from alexnet_infer.explain.measure import Explained
 from alexnet_infer.explain.occlusion import boundaries
 from alexnet_infer.pages import percent
 from alexnet_infer.preprocess import Preprocessing
@@ -35,7 +35,6 @@ def view_of_occlusion(net: Explained) -> dict[str, Any]:
     colours = _colours(shares)
     numbered = len(hiding.offsets) <= MOST_NUMBERS
     extremes = [int(probability.argmin()), int(probability.argmax())]
-    unhidden = net.top(net.mean if hiding.views == "ten" else net.votes[CENTRAL])[0]
     return {
         "found": found,
         "label": net.named(found.label),
@@ -56,8 +55,8 @@ def view_of_occlusion(net: Explained) -> dict[str, Any]:
         else [],
         "extremes": [_extreme(net, i) for i in extremes],
         "below": int((probability < found.whole).sum()),
-        "first": None if unhidden == found.label else net.named(unhidden),
-        "changed": int((found.first != unhidden).sum()),
+        "first": None if found.whole_first == found.label else net.named(found.whole_first),
+        "changed": int((found.first != found.whole_first).sum()),
     }
 
 

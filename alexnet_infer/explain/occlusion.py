@@ -97,6 +97,8 @@ class Occlusion:
     """The class whose probability is measured."""
     whole: float
     """Its probability with nothing hidden, with the same views."""
+    whole_first: int
+    """The most probable class with nothing hidden."""
     probability: np.ndarray
     """float32 [n, n]: its probability at each position."""
     first: np.ndarray
@@ -135,11 +137,13 @@ def occlude(
         answers.append(Net.mean_over_views(backend.infer(hidden), len(part)))
         advance(len(part))
     mean = finite(np.concatenate(answers), name)
+    unhidden = Net.mean_over_views(backend.infer(whole), 1)[0]
     side = len(hiding.offsets)
     return Occlusion(
         hiding=hiding,
         label=label,
-        whole=float(Net.mean_over_views(backend.infer(whole), 1)[0, label]),
+        whole=float(unhidden[label]),
+        whole_first=int(unhidden.argmax()),
         probability=mean[:, label].reshape(side, side),
         first=mean.argmax(1).reshape(side, side),
     )

@@ -100,6 +100,14 @@ def _of_photos(index: Index, wanted: Mapping[int, Neighbour], root: Path | None)
     return dict(zip(photos, images, strict=True)), pictures
 
 
+def may_be_elsewhere(name: str, place: Place) -> bool:
+    """Whether a photo of this name is a missing file, for which another folder may be named as the place."""
+    if place.data is not None or place.root is not None or is_http(name) or name == "-":
+        return False
+    path = _path(name, Path())
+    return not (path.is_absolute() or os.path.lexists(path))
+
+
 def _path(name: str, root: Path) -> Path:
     """Return the file of a photo of this name. Its bytes that aren't UTF-8 may be escaped, as in "\\udcff"."""
     path = root / name
