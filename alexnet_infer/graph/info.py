@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -79,6 +79,21 @@ class Member(Record, kw_only=True):
     sha256: Sha256
 
 
+ImageDigest = Annotated[str, strict_json.matching("[0-9a-f]{16}", "16 hexadecimal digits")]
+"""The first 16 hexadecimal digits of the SHA-256 of an image's encoded bytes: enough to tell any two apart."""
+
+
+class CalibrationRecord(Record, kw_only=True):
+    """How int8 ranges were measured: what a comparison must know to say that it uses the same images."""
+
+    method: Text
+    """Where ranges are clipped: entropy, percentile or minmax."""
+    images: Annotated[tuple[ImageDigest, ...], msgspec.Meta(min_length=1, description="at least one image")]
+    """The images whose activations were measured, sorted, each once."""
+    keep_float: tuple[Text, ...] = ()
+    """The layers that stay in float, by the names of their weights, in the order of the graph."""
+
+
 class ExportInfo(Record, kw_only=True):
     """What an exported file takes and how it computes. Raises SpecError on invalid values."""
 
@@ -95,6 +110,8 @@ class ExportInfo(Record, kw_only=True):
     )
     """The layers that the file returns, by their names in `alexnet_infer.layers`. Absent in JSON if it returns only
     probabilities, as in files of versions before 0.2."""
+    calibration: CalibrationRecord | None = None
+    """Set for int8 by versions from 0.2 on. Absent in JSON if it is None."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,6 +119,8 @@ class ExportInfo(Record, kw_only=True):
             raise SpecError(
                 f"outputs={shown(self.outputs)}: expected probabilities only, since the file has several nets"
             )
+        if self.calibration is not None and self.precision != "int8":
+            raise SpecError(f"calibration: expected int8 for it, not {self.precision}")
         if (self.int8_for is None) == (self.precision == "int8"):
             raise SpecError(f"flavor={shown(self.int8_for)}: expected cpu or tensorrt with int8, otherwise no flavor")
 
@@ -115,10 +134,18 @@ class ExportInfo(Record, kw_only=True):
         fields = msgspec.to_builtins(self)
         if self.outputs == (PROBABILITIES,):
             del fields["outputs"]
+        if self.calibration is None:
+            del fields["calibration"]
         return json.dumps({"format": FORMAT, **fields}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, where: str = "export") -> ExportInfo:
         """Inverse of `to_json`. Raises SpecError if a field is missing, unknown or out of range."""
         _, data = strict_json.parse_format(text, where, FORMAT)
-        return strict_json.build({"outputs": [PROBABILITIES], **data}, cls, where)
+        return strict_json.build(
+            {"outputs": [PROBABILITIES], "calibration": None, **data}, cls, where, calibration=_calibration_from_json
+        )
+
+
+def _calibration_from_json(data: Any, where: str) -> CalibrationRecord | None:
+    return None if data is None else strict_json.build(data, CalibrationRecord, where)

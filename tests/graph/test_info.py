@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from alexnet_infer.errors import SpecError, UsageError
-from alexnet_infer.graph.info import Batch, ExportInfo, Member
+from alexnet_infer.graph.info import Batch, CalibrationRecord, ExportInfo, Member
 
 MEMBERS = (Member(name="a", sha256="0" * 64), Member(name="b, c", sha256="f" * 64))
 
@@ -51,6 +51,12 @@ def test_text_that_is_not_a_batch_is_refused_in_one_short_line(text):
         ExportInfo(members=MEMBERS, views="ten", precision="fp16", lrn="plugin", batch=Batch.parse("4")),
         ExportInfo(members=MEMBERS, views="center", precision="int8", int8_for="tensorrt", lrn="conv"),
         ExportInfo(members=MEMBERS[:1], outputs=("fc7:pre", "probabilities")),
+        ExportInfo(
+            members=MEMBERS[:1],
+            precision="int8",
+            int8_for="cpu",
+            calibration=CalibrationRecord(method="entropy", images=("0" * 16, "f" * 16), keep_float=("conv1",)),
+        ),
     ],
 )
 def test_json_restores_it_exactly_and_is_canonical(info):
@@ -76,6 +82,7 @@ def test_a_file_that_cuts_views_takes_squares():
         {"precision": "int8"},
         {"precision": "int8", "int8_for": "gpu"},
         {"int8_for": "cpu"},
+        {"calibration": CalibrationRecord(method="entropy", images=("0" * 16,))},
     ],
 )
 def test_invalid_values_are_refused(values):
@@ -118,6 +125,9 @@ def put_member(**values: object) -> Callable[[dict[str, Any]], object]:
         put("lrn", None),
         put("flavor", "cpu"),
         put("int8_for", None),
+        put("calibration", {"method": "entropy", "images": ["0" * 16], "keep_float": []}),
+        put("calibration", {"method": "entropy", "images": ["0" * 16]}),
+        put("calibration", [1]),
     ],
 )
 def test_altered_metadata_is_refused_in_one_line(change):
