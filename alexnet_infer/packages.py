@@ -20,6 +20,9 @@ EXTRAS = {
     "scipy": "ilsvrc",
     "ray": "ray",
     "h5py": "h5",
+    "tritonclient": "client",
+    "geventhttpclient": "client",
+    "grpc": "client",
 }
 """Module of an optional package -> the extra of alexnet-infer that installs it."""
 

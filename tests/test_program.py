@@ -313,7 +313,7 @@ print(json.dumps(results))
 
 
 def test_the_advice_names_the_extra_of_an_optional_package():
-    packages = {"tensorrt_rtx": "tensorrt-rtx"}
+    packages = {"tensorrt_rtx": "tensorrt-rtx", "grpc": "grpcio"}
     for module, extra in EXTRAS.items():
         lines = PROJECT["optional-dependencies"][extra]
         assert any(re.match(rf"{packages.get(module, module)}\b(?!-)", line) for line in lines), module

@@ -19,6 +19,7 @@ from alexnet_infer.cli.options import (
     TrustEngine,
     given,
     net,
+    net_or_server,
 )
 from alexnet_infer.errors import UsageError
 from alexnet_infer.help import WHAT, argument, option
@@ -161,8 +162,13 @@ def export(
 
 def benchmark(
     models: Annotated[
-        list[Path] | None,
-        argument("[NET]...", "Names of nets, model files, .onnx or .engine.", parser=net, default="best bundled net"),
+        list[object] | None,
+        argument(
+            "[NET]...",
+            "Names of nets, model files, .onnx, .engine or servers.",
+            parser=net_or_server,
+            default="best bundled net",
+        ),
     ] = None,
     batch: Annotated[str, option(HOW, "Batch sizes: images (or patches) per call.", metavar="N,N,...")] = "1,8,64",
     views: Annotated[
@@ -201,8 +207,10 @@ def benchmark(
 
 
 def compare(
-    a: Annotated[Path, argument("A", "Reference: net name, model file, .onnx or .engine.", parser=net)],
-    b: Annotated[Path, argument("B", "Net to compare with it.", parser=net)],
+    a: Annotated[
+        object, argument("A", "Reference: net name, model file, .onnx, .engine or server.", parser=net_or_server)
+    ],
+    b: Annotated[object, argument("B", "Net to compare with it.", parser=net_or_server)],
     photos: Annotated[
         list[str] | None, argument("[PHOTO]...", "Files, folders, patterns or http(s) URLs.", default="example photos")
     ] = None,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from alexnet_infer.backends import Choice, Device
-from alexnet_infer.backends.opening import ENGINE_SUFFIXES
+from alexnet_infer.backends.opening import chooses_runtime
+from alexnet_infer.backends.remote.address import Source
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages, open_images
 from alexnet_infer.errors import UsageError
@@ -23,8 +24,8 @@ from alexnet_infer.published.get import set_at
 
 
 def run(
-    a: Path,
-    b: Path,
+    a: Source,
+    b: Source,
     *,
     tolerance: float | None = None,
     data: Path | None = None,
@@ -56,8 +57,8 @@ def run(
     return report(verify(*nets, images, limit=limit), allowed, as_json=as_json)
 
 
-def _load(path: Path, views: Views | None, device: Device, backend: Choice, trust_engine: bool) -> Net:
-    if path.suffix in ENGINE_SUFFIXES:  # an engine runs only in TensorRT; device and runtime are for the other net
+def _load(path: Source, views: Views | None, device: Device, backend: Choice, trust_engine: bool) -> Net:
+    if not chooses_runtime(path):  # an engine runs only in TensorRT, a served net where it is: for the other net
         return load(path, views=views, trust_engine=trust_engine)
     return load(path, device=device, views=views, backend=backend)
 
