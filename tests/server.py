@@ -1,8 +1,10 @@
-"""A server of the Open Inference Protocol on the loopback interface, over HTTP and gRPC, that can be told to misbehave."""
+"""A server of the Open Inference Protocol on the loopback interface, which can be told to misbehave: HTTP and gRPC."""
 
 from __future__ import annotations
 
+import functools
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_infer.artifact import load_artifact
-from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.graph.info import Batch, ExportInfo, FileViews, Member
 from alexnet_infer.graph.served import ServedNet
 from alexnet_infer.metrics import mean_probabilities
+from alexnet_infer.nets import load
 from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Views
 
@@ -33,18 +34,18 @@ class Origin:
     def __init__(
         self, path: Path, *, views: FileViews = "ten", sha256: str | None = "a" * 64, max_batch: int = 8, opt: int = 2
     ) -> None:
-        artifact = load_artifact(path)
-        self.net = Net(artifact.manifest, ReferenceBackend(artifact), "ten" if views == "none" else views)
-        self.views, self.name = views, artifact.manifest.name
+        self.net = _loaded(path, "ten" if views == "none" else views)
+        manifest = self.net.manifest
+        self.views, self.name = views, manifest.name
         self.served = ServedNet(
-            manifest=artifact.manifest,
+            manifest=manifest,
             info=ExportInfo(
                 members=(Member(name=self.name, sha256="b" * 64),), views=views, batch=Batch(opt=opt, max=max_batch)
             ),
             sha256=sha256,
-            backend="the reference",
+            backend="ONNX Runtime somewhere",
         )
-        preprocessing = artifact.manifest.preprocessing
+        preprocessing = manifest.preprocessing
         side, patch = preprocessing.size, preprocessing.patch
         kind, shape = ("FP32", [3, patch, patch]) if views == "none" else ("UINT8", [side, side, 3])
         self.input = "patches" if views == "none" else "images"
@@ -74,6 +75,11 @@ class Origin:
         return mean_probabilities([net.probabilities(list(squares))])
 
 
+@functools.cache
+def _loaded(path: Path, views: Views) -> Net:
+    return load(path, device="cpu", backend="onnxruntime", views=views)
+
+
 class HttpServer:
     """Serves `origin`. `script` has functions that answer the next requests for inference, given the handler."""
 
@@ -86,6 +92,7 @@ class HttpServer:
         """Path -> status and body, in place of what is served there."""
         self.paths: list[str] = []
         self.connections = 0
+        self.open: list[Handler] = []
         server = self
 
         class Bound(Handler):
@@ -104,6 +111,12 @@ class HttpServer:
         self._http.shutdown()
         self._http.server_close()
 
+    def drop(self) -> None:
+        """Close the connections that clients keep."""
+        for handler in self.open:
+            with suppress(OSError):
+                handler.connection.shutdown(socket.SHUT_RDWR)
+
 
 class Handler(BaseHTTPRequestHandler):
     """One connection."""
@@ -114,6 +127,7 @@ class Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.owner.connections += 1
+        self.owner.open.append(self)
 
     def handle(self) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):
@@ -160,7 +174,7 @@ class Handler(BaseHTTPRequestHandler):
         return np.frombuffer(self.body[length:], NUMBERS[tensor["datatype"]]).reshape(tensor["shape"])
 
     def answer_tensor(self, values: np.ndarray, content: bytes | None = None, **changes: Any) -> None:
-        """Send `values`, with `content` in place of their bytes. `changes` are fields of the tensor or of the answer."""
+        """Send `values`, with `content` in place of their bytes. `changes` are fields of the tensor or the answer."""
         content = values.astype("<f4").tobytes() if content is None else content
         tensor = {"name": "probabilities", "datatype": "FP32", "shape": [*values.shape]}
         tensor |= {"parameters": {"binary_data_size": len(content)}}

@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
-from typing import TypeVar
+from concurrent.futures import Future, wait
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds before a busy server is asked again, if it doesn't say when. Each pause is twice the one before."""
 
 T = TypeVar("T")
+_Jobs = SimpleQueue[tuple[Future[Any], Callable[[Client], Any]] | None]
 
 
 class RemoteBackend:
@@ -50,6 +51,7 @@ class RemoteBackend:
         self._address = address
         self._lanes = [_Lane(address) for _ in range(IN_FLIGHT)]
         self._finalizer = weakref.finalize(self, _close, self._lanes)
+        self._finalizer.atexit = False  # the system closes the connections
         self.model = _first(self._lanes[0], asking(address, manifest))
         self._version: str | None = None
         served = self.model.served
@@ -95,8 +97,9 @@ class RemoteBackend:
         served = self.model.served
         if served is None:
             return
-        config = _first(self._lanes[0], Client.config)
-        if config is None or served_net(config, self._address) != served:
+        config = _first(self._lanes[0], lambda client: client.config())
+        now = None if config is None else served_net(config, self._address)
+        if now is None or now.parameters() != served.parameters():
             raise ModelFileError(f"{self._address}: the server's model has changed since it was opened: run it again")
 
     def close(self) -> None:
@@ -108,29 +111,43 @@ class _Lane:
     """A thread with a client of its own: tritonclient's HTTP client belongs to the thread that made it."""
 
     def __init__(self, address: ServerAddress) -> None:
-        self._address, self._client = address, None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="alexnet-infer-server")
+        self._jobs: _Jobs = SimpleQueue()
+        # As a daemon, it doesn't delay the end of the program after Ctrl-C.
+        self.thread = threading.Thread(target=_work, args=(address, self._jobs), daemon=True)
+        self._starting = threading.Lock()
 
     def call(self, work: Callable[[Client], T]) -> Future[T]:
-        return self._thread.submit(self._run, work)
-
-    def _run(self, work: Callable[[Client], T]) -> T:
-        if self._client is None:
-            self._client = connect(self._address)
-        return work(self._client)
+        future: Future[T] = Future()
+        self._jobs.put((future, work))
+        with self._starting:
+            if self.thread.ident is None:
+                self.thread.start()
+        return future
 
     def close(self) -> None:
-        with suppress(RuntimeError):  # Python is exiting, and its threads have ended
-            self._thread.submit(self._end)
-        self._thread.shutdown(wait=False)
+        self._jobs.put(None)
 
-    def _end(self) -> None:
-        if self._client is not None:
-            client, self._client = self._client, None
-            client.close()
+
+def _work(address: ServerAddress, jobs: _Jobs) -> None:
+    client = None
+    while (job := jobs.get()) is not None:
+        future, work = job
+        try:
+            if client is None:
+                client = connect(address)
+            future.set_result(work(client))
+        except Exception as error:
+            if client is not None and not isinstance(error, BusyError):
+                client.close()  # it may still wait for the rest of an answer
+                client = None
+            future.set_exception(error)
+        del job, future, work  # what they refer to may be what closes this thread
+    if client is not None:
+        client.end()
 
 
 def _close(lanes: Sequence[_Lane]) -> None:
+    """Close the lanes. Garbage collection may call this in the middle of anything, so it must not wait for a lock."""
     for lane in lanes:
         lane.close()
 
@@ -175,6 +192,7 @@ class _Batch:
             with self._lock:
                 self.error = self.error or error
             self.stop.set()
+            raise  # the lane replaces its client
 
     def _ask(self, client: Client, part: np.ndarray) -> Answer:
         missing = self._model.size - len(part) if self._model.fixed else 0

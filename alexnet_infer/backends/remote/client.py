@@ -114,6 +114,10 @@ class Client(ABC):
     def close(self) -> None:
         """Close the connection."""
 
+    def end(self) -> None:
+        """Close the connection, and what this thread has for it. No other client may be made in this thread."""
+        self.close()
+
     # Errors.
 
     def _metadata(self, fields: object) -> Metadata:

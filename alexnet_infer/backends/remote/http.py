@@ -101,6 +101,9 @@ class HttpClient(Client):
             values, about = result.as_numpy(output.name), result.get_response()
             if values is None:
                 raise ValueError(f"without the output {shown(output.name)}")
+            size = (result.get_output(output.name).get("parameters") or {}).get("binary_data_size", values.nbytes)
+            if size != values.nbytes:
+                raise ValueError(f"{size} bytes for {values.nbytes}")
             sha256 = (about.get("parameters") or {}).get(SHA256_KEY)
             return Answer(
                 values=values, model=about["model_name"], version=str(about.get("model_version", "")), sha256=sha256
@@ -108,6 +111,9 @@ class HttpClient(Client):
 
     def close(self) -> None:
         self._client.close()
+
+    def end(self) -> None:
+        self.close()
         self._gevent.get_hub().destroy(destroy_loop=True)  # this thread's event loop has open files
 
     @contextmanager
