@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import clear_frames
 from typing import Any, NoReturn
 
 import numpy as np
@@ -124,7 +125,7 @@ class HttpClient(Client):
         """
         began = time.monotonic()
         try:
-            with self._gevent.Timeout(CONNECT + self._address.timeout):  # also for an answer that trickles
+            with self._gevent.Timeout(CONNECT + self._address.timeout), _released():  # also for an answer that trickles
                 yield
         except (self._gevent.Timeout, TimeoutError):
             raise self._slow(time.monotonic() - began) from None
@@ -143,6 +144,19 @@ class HttpClient(Client):
         if status in ("400", "404") and missing is not None:  # Triton says 400 of an unknown model, KServe 404
             raise missing(reason) from None
         raise (self._failed if status.startswith("5") else self._refused)(status, reason) from None
+
+
+@contextmanager
+def _released() -> Iterator[None]:
+    """Let go of the response, and so of its socket, if an error is raised: sockets must be closed in their thread."""
+    try:
+        yield
+    except BaseException as error:
+        each: BaseException | None = error
+        while each is not None:
+            clear_frames(each.__traceback__)
+            each = each.__context__
+        raise
 
 
 def _whole(value: object) -> int:
