@@ -6,6 +6,7 @@ is an error of one line; nothing stands for an answer that did not come.
 
 from __future__ import annotations
 
+import atexit
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds before a busy server is asked again, if it doesn't say when. Each pause is twice the one before."""
 
 T = TypeVar("T")
-_Jobs = SimpleQueue[tuple[Future[Any], Callable[[Client], Any]] | None]
 
 
 class RemoteBackend:
@@ -51,7 +51,7 @@ class RemoteBackend:
         self._address = address
         self._lanes = [_Lane(address) for _ in range(IN_FLIGHT)]
         self._finalizer = weakref.finalize(self, _close, self._lanes)
-        self._finalizer.atexit = False  # the system closes the connections
+        self._finalizer.atexit = False  # `_end` does it
         self.model = _first(self._lanes[0], asking(address, manifest))
         self._version: str | None = None
         served = self.model.served
@@ -111,9 +111,9 @@ class _Lane:
     """A thread with a client of its own: tritonclient's HTTP client belongs to the thread that made it."""
 
     def __init__(self, address: ServerAddress) -> None:
-        self._jobs: _Jobs = SimpleQueue()
-        # As a daemon, it doesn't delay the end of the program after Ctrl-C.
-        self.thread = threading.Thread(target=_work, args=(address, self._jobs), daemon=True)
+        self._address, self._client = address, None
+        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[Client], Any]] | None] = SimpleQueue()
+        self.thread = threading.Thread(target=self._work, daemon=True)  # as others, it would be joined before `_end`
         self._starting = threading.Lock()
 
     def call(self, work: Callable[[Client], T]) -> Future[T]:
@@ -121,29 +121,49 @@ class _Lane:
         self._jobs.put((future, work))
         with self._starting:
             if self.thread.ident is None:
+                _running.add(self)
                 self.thread.start()
         return future
 
     def close(self) -> None:
+        """End the thread after what it is doing. Needs no lock."""
         self._jobs.put(None)
 
+    def abort(self) -> None:
+        """Break off what the thread is doing."""
+        if (client := self._client) is not None:
+            client.abort()
 
-def _work(address: ServerAddress, jobs: _Jobs) -> None:
-    client = None
-    while (job := jobs.get()) is not None:
-        future, work = job
-        try:
-            if client is None:
-                client = connect(address)
-            future.set_result(work(client))
-        except Exception as error:
-            if client is not None and not isinstance(error, BusyError):
-                client.close()  # it may still wait for the rest of an answer
-                client = None
-            future.set_exception(error)
-        del job, future, work  # what they refer to may be what closes this thread
-    if client is not None:
-        client.end()
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            future, work = job
+            try:
+                if self._client is None:
+                    self._client = connect(self._address)
+                future.set_result(work(self._client))
+            except Exception as error:
+                if self._client is not None and not isinstance(error, BusyError):
+                    self._client.close()  # it may still wait for the rest of an answer
+                    self._client = None
+                future.set_exception(error)
+            del job, future, work  # what they refer to may be what closes this thread
+        if self._client is not None:
+            client, self._client = self._client, None
+            client.end()
+        _running.discard(self)
+
+
+_running: set[_Lane] = set()
+
+
+@atexit.register
+def _end() -> None:
+    """End all threads before Python ends: it would free what belongs to their event loops, and crash."""
+    for lane in (lanes := [*_running]):
+        lane.close()
+        lane.abort()
+    for lane in lanes:
+        lane.thread.join(5)
 
 
 def _close(lanes: Sequence[_Lane]) -> None:

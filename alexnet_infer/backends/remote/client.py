@@ -114,6 +114,10 @@ class Client(ABC):
     def close(self) -> None:
         """Close the connection."""
 
+    @abstractmethod
+    def abort(self) -> None:
+        """Break off a request in progress. Any thread may call it."""
+
     def end(self) -> None:
         """Close the connection, and what this thread has for it. No other client may be made in this thread."""
         self.close()

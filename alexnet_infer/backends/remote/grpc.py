@@ -93,6 +93,9 @@ class GrpcClient(Client):
     def close(self) -> None:
         self._client.close()
 
+    def abort(self) -> None:
+        self._client.close()  # which may be done from any thread
+
     @contextmanager
     def _failures(self, missing: Missing | None = None, *, asking: bool = True) -> Iterator[None]:
         """As in `HttpClient`."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from traceback import clear_frames
 from typing import Any, NoReturn
 
@@ -50,6 +51,9 @@ class HttpClient(Client):
                 return response
 
         self._gevent, self._http = gevent, http
+        self._hub, self._greenlet = gevent.get_hub(), gevent.getcurrent()
+        self._waiting = False
+        """Whether its greenlet waits for the server."""
         self._broken, self._refusal = HTTPParseError, InferenceServerException
         port = "" if address.host.rpartition("]")[2].count(":") else (":443" if address.encrypted else ":80")
         self._client = Noting(
@@ -115,7 +119,15 @@ class HttpClient(Client):
 
     def end(self) -> None:
         self.close()
-        self._gevent.get_hub().destroy(destroy_loop=True)  # this thread's event loop has open files
+        self._hub.destroy(destroy_loop=True)  # this thread's event loop has open files
+
+    def abort(self) -> None:
+        with suppress(Exception):  # it has just ended
+            self._hub.loop.run_callback_threadsafe(self._throw)
+
+    def _throw(self) -> None:
+        if self._waiting:
+            self._greenlet.throw(OSError(errno.ECANCELED, "stopped"))
 
     @contextmanager
     def _failures(self, missing: Missing | None = None, *, asking: bool = True) -> Iterator[None]:
@@ -126,6 +138,7 @@ class HttpClient(Client):
         began = time.monotonic()
         try:
             with self._gevent.Timeout(CONNECT + self._address.timeout), _released():  # also for an answer that trickles
+                self._waiting = True
                 yield
         except (self._gevent.Timeout, TimeoutError):
             raise self._slow(time.monotonic() - began) from None
@@ -137,6 +150,8 @@ class HttpClient(Client):
             raise self._unreachable(cause_of(error)) from None
         except WRONG as error:
             raise self._unreadable(error, asking=asking) from None
+        finally:
+            self._waiting = False
 
     def _raise(self, status: str, reason: str, missing: Missing | None) -> NoReturn:
         if status == "503":
