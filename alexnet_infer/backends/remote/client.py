@@ -8,6 +8,7 @@ A client belongs to the thread that made it.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -165,6 +166,7 @@ def connect(address: ServerAddress) -> Client:
     from alexnet_infer.backends.remote.grpc import GrpcClient
     from alexnet_infer.backends.remote.http import HttpClient
 
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would log each failure on stderr, too
     try:
         import_module("tritonclient")
         import_module("grpc" if address.over_grpc else "geventhttpclient")  # tritonclient's error doesn't name it

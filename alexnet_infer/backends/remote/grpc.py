@@ -29,7 +29,6 @@ from alexnet_infer.graph.served import SHA256_KEY
 class GrpcClient(Client):
     def __init__(self, address: ServerAddress) -> None:
         super().__init__(address)
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would log each failure on stderr, too
         import tritonclient.grpc as grpc
         from tritonclient.utils import InferenceServerException
 
