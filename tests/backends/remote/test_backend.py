@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -543,8 +545,6 @@ def test_a_server_that_dies_between_requests_is_no_connection(path, squares, sch
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
-    import sys
-
     for scheme, package in (("http", "tritonclient"), ("http", "geventhttpclient"), ("grpc", "grpc")):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
@@ -572,6 +572,52 @@ def test_waiting_ends_when_another_request_fails(path, squares):
         began = time.monotonic()
         refused(lambda: net.probabilities(list(squares)), BackendError, "broken")
         assert time.monotonic() - began < 20, "it did not wait for the 25 seconds"
+
+
+CHILD = """
+import sys, threading
+from contextlib import suppress
+import numpy as np
+from alexnet_infer import load
+
+net = load(sys.argv[1])
+squares = [np.zeros((64, 64, 3), np.uint8)]
+net.probabilities(squares)
+
+def ask():
+    with suppress(Exception):
+        net.probabilities(squares)
+
+threading.Thread(target=ask, daemon=True).start()
+sys.stdin.read()
+"""
+
+
+@SCHEMES
+def test_python_ends_in_the_middle_of_a_request(path, scheme):
+    """Event loops and connections of other threads must not outlive the interpreter, nor delay its end."""
+    with serving(Origin(path), scheme) as server:
+        asked, release = threading.Event(), threading.Event()
+
+        def hold(*arguments: object) -> None:
+            asked.set()
+            release.wait(30)
+
+        if isinstance(server, HttpServer):
+            server.script = [Handler.infer, hold]
+        else:
+            server.script = [lambda request, context: server.answer(np.eye(6)[:1]), hold]
+        child = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", CHILD, server.url], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            assert asked.wait(30)
+            _, errors = child.communicate(timeout=20)
+            assert (child.returncode, errors) == (0, b"")
+        finally:
+            release.set()
+            child.kill()
+            child.wait()
 
 
 def test_the_limits_are_those_of_the_documentation():
