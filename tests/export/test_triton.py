@@ -11,8 +11,10 @@ import pytest
 from msgspec import structs
 
 from alexnet_infer.errors import UsageError
-from alexnet_infer.export import triton
-from alexnet_infer.export.triton import ServedModel, config, readme, versions, write_repository
+from alexnet_infer.export.triton import ServedModel, repository, write_repository
+from alexnet_infer.export.triton.config import QUEUE_DELAY, net_config
+from alexnet_infer.export.triton.readme import readme
+from alexnet_infer.export.triton.repository import versions
 from alexnet_infer.graph.info import Batch, ExportInfo, Member
 from alexnet_infer.manifest import ClassName, Manifest
 from tests.nets import random_artifact
@@ -50,15 +52,15 @@ def model_config():
 def test_the_config_of_an_onnx_file_fits_tritons_definition(model_config, onnx):
     from google.protobuf import text_format
 
-    parsed = text_format.Parse(config(onnx, "net"), model_config.ModelConfig())
-    assert (parsed.name, parsed.backend, parsed.max_batch_size) == ("net", "onnxruntime", 64)
+    parsed = text_format.Parse(net_config(onnx), model_config.ModelConfig())
+    assert (parsed.name, parsed.backend, parsed.max_batch_size) == ("random-alexnet-64", "onnxruntime", 64)
     (source,), (target,) = parsed.input, parsed.output
     assert (source.name, source.data_type) == ("images", model_config.TYPE_UINT8)
     assert list(source.dims) == [SIZE, SIZE, 3]
     assert (target.name, target.data_type) == ("probabilities", model_config.TYPE_FP32)
     assert (list(target.dims), target.label_filename) == ([CLASSES], "labels.txt")
     assert list(parsed.dynamic_batching.preferred_batch_size) == [8]
-    assert parsed.dynamic_batching.max_queue_delay_microseconds == triton.QUEUE_DELAY == 1000
+    assert parsed.dynamic_batching.max_queue_delay_microseconds == QUEUE_DELAY == 1000
     assert [group.kind for group in parsed.instance_group] == [model_config.ModelInstanceGroup.KIND_AUTO]
     assert parsed.version_policy.latest.num_versions == 1
 
@@ -66,7 +68,7 @@ def test_the_config_of_an_onnx_file_fits_tritons_definition(model_config, onnx):
 def test_the_config_of_an_onnx_file_turns_tf32_off_on_a_gpu(model_config, onnx):
     from google.protobuf import text_format
 
-    parsed = text_format.Parse(config(onnx, "net"), model_config.ModelConfig())
+    parsed = text_format.Parse(net_config(onnx), model_config.ModelConfig())
     (accelerator,) = parsed.optimization.execution_accelerators.gpu_execution_accelerator
     assert (accelerator.name, dict(accelerator.parameters)) == ("cuda", {"use_tf32": "0"})
     assert parsed.parameters["cudnn_conv_algo_search"].string_value == "1", "heuristic, in the backend's numbering"
@@ -76,21 +78,21 @@ def test_the_config_of_an_engine_fits_tritons_definition(model_config, tmp_path)
     from google.protobuf import text_format
 
     engine = served(tmp_path / "net.engine", tensorrt="11.4.0", lrn="plugin")
-    parsed = text_format.Parse(config(engine, "net"), model_config.ModelConfig())
+    parsed = text_format.Parse(net_config(engine), model_config.ModelConfig())
     assert parsed.backend == "tensorrt"
     (source,) = parsed.input
     assert (source.name, source.data_type) == ("patches", model_config.TYPE_FP32)
     assert list(source.dims) == [3, PATCH, PATCH]
     assert [group.kind for group in parsed.instance_group] == [model_config.ModelInstanceGroup.KIND_GPU]
     assert not parsed.HasField("optimization"), "options of ONNX Runtime don't apply to TensorRT"
-    assert not parsed.parameters
+    assert parsed.parameters.keys() == {"alexnet_infer", "alexnet_infer_export"}, "none of ONNX Runtime's"
 
 
 def test_a_fixed_batch_is_in_the_dimensions_and_requests_are_not_batched(model_config, tmp_path):
     from google.protobuf import text_format
 
     model = served(tmp_path / "net.onnx", views="center", batch=Batch(min=4, opt=4, max=4))
-    parsed = text_format.Parse(config(model, "net"), model_config.ModelConfig())
+    parsed = text_format.Parse(net_config(model), model_config.ModelConfig())
     assert parsed.max_batch_size == 0  # dimensions are then those of the complete tensor
     assert list(parsed.input[0].dims) == [4, SIZE, SIZE, 3]
     assert list(parsed.output[0].dims) == [4, CLASSES]
@@ -102,7 +104,9 @@ def test_a_repository_has_config_labels_and_the_first_version(onnx, tmp_path):
     place = tmp_path / "models" / "random-alexnet-64"
     assert version == place / "1"
     assert (version / "model.onnx").read_bytes() == onnx.path.read_bytes()
-    assert {path.name for path in place.iterdir()} == {"1", "config.pbtxt", "labels.txt", "README.md"}
+    assert {path.name for path in place.iterdir()} == {
+        *("1", "config.pbtxt", "labels.txt", "README.md", "model-analyzer.yaml")
+    }
     assert 'name: "random-alexnet-64"' in (place / "config.pbtxt").read_text()  # Triton requires the folder's name
     assert (place / "labels.txt").read_text().splitlines() == [c.name for c in MANIFEST.classes]
 
@@ -146,7 +150,7 @@ def test_a_copy_that_fails_leaves_no_version(onnx, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(triton, "copy_atomically", full)
+    monkeypatch.setattr(repository, "copy_atomically", full)
     with pytest.raises(UsageError, match="No space left on device"):
         write_repository(tmp_path / "models", onnx)
     assert sorted(first.parent.iterdir()) == before
@@ -187,7 +191,7 @@ def test_a_file_of_another_program_is_kept(onnx, tmp_path, name):
 
 def test_while_a_version_is_written_no_folder_has_a_number_as_its_name(onnx, tmp_path, monkeypatch):
     seen = []
-    real = triton.copy_atomically
+    real = repository.copy_atomically
 
     def watched(source: Path, target: Path) -> None:
         place = target.parents[1]
@@ -196,7 +200,7 @@ def test_while_a_version_is_written_no_folder_has_a_number_as_its_name(onnx, tmp
         )  # as std::stoll parses
         real(source, target)
 
-    monkeypatch.setattr(triton, "copy_atomically", watched)
+    monkeypatch.setattr(repository, "copy_atomically", watched)
     write_repository(tmp_path / "models", onnx)
     assert seen == [[]]
 
@@ -342,11 +346,11 @@ def test_the_readmes_example_sends_what_the_config_expects(tmp_path, monkeypatch
 
 
 def test_an_engines_readme_names_the_tensorrt_version_that_runs_it(tmp_path):
-    text = readme(served(tmp_path / "net.engine", tensorrt="11.4.0", lrn="plugin"), "net")
+    text = readme(served(tmp_path / "net.engine", tensorrt="11.4.0", lrn="plugin"))
     assert "TensorRT 11.4.0" in text
     assert "--gpus all" in text
     assert "The LRN plugin's code is in the engine" in text
-    assert "plugin" not in readme(served(tmp_path / "net.engine", tensorrt="11.4.0"), "net")
+    assert "plugin" not in readme(served(tmp_path / "net.engine", tensorrt="11.4.0"))
 
 
 def test_class_names_in_any_script_are_one_per_line(tmp_path):
