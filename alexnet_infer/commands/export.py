@@ -202,6 +202,8 @@ def run(
         served = write_repository(triton, _served(exported), triton_input)
         if not as_json:
             say(f"{served}  for Triton")
+            if triton_input == "jpeg":
+                say(f"{served.parent}_jpeg  for Triton, takes encoded images")
     if as_json:
         say_json(_json(exported, verified, served), indent=1)
     return max(failed, int(bool(exported.unreadable)))

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from alexnet_infer.export.triton.decode_model import ENCODED, RESCALING_KEY
 from alexnet_infer.export.triton.served_model import ServedModel
 from alexnet_infer.files import MAX_JSON_BYTES, read_limited
 from alexnet_infer.graph.info import Batch
@@ -24,12 +25,6 @@ QUEUE_DELAY = 1000
 devices."""
 
 CONFIG, LABELS = "config.pbtxt", "labels.txt"
-
-ENCODED = "encoded_images"
-"""The input of the models that decode."""
-
-RESCALING_KEY = "alexnet_infer_rescaling"
-"""The parameter of the decoding model: a `Rescaling` as JSON."""
 
 DECODERS = 2
 """Processes that decode. Each takes one request at a time."""

@@ -17,7 +17,11 @@ from alexnet_infer.decode import read_square
 from alexnet_infer.errors import SpecError, UnreadableInputError, one_line
 from alexnet_infer.preprocess import Rescaling
 
-INPUT, OUTPUT, RESCALING_KEY = "encoded_images", "images", "alexnet_infer_rescaling"
+ENCODED, SQUARES = "encoded_images", "images"
+"""The input and the output."""
+
+RESCALING_KEY = "alexnet_infer_rescaling"
+"""The parameter that says how images are rescaled: a `Rescaling` as JSON."""
 
 
 class TritonPythonModel:
@@ -33,10 +37,10 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         text = config["parameters"][RESCALING_KEY]["string_value"]
         self._rescaling = strict_json.build(strict_json.parse(text, RESCALING_KEY), Rescaling, RESCALING_KEY)
-        dims = [int(side) for side in triton.get_output_config_by_name(config, OUTPUT)["dims"]]
+        dims = [int(side) for side in triton.get_output_config_by_name(config, SQUARES)["dims"]]
         square = [self._rescaling.size, self._rescaling.size, 3]
         if dims[-3:] != square:
-            raise SpecError(f"{OUTPUT}: dims={dims}: expected to end with {square}, as in {RESCALING_KEY}")
+            raise SpecError(f"{SQUARES}: dims={dims}: expected to end with {square}, as in {RESCALING_KEY}")
         self._triton = triton
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -46,13 +50,13 @@ class TritonPythonModel:
     def _response(self, request: Any) -> Any:
         triton = self._triton
         try:
-            squares = self._squares(triton.get_input_tensor_by_name(request, INPUT).as_numpy())
+            squares = self._squares(triton.get_input_tensor_by_name(request, ENCODED).as_numpy())
         except UnreadableInputError as error:
             return triton.InferenceResponse(error=triton.TritonError(str(error), triton.TritonError.INVALID_ARG))
         except Exception as error:  # a defect, which must not fail the other requests
             return triton.InferenceResponse(error=triton.TritonError(f"{type(error).__name__}: {one_line(error)}"))
-        return triton.InferenceResponse(output_tensors=[triton.Tensor(OUTPUT, squares)])
+        return triton.InferenceResponse(output_tensors=[triton.Tensor(SQUARES, squares)])
 
     def _squares(self, encoded: np.ndarray) -> np.ndarray:
         images = enumerate(encoded.ravel())
-        return np.stack([read_square(data, name=f"{INPUT}[{i}]", rescaling=self._rescaling) for i, data in images])
+        return np.stack([read_square(data, name=f"{ENCODED}[{i}]", rescaling=self._rescaling) for i, data in images])

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alexnet_infer.errors import UsageError
-from alexnet_infer.export.triton.config import ENCODED, decode_config, ensemble_config, net_config
+from alexnet_infer.export.triton.config import decode_config, ensemble_config, net_config
+from alexnet_infer.export.triton.decode_model import ENCODED
 from alexnet_infer.export.triton.measuring import ANALYZER, analyzer_of_ensemble, analyzer_of_net
 from alexnet_infer.export.triton.readme import readme, readme_of_ensemble
 from alexnet_infer.export.triton.served_model import ServedModel

@@ -6,7 +6,8 @@ moved.
 
 from __future__ import annotations
 
-from alexnet_infer.export.triton.config import ENCODED, QUEUE_DELAY
+from alexnet_infer.export.triton.config import QUEUE_DELAY
+from alexnet_infer.export.triton.decode_model import ENCODED
 from alexnet_infer.export.triton.served_model import ServedModel
 from alexnet_infer.graph.info import Batch
 
@@ -82,9 +83,8 @@ def measuring(model: ServedModel, name: str, *, encoded: bool = False) -> str:
     data = f" \\\n    --input-data {DATA}" if encoded else ""
     return f"""## Measure
 
-These commands follow NVIDIA's documentation; they were not run when alexnet-infer was tested. `perf_analyzer` measures
-the running server. Model Analyzer starts servers itself and tries the settings in [{ANALYZER}]({ANALYZER}). Run them in
-the parent folder, with the `<tag>` of the server:
+`perf_analyzer` measures the running server. Model Analyzer starts servers itself, with the settings in
+[{ANALYZER}]({ANALYZER}). Run them in the parent folder, with the `<tag>` of the server:
 
 ```bash
 mkdir -p {FOLDER}{_writing_data(batch) if encoded else ""}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alexnet_infer.export.triton.config import ENCODED, LABELS
+from alexnet_infer.export.triton.config import DECODERS, LABELS
+from alexnet_infer.export.triton.decode_model import ENCODED
 from alexnet_infer.export.triton.measuring import DECODING_IMAGE, IMAGE, measuring
 from alexnet_infer.export.triton.served_model import ServedModel
 from alexnet_infer.layers import PROBABILITIES, Layer
@@ -12,6 +13,8 @@ from alexnet_infer.layers import PROBABILITIES, Layer
 _VERSIONS = """\
 To add a version, export to the same folder again. Triton loads it at its next start, or automatically with
 `--model-control-mode=poll`."""
+
+_NOT_RUN = "The commands with docker were not run when alexnet-infer was tested; they follow NVIDIA's documentation."
 
 
 def readme(model: ServedModel) -> str:
@@ -30,7 +33,7 @@ preprocessing. They were written with the first version; digests and precision m
 
 ## Serve
 
-Run this in the parent folder:
+{_NOT_RUN} Run this in the parent folder:
 
 ```bash
 {_running(model, IMAGE, model.name)}
@@ -69,8 +72,9 @@ Triton runs `{model.name}_decode`, then `{model.name}`. The first decodes the im
 
 ## Serve
 
-`{model.name}_decode` runs in Triton's Python backend, in Python 3.11 or later, and needs alexnet-infer there. Add it to
-the image, here from a checkout, and run the server in the parent folder:
+`{model.name}_decode` runs in Triton's Python backend and needs alexnet-infer there. This takes Triton 24.12 or later:
+earlier Python backends crash with NumPy 2. Add alexnet-infer to the image, here from a checkout, and run the server in
+the parent folder. {_NOT_RUN}
 
 ```bash
 docker build -t {DECODING_IMAGE} -f - PATH/TO/alexnet-infer <<'END'
@@ -83,7 +87,8 @@ END
 Instead of another image, the parameter `EXECUTION_ENV_PATH` in `{model.name}_decode/config.pbtxt` may name a conda
 environment with alexnet-infer, packed with conda-pack. Decoding imports only NumPy, Pillow and msgspec.
 
-Requests are decoded by two processes, set in `{model.name}_decode/config.pbtxt`. Each needs up to 300 MB for a photo.
+{DECODERS} processes decode, each one request at a time. To change their number, edit `instance_group` in
+`{model.name}_decode/config.pbtxt`.
 
 {_note(model)}
 

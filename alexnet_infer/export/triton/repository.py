@@ -40,7 +40,7 @@ def write_repository(folder: Path, model: ServedModel, input: Input = "squares")
     with writing(f"--triton {folder}"):
         _check_same(folder / net.name, net)
         for entry in around:  # also if they are not to be written: the new version must not break them
-            if input == "jpeg" or _is_own(folder / entry.name):
+            if input == "jpeg" or _is_written(folder / entry.name, entry):
                 _check_same(folder / entry.name, entry)
         if input == "jpeg":
             decoder, ensemble = around
@@ -85,9 +85,10 @@ def _write_texts(target: Path, entry: Entry) -> None:
             write_atomically(target / name, text.encode())
 
 
-def _is_own(target: Path) -> bool:
-    """Whether `target` is a model that alexnet-infer wrote."""
-    return (target / CONFIG).exists() and interface_in(target / CONFIG) is not None
+def _is_written(target: Path, entry: Entry) -> bool:
+    """Whether `target` is such a model that alexnet-infer wrote, rather than another one of the same name."""
+    interface = interface_in(target / CONFIG) if (target / CONFIG).exists() else None
+    return interface is not None and interface.get("backend") == entry.interface["backend"]
 
 
 def _check_same(target: Path, entry: Entry) -> None:

@@ -1,102 +1,21 @@
-"""Model repositories for Triton: the config against Triton's own definition, and versions that are always complete."""
+"""Model repositories for Triton: versions that are always complete, and what is refused."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from msgspec import structs
 
 from alexnet_infer.errors import UsageError
-from alexnet_infer.export.triton import ServedModel, repository, write_repository
-from alexnet_infer.export.triton.config import QUEUE_DELAY, net_config
-from alexnet_infer.export.triton.readme import readme
+from alexnet_infer.export.triton import decode_model, repository, write_repository
 from alexnet_infer.export.triton.repository import versions
-from alexnet_infer.graph.info import Batch, ExportInfo, Member
+from alexnet_infer.graph.info import Batch
 from alexnet_infer.manifest import ClassName, Manifest
-from tests.nets import random_artifact
-
-MANIFEST = random_artifact().manifest
-SIZE, PATCH, CLASSES = MANIFEST.preprocessing.size, MANIFEST.preprocessing.patch, len(MANIFEST.classes)
-MEMBERS = (Member(name="net", sha256="0" * 64),)
-
-
-def served(path: Path, *, tensorrt: str | None = None, manifest: Manifest = MANIFEST, **info: object) -> ServedModel:
-    """Make a file with arbitrary content, which the repository must not parse."""
-    if not path.exists():
-        path.write_bytes(b"the model of " + path.name.encode())
-    return ServedModel(path=path, manifest=manifest, info=ExportInfo(members=MEMBERS, **info), tensorrt=tensorrt)
-
-
-@pytest.fixture
-def onnx(tmp_path: Path) -> ServedModel:
-    return served(tmp_path / "net.onnx", views="ten", batch=Batch(min=1, opt=8, max=64))
-
-
-@pytest.fixture(scope="module")
-def model_config():
-    """Triton's own definition of a config. Only its module is loaded, because the rest of the package needs gRPC."""
-    package = importlib.util.find_spec("tritonclient")
-    if package is None:
-        pytest.skip("needs Triton's definition of a config: pip install tritonclient")
-    path = Path(package.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
-    spec = importlib.util.spec_from_file_location("model_config_pb2", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_config_of_an_onnx_file_fits_tritons_definition(model_config, onnx):
-    from google.protobuf import text_format
-
-    parsed = text_format.Parse(net_config(onnx), model_config.ModelConfig())
-    assert (parsed.name, parsed.backend, parsed.max_batch_size) == ("random-alexnet-64", "onnxruntime", 64)
-    (source,), (target,) = parsed.input, parsed.output
-    assert (source.name, source.data_type) == ("images", model_config.TYPE_UINT8)
-    assert list(source.dims) == [SIZE, SIZE, 3]
-    assert (target.name, target.data_type) == ("probabilities", model_config.TYPE_FP32)
-    assert (list(target.dims), target.label_filename) == ([CLASSES], "labels.txt")
-    assert list(parsed.dynamic_batching.preferred_batch_size) == [8]
-    assert parsed.dynamic_batching.max_queue_delay_microseconds == QUEUE_DELAY == 1000
-    assert [group.kind for group in parsed.instance_group] == [model_config.ModelInstanceGroup.KIND_AUTO]
-    assert parsed.version_policy.latest.num_versions == 1
-
-
-def test_the_config_of_an_onnx_file_turns_tf32_off_on_a_gpu(model_config, onnx):
-    from google.protobuf import text_format
-
-    parsed = text_format.Parse(net_config(onnx), model_config.ModelConfig())
-    (accelerator,) = parsed.optimization.execution_accelerators.gpu_execution_accelerator
-    assert (accelerator.name, dict(accelerator.parameters)) == ("cuda", {"use_tf32": "0"})
-    assert parsed.parameters["cudnn_conv_algo_search"].string_value == "1", "heuristic, in the backend's numbering"
-
-
-def test_the_config_of_an_engine_fits_tritons_definition(model_config, tmp_path):
-    from google.protobuf import text_format
-
-    engine = served(tmp_path / "net.engine", tensorrt="11.4.0", lrn="plugin")
-    parsed = text_format.Parse(net_config(engine), model_config.ModelConfig())
-    assert parsed.backend == "tensorrt"
-    (source,) = parsed.input
-    assert (source.name, source.data_type) == ("patches", model_config.TYPE_FP32)
-    assert list(source.dims) == [3, PATCH, PATCH]
-    assert [group.kind for group in parsed.instance_group] == [model_config.ModelInstanceGroup.KIND_GPU]
-    assert not parsed.HasField("optimization"), "options of ONNX Runtime don't apply to TensorRT"
-    assert parsed.parameters.keys() == {"alexnet_infer", "alexnet_infer_export"}, "none of ONNX Runtime's"
-
-
-def test_a_fixed_batch_is_in_the_dimensions_and_requests_are_not_batched(model_config, tmp_path):
-    from google.protobuf import text_format
-
-    model = served(tmp_path / "net.onnx", views="center", batch=Batch(min=4, opt=4, max=4))
-    parsed = text_format.Parse(net_config(model), model_config.ModelConfig())
-    assert parsed.max_batch_size == 0  # dimensions are then those of the complete tensor
-    assert list(parsed.input[0].dims) == [4, SIZE, SIZE, 3]
-    assert list(parsed.output[0].dims) == [4, CLASSES]
-    assert not parsed.HasField("dynamic_batching")
+from tests.export.triton.models import MANIFEST, NAME, SIZE, served
 
 
 def test_a_repository_has_config_labels_and_the_first_version(onnx, tmp_path):
@@ -285,77 +204,173 @@ def test_a_folder_that_cannot_be_written_is_refused_in_one_line(onnx, tmp_path):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("views", ["ten", "none"])
-@pytest.mark.parametrize("batch", [Batch(), Batch(min=4, opt=4, max=4)])
-def test_the_readmes_example_sends_what_the_config_expects(tmp_path, monkeypatch, views, batch):
-    """Run the example against a fake client that records the request."""
-    import sys
-    from types import ModuleType
-
-    from PIL import Image
-
-    model = served(tmp_path / "net.onnx", views=views, batch=batch)
-    version = write_repository(tmp_path / "models", model)
-    text = (version.parent / "README.md").read_text()
-    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    sent = {}
-
-    class InferInput:
-        def __init__(self, name: str, shape: list[int], kind: str) -> None:
-            sent.update(name=name, shape=shape, kind=kind)
-
-        def set_data_from_numpy(self, values) -> None:
-            sent["dtype"] = str(values.dtype)
-            assert list(values.shape) == sent["shape"]
-
-    class InferenceServerClient:
-        def __init__(self, address: str) -> None:
-            pass
-
-        def infer(self, name: str, inputs: list) -> InferenceServerClient:
-            sent["model"] = name
-            return self
-
-        def as_numpy(self, name: str):
-            import numpy as np
-
-            assert name == "probabilities"
-            return np.full((sent["shape"][0], CLASSES), 1 / CLASSES, np.float32)
-
-    package, client = ModuleType("tritonclient"), ModuleType("tritonclient.http")
-    client.InferInput, client.InferenceServerClient = InferInput, InferenceServerClient
-    package.http = client
-    monkeypatch.setitem(sys.modules, "tritonclient", package)
-    monkeypatch.setitem(sys.modules, "tritonclient.http", client)
-    monkeypatch.chdir(version.parent)
-    random_artifact().save(Path("net.safetensors"))
-    Image.new("RGB", (90, 80), "red").save("photo.jpg")
-    if views == "none":
-        pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
-    exec(compile(program, "README.md", "exec"), {})
-    dims = [SIZE, SIZE, 3] if views == "ten" else [3, PATCH, PATCH]
-    count = 4 if batch.fixed else 1 if views == "ten" else 10
-    kind = ("UINT8", "uint8") if views == "ten" else ("FP32", "float32")
-    assert sent == {
-        "name": "images" if views == "ten" else "patches",
-        "shape": [count, *dims],
-        "kind": kind[0],
-        "dtype": kind[1],
-        "model": "random-alexnet-64",
-    }
-
-
-def test_an_engines_readme_names_the_tensorrt_version_that_runs_it(tmp_path):
-    text = readme(served(tmp_path / "net.engine", tensorrt="11.4.0", lrn="plugin"))
-    assert "TensorRT 11.4.0" in text
-    assert "--gpus all" in text
-    assert "The LRN plugin's code is in the engine" in text
-    assert "plugin" not in readme(served(tmp_path / "net.engine", tensorrt="11.4.0"))
-
-
 def test_class_names_in_any_script_are_one_per_line(tmp_path):
     classes = tuple(ClassName(wnid=c.wnid, name=f'"{i}" \\ 猫, it\'s') for i, c in enumerate(MANIFEST.classes))
     model = served(tmp_path / "net.onnx", manifest=structs.replace(MANIFEST, classes=classes))
     version = write_repository(tmp_path / "models", model)
     lines = (version.parent / "labels.txt").read_bytes().decode("utf-8").split("\n")
     assert lines == [*(c.name for c in classes), ""]
+
+
+# The preprocessing, which clients read in the config
+
+
+def preprocessed(**changes: object) -> Manifest:
+    return structs.replace(MANIFEST, preprocessing=structs.replace(MANIFEST.preprocessing, **changes))
+
+
+@pytest.mark.parametrize(
+    ("views", "change", "words"),
+    [
+        ("ten", {"views": "center"}, "views='ten', this model has 'center'"),
+        ("ten", {"manifest": preprocessed(resample="bilinear")}, "resample='bicubic', this model has 'bilinear'"),
+        ("ten", {"manifest": preprocessed(fit="stretch")}, "fit="),
+        ("ten", {"manifest": preprocessed(size=SIZE + 1)}, "input="),
+        ("none", {"manifest": preprocessed(resample="bilinear")}, "resample="),
+        ("none", {"manifest": preprocessed(size=SIZE + 1)}, "size="),
+        ("none", {"manifest": preprocessed(mean=np.array([1, 2, 3]))}, "mean="),
+        ("none", {"manifest": preprocessed(mean=np.ones((SIZE, SIZE, 3)))}, "mean="),
+        ("none", {"manifest": preprocessed(channel_order="BGR")}, "channel_order="),
+        ("none", {"manifest": preprocessed(mean=np.zeros(3), value_range="0-1")}, "mean="),
+    ],
+)
+def test_a_version_that_needs_another_preparation_than_the_config_says_is_refused(tmp_path, views, change, words):
+    first = write_repository(tmp_path / "models", served(tmp_path / "net.onnx", views=views))
+    with pytest.raises(UsageError, match=words) as refused:
+        write_repository(tmp_path / "models", served(tmp_path / "other.onnx", **{"views": views, **change}))
+    assert "\n" not in str(refused.value)
+    assert versions(first.parent) == [1]
+
+
+def test_two_means_per_pixel_are_told_apart(tmp_path):
+    means = [np.full((SIZE, SIZE, 3), value) for value in (1, 2)]
+    models = [served(tmp_path / "net.onnx", manifest=preprocessed(mean=mean)) for mean in means]
+    first = write_repository(tmp_path / "models", models[0])
+    assert write_repository(tmp_path / "models", models[0]) == first.parent / "2"
+    with pytest.raises(UsageError, match="mean='sha256:"):
+        write_repository(tmp_path / "models", models[1])
+
+
+def test_versions_that_take_squares_may_subtract_different_means(onnx, tmp_path):
+    write_repository(tmp_path / "models", onnx)
+    other = served(tmp_path / "other.onnx", views="ten", manifest=preprocessed(mean=np.array([1, 2, 3])))
+    assert write_repository(tmp_path / "models", other).name == "2"
+
+
+OLD_CONFIG = """\
+# alexnet-infer: {"backend": "onnxruntime", "input": ["images", "TYPE_UINT8", [64, 64, 3]], "classes": 7, \
+"batch": 64, "fixed": false}
+name: "random-alexnet-64"
+backend: "onnxruntime"
+max_batch_size: 64
+input [ { name: "images" data_type: TYPE_UINT8 dims: [ 64, 64, 3 ] } ]
+"""
+"""The begin of a config that was written when configs had no parameters."""
+
+
+@pytest.fixture
+def old(onnx, tmp_path) -> Path:
+    """The folder of a model whose config has no parameters and an interface without preprocessing."""
+    place = write_repository(tmp_path / "models", onnx).parent
+    (place / "config.pbtxt").write_text(OLD_CONFIG)
+    return place
+
+
+@pytest.mark.parametrize("change", [{}, {"views": "center"}, {"manifest": preprocessed(resample="bilinear")}])
+def test_a_repository_without_parameters_takes_versions_as_before(old, tmp_path, change):
+    newer = served(tmp_path / "newer.onnx", **{"views": "ten", **change})
+    assert write_repository(tmp_path / "models", newer) == old / "2"
+    assert (old / "config.pbtxt").read_text() == OLD_CONFIG
+
+
+def test_a_repository_without_parameters_still_refuses_another_interface(old, tmp_path):
+    for change, words in (({"views": "none"}, "input="), ({"batch": Batch(min=1, opt=8, max=32)}, "batch=64")):
+        with pytest.raises(UsageError, match=words):
+            write_repository(tmp_path / "models", served(tmp_path / "other.onnx", **{"views": "ten", **change}))
+    assert versions(old) == [1]
+
+
+# Models for encoded images
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_two_models_for_encoded_images_are_beside_the_net(onnx, tmp_path):
+    models = tmp_path / "models"
+    assert write_repository(models, onnx, "jpeg") == models / NAME / "1"
+    assert {path.name for path in models.iterdir()} == {NAME, f"{NAME}_decode", f"{NAME}_jpeg"}
+    decode, ensemble = contents(models / f"{NAME}_decode"), contents(models / f"{NAME}_jpeg")
+    assert decode.keys() == {"config.pbtxt", "1/model.py"}
+    assert decode["1/model.py"] == Path(decode_model.__file__).read_bytes()
+    assert ensemble.keys() == {*("1/.keep", "config.pbtxt", "labels.txt", "README.md", "model-analyzer.yaml")}
+    assert ensemble["labels.txt"] == (models / NAME / "labels.txt").read_bytes()
+
+
+def test_without_the_option_there_is_only_the_net(onnx, tmp_path):
+    write_repository(tmp_path / "models", onnx)
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [NAME]
+
+
+@pytest.mark.parametrize("second", ["squares", "jpeg"])
+def test_a_version_of_the_net_leaves_the_models_around_it_as_they_are(onnx, tmp_path, second):
+    models = tmp_path / "models"
+    write_repository(models, onnx, "jpeg")
+    for config in (models / f"{NAME}_decode/config.pbtxt", models / f"{NAME}_jpeg/config.pbtxt"):
+        config.write_text(f"{config.read_text()}# mine\n")
+    (models / f"{NAME}_decode/1/model.py").write_text("# mine")
+    before = contents(models)
+    assert write_repository(models, served(tmp_path / "newer.onnx", views="ten"), second) == models / NAME / "2"
+    after = contents(models)
+    assert after.keys() - before.keys() == {f"{NAME}/2/model.onnx"}
+    assert {name for name in before if before[name] != after[name]} == set()
+
+
+def test_a_net_in_a_repository_gets_the_models_around_it_later(onnx, old, tmp_path):
+    assert write_repository(tmp_path / "models", onnx, "jpeg") == old / "2"
+    assert versions(tmp_path / "models" / f"{NAME}_decode") == versions(tmp_path / "models" / f"{NAME}_jpeg") == [1]
+
+
+@pytest.mark.parametrize("second", ["squares", "jpeg"])
+def test_a_version_that_needs_other_squares_than_the_decoding_model_makes_is_refused(onnx, old, tmp_path, second):
+    """The net's own config doesn't tell: it is older than the parameters."""
+    write_repository(tmp_path / "models", onnx, "jpeg")
+    before = contents(tmp_path / "models")
+    other = served(tmp_path / "other.onnx", views="ten", manifest=preprocessed(resample="bilinear"))
+    with pytest.raises(UsageError, match=f"{NAME}_decode: its versions have resample='bicubic', this model has"):
+        write_repository(tmp_path / "models", other, second)
+    assert contents(tmp_path / "models") == before
+
+
+@pytest.mark.parametrize("suffix", ["_decode", "_jpeg"])
+def test_a_model_of_another_program_with_such_a_name_is_refused_only_if_it_is_in_the_way(onnx, tmp_path, suffix):
+    place = tmp_path / "models" / f"{NAME}{suffix}"
+    place.mkdir(parents=True)
+    (place / "config.pbtxt").write_text(f'name: "{NAME}{suffix}"\n')
+    with pytest.raises(UsageError, match=f"{suffix}/config.pbtxt: was not written by alexnet-infer"):
+        write_repository(tmp_path / "models", onnx, "jpeg")
+    assert not (tmp_path / "models" / NAME).exists()
+    assert write_repository(tmp_path / "models", onnx).name == "1"
+
+
+@pytest.mark.parametrize("suffix", ["_decode", "_jpeg"])
+def test_a_net_with_such_a_name_is_in_the_way_of_encoded_images_only(onnx, tmp_path, suffix):
+    other = replace(onnx, manifest=structs.replace(MANIFEST, name=f"{NAME}{suffix}"))
+    write_repository(tmp_path / "models", other)
+    assert write_repository(tmp_path / "models", onnx) == tmp_path / "models" / NAME / "1"
+    with pytest.raises(UsageError, match="its versions have backend='onnxruntime'"):
+        write_repository(tmp_path / "models", onnx, "jpeg")
+
+
+def test_a_file_that_takes_patches_cannot_have_encoded_images_as_its_input(tmp_path):
+    with pytest.raises(UsageError, match=r"--input jpeg: .* add --views center or --views ten"):
+        write_repository(tmp_path / "models", served(tmp_path / "net.onnx"), "jpeg")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_changed_analyzer_configuration_is_kept(onnx, tmp_path):
+    place = write_repository(tmp_path / "models", onnx).parent
+    (place / "model-analyzer.yaml").write_text("# mine")
+    write_repository(tmp_path / "models", onnx)
+    assert (place / "model-analyzer.yaml").read_text() == "# mine"
