@@ -166,7 +166,7 @@ def run(
     request: ExportRequest,
     verification: Verification | None,
     triton: Path | None,
-    triton_input: Input = "squares",
+    triton_input: Input,
     *,
     as_json: bool,
 ) -> int:

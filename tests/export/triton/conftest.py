@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_infer.export.triton import ServedModel
+from alexnet_infer.export.triton import ServedModel, write_repository
 from alexnet_infer.graph.info import Batch
-from tests.export.triton.models import served
+from tests.export.triton.models import OLD_CONFIG, served
 
 
 @pytest.fixture
@@ -28,3 +28,11 @@ def model_config():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def old(onnx, tmp_path) -> Path:
+    """The folder of a model whose config has no parameters and an interface without preprocessing."""
+    place = write_repository(tmp_path / "models", onnx).parent
+    (place / "config.pbtxt").write_text(OLD_CONFIG)
+    return place

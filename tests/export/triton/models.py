@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from alexnet_infer.export.triton import ServedModel
 from alexnet_infer.graph.info import ExportInfo, Member
 from alexnet_infer.manifest import Manifest
@@ -28,3 +30,18 @@ def parsed(model_config: Any, text: str) -> Any:
     from google.protobuf import text_format
 
     return text_format.Parse(text, model_config.ModelConfig())
+
+
+def preprocessed(**changes: object) -> Manifest:
+    return structs.replace(MANIFEST, preprocessing=structs.replace(MANIFEST.preprocessing, **changes))
+
+
+OLD_CONFIG = """\
+# alexnet-infer: {"backend": "onnxruntime", "input": ["images", "TYPE_UINT8", [64, 64, 3]], "classes": 7, \
+"batch": 64, "fixed": false}
+name: "random-alexnet-64"
+backend: "onnxruntime"
+max_batch_size: 64
+input [ { name: "images" data_type: TYPE_UINT8 dims: [ 64, 64, 3 ] } ]
+"""
+"""The begin of a config that was written when configs had no parameters."""

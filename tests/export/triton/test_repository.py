@@ -11,11 +11,11 @@ import pytest
 from msgspec import structs
 
 from alexnet_infer.errors import UsageError
-from alexnet_infer.export.triton import decode_model, repository, write_repository
+from alexnet_infer.export.triton import repository, write_repository
 from alexnet_infer.export.triton.repository import versions
 from alexnet_infer.graph.info import Batch
-from alexnet_infer.manifest import ClassName, Manifest
-from tests.export.triton.models import MANIFEST, NAME, SIZE, served
+from alexnet_infer.manifest import ClassName
+from tests.export.triton.models import MANIFEST, OLD_CONFIG, SIZE, preprocessed, served
 
 
 def test_a_repository_has_config_labels_and_the_first_version(onnx, tmp_path):
@@ -215,10 +215,6 @@ def test_class_names_in_any_script_are_one_per_line(tmp_path):
 # The preprocessing, which clients read in the config
 
 
-def preprocessed(**changes: object) -> Manifest:
-    return structs.replace(MANIFEST, preprocessing=structs.replace(MANIFEST.preprocessing, **changes))
-
-
 @pytest.mark.parametrize(
     ("views", "change", "words"),
     [
@@ -257,25 +253,6 @@ def test_versions_that_take_squares_may_subtract_different_means(onnx, tmp_path)
     assert write_repository(tmp_path / "models", other).name == "2"
 
 
-OLD_CONFIG = """\
-# alexnet-infer: {"backend": "onnxruntime", "input": ["images", "TYPE_UINT8", [64, 64, 3]], "classes": 7, \
-"batch": 64, "fixed": false}
-name: "random-alexnet-64"
-backend: "onnxruntime"
-max_batch_size: 64
-input [ { name: "images" data_type: TYPE_UINT8 dims: [ 64, 64, 3 ] } ]
-"""
-"""The begin of a config that was written when configs had no parameters."""
-
-
-@pytest.fixture
-def old(onnx, tmp_path) -> Path:
-    """The folder of a model whose config has no parameters and an interface without preprocessing."""
-    place = write_repository(tmp_path / "models", onnx).parent
-    (place / "config.pbtxt").write_text(OLD_CONFIG)
-    return place
-
-
 @pytest.mark.parametrize("change", [{}, {"views": "center"}, {"manifest": preprocessed(resample="bilinear")}])
 def test_a_repository_without_parameters_takes_versions_as_before(old, tmp_path, change):
     newer = served(tmp_path / "newer.onnx", **{"views": "ten", **change})
@@ -288,85 +265,6 @@ def test_a_repository_without_parameters_still_refuses_another_interface(old, tm
         with pytest.raises(UsageError, match=words):
             write_repository(tmp_path / "models", served(tmp_path / "other.onnx", **{"views": "ten", **change}))
     assert versions(old) == [1]
-
-
-# Models for encoded images
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_two_models_for_encoded_images_are_beside_the_net(onnx, tmp_path):
-    models = tmp_path / "models"
-    assert write_repository(models, onnx, "jpeg") == models / NAME / "1"
-    assert {path.name for path in models.iterdir()} == {NAME, f"{NAME}_decode", f"{NAME}_jpeg"}
-    decode, ensemble = contents(models / f"{NAME}_decode"), contents(models / f"{NAME}_jpeg")
-    assert decode.keys() == {"config.pbtxt", "1/model.py"}
-    assert decode["1/model.py"] == Path(decode_model.__file__).read_bytes()
-    assert ensemble.keys() == {*("1/.keep", "config.pbtxt", "labels.txt", "README.md", "model-analyzer.yaml")}
-    assert ensemble["labels.txt"] == (models / NAME / "labels.txt").read_bytes()
-
-
-def test_without_the_option_there_is_only_the_net(onnx, tmp_path):
-    write_repository(tmp_path / "models", onnx)
-    assert [path.name for path in (tmp_path / "models").iterdir()] == [NAME]
-
-
-@pytest.mark.parametrize("second", ["squares", "jpeg"])
-def test_a_version_of_the_net_leaves_the_models_around_it_as_they_are(onnx, tmp_path, second):
-    models = tmp_path / "models"
-    write_repository(models, onnx, "jpeg")
-    for config in (models / f"{NAME}_decode/config.pbtxt", models / f"{NAME}_jpeg/config.pbtxt"):
-        config.write_text(f"{config.read_text()}# mine\n")
-    (models / f"{NAME}_decode/1/model.py").write_text("# mine")
-    before = contents(models)
-    assert write_repository(models, served(tmp_path / "newer.onnx", views="ten"), second) == models / NAME / "2"
-    after = contents(models)
-    assert after.keys() - before.keys() == {f"{NAME}/2/model.onnx"}
-    assert {name for name in before if before[name] != after[name]} == set()
-
-
-def test_a_net_in_a_repository_gets_the_models_around_it_later(onnx, old, tmp_path):
-    assert write_repository(tmp_path / "models", onnx, "jpeg") == old / "2"
-    assert versions(tmp_path / "models" / f"{NAME}_decode") == versions(tmp_path / "models" / f"{NAME}_jpeg") == [1]
-
-
-@pytest.mark.parametrize("second", ["squares", "jpeg"])
-def test_a_version_that_needs_other_squares_than_the_decoding_model_makes_is_refused(onnx, old, tmp_path, second):
-    """The net's own config doesn't tell: it is older than the parameters."""
-    write_repository(tmp_path / "models", onnx, "jpeg")
-    before = contents(tmp_path / "models")
-    other = served(tmp_path / "other.onnx", views="ten", manifest=preprocessed(resample="bilinear"))
-    with pytest.raises(UsageError, match=f"{NAME}_decode: its versions have resample='bicubic', this model has"):
-        write_repository(tmp_path / "models", other, second)
-    assert contents(tmp_path / "models") == before
-
-
-@pytest.mark.parametrize("suffix", ["_decode", "_jpeg"])
-def test_a_model_of_another_program_with_such_a_name_is_refused_only_if_it_is_in_the_way(onnx, tmp_path, suffix):
-    place = tmp_path / "models" / f"{NAME}{suffix}"
-    place.mkdir(parents=True)
-    (place / "config.pbtxt").write_text(f'name: "{NAME}{suffix}"\n')
-    with pytest.raises(UsageError, match=f"{suffix}/config.pbtxt: was not written by alexnet-infer"):
-        write_repository(tmp_path / "models", onnx, "jpeg")
-    assert not (tmp_path / "models" / NAME).exists()
-    assert write_repository(tmp_path / "models", onnx).name == "1"
-
-
-@pytest.mark.parametrize("suffix", ["_decode", "_jpeg"])
-def test_a_net_with_such_a_name_is_in_the_way_of_encoded_images_only(onnx, tmp_path, suffix):
-    other = replace(onnx, manifest=structs.replace(MANIFEST, name=f"{NAME}{suffix}"))
-    write_repository(tmp_path / "models", other)
-    assert write_repository(tmp_path / "models", onnx) == tmp_path / "models" / NAME / "1"
-    with pytest.raises(UsageError, match="its versions have backend='onnxruntime'"):
-        write_repository(tmp_path / "models", onnx, "jpeg")
-
-
-def test_a_file_that_takes_patches_cannot_have_encoded_images_as_its_input(tmp_path):
-    with pytest.raises(UsageError, match=r"--input jpeg: .* add --views center or --views ten"):
-        write_repository(tmp_path / "models", served(tmp_path / "net.onnx"), "jpeg")
-    assert not (tmp_path / "models").exists()
 
 
 def test_a_changed_analyzer_configuration_is_kept(onnx, tmp_path):
