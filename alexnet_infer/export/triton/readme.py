@@ -14,7 +14,7 @@ _VERSIONS = """\
 To add a version, export to the same folder again. Triton loads it at its next start, or automatically with
 `--model-control-mode=poll`."""
 
-_NOT_RUN = "The commands with docker were not run when alexnet-infer was tested; they follow NVIDIA's documentation."
+_NOT_RUN = "The commands with docker follow NVIDIA's documentation; they were not run when alexnet-infer was tested."
 
 
 def readme(model: ServedModel) -> str:
@@ -33,7 +33,7 @@ preprocessing. They were written with the first version; digests and precision m
 
 ## Serve
 
-{_NOT_RUN} Run this in the parent folder:
+Run this in the parent folder. {_NOT_RUN}
 
 ```bash
 {_running(model, IMAGE, model.name)}
@@ -67,14 +67,16 @@ Written by `alexnet-infer export --triton --input jpeg`.
 - Input `{ENCODED}`: BYTES [N, 1], one image per element: the bytes of a JPEG, or of another format that
   `alexnet-infer classify` reads.
 {_outputs(model)}
-Triton runs `{model.name}_decode`, then `{model.name}`. The first decodes the images and makes the squares exactly as
-`alexnet-infer classify` does. If an image cannot be read, the request fails with the reason.
+Triton runs `{model.name}_decode`, then `{model.name}`.
+The first decodes the images and makes the squares exactly as `alexnet-infer classify` does. If an image cannot be read,
+the request fails with the reason.
 
 ## Serve
 
-`{model.name}_decode` runs in Triton's Python backend and needs alexnet-infer there. This takes Triton 24.12 or later:
-earlier Python backends crash with NumPy 2. Add alexnet-infer to the image, here from a checkout, and run the server in
-the parent folder. {_NOT_RUN}
+`{model.name}_decode` runs in Triton's Python backend and needs alexnet-infer there.
+This takes Triton 24.12 or later: earlier Python backends crash with NumPy 2. Add alexnet-infer to the image, here from
+a checkout, and run the server in the parent folder.
+{_NOT_RUN}
 
 ```bash
 docker build -t {DECODING_IMAGE} -f - PATH/TO/alexnet-infer <<'END'
@@ -84,11 +86,11 @@ END
 {_running(model, DECODING_IMAGE, name, "--shm-size=1g ")}
 ```
 
-Instead of another image, the parameter `EXECUTION_ENV_PATH` in `{model.name}_decode/config.pbtxt` may name a conda
-environment with alexnet-infer, packed with conda-pack. Decoding imports only NumPy, Pillow and msgspec.
+In `{model.name}_decode/config.pbtxt`,
 
-{DECODERS} processes decode, each one request at a time. To change their number, edit `instance_group` in
-`{model.name}_decode/config.pbtxt`.
+- the parameter `EXECUTION_ENV_PATH` may name a conda environment with alexnet-infer instead, of the Python version of
+  the server and packed with conda-pack. Decoding imports only NumPy, Pillow and msgspec;
+- `instance_group` sets the number of processes that decode, {DECODERS}. Each takes one request at a time.
 
 {_note(model)}
 
@@ -125,7 +127,7 @@ def _running(model: ServedModel, image: str, name: str, options: str = "") -> st
     gpus = "--gpus all " if model.tensorrt else ""
     return f"""docker run --rm {gpus}{options}-p 8000:8000 -p 8001:8001 -v "$PWD:/models:ro" \\
     {image} tritonserver --model-repository=/models
-curl -f localhost:8000/v2/models/{name}/ready"""
+curl -f localhost:8000/v2/models/{name}/ready  # in another terminal"""
 
 
 def _sending(model: ServedModel, name: str, source: str, element: str) -> str:
