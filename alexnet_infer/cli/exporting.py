@@ -114,9 +114,7 @@ def export(
     verify: Annotated[
         bool, option(VERIFY, "Compare files with their nets on real images.", "--verify/--no-verify")
     ] = True,
-    data: Annotated[
-        Path | None, option(VERIFY, "Labelled set to use.", metavar="PATH", default="example photos")
-    ] = None,
+    data: Annotated[Path | None, option(VERIFY, "Labelled set.", metavar="PATH", default="example photos")] = None,
     photo: Annotated[
         list[str] | None,
         option(VERIFY, "File, folder, pattern or URL to compare on; repeatable.", metavar="PATH", default=False),
