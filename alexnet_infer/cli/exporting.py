@@ -105,7 +105,7 @@ def export(
         str | None, option(TENSORRT, "GPU memory per layer, as in 2GiB.", metavar="SIZE", default="all")
     ] = None,
     optimization_level: Annotated[
-        int | None, option(TENSORRT, "0 (fast build) to 5 (fast engine).", metavar="N", default="TensorRT's: 3")
+        int | None, option(TENSORRT, "0 (fast build) to 5 (fast engine).", metavar="N", default="3")
     ] = None,
     compute_capability: Annotated[
         str | None,
@@ -114,9 +114,7 @@ def export(
     verify: Annotated[
         bool, option(VERIFY, "Compare files with their nets on real images.", "--verify/--no-verify")
     ] = True,
-    data: Annotated[
-        Path | None, option(VERIFY, "Labelled set to compare on.", metavar="PATH", default="example photos")
-    ] = None,
+    data: Annotated[Path | None, option(VERIFY, "Labelled set.", metavar="PATH", default="example photos")] = None,
     photo: Annotated[
         list[str] | None,
         option(VERIFY, "File, folder, pattern or URL to compare on; repeatable.", metavar="PATH", default=False),
@@ -135,6 +133,10 @@ def export(
     triton: Annotated[
         Path | None, option(OUTPUT, "Triton model repository to add the file to.", metavar="DIR", default=False)
     ] = None,
+    triton_input: Annotated[
+        Literal["squares", "jpeg"],
+        option(OUTPUT, "What --triton's models take; jpeg: any image file.", "--input"),
+    ] = "squares",
     as_json: AsJson = False,
 ) -> None:
     """Export nets to ONNX, TensorRT or a web page, and verify the outputs.

@@ -22,7 +22,7 @@ from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError
 from alexnet_infer.evaluation.agreement import MeanNet, check_tolerance, default_tolerance
 from alexnet_infer.export.calibration import Calibration
 from alexnet_infer.export.job import Exported, ExportRequest, export
-from alexnet_infer.export.triton import ServedModel, check_batch, write_repository
+from alexnet_infer.export.triton import Input, ServedModel, check_batch, check_input, write_repository
 from alexnet_infer.graph.info import Batch
 from alexnet_infer.layers import PROBABILITIES
 from alexnet_infer.nets import choose_nets, load
@@ -51,17 +51,21 @@ def export_files(
     limit: int | None,
     tolerance: float | None,
     triton: Path | None,
+    triton_input: Input,
     as_json: bool,
     **requested: Any,
 ) -> int:
     """Export files. `requested` are the other options, those of `make_request`. Returns the exit code of `run`."""
     request = make_request(precision=precision or "fp32", **requested)
+    if triton_input != "squares" and triton is None:
+        raise UsageError(f"--input {triton_input}: applies to Triton model repositories only; add --triton DIR")
     if tolerance is not None and PROBABILITIES not in request.outputs:
         raise UsageError(
             f"--tolerance {tolerance:g}: is for probabilities, which --outputs {','.join(request.outputs)} leaves out; "
             "layers have a tolerance of their own"
         )
-    return run(request, make_verification(verify, data, photo or (), limit, tolerance), triton, as_json=as_json)
+    verification = make_verification(verify, data, photo or (), limit, tolerance)
+    return run(request, verification, triton, triton_input, as_json=as_json)
 
 
 def make_request(
@@ -158,14 +162,22 @@ def make_verification(
     return Verification(images=images, limit=limit, tolerance=tolerance)
 
 
-def run(request: ExportRequest, verification: Verification | None, triton: Path | None, *, as_json: bool) -> int:
+def run(
+    request: ExportRequest,
+    verification: Verification | None,
+    triton: Path | None,
+    triton_input: Input,
+    *,
+    as_json: bool,
+) -> int:
     """Export, verify and print what was written. Returns the exit code.
 
     The exit code is 1 if a file differs from its nets by more than the tolerance or an image can't be read, otherwise
     0. A file that fails the verification is kept for inspection, but is not added to the Triton repository. Raises
     UsageError if Triton can't serve the file, and the errors of `export`, `compare` and `write_repository`.
     """
-    if triton is not None and request.engine is not None:  # checked before anything is exported
+    check_input(triton_input, request.views)  # checked before anything is exported, as is the engine
+    if triton is not None and request.engine is not None:
         if request.engine.flavor == "rtx":
             raise UsageError(
                 "--triton: Triton can't run TensorRT-RTX engines; use --onnx, or --trt without --flavor rtx"
@@ -187,9 +199,11 @@ def run(request: ExportRequest, verification: Verification | None, triton: Path 
     if triton is not None and failed:
         tell(f"--triton {triton}: nothing was written, because the verification failed")
     elif triton is not None:
-        served = write_repository(triton, _served(exported))
+        served = write_repository(triton, _served(exported), triton_input)
         if not as_json:
             say(f"{served}  for Triton")
+            if triton_input == "jpeg":
+                say(f"{served.parent}_jpeg  for Triton, takes encoded images")
     if as_json:
         say_json(_json(exported, verified, served), indent=1)
     return max(failed, int(bool(exported.unreadable)))
