@@ -11,7 +11,8 @@ from alexnet_infer.backends.opening import ENGINE_SUFFIXES
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages, open_images
 from alexnet_infer.errors import UsageError
-from alexnet_infer.evaluation.agreement import NEAR_TIE, Agreement, check_tolerance, compare, default_tolerance
+from alexnet_infer.evaluation.agreement import Agreement, check_tolerance, compare, default_tolerance
+from alexnet_infer.evaluation.differences import NEAR_TIE
 from alexnet_infer.evaluation.statistics import Pairing
 from alexnet_infer.nets import load
 from alexnet_infer.output import console, say_json, styled, tell
