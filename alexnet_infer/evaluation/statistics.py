@@ -113,9 +113,9 @@ def paired_score(a_only: int, b_only: int, images: int) -> tuple[float, float]:
     every difference that a score test does not reject (Tango, "Equivalence test and confidence interval for the
     difference in proportions for the paired-sample design", 1998). It is to paired errors what Wilson's is to one
     error: with no image of either kind, its ends are those of `wilson(0, images)`, where a bootstrap has no resample
-    that differs and gives an interval without width. If the true difference is X, the upper end is below X for at most
-    2.6 % of samples, or 3.1 % with fewer than 100 images (counted exactly for X from 0.2 to 5 points and shares of
-    `b_only` up to 20 %). Exchanging the nets changes only the signs.
+    that differs and gives an interval without width. If the true difference is X, the upper end is below X for 2.5 % of
+    samples with many images, and for at most 3.1 % with few (counted exactly for 5 images and more, X from 0.2 to 5
+    points, and shares of `b_only` up to 20 %). Exchanging the nets changes only the signs.
 
     Raises UsageError if a count is out of range.
     """
