@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -86,10 +87,13 @@ def _load(path: Path, views: Views | None, device: Device, backend: Choice, trus
 
 
 def check_no_photos(data: Path, names: Sequence[str]) -> None:
-    """Raise UsageError if one of `names`, which are those of nets beside a labelled set, is a photo or a folder."""
+    """Raise UsageError if one of `names`, which are those of nets beside a labelled set, is a photo or a folder.
+
+    A folder without a separator in its name is not refused, since a net may have the same name.
+    """
     for name in names:
         path = Path(name)
-        if path.suffix.lower() in IMAGE_SUFFIXES or path.is_dir():
+        if path.suffix.lower() in IMAGE_SUFFIXES or (os.sep in name and path.is_dir()):
             raise UsageError(f"--data {data} and {name}: expected a labelled set or photos, not both")
 
 

@@ -112,14 +112,16 @@ def paired_score(a_only: int, b_only: int, images: int) -> tuple[float, float]:
     `a_only` and `b_only` are the numbers of the `images` that only net a and only net b got wrong. The interval has
     every difference that a score test does not reject (Tango, "Equivalence test and confidence interval for the
     difference in proportions for the paired-sample design", 1998). It is to paired errors what Wilson's is to one
-    error: with no image of either kind, its ends are those of `wilson(0, images)`, where a bootstrap has no resample
-    that differs and gives an interval without width. If the true difference is X, the upper end is below X for 2.5 % of
-    samples with many images, and for at most 3.1 % with few (counted exactly for 5 images and more, X from 0.2 to 5
-    points, and shares of `b_only` up to 20 %). Exchanging the nets changes only the signs.
+    error: with no image of either kind, the upper end is that of `wilson(0, images)`, and the lower end its negative.
+    (No resample of a bootstrap differs then, so that its interval has no width.) Exchanging the nets changes only the
+    signs.
+
+    If the true difference is X, the upper end is below X for 2.5 % of samples with many images, and for at most 3.1 %
+    with few (counted exactly for 5 images and more, X from 0.2 to 5 points, and shares of `b_only` up to 20 %).
 
     Raises UsageError if a count is out of range.
     """
-    if min(a_only, b_only) < 0 or not 1 <= images >= a_only + b_only:
+    if min(a_only, b_only) < 0 or images < max(1, a_only + b_only):
         raise UsageError(
             f"{a_only} and {b_only} of {images} images: expected at least one image, and counts that add up to at most "
             "all of them"

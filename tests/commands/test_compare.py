@@ -414,7 +414,7 @@ def test_a_gate_and_further_nets_need_labels(run, more, options, words):
         run(Path("absent"), Path("absent"), more, **options)
 
 
-def test_names_beside_a_labelled_set_are_nets(net, easy, tmp_path, capsys):
+def test_names_beside_a_labelled_set_are_nets(net, easy, tmp_path, capsys, monkeypatch):
     """On the command line: photos are refused, and a net's name or file is a candidate."""
 
     def program(*words: object) -> int:
@@ -423,6 +423,10 @@ def test_names_beside_a_labelled_set_are_nets(net, easy, tmp_path, capsys):
     for name in ("photo.JPG", tmp_path):
         with pytest.raises(UsageError, match=f"^--data {easy} and {name}: expected a labelled set or photos, not both"):
             program("compare", net, net, name, "--data", easy)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stranger").mkdir()  # `export` makes a folder named after the net
+    with pytest.raises(ModelFileError, match="'stranger' is neither a file nor the name of a net"):
+        program("compare", net, net, "stranger", "--data", easy)
     options = (
         "--data",
         easy,
