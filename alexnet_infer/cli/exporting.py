@@ -41,6 +41,7 @@ COMPARE_EXAMPLES = """
 Examples:
   alexnet-infer compare bvlc-alexnet bvlc-alexnet-int8 holiday/
   alexnet-infer compare net.safetensors net.engine --data ILSVRC2012 --limit 500
+  alexnet-infer compare net int8.onnx fp16.onnx --data SET --max-drop top1=0.5
 """
 
 FOR_WEB = ("model", "web", "runtime", "precision", "as_json")
@@ -206,7 +207,12 @@ def compare(
     a: Annotated[Path, argument("A", "Reference: net name, model file, .onnx or .engine.", parser=net)],
     b: Annotated[Path, argument("B", "Net to compare with it.", parser=net)],
     photos: Annotated[
-        list[str] | None, argument("[PHOTO]...", "Files, folders, patterns or http(s) URLs.", default="example photos")
+        list[str] | None,
+        argument(
+            "[PHOTO]...",
+            "Files, folders, patterns or http(s) URLs. With --data: more nets to compare with A.",
+            default="example photos",
+        ),
     ] = None,
     data: Annotated[
         Path | None, option(WHAT, "Use this labelled set instead of photos.", metavar="PATH", default=False)
@@ -220,16 +226,30 @@ def compare(
         Literal["ten", "center"] | None, option(HOW, "Views to average.", default="the file's, or ten")
     ] = None,
     tolerance: _Tolerance = None,
+    max_drop: Annotated[
+        list[str] | None,
+        option(
+            VERIFY,
+            "Largest rise of the top1 or top5 error in points, instead of the tolerance; needs --data; repeatable.",
+            metavar="METRIC=X",
+            default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     backend: Backend = "auto",
     trust_engine: TrustEngine = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the outputs of two nets on real images.
+    """Compare the outputs of nets on real images.
 
-    Exits with 1 if a probability differs by more than the tolerance or an image cannot be read.
+    Exits with 1 if a probability differs by more than the tolerance, if an error may have risen by more than --max-drop
+    (by its 95 % interval), or if an image cannot be read.
     """
     options = locals()  # must come first: the arguments, by their names
-    from alexnet_infer.commands.compare import run
+    from alexnet_infer.commands.compare import check_no_photos, run
+
+    if data is not None:
+        check_no_photos(data, photos or ())
+        options["more"], options["photos"] = [net(name) for name in photos or ()], None
 
     raise typer.Exit(run(**options))
