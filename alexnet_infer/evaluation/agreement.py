@@ -17,6 +17,7 @@ import numpy as np
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.errors import UnreadableInputError, UsageError
 from alexnet_infer.evaluation.differences import Count, Differences
+from alexnet_infer.evaluation.flips import ClassFlips, flips_by_class
 from alexnet_infer.evaluation.pictures import pictures
 from alexnet_infer.evaluation.statistics import Pairing
 from alexnet_infer.evaluation.tally import Tally
@@ -93,6 +94,8 @@ class Agreement:
     top1: Pairing | None = None
     """The candidate's errors (first) against the reference's, with the score interval. None without labels."""
     top5: Pairing | None = None
+    flips_by_class: tuple[ClassFlips, ...] | None = None
+    """The classes whose images have flips, those with the most first. None without labels."""
     unreadable: tuple[Unreadable, ...] = ()
 
     @property
@@ -190,8 +193,15 @@ def _agreement(reference: Net, count: Count, differences: Differences) -> Agreem
         calibration_images=differences.calibration_images,
         top1=_pairing(count.tally, differences.tally, 1),
         top5=_pairing(count.tally, differences.tally, 5),
+        flips_by_class=_flips_by_class(count, differences),
         unreadable=tuple(count.unreadable),
     )
+
+
+def _flips_by_class(count: Count, differences: Differences) -> tuple[ClassFlips, ...] | None:
+    if count.tally is None or differences.tally is None:
+        return None
+    return flips_by_class(count.tally, differences.tally, count.classes)
 
 
 def _pairing(reference: Tally | None, candidate: Tally | None, k: int) -> Pairing | None:

@@ -63,7 +63,7 @@ class Count:
     def __init__(self, reference: Net, candidates: Sequence[Net], classes: Sequence[ClassName]) -> None:
         roles = ["candidate"] if len(candidates) == 1 else [f"candidate {i + 1}" for i in range(len(candidates))]
         tallies = [Tally(len(classes)) if classes else None for _ in (reference, *candidates)]
-        self._reference, self.tally = reference, tallies[0]
+        self._reference, self.tally, self.classes = reference, tallies[0], classes
         self.candidates = [Differences(reference, *its) for its in zip(candidates, roles, tallies[1:], strict=True)]
         self._to_net = np.array(map_classes(classes, reference.manifest.classes)) if classes else None
         self.images = 0

@@ -107,6 +107,7 @@ def test_figures_of_labelled_images_are_those_computed_by_hand(tabled, greys):
     differences = [0.05, 0.05, 0.4, 0.4, 0.008, 0.008, 0.81, 0.49, *[0.08] * 4]
     assert result.mean == pytest.approx(sum(differences) / (6 * CLASSES))
     assert (result.flips, result.near_ties) == (3, 1)
+    assert sum(row.flips for row in result.flips_by_class) == 3
     top1, top5 = result.top1, result.top5
     assert (top1.second.wrong, top1.first.wrong) == (0, 3)
     assert (top1.second_only, top1.first_only) == (0, 3)
