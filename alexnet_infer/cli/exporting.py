@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,6 +46,9 @@ Examples:
 
 FOR_WEB = ("model", "web", "runtime", "precision", "as_json")
 """The parameters of `export` that apply to a web page."""
+
+FOR_LAYERS = ("a", "b", "photos", "data", "layout", "split", "limit", "views", "layers", "as_json")
+"""The parameters of `compare` that apply to `--layers`."""
 
 _Tolerance = Annotated[
     float | None,
@@ -145,9 +149,7 @@ def export(
     options = locals()  # must come first: the arguments, by their names
     del options["context"]
     if web is not None:
-        for parameter, name in given(context).items():
-            if parameter not in FOR_WEB:
-                raise UsageError(f"{name}: has no effect on a web page; leave it out, or --web")
+        _check_given(context, FOR_WEB, "has no effect on a web page; leave it out, or --web")
         from alexnet_infer.commands.export_web import run
 
         raise typer.Exit(run(**{name: options[name] for name in FOR_WEB}))
@@ -201,6 +203,7 @@ def benchmark(
 
 
 def compare(
+    context: typer.Context,
     a: Annotated[Path, argument("A", "Reference: net name, model file, .onnx or .engine.", parser=net)],
     b: Annotated[Path, argument("B", "Net to compare with it.", parser=net)],
     photos: Annotated[
@@ -217,6 +220,7 @@ def compare(
     views: Annotated[
         Literal["ten", "center"] | None, option(HOW, "Views to average.", default="the file's, or ten")
     ] = None,
+    layers: Annotated[bool, option(HOW, "Compare layer by layer, worst first; views: center.", "--layers")] = False,
     tolerance: _Tolerance = None,
     device: Device = "auto",
     backend: Backend = "auto",
@@ -228,6 +232,19 @@ def compare(
     Exits with 1 if a probability differs by more than the tolerance or an image cannot be read.
     """
     options = locals()  # must come first: the arguments, by their names
+    del options["context"], options["layers"]
+    if layers:
+        from alexnet_infer.commands.compare_layers import run as run_layers
+
+        _check_given(context, FOR_LAYERS, "has no effect with --layers; leave out one of the two")
+        raise typer.Exit(run_layers(**{name: options[name] for name in FOR_LAYERS if name != "layers"}))
     from alexnet_infer.commands.compare import run
 
     raise typer.Exit(run(**options))
+
+
+def _check_given(context: typer.Context, allowed: Sequence[str], reason: str) -> None:
+    """Raise UsageError if the user set another parameter than those `allowed`."""
+    for parameter, name in given(context).items():
+        if parameter not in allowed:
+            raise UsageError(f"{name}: {reason}")
