@@ -109,7 +109,8 @@ class InnerLayers:
                 raise UsageError(f"{self._path}: its layers can't be told; expected a file that `export` wrote")
             session = session_of(model, list(values.values()), self._path.parent if file.data else None)
         self.layers = tuple(layer for layer in distinct_layers(self.manifest.architecture) if layer.name in values)
-        self.description = f"ONNX Runtime, {info.precision}"
+        precision = "" if info.precision == "fp32" else f", {info.precision}"
+        self.description = f"ONNX Runtime {import_runtime().__version__}, CPUExecutionProvider{precision}"
         (source,) = (node.name for node in session.get_inputs())
 
         def run(inputs: np.ndarray) -> Mapping[str, np.ndarray]:

@@ -59,7 +59,7 @@ _Tolerance = Annotated[
 def export(
     context: typer.Context,
     model: Annotated[
-        list[Path] | None, argument("[NET]...", "Names or files of nets.", parser=net, default="best bundled net")
+        list[Path] | None, argument("[NET]...", "Names or files.", parser=net, default="best bundled net")
     ] = None,
     ensemble: Annotated[
         int | None, option(WHAT, "Average N nets in one file.", metavar="N", default="all given")
@@ -74,7 +74,7 @@ def export(
         Literal["none", "center", "ten"], option(HOW, "Views that the file cuts from an image; none: it takes patches.")
     ] = "none",
     outputs: Annotated[
-        str | None, option(HOW, "Layers that an ONNX file returns.", metavar="NAME,NAME,...", default="probabilities")
+        str | None, option(HOW, "Layers to return.", metavar="NAME,NAME,...", default="probabilities")
     ] = None,
     batch: Annotated[
         str, option(HOW, "Images (or patches) per call; one number: fixed.", metavar="MIN,OPT,MAX")
@@ -96,7 +96,12 @@ def export(
         option(INT8, "entropy, percentile or minmax.", metavar="NAME", default="entropy"),
     ] = None,
     keep_float: Annotated[
-        list[str] | None, option(INT8, "Layer to keep in float; repeatable.", metavar="LAYER", default=False)
+        list[str] | None,
+        option(INT8, "Layer to keep in float, or auto; repeatable.", metavar="LAYER", default=False),
+    ] = None,
+    max_drop: Annotated[
+        list[str] | None,
+        option(INT8, "Limit for auto, in points.", metavar="top1=X", default="top1=0.5"),
     ] = None,
     int8_for: Annotated[
         Literal["cpu", "tensorrt"] | None, option(INT8, "Runtime.", default="cpu; with --trt: tensorrt")
@@ -109,7 +114,7 @@ def export(
         str | None, option(TENSORRT, "GPU memory per layer, as in 2GiB.", metavar="SIZE", default="all")
     ] = None,
     optimization_level: Annotated[
-        int | None, option(TENSORRT, "0 (fast build) to 5 (fast engine).", metavar="N", default="TensorRT's: 3")
+        int | None, option(TENSORRT, "0 (fast build) to 5 (fast engine).", metavar="N", default="3")
     ] = None,
     compute_capability: Annotated[
         str | None,
@@ -118,12 +123,10 @@ def export(
     verify: Annotated[
         bool, option(VERIFY, "Compare files with their nets on real images.", "--verify/--no-verify")
     ] = True,
-    data: Annotated[
-        Path | None, option(VERIFY, "Labelled set to compare on.", metavar="PATH", default="example photos")
-    ] = None,
+    data: Annotated[Path | None, option(VERIFY, "Labelled set.", metavar="PATH", default="example photos")] = None,
     photo: Annotated[
         list[str] | None,
-        option(VERIFY, "File, folder, pattern or URL to compare on; repeatable.", metavar="PATH", default=False),
+        option(VERIFY, "File, folder, pattern or URL; repeatable.", metavar="PATH", default=False),
     ] = None,
     limit: Annotated[int | None, option(VERIFY, "Compare on N images of the set.", metavar="N", default="all")] = None,
     tolerance: _Tolerance = None,

@@ -70,6 +70,11 @@ class ExportRequest:
                 if self.calibration is None
                 else f"--calibrate {self.calibration.source}: applies to --precision int8 only"
             )
+        if self.calibration and self.calibration.max_drop is not None and PROBABILITIES not in self.outputs:
+            raise UsageError(
+                f"--keep-float auto: measures probabilities, which --outputs {','.join(self.outputs)} leaves out; name "
+                "the layers to keep, or add probabilities to the outputs"
+            )
         if self.int8_for is not None and self.precision != "int8":
             raise UsageError(f"--int8-for {self.int8_for}: applies to --precision int8 only")
         if self.outputs != (PROBABILITIES,):
