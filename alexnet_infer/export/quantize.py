@@ -91,7 +91,11 @@ class Calibrated:
 
         copy = onnx.ModelProto()
         copy.CopyFrom(self.model)
-        return _with_quantizers(copy, _chosen(copy, keep_float, self._int8_for), self._ranges, self._int8_for)
+        chosen = _chosen(copy, keep_float, self._int8_for)
+        if not chosen:  # ONNX Runtime would quantize all nodes
+            del copy.graph.value_info[:]
+            return copy
+        return _with_quantizers(copy, chosen, self._ranges, self._int8_for)
 
 
 def matching_layers(model: onnx.ModelProto, names: Iterable[str]) -> tuple[str, ...]:
