@@ -67,7 +67,7 @@ def _shared(reference: InnerLayers, candidate: InnerLayers) -> list[str]:
     """
     both = list(zip(reference.layers, candidate.layers, strict=False))
     for first, second in both:
-        if first != second:
+        if (first.name, first.shape) != (second.name, second.shape):
             raise UsageError(
                 f"one net has the layer {first.name} {list(first.shape)}, the other {second.name} "
                 f"{list(second.shape)}: expected two nets of one architecture"
