@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,6 +48,9 @@ Examples:
 FOR_WEB = ("model", "web", "runtime", "precision", "as_json")
 """The parameters of `export` that apply to a web page."""
 
+FOR_LAYERS = ("a", "b", "photos", "data", "layout", "split", "limit", "views", "layers", "as_json")
+"""The parameters of `compare` that apply to `--layers`."""
+
 _Tolerance = Annotated[
     float | None,
     option(VERIFY, "Largest probability difference allowed.", metavar="X", default="1e-5; fp16: 0.01; int8: 0.15"),
@@ -56,7 +60,7 @@ _Tolerance = Annotated[
 def export(
     context: typer.Context,
     model: Annotated[
-        list[Path] | None, argument("[NET]...", "Names or files of nets.", parser=net, default="best bundled net")
+        list[Path] | None, argument("[NET]...", "Names or files.", parser=net, default="best bundled net")
     ] = None,
     ensemble: Annotated[
         int | None, option(WHAT, "Average N nets in one file.", metavar="N", default="all given")
@@ -71,7 +75,7 @@ def export(
         Literal["none", "center", "ten"], option(HOW, "Views that the file cuts from an image; none: it takes patches.")
     ] = "none",
     outputs: Annotated[
-        str | None, option(HOW, "Layers that an ONNX file returns.", metavar="NAME,NAME,...", default="probabilities")
+        str | None, option(HOW, "Layers to return.", metavar="NAME,NAME,...", default="probabilities")
     ] = None,
     batch: Annotated[
         str, option(HOW, "Images (or patches) per call; one number: fixed.", metavar="MIN,OPT,MAX")
@@ -93,7 +97,12 @@ def export(
         option(INT8, "entropy, percentile or minmax.", metavar="NAME", default="entropy"),
     ] = None,
     keep_float: Annotated[
-        list[str] | None, option(INT8, "Layer to keep in float; repeatable.", metavar="LAYER", default=False)
+        list[str] | None,
+        option(INT8, "Layer to keep in float, or auto; repeatable.", metavar="LAYER", default=False),
+    ] = None,
+    max_drop: Annotated[
+        list[str] | None,
+        option(INT8, "Limit for auto, in points.", metavar="top1=X", default="top1=0.5"),
     ] = None,
     int8_for: Annotated[
         Literal["cpu", "tensorrt"] | None, option(INT8, "Runtime.", default="cpu; with --trt: tensorrt")
@@ -118,7 +127,7 @@ def export(
     data: Annotated[Path | None, option(VERIFY, "Labelled set.", metavar="PATH", default="example photos")] = None,
     photo: Annotated[
         list[str] | None,
-        option(VERIFY, "File, folder, pattern or URL to compare on; repeatable.", metavar="PATH", default=False),
+        option(VERIFY, "File, folder, pattern or URL; repeatable.", metavar="PATH", default=False),
     ] = None,
     limit: Annotated[int | None, option(VERIFY, "Compare on N images of the set.", metavar="N", default="all")] = None,
     tolerance: _Tolerance = None,
@@ -148,9 +157,7 @@ def export(
     options = locals()  # must come first: the arguments, by their names
     del options["context"]
     if web is not None:
-        for parameter, name in given(context).items():
-            if parameter not in FOR_WEB:
-                raise UsageError(f"{name}: has no effect on a web page; leave it out, or --web")
+        _check_given(context, FOR_WEB, "has no effect on a web page; leave it out, or --web")
         from alexnet_infer.commands.export_web import run
 
         raise typer.Exit(run(**{name: options[name] for name in FOR_WEB}))
@@ -204,6 +211,7 @@ def benchmark(
 
 
 def compare(
+    context: typer.Context,
     a: Annotated[Path, argument("A", "Reference: net name, model file, .onnx or .engine.", parser=net)],
     b: Annotated[Path, argument("B", "Net to compare with it.", parser=net)],
     photos: Annotated[
@@ -225,6 +233,7 @@ def compare(
     views: Annotated[
         Literal["ten", "center"] | None, option(HOW, "Views to average.", default="the file's, or ten")
     ] = None,
+    layers: Annotated[bool, option(HOW, "Compare layer by layer, worst first; views: center.", "--layers")] = False,
     tolerance: _Tolerance = None,
     max_drop: Annotated[
         list[str] | None,
@@ -246,10 +255,22 @@ def compare(
     (by its 95 % interval), or if an image cannot be read.
     """
     options = locals()  # must come first: the arguments, by their names
+    del options["context"], options["layers"]
+    if layers:
+        from alexnet_infer.commands.compare_layers import run as run_layers
+
+        _check_given(context, FOR_LAYERS, "has no effect with --layers; leave out one of the two")
+        raise typer.Exit(run_layers(**{name: options[name] for name in FOR_LAYERS if name != "layers"}))
     from alexnet_infer.commands.compare import check_no_photos, run
 
     if data is not None:
         check_no_photos(data, photos or ())
         options["more"], options["photos"] = [net(name) for name in photos or ()], None
-
     raise typer.Exit(run(**options))
+
+
+def _check_given(context: typer.Context, allowed: Sequence[str], reason: str) -> None:
+    """Raise UsageError if the user set another parameter than those `allowed`."""
+    for parameter, name in given(context).items():
+        if parameter not in allowed:
+            raise UsageError(f"{name}: {reason}")

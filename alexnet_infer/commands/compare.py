@@ -14,7 +14,8 @@ from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages, open_images
 from alexnet_infer.errors import UsageError
 from alexnet_infer.evaluation.agreement import Agreement, check_tolerance, compare_all, default_tolerance
-from alexnet_infer.evaluation.gate import Verdict, judge, parse_max_drop
+from alexnet_infer.evaluation.gate import Verdict, judge
+from alexnet_infer.max_drop import parse_max_drop
 from alexnet_infer.nets import load
 from alexnet_infer.output import say_json, tell
 from alexnet_infer.photos import IMAGE_SUFFIXES, Photo, expand

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from alexnet_infer.evaluation.agreement import Agreement
 from alexnet_infer.evaluation.differences import NEAR_TIE
-from alexnet_infer.evaluation.gate import Judgement, Metric, Verdict
+from alexnet_infer.evaluation.gate import Judgement, Verdict
 from alexnet_infer.evaluation.statistics import Pairing
+from alexnet_infer.max_drop import Metric
 from alexnet_infer.output import console, styled
 
 if TYPE_CHECKING:

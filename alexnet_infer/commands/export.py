@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -14,13 +14,13 @@ from typing import Any
 import msgspec
 
 from alexnet_infer.commands.compare import choose_images, report, verify
+from alexnet_infer.commands.export_int8 import make_calibration, print_float_layers, refuse
 from alexnet_infer.commands.export_layers import verify_layers
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.engines.files import EngineOptions, parse_workspace
 from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError
 from alexnet_infer.evaluation.agreement import MeanNet, check_tolerance, default_tolerance
-from alexnet_infer.export.calibration import Calibration
 from alexnet_infer.export.job import Exported, ExportRequest, export
 from alexnet_infer.export.triton import Input, ServedModel, check_batch, check_input, write_repository
 from alexnet_infer.graph.info import Batch
@@ -82,6 +82,7 @@ def make_request(
     calibration_images: int | None,
     calibration_method: str | None,
     keep_float: Sequence[str] | None,
+    max_drop: Sequence[str] | None,
     workspace: str | None,
     optimization_level: int | None,
     compute_capability: str | None,
@@ -94,11 +95,6 @@ def make_request(
         "--optimization-level": optimization_level,
         "--compute-capability": compute_capability,
     }
-    calibration_options = {
-        "--calibration-images": calibration_images,
-        "--calibration-method": calibration_method,
-        "--keep-float": keep_float[0] if keep_float else None,
-    }
     engine = None
     if trt:
         engine = EngineOptions(
@@ -108,17 +104,7 @@ def make_request(
             capabilities=() if compute_capability is None else tuple(compute_capability.split(",")),
         )
     else:
-        _refuse(engine_options, "applies to engines only; add --trt")
-    calibration = None
-    if calibrate is not None:
-        chosen = {"images": calibration_images, "method": calibration_method}
-        calibration = Calibration(
-            source=calibrate,
-            keep_float=tuple(keep_float or ()),
-            **{name: value for name, value in chosen.items() if value is not None},
-        )
-    else:
-        _refuse(calibration_options, "needs --precision int8 and --calibrate PATH")
+        refuse(engine_options, "applies to engines only; add --trt")
     return ExportRequest(
         models=tuple(choose_nets(model or (), ensemble)),
         onnx=onnx or not trt,
@@ -126,17 +112,16 @@ def make_request(
         batch=Batch.parse(batch),
         # The convolution is the fastest form in ONNX Runtime on a CPU. TensorRT has an LRN layer.
         lrn=lrn or ("op" if trt else "conv"),
-        calibration=calibration,
+        calibration=make_calibration(
+            calibrate=calibrate,
+            images=calibration_images,
+            method=calibration_method,
+            keep_float=keep_float or (),
+            max_drop=max_drop or (),
+        ),
         outputs=(PROBABILITIES,) if outputs is None else tuple(name.strip() for name in outputs.split(",")),
         **given,
     )
-
-
-def _refuse(options: Mapping[str, object], reason: str) -> None:
-    """Raise UsageError if one of `options` was given."""
-    for option, value in options.items():
-        if value is not None:
-            raise UsageError(f"{option} {value}: {reason}")
 
 
 def make_verification(
@@ -186,6 +171,8 @@ def run(
     exported = export(request)
     name_unreadable(exported.unreadable)
     if not as_json:
+        if exported.float_layers is not None:
+            print_float_layers(exported.float_layers)
         for path in (*exported.files, exported.folder / "README.md"):
             say(f"{path}  {_size(path)}")
     verified, failed = {}, 0
@@ -289,6 +276,7 @@ def _json(exported: Exported, verified: dict[str, Any], served: Path | None) -> 
         "files": [{"path": str(path), "bytes": path.stat().st_size} for path in exported.files],
         "export": json.loads(exported.info.to_json()),
         "runtime": msgspec.structs.asdict(platform) if platform is not None else None,
+        "float_layers": exported.float_layers.to_json() if exported.float_layers is not None else None,
         "unreadable": [asdict(image) for image in exported.unreadable],
         "verified": verified,
         "triton": str(served) if served is not None else None,

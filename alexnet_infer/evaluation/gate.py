@@ -7,33 +7,15 @@ whose error really rises by the limit or more passes once in forty comparisons, 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.evaluation.agreement import Agreement
 from alexnet_infer.evaluation.statistics import images_to_decide
+from alexnet_infer.max_drop import Metric
 
-Metric = Literal["top1", "top5"]
 Outcome = Literal["passed", "failed", "undecided"]
-
-
-def parse_max_drop(texts: Sequence[str]) -> dict[Metric, float]:
-    """Return the limits in percentage points, from texts as in "top1=0.5". Raises UsageError."""
-    limits: dict[Metric, float] = {}
-    for text in texts:
-        name, _, number = text.partition("=")
-        points = float(number) if re.fullmatch(r"[0-9]+\.?[0-9]*|\.[0-9]+", number, re.ASCII) else -1.0
-        if name not in get_args(Metric) or not 0 <= points <= 100:
-            raise UsageError(
-                f"--max-drop {shown(text)}: expected top1=X or top5=X, with X from 0 to 100 percentage points"
-            )
-        if name in limits:
-            raise UsageError(f"--max-drop {text}: {name} is given twice; expected one limit for each of top1 and top5")
-        limits[name] = points
-    return limits
 
 
 @dataclass(frozen=True, kw_only=True)
