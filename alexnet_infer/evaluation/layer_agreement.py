@@ -131,10 +131,10 @@ class _Sums:
         a, b = reference.astype(np.float64).ravel(), candidate.astype(np.float64).ravel()
         with np.errstate(all="ignore"):  # a float16 file may overflow
             difference = b - a
-            self.reference += float(a @ a)
-            self.candidate += float(b @ b)
-            self.difference += float(difference @ difference)
-            self.product += float(a @ b)
+            self.reference += _dot(a, a)
+            self.candidate += _dot(b, b)
+            self.difference += _dot(difference, difference)
+            self.product += _dot(a, b)
 
     def agreement(self, layer: str, position: int) -> LayerAgreement:
         difference, cosine = math.inf, None
@@ -145,3 +145,8 @@ class _Sums:
                 cosine = self.product / math.sqrt(self.reference) / math.sqrt(self.candidate)
                 cosine = max(-1.0, min(1.0, cosine))
         return LayerAgreement(layer=layer, position=position, difference=difference, cosine=cosine)
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the product of two vectors, without BLAS, whose threads would wait for those that run the net."""
+    return float(np.einsum("i,i->", a, b))
