@@ -32,7 +32,7 @@ ACT_ONLY_IF_GIVEN = {
     },
     "alexnet-infer export": {"--calibrate", "--keep-float", "--photo", "--triton", "--web"},
     "alexnet-infer similar": {"--report"},
-    "alexnet-infer compare": {"--data"},
+    "alexnet-infer compare": {"--data", "--max-drop"},
     "alexnet-infer benchmark": {"--plot"},
     "alexnet-infer explain": {"--compare"},
     "alexnet-infer import": {"--data"},

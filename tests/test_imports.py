@@ -138,7 +138,7 @@ def test_the_architecture_needs_only_the_standard_library_and_msgspec():
 
 FLOORS = (
     "errors output packages files progress program version bilinear machine web help strict_json containers lettering"
-    " marks csv_text",
+    " marks csv_text digests max_drop",
     "tensor_file recognize formats pages",
     "architecture preprocess metrics",
     "presets layers manifest decode seen",

@@ -227,12 +227,10 @@ def readme(path: Path) -> object:
 
 
 def repository(folder: Path) -> object:
-    from alexnet_infer.export.triton import _check_same
+    from alexnet_infer.export.triton.entries import Entry
+    from alexnet_infer.export.triton.repository import _check_same
 
-    class Model:
-        interface: dict[str, object] = {}  # noqa: RUF012
-
-    return _check_same(folder, Model, "label\n")
+    return _check_same(folder, Entry(name="net", interface={}, config="", version={}, labels="label\n"))
 
 
 def features(path: Path) -> object:

@@ -12,7 +12,7 @@ from alexnet_infer.artifact import embedded_model
 from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import chooses_runtime, describe, open_model
 from alexnet_infer.backends.remote.address import ServerAddress, Source
-from alexnet_infer.benchmark.floor import Machine, probes
+from alexnet_infer.benchmark.floor import Machine, probe_count, probes
 from alexnet_infer.benchmark.timing import Run, Timing, interleave
 from alexnet_infer.errors import AlexNetInferError, UsageError, printable, shown
 from alexnet_infer.graph.info import Precision
@@ -74,6 +74,11 @@ class Subject:
     def unit(self) -> str:
         return "patches" if self.views == "none" else "images"
 
+    @property
+    def title(self) -> str:
+        """The net, runtime and views. The runtime's description includes the precision if it isn't float32."""
+        return f"{self.model}, {self.net.backend.description}, views {self.views}"
+
     def run(self, batch: int) -> Run:
         """Return a call that runs `batch` images or patches of noise. For images, it includes cutting the views."""
         rng = np.random.default_rng(batch)
@@ -130,7 +135,12 @@ class Benchmark:
     """One line for each model and runtime that was left out, with the reason."""
 
     def to_json(self) -> dict[str, Any]:
-        machine = self.machine and {"gflops": self.machine.flops / 1e9, "gb_per_second": self.machine.bandwidth / 1e9}
+        machine = self.machine and {
+            "gflops": self.machine.flops / 1e9,
+            "gflops_of": self.machine.flops_of,
+            "gb_per_second": self.machine.bandwidth / 1e9,
+            "gb_per_second_of": self.machine.bandwidth_of,
+        }
         rows = [row.to_json(self.rows[0]) for row in self.rows]
         return {"rows": rows, "machine": machine, "skipped": list(self.skipped)}
 
@@ -175,8 +185,18 @@ def measure(
     pairs = [(subject, batch) for subject in subjects for batch in batches]
     rates = probes() if any(subject.multiply_adds for subject in subjects) else []
     runs = [subject.run(batch) for subject, batch in pairs]
-    timings = interleave([*runs, *rates], seconds=seconds, rounds=ROUNDS, on_turn=on_turn)
-    machine = Machine.of(*timings[len(runs) :]) if rates else None
+    timings = interleave([*runs, *(probe.run for probe in rates)], seconds=seconds, rounds=ROUNDS, on_turn=on_turn)
+    machine = None
+    if rates:
+        machine = Machine.of(rates, timings[len(runs) :])
+        for (subject, batch), timing in zip(pairs, timings, strict=False):
+            if subject.multiply_adds is not None and subject.precision == "fp32":
+                machine = machine.including(
+                    f"{subject.title}, batch {batch}",
+                    2 * batch * subject.multiply_adds,
+                    subject.weight_bytes,
+                    timing.p50,
+                )
 
     def floor(subject: Subject, batch: int) -> float | None:
         if machine is None or subject.multiply_adds is None:
@@ -192,7 +212,7 @@ def measure(
 
 def turns(subjects: Sequence[Subject], batches: Sequence[int]) -> int:
     """Return how many times `measure` calls `on_turn`."""
-    rates = 2 if any(subject.multiply_adds for subject in subjects) else 0
+    rates = probe_count() if any(subject.multiply_adds for subject in subjects) else 0
     return ROUNDS * (len(subjects) * len(batches) + rates)
 
 

@@ -69,8 +69,10 @@ def interleave(
 def _turn(run: Run, seconds: float) -> list[float]:
     """Call `run` until the calls have taken `seconds` together, at least once. Returns their durations."""
     times: list[float] = []
-    while sum(times) < seconds or not times:
+    total = 0.0
+    while total < seconds or not times:
         begin = perf_counter()
         run()
         times.append(perf_counter() - begin)
+        total += times[-1]
     return times

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -42,10 +43,14 @@ COMPARE_EXAMPLES = """
 Examples:
   alexnet-infer compare bvlc-alexnet bvlc-alexnet-int8 holiday/
   alexnet-infer compare net.safetensors net.engine --data ILSVRC2012 --limit 500
+  alexnet-infer compare net int8.onnx fp16.onnx --data SET --max-drop top1=0.5
 """
 
 FOR_WEB = ("model", "web", "runtime", "precision", "as_json")
 """The parameters of `export` that apply to a web page."""
+
+FOR_LAYERS = ("a", "b", "photos", "data", "layout", "split", "limit", "views", "layers", "as_json")
+"""The parameters of `compare` that apply to `--layers`."""
 
 _Tolerance = Annotated[
     float | None,
@@ -56,7 +61,7 @@ _Tolerance = Annotated[
 def export(
     context: typer.Context,
     model: Annotated[
-        list[Path] | None, argument("[NET]...", "Names or files of nets.", parser=net, default="best bundled net")
+        list[Path] | None, argument("[NET]...", "Names or files.", parser=net, default="best bundled net")
     ] = None,
     ensemble: Annotated[
         int | None, option(WHAT, "Average N nets in one file.", metavar="N", default="all given")
@@ -71,7 +76,7 @@ def export(
         Literal["none", "center", "ten"], option(HOW, "Views that the file cuts from an image; none: it takes patches.")
     ] = "none",
     outputs: Annotated[
-        str | None, option(HOW, "Layers that an ONNX file returns.", metavar="NAME,NAME,...", default="probabilities")
+        str | None, option(HOW, "Layers to return.", metavar="NAME,NAME,...", default="probabilities")
     ] = None,
     batch: Annotated[
         str, option(HOW, "Images (or patches) per call; one number: fixed.", metavar="MIN,OPT,MAX")
@@ -93,7 +98,12 @@ def export(
         option(INT8, "entropy, percentile or minmax.", metavar="NAME", default="entropy"),
     ] = None,
     keep_float: Annotated[
-        list[str] | None, option(INT8, "Layer to keep in float; repeatable.", metavar="LAYER", default=False)
+        list[str] | None,
+        option(INT8, "Layer to keep in float, or auto; repeatable.", metavar="LAYER", default=False),
+    ] = None,
+    max_drop: Annotated[
+        list[str] | None,
+        option(INT8, "Limit for auto, in points.", metavar="top1=X", default="top1=0.5"),
     ] = None,
     int8_for: Annotated[
         Literal["cpu", "tensorrt"] | None, option(INT8, "Runtime.", default="cpu; with --trt: tensorrt")
@@ -106,7 +116,7 @@ def export(
         str | None, option(TENSORRT, "GPU memory per layer, as in 2GiB.", metavar="SIZE", default="all")
     ] = None,
     optimization_level: Annotated[
-        int | None, option(TENSORRT, "0 (fast build) to 5 (fast engine).", metavar="N", default="TensorRT's: 3")
+        int | None, option(TENSORRT, "0 (fast build) to 5 (fast engine).", metavar="N", default="3")
     ] = None,
     compute_capability: Annotated[
         str | None,
@@ -115,12 +125,10 @@ def export(
     verify: Annotated[
         bool, option(VERIFY, "Compare files with their nets on real images.", "--verify/--no-verify")
     ] = True,
-    data: Annotated[
-        Path | None, option(VERIFY, "Labelled set to compare on.", metavar="PATH", default="example photos")
-    ] = None,
+    data: Annotated[Path | None, option(VERIFY, "Labelled set.", metavar="PATH", default="example photos")] = None,
     photo: Annotated[
         list[str] | None,
-        option(VERIFY, "File, folder, pattern or URL to compare on; repeatable.", metavar="PATH", default=False),
+        option(VERIFY, "File, folder, pattern or URL; repeatable.", metavar="PATH", default=False),
     ] = None,
     limit: Annotated[int | None, option(VERIFY, "Compare on N images of the set.", metavar="N", default="all")] = None,
     tolerance: _Tolerance = None,
@@ -136,6 +144,10 @@ def export(
     triton: Annotated[
         Path | None, option(OUTPUT, "Triton model repository to add the file to.", metavar="DIR", default=False)
     ] = None,
+    triton_input: Annotated[
+        Literal["squares", "jpeg"],
+        option(OUTPUT, "What --triton's models take; jpeg: any image file.", "--input"),
+    ] = "squares",
     as_json: AsJson = False,
 ) -> None:
     """Export nets to ONNX, TensorRT or a web page, and verify the outputs.
@@ -146,9 +158,7 @@ def export(
     options = locals()  # must come first: the arguments, by their names
     del options["context"]
     if web is not None:
-        for parameter, name in given(context).items():
-            if parameter not in FOR_WEB:
-                raise UsageError(f"{name}: has no effect on a web page; leave it out, or --web")
+        _check_given(context, FOR_WEB, "has no effect on a web page; leave it out, or --web")
         from alexnet_infer.commands.export_web import run
 
         raise typer.Exit(run(**{name: options[name] for name in FOR_WEB}))
@@ -207,12 +217,18 @@ def benchmark(
 
 
 def compare(
+    context: typer.Context,
     a: Annotated[
         object, argument("A", "Reference: net name, model file, .onnx, .engine or server.", parser=net_or_server)
     ],
     b: Annotated[object, argument("B", "Net to compare with it.", parser=net_or_server)],
     photos: Annotated[
-        list[str] | None, argument("[PHOTO]...", "Files, folders, patterns or http(s) URLs.", default="example photos")
+        list[str] | None,
+        argument(
+            "[PHOTO]...",
+            "Files, folders, patterns or http(s) URLs. With --data: more nets to compare with A.",
+            default="example photos",
+        ),
     ] = None,
     data: Annotated[
         Path | None, option(WHAT, "Use this labelled set instead of photos.", metavar="PATH", default=False)
@@ -225,17 +241,47 @@ def compare(
     views: Annotated[
         Literal["ten", "center"] | None, option(HOW, "Views to average.", default="the file's, or ten")
     ] = None,
+    layers: Annotated[bool, option(HOW, "Compare layer by layer, worst first; views: center.", "--layers")] = False,
     tolerance: _Tolerance = None,
+    max_drop: Annotated[
+        list[str] | None,
+        option(
+            VERIFY,
+            "Largest rise of the top1 or top5 error in points, instead of the tolerance; needs --data; repeatable.",
+            metavar="METRIC=X",
+            default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     backend: Backend = "auto",
     trust_engine: TrustEngine = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the outputs of two nets on real images.
+    """Compare the outputs of nets on real images.
 
-    Exits with 1 if a probability differs by more than the tolerance or an image cannot be read.
+    Exits with 1 if a probability differs by more than the tolerance, if an error may have risen by more than --max-drop
+    (by its 95 % interval), or if an image cannot be read.
     """
     options = locals()  # must come first: the arguments, by their names
-    from alexnet_infer.commands.compare import run
+    del options["context"], options["layers"]
+    if layers:
+        from alexnet_infer.commands.compare_layers import run as run_layers
 
+        _check_given(context, FOR_LAYERS, "has no effect with --layers; leave out one of the two")
+        for served in (a, b):
+            if not isinstance(served, Path):
+                raise UsageError(f"{served}: a server, which returns only probabilities; leave out --layers")
+        raise typer.Exit(run_layers(**{name: options[name] for name in FOR_LAYERS if name != "layers"}))
+    from alexnet_infer.commands.compare import check_no_photos, run
+
+    if data is not None:
+        check_no_photos(data, photos or ())
+        options["more"], options["photos"] = [net_or_server(name) for name in photos or ()], None
     raise typer.Exit(run(**options))
+
+
+def _check_given(context: typer.Context, allowed: Sequence[str], reason: str) -> None:
+    """Raise UsageError if the user set another parameter than those `allowed`."""
+    for parameter, name in given(context).items():
+        if parameter not in allowed:
+            raise UsageError(f"{name}: {reason}")

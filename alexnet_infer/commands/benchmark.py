@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_infer.benchmark.measure import Benchmark, BenchmarkRequest, Measurement, Subject, measure, subjects, turns
+from alexnet_infer.benchmark.measure import Benchmark, BenchmarkRequest, Measurement, measure, subjects, turns
 from alexnet_infer.errors import UsageError
 from alexnet_infer.files import write_atomically, writing
 from alexnet_infer.output import console, say_json, styled, tell
@@ -63,7 +63,7 @@ def _print_table(result: Benchmark) -> None:
     widths = [max(10, *(len(cell) + 2 for cell in column)) for column in columns]
     out.print(styled(_line(header, widths), "dim"), soft_wrap=True)
     for rows in _by_subject(result.rows):
-        out.print(styled(_title(rows[0].subject)), soft_wrap=True)
+        out.print(styled(rows[0].subject.title), soft_wrap=True)
         for row in rows:
             out.print(styled(_line(_cells(row, first), widths)), soft_wrap=True)
     for line in _footer(result):
@@ -72,11 +72,6 @@ def _print_table(result: Benchmark) -> None:
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-
-
-def _title(subject: Subject) -> str:
-    """The net, runtime and views. The runtime's description includes the precision if it isn't float32."""
-    return f"{subject.model}, {subject.net.backend.description}, views {subject.views}"
 
 
 def _cells(row: Measurement, first: Measurement) -> list[str]:
@@ -101,9 +96,9 @@ def _footer(result: Benchmark) -> list[str]:
     if (machine := result.machine) is not None:
         lines.append(
             "x floor: p50 relative to the least possible time in float32, which is the larger of two times: the "
-            f"multiply-adds at {machine.flops / 1e9:.0f} GFLOP/s (measured with a matrix product), and reading the "
-            f"weights at {machine.bandwidth / 1e9:.1f} GB/s (measured by reading a matrix). int8 multiplies faster, so "
-            "its value can be below 1."
+            f"multiply-adds at {machine.flops / 1e9:.0f} GFLOP/s ({machine.flops_of}), and reading the weights at "
+            f"{machine.bandwidth / 1e9:.1f} GB/s ({machine.bandwidth_of}). These are the highest rates of this run. "
+            "int8 and float16 may multiply faster, so their values can be below 1."
         )
     return lines
 
@@ -123,7 +118,7 @@ def picture(result: Benchmark) -> bytes:
         axes = figure.subplots()
         for number, rows in enumerate(_by_subject(result.rows)):
             batches = [row.batch for row in rows]
-            name = _title(rows[0].subject).replace("$", r"\$")
+            name = rows[0].subject.title.replace("$", r"\$")
             color = f"C{number % 10}"
             axes.plot(batches, [row.per_second for row in rows], "o-", color=color, label=name)
             floors = [np.nan if row.floor is None else row.batch / row.floor for row in rows]

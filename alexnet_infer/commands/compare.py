@@ -1,7 +1,8 @@
-"""`alexnet-infer compare` and `export --verify`: compare the probabilities of two model files."""
+"""`alexnet-infer compare` and `export --verify`: compare the probabilities of model files."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -9,14 +10,16 @@ from typing import Literal
 from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import chooses_runtime
 from alexnet_infer.backends.remote.address import Source
+from alexnet_infer.commands.compare_tables import failures, print_one, print_several
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages, open_images
 from alexnet_infer.errors import UsageError
-from alexnet_infer.evaluation.agreement import NEAR_TIE, Agreement, check_tolerance, compare, default_tolerance
-from alexnet_infer.evaluation.statistics import Pairing
+from alexnet_infer.evaluation.agreement import Agreement, check_tolerance, compare_all, default_tolerance
+from alexnet_infer.evaluation.gate import Verdict, judge
+from alexnet_infer.max_drop import parse_max_drop
 from alexnet_infer.nets import load
-from alexnet_infer.output import console, say_json, styled, tell
-from alexnet_infer.photos import Photo, expand
+from alexnet_infer.output import say_json, tell
+from alexnet_infer.photos import IMAGE_SUFFIXES, Photo, expand
 from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Views
 from alexnet_infer.progress import counting
@@ -26,8 +29,10 @@ from alexnet_infer.published.get import set_at
 def run(
     a: Source,
     b: Source,
+    more: Sequence[Source] = (),
     *,
     tolerance: float | None = None,
+    max_drop: Sequence[str] | None = None,
     data: Path | None = None,
     photos: Sequence[str] | None = None,
     limit: int | None = None,
@@ -39,28 +44,59 @@ def run(
     trust_engine: bool = False,
     as_json: bool = False,
 ) -> int:
-    """Compare the net in `b` with that in `a`, and print the agreement. Returns the exit code of `report`.
+    """Compare the nets in `b` and `more` with that in `a`, and print the agreement. Returns the exit code.
 
-    By default, `views` are those that one of the files cuts itself, or else ten, and `tolerance` is that of the coarser
-    precision (`agreement.TOLERANCES`). Raises the errors of `load`, `choose_images` and `agreement.compare`.
+    It is 1 if a check fails or an image can't be read. `max_drop` are texts for `gate.parse_max_drop`. By default,
+    `views` are those that one of the files cuts itself, or else ten. `tolerance` is by default that of the coarser
+    precision (`agreement.TOLERANCES`), or none with `max_drop`.
+
+    Raises UsageError if options contradict each other, and the errors of `load`, `choose_images` and
+    `agreement.compare_all`.
     """
     if tolerance is not None:
         check_tolerance(tolerance)
+    limits = parse_max_drop(max_drop or ())
+    if data is None and (max_drop or more):
+        given = f"--max-drop {max_drop[0]}" if max_drop else f"{more[0]}, a third net"
+        raise UsageError(f"{given}: needs a labelled set; name it with --data")
     images = choose_images(data=data, photos=photos or (), limit=limit, split=split, layout=layout)
-    nets = [_load(path, views, device, backend, trust_engine) for path in (a, b)]
-    cut = [net.opened.views is not None for net in nets]
-    if any(cut) and not all(cut):  # one file cuts its views itself, so the other net must use the same views
-        adapting, shared = cut.index(False), nets[cut.index(True)].views
-        if nets[adapting].views != shared:
-            nets[adapting] = _load((a, b)[adapting], shared, device, backend, trust_engine)
-    allowed = default_tolerance(*nets) if tolerance is None else tolerance
-    return report(verify(*nets, images, limit=limit), allowed, as_json=as_json)
+    paths = [a, b, *more]
+    nets = _load_all(paths, views, device, backend, trust_engine)
+    verdicts = []
+    for agreement, candidate in zip(verify_all(nets, images, limit=limit), nets[1:], strict=True):
+        allowed = tolerance if tolerance is not None or limits else default_tolerance(nets[0], candidate)
+        verdicts.append(Verdict(agreement=agreement, tolerance=allowed, gate=judge(agreement, limits)))
+    return _report_several(verdicts, paths, as_json=as_json) if more else _report_one(verdicts[0], as_json=as_json)
+
+
+def _load_all(
+    paths: Sequence[Source], views: Views | None, device: Device, backend: Choice, trust_engine: bool
+) -> list[Net]:
+    nets = [_load(path, views, device, backend, trust_engine) for path in paths]
+    cut = next((net.views for net in nets if net.opened.views is not None), None)
+    if cut is None:
+        return nets
+    return [  # a file cuts its views itself, so the other nets must use the same views
+        net if net.views == cut or net.opened.views is not None else _load(path, cut, device, backend, trust_engine)
+        for path, net in zip(paths, nets, strict=True)
+    ]
 
 
 def _load(path: Source, views: Views | None, device: Device, backend: Choice, trust_engine: bool) -> Net:
     if not chooses_runtime(path):  # an engine runs only in TensorRT, a served net where it is: for the other net
         return load(path, views=views, trust_engine=trust_engine)
     return load(path, device=device, views=views, backend=backend)
+
+
+def check_no_photos(data: Path, names: Sequence[str]) -> None:
+    """Raise UsageError if one of `names`, which are those of nets beside a labelled set, is a photo or a folder.
+
+    A folder without a separator in its name is not refused, since a net may have the same name.
+    """
+    for name in names:
+        path = Path(name)
+        if path.suffix.lower() in IMAGE_SUFFIXES or (os.sep in name and path.is_dir()):
+            raise UsageError(f"--data {data} and {name}: expected a labelled set or photos, not both")
 
 
 def choose_images(
@@ -102,9 +138,17 @@ def verify(
     reference: Net, candidate: Net, images: Sequence[Photo] | LabelledImages, *, limit: int | None = None
 ) -> Agreement:
     """Run `agreement.compare` with a progress bar."""
+    (agreement,) = verify_all([reference, candidate], images, limit=limit)
+    return agreement
+
+
+def verify_all(
+    nets: Sequence[Net], images: Sequence[Photo] | LabelledImages, *, limit: int | None = None
+) -> list[Agreement]:
+    """Run `agreement.compare_all` on a reference and its candidates with a progress bar."""
     total = limit or len(images) * (1 if isinstance(images, LabelledImages) else 5)
     with counting("comparing", total) as advance:
-        return compare(reference, candidate, images, limit=limit, on_images=advance)
+        return compare_all(nets[0], nets[1:], images, limit=limit, on_images=advance)
 
 
 def report(agreement: Agreement, tolerance: float, *, as_json: bool = False, silent: bool = False) -> int:
@@ -112,61 +156,42 @@ def report(agreement: Agreement, tolerance: float, *, as_json: bool = False, sil
 
     Returns the exit code: 0, or 1 if a probability differs by more than `tolerance` or an image can't be read.
     """
-    within = agreement.within(tolerance)
+    return _report_one(Verdict(agreement=agreement, tolerance=tolerance), as_json=as_json, silent=silent)
+
+
+def _report_one(verdict: Verdict, *, as_json: bool, silent: bool = False) -> int:
     if silent:
         pass
     elif as_json:
-        say_json({**agreement.to_json(), "tolerance": tolerance, "within": within}, indent=1)
+        say_json(verdict.to_json(), indent=1)
     else:
-        _print_table(agreement, tolerance)
-    name_unreadable(agreement.unreadable)
-    if not within:
-        tell(
-            f"error: probabilities differ by up to {agreement.largest:.2g}, in {agreement.largest_image}: expected at "
-            f"most {tolerance:g}; allow more with --tolerance"
-        )
-    return 0 if within and not agreement.unreadable else 1
+        print_one(verdict)
+    return _exit_code([verdict], [""])
 
 
-def _print_table(agreement: Agreement, tolerance: float) -> None:
-    from rich.table import Table
-
-    views = "ten views averaged" if agreement.views == "ten" else "central view"
-    out = console()
-    for role, party in (("reference", agreement.reference), ("candidate", agreement.candidate)):
-        out.print(styled(f"{role}: {party.net}, {views}, {party.backend}", "dim"), soft_wrap=True)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(justify="left")
-    table.add_column(justify="right", style="bold")
-    table.add_column(justify="left", style="dim", overflow="fold")
-    for name, value, note in _rows(agreement, tolerance):
-        table.add_row(*map(styled, (name, value, note)))
-    out.print(table)
+def _report_several(verdicts: Sequence[Verdict], paths: Sequence[Source], *, as_json: bool) -> int:
+    """Print a table or one JSON object. `paths` are those of the reference and of the candidates."""
+    parties = [verdicts[0].agreement.reference, *(verdict.agreement.candidate for verdict in verdicts)]
+    reference, *candidates = _told_apart([party.net for party in parties], paths)
+    if as_json:
+        objects = [{"path": str(path), **verdict.to_json()} for path, verdict in zip(paths[1:], verdicts, strict=True)]
+        references = [object.pop("reference") for object in objects]
+        say_json({"reference": {"path": str(paths[0]), **references[0]}, "candidates": objects}, indent=1)
+    else:
+        print_several(verdicts, reference, candidates)
+    return _exit_code(verdicts, [f"candidate {number} ({name})" for number, name in enumerate(candidates, 1)])
 
 
-def _rows(agreement: Agreement, tolerance: float) -> list[tuple[str, str, str]]:
-    """Return the name, the value and a note for each line."""
-    unreadable = len(agreement.unreadable)
-    near = f"{agreement.near_ties:,} of them near ties (the reference's probabilities differ by at most {NEAR_TIE:g})"
-    rows = [
-        ("images", f"{agreement.compared:,}", f"{unreadable:,} more can't be read" if unreadable else ""),
-        (
-            "largest probability difference",
-            f"{agreement.largest:.2g}",
-            f"{'within' if agreement.within(tolerance) else 'above'} {tolerance:g}; in {agreement.largest_image}",
-        ),
-        ("mean probability difference", f"{agreement.mean:.2g}", f"over {agreement.classes:,} classes"),
-        ("top-1 flips", f"{agreement.flips:,}", near if agreement.flips else ""),
-    ]
-    for name, pair in (("top-1", agreement.top1), ("top-5", agreement.top5)):
-        if pair is not None:
-            rows.append((f"{name} error, reference", f"{pair.second.error:.2%}", ""))
-            rows.append((f"{name} error, candidate", f"{pair.first.error:.2%}", ""))
-            rows.append((f"{name} change in points", f"{100 * pair.difference:+.2f}", _interval(pair)))
-    return rows
+def _told_apart(names: Sequence[str], paths: Sequence[Source]) -> list[str]:
+    """Return the names, with its path beside each that several nets have."""
+    return [f"{name}, {path}" if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
 
 
-def _interval(pair: Pairing) -> str:
-    p = "< 1e-12" if pair.p < 1e-12 else f"{pair.p:.2g}"
-    wrong = f"only candidate wrong {pair.first_only:,}, only reference {pair.second_only:,}"
-    return f"[{100 * pair.low:+.2f}, {100 * pair.high:+.2f}]; {wrong}; McNemar's p {p}"
+def _exit_code(verdicts: Sequence[Verdict], candidates: Sequence[str]) -> int:
+    """Print an error for each failed check and each unreadable image. Returns 1 if there is one, otherwise 0."""
+    unreadable = verdicts[0].agreement.unreadable
+    name_unreadable(unreadable)
+    for verdict, candidate in zip(verdicts, candidates, strict=True):
+        for failure in failures(verdict, candidate):
+            tell(f"error: {failure}")
+    return 0 if all(verdict.passed for verdict in verdicts) and not unreadable else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -14,15 +14,15 @@ from typing import Any
 import msgspec
 
 from alexnet_infer.commands.compare import choose_images, report, verify
+from alexnet_infer.commands.export_int8 import make_calibration, print_float_layers, refuse
 from alexnet_infer.commands.export_layers import verify_layers
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.engines.files import EngineOptions, parse_workspace
 from alexnet_infer.errors import BackendError, UnreadableInputError, UsageError
 from alexnet_infer.evaluation.agreement import MeanNet, check_tolerance, default_tolerance
-from alexnet_infer.export.calibration import Calibration
 from alexnet_infer.export.job import Exported, ExportRequest, export
-from alexnet_infer.export.triton import ServedModel, check_batch, write_repository
+from alexnet_infer.export.triton import Input, ServedModel, check_batch, check_input, write_repository
 from alexnet_infer.graph.info import Batch
 from alexnet_infer.layers import PROBABILITIES
 from alexnet_infer.nets import choose_nets, load
@@ -51,17 +51,21 @@ def export_files(
     limit: int | None,
     tolerance: float | None,
     triton: Path | None,
+    triton_input: Input,
     as_json: bool,
     **requested: Any,
 ) -> int:
     """Export files. `requested` are the other options, those of `make_request`. Returns the exit code of `run`."""
     request = make_request(precision=precision or "fp32", **requested)
+    if triton_input != "squares" and triton is None:
+        raise UsageError(f"--input {triton_input}: applies to Triton model repositories only; add --triton DIR")
     if tolerance is not None and PROBABILITIES not in request.outputs:
         raise UsageError(
             f"--tolerance {tolerance:g}: is for probabilities, which --outputs {','.join(request.outputs)} leaves out; "
             "layers have a tolerance of their own"
         )
-    return run(request, make_verification(verify, data, photo or (), limit, tolerance), triton, as_json=as_json)
+    verification = make_verification(verify, data, photo or (), limit, tolerance)
+    return run(request, verification, triton, triton_input, as_json=as_json)
 
 
 def make_request(
@@ -78,6 +82,7 @@ def make_request(
     calibration_images: int | None,
     calibration_method: str | None,
     keep_float: Sequence[str] | None,
+    max_drop: Sequence[str] | None,
     workspace: str | None,
     optimization_level: int | None,
     compute_capability: str | None,
@@ -90,11 +95,6 @@ def make_request(
         "--optimization-level": optimization_level,
         "--compute-capability": compute_capability,
     }
-    calibration_options = {
-        "--calibration-images": calibration_images,
-        "--calibration-method": calibration_method,
-        "--keep-float": keep_float[0] if keep_float else None,
-    }
     engine = None
     if trt:
         engine = EngineOptions(
@@ -104,17 +104,7 @@ def make_request(
             capabilities=() if compute_capability is None else tuple(compute_capability.split(",")),
         )
     else:
-        _refuse(engine_options, "applies to engines only; add --trt")
-    calibration = None
-    if calibrate is not None:
-        chosen = {"images": calibration_images, "method": calibration_method}
-        calibration = Calibration(
-            source=calibrate,
-            keep_float=tuple(keep_float or ()),
-            **{name: value for name, value in chosen.items() if value is not None},
-        )
-    else:
-        _refuse(calibration_options, "needs --precision int8 and --calibrate PATH")
+        refuse(engine_options, "applies to engines only; add --trt")
     return ExportRequest(
         models=tuple(choose_nets(model or (), ensemble)),
         onnx=onnx or not trt,
@@ -122,17 +112,16 @@ def make_request(
         batch=Batch.parse(batch),
         # The convolution is the fastest form in ONNX Runtime on a CPU. TensorRT has an LRN layer.
         lrn=lrn or ("op" if trt else "conv"),
-        calibration=calibration,
+        calibration=make_calibration(
+            calibrate=calibrate,
+            images=calibration_images,
+            method=calibration_method,
+            keep_float=keep_float or (),
+            max_drop=max_drop or (),
+        ),
         outputs=(PROBABILITIES,) if outputs is None else tuple(name.strip() for name in outputs.split(",")),
         **given,
     )
-
-
-def _refuse(options: Mapping[str, object], reason: str) -> None:
-    """Raise UsageError if one of `options` was given."""
-    for option, value in options.items():
-        if value is not None:
-            raise UsageError(f"{option} {value}: {reason}")
 
 
 def make_verification(
@@ -158,14 +147,22 @@ def make_verification(
     return Verification(images=images, limit=limit, tolerance=tolerance)
 
 
-def run(request: ExportRequest, verification: Verification | None, triton: Path | None, *, as_json: bool) -> int:
+def run(
+    request: ExportRequest,
+    verification: Verification | None,
+    triton: Path | None,
+    triton_input: Input,
+    *,
+    as_json: bool,
+) -> int:
     """Export, verify and print what was written. Returns the exit code.
 
     The exit code is 1 if a file differs from its nets by more than the tolerance or an image can't be read, otherwise
     0. A file that fails the verification is kept for inspection, but is not added to the Triton repository. Raises
     UsageError if Triton can't serve the file, and the errors of `export`, `compare` and `write_repository`.
     """
-    if triton is not None and request.engine is not None:  # checked before anything is exported
+    check_input(triton_input, request.views)  # checked before anything is exported, as is the engine
+    if triton is not None and request.engine is not None:
         if request.engine.flavor == "rtx":
             raise UsageError(
                 "--triton: Triton can't run TensorRT-RTX engines; use --onnx, or --trt without --flavor rtx"
@@ -174,6 +171,8 @@ def run(request: ExportRequest, verification: Verification | None, triton: Path 
     exported = export(request)
     name_unreadable(exported.unreadable)
     if not as_json:
+        if exported.float_layers is not None:
+            print_float_layers(exported.float_layers)
         for path in (*exported.files, exported.folder / "README.md"):
             say(f"{path}  {_size(path)}")
     verified, failed = {}, 0
@@ -187,9 +186,11 @@ def run(request: ExportRequest, verification: Verification | None, triton: Path 
     if triton is not None and failed:
         tell(f"--triton {triton}: nothing was written, because the verification failed")
     elif triton is not None:
-        served = write_repository(triton, _served(exported))
+        served = write_repository(triton, _served(exported), triton_input)
         if not as_json:
             say(f"{served}  for Triton")
+            if triton_input == "jpeg":
+                say(f"{served.parent}_jpeg  for Triton, takes encoded images")
     if as_json:
         say_json(_json(exported, verified, served), indent=1)
     return max(failed, int(bool(exported.unreadable)))
@@ -275,6 +276,7 @@ def _json(exported: Exported, verified: dict[str, Any], served: Path | None) -> 
         "files": [{"path": str(path), "bytes": path.stat().st_size} for path in exported.files],
         "export": json.loads(exported.info.to_json()),
         "runtime": msgspec.structs.asdict(platform) if platform is not None else None,
+        "float_layers": exported.float_layers.to_json() if exported.float_layers is not None else None,
         "unreadable": [asdict(image) for image in exported.unreadable],
         "verified": verified,
         "triton": str(served) if served is not None else None,

@@ -9,7 +9,7 @@ from typing import Any
 
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages
-from alexnet_infer.evaluation.layer_agreement import TOLERANCES, LayerAgreement, compare_layers
+from alexnet_infer.evaluation.layer_agreement import IMAGES, TOLERANCES, LayerAgreement, compare_layers
 from alexnet_infer.layers import PROBABILITIES
 from alexnet_infer.nets import load
 from alexnet_infer.output import console, styled, tell
@@ -28,24 +28,24 @@ def verify_layers(
     """
     names = candidate.backend.outputs
     reference = load(model, device="cpu", views=candidate.views, backend="onnxruntime", layers=names)
-    compared, unreadable = compare_layers(reference, candidate, images, limit)
-    agreements = [agreement for agreement in compared if agreement.layer != PROBABILITIES]
+    layers = [name for name in names if name != PROBABILITIES]
+    compared = compare_layers(reference, candidate, images, layers, limit, most=IMAGES, at_once=IMAGES)
     tolerance = TOLERANCES[candidate.backend.precision]
     if not silent:
-        _print(agreements, tolerance)
-    wrong = [agreement for agreement in agreements if not agreement.within(tolerance)]
+        _print(compared.layers, tolerance)
+    wrong = [agreement for agreement in compared.layers if not agreement.within(tolerance)]
     for agreement in wrong:
         tell(
             f"error: layer {agreement.layer} differs by {agreement.difference:.2g} of its size: expected at most "
             f"{tolerance:g}"
         )
     result: dict[str, Any] = {
-        "layers": [{**asdict(a), "tolerance": tolerance, "within": a.within(tolerance)} for a in agreements]
+        "layers": [{**a.to_json(), "tolerance": tolerance, "within": a.within(tolerance)} for a in compared.layers]
     }
     if PROBABILITIES not in names:
-        name_unreadable(unreadable)
-        result["unreadable"] = [asdict(image) for image in unreadable]
-    return result, int(bool(wrong or unreadable))
+        name_unreadable(compared.unreadable)
+        result["unreadable"] = [asdict(image) for image in compared.unreadable]
+    return result, int(bool(wrong or compared.unreadable))
 
 
 def _print(agreements: Sequence[LayerAgreement], tolerance: float) -> None:

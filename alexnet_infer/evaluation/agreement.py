@@ -1,6 +1,6 @@
-"""Compare the probabilities of two nets: an exported file and its source, or any two model files.
+"""Compare the probabilities of nets with those of a reference: exported files and their source, or any model files.
 
-Both nets see the same real images. Noise is not sufficient: it drives every unit to about the same value, so a net that
+All nets see the same real images. Noise is not sufficient: it drives every unit to about the same value, so a net that
 is wrong only on real photos would pass.
 """
 
@@ -14,14 +14,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from alexnet_infer.datasets import LabelledImages, map_classes
-from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
-from alexnet_infer.evaluation.pictures import Picture, pictures
+from alexnet_infer.datasets import LabelledImages
+from alexnet_infer.errors import UnreadableInputError, UsageError
+from alexnet_infer.evaluation.differences import Count, Differences
+from alexnet_infer.evaluation.flips import ClassFlips, flips_by_class
+from alexnet_infer.evaluation.pictures import pictures
 from alexnet_infer.evaluation.statistics import Pairing
 from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.graph.info import Precision
-from alexnet_infer.manifest import ClassName, difference_of_classes
-from alexnet_infer.metrics import are_probabilities, mean_probabilities
+from alexnet_infer.metrics import mean_probabilities
 from alexnet_infer.photos import Photo
 from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Views
@@ -41,9 +42,6 @@ An error d of a logit changes its probability by at most d / 4.
 
 A wrong LRN constant or channel order changes probabilities by more than any of these on some photo.
 """
-
-NEAR_TIE = 0.01
-"""A flip is a near tie if the reference's probabilities of the two nets' first guesses differ by at most this."""
 
 
 class MeanNet(Net):
@@ -89,10 +87,15 @@ class Agreement:
     flips: int
     """Images whose first guess differs. If probabilities are equal, the lower class index ranks first."""
     near_ties: int
-    """Flips for which the reference's probabilities of the two guesses differ by at most NEAR_TIE."""
+    """Flips for which the reference's probabilities of the two guesses differ by at most `differences.NEAR_TIE`."""
+    calibration_images: int | None = 0
+    """Readable images that the int8 ranges of one of the nets were measured on, where the nets may agree better than on
+    others. None if a net is int8 and its file does not name the images."""
     top1: Pairing | None = None
-    """The candidate's errors (first) against the reference's. None if the images have no labels."""
+    """The candidate's errors (first) against the reference's, with the score interval. None without labels."""
     top5: Pairing | None = None
+    flips_by_class: tuple[ClassFlips, ...] | None = None
+    """The classes whose images have flips, those with the most first. None without labels."""
     unreadable: tuple[Unreadable, ...] = ()
 
     @property
@@ -136,113 +139,72 @@ def compare(
     limit: int | None = None,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> Agreement:
-    """Run both nets on the same images and compare their probabilities.
+    """Run both nets on the same images and compare their probabilities, as `compare_all` does."""
+    (agreement,) = compare_all(reference, [candidate], images, limit=limit, on_images=on_images)
+    return agreement
 
-    Each net gets the square that its own preprocessing makes from an image. A photo counts as five images, the full
-    photo and its quarters, so that a few photos suffice. A labelled set is used in full, or as a stratified sample of
-    `limit` images. Memory does not grow with the number of images, except for a few bytes per labelled image.
-    `on_images` is called with the number of images just processed.
+
+def compare_all(
+    reference: Net,
+    candidates: Sequence[Net],
+    images: Iterable[Photo] | LabelledImages,
+    *,
+    limit: int | None = None,
+    on_images: Callable[[int], None] = lambda count: None,
+) -> list[Agreement]:
+    """Run all nets on the same images, and compare the probabilities of each candidate with those of the reference.
+
+    Images are read once, and the reference runs once. Each net gets the square that its own preprocessing makes from an
+    image. A photo counts as five images, the full photo and its quarters, so that a few photos suffice. A labelled set
+    is used in full, or as a stratified sample of `limit` images. Memory does not grow with the number of images, except
+    for a few bytes per labelled image and net. `on_images` is called with the number of images just processed.
 
     Raises UsageError if the nets differ in classes or views, if the nets and the data share no class, or if `limit` is
     out of range or given for photos. Raises ModelFileError if a net's outputs are not probabilities, for example NaN.
     Raises UnreadableInputError if no image can be read.
     """
-    _check_comparable(reference, candidate)
-    count = _Count(reference, candidate, images.classes if isinstance(images, LabelledImages) else ())
-    for batch in batches(pictures(images, {reference.rescaling, candidate.rescaling}, limit), PHOTOS_PER_CALL):
+    classes = images.classes if isinstance(images, LabelledImages) else ()
+    count = Count(reference, candidates, classes)
+    rescalings = {net.rescaling for net in (reference, *candidates)}
+    for batch in batches(pictures(images, rescalings, limit, digests=count.needs_digests), PHOTOS_PER_CALL):
         count.add(batch)
         on_images(len(batch))
-    return count.agreement()
+    if len(count.unreadable) == count.images:
+        first = "".join(f"; the first is {image.image}: {image.reason}" for image in count.unreadable[:1])
+        raise UnreadableInputError(f"none of the {count.images} images can be read{first}")
+    return [_agreement(reference, count, differences) for differences in count.candidates]
 
 
-def _check_comparable(reference: Net, candidate: Net) -> None:
-    if difference := difference_of_classes(reference.manifest.wnids, candidate.manifest.wnids):
-        raise UsageError(f"the nets have different classes ({difference}): expected the same, in the same order")
-    if reference.views != candidate.views:
-        raise UsageError(
-            f"one net averages views={reference.views}, the other views={candidate.views}: expected the same; export "
-            "again with the same --views, or without --views"
-        )
+def _agreement(reference: Net, count: Count, differences: Differences) -> Agreement:
+    nets = (reference, differences.net)
+    parties = [Party(net=net.manifest.name, backend=net.backend.description) for net in nets]
+    outputs = len(reference.manifest.classes)
+    return Agreement(
+        reference=parties[0],
+        candidate=parties[1],
+        views=reference.views,
+        images=count.images,
+        classes=outputs,
+        largest=differences.largest,
+        largest_image=differences.largest_image,
+        mean=differences.total / ((count.images - len(count.unreadable)) * outputs),
+        flips=differences.flips,
+        near_ties=differences.near_ties,
+        calibration_images=differences.calibration_images,
+        top1=_pairing(count.tally, differences.tally, 1),
+        top5=_pairing(count.tally, differences.tally, 5),
+        flips_by_class=_flips_by_class(count, differences),
+        unreadable=tuple(count.unreadable),
+    )
 
 
-class _Count:
-    """The counts over the images so far. With the data's `classes`, errors are counted, too."""
+def _flips_by_class(count: Count, differences: Differences) -> tuple[ClassFlips, ...] | None:
+    if count.tally is None or differences.tally is None:
+        return None
+    return flips_by_class(count.tally, differences.tally, count.classes)
 
-    def __init__(self, reference: Net, candidate: Net, classes: Sequence[ClassName]) -> None:
-        self._nets = {"reference": reference, "candidate": candidate}
-        self._outputs = len(reference.manifest.classes)
-        self._to_net = np.array(map_classes(classes, reference.manifest.classes)) if classes else None
-        self._tallies = [Tally(len(classes)) for _ in self._nets] if classes else []
-        self._images = self._flips = self._near_ties = 0
-        self._total, self._largest, self._largest_image = 0.0, -1.0, ""
-        self._unreadable: list[Unreadable] = []
 
-    def add(self, batch: Sequence[Picture]) -> None:
-        self._images += len(batch)
-        for picture in batch:
-            if not picture.squares:
-                self._unreadable.append(Unreadable(image=picture.name, reason=picture.error))
-                for tally in self._tallies:
-                    tally.add_unreadable(picture.label)
-        if readable := [picture for picture in batch if picture.squares]:
-            self._add_readable(readable, *(self._probabilities(role, readable) for role in self._nets))
-
-    def _add_readable(self, pictures: Sequence[Picture], reference: np.ndarray, candidate: np.ndarray) -> None:
-        differences = np.abs(reference.astype(np.float64) - candidate)
-        self._total += float(differences.sum())
-        worst = differences.max(1)
-        place = int(worst.argmax())
-        if worst[place] > self._largest:
-            self._largest, self._largest_image = float(worst[place]), pictures[place].name
-        guesses, candidate_guesses = reference.argmax(1), candidate.argmax(1)
-        flipped = np.flatnonzero(guesses != candidate_guesses)
-        lead = reference[flipped, guesses[flipped]] - reference[flipped, candidate_guesses[flipped]]
-        self._flips += len(flipped)
-        self._near_ties += int((lead <= NEAR_TIE).sum())
-        if self._tallies:
-            labels = np.array([picture.label for picture in pictures])
-            for tally, values in zip(self._tallies, (reference, candidate), strict=True):
-                tally.add(values, labels, self._to_net[labels])
-
-    def _probabilities(self, role: str, pictures: Sequence[Picture]) -> np.ndarray:
-        net = self._nets[role]
-        values = net.probabilities([picture.squares[net.rescaling] for picture in pictures])
-        assert values.shape == (len(pictures), self._outputs), values.shape
-        valid = are_probabilities(values).all(1)
-        if not valid.all():
-            name = pictures[int((~valid).argmax())].name
-            raise ModelFileError(
-                f"{name}: the outputs of the {role} ({net.backend.description}) are not probabilities: expected "
-                "numbers from 0 to 1; the file is damaged, or its precision is too low for this net: export it as fp32"
-            )
-        return values
-
-    def agreement(self) -> Agreement:
-        compared = self._images - len(self._unreadable)
-        if not compared:
-            first = "".join(f"; the first is {image.image}: {image.reason}" for image in self._unreadable[:1])
-            raise UnreadableInputError(f"none of the {self._images} images can be read{first}")
-        reference, candidate = (
-            Party(net=net.manifest.name, backend=net.backend.description) for net in self._nets.values()
-        )
-        return Agreement(
-            reference=reference,
-            candidate=candidate,
-            views=self._nets["reference"].views,
-            images=self._images,
-            classes=self._outputs,
-            largest=self._largest,
-            largest_image=self._largest_image,
-            mean=self._total / (compared * self._outputs),
-            flips=self._flips,
-            near_ties=self._near_ties,
-            top1=self._pairing(1),
-            top5=self._pairing(5),
-            unreadable=tuple(self._unreadable),
-        )
-
-    def _pairing(self, k: int) -> Pairing | None:
-        if not self._tallies:
-            return None
-        reference, candidate = (tally.wrong(k) for tally in self._tallies)
-        return Pairing.of(candidate, reference)
+def _pairing(reference: Tally | None, candidate: Tally | None, k: int) -> Pairing | None:
+    if reference is None or candidate is None:
+        return None
+    return Pairing.of(candidate.wrong(k), reference.wrong(k), interval="score")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from alexnet_infer.datasets import Example, LabelledImages
 from alexnet_infer.datasets.sampling import stratified
-from alexnet_infer.decode import Squares, read_rgb
-from alexnet_infer.errors import UnreadableInputError, UsageError
+from alexnet_infer.decode import MAX_BYTES, Squares, read_rgb
+from alexnet_infer.digests import image_digest
+from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError, one_line
+from alexnet_infer.files import read_limited
 from alexnet_infer.photos import Photo
 from alexnet_infer.preprocess import Rescaling, square_of
 from alexnet_infer.reading import decode_ahead, decode_photos
@@ -26,31 +29,39 @@ class Picture:
     """Empty if it can't be read."""
     label: int = -1
     """Position in the data's classes, or -1 without labels."""
+    digest: str = ""
+    """The `image_digest` of its file, which a photo's quarters share; empty if it was not asked for."""
     error: str = ""
     """Why it can't be read."""
 
 
 def pictures(
-    images: Iterable[Photo] | LabelledImages, rescalings: Collection[Rescaling], limit: int | None
+    images: Iterable[Photo] | LabelledImages,
+    rescalings: Collection[Rescaling],
+    limit: int | None,
+    *,
+    digests: bool = False,
 ) -> Iterator[Picture]:
     """Yield pictures with a square for each of `rescalings`: all, or a stratified sample of `limit` labelled images.
 
-    A photo gives five pictures, itself and its quarters, or one if it can't be read.
+    A photo gives five pictures, itself and its quarters, or one if it can't be read. With `digests`, those that can be
+    read have one.
 
     Raises UsageError if `limit` is out of range or given for photos.
     """
     if isinstance(images, LabelledImages):
         examples = images.at(_positions(images, limit), on_error="yield")
-        for image in decode_ahead(examples, partial(Example.squares, rescalings=rescalings)):
+        for image in decode_ahead(examples, partial(_squares, rescalings=rescalings, digests=digests)):
             name, label = image.source.relative_name, image.source.label
             if image.error is None:
-                yield Picture(name=name, squares=image.image, label=label)
+                squares, digest = image.image
+                yield Picture(name=name, squares=squares, label=label, digest=digest)
             else:
                 yield Picture(name=name, label=label, error=image.error.reason)
         return
     if limit is not None:
         raise UsageError(f"--limit {limit}: expected a labelled set to sample from; name it with --data")
-    for photo in decode_photos(images, partial(_parts, rescalings=rescalings)):
+    for photo in decode_photos(images, partial(_parts, rescalings=rescalings, digests=digests)):
         if photo.error is None:
             yield from photo.image
         else:
@@ -65,11 +76,17 @@ def _positions(data: LabelledImages, limit: int | None) -> Sequence[int]:
     return stratified(data.labels, limit)
 
 
-def _parts(photo: Photo, rescalings: Collection[Rescaling]) -> list[Picture]:
+def _squares(example: Example, rescalings: Collection[Rescaling], digests: bool) -> tuple[Squares, str]:
+    return example.squares(rescalings), image_digest(example.data) if digests else ""
+
+
+def _parts(photo: Photo, rescalings: Collection[Rescaling], digests: bool) -> list[Picture]:
     """Read a photo: the full photo, then its quarters unless it is only one pixel wide or high."""
     if photo.name == "-":
         raise UnreadableInputError("standard input can't be compared: expected files, folders, patterns or URLs")
-    image = read_rgb(photo.source(), name=photo.name, shrink_to=2 * max(kind.size for kind in rescalings))
+    source = photo.source()
+    image = read_rgb(source, name=photo.name, shrink_to=2 * max(kind.size for kind in rescalings))
+    digest = image_digest(_content(source, photo)) if digests else ""
     across, down = image.width // 2, image.height // 2
     parts = {photo.printable_name: image}
     if across and down:
@@ -77,5 +94,18 @@ def _parts(photo: Photo, rescalings: Collection[Rescaling]) -> list[Picture]:
         for part, (x, y) in zip(_QUARTERS, corners, strict=True):
             parts[f"{photo.printable_name}, {part}"] = image.crop((x, y, x + across, y + down))
     return [
-        Picture(name=name, squares={kind: square_of(part, kind) for kind in rescalings}) for name, part in parts.items()
+        Picture(name=name, squares={kind: square_of(part, kind) for kind in rescalings}, digest=digest)
+        for name, part in parts.items()
     ]
+
+
+def _content(source: Path | bytes, photo: Photo) -> bytes:
+    """Return the encoded bytes of a photo that was read before."""
+    if isinstance(source, bytes):
+        return source
+    try:
+        return read_limited(source, MAX_BYTES)
+    except (OSError, SpecError) as error:
+        raise UnreadableInputError(
+            f"can't be read a second time ({one_line(error)})", name=photo.printable_name
+        ) from error

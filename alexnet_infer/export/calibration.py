@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from alexnet_infer.datasets import open_images
+from alexnet_infer.datasets import LabelledImages, open_images
 from alexnet_infer.datasets.base import Example
-from alexnet_infer.errors import UnreadableInputError, UsageError
+from alexnet_infer.decode import MAX_BYTES, read_square
+from alexnet_infer.digests import image_digest
+from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError, cause_of
 from alexnet_infer.export.quantize import Method
+from alexnet_infer.files import read_limited
 from alexnet_infer.graph.info import ExportInfo
-from alexnet_infer.manifest import Manifest
+from alexnet_infer.manifest import ClassName
+from alexnet_infer.max_drop import Metric
 from alexnet_infer.photos import Photo, expand
-from alexnet_infer.preprocess import patches
-from alexnet_infer.reading import batches, decode_ahead
+from alexnet_infer.preprocess import Preprocessing, Rescaling, patches
+from alexnet_infer.reading import decode_ahead
 
 CALIBRATION_BATCH = 8
-"""Images per yielded batch, so that few are in memory at once."""
+"""Images that are run at a time, so that few are in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,56 +36,109 @@ class Calibration:
     images: int = 100
     method: Method = "entropy"
     keep_float: tuple[str, ...] = ()
+    max_drop: Mapping[Metric, float] | None = None
+    """With it, the layers that stay in float are chosen: as few as keep the drop in accuracy on the calibration images
+    within these points (`keep_float.choose_float_layers`)."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.images <= 100_000:
             raise UsageError(f"--calibration-images {self.images}: expected 1 to 100,000")
 
 
-def calibration_inputs(
-    source: Path,
-    count: int,
-    manifest: Manifest,
-    info: ExportInfo,
-    on_unreadable: Callable[[UnreadableInputError], None] = lambda error: None,
-) -> Iterator[np.ndarray]:
-    """Yield inputs of the exported file from up to `count` images of `source`, CALIBRATION_BATCH images at a time.
+@dataclass(frozen=True, kw_only=True)
+class CalibrationImage:
+    """An image that was read."""
 
-    `source` is a labelled set or a folder of photos. If the file takes patches, each image gives its ten views.
-    `on_unreadable` is called for each image that can't be read; it is skipped. Raises UnreadableInputError if no image
-    of `source` can be read.
+    square: np.ndarray
+    """uint8 [S, S, 3] RGB."""
+    digest: str
+    """`image_digest` of the bytes that were decoded."""
+    label: int | None = None
+    """Position in the classes of the labelled set. None for a photo."""
+
+
+class CalibrationImages:
+    """Up to `count` images that are spread evenly over `source`, a labelled set or a folder of photos.
+
+    Raises UnreadableInputError if `source` is neither. No image is read before `read` is called.
     """
-    preprocessing = manifest.preprocessing
 
-    def squares() -> Iterator[np.ndarray]:
-        for image in decode_ahead(_spread_over(source, count), lambda image: image.square(preprocessing.rescaling)):
+    def __init__(self, source: Path, count: int) -> None:
+        self._source = source
+        self._data = _labelled(source)
+        self._photos: Sequence[Photo] = ()
+        if self._data is None:
+            if not source.is_dir():
+                raise UnreadableInputError(f"--calibrate {source}: expected a labelled set or a folder of photos")
+            self._photos = [photo for photo in expand([str(source)]) if photo.path is not None]
+        self._positions = _spread(len(self._photos if self._data is None else self._data), count)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @property
+    def classes(self) -> Sequence[ClassName]:
+        """The classes of the labelled set. Empty for photos."""
+        return () if self._data is None else self._data.classes
+
+    def read(
+        self, rescaling: Rescaling, on_unreadable: Callable[[UnreadableInputError], None] = lambda error: None
+    ) -> Iterator[CalibrationImage]:
+        """Yield the images, decoded ahead in threads. Each call reads them again.
+
+        `on_unreadable` is called for each image that can't be read; it is skipped. Raises UnreadableInputError if no
+        image can be read.
+        """
+        empty = True
+        for image in decode_ahead(self._sources(), partial(_read, rescaling=rescaling)):
             if image.error is None:
+                empty = False
                 yield image.image
             else:
                 on_unreadable(image.error)
+        if empty:
+            raise UnreadableInputError(
+                f"--calibrate {self._source}: no image can be read; expected a hundred images or more"
+            )
 
-    empty = True
-    for batch in batches(squares(), CALIBRATION_BATCH):
-        empty = False
-        yield np.concatenate([s[None] if info.takes_squares else patches(s, preprocessing) for s in batch])
-    if empty:
-        raise UnreadableInputError(f"--calibrate {source}: no image can be read; expected a hundred images or more")
+    def _sources(self) -> Iterator[Example | Photo]:
+        if self._data is not None:
+            return self._data.at(self._positions, "yield")
+        return (self._photos[position] for position in self._positions)
 
 
-def _spread_over(source: Path, count: int) -> Iterator[Example | Photo]:
-    """Yield `count` images that are spread evenly over the source, or all of them."""
+def inputs_of(images: Sequence[CalibrationImage], preprocessing: Preprocessing, info: ExportInfo) -> np.ndarray:
+    """Return the exported file's input for these images. If it takes patches, each image gives its ten views."""
+    return np.concatenate(
+        [image.square[None] if info.takes_squares else patches(image.square, preprocessing) for image in images]
+    )
+
+
+def _read(image: Example | Photo, rescaling: Rescaling) -> CalibrationImage:
+    """Read and decode an image. The digest is that of the bytes that are decoded, even if the file is changing."""
+    if isinstance(image, Example):
+        data, label, name = image.content(), image.label, image.relative_name
+    else:
+        data, label, name = _content(image), None, image.name
+    square = read_square(data, name=name, rescaling=rescaling, apply_exif=label is None)
+    return CalibrationImage(square=square, digest=image_digest(data), label=label)
+
+
+def _content(photo: Photo) -> bytes:
+    photo.source()  # raises what is known already
+    try:
+        return read_limited(photo.path, MAX_BYTES)
+    except (OSError, SpecError) as error:
+        raise UnreadableInputError(cause_of(error), name=photo.printable_name) from None
+
+
+def _labelled(source: Path) -> LabelledImages | None:
     for split in ("train", "validation"):
         try:
-            data = open_images(source, split)
+            return open_images(source, split)
         except (UnreadableInputError, UsageError):
             continue
-        yield from data.at(_spread(len(data), count), "yield")
-        return
-    if not source.is_dir():
-        raise UnreadableInputError(f"--calibrate {source}: expected a labelled set or a folder of photos")
-    photos = [photo for photo in expand([str(source)]) if photo.path is not None]
-    for position in _spread(len(photos), count):
-        yield photos[position]
+    return None
 
 
 def _spread(total: int, count: int) -> list[int]:

@@ -14,11 +14,12 @@ import numpy as np
 from alexnet_infer.artifact import Artifact, check_different, load_artifact, sha256
 from alexnet_infer.backends.opening import is_exported
 from alexnet_infer.engines.files import Built, EngineOptions, description_path, save_engine
-from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError
-from alexnet_infer.export.calibration import Calibration, calibration_inputs
+from alexnet_infer.errors import SpecError, UsageError
+from alexnet_infer.export.calibration import Calibration
 from alexnet_infer.export.engine_build import build_engine
 from alexnet_infer.export.engine_progress import build_bars
-from alexnet_infer.export.quantize import QuantizationOptions, quantize
+from alexnet_infer.export.int8 import Quantized, quantized
+from alexnet_infer.export.keep_float import FloatLayers
 from alexnet_infer.export.readme import SIGNATURE, readme
 from alexnet_infer.files import read_limited, safe_name, write_atomically, writing
 from alexnet_infer.graph.check import check_graph
@@ -27,7 +28,6 @@ from alexnet_infer.graph.info import Batch, ExportInfo, FileViews, Int8For, LRNF
 from alexnet_infer.graph.model import build_model
 from alexnet_infer.layers import PROBABILITIES, find_layers
 from alexnet_infer.manifest import METADATA_KEY, Manifest
-from alexnet_infer.progress import counting
 from alexnet_infer.reading import Unreadable
 
 if TYPE_CHECKING:
@@ -70,6 +70,11 @@ class ExportRequest:
                 if self.calibration is None
                 else f"--calibrate {self.calibration.source}: applies to --precision int8 only"
             )
+        if self.calibration and self.calibration.max_drop is not None and PROBABILITIES not in self.outputs:
+            raise UsageError(
+                f"--keep-float auto: measures probabilities, which --outputs {','.join(self.outputs)} leaves out; name "
+                "the layers to keep, or add probabilities to the outputs"
+            )
         if self.int8_for is not None and self.precision != "int8":
             raise UsageError(f"--int8-for {self.int8_for}: applies to --precision int8 only")
         if self.outputs != (PROBABILITIES,):
@@ -107,6 +112,8 @@ class Exported:
     """The engine with its description. None for no engine."""
     unreadable: tuple[Unreadable, ...] = ()
     """The calibration images that could not be read."""
+    float_layers: FloatLayers | None = None
+    """With `Calibration.max_drop`, how the layers that stay in float were chosen."""
 
     @property
     def files(self) -> list[Path]:
@@ -147,7 +154,7 @@ def _info(request: ExportRequest, artifacts: Sequence[Artifact]) -> ExportInfo:
 
 def _export(request: ExportRequest, artifacts: Sequence[Artifact], info: ExportInfo, folder: Path) -> Exported:
     outside: dict[str, np.ndarray] = {}
-    unreadable: list[Unreadable] = []
+    int8: Quantized | None = None
     model = build_model(artifacts, info, outside)
     if request.calibration is not None:
         # Checked before `embed`, because a protobuf message above MAX_BYTES can't report its size.
@@ -158,7 +165,8 @@ def _export(request: ExportRequest, artifacts: Sequence[Artifact], info: ExportI
             )
         embed(model, outside)
         outside = {}
-        model = _quantized(model, artifacts[0].manifest, info, request.calibration, unreadable)
+        int8 = quantized(model, artifacts[0].manifest, info, request.calibration)
+        model, info = int8.model, int8.info
     if request.onnx:
         _check_readable(model, info)
     manifest = _manifest_of(model)
@@ -185,7 +193,8 @@ def _export(request: ExportRequest, artifacts: Sequence[Artifact], info: ExportI
         weights=weights,
         engine=engine_path,
         built=built,
-        unreadable=tuple(unreadable),
+        unreadable=int8.unreadable if int8 else (),
+        float_layers=int8.float_layers if int8 else None,
     )
 
 
@@ -209,28 +218,6 @@ def file_stem(info: ExportInfo) -> str:
     """Return the files' name without suffix: the net's name, reduced to characters that every file system allows."""
     name = safe_name(info.members[0].name, 80)
     return name if len(info.members) == 1 else f"{name}-and-{len(info.members) - 1}-more"
-
-
-def _quantized(
-    model: onnx.ModelProto, manifest: Manifest, info: ExportInfo, calibration: Calibration, unreadable: list[Unreadable]
-) -> onnx.ModelProto:
-    """Return the int8 model. Calibration images that can't be read are added to `unreadable`."""
-    options = QuantizationOptions(
-        method=calibration.method, int8_for=info.int8_for or "cpu", keep_float=calibration.keep_float
-    )
-    with counting("calibrating", calibration.images) as advance:
-        views = 1 if info.takes_squares else 10
-
-        def skip(error: UnreadableInputError) -> None:
-            unreadable.append(Unreadable(image=error.name or "", reason=error.reason))
-            advance(1)
-
-        def batches() -> Iterator[np.ndarray]:
-            for batch in calibration_inputs(calibration.source, calibration.images, manifest, info, skip):
-                yield batch
-                advance(len(batch) // views)
-
-        return quantize(model, batches(), options)
 
 
 def _manifest_of(model: onnx.ModelProto) -> Manifest:

@@ -7,12 +7,13 @@ Flatten are quantized too. All other operations stay in float: LRN with its conv
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from alexnet_infer.backends.inner import session_of
 from alexnet_infer.errors import SpecError, UsageError, shown
 from alexnet_infer.graph.info import Int8For
 
@@ -53,22 +54,63 @@ class QuantizationOptions:
 
 
 def quantize(model: onnx.ModelProto, batches: Iterable[np.ndarray], options: QuantizationOptions) -> onnx.ModelProto:
-    """Return an 8-bit copy of a float32 model from `build_model` or `build_onnx`.
+    """Return an 8-bit copy of a float32 model. Arguments and errors are those of `Calibrated` and its `quantized`."""
+    return Calibrated(model, batches, options).quantized(options.keep_float)
+
+
+class Calibrated:
+    """A float32 model from `build_model` or `build_onnx` whose activations were measured, to be quantized.
 
     `model` may have any views, LRN form and number of nets, and contains its weights. `batches` are inputs of the model
-    with any number of images each. They are run one image at a time. The names of the input and the output and the
-    metadata are kept. Raises UsageError if there is no image or `keep_float` names an unknown layer, SpecError if an
-    activation overflows, and BackendError if ONNX Runtime is missing.
+    with any number of images each. They are run one image at a time. All layers are measured but those of
+    `options.keep_float`.
+
+    Raises UsageError if there is no image or `keep_float` names an unknown layer, SpecError if an activation overflows,
+    and BackendError if ONNX Runtime is missing.
     """
-    from onnx import shape_inference
 
-    from alexnet_infer.backends.onnxruntime import import_runtime
+    def __init__(self, model: onnx.ModelProto, batches: Iterable[np.ndarray], options: QuantizationOptions) -> None:
+        from onnx import shape_inference
 
-    import_runtime()
-    chosen = _chosen(model, options)
-    typed = shape_inference.infer_shapes(model, strict_mode=True)  # a copy, with the types that the quantizer needs
-    ranges = _ranges(typed, _activations(typed, chosen), batches, options.method)
-    return _with_quantizers(typed, chosen, ranges, options.int8_for)
+        from alexnet_infer.backends.onnxruntime import import_runtime
+
+        import_runtime()
+        self._int8_for = options.int8_for
+        chosen = _chosen(model, options.keep_float, options.int8_for)
+        # A copy, with the types that the quantizer needs.
+        self.model = shape_inference.infer_shapes(model, strict_mode=True)
+        self._ranges = _ranges(self.model, _activations(self.model, chosen), batches, options.method)
+
+    def quantized(self, keep_float: Collection[str] = ()) -> onnx.ModelProto:
+        """Return an 8-bit copy of the model in which the layers `keep_float` stay in float.
+
+        They are named as in `QuantizationOptions` and contain those that were not measured. The names of the model's
+        input and output and its metadata are kept. Raises UsageError for an unknown layer.
+        """
+        import onnx
+
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self.model)
+        chosen = _chosen(copy, keep_float, self._int8_for)
+        if not chosen:  # ONNX Runtime would quantize all nodes
+            del copy.graph.value_info[:]
+            return copy
+        return _with_quantizers(copy, chosen, self._ranges, self._int8_for)
+
+
+def matching_layers(model: onnx.ModelProto, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the layers of `model` that `names` mean, in the order of the graph, by the names of their weights.
+
+    With several nets, "conv1" means that layer of every net. Raises UsageError for a name that means no layer.
+    """
+    known = layers(model)
+    meant: set[str] = set()
+    for name in names:
+        matching = {layer for layer in known if layer == name or layer.endswith(f".{name}")}
+        if not matching:
+            raise UsageError(f"--keep-float {shown(name)}: no such layer; expected some of {', '.join(known)}")
+        meant |= matching
+    return tuple(layer for layer in known if layer in meant)
 
 
 def layers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -80,17 +122,11 @@ def layers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     }
 
 
-def _chosen(model: onnx.ModelProto, options: QuantizationOptions) -> set[str]:
+def _chosen(model: onnx.ModelProto, keep_float: Iterable[str], int8_for: Int8For) -> set[str]:
     """Return the names of the nodes to quantize."""
-    layer_nodes = layers(model)
-    kept = set()
-    for layer in options.keep_float:
-        matching = {name for name in layer_nodes if name == layer or name.endswith(f".{layer}")}
-        if not matching:
-            raise UsageError(f"--keep-float {shown(layer)}: no such layer; expected some of {', '.join(layer_nodes)}")
-        kept |= matching
-    nodes = {node.name for name, node in layer_nodes.items() if name not in kept}
-    if options.int8_for == "cpu":  # operations that pass 8-bit values through; TensorRT finds them itself
+    kept = matching_layers(model, keep_float)
+    nodes = {node.name for name, node in layers(model).items() if name not in kept}
+    if int8_for == "cpu":  # operations that pass 8-bit values through; TensorRT finds them itself
         nodes |= {node.name for node in model.graph.node if node.op_type in ("Relu", "MaxPool", "Flatten")}
     return nodes
 
@@ -107,7 +143,7 @@ def _ranges(
 ) -> dict[str, tuple[float, float]]:
     """Return the (lowest, highest) of each activation over the batches, clipped by `method`."""
     histograms = {name: Histogram() for name in names}
-    session = _probe(model, names)
+    session = session_of(model, names)
     (source,) = (node.name for node in session.get_inputs())
     images = (batch[i : i + 1] for batch in batches for i in range(len(batch)))
     image = None
@@ -119,21 +155,6 @@ def _ranges(
     if image is None:
         raise UsageError("--calibrate: no images; expected at least one, preferably a hundred")
     return {name: histogram.range(method) for name, histogram in histograms.items()}
-
-
-def _probe(model: onnx.ModelProto, names: list[str]):
-    """Return an ONNX Runtime session of `model` whose outputs are the activations `names`, for any number of images."""
-    import onnx
-    from onnxruntime import InferenceSession, SessionOptions
-
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    probe.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
-    del probe.graph.value_info[:], probe.graph.output[:]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    options = SessionOptions()
-    options.log_severity_level = 3
-    return InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 class Histogram:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from alexnet_infer.engines.files import EnginePlatform
-from alexnet_infer.graph.info import ExportInfo
+from alexnet_infer.graph.info import CalibrationRecord, ExportInfo
 from alexnet_infer.layers import PRE, PROBABILITIES, Layer, find_layers
 from alexnet_infer.manifest import Manifest
 from alexnet_infer.output import no_markdown
@@ -57,6 +57,8 @@ def readme(
             f"`{engine.name}` runs only in {platform.title} and on {gpus}. An engine is code: run only engines that "
             "you built yourself."
         )
+    if info.calibration is not None:
+        parts += ["## How it was quantized", _calibration(info.calibration)]
     path = (onnx or engine).name
     if PROBABILITIES in info.outputs:
         compared = f"alexnet-infer compare ORIGINAL.safetensors {path}\n" if len(info.members) == 1 else ""
@@ -71,6 +73,17 @@ def readme(
         _metadata(onnx, engine),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _calibration(record: CalibrationRecord) -> str:
+    images = f"{len(record.images):,} images" if len(record.images) > 1 else "one image"
+    layers = ", ".join(f"`{no_markdown(name)}`" for name in record.keep_float)
+    return (
+        f"The ranges of activations were measured on {images} (method: {record.method}). "
+        f"{f'In float are the layers {layers}.' if layers else 'No layer is in float.'} "
+        "An accuracy that is measured on the same images says nothing about others: verify the file on images that it "
+        "was not calibrated on. The JSON named below lists the images by the first 16 digits of their SHA-256."
+    )
 
 
 def _metadata(onnx: Path | None, engine: Path | None) -> str:

@@ -12,12 +12,20 @@ import pytest
 from alexnet_infer.benchmark import floor
 from alexnet_infer.benchmark import measure as module
 from alexnet_infer.benchmark import timing as timing_module
-from alexnet_infer.benchmark.floor import Machine, probes
+from alexnet_infer.benchmark.floor import Machine, Probe, probe_count, probes
 from alexnet_infer.benchmark.measure import BenchmarkRequest, measure, parse_batches, subjects, turns
 from alexnet_infer.benchmark.timing import Timing, interleave
 from alexnet_infer.errors import BackendError, ModelFileError, UsageError
 from alexnet_infer.graph.info import ExportInfo, Member
+from alexnet_infer.presets import preset
 from tests.nets import TINY, random_artifact
+
+needs_onnxruntime = pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime") is None, reason="needs ONNX Runtime: pip install onnxruntime"
+)
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="needs OpenVINO: pip install openvino"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +33,7 @@ def _small_probes(monkeypatch):
     """Measure the machine with small matrices, since its true rates don't matter here."""
     monkeypatch.setattr(floor, "SQUARE", 96)
     monkeypatch.setattr(floor, "TALL", 128)
+    monkeypatch.setattr(floor, "IMAGES", 1)
 
 
 class Clock:
@@ -91,19 +100,46 @@ def test_with_a_clock_too_coarse_for_one_call_a_turn_still_lasts_its_time(clock)
     assert len(timing.seconds) >= 4
 
 
+def test_the_machine_has_the_best_median_of_all_probes():
+    probes = [
+        Probe(name="slow", run=list, flops=100),
+        Probe(name="fast", run=list, flops=300),
+        Probe(name="reading", run=list, nbytes=40),
+    ]
+    timings = [Timing(seconds=seconds) for seconds in ((1.0, 2.0, 9.0), (1.0, 2.0, 9.0), (0.5,))]
+    machine = Machine.of(probes, timings)
+    assert machine == Machine(flops=150, flops_of="fast", bandwidth=80, bandwidth_of="reading")
+
+
 def test_the_floor_is_the_larger_of_arithmetic_and_reading():
-    product, reading = Timing(seconds=(1.0, 2.0, 9.0)), Timing(seconds=(0.5,))
-    machine = Machine.of(product, reading)
-    assert (machine.flops, machine.bandwidth) == (2 * 96**3 / 2.0, 128 * 128 * 4 / 0.5)
-    machine = Machine(flops=100e9, bandwidth=10e9)
+    machine = Machine(flops=100e9, flops_of="a", bandwidth=10e9, bandwidth_of="b")
     assert machine.floor(50_000_000_000, 1) == 1.0  # a multiply-add is two operations
     assert machine.floor(1, 20_000_000_000) == 2.0
 
 
-def test_the_probes_compute_their_products():
-    multiply, read = probes()
-    assert multiply().shape == (96, 96)
-    np.testing.assert_array_equal(read(), np.full(128, 128, np.float32))
+def test_a_run_that_is_faster_than_all_probes_sets_the_rate():
+    machine = Machine(flops=100.0, flops_of="a", bandwidth=10.0, bandwidth_of="b")
+    assert machine.including("net", flops=200, nbytes=20, seconds=2.0) == machine
+    faster = machine.including("net", flops=300, nbytes=30, seconds=2.0)
+    assert faster == Machine(flops=150, flops_of="net", bandwidth=15, bandwidth_of="net")
+
+
+@needs_onnxruntime
+def test_the_probes_compute_what_they_count():
+    multiply, runtime, convolution, read = probes()
+    assert probe_count() == 4
+    for probe in (multiply, runtime):
+        assert (probe.run().shape, probe.flops) == ((96, 96), 2 * 96**3)
+    assert convolution.run().shape == (1, 384, 13, 13)
+    (conv3,) = (step for step in preset("alexnet").steps if step.operation.name == "conv3")
+    assert convolution.flops == 2 * conv3.multiply_adds
+    np.testing.assert_array_equal(read.run(), np.full(128, 128, np.float32))
+    assert read.nbytes == 128 * 128 * 4
+
+
+def test_without_onnx_runtime_the_machine_is_measured_with_numpy(monkeypatch):
+    monkeypatch.setattr(floor, "installed", lambda name: False)
+    assert [probe.name for probe in probes()] == ["a matrix product in NumPy", "reading a matrix"]
 
 
 @pytest.mark.parametrize(("text", "sizes"), [("1,8,64", (1, 8, 64)), ("7", (7,)), ("8,1,8", (8, 1)), ("01", (1,))])
@@ -135,14 +171,6 @@ def test_requests_out_of_range_are_refused(options, message):
     with pytest.raises(UsageError) as raised:
         BenchmarkRequest(**options)
     assert message in str(raised.value)
-
-
-needs_onnxruntime = pytest.mark.skipif(
-    importlib.util.find_spec("onnxruntime") is None, reason="needs ONNX Runtime: pip install onnxruntime"
-)
-needs_openvino = pytest.mark.skipif(
-    importlib.util.find_spec("openvino") is None, reason="needs OpenVINO: pip install openvino"
-)
 
 
 @pytest.fixture
@@ -180,9 +208,22 @@ def test_rows_describe_the_measurement_and_ratios_are_relative_to_the_first(net)
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
         assert row["calls"] >= module.ROUNDS
         assert row["ratio"] == row["per_second"] / first["per_second"]
-        assert row["over_floor"] > 0
+        assert row["over_floor"] >= 1 - 1e-9
     timing = result.rows[1].timing
     assert second["per_second"] == pytest.approx(3 / np.mean(timing.seconds))
+
+
+@needs_onnxruntime
+def test_no_float32_run_is_faster_than_the_floor_in_its_table(net, monkeypatch):
+    slow = [Probe(name="a", run=list, flops=1), Probe(name="b", run=list, nbytes=1)]
+    monkeypatch.setattr(
+        floor.Machine, "of", lambda probes, timings: Machine(flops=1.0, flops_of="a", bandwidth=1.0, bandwidth_of="b")
+    )
+    monkeypatch.setattr(module, "probes", lambda: slow)
+    result = measured(BenchmarkRequest(models=(net,), backend="onnxruntime", batches=(1, 4), device="cpu"))
+    ratios = [row["over_floor"] for row in result.to_json()["rows"]]
+    assert min(ratios) == pytest.approx(1)
+    assert result.machine.flops_of.startswith("net.safetensors, ONNX Runtime")
 
 
 @needs_onnxruntime
@@ -279,4 +320,4 @@ def test_turns_counts_the_calls_of_on_turn(net):
     nets, _ = subjects(BenchmarkRequest(models=(net,), backend="onnxruntime", device="cpu"))
     ticks = []
     measure(nets, (1, 2), seconds=0.001, on_turn=lambda: ticks.append(1))
-    assert len(ticks) == turns(nets, (1, 2)) == module.ROUNDS * 4
+    assert len(ticks) == turns(nets, (1, 2)) == module.ROUNDS * (2 + probe_count())

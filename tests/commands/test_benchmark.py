@@ -28,6 +28,7 @@ def _small_probes(monkeypatch):
     """Measure the machine with small matrices, since its true rates don't matter here."""
     monkeypatch.setattr(floor, "SQUARE", 96)
     monkeypatch.setattr(floor, "TALL", 128)
+    monkeypatch.setattr(floor, "IMAGES", 1)
 
 
 @pytest.fixture
@@ -55,12 +56,13 @@ def test_the_table_has_a_row_for_each_batch_and_explains_the_floor(net, capsys, 
     assert (first.split()[0], second.split()[0]) == ("1", "2")
     text = " ".join(" ".join(footer).split())
     assert "ratio: images/s relative to the first row." in text
-    assert "GFLOP/s (measured with a matrix product)" in text
-    assert "reading the weights at" in text
-    assert "int8 multiplies faster, so its value can be below 1" in text
+    assert "), and reading the weights at" in text
+    assert "These are the highest rates of this run." in text
+    assert "int8 and float16 may multiply faster, so their values can be below 1" in text
     assert err == ""
 
 
+MACHINE = Machine(flops=123_456e9, flops_of="a product", bandwidth=1234.5e9, bandwidth_of="reading a matrix")
 LONG_NAME = "a-net-with-a-rather-long-name-" * 4 + ".safetensors"
 
 
@@ -78,7 +80,7 @@ def test_no_figure_or_name_is_cut_at_80_columns(monkeypatch, capsys):
         made_up_row(LONG_NAME, 234.567_89, 1, 0.01),  # 234567.89 ms
         made_up_row("gpu.engine", 0.001, 64, None),
     )
-    _print_table(Benchmark(rows=rows, machine=Machine(flops=123_456e9, bandwidth=1234.5e9)))
+    _print_table(Benchmark(rows=rows, machine=MACHINE))
     lines = capsys.readouterr().out.splitlines()
     fast, slow, gpu = (lines[index].split() for index in (2, 4, 6))
     assert fast == ["1024", "0.50", "0.50", "0.50", "2,048,000.0", "1.00", "1.25"]

@@ -154,6 +154,14 @@ def test_compare_says_that_the_deployed_net_is_the_same(run, nets, folder, schem
         assert (code, json.loads(out)["within"]) == (1, False)
 
 
+def test_several_served_nets_are_compared_with_a_file(run, nets, images):
+    with serving(Origin(nets[0])) as same, serving(Origin(nets[1])) as other:
+        code, out, err = run("compare", nets[0], same.url, other.url, "--data", images, "--json")
+        assert code == 1, err
+        assert [candidate["path"] for candidate in json.loads(out)["candidates"]] == [same.url, other.url]
+        one_line(run("compare", nets[0], same.url, "--layers"), 2, "leave out --layers")
+
+
 def test_compare_cuts_the_views_of_the_server_for_the_file(run, nets, folder):
     with serving(Origin(nets[0], views="center")) as server:
         code, out, _ = run("compare", nets[0], server.url, *folder.iterdir(), "--json")

@@ -10,17 +10,30 @@ import pytest
 from PIL import Image
 
 from alexnet_infer.artifact import load_artifact
+from alexnet_infer.backends.opening import Opened
 from alexnet_infer.backends.reference import ReferenceBackend
-from alexnet_infer.datasets import open_images
+from alexnet_infer.datasets import Example, open_images
 from alexnet_infer.decode import read_square
+from alexnet_infer.digests import image_digest
 from alexnet_infer.errors import ModelFileError, UnreadableInputError, UsageError
 from alexnet_infer.evaluation import agreement
-from alexnet_infer.evaluation.agreement import TOLERANCES, MeanNet, check_tolerance, compare, default_tolerance
+from alexnet_infer.evaluation import pictures as pictures_module
+from alexnet_infer.evaluation.agreement import (
+    TOLERANCES,
+    MeanNet,
+    check_tolerance,
+    compare,
+    compare_all,
+    default_tolerance,
+)
+from alexnet_infer.evaluation.statistics import paired_score
+from alexnet_infer.graph.info import CalibrationRecord, ExportInfo, Member
 from alexnet_infer.photos import Photo, expand
 from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Rescaling
 from tests.datasets.mini import WNIDS
 from tests.evaluation.toys import OTHER_WNIDS, save_net, write_greys, write_set
+from tests.published.server import Server
 
 CLASSES = len(WNIDS)
 
@@ -94,6 +107,7 @@ def test_figures_of_labelled_images_are_those_computed_by_hand(tabled, greys):
     differences = [0.05, 0.05, 0.4, 0.4, 0.008, 0.008, 0.81, 0.49, *[0.08] * 4]
     assert result.mean == pytest.approx(sum(differences) / (6 * CLASSES))
     assert (result.flips, result.near_ties) == (3, 1)
+    assert sum(row.flips for row in result.flips_by_class) == 3
     top1, top5 = result.top1, result.top5
     assert (top1.second.wrong, top1.first.wrong) == (0, 3)
     assert (top1.second_only, top1.first_only) == (0, 3)
@@ -291,3 +305,118 @@ def test_the_tolerance_is_that_of_the_coarser_precision(tabled, precisions, tole
 def test_a_tolerance_that_is_not_from_0_to_1_is_refused(value):
     with pytest.raises(UsageError, match=r"--tolerance .*: expected a difference of probabilities"):
         check_tolerance(value)
+
+
+def test_the_interval_is_the_one_that_a_gate_judges_by(tabled, greys):
+    result = compare(tabled(OURS), tabled(theirs()), open_images(greys))
+    assert (result.top1.low, result.top1.high) == paired_score(3, 0, 6)
+    same = compare(tabled(OURS), tabled(OURS), open_images(greys))
+    assert (same.top1.low, same.top1.high) == paired_score(0, 0, 6)  # not [0, 0]
+
+
+def test_several_candidates_are_compared_as_each_alone(tabled, greys):
+    (greys / "002.png").write_bytes(b"not an image")
+    tables = [OURS, theirs(), np.roll(OURS, 1, axis=1)]
+    alone = [compare(tabled(OURS), tabled(table), open_images(greys)) for table in tables]
+    together = compare_all(tabled(OURS), [tabled(table) for table in tables], open_images(greys))
+    assert together == alone
+    assert len({result.top1.difference for result in alone}) == 3
+
+
+def test_the_reference_and_the_images_are_read_once_for_all_candidates(tabled, greys, monkeypatch):
+    real, read = Example.squares, []
+    monkeypatch.setattr(Example, "squares", lambda self, kinds: read.append(self.name) or real(self, kinds))
+    nets = [tabled(OURS) for _ in range(4)]
+    compare_all(nets[0], nets[1:], open_images(greys))
+    assert len(read) == 6
+    assert [net.backend.seen for net in nets] == [[1, 2, 3, 4, 5, 6]] * 4
+
+
+def test_a_bad_candidate_among_several_is_named(tabled, artifact, greys):
+    broken = OURS.copy()
+    broken[3, 2] = np.nan
+    with pytest.raises(ModelFileError, match=r"^004\.png: the outputs of the candidate 2 \(a table\)"):
+        compare_all(tabled(OURS), [tabled(OURS), tabled(broken)], open_images(greys))
+    other = Net(artifact.manifest, Table(OURS), "center")
+    with pytest.raises(UsageError, match=r"^candidate 2: one net averages views=ten"):
+        compare_all(tabled(OURS), [tabled(OURS), other], open_images(greys))
+
+
+@pytest.fixture
+def calibrated(artifact):
+    """calibrated(digests) makes an int8 net calibrated on images with these digests, or on unknown ones if None."""
+
+    def calibrated(digests: list[str] | None) -> Net:
+        record = None if digests is None else CalibrationRecord(method="entropy", images=tuple(sorted(digests)))
+        member = Member(name="net", sha256="0" * 64)
+        info = ExportInfo(members=(member,), precision="int8", int8_for="cpu", calibration=record)
+        backend = Table(OURS)
+        backend.precision = "int8"
+        opened = Opened(manifest=artifact.manifest, backend=backend, files=(Path("net.onnx"),), info=info)
+        return Net(artifact.manifest, backend, "ten", opened)
+
+    return calibrated
+
+
+def test_images_of_calibration_are_counted_by_the_digest_of_their_files(tabled, calibrated, greys):
+    files = [image_digest((greys / f"{level:03}.png").read_bytes()) for level in (1, 3, 4)]
+    assert len({*files}) == 3
+    net, other = calibrated([*files[:2], "0" * 16]), calibrated(files[1:])
+    results = compare_all(tabled(OURS), [net, tabled(OURS), other], open_images(greys))
+    assert [result.calibration_images for result in results] == [2, 0, 2]
+    assert compare(other, net, open_images(greys)).calibration_images == 3  # either net's
+    assert compare(tabled(OURS), net, open_images(greys), limit=6).calibration_images == 2
+
+
+def test_an_unreadable_image_of_calibration_does_not_count(tabled, calibrated, greys):
+    (greys / "002.png").write_bytes(b"not an image")
+    net = calibrated([image_digest(b"not an image"), image_digest((greys / "001.png").read_bytes())])
+    assert compare(tabled(OURS), net, open_images(greys)).calibration_images == 1
+
+
+def test_images_of_calibration_are_unknown_if_an_int8_file_does_not_name_them(tabled, calibrated, greys):
+    for nets in ((tabled(OURS), calibrated(None)), (calibrated(None), calibrated(["0" * 16]))):
+        assert compare(*nets, open_images(greys)).calibration_images is None
+
+
+def test_photos_and_their_quarters_are_images_of_calibration_from_a_file_or_a_url(tabled, calibrated, tmp_path):
+    first, second = photos(tmp_path, 2)
+    net = calibrated([image_digest(first.path.read_bytes())])
+    assert compare(tabled(OURS), net, [first, second]).calibration_images == 5
+    server = Server(first.path.read_bytes())
+    try:
+        assert compare(tabled(OURS), net, expand([server.url])).calibration_images == 5
+    finally:
+        server.close()
+
+
+def test_digests_are_computed_only_for_a_net_that_names_its_images(tabled, calibrated, greys, monkeypatch):
+    computed = []
+    monkeypatch.setattr(pictures_module, "image_digest", lambda data: computed.append(data) or "")
+    compare_all(tabled(OURS), [tabled(OURS), calibrated(None)], open_images(greys))
+    assert not computed
+    compare(tabled(OURS), calibrated(["0" * 16]), open_images(greys))
+    assert len(computed) == 6
+
+
+def test_a_photo_that_vanishes_before_its_digest_is_unreadable(tabled, calibrated, tmp_path, monkeypatch):
+    real = pictures_module.read_rgb
+
+    def read_and_remove(source, **options):
+        image = real(source, **options)
+        source.unlink()
+        return image
+
+    images = photos(tmp_path, 2)
+    monkeypatch.setattr(
+        pictures_module,
+        "read_rgb",
+        lambda source, **options: (
+            read_and_remove(source, **options) if source == images[0].path else real(source, **options)
+        ),
+    )
+    result = compare(tabled(OURS), calibrated([image_digest(images[1].path.read_bytes())]), images)
+    ((image, reason),) = [(entry.image, entry.reason) for entry in result.unreadable]
+    assert image == str(images[0].path)
+    assert reason.startswith("can't be read a second time")
+    assert result.calibration_images == 5

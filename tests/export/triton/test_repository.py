@@ -1,100 +1,21 @@
-"""Model repositories for Triton: the config against Triton's own definition, and versions that are always complete."""
+"""Model repositories for Triton: versions that are always complete, and what is refused."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from msgspec import structs
 
 from alexnet_infer.errors import UsageError
-from alexnet_infer.export import triton
-from alexnet_infer.export.triton import ServedModel, config, readme, versions, write_repository
-from alexnet_infer.graph.info import Batch, ExportInfo, Member
-from alexnet_infer.manifest import ClassName, Manifest
-from tests.nets import random_artifact
-
-MANIFEST = random_artifact().manifest
-SIZE, PATCH, CLASSES = MANIFEST.preprocessing.size, MANIFEST.preprocessing.patch, len(MANIFEST.classes)
-MEMBERS = (Member(name="net", sha256="0" * 64),)
-
-
-def served(path: Path, *, tensorrt: str | None = None, manifest: Manifest = MANIFEST, **info: object) -> ServedModel:
-    """Make a file with arbitrary content, which the repository must not parse."""
-    if not path.exists():
-        path.write_bytes(b"the model of " + path.name.encode())
-    return ServedModel(path=path, manifest=manifest, info=ExportInfo(members=MEMBERS, **info), tensorrt=tensorrt)
-
-
-@pytest.fixture
-def onnx(tmp_path: Path) -> ServedModel:
-    return served(tmp_path / "net.onnx", views="ten", batch=Batch(min=1, opt=8, max=64))
-
-
-@pytest.fixture(scope="module")
-def model_config():
-    """Triton's own definition of a config. Only its module is loaded, because the rest of the package needs gRPC."""
-    package = importlib.util.find_spec("tritonclient")
-    if package is None:
-        pytest.skip("needs Triton's definition of a config: pip install tritonclient")
-    path = Path(package.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
-    spec = importlib.util.spec_from_file_location("model_config_pb2", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_config_of_an_onnx_file_fits_tritons_definition(model_config, onnx):
-    from google.protobuf import text_format
-
-    parsed = text_format.Parse(config(onnx, "net"), model_config.ModelConfig())
-    assert (parsed.name, parsed.backend, parsed.max_batch_size) == ("net", "onnxruntime", 64)
-    (source,), (target,) = parsed.input, parsed.output
-    assert (source.name, source.data_type) == ("images", model_config.TYPE_UINT8)
-    assert list(source.dims) == [SIZE, SIZE, 3]
-    assert (target.name, target.data_type) == ("probabilities", model_config.TYPE_FP32)
-    assert (list(target.dims), target.label_filename) == ([CLASSES], "labels.txt")
-    assert list(parsed.dynamic_batching.preferred_batch_size) == [8]
-    assert parsed.dynamic_batching.max_queue_delay_microseconds == triton.QUEUE_DELAY == 1000
-    assert [group.kind for group in parsed.instance_group] == [model_config.ModelInstanceGroup.KIND_AUTO]
-    assert parsed.version_policy.latest.num_versions == 1
-
-
-def test_the_config_of_an_onnx_file_turns_tf32_off_on_a_gpu(model_config, onnx):
-    from google.protobuf import text_format
-
-    parsed = text_format.Parse(config(onnx, "net"), model_config.ModelConfig())
-    (accelerator,) = parsed.optimization.execution_accelerators.gpu_execution_accelerator
-    assert (accelerator.name, dict(accelerator.parameters)) == ("cuda", {"use_tf32": "0"})
-    assert parsed.parameters["cudnn_conv_algo_search"].string_value == "1", "heuristic, in the backend's numbering"
-
-
-def test_the_config_of_an_engine_fits_tritons_definition(model_config, tmp_path):
-    from google.protobuf import text_format
-
-    engine = served(tmp_path / "net.engine", tensorrt="11.4.0", lrn="plugin")
-    parsed = text_format.Parse(config(engine, "net"), model_config.ModelConfig())
-    assert parsed.backend == "tensorrt"
-    (source,) = parsed.input
-    assert (source.name, source.data_type) == ("patches", model_config.TYPE_FP32)
-    assert list(source.dims) == [3, PATCH, PATCH]
-    assert [group.kind for group in parsed.instance_group] == [model_config.ModelInstanceGroup.KIND_GPU]
-    assert not parsed.HasField("optimization"), "options of ONNX Runtime don't apply to TensorRT"
-    assert not parsed.parameters
-
-
-def test_a_fixed_batch_is_in_the_dimensions_and_requests_are_not_batched(model_config, tmp_path):
-    from google.protobuf import text_format
-
-    model = served(tmp_path / "net.onnx", views="center", batch=Batch(min=4, opt=4, max=4))
-    parsed = text_format.Parse(config(model, "net"), model_config.ModelConfig())
-    assert parsed.max_batch_size == 0  # dimensions are then those of the complete tensor
-    assert list(parsed.input[0].dims) == [4, SIZE, SIZE, 3]
-    assert list(parsed.output[0].dims) == [4, CLASSES]
-    assert not parsed.HasField("dynamic_batching")
+from alexnet_infer.export.triton import repository, write_repository
+from alexnet_infer.export.triton.repository import versions
+from alexnet_infer.graph.info import Batch
+from alexnet_infer.manifest import ClassName
+from tests.export.triton.models import MANIFEST, OLD_CONFIG, SIZE, preprocessed, served
 
 
 def test_a_repository_has_config_labels_and_the_first_version(onnx, tmp_path):
@@ -102,7 +23,9 @@ def test_a_repository_has_config_labels_and_the_first_version(onnx, tmp_path):
     place = tmp_path / "models" / "random-alexnet-64"
     assert version == place / "1"
     assert (version / "model.onnx").read_bytes() == onnx.path.read_bytes()
-    assert {path.name for path in place.iterdir()} == {"1", "config.pbtxt", "labels.txt", "README.md"}
+    assert {path.name for path in place.iterdir()} == {
+        *("1", "config.pbtxt", "labels.txt", "README.md", "model-analyzer.yaml")
+    }
     assert 'name: "random-alexnet-64"' in (place / "config.pbtxt").read_text()  # Triton requires the folder's name
     assert (place / "labels.txt").read_text().splitlines() == [c.name for c in MANIFEST.classes]
 
@@ -146,7 +69,7 @@ def test_a_copy_that_fails_leaves_no_version(onnx, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(triton, "copy_atomically", full)
+    monkeypatch.setattr(repository, "copy_atomically", full)
     with pytest.raises(UsageError, match="No space left on device"):
         write_repository(tmp_path / "models", onnx)
     assert sorted(first.parent.iterdir()) == before
@@ -187,7 +110,7 @@ def test_a_file_of_another_program_is_kept(onnx, tmp_path, name):
 
 def test_while_a_version_is_written_no_folder_has_a_number_as_its_name(onnx, tmp_path, monkeypatch):
     seen = []
-    real = triton.copy_atomically
+    real = repository.copy_atomically
 
     def watched(source: Path, target: Path) -> None:
         place = target.parents[1]
@@ -196,7 +119,7 @@ def test_while_a_version_is_written_no_folder_has_a_number_as_its_name(onnx, tmp
         )  # as std::stoll parses
         real(source, target)
 
-    monkeypatch.setattr(triton, "copy_atomically", watched)
+    monkeypatch.setattr(repository, "copy_atomically", watched)
     write_repository(tmp_path / "models", onnx)
     assert seen == [[]]
 
@@ -281,77 +204,71 @@ def test_a_folder_that_cannot_be_written_is_refused_in_one_line(onnx, tmp_path):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("views", ["ten", "none"])
-@pytest.mark.parametrize("batch", [Batch(), Batch(min=4, opt=4, max=4)])
-def test_the_readmes_example_sends_what_the_config_expects(tmp_path, monkeypatch, views, batch):
-    """Run the example against a fake client that records the request."""
-    import sys
-    from types import ModuleType
-
-    from PIL import Image
-
-    model = served(tmp_path / "net.onnx", views=views, batch=batch)
-    version = write_repository(tmp_path / "models", model)
-    text = (version.parent / "README.md").read_text()
-    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    sent = {}
-
-    class InferInput:
-        def __init__(self, name: str, shape: list[int], kind: str) -> None:
-            sent.update(name=name, shape=shape, kind=kind)
-
-        def set_data_from_numpy(self, values) -> None:
-            sent["dtype"] = str(values.dtype)
-            assert list(values.shape) == sent["shape"]
-
-    class InferenceServerClient:
-        def __init__(self, address: str) -> None:
-            pass
-
-        def infer(self, name: str, inputs: list) -> InferenceServerClient:
-            sent["model"] = name
-            return self
-
-        def as_numpy(self, name: str):
-            import numpy as np
-
-            assert name == "probabilities"
-            return np.full((sent["shape"][0], CLASSES), 1 / CLASSES, np.float32)
-
-    package, client = ModuleType("tritonclient"), ModuleType("tritonclient.http")
-    client.InferInput, client.InferenceServerClient = InferInput, InferenceServerClient
-    package.http = client
-    monkeypatch.setitem(sys.modules, "tritonclient", package)
-    monkeypatch.setitem(sys.modules, "tritonclient.http", client)
-    monkeypatch.chdir(version.parent)
-    random_artifact().save(Path("net.safetensors"))
-    Image.new("RGB", (90, 80), "red").save("photo.jpg")
-    if views == "none":
-        pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
-    exec(compile(program, "README.md", "exec"), {})
-    dims = [SIZE, SIZE, 3] if views == "ten" else [3, PATCH, PATCH]
-    count = 4 if batch.fixed else 1 if views == "ten" else 10
-    kind = ("UINT8", "uint8") if views == "ten" else ("FP32", "float32")
-    assert sent == {
-        "name": "images" if views == "ten" else "patches",
-        "shape": [count, *dims],
-        "kind": kind[0],
-        "dtype": kind[1],
-        "model": "random-alexnet-64",
-    }
-
-
-def test_an_engines_readme_names_the_tensorrt_version_that_runs_it(tmp_path):
-    text = readme(served(tmp_path / "net.engine", tensorrt="11.4.0", lrn="plugin"), "net")
-    assert "TensorRT 11.4.0" in text
-    assert "--gpus all" in text
-    assert "The LRN plugin's code is in the engine" in text
-    assert "plugin" not in readme(served(tmp_path / "net.engine", tensorrt="11.4.0"), "net")
-
-
 def test_class_names_in_any_script_are_one_per_line(tmp_path):
     classes = tuple(ClassName(wnid=c.wnid, name=f'"{i}" \\ 猫, it\'s') for i, c in enumerate(MANIFEST.classes))
     model = served(tmp_path / "net.onnx", manifest=structs.replace(MANIFEST, classes=classes))
     version = write_repository(tmp_path / "models", model)
     lines = (version.parent / "labels.txt").read_bytes().decode("utf-8").split("\n")
     assert lines == [*(c.name for c in classes), ""]
+
+
+# The preprocessing, which clients read in the config
+
+
+@pytest.mark.parametrize(
+    ("views", "change", "words"),
+    [
+        ("ten", {"views": "center"}, "views='ten', this model has 'center'"),
+        ("ten", {"manifest": preprocessed(resample="bilinear")}, "resample='bicubic', this model has 'bilinear'"),
+        ("ten", {"manifest": preprocessed(fit="stretch")}, "fit="),
+        ("ten", {"manifest": preprocessed(size=SIZE + 1)}, "input="),
+        ("none", {"manifest": preprocessed(resample="bilinear")}, "resample="),
+        ("none", {"manifest": preprocessed(size=SIZE + 1)}, "size="),
+        ("none", {"manifest": preprocessed(mean=np.array([1, 2, 3]))}, "mean="),
+        ("none", {"manifest": preprocessed(mean=np.ones((SIZE, SIZE, 3)))}, "mean="),
+        ("none", {"manifest": preprocessed(channel_order="BGR")}, "channel_order="),
+        ("none", {"manifest": preprocessed(mean=np.zeros(3), value_range="0-1")}, "mean="),
+    ],
+)
+def test_a_version_that_needs_another_preparation_than_the_config_says_is_refused(tmp_path, views, change, words):
+    first = write_repository(tmp_path / "models", served(tmp_path / "net.onnx", views=views))
+    with pytest.raises(UsageError, match=words) as refused:
+        write_repository(tmp_path / "models", served(tmp_path / "other.onnx", **{"views": views, **change}))
+    assert "\n" not in str(refused.value)
+    assert versions(first.parent) == [1]
+
+
+def test_two_means_per_pixel_are_told_apart(tmp_path):
+    means = [np.full((SIZE, SIZE, 3), value) for value in (1, 2)]
+    models = [served(tmp_path / "net.onnx", manifest=preprocessed(mean=mean)) for mean in means]
+    first = write_repository(tmp_path / "models", models[0])
+    assert write_repository(tmp_path / "models", models[0]) == first.parent / "2"
+    with pytest.raises(UsageError, match="mean='sha256:"):
+        write_repository(tmp_path / "models", models[1])
+
+
+def test_versions_that_take_squares_may_subtract_different_means(onnx, tmp_path):
+    write_repository(tmp_path / "models", onnx)
+    other = served(tmp_path / "other.onnx", views="ten", manifest=preprocessed(mean=np.array([1, 2, 3])))
+    assert write_repository(tmp_path / "models", other).name == "2"
+
+
+@pytest.mark.parametrize("change", [{}, {"views": "center"}, {"manifest": preprocessed(resample="bilinear")}])
+def test_a_repository_without_parameters_takes_versions_as_before(old, tmp_path, change):
+    newer = served(tmp_path / "newer.onnx", **{"views": "ten", **change})
+    assert write_repository(tmp_path / "models", newer) == old / "2"
+    assert (old / "config.pbtxt").read_text() == OLD_CONFIG
+
+
+def test_a_repository_without_parameters_still_refuses_another_interface(old, tmp_path):
+    for change, words in (({"views": "none"}, "input="), ({"batch": Batch(min=1, opt=8, max=32)}, "batch=64")):
+        with pytest.raises(UsageError, match=words):
+            write_repository(tmp_path / "models", served(tmp_path / "other.onnx", **{"views": "ten", **change}))
+    assert versions(old) == [1]
+
+
+def test_a_changed_analyzer_configuration_is_kept(onnx, tmp_path):
+    place = write_repository(tmp_path / "models", onnx).parent
+    (place / "model-analyzer.yaml").write_text("# mine")
+    write_repository(tmp_path / "models", onnx)
+    assert (place / "model-analyzer.yaml").read_text() == "# mine"
