@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -81,11 +82,14 @@ def _loaded(path: Path, views: Views) -> Net:
 
 
 class HttpServer:
-    """Serves `origin`. `script` has functions that answer the next requests for inference, given the handler."""
+    """Serves `origin`. `script` has functions that answer the next requests for inference, given the handler.
+
+    With a `certificate`, a PEM file with its key, it speaks TLS as "localhost".
+    """
 
     scheme = "http"
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, certificate: Path | None = None) -> None:
         self.origin = origin
         self.script: list[Callable[[Handler], None]] = []
         self.pages: dict[str, tuple[int, bytes]] = {}
@@ -100,6 +104,10 @@ class HttpServer:
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
         self._http.daemon_threads = True
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
         self.port = self._http.server_port
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -200,11 +208,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class GrpcServer:
-    """Serves `origin` over gRPC. `script` has functions that answer the next requests, given request and context."""
+    """Serves `origin` over gRPC. `script` has functions that answer the next requests, given request and context.
+
+    `certificate` is as in `HttpServer`.
+    """
 
     scheme = "grpc"
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, certificate: Path | None = None) -> None:
         import grpc
         from tritonclient.grpc import service_pb2_grpc
 
@@ -213,7 +224,11 @@ class GrpcServer:
         self._threads = ThreadPoolExecutor(8)
         self._server = grpc.server(self._threads)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_servicer(self), self._server)
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        if certificate is None:
+            self.port = self._server.add_insecure_port("127.0.0.1:0")
+        else:
+            pem = certificate.read_bytes()
+            self.port = self._server.add_secure_port("localhost:0", grpc.ssl_server_credentials([(pem, pem)]))
         self._server.start()
 
     @property

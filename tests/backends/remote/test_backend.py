@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -572,6 +574,34 @@ def test_waiting_ends_when_another_request_fails(path, squares):
         began = time.monotonic()
         refused(lambda: net.probabilities(list(squares)), BackendError, "broken")
         assert time.monotonic() - began < 20, "it did not wait for the 25 seconds"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> Path:
+    """A certificate of "localhost" that no authority has signed, with its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    folder = tmp_path_factory.mktemp("certificate")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost"
+    subprocess.run(
+        [*command.split(), "-addext", "subjectAltName=DNS:localhost"], cwd=folder, check=True, capture_output=True
+    )
+    (folder / "both.pem").write_bytes((folder / "key.pem").read_bytes() + (folder / "cert.pem").read_bytes())
+    return folder / "both.pem"
+
+
+@SCHEMES
+def test_certificates_are_verified_and_an_authority_may_be_named(path, certificate, scheme):
+    with closing({"http": HttpServer, "grpc": GrpcServer}[scheme](Origin(path), certificate)) as server:
+        url = f"{scheme}s://localhost:{server.port}/net"
+        refused(lambda: load(url), BackendError, "CERTIFICATE_VERIFY_FAILED")
+        child = subprocess.run(  # which authorities there are is read when the package is imported
+            [sys.executable, "-c", "import sys, alexnet_infer; print(alexnet_infer.load(sys.argv[1]))", url],
+            env={**os.environ, "SSL_CERT_FILE": str(certificate.with_name("cert.pem"))},
+            capture_output=True,
+            text=True,
+        )
+        assert (child.returncode, child.stdout[:10]) == (0, "Net('net',"), child.stderr
 
 
 CHILD = """
