@@ -286,12 +286,24 @@ def test_a_wrong_answer_is_one_error_and_the_next_request_is_answered(path, squa
         )
 
 
-def test_one_wrong_answer_of_many_stops_the_others(path, squares):
+def test_one_wrong_answer_of_many_stops_the_others(path, squares, monkeypatch):
+    batches = []
+
+    class Seen(backend._Batch):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)
+            batches.append(self)
+
+    def after_the_wrong_one(handler: Handler) -> None:
+        assert batches[0].stop.wait(10)
+        handler.infer()
+
+    monkeypatch.setattr(backend, "_Batch", Seen)
     with opened(path) as (server, net):
         many = np.concatenate([squares] * 4)
-        server.script = [of(nan_in_the_last)]
+        server.script = [of(nan_in_the_last), *[after_the_wrong_one] * (IN_FLIGHT - 1)]
         refused(lambda: net.probabilities(list(many)), ModelFileError, "not probabilities")
-        assert sum(server.origin.requests) < len(many)
+        assert len(server.origin.requests) <= IN_FLIGHT < len(batches[0].parts)
 
 
 def grpc_faults(server: GrpcServer) -> dict[str, tuple]:
