@@ -155,7 +155,7 @@ FLOORS = (
     "export",
     "nets pipeline",
     "annotate benchmark doctor evaluation explain",
-    "features",
+    "features passport",
     "commands",
     "cli",
 )
