@@ -1,6 +1,6 @@
 """Programs that use torch, each in a fork of one process that has imported it.
 
-A new process would import torch again, which takes longer than most tests.
+A new process would import torch again, which takes two seconds, or four if it trains.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pytest", "safetensors.torch", "tests.train.ranks_worker"])
+_CONTEXT.set_forkserver_preload(["pytest", "safetensors.torch", "tests.train.ranks_worker", "torch._dynamo"])
 
 
 def fork(
