@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+# Before NumPy and torch are imported, here and in programs that tests start. With two processes on two cores, further
+# threads wait for each other, busily: the tests take up to five times the CPU time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from alexnet_infer import cli
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import ONNX Runtime directly
