@@ -38,6 +38,26 @@ def _own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread_of_onnx_runtime():
+    """Sessions in this process use one thread, for the same reason. Programs that tests start use all cores."""
+    try:
+        import onnxruntime
+    except ImportError:
+        yield
+        return
+    original = onnxruntime.InferenceSession.__init__
+
+    def start(self, model, sess_options=None, *arguments, **options):
+        sess_options = sess_options or onnxruntime.SessionOptions()
+        sess_options.intra_op_num_threads = sess_options.intra_op_num_threads or 1
+        original(self, model, sess_options, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime.InferenceSession, "__init__", start)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _same_folder():
     """A test leaves the current folder as it was: others name files relative to it."""
