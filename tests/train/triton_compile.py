@@ -1,6 +1,6 @@
 """Run by tests: compiles the trainer's Triton kernels as a launch on a GPU does, without that GPU.
 
-python -m tests.train.triton_compile CAPABILITY ... (90 for sm_90) -> one JSON object per kernel
+python -m tests.train.triton_compile CAPABILITY [... four] (90 for sm_90) -> one JSON object per kernel
 """
 
 from __future__ import annotations
@@ -112,13 +112,13 @@ def launch_augment(patch: int, mean: tuple[int, ...], dtype: torch.dtype) -> Non
     training_patches(images, index, corner, mirror, noise, torch.zeros(mean), patch, dtype)
 
 
-def main(whole: int, *others: int) -> None:
-    """Compile all launches for the first GPU and a quarter for each of the others, without running them."""
+def main(*capabilities: int) -> None:
+    """Compile all launches for one GPU, or shared among four GPUs, without running them."""
     compiled, run = [], JITFunction.run
     JITFunction.run = lambda self, *args, **options: compiled.append(run(self, *args, **options | {"warmup": True}))
-    for capability, part in ((whole, None), *((other, i % 4) for i, other in enumerate(others))):
+    for part, capability in enumerate(capabilities):
         driver.set_active(Driver(capability))
-        for case, launch in launches(part):
+        for case, launch in launches(part if len(capabilities) > 1 else None):
             launch()
             print(json.dumps(asdict(described(f"sm_{capability} {case}", compiled.pop()))))
 
