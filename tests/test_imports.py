@@ -153,9 +153,9 @@ FLOORS = (
     "predict",
     "published",
     "export",
-    "nets pipeline",
+    "nets pipeline answers",
     "annotate benchmark doctor evaluation explain",
-    "features",
+    "features serve",
     "commands",
     "cli",
 )
