@@ -14,7 +14,7 @@ from alexnet_infer.reading import PHOTOS_PER_CALL
 from alexnet_infer.serve.app import create_app
 from alexnet_infer.serve.limits import Limits
 from alexnet_infer.serve.model import Model
-from alexnet_infer.serve.run import LOOPBACK, bind, serve, url_of
+from alexnet_infer.serve.run import LOOPBACK, bind, log_in_lines, serve, url_of
 
 GPU_BATCH = 64
 """Images per call of a net on a GPU by default."""
@@ -52,6 +52,7 @@ def run(
         given = {"max_batch": GPU_BATCH if on_gpu else PHOTOS_PER_CALL} | given
         app = create_app(models, Limits(**given), workers=workers)
         app.state.server.start()
+        log_in_lines()
         if host not in LOOPBACK:
             tell(f"note: --host {host} lets other machines use this server, and it asks for no password")
 

@@ -162,7 +162,10 @@ def _levels(data: Any, shape: tuple[int, ...], values: int) -> np.ndarray:
 
 def _id(data: dict[str, Any]) -> str | None:
     value = data.get("id")
-    if value is not None and (not isinstance(value, str) or len(value) > LONGEST_ID):
+    # JSON can escape half a surrogate pair, which no text in UTF-8 has.
+    if value is not None and (
+        not isinstance(value, str) or len(value) > LONGEST_ID or any("\ud800" <= c <= "\udfff" for c in value)
+    ):
         raise RequestError(400, f"id={shown(value)}: expected a string of at most {LONGEST_ID:,} characters")
     return value
 
@@ -224,13 +227,8 @@ def answer(model: str, request: InferRequest, probabilities: np.ndarray, classes
 
 
 def encoded(data: Any) -> bytes:
-    """Return JSON. Text that isn't UTF-8, such as half a surrogate pair in an id, is escaped."""
-    try:
-        return msgspec.json.encode(data)
-    except UnicodeEncodeError:
-        import json
-
-        return json.dumps(data).encode()
+    """Return JSON."""
+    return msgspec.json.encode(data)
 
 
 def _classified(probabilities: np.ndarray, count: int | None, classes: Sequence[ClassName]) -> list[list[str]] | None:

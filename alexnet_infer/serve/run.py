@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,9 +64,7 @@ def serve(app: Starlette, listener: socket.socket, on_started: Callable[[], None
 
     A second signal ends it at once. `on_started` is called when requests are answered.
     """
-    _log_in_lines()
-    config = _config(app)
-    process = _process(config, app.state.server, on_started)
+    process = _process(_config(app), app.state.server, on_started)
     process.run(sockets=[listener])
     return INTERRUPTED[0] if process.signals[:1] == [signal.SIGINT] else 0
 
@@ -95,8 +94,10 @@ def _process(config: uvicorn.Config, server: Server, on_started: Callable[[], No
     class Process(uvicorn.Server):
         """A server that drains: while it answers what it accepted, it is live, not ready, and takes no new work."""
 
-        signals: list[int]
-        _drained_by = float("inf")
+        def __init__(self) -> None:
+            super().__init__(config)
+            self.signals: list[int] = []
+            self._drained_by = float("inf")
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
@@ -104,7 +105,9 @@ def _process(config: uvicorn.Config, server: Server, on_started: Callable[[], No
 
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
-            self.signals = []
+            if threading.current_thread() is not threading.main_thread():  # the only one that gets signals
+                yield
+                return
             handled = [number for number in (signal.SIGINT, signal.SIGTERM) if _is_handled(number)]
             before = {number: signal.signal(number, self.handle_exit) for number in handled}
             try:
@@ -125,7 +128,7 @@ def _process(config: uvicorn.Config, server: Server, on_started: Callable[[], No
             drained = server.draining and not server.open_requests
             return await super().on_tick(counter) or drained or time.monotonic() > self._drained_by
 
-    return Process(config)
+    return Process()
 
 
 def _is_handled(number: int) -> bool:
@@ -168,7 +171,7 @@ def _connection(timeout: float) -> type:
     return Connection
 
 
-def _log_in_lines() -> None:
+def log_in_lines() -> None:
     """Print what libraries log as errors in printable lines on stderr, and nothing else of what they log."""
 
     class Lines(logging.Handler):
