@@ -24,6 +24,14 @@ for package in ("starlette", "uvicorn", "prometheus_client", "jinja2", "onnxrunt
 CAT = Path(__file__).parents[2] / "examples" / "cat.jpg"
 
 
+@pytest.fixture(autouse=True)
+def _never_in_this_process(monkeypatch):
+    def started(*arguments: object, **options: object) -> None:
+        raise AssertionError("the server has started, and would run until a signal")
+
+    monkeypatch.setattr("uvicorn.Server.run", started)
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[..., tuple[subprocess.Popen[str], str, int]]]:
     """start(arguments) -> (the process, its line, its port)."""
@@ -67,7 +75,7 @@ def test_one_line_says_where_and_what_and_sigterm_ends_it_with_0(start, model, t
 
 def test_ctrl_c_ends_it_with_130_and_the_defaults_are_an_ensemble_of_bundled_nets(start):
     process, line, port = start("--ensemble", "2", "--views", "center", "--host", "0.0.0.0")
-    assert line == f"http://0.0.0.0:{port} serves alexnet-64-and-1-more\n"
+    assert line == f"http://0.0.0.0:{port} serves alexnet-64-0-and-1-more\n"
     assert ask(port, "POST", "/v1/classify", CAT.read_bytes())[1]["net"] == "mean of 2 nets"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
@@ -109,15 +117,17 @@ def test_a_wrong_option_is_one_line(run, model, arguments, code, message):
     one_line(run("serve", model, "--port", "0", *arguments), code, message)
 
 
-def test_a_wrong_name_and_a_name_twice_are_one_line(run, model):
+def test_a_wrong_name_and_a_name_twice_are_one_line(run, model, tmp_path):
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(Path(model).read_bytes())
     one_line(run("serve", f"a/b={model}", "--port", "0"), 2, "name 'a/b': expected 1 to 100 of the characters")
     one_line(run("serve", f"={model}", "--port", "0"), 2, "name ''")
     one_line(run("serve", "absent"), 4, "'absent' is neither a file nor the name of a net")
-    one_line(run("serve", "x=alexnet-64-0", "x=alexnet-64-1", "--port", "0"), 2, "models x, x", "NAME=NET")
-    one_line(run("serve", "alexnet-64-0", "alexnet-64-0", "--port", "0"), 2, "alexnet-64-0")
+    one_line(run("serve", f"x={model}", f"x={other}", "--port", "0"), 2, "models x, x", "NAME=NET")
+    one_line(run("serve", model, other, "--port", "0"), 2, "random-alexnet-64, random-alexnet-64", "NAME=NET")
 
 
-@pytest.mark.parametrize("package", ["starlette", "uvicorn", "httptools", "prometheus_client", "jinja2"])
+@pytest.mark.parametrize("package", ["starlette", "uvicorn", "httptools", "prometheus_client"])
 def test_a_missing_package_is_one_line_that_names_the_extra(run, model, monkeypatch, package):
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
