@@ -155,9 +155,9 @@ FLOORS = (
     "predict",
     "published",
     "export",
-    "nets pipeline",
+    "nets pipeline answers",
     "annotate benchmark doctor evaluation explain",
-    "features passport",
+    "features passport serve",
     "commands",
     "cli",
 )
