@@ -82,13 +82,19 @@ Timed = Callable[[str], AbstractContextManager[object]]
 
 
 def read_square(
-    source: Encoded | Image.Image, *, name: str, rescaling: Rescaling, apply_exif: bool = True
+    source: Encoded | Image.Image,
+    *,
+    name: str,
+    rescaling: Rescaling,
+    apply_exif: bool = True,
+    max_pixels: int | None = None,
 ) -> np.ndarray:
     """Decode an image and rescale it to the square that patches are cut from: uint8 [S, S, 3] RGB.
 
     Arguments and errors are those of `read_rgb` and `square_of`.
     """
-    return read_squares(source, name=name, rescalings=[rescaling], apply_exif=apply_exif)[rescaling]
+    squares = read_squares(source, name=name, rescalings=[rescaling], apply_exif=apply_exif, max_pixels=max_pixels)
+    return squares[rescaling]
 
 
 def read_squares(
@@ -97,6 +103,7 @@ def read_squares(
     name: str,
     rescalings: Collection[Rescaling],
     apply_exif: bool = True,
+    max_pixels: int | None = None,
     timed: Timed = nullcontext,
 ) -> Squares:
     """Decode an image once, and rescale it to the squares that patches are cut from.
@@ -106,13 +113,18 @@ def read_squares(
     """
     largest = max(rescaling.size for rescaling in rescalings)
     with timed("decode"):
-        image = read_rgb(source, name=name, shrink_to=largest, apply_exif=apply_exif)
+        image = read_rgb(source, name=name, shrink_to=largest, apply_exif=apply_exif, max_pixels=max_pixels)
     with timed("resize"):
         return {rescaling: square_of(image, rescaling) for rescaling in rescalings}
 
 
 def read_rgb(
-    source: Encoded | Image.Image, *, name: str, shrink_to: int | None = None, apply_exif: bool = True
+    source: Encoded | Image.Image,
+    *,
+    name: str,
+    shrink_to: int | None = None,
+    apply_exif: bool = True,
+    max_pixels: int | None = None,
 ) -> Image.Image:
     """Decode an image, or the first of several frames, to 8-bit RGB.
 
@@ -122,7 +134,9 @@ def read_rgb(
     AVIF's own rotation is always applied, and its EXIF orientation never, as its standard says. An image whose samples
     Pillow would misread is refused.
 
-    `shrink_to` is the S to which the shorter side will be rescaled. With it, a JPEG of more than MAX_PIXELS may be
+    `max_pixels` is the largest image that is decoded, by default MAX_PIXELS, which it may not exceed.
+
+    `shrink_to` is the S to which the shorter side will be rescaled. With it, a JPEG of more than `max_pixels` may be
     decoded at 1/2, 1/4 or 1/8 of its size instead of being refused, if the shorter side stays at least 2 S. So may a
     JPEG 2000 whose tiles are too large, at 1/2. Other images are not affected.
 
@@ -134,7 +148,7 @@ def read_rgb(
                 decoded = _Decoded(source, samples_of(source))
                 source.load()
             else:
-                decoded = _load(source, shrink_to)
+                decoded = _load(source, shrink_to, MAX_PIXELS if max_pixels is None else max_pixels)
             return _to_rgb(decoded, apply_exif, name)
     except Exception as error:  # on malicious bytes Pillow raises exceptions of nearly every type
         raise UnreadableInputError(_reason(error, name), name=printable(name)) from error
@@ -164,7 +178,7 @@ class _Decoded:
     samples: Samples
 
 
-def _load(source: Encoded, shrink_to: int | None) -> _Decoded:
+def _load(source: Encoded, shrink_to: int | None, max_pixels: int) -> _Decoded:
     with ExitStack() as stack:
         stream = stack.enter_context(_opened(source) if isinstance(source, Path) else _buffered(source))
         streamed = _check_structure(stream)
@@ -177,7 +191,7 @@ def _load(source: Encoded, shrink_to: int | None) -> _Decoded:
             silence_libtiff()
         elif (kind := NAMES.get(image.format)) in _FEATURES:
             _check_decoder(kind)
-        _keep_small(image, shrink_to if streamed else None)
+        _keep_small(image, shrink_to if streamed else None, max_pixels)
         if image.format == "JPEG2000" and _may_shrink(image, 2, shrink_to) and costly(image.fp):
             image.reduce = 1  # its levels, each of half the size
         if netpbm.is_slow(image):
@@ -252,8 +266,8 @@ def _check_bytes(count: int) -> None:
         raise RefusedError(f"too large: expected at most {MAX_BYTES:,} bytes; shrink it first")
 
 
-def _keep_small(image: Image.Image, shrink_to: int | None) -> None:
-    """Set an image of more than MAX_PIXELS to be decoded at a smaller scale, or refuse it. Nothing is decoded yet.
+def _keep_small(image: Image.Image, shrink_to: int | None, max_pixels: int) -> None:
+    """Set an image of more than `max_pixels` to be decoded at a smaller scale, or refuse it. Nothing is decoded yet.
 
     `shrink_to` is that of `read_rgb`, or None if the decoder would keep the complete image at full scale anyway.
     """
@@ -264,13 +278,13 @@ def _keep_small(image: Image.Image, shrink_to: int | None) -> None:
     if image.format == "TIFF":  # its decoder unpacks complete tiles, even if the image covers only a small part of them
         width = max(width, image.tag_v2.get(ExifTags.Base.TileWidth, 0))
         height = max(height, image.tag_v2.get(ExifTags.Base.TileLength, 0))
-    if width * height <= MAX_PIXELS:
+    if width * height <= max_pixels:
         return
-    scale = next((s for s in (2, 4, 8) if width * height <= MAX_PIXELS * s * s), None)
+    scale = next((s for s in (2, 4, 8) if width * height <= max_pixels * s * s), None)
     if scale and _may_shrink(image, scale, shrink_to):
         image.draft(None, (width // scale, height // scale))
     else:
-        raise RefusedError(f"{width} x {height} pixels: expected at most {MAX_PIXELS:,}; shrink it first")
+        raise RefusedError(f"{width} x {height} pixels: expected at most {max_pixels:,}; shrink it first")
 
 
 def _may_shrink(image: Image.Image, scale: int, shrink_to: int | None) -> bool:

@@ -23,10 +23,14 @@ EXTRAS = {
     "tritonclient": "client",
     "geventhttpclient": "client",
     "grpc": "client",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "httptools": "serve",
+    "prometheus_client": "serve",
 }
 """Module of an optional package -> the extra of alexnet-infer that installs it."""
 
-NAMES = {"PIL": "pillow", "google": "protobuf"}
+NAMES = {"PIL": "pillow", "google": "protobuf", "prometheus_client": "prometheus-client"}
 """Module -> its package, where the two names differ."""
 
 _NO_PACKAGES = {"", "alexnet_infer", "train", "__main__", *sys.stdlib_module_names}

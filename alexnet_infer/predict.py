@@ -70,7 +70,7 @@ class _Classifier(ABC):
         can't be read as an image, and UsageError for another array.
         """
         self._check_top(top)
-        return list(self._labels(self._mean_probabilities([_squares(photo, self._rescalings)])[0], top))
+        return list(self.labels(self._mean_probabilities([_squares(photo, self._rescalings)])[0], top))
 
     def classify_all(self, photos: Iterable[str | Path | Photo], top: int = 5) -> Iterator[Result]:
         """Yield the labels of many photos, in order. A photo that can't be read yields its error.
@@ -91,7 +91,7 @@ class _Classifier(ABC):
                 if photo.error is not None:
                     yield Result(photo=photo.source, error=str(photo.error))
                 else:
-                    yield Result(photo=photo.source, labels=self._labels(next(rows), top))
+                    yield Result(photo=photo.source, labels=self.labels(next(rows), top))
 
     @property
     def _rescalings(self) -> set[Rescaling]:
@@ -110,7 +110,8 @@ class _Classifier(ABC):
         if not 1 <= top <= len(self.classes):
             raise UsageError(f"top={top}: expected 1 to {len(self.classes)}, the number of classes")
 
-    def _labels(self, probabilities: np.ndarray, top: int) -> tuple[Label, ...]:
+    def labels(self, probabilities: np.ndarray, top: int) -> tuple[Label, ...]:
+        """Return the `top` most probable labels of a photo with these probabilities [classes]."""
         return tuple(
             Label(
                 index=int(i), wnid=self.classes[i].wnid, name=self.classes[i].name, probability=float(probabilities[i])

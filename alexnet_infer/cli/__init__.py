@@ -20,6 +20,7 @@ from alexnet_infer.cli.exporting import (
 from alexnet_infer.cli.features import FEATURES_EXAMPLES, SIMILAR_EXAMPLES, features, similar
 from alexnet_infer.cli.options import HOW, OUTPUT, AsJson, Backend, Device, TrustEngine, net, net_or_server
 from alexnet_infer.cli.published import IMPORT_EXAMPLES, MODELS_EXAMPLES, PULL_EXAMPLES, import_, models, pull
+from alexnet_infer.cli.serving import SERVE_EXAMPLES, serve
 from alexnet_infer.help import WHAT, Command, Group, argument, option
 from alexnet_infer.output import say
 from alexnet_infer.program import run as run_program
@@ -145,6 +146,7 @@ app.command(cls=Command, epilog=EXPLAIN_EXAMPLES, rich_help_panel=USE)(explain)
 app.command(cls=Command, epilog=FEATURES_EXAMPLES, rich_help_panel=USE)(features)
 app.command(cls=Command, epilog=SIMILAR_EXAMPLES, rich_help_panel=USE)(similar)
 app.command(cls=Command, epilog=EXPORT_EXAMPLES, rich_help_panel=USE)(export)
+app.command(cls=Command, epilog=SERVE_EXAMPLES, rich_help_panel=USE)(serve)
 app.command(cls=Command, epilog=COMPARE_EXAMPLES, rich_help_panel=CHECK)(compare)
 app.command(cls=Command, epilog=BENCHMARK_EXAMPLES, rich_help_panel=CHECK)(benchmark)
 app.command(cls=Command, epilog=MODELS_EXAMPLES, rich_help_panel=NETS)(models)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -103,7 +105,7 @@ def export(
     ] = None,
     max_drop: Annotated[
         list[str] | None,
-        option(INT8, "Limit for auto, in points.", metavar="top1=X", default="top1=0.5"),
+        option(INT8, "Limit for auto and on --data, in points.", metavar="top1=X", default="auto: top1=0.5"),
     ] = None,
     int8_for: Annotated[
         Literal["cpu", "tensorrt"] | None, option(INT8, "Runtime.", default="cpu; with --trt: tensorrt")
@@ -148,6 +150,9 @@ def export(
         Literal["squares", "jpeg"],
         option(OUTPUT, "What --triton's models take; jpeg: any image file.", "--input"),
     ] = "squares",
+    passport: Annotated[
+        Path | None, option(OUTPUT, "What the files are worth: .html or .json.", metavar="FILE", default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Export nets to ONNX, TensorRT or a web page, and verify the outputs.
@@ -167,7 +172,7 @@ def export(
     from alexnet_infer.commands.export import export_files
 
     del options["web"], options["runtime"]
-    raise typer.Exit(export_files(**options))
+    raise typer.Exit(export_files(**options, command=shlex.join(["alexnet-infer", *sys.argv[1:]])))
 
 
 def benchmark(

@@ -26,12 +26,7 @@ def run(request: BenchmarkRequest, *, as_json: bool = False, plot: Path | None =
     """
     if plot is not None:
         _check_plot(plot)
-    nets, skipped = subjects(request)
-    for line in skipped:
-        tell(f"left out: {line}")
-    with counting("measuring", turns(nets, request.batches), "turns") as advance:
-        result = measure(nets, request.batches, seconds=request.seconds, on_turn=lambda: advance(1))
-    result = dataclasses.replace(result, skipped=tuple(skipped))
+    result = measured(request)
     if as_json:
         say_json(result.to_json(), indent=1)
     else:
@@ -39,6 +34,16 @@ def run(request: BenchmarkRequest, *, as_json: bool = False, plot: Path | None =
     if plot is not None:
         with writing(f"--plot {plot}", "choose another file"):
             write_atomically(plot, picture(result))
+
+
+def measured(request: BenchmarkRequest) -> Benchmark:
+    """Measure with a progress bar, and name what was left out on stderr. Raises the errors of `subjects`."""
+    nets, skipped = subjects(request)
+    for line in skipped:
+        tell(f"left out: {line}")
+    with counting("measuring", turns(nets, request.batches), "turns") as advance:
+        result = measure(nets, request.batches, seconds=request.seconds, on_turn=lambda: advance(1))
+    return dataclasses.replace(result, skipped=tuple(skipped))
 
 
 def _check_plot(plot: Path) -> None:

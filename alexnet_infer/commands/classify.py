@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alexnet_infer.answers import backends, labels_row
+from alexnet_infer.answers import names as names_of
 from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import chooses_runtime
 from alexnet_infer.backends.remote.address import Source
@@ -164,12 +165,8 @@ def _text_printer(net: Net | Ensemble, photos: int) -> _Printer:
     return show
 
 
-def _names(net: Net | Ensemble) -> list[str]:
-    return [member.manifest.name for member in net.nets]
-
-
 def _title(net: Net | Ensemble) -> str:
-    names = _names(net)
+    names = names_of(net)
     return names[0] if len(names) == 1 else f"mean of {len(names)} nets ({', '.join(names)})"
 
 
@@ -177,18 +174,9 @@ def _views(net: Net | Ensemble) -> str:
     return "ten views averaged" if net.nets[0].views == "ten" else "central view"  # the same for bundled nets
 
 
-def _backend(net: Net | Ensemble) -> str:
-    return ", ".join(dict.fromkeys(member.backend.description for member in net.nets))
-
-
 def _json_row(result: Result, net: Net | Ensemble) -> dict:
-    row: dict = {"photo": result.photo.name}
-    if result.error is not None:
-        return row | {"error": result.error}
-    names = _names(net)
-    row |= {"labels": [asdict(label) for label in result.labels]}
-    row |= {"net": names[0]} if len(names) == 1 else {"net": f"mean of {len(names)} nets", "nets": names}
-    return row | {"views": net.nets[0].views, "backend": _backend(net)}
+    row = {"error": result.error} if result.error is not None else labels_row(net, result.labels)
+    return {"photo": result.photo.name} | row
 
 
 def _print_line(result: Result, net: Net | Ensemble) -> None:
@@ -209,7 +197,7 @@ def _print_table(result: Result, net: Net | Ensemble) -> None:
     out = console()
     out.print(styled(result.photo.name, "italic"), soft_wrap=True)
     out.print(table)
-    out.print(styled(f"{_title(net)}, {_views(net)}, {_backend(net)}", "dim"), soft_wrap=True)
+    out.print(styled(f"{_title(net)}, {_views(net)}, {backends(net)}", "dim"), soft_wrap=True)
 
 
 def _suggest_larger_net(net: Net | Ensemble) -> None:

@@ -66,7 +66,7 @@ def run(
     for agreement, candidate in zip(verify_all(nets, images, limit=limit), nets[1:], strict=True):
         allowed = tolerance if tolerance is not None or limits else default_tolerance(nets[0], candidate)
         verdicts.append(Verdict(agreement=agreement, tolerance=allowed, gate=judge(agreement, limits)))
-    return _report_several(verdicts, paths, as_json=as_json) if more else _report_one(verdicts[0], as_json=as_json)
+    return _report_several(verdicts, paths, as_json=as_json) if more else report(verdicts[0], as_json=as_json)
 
 
 def _load_all(
@@ -151,15 +151,11 @@ def verify_all(
         return compare_all(nets[0], nets[1:], images, limit=limit, on_images=advance)
 
 
-def report(agreement: Agreement, tolerance: float, *, as_json: bool = False, silent: bool = False) -> int:
+def report(verdict: Verdict, *, as_json: bool = False, silent: bool = False) -> int:
     """Print a table, or one JSON object, or nothing with `silent`. Errors are printed on stderr.
 
-    Returns the exit code: 0, or 1 if a probability differs by more than `tolerance` or an image can't be read.
+    Returns the exit code: 0, or 1 if a check failed or an image can't be read.
     """
-    return _report_one(Verdict(agreement=agreement, tolerance=tolerance), as_json=as_json, silent=silent)
-
-
-def _report_one(verdict: Verdict, *, as_json: bool, silent: bool = False) -> int:
     if silent:
         pass
     elif as_json:

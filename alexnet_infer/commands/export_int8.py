@@ -33,7 +33,6 @@ def make_calibration(
             "--calibration-images": images,
             "--calibration-method": method,
             "--keep-float": keep_float[0] if keep_float else None,
-            "--max-drop": max_drop[0] if max_drop else None,
         }
         refuse(options, "needs --precision int8 and --calibrate PATH")
         return None
@@ -41,8 +40,6 @@ def make_calibration(
     if auto and len(keep_float) > 1:
         other = next((name for name in keep_float if name != AUTO), AUTO)
         raise UsageError(f"--keep-float auto: chooses all layers itself; leave out --keep-float {other}")
-    if max_drop and not auto:
-        raise UsageError(f"--max-drop {max_drop[0]}: says how many layers --keep-float auto keeps in float; add that")
     chosen = {"images": images, "method": method}
     return Calibration(
         source=calibrate,

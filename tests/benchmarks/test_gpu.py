@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
+from benchmarks.gpu import __main__
 from benchmarks.gpu.runner import NETS, STAGES, failed_checks
 from tests.train.toys import image_folder
 
@@ -38,6 +40,22 @@ def command(*arguments: object, before: str = "") -> subprocess.CompletedProcess
         text=True,
         check=False,
     )
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Return a function that runs the command in this process and returns (exit code, standard output and error)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gpu", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            __main__.main()
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    before = signal.getsignal(signal.SIGTERM)  # which the command changes
+    yield run
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")
@@ -117,17 +135,15 @@ def test_the_command_starts_without_optional_packages(tmp_path):
         (["--data", "/nowhere"], 3, "--data /nowhere: no such file or folder"),
     ],
 )
-def test_a_wrong_request_is_a_one_line_error(arguments, code, message, tmp_path):
-    done = command("--device", "cpu", "--out", tmp_path, *arguments)
-    assert done.returncode == code
-    assert done.stderr.count("\n") == 1
-    assert re.search(message, done.stderr)
+def test_a_wrong_request_is_a_one_line_error(run, arguments, code, message, tmp_path):
+    got, _, err = run("--device", "cpu", "--out", tmp_path, *arguments)
+    assert (got, err.count("\n")) == (code, 1)
+    assert re.search(message, err)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2, "stages": {}}', '{"format": 1, "stages": []}'])
-def test_a_foreign_results_file_is_refused_and_kept(content, tmp_path):
+def test_a_foreign_results_file_is_refused_and_kept(run, content, tmp_path):
     (tmp_path / "results.json").write_text(content)
-    done = command("--device", "cpu", "--out", tmp_path, "--stages", "machine")
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    code, _, err = run("--device", "cpu", "--out", tmp_path, "--stages", "machine")
+    assert (code, err.count("\n")) == (2, 1)
     assert (tmp_path / "results.json").read_text() == content

@@ -123,14 +123,14 @@ def test_named_layers_are_kept_without_a_choice(run, net, photos):
     ("options", "words"),
     [
         (["--keep-float", "auto"], "--keep-float auto: needs --precision int8 and --calibrate PATH"),
-        (["--max-drop", "top1=1"], "--max-drop top1=1: needs --precision int8 and --calibrate PATH"),
+        (["--max-drop", "top1=1"], "--max-drop top1=1: expected --data, a labelled set"),
         (
             ["--calibrate", "photos", "--keep-float", "auto", "--keep-float", "fc8"],
             "--keep-float auto: chooses all layers itself; leave out --keep-float fc8",
         ),
         (
             ["--calibrate", "photos", "--max-drop", "top1=1"],
-            "--max-drop top1=1: says how many layers --keep-float auto keeps in float; add that",
+            "--max-drop top1=1: expected --data, a labelled set on which the file is compared with its net, or",
         ),
         (
             ["--calibrate", "photos", "--keep-float", "auto", "--max-drop", "1"],

@@ -1,4 +1,7 @@
-"""PyTorch files: a torch module compared with the net imported from its weights, and malicious pickles."""
+"""PyTorch files: a torch module compared with the net imported from its weights, and malicious pickles.
+
+Most tests run the program that reads the file in a fork: see `forked`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +22,10 @@ import pytest
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.errors import BackendError, SpecError, UsageError
-from alexnet_infer.importing import state_dict
+from alexnet_infer.importing import state_dict, torch_child
 from alexnet_infer.importing.state_dict import read_state_dict
 from alexnet_infer.presets import variant
+from tests.forks import fork
 from tests.nets import random_artifact
 
 torch = pytest.importorskip("torch", minversion="2.13")  # older versions are refused
@@ -39,6 +44,26 @@ def net():
 @pytest.fixture
 def path(tmp_path) -> Path:
     return tmp_path / "net.pth"
+
+
+@pytest.fixture
+def forked(tmp_path, monkeypatch) -> None:
+    """The program that reads a file runs in a fork of a process that has imported torch, and is otherwise the same."""
+
+    def run(command: list[str], *, timeout: float, **_: object) -> subprocess.CompletedProcess:
+        assert command[:3] == [sys.executable, "-P", torch_child.__file__]
+        stderr = tmp_path / "stderr"
+        stderr.write_bytes(b"")
+        child = fork(read_a_file, command[3:], stderr)
+        child.join(timeout)
+        assert child.exitcode is not None
+        return subprocess.CompletedProcess(command, child.exitcode, stderr=stderr.read_bytes())
+
+    monkeypatch.setattr(state_dict, "subprocess", SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired))
+
+
+def read_a_file() -> None:
+    torch_child.main(*sys.argv[1:])
 
 
 def saved(path: Path, content, **options) -> Path:
@@ -66,6 +91,7 @@ def test_the_torch_module_and_the_imported_net_agree(net, path, zipped):
     np.testing.assert_allclose(ReferenceBackend(artifact).infer(x), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(("key", "prefix"), [("state_dict", "module."), ("model_state_dict", ""), ("model", "module.")])
 def test_the_net_inside_a_training_checkpoint_is_found(net, path, key, prefix):
     weights = {prefix + name: tensor for name, tensor in net.state_dict().items()}
@@ -74,6 +100,7 @@ def test_the_net_inside_a_training_checkpoint_is_found(net, path, key, prefix):
     assert np.array_equal(tensors["fc8.weight"], net.state_dict()["classifier.6.weight"].numpy())
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_weights_of_other_precision_become_float32(net, path, dtype):
     saved(path, {name: t.to(getattr(torch, dtype)) for name, t in net.state_dict().items()})
@@ -84,6 +111,7 @@ def test_weights_of_other_precision_become_float32(net, path, dtype):
     )
 
 
+@pytest.mark.usefixtures("forked")
 def test_the_counters_of_batch_norm_are_ignored(path):
     architecture = replace(OWT, normalization="batchnorm", columns=1).build()
     weights = {name: torch.rand(shape) for name, shape in architecture.tensors.items()}
@@ -92,6 +120,7 @@ def test_the_counters_of_batch_norm_are_ignored(path):
     assert {name: t.tolist() for name, t in tensors.items()} == {name: t.tolist() for name, t in weights.items()}
 
 
+@pytest.mark.usefixtures("forked")
 def test_missing_unknown_and_misshapen_tensors_are_refused_with_their_names(net, path):
     weights = dict(net.state_dict())
     refused(saved(path, {**weights, "extra.weight": torch.ones(3)}), "has 9 layers", "extra")
@@ -103,6 +132,7 @@ def test_missing_unknown_and_misshapen_tensors_are_refused_with_their_names(net,
     refused(saved(path, wrong), "'classifier.6.weight' has shape [11, 24]: expected [10, 24]")
 
 
+@pytest.mark.usefixtures("forked")
 def test_content_that_is_not_a_state_dict_is_refused(net, path):
     refused(saved(path, {}), "contains a dict")
     refused(saved(path, [torch.ones(3)]), "contains a list")
@@ -111,6 +141,7 @@ def test_content_that_is_not_a_state_dict_is_refused(net, path):
     refused(saved(path, {"w.weight": torch.ones(3, dtype=torch.complex64)}), "not a plain tensor")
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_tensor_larger_than_its_file_is_refused_before_it_is_allocated(path):
     # Four bytes that claim to be 4 TB: all strides are zero.
     huge = torch.ones(1).as_strided((2**20, 2**20), (0, 0))
@@ -157,6 +188,7 @@ def test_a_temporary_folder_that_cannot_be_written_is_not_blamed_on_the_file(net
         read_state_dict(path, OWT.build())
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_multi_disk_zip_is_refused(net, path):
     """Found by fuzzing: `is_zipfile` raised the error that is only expected from opening the file."""
     content = bytearray(saved(path, net.state_dict()).read_bytes())
@@ -171,11 +203,13 @@ def test_a_multi_disk_zip_is_refused(net, path):
     refused(path, "damaged, or not a PyTorch file")
 
 
+@pytest.mark.usefixtures("forked")
 def test_integer_weights_are_refused(net, path):
     weights = dict(net.state_dict())
     refused(saved(path, {**weights, "features.0.weight": weights["features.0.weight"].int()}), "has type int32")
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_compressed_record_is_refused(net, path):
     buffer = io.BytesIO()
     torch.save({"w.weight": torch.zeros(1000, 1000)}, buffer)
@@ -199,6 +233,7 @@ class _Harm:
                 return Path.touch, (self.canary,)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("how", ["system", "eval", "touch"])
 @pytest.mark.parametrize("form", ["pickle", "torch, zipped", "torch, old"])
 def test_malicious_pickles_run_no_code(path, tmp_path, how, form):
@@ -223,6 +258,7 @@ def test_a_module_in_the_working_directory_is_not_imported(net, path, tmp_path, 
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_file_cut_anywhere_is_refused(net, path):
     saved(path, net.state_dict())
     content = path.read_bytes()
@@ -231,6 +267,7 @@ def test_a_file_cut_anywhere_is_refused(net, path):
         refused(path)
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_file_that_is_not_pytorch_is_refused(path):
     for content in (b"<!DOCTYPE html><html>", b"\x89PNG\r\n" + bytes(100), bytes(range(256))):
         path.write_bytes(content)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,8 @@ from safetensors.torch import load_file
 from alexnet_infer.artifact import load_artifact
 from alexnet_infer.errors import UsageError
 from alexnet_infer.presets import preset, variant
+from tests.forks import fork
+from tests.train import ranks_worker
 from tests.train.ranks_worker import make
 from tests.train.toys import TINY
 from train.columns import exchanged_values, split_into_columns
@@ -45,8 +48,33 @@ def torchrun(processes: int, *arguments: object) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(command, child.returncode, stdout, stderr)
 
 
+def forks(processes: int, out: Path, *arguments: object) -> subprocess.CompletedProcess:
+    """Run `tests.train.ranks_worker` as torchrun does, in forks of a process that has imported torch.
+
+    As with torchrun, they find each other through a store of their parent's, and one that fails ends the others.
+    """
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    stderr = out.with_name(f"{out.name}.stderr")
+    stderr.write_bytes(b"")
+    children = []
+    for rank in range(processes):
+        environment = address | {"RANK": str(rank), "WORLD_SIZE": str(processes)}
+        children.append(fork(ranks_worker.main, [out, *arguments], stderr, environment))
+    running = {child.sentinel: child for child in children}
+    while running:
+        ended = [running.pop(sentinel) for sentinel in wait(running, timeout=120)]
+        for child in ended:
+            child.join()
+        if not ended or any(child.exitcode for child in ended):
+            for child in running.values():
+                child.kill()
+        assert ended, "a process does not end"
+    return subprocess.CompletedProcess([], int(any(child.exitcode for child in children)), stderr=stderr.read_text())
+
+
 def run(processes: int, out: Path, columns: int, epochs: int = 2) -> None:
-    child = torchrun(processes, "tests.train.ranks_worker", out, columns, epochs)
+    child = forks(processes, out, columns, epochs)
     assert child.returncode == 0, child.stderr
 
 
@@ -105,7 +133,7 @@ def test_a_run_with_two_columns_resumes_in_one_process_and_the_reverse(alone, tm
 
 
 def test_ranks_with_different_settings_stop_and_name_the_setting(tmp_path):
-    child = torchrun(2, "tests.train.ranks_worker", tmp_path / "run", 2, 2, "seed-by-rank")
+    child = forks(2, tmp_path / "run", 2, 2, "seed-by-rank")
     assert child.returncode != 0
     assert "ranks 0 and 1 differ in seed" in child.stderr
     assert not (tmp_path / "run" / "last.safetensors").exists()
@@ -121,7 +149,7 @@ def test_a_rank_that_dies_ends_the_run_and_a_restart_resumes_it(alone, tmp_path)
 
 
 def test_a_rank_that_does_not_answer_ends_the_run_after_the_timeout(tmp_path):
-    child = torchrun(2, "tests.train.ranks_worker", tmp_path / "run", 2, 2, "hang-in-epoch-2")
+    child = forks(2, tmp_path / "run", 2, 2, "hang-in-epoch-2")
     assert child.returncode != 0
     (line,) = (line for line in child.stderr.splitlines() if line.startswith("error: "))
     assert line.startswith("error: another process of the run ended or did not answer (Timed out waiting")

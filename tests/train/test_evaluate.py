@@ -134,7 +134,7 @@ def test_the_batch_is_that_of_eval():
 def test_output_of_a_runtime_that_is_not_finite_is_a_diverged_run(case):
     class Broken(ReferenceBackend):
         def infer(self, inputs: np.ndarray) -> np.ndarray:
-            scores = super().infer(inputs)
+            scores = np.full((len(inputs), 7), 1 / 7, np.float32)
             scores[13, 0] = np.nan  # a view of the second image
             return scores
 

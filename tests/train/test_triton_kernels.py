@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from alexnet_infer.files import lock
 
 pytest.importorskip("triton", reason="needs Triton: pip install triton")
 
-CAPABILITIES = (80, 86, 90, 100, 120)
+WHOLE, SHARED = (90,), (80, 86, 100, 120)
+"""GPUs: for the first, all kernels are compiled. The others share them: each kernel is compiled for one of the four."""
 
 
 def child(*arguments: object, **environment: str) -> list[str]:
@@ -35,7 +38,7 @@ def test_interpreted_kernels_agree_with_the_code_for_cpus(subject, cases):
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory) -> dict[str, dict]:
-    """`tests.train.triton_compile.Kernel` as JSON, by GPU and case: "sm_90 lrn forward 256 2 torch.bfloat16".
+    """`tests.train.triton_compile.Kernel` as JSON, by its case: "sm_90 lrn forward 256 2 torch.bfloat16".
 
     If the tests run in several processes, one of them compiles.
     """
@@ -45,17 +48,14 @@ def compiled(tmp_path_factory) -> dict[str, dict]:
     result = folder / "triton.json"
     with lock(folder / "triton.lock", wait=True):
         if not result.exists():
-            result.write_text(json.dumps(compiled_by_capability(str(tmp_path_factory.mktemp("triton")))))
+            environment = {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")), "TRITON_INTERPRET": "0"}
+            with ThreadPoolExecutor(2) as pool:
+                parts = pool.map(
+                    lambda gpus: child("tests.train.triton_compile", *gpus, **environment), (WHOLE, SHARED)
+                )
+            kernels = map(json.loads, chain(*parts))
+            result.write_text(json.dumps({kernel["case"]: kernel for kernel in kernels}))
         return json.loads(result.read_text())
-
-
-def compiled_by_capability(cache: str) -> dict[str, dict]:
-    def kernels(capability: int) -> dict[str, dict]:
-        lines = child("tests.train.triton_compile", capability, TRITON_CACHE_DIR=cache, TRITON_INTERPRET="0")
-        return {f"sm_{capability} {kernel['case']}": kernel for kernel in map(json.loads, lines)}
-
-    with ThreadPoolExecutor(2) as pool:
-        return {case: kernel for part in pool.map(kernels, CAPABILITIES) for case, kernel in part.items()}
 
 
 def of(subject: str, compiled: dict[str, dict]) -> dict[str, dict]:
@@ -64,8 +64,11 @@ def of(subject: str, compiled: dict[str, dict]) -> dict[str, dict]:
 
 def test_every_layer_of_the_presets_and_every_kind_of_patch_compiles(compiled):
     # 96 and 256 channels in one and two columns, both directions, three types; two kinds of patches, three types.
-    assert len(of("lrn", compiled)) == len(CAPABILITIES) * 2 * 2 * 2 * 3
-    assert len(of("augment", compiled)) == len(CAPABILITIES) * 2 * 3
+    for subject, count, share in (("lrn", 2 * 2 * 2 * 3, 2 * 3), ("augment", 2 * 3, 3)):
+        cases = [case.partition(f" {subject} ") for case in of(subject, compiled)]
+        assert {case for gpu, _, case in cases if gpu == "sm_90"} == {case for gpu, _, case in cases if gpu != "sm_90"}
+        expected = {f"sm_{capability}": share for capability in SHARED} | {"sm_90": count}
+        assert Counter(gpu for gpu, _, _ in cases) == expected
 
 
 def test_kernels_use_no_shared_memory_and_few_registers(compiled):

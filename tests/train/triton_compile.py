@@ -1,6 +1,6 @@
 """Run by tests: compiles the trainer's Triton kernels as a launch on a GPU does, without that GPU.
 
-python -m tests.train.triton_compile CAPABILITY (90 for sm_90) -> one JSON object per kernel
+python -m tests.train.triton_compile CAPABILITY [... four] (90 for sm_90) -> one JSON object per kernel
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import chain, product
+from functools import partial
+from itertools import product
 
 import torch
 import triton
@@ -56,7 +57,7 @@ class Driver:
         return GPUTarget("cuda", self.capability, 32)
 
     def get_current_device(self) -> int:
-        return 0
+        return self.capability  # by which Triton keeps what it has compiled
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -81,36 +82,46 @@ def described(case: str, compiled: triton.compiler.CompiledKernel) -> Kernel:
     )
 
 
-def launch_lrn() -> Iterator[str]:
-    """Launch the LRN kernels for every preset's layers, in one and two columns, in all types."""
+def launches(part: int | None) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield the name and the call of each launch, or of a quarter of them with all types, directions and layers.
+
+    They are the LRN of every preset's layers, in one and two columns, forward and backward, and the augmentation of an
+    odd patch size with a mean per pixel and of an even one with a mean per channel, each in all types.
+    """
     steps = [step for variant, _ in PRESETS.values() for step in variant.build().steps]
     channels = sorted({step.output[0] for step in steps if isinstance(step.operation, LRN)})
-    for count, columns, dtype in product(channels, (1, 2), TYPES):
-        x = torch.zeros(1, count, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        constants = (5, 1e-4, 0.75, 2.0, columns)
-        lrn_triton.forward(x, *constants)
-        yield f"lrn forward {count} {columns} {dtype}"
-        lrn_triton.backward(x, x, *constants)
-        yield f"lrn backward {count} {columns} {dtype}"
+    layers, kinds = [*product(channels, (1, 2))], [*product(("forward", "backward"), TYPES)]
+    for (i, (count, columns)), (j, (direction, dtype)) in product(enumerate(layers), enumerate(kinds)):
+        if part is None or (i + j) % 4 == part:
+            yield f"lrn {direction} {count} {columns} {dtype}", partial(launch_lrn, direction, count, columns, dtype)
+    patches = (227, (256, 256, 3)), (224, (3,))
+    for (i, (patch, mean)), (j, dtype) in product(enumerate(patches), enumerate(TYPES)):
+        if part is None or (i + j) % 2 == part % 2:
+            yield f"augment {patch} {dtype}", partial(launch_augment, patch, mean, dtype)
 
 
-def launch_augment() -> Iterator[str]:
-    """Launch the kernel for an odd patch size with a mean per pixel and an even one with a mean per channel."""
-    side, index, corner = 256, torch.tensor([0]), torch.tensor([[0, 0]])
-    images, mirror, noise = torch.zeros(1, side, side, 3, dtype=torch.uint8), torch.tensor([True]), torch.zeros(1, 3)
-    for (patch, shape), dtype in product(((227, (side, side, 3)), (224, (3,))), TYPES):
-        training_patches(images, index, corner, mirror, noise, torch.zeros(shape), patch, dtype)
-        yield f"augment {patch} {dtype}"
+def launch_lrn(direction: str, channels: int, columns: int, dtype: torch.dtype) -> None:
+    x = torch.zeros(1, channels, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    inputs = (x,) if direction == "forward" else (x, x)
+    getattr(lrn_triton, direction)(*inputs, 5, 1e-4, 0.75, 2.0, columns)
 
 
-def main(capability: int) -> None:
-    """Compile all launches for this GPU, without running them."""
+def launch_augment(patch: int, mean: tuple[int, ...], dtype: torch.dtype) -> None:
+    index, corner = torch.tensor([0]), torch.tensor([[0, 0]])
+    images, mirror, noise = torch.zeros(1, 256, 256, 3, dtype=torch.uint8), torch.tensor([True]), torch.zeros(1, 3)
+    training_patches(images, index, corner, mirror, noise, torch.zeros(mean), patch, dtype)
+
+
+def main(*capabilities: int) -> None:
+    """Compile all launches for one GPU, or shared among four GPUs, without running them."""
     compiled, run = [], JITFunction.run
-    driver.set_active(Driver(capability))
     JITFunction.run = lambda self, *args, **options: compiled.append(run(self, *args, **options | {"warmup": True}))
-    for case in chain(launch_lrn(), launch_augment()):
-        print(json.dumps(asdict(described(case, compiled.pop()))))
+    for part, capability in enumerate(capabilities):
+        driver.set_active(Driver(capability))
+        for case, launch in launches(part if len(capabilities) > 1 else None):
+            launch()
+            print(json.dumps(asdict(described(f"sm_{capability} {case}", compiled.pop()))))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*map(int, sys.argv[1:]))
