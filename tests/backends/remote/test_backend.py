@@ -560,12 +560,13 @@ def test_a_server_that_dies_between_requests_is_no_connection(path, squares, sch
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     for scheme, package in (("http", "tritonclient"), ("http", "geventhttpclient"), ("grpc", "grpc")):
+        name = "grpcio" if package == "grpc" else package
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
             refused(
                 lambda scheme=scheme: load(f"{scheme}://{HERE}:9/net"),
                 BackendError,
-                f'needs {package}: pip install "alexnet-infer[client]"',
+                f'needs {name}: pip install "alexnet-infer[client]"',
             )
 
 
