@@ -170,12 +170,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_different(files: Iterable[tuple[Path, Collection[str]]]) -> None:
+def check_different(files: Iterable[tuple[object, Collection[str]]]) -> None:
     """Check that no net occurs twice in an ensemble: the mean of a net with itself is no ensemble.
 
-    `files`: each file with what identifies the nets in it, such as their SHA-256. Raises UsageError with both files.
+    `files`: each file or server with what identifies the nets in it, such as a SHA-256. Raises UsageError with both.
     """
-    first: dict[str, Path] = {}
+    first: dict[str, object] = {}
     for path, nets in files:
         for net in dict.fromkeys(nets):
             if twin := first.get(net):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from alexnet_infer.artifact import check_different, embedded_model
 from alexnet_infer.backends import Choice, Device
 from alexnet_infer.backends.opening import open_model
+from alexnet_infer.backends.remote.address import FORMS, ServerAddress, Source, is_address
 from alexnet_infer.errors import ModelFileError, UsageError, meant, shown
 from alexnet_infer.files import is_file
 from alexnet_infer.predict import Net
@@ -33,9 +35,14 @@ def find_net(model: str | Path) -> Path:
     """Return the path of a net, given as a path, as the name of a bundled net, or as the name of a pulled net.
 
     Anything with a suffix or a folder is a path, whether the file exists or not. Raises NotPulledError for a published
-    net that has not been pulled, and UnknownNetError for an unknown name.
+    net that has not been pulled, UnknownNetError for an unknown name, and UsageError for the address of a server.
     """
     path, name = Path(model), str(model)
+    if is_address(name):
+        raise UsageError(
+            f"a server ({FORMS}) gives only probabilities: expected the name or the file of a net; classify, eval, "
+            "compare and benchmark take servers"
+        )
     if path.suffix or os.sep in name or is_file(path):
         return path
     bundled = {net.stem: net for net in nets_at_hand()}
@@ -57,13 +64,25 @@ def find_net(model: str | Path) -> Path:
     return file
 
 
+def find_source(model: str | Path | ServerAddress) -> Source:
+    """Return the path of a net as `find_net` does, or for the address of a server what it says.
+
+    Raises the errors of `find_net`, and UsageError if an address is invalid.
+    """
+    if not isinstance(model, ServerAddress):
+        if not (isinstance(model, str) and is_address(model)):
+            return find_net(model)
+        model = ServerAddress.parse(model)
+    return replace(model, manifest=find_net(model.manifest)) if model.manifest is not None else model
+
+
 def nets_at_hand() -> list[Path]:
     """Return the paths of the bundled nets: first the default net, then the others sorted by name."""
     embedded = embedded_model()
     return [embedded, *sorted(path for path in embedded.parent.glob("*.safetensors") if path != embedded)]
 
 
-def choose_nets(models: Sequence[Path], ensemble: int | None) -> list[Path]:
+def choose_nets(models: Sequence[Source], ensemble: int | None) -> list[Source]:
     """Return the nets to average: the first `ensemble` of `models`, or of the bundled nets if `models` is empty.
 
     Without a number, all of `models` are returned, or the default net if `models` is empty. Raises UsageError if there
@@ -85,7 +104,7 @@ def choose_nets(models: Sequence[Path], ensemble: int | None) -> list[Path]:
 
 
 def load(
-    model: str | Path | None = None,
+    model: str | Path | ServerAddress | None = None,
     *,
     device: Device = "auto",
     views: Views | None = None,
@@ -96,7 +115,8 @@ def load(
     """Load a net, ready to classify.
 
     `model`: the name of a bundled net or of a pulled net, or the path of a model file, an exported .onnx file or an
-    engine. If not given, the default bundled net is loaded.
+    engine, or the address of a net on a server of the Open Inference Protocol, "http://localhost:8000/NAME" or
+    "grpc://localhost:8001/NAME". If not given, the default bundled net is loaded.
 
     `views`: "ten" or "center". If not given, the views that an exported file averages itself, or else ten. `device`:
     "cpu", "cuda", or "auto" for a CUDA GPU if one works. `backend`: "onnxruntime", "openvino", "auto" for the faster
@@ -110,11 +130,13 @@ def load(
     Raises ModelFileError if the file can't be used, BackendError if the runtime or the device is missing, and
     UsageError for invalid values.
     """
-    path = find_net(model) if model is not None else embedded_model()
+    path = find_source(model) if model is not None else embedded_model()
     opened = open_model(
         path, device=device, backend=backend, trust_engine=trust_engine, views=views or "ten", outputs=layers
     )
     if opened.views and views not in (None, opened.views):
+        if opened.address is not None:
+            raise UsageError(f"{path}: the server averages views={opened.views}; leave out views={views}")
         raise UsageError(
             f"{path}: was exported with views={opened.views}; leave out views={views}, or export again with --views "
             f"{views}"

@@ -20,6 +20,9 @@ EXTRAS = {
     "scipy": "ilsvrc",
     "ray": "ray",
     "h5py": "h5",
+    "tritonclient": "client",
+    "geventhttpclient": "client",
+    "grpc": "client",
     "starlette": "serve",
     "uvicorn": "serve",
     "httptools": "serve",
@@ -27,7 +30,7 @@ EXTRAS = {
 }
 """Module of an optional package -> the extra of alexnet-infer that installs it."""
 
-NAMES = {"PIL": "pillow", "google": "protobuf", "prometheus_client": "prometheus-client"}
+NAMES = {"PIL": "pillow", "google": "protobuf", "prometheus_client": "prometheus-client", "grpc": "grpcio"}
 """Module -> its package, where the two names differ."""
 
 _NO_PACKAGES = {"", "alexnet_infer", "train", "__main__", *sys.stdlib_module_names}

@@ -86,7 +86,8 @@ def examples(text: str) -> list[str]:
 
 def parsed(example: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The full name of the command that an example calls. All its values are parsed, and nothing runs."""
-    monkeypatch.setattr("alexnet_infer.cli.options.find_net", Path)
+    for module in ("nets", "cli.options"):
+        monkeypatch.setattr(f"alexnet_infer.{module}.find_net", Path)
     program = next(program for program in PROGRAMS if example.startswith(program + " "))
     app = "alexnet-infer" if program == "alexnet-infer" else "python -m train"
     calls: list[str] = []

@@ -17,7 +17,7 @@ import pytest
 import typer
 
 from alexnet_infer.errors import BackendError, ModelFileError, StoppedError
-from alexnet_infer.packages import EXTRAS, installed, missing_package, module_of
+from alexnet_infer.packages import EXTRAS, NAMES, installed, missing_package, module_of
 from alexnet_infer.program import run
 from tests.program import PROGRAM
 from train.requirements import import_failure
@@ -313,12 +313,15 @@ print(json.dumps(results))
 
 
 def test_the_advice_names_the_extra_of_an_optional_package():
-    packages = {"tensorrt_rtx": "tensorrt-rtx"}
+    packages = {"tensorrt_rtx": "tensorrt-rtx", **NAMES}
     for module, extra in EXTRAS.items():
         lines = PROJECT["optional-dependencies"][extra]
         assert any(re.match(rf"{packages.get(module, module)}\b(?!-)", line) for line in lines), module
         error = ModuleNotFoundError(f"No module named '{module}'", name=module)
-        assert str(missing_package(error, "--x")) == f'--x needs {module}: pip install "alexnet-infer[{extra}]"'
+        assert (
+            str(missing_package(error, "--x"))
+            == f'--x needs {NAMES.get(module, module)}: pip install "alexnet-infer[{extra}]"'
+        )
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Choice = Literal["auto", "onnxruntime", "openvino", "reference"]
 """What is to run a model file or an exported ONNX file. An engine runs only in the TensorRT version that built it."""
 
-Runtime = Literal["onnxruntime", "openvino", "reference", "tensorrt", "tensorrt-rtx"]
+Runtime = Literal["onnxruntime", "openvino", "reference", "server", "tensorrt", "tensorrt-rtx"]
 """What runs a net."""
 
 
@@ -37,10 +37,10 @@ class Backend(Protocol):
 
     runtime: Runtime
 
-    device: Literal["cpu", "cuda"]
+    device: Literal["cpu", "cuda", "server"]
 
     precision: Precision
-    """The precision of the file, which some runtimes compute in a finer one."""
+    """The precision of the file, which some runtimes compute in a finer one. "fp32" if a server doesn't say it."""
 
     description: str
     """All of this for display, with the runtime's version: nothing parses it."""

@@ -1,4 +1,4 @@
-"""From a file to the backend that runs it: model files, exported ONNX files, and engines."""
+"""From a file or a server's address to the backend: model files, exported ONNX files, engines, served nets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from alexnet_infer.artifact import Artifact, load_artifact, load_manifest, sha256
 from alexnet_infer.backends import Backend, Choice, Device, outputs_of
+from alexnet_infer.backends.remote.address import ServerAddress, Source
 from alexnet_infer.errors import BackendError, ModelFileError, SpecError, UsageError
 from alexnet_infer.layers import PROBABILITIES
 from alexnet_infer.manifest import Manifest
@@ -28,35 +29,53 @@ ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A model file, exported ONNX file or engine that is ready to run."""
+    """A model file, exported ONNX file, engine or served net that is ready to run."""
 
     manifest: Manifest
     backend: Backend
-    files: tuple[Path, ...]
-    """The file, and the file beside it that holds its weights, if there is one."""
+    files: tuple[Path, ...] = ()
+    """The file, and the file beside it that holds its weights, if there is one. Empty for a served net."""
     info: ExportInfo | None = None
-    """What an exported file takes and how it computes; None for a model file."""
+    """What an exported file takes and how it computes; None for a model file, or if a server doesn't say it."""
     stamp: tuple[int, ...] = ()
     """What `os.stat` said of the file when it was opened, to notice that it was replaced."""
+    address: ServerAddress | None = None
+    """Where a served net is; None for a file."""
+    views: Views | None = None
+    """The views that an exported file or a server cuts and averages itself; None if it takes patches."""
 
     @property
-    def views(self) -> Views | None:
-        """The views that an exported file cuts and averages itself; None if it takes patches."""
-        return None if self.info is None or self.info.views == "none" else self.info.views
+    def source(self) -> Source:
+        """The net's file or its address."""
+        return self.path if self.address is None else self.address
 
     @property
     def path(self) -> Path:
+        """The net's file. Not for a served net."""
         return self.files[0]
 
     @property
+    def has_weights(self) -> bool:
+        """Whether the weights can be read: this is a model file."""
+        return self.address is None and self.info is None
+
+    @property
     def members(self) -> list[str]:
-        """The SHA-256 of each net in the file: of the model files that it was exported from, or of the file itself."""
-        return [self.sha256] if self.info is None else [member.sha256 for member in self.info.members]
+        """What identifies each net in it: the SHA-256 of the model file that it was exported from, or its own.
+
+        It is the address of a served net whose server doesn't say which net it is.
+        """
+        if self.info is None:
+            return [self.sha256 or str(self.source)]
+        return [member.sha256 for member in self.info.members]
 
     @cached_property
-    def sha256(self) -> str:
-        """SHA-256 of the file, in hexadecimal, without the file beside it. Read when it is first asked for."""
-        return sha256(self.path)
+    def sha256(self) -> str | None:
+        """SHA-256 of the file, in hexadecimal, without the file beside it. Read when it is first asked for.
+
+        For a served net, the digest that the server gives, or None: then nothing says that it is the same net later.
+        """
+        return sha256(self.path) if self.address is None else self.backend.sha256
 
 
 def file_kind(path: Path) -> Literal["engine", "onnx", "model"]:
@@ -79,6 +98,16 @@ def is_exported(path: Path) -> bool:
     return file_kind(path) != "model"
 
 
+def is_engine(source: Source) -> bool:
+    """Return whether the name of a net's file is that of an engine."""
+    return isinstance(source, Path) and source.suffix in ENGINE_SUFFIXES
+
+
+def chooses_runtime(source: Source) -> bool:
+    """Return whether a user may choose the runtime and the device of a net: not of an engine or a served net."""
+    return isinstance(source, Path) and not is_engine(source)
+
+
 def describe(path: Path) -> tuple[Manifest, ExportInfo | None]:
     """Return the manifest of the file `path`, and for exported files its export info. Raises ModelFileError."""
     kind = file_kind(path)
@@ -96,7 +125,7 @@ def describe(path: Path) -> tuple[Manifest, ExportInfo | None]:
 
 
 def open_model(
-    path: Path,
+    path: Source,
     *,
     device: Device = "auto",
     backend: Choice = "auto",
@@ -104,18 +133,21 @@ def open_model(
     views: FileViews = "none",
     outputs: Sequence[str] | None = None,
 ) -> Opened:
-    """Open the net in the file `path`, a model file, an exported ONNX file or an engine.
+    """Open the net in the file `path`, a model file, an exported ONNX file or an engine, or the net on a server.
 
     `views` applies to model files only: the views that the backend may cut and average itself. On a GPU it does so, and
     takes squares. `outputs` are the layers to compute, by default what an exported file returns, or the probabilities.
 
     Raises ModelFileError if the file can't be used, BackendError if a runtime or device is missing or can't run this
-    kind of file, and UsageError if `device`, `backend` or an output is unknown.
+    kind of file, and UsageError if `device`, `backend` or an output is unknown. For a server, raises the errors of
+    `RemoteBackend`.
     """
     if device not in get_args(Device):
         raise UsageError(f"device={device!r}: expected auto, cpu or cuda")
     if backend not in get_args(Choice):
         raise UsageError(f"backend={backend!r}: expected {', '.join(get_args(Choice))}")
+    if isinstance(path, ServerAddress):
+        return _open_server(path, device, backend, outputs)
     kind, stamp = file_kind(path), _stamp(path)
     if kind == "engine":
         if outputs not in (None, (PROBABILITIES,)):
@@ -134,6 +166,8 @@ def reopened(opened: Opened, outputs: Sequence[str], views: FileViews) -> Opened
     Raises ModelFileError if the file has changed since it was opened, and the errors of `open_model`.
     """
     backend = opened.backend
+    if opened.address is not None:
+        raise UsageError(f"{opened.address}: a server, which returns only probabilities: expected the model file")
     runtime = backend.runtime if backend.runtime in get_args(Choice) else "auto"
     again = open_model(opened.path, device=backend.device, backend=runtime, views=views, outputs=outputs)
     if again.stamp != opened.stamp:
@@ -150,7 +184,21 @@ def _open_engine(path: Path, stamp: tuple[int, ...], device: Device, backend: Ch
                 f"{option} {value}: {path} is an engine, which runs in TensorRT on a GPU; leave out {option}"
             )
     engine = EngineBackend(path, trust=trust_engine)
-    return Opened(manifest=engine.manifest, backend=engine, info=engine.info, files=(path,), stamp=stamp)
+    return _exported(engine.manifest, engine, engine.info, (path,), stamp)
+
+
+def _open_server(address: ServerAddress, device: Device, backend: Choice, outputs: Sequence[str] | None) -> Opened:
+    from alexnet_infer.backends.remote.backend import RemoteBackend
+
+    for option, value in (("--device", device), ("--backend", backend)):
+        if value != "auto":
+            raise BackendError(f"{option} {value}: {address} is a server, which runs the net; leave out {option}")
+    if outputs is not None and tuple(outputs) != (PROBABILITIES,):
+        raise UsageError(f"{address}: a server, which returns only probabilities: expected the model file")
+    remote = RemoteBackend(address, None if address.manifest is None else describe(address.manifest)[0])
+    model = remote.model
+    info = model.served and model.served.info
+    return Opened(manifest=model.manifest, backend=remote, info=info, address=address, views=model.views)
 
 
 def _open_artifact(
@@ -180,7 +228,14 @@ def _open_onnx(
     file = read_model(path)
     files = (path, *file.data)
     started = _start(file, device, backend, "none", outputs)
-    return Opened(manifest=file.manifest, backend=started, info=file.info, files=files, stamp=stamp)
+    return _exported(file.manifest, started, file.info, files, stamp)
+
+
+def _exported(
+    manifest: Manifest, backend: Backend, info: ExportInfo, files: tuple[Path, ...], stamp: tuple[int, ...]
+) -> Opened:
+    views = None if info.views == "none" else info.views
+    return Opened(manifest=manifest, backend=backend, info=info, files=files, stamp=stamp, views=views)
 
 
 def _start(

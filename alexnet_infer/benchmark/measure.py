@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from alexnet_infer.artifact import embedded_model
 from alexnet_infer.backends import Choice, Device
-from alexnet_infer.backends.opening import ENGINE_SUFFIXES, describe, open_model
+from alexnet_infer.backends.opening import chooses_runtime, describe, open_model
+from alexnet_infer.backends.remote.address import ServerAddress, Source
 from alexnet_infer.benchmark.floor import Machine, probe_count, probes
 from alexnet_infer.benchmark.timing import Run, Timing, interleave
 from alexnet_infer.errors import AlexNetInferError, UsageError, printable, shown
@@ -32,8 +32,8 @@ BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 class BenchmarkRequest:
     """What to measure. Raises UsageError if a value is out of range."""
 
-    models: tuple[Path, ...] = ()
-    """The files to measure. If empty, the default bundled net."""
+    models: tuple[Source, ...] = ()
+    """The files and served nets to measure. If empty, the default bundled net."""
     batches: tuple[int, ...] = (1, 8, 64)
     backend: Choice | Literal["all"] = "all"
     """"all": each model in every installed runtime that can run it."""
@@ -61,13 +61,13 @@ class Subject:
     """A net in a runtime, and the facts that its rows show."""
 
     model: str
-    """The file's name, or its path if another file has the same name."""
+    """The file's name, or its path if another file has the same name, or the address of a served net."""
     net: Net
     precision: Precision
     views: MeasuredViews
     multiply_adds: int | None
     """Multiply-adds for one image, with all its views, or one patch. None if unknown (a file with several nets), or if
-    the net runs on a GPU, for which no floor is measured."""
+    the net runs on a GPU or a server, for which no floor is measured."""
     weight_bytes: int
 
     @property
@@ -216,10 +216,12 @@ def turns(subjects: Sequence[Subject], batches: Sequence[int]) -> int:
     return ROUNDS * (len(subjects) * len(batches) + rates)
 
 
-def _choices(request: BenchmarkRequest, path: Path) -> Iterator[Choice]:
-    if request.backend != "all":
+def _choices(request: BenchmarkRequest, path: Source) -> Iterator[Choice]:
+    if isinstance(path, ServerAddress):
+        yield "auto"
+    elif request.backend != "all":
         yield request.backend
-    elif path.suffix in ENGINE_SUFFIXES:
+    elif not chooses_runtime(path):
         yield "auto"
     else:
         yield "onnxruntime"
@@ -227,7 +229,9 @@ def _choices(request: BenchmarkRequest, path: Path) -> Iterator[Choice]:
             yield "openvino"
 
 
-def _open(path: Path, backend: Choice, request: BenchmarkRequest, name: str) -> Subject:
+def _open(path: Source, backend: Choice, request: BenchmarkRequest, name: str) -> Subject:
+    if isinstance(path, ServerAddress):
+        return _open_served(path, request, name)
     manifest, info = describe(path)
     takes_images = info is not None and info.takes_squares
     views = request.views or (info.views if info is not None and takes_images else "center")
@@ -252,6 +256,20 @@ def _open(path: Path, backend: Choice, request: BenchmarkRequest, name: str) -> 
     )
 
 
-def _name(path: Path, paths: Sequence[Path]) -> str:
+def _open_served(address: ServerAddress, request: BenchmarkRequest, name: str) -> Subject:
+    """A net on a server. Device and backend are those of the other nets."""
+    opened = open_model(address)
+    views = request.views or opened.views or "center"
+    if opened.views not in (None, views):
+        raise UsageError(f"{address}: the server averages views={opened.views}; leave out --views {views}")
+    net = Net(opened.manifest, opened.backend, "ten" if views == "none" else views, opened)
+    return Subject(
+        model=name, net=net, precision=net.backend.precision, views=views, multiply_adds=None, weight_bytes=0
+    )
+
+
+def _name(path: Source, paths: Sequence[Source]) -> str:
+    if isinstance(path, ServerAddress):
+        return printable(str(path))
     is_unique = [file.name for file in paths].count(path.name) == 1
     return printable(path.name if is_unique else str(path))

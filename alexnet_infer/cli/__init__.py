@@ -18,7 +18,7 @@ from alexnet_infer.cli.exporting import (
     export,
 )
 from alexnet_infer.cli.features import FEATURES_EXAMPLES, SIMILAR_EXAMPLES, features, similar
-from alexnet_infer.cli.options import HOW, OUTPUT, AsJson, Backend, Device, TrustEngine, net
+from alexnet_infer.cli.options import HOW, OUTPUT, AsJson, Backend, Device, TrustEngine, net, net_or_server
 from alexnet_infer.cli.published import IMPORT_EXAMPLES, MODELS_EXAMPLES, PULL_EXAMPLES, import_, models, pull
 from alexnet_infer.cli.serving import SERVE_EXAMPLES, serve
 from alexnet_infer.help import WHAT, Command, Group, argument, option
@@ -99,8 +99,14 @@ def classify(
         list[str], argument("PHOTO...", "Files, folders, patterns, http(s) URLs, or - for standard input.")
     ],
     model: Annotated[
-        Path | None,
-        option(WHAT, "Net name, model file, .onnx or .engine.", parser=net, metavar="NET", default="best bundled net"),
+        object | None,
+        option(
+            WHAT,
+            "Net name, model file, .onnx, .engine, or http:// or grpc:// server.",
+            parser=net_or_server,
+            metavar="NET",
+            default="best bundled net",
+        ),
     ] = None,
     ensemble: Annotated[int | None, option(WHAT, "Average N bundled nets.", min=1, metavar="N", default="1")] = None,
     views: Annotated[

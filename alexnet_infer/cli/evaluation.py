@@ -7,7 +7,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from alexnet_infer.cli.options import HOW, OUTPUT, RUNTIME, Backend, Device, Layout, Split, TrustEngine, given, net
+from alexnet_infer.cli.options import (
+    HOW,
+    OUTPUT,
+    RUNTIME,
+    Backend,
+    Device,
+    Layout,
+    Split,
+    TrustEngine,
+    given,
+    net,
+    net_or_server,
+)
 from alexnet_infer.errors import UsageError
 from alexnet_infer.help import WHAT, Command, Group, argument, option
 
@@ -89,13 +101,13 @@ def evaluate(
         option(WHAT, "Folder or archive.", metavar="PATH", default="$ALEXNET_INFER_DATA"),
     ] = None,
     models: Annotated[
-        list[Path] | None,
+        list[object] | None,
         option(
             WHAT,
-            "Net; repeat to average.",
+            "Net, or http:// or grpc:// server; repeat to average.",
             "--model",
             "--models",
-            parser=net,
+            parser=net_or_server,
             metavar="NET",
             default="best bundled net",
         ),

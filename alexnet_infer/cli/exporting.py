@@ -22,6 +22,7 @@ from alexnet_infer.cli.options import (
     TrustEngine,
     given,
     net,
+    net_or_server,
 )
 from alexnet_infer.errors import UsageError
 from alexnet_infer.help import WHAT, argument, option
@@ -176,8 +177,13 @@ def export(
 
 def benchmark(
     models: Annotated[
-        list[Path] | None,
-        argument("[NET]...", "Names of nets, model files, .onnx or .engine.", parser=net, default="best bundled net"),
+        list[object] | None,
+        argument(
+            "[NET]...",
+            "Names of nets, model files, .onnx, .engine or servers.",
+            parser=net_or_server,
+            default="best bundled net",
+        ),
     ] = None,
     batch: Annotated[str, option(HOW, "Batch sizes: images (or patches) per call.", metavar="N,N,...")] = "1,8,64",
     views: Annotated[
@@ -217,8 +223,10 @@ def benchmark(
 
 def compare(
     context: typer.Context,
-    a: Annotated[Path, argument("A", "Reference: net name, model file, .onnx or .engine.", parser=net)],
-    b: Annotated[Path, argument("B", "Net to compare with it.", parser=net)],
+    a: Annotated[
+        object, argument("A", "Reference: net name, model file, .onnx, .engine or server.", parser=net_or_server)
+    ],
+    b: Annotated[object, argument("B", "Net to compare with it.", parser=net_or_server)],
     photos: Annotated[
         list[str] | None,
         argument(
@@ -265,12 +273,15 @@ def compare(
         from alexnet_infer.commands.compare_layers import run as run_layers
 
         _check_given(context, FOR_LAYERS, "has no effect with --layers; leave out one of the two")
+        for served in (a, b):
+            if not isinstance(served, Path):
+                raise UsageError(f"{served}: a server, which returns only probabilities; leave out --layers")
         raise typer.Exit(run_layers(**{name: options[name] for name in FOR_LAYERS if name != "layers"}))
     from alexnet_infer.commands.compare import check_no_photos, run
 
     if data is not None:
         check_no_photos(data, photos or ())
-        options["more"], options["photos"] = [net(name) for name in photos or ()], None
+        options["more"], options["photos"] = [net_or_server(name) for name in photos or ()], None
     raise typer.Exit(run(**options))
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
+from alexnet_infer.backends.remote.address import Source
+from alexnet_infer.errors import UsageError
 from alexnet_infer.help import WHAT, option
-from alexnet_infer.nets import NotPulledError, find_net
+from alexnet_infer.nets import NotPulledError, find_net, find_source
 from alexnet_infer.output import tell
+
+Found = TypeVar("Found")
 
 HOW, RUNTIME, OUTPUT = "How", "Runtime", "Output"
 """Titles of the panels in help pages."""
@@ -21,8 +26,19 @@ def net(model: str) -> Path:
 
     For a published net that is not on this machine, offer to download it if the terminal is interactive.
     """
+    return _found(model, find_net)
+
+
+def net_or_server(model: str) -> Source:
+    """Return what `net` does, or the address of a net on a server."""
+    return _found(model, find_source)
+
+
+def _found(model: str, find: Callable[[str], Found]) -> Found | Path:
     try:
-        return find_net(model)
+        return find(model)
+    except UsageError as error:  # typer takes a ValueError's message for its own
+        raise typer.BadParameter(str(error)) from None
     except NotPulledError as error:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise

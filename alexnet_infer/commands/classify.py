@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from alexnet_infer.answers import backends, labels_row
 from alexnet_infer.answers import names as names_of
 from alexnet_infer.backends import Choice, Device
-from alexnet_infer.backends.opening import ENGINE_SUFFIXES
+from alexnet_infer.backends.opening import chooses_runtime
+from alexnet_infer.backends.remote.address import Source
 from alexnet_infer.errors import UsageError
 from alexnet_infer.nets import choose_nets, load, nets_at_hand
 from alexnet_infer.output import console, say, say_json, styled, tell
@@ -41,7 +42,7 @@ LARGER_NET = "bvlc-alexnet"
 def run(
     photos: Sequence[str],
     *,
-    model: Path | None,
+    model: Source | None,
     ensemble: int | None,
     top: int | None,
     views: Views | None,
@@ -66,7 +67,7 @@ def run(
     paths = choose_nets([model] if model is not None else [], ensemble)
     entries = list(expand(photos))
     copies = _planned(entries, annotate) if annotate is not None else None
-    if backend == "auto" and len(entries) < FEW and paths[0].suffix not in ENGINE_SUFFIXES and installed("onnxruntime"):
+    if backend == "auto" and len(entries) < FEW and chooses_runtime(paths[0]) and installed("onnxruntime"):
         backend = "onnxruntime"
     nets = [load(path, device=device, views=views, backend=backend, trust_engine=trust_engine) for path in paths]
     net = nets[0] if len(nets) == 1 else Ensemble(nets)

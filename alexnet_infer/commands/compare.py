@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from alexnet_infer.backends import Choice, Device
-from alexnet_infer.backends.opening import ENGINE_SUFFIXES
+from alexnet_infer.backends.opening import chooses_runtime
+from alexnet_infer.backends.remote.address import Source
 from alexnet_infer.commands.compare_tables import failures, print_one, print_several
 from alexnet_infer.commands.unreadable import name_unreadable
 from alexnet_infer.datasets import LabelledImages, open_images
@@ -26,9 +27,9 @@ from alexnet_infer.published.get import set_at
 
 
 def run(
-    a: Path,
-    b: Path,
-    more: Sequence[Path] = (),
+    a: Source,
+    b: Source,
+    more: Sequence[Source] = (),
     *,
     tolerance: float | None = None,
     max_drop: Sequence[str] | None = None,
@@ -69,7 +70,7 @@ def run(
 
 
 def _load_all(
-    paths: Sequence[Path], views: Views | None, device: Device, backend: Choice, trust_engine: bool
+    paths: Sequence[Source], views: Views | None, device: Device, backend: Choice, trust_engine: bool
 ) -> list[Net]:
     nets = [_load(path, views, device, backend, trust_engine) for path in paths]
     cut = next((net.views for net in nets if net.opened.views is not None), None)
@@ -81,8 +82,8 @@ def _load_all(
     ]
 
 
-def _load(path: Path, views: Views | None, device: Device, backend: Choice, trust_engine: bool) -> Net:
-    if path.suffix in ENGINE_SUFFIXES:  # an engine runs only in TensorRT; device and runtime are for the other net
+def _load(path: Source, views: Views | None, device: Device, backend: Choice, trust_engine: bool) -> Net:
+    if not chooses_runtime(path):  # an engine runs only in TensorRT, a served net where it is: for the other net
         return load(path, views=views, trust_engine=trust_engine)
     return load(path, device=device, views=views, backend=backend)
 
@@ -164,7 +165,7 @@ def report(verdict: Verdict, *, as_json: bool = False, silent: bool = False) -> 
     return _exit_code([verdict], [""])
 
 
-def _report_several(verdicts: Sequence[Verdict], paths: Sequence[Path], *, as_json: bool) -> int:
+def _report_several(verdicts: Sequence[Verdict], paths: Sequence[Source], *, as_json: bool) -> int:
     """Print a table or one JSON object. `paths` are those of the reference and of the candidates."""
     parties = [verdicts[0].agreement.reference, *(verdict.agreement.candidate for verdict in verdicts)]
     reference, *candidates = _told_apart([party.net for party in parties], paths)
@@ -177,7 +178,7 @@ def _report_several(verdicts: Sequence[Verdict], paths: Sequence[Path], *, as_js
     return _exit_code(verdicts, [f"candidate {number} ({name})" for number, name in enumerate(candidates, 1)])
 
 
-def _told_apart(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
+def _told_apart(names: Sequence[str], paths: Sequence[Source]) -> list[str]:
     """Return the names, with its path beside each that several nets have."""
     return [f"{name}, {path}" if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
 

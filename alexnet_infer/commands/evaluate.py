@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_infer.artifact import load_artifact
+from alexnet_infer.backends.remote.address import Source
 from alexnet_infer.commands.evaluate_output import OUTPUT_OPTIONS, Output, make_output
 from alexnet_infer.commands.profile import print_profile
 from alexnet_infer.commands.unreadable import name_unreadable
@@ -54,7 +55,7 @@ def main(*, references: tables.References, mce: bool, mce_baseline: Path | None,
 
 def make_request(
     *,
-    models: Sequence[Path] | None,
+    models: Sequence[Source] | None,
     ensemble: int | None,
     data: Path | None,
     shard: str | None,
@@ -176,10 +177,10 @@ def _write_report(result: Evaluation, scores: Scores, images: Images | None, net
     from alexnet_infer.evaluation.report import ReportedNet, write_report
 
     examples = None if images is None else choose_examples(scores, *images, nets[0].rescaling if nets else None)
-    # The weights of an exported file can't be read. The page shows the kernels of all nets or of none.
-    files = [net.opened for net in nets]
-    exported = any(file.info is not None for file in files)
-    reported = [] if exported else [ReportedNet.of(load_artifact(file.path)) for file in files]
+    # The weights of an exported file or a served net can't be read. The page shows the kernels of all nets or of none.
+    opened = [net.opened for net in nets]
+    readable = all(each.has_weights for each in opened)
+    reported = [ReportedNet.of(load_artifact(each.path)) for each in opened] if readable else []
     page = write_report(result, examples, reported, folder)
     tell(f"report: {page}")
 

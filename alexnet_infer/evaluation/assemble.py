@@ -11,7 +11,7 @@ import numpy as np
 
 from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.evaluation.paper import deviations
-from alexnet_infer.evaluation.predictions import ABOUT, ROWS, About, ImageRow, Predictions, PredictionsError
+from alexnet_infer.evaluation.predictions import ABOUT, ROWS, About, AboutNet, ImageRow, Predictions, PredictionsError
 from alexnet_infer.evaluation.result import Data, Evaluation, NetFacts, Protocol, Sample, evaluation
 from alexnet_infer.evaluation.scoring import Scores, Scoring, Shards
 from alexnet_infer.evaluation.tally import Tally
@@ -35,7 +35,7 @@ def collect(folders: Sequence[Path]) -> list[Shards]:
         for part in map(Predictions.open, paths):
             nets[part.about.subject][part.about.begin, part.about.end] = part
     ordered = [[parts[key] for key in sorted(parts)] for parts in nets.values()]
-    ordered.sort(key=lambda shards: (shards[0].about.net.name, shards[0].about.net.sha256))
+    ordered.sort(key=lambda shards: (shards[0].about.net.name, shards[0].about.net.identity))
     _check_backends(ordered)
     first = ordered[0][0].about
     for shards in ordered:
@@ -60,7 +60,7 @@ def _check_backends(nets: Sequence[Shards]) -> None:
     """Raise PredictionsError if the same net ran on two backends. It would count as two nets, or mix results."""
     ran: dict[str, str] = {}
     for about in (shards[0].about for shards in nets):
-        backend = ran.setdefault(about.net.sha256, about.net.backend)
+        backend = ran.setdefault(about.net.identity, about.net.backend)
         if backend != about.net.backend:
             raise PredictionsError(
                 f"{about.net.name}: some predictions are from {shown(backend)}, some from "
@@ -72,7 +72,7 @@ def _check_different(nets: Sequence[Shards]) -> None:
     """Raise PredictionsError if the same net is present twice, for example after an update of alexnet-infer."""
     first: dict[str, Shards] = {}
     for shards in nets:
-        twin = first.setdefault(shards[0].about.net.sha256, shards)
+        twin = first.setdefault(shards[0].about.net.identity, shards)
         if twin is not shards:
             raise PredictionsError(
                 f"{shards[0].about.net.name}: {twin[0].folder} and {shards[0].folder} are both predictions of this "
@@ -232,10 +232,17 @@ def _last(name: str) -> str:
 
 
 def display_names(nets: Sequence[Shards]) -> list[str]:
-    """Return the names of the nets. A name that several nets share is followed by the first digits of the SHA-256."""
+    """Return the names of the nets. A name that several nets share is followed by the first digits of the SHA-256.
+
+    Without one, by the server that gave none.
+    """
     facts = [shards[0].about.net for shards in nets]
     count = Counter(net.name for net in facts)
-    return [net.name if count[net.name] == 1 else f"{net.name} {net.sha256[:8]}" for net in facts]
+    return [net.name if count[net.name] == 1 else f"{net.name} {_digits(net)}" for net in facts]
+
+
+def _digits(net: AboutNet) -> str:
+    return net.backend if net.sha256 is None else net.sha256[:8]
 
 
 def _add(tally: Tally, rows: Sequence[ImageRow], values: np.ndarray, right: np.ndarray) -> None:

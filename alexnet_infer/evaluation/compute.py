@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,9 +15,10 @@ import PIL
 
 from alexnet_infer.artifact import check_different
 from alexnet_infer.backends import Choice, Device
-from alexnet_infer.backends.opening import ENGINE_SUFFIXES
+from alexnet_infer.backends.opening import is_engine
+from alexnet_infer.backends.remote.address import ServerAddress, Source
 from alexnet_infer.datasets import LabelledImages, map_classes, open_images
-from alexnet_infer.errors import UnreadableInputError, UsageError, printable, shown
+from alexnet_infer.errors import StoppedError, UnreadableInputError, UsageError, printable, shown
 from alexnet_infer.evaluation.imagenet_c import example_set
 from alexnet_infer.evaluation.on_ray import predict_on_ray
 from alexnet_infer.evaluation.paper import deviations_of_net
@@ -43,7 +44,7 @@ BATCH = 16
 class EvaluationRequest:
     """The nets, the data and the protocol of an evaluation. Raises UsageError if a value is out of range."""
 
-    models: tuple[Path, ...]
+    models: tuple[Source, ...]
     data: Path
     layout: str | None = None
     split: Literal["validation", "train"] = "validation"
@@ -81,8 +82,10 @@ class EvaluationRequest:
             raise UsageError(f"--address {shown(self.address)}: needs --on ray")
         if self.on == "ray":
             for path in self.models:
-                if path.suffix in ENGINE_SUFFIXES:
+                if is_engine(path):
                     raise UsageError(f"{path}: an engine runs only on the machine that built it; leave out --on ray")
+                if isinstance(path, ServerAddress):
+                    raise UsageError(f"{path}: a server computes the predictions, not a cluster; leave out --on ray")
 
 
 def data_folder(given: Path | None) -> Path:
@@ -137,10 +140,10 @@ def load_nets(request: EvaluationRequest) -> list[Net]:
     if not os.path.exists(request.data):  # noqa: PTH110 (false for a name too long); the nets may take a while to load
         raise UnreadableInputError(f"{request.data}: no such file or folder")
     nets = [_load(path, request) for path in request.models]
-    nets.sort(key=lambda net: (net.manifest.name, net.opened.sha256))
+    nets.sort(key=lambda net: (net.manifest.name, net.opened.sha256 or "", str(net.opened.source)))
     _check_different(nets, request)
     _check_same_views(nets)
-    check_same_classes([net.manifest.wnids for net in nets], [str(net.opened.path) for net in nets])
+    check_same_classes([net.manifest.wnids for net in nets], [str(net.opened.source) for net in nets])
     return nets
 
 
@@ -181,12 +184,27 @@ def compute_with(
             with counting("evaluating", end - begin) if on_images is None else nullcontext(on_images) as advance:
                 common = {"workers": request.workers, "clock": clock, "on_images": advance}
                 pairs = list(zip(nets, predictions, strict=True))
-                if request.on == "ray":
-                    predict_on_ray(data, own, pairs, address=request.address, **common)
-                else:
-                    predict(data, own, pairs, **common)
+                with _interruptible(nets):
+                    if request.on == "ray":
+                        predict_on_ray(data, own, pairs, address=request.address, **common)
+                    else:
+                        predict(data, own, pairs, **common)
         stack.pop_all()  # the predictions stay locked while they are used
     return computed
+
+
+@contextmanager
+def _interruptible(nets: Sequence[Net]) -> Iterator[None]:
+    """Turn Ctrl-C into StoppedError if nothing can be continued."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for opened in (net.opened for net in nets):
+            if opened.sha256 is None:
+                raise StoppedError(
+                    f"interrupted: nothing of {opened.source} is kept, since the server gives no digest of its net"
+                ) from None
+        raise
 
 
 def open_data(nets: Sequence[Net], request: EvaluationRequest) -> tuple[LabelledImages, Sequence[int] | None]:
@@ -208,25 +226,34 @@ def open_data(nets: Sequence[Net], request: EvaluationRequest) -> tuple[Labelled
     return data, known_positions(data, classes) if request.only_known else None
 
 
-def _load(path: Path, request: EvaluationRequest) -> Net:
+def _load(source: Source, request: EvaluationRequest) -> Net:
+    """Load a net. For a served one, device and backend are those of the other nets, if there are any."""
+    if isinstance(source, ServerAddress) and any(isinstance(other, Path) for other in request.models):
+        return load(source, views=request.views)
     return load(
-        path, device=request.device, views=request.views, backend=request.backend, trust_engine=request.trust_engine
+        source, device=request.device, views=request.views, backend=request.backend, trust_engine=request.trust_engine
     )
 
 
 def _check_different(nets: Sequence[Net], request: EvaluationRequest) -> None:
     """Raise UsageError if two files hold the same net.
 
-    Also raises it if a file holds several nets and is not the only file, or can't be sent to a cluster.
+    Also raises it if a file holds several nets and is not the only file, or can't be sent to a cluster, and if shards
+    are to be joined that may be from different nets.
     """
     for opened in (net.opened for net in nets):
+        if opened.sha256 is None and request.shards > 1:
+            raise UsageError(
+                f"{opened.source}: the server gives no digest of its net, so shards could be of different nets; leave "
+                "out --shard"
+            )
         if (count := len(opened.members)) > 1 and len(nets) > 1:
-            raise UsageError(f"{opened.path}: contains {count} nets and would count as one; give one file per net")
+            raise UsageError(f"{opened.source}: contains {count} nets and would count as one; give one file per net")
         if request.on == "ray" and len(opened.files) > 1:
             raise UsageError(
                 f"{opened.path}: has its weights in a second file, which is not sent to the cluster; leave out --on ray"
             )
-    check_different((net.opened.path, net.opened.members) for net in nets)
+    check_different((net.opened.source, net.opened.members) for net in nets)
 
 
 def _check_same_views(nets: Sequence[Net]) -> None:
@@ -236,7 +263,7 @@ def _check_same_views(nets: Sequence[Net]) -> None:
             fixed = all(member.opened.views is not None for member in (net, nets[0]))
             fix = "export again with the same --views" if fixed else "set --views center"
             raise UsageError(
-                f"{net.opened.path}: uses views={net.views}, but {nets[0].opened.path} uses views={nets[0].views}; "
+                f"{net.opened.source}: uses views={net.views}, but {nets[0].opened.source} uses views={nets[0].views}; "
                 f"expected the same: {fix}"
             )
 

@@ -20,6 +20,8 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -85,8 +87,8 @@ class AboutNet(strict_json.Record, frozen=True, kw_only=True):
     """The net that made predictions. Raises SpecError if a value is invalid, or if a class occurs twice."""
 
     name: Text
-    sha256: Sha256
-    """Of the file."""
+    sha256: Sha256 | None
+    """Of the file, or what a server says of its net. None if it says nothing: these predictions are never kept."""
     backend: Text
     parameters: Count
     classes: tuple[ClassName, ...]
@@ -101,6 +103,11 @@ class AboutNet(strict_json.Record, frozen=True, kw_only=True):
     @property
     def wnids(self) -> list[str]:
         return [named.wnid for named in self.classes]
+
+    @property
+    def identity(self) -> str:
+        """What no other net has. Without a digest, `backend` has the server's address."""
+        return self.backend if self.sha256 is None else self.sha256
 
 
 class AboutData(strict_json.Record, frozen=True, kw_only=True):
@@ -231,12 +238,16 @@ class Predictions:
     """The predictions of one net for a range of images, in a folder of `cache`. See `open_all` and `open`.
 
     The constructor locks them: exclusively if they are incomplete or to be computed `fresh`, so that no other process
-    can open them until they are complete.
+    can open them until they are complete. Those of a net without a digest are in a temporary folder, which is removed
+    with this object.
 
     Raises UsageError if the cache can't be written, or if another process is using these predictions.
     """
 
     def __init__(self, cache: Path, about: About, *, fresh: bool = False) -> None:
+        if about.net.sha256 is None:  # nothing would tell that the server has another net by the next run
+            cache = Path(tempfile.mkdtemp(prefix="alexnet-infer-"))
+            weakref.finalize(self, shutil.rmtree, cache, ignore_errors=True)
         self._describe(about, cache / about.key)
         with self._writing():
             self._hold(shared=not fresh and self._is_finished())

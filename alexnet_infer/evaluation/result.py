@@ -73,7 +73,7 @@ class NetFacts:
     """A net and the backend that ran it."""
 
     name: str
-    sha256: str
+    sha256: str | None
     """SHA-256 of the model file."""
     backend: str
     parameters: int

@@ -1,0 +1,126 @@
+"""gRPC."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import numpy as np
+
+from alexnet_infer.backends.remote.address import ServerAddress
+from alexnet_infer.backends.remote.client import (
+    CONNECT,
+    WRONG,
+    Answer,
+    BusyError,
+    Client,
+    Config,
+    Metadata,
+    Missing,
+    Tensor,
+    UnsupportedError,
+)
+from alexnet_infer.errors import one_line, shown
+from alexnet_infer.graph.served import SHA256_KEY
+
+
+class GrpcClient(Client):
+    def __init__(self, address: ServerAddress) -> None:
+        super().__init__(address)
+        import tritonclient.grpc as grpc
+        from tritonclient.utils import InferenceServerException
+
+        self._grpc, self._refusal = grpc, InferenceServerException
+        self._client = grpc.InferenceServerClient(
+            address.host, ssl=address.encrypted, root_certificates=os.environ.get("SSL_CERT_FILE")
+        )
+
+    def server(self) -> str:
+        with self._failures():
+            if not self._client.is_server_live(client_timeout=min(CONNECT, self._address.timeout)):
+                raise self._odd("says that it is not live")
+            about = self._client.get_server_metadata(client_timeout=self._address.timeout)
+            return f"{one_line(about.name)[:60]} {one_line(about.version)[:40]}"
+
+    def metadata(self) -> Metadata:
+        with self._failures(missing=self._unknown):
+            about = self._client.get_model_metadata(
+                self._address.name, self._address.version, client_timeout=self._address.timeout
+            )
+        inputs, outputs = (
+            [{"name": each.name, "datatype": each.datatype, "shape": [*each.shape]} for each in tensors]
+            for tensors in (about.inputs, about.outputs)
+        )
+        return self._metadata({"name": about.name, "inputs": inputs, "outputs": outputs})
+
+    def ready(self) -> bool:
+        with self._failures():
+            return self._client.is_model_ready(
+                self._address.name, self._address.version, client_timeout=self._address.timeout
+            )
+
+    def config(self) -> Config | None:
+        try:
+            with self._failures(missing=UnsupportedError):
+                config = self._client.get_model_config(
+                    self._address.name, self._address.version, client_timeout=self._address.timeout
+                ).config
+        except UnsupportedError:
+            return None
+        texts = {key: value.string_value for key, value in config.parameters.items()}
+        return Config(parameters=texts, max_batch=config.max_batch_size)
+
+    def infer(self, source: Tensor, output: Tensor, inputs: np.ndarray) -> Answer:
+        with self._failures(asking=False):
+            tensor = self._grpc.InferInput(source.name, list(inputs.shape), source.datatype)
+            tensor.set_data_from_numpy(inputs)
+            result = self._client.infer(
+                self._address.name,
+                [tensor],
+                self._address.version,
+                outputs=[self._grpc.InferRequestedOutput(output.name)],
+                client_timeout=self._address.timeout,
+            )
+            values, about = result.as_numpy(output.name), result.get_response()
+            if values is None:
+                raise ValueError(f"without the output {shown(output.name)}")
+            sha256 = about.parameters[SHA256_KEY].string_param if SHA256_KEY in about.parameters else None
+            return Answer(values=values, model=about.model_name, version=about.model_version, sha256=sha256)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def abort(self) -> None:
+        self._client.close()  # which may be done from any thread
+
+    @contextmanager
+    def _failures(self, missing: Missing | None = None, *, asking: bool = True) -> Iterator[None]:
+        """As in `HttpClient`."""
+        try:
+            yield
+        except self._refusal as error:
+            self._raise(str(error.status()).removeprefix("StatusCode."), one_line(error.message()), missing)
+        except WRONG as error:
+            raise self._unreadable(error, asking=asking) from None
+
+    def _raise(self, status: str, reason: str, missing: Missing | None) -> NoReturn:
+        if status == "DEADLINE_EXCEEDED":
+            raise self._slow() from None
+        if status == "UNAVAILABLE":  # gRPC's code of a server that is overloaded, and of one that is not there
+            if self._is_live():
+                raise BusyError(reason, None) from None
+            raise self._unreachable(reason) from None
+        if status in ("NOT_FOUND", "INVALID_ARGUMENT", "UNIMPLEMENTED") and missing is not None:
+            raise missing(reason) from None
+        if status == "UNIMPLEMENTED":
+            raise self._odd(f"has another service ({reason})") from None
+        client = status in ("NOT_FOUND", "INVALID_ARGUMENT", "OUT_OF_RANGE", "FAILED_PRECONDITION")
+        raise (self._refused if client else self._failed)(status, reason) from None
+
+    def _is_live(self) -> bool:
+        try:
+            return self._client.is_server_live(client_timeout=min(CONNECT, self._address.timeout))
+        except self._refusal:
+            return False
