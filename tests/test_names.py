@@ -162,6 +162,11 @@ info x
 models
 pull
 pull bvlc-alexnet --from
+serve
+serve x --host
+serve x --port
+serve --max-body
+serve a=
 similar
 similar --index
 similar x --index

@@ -77,8 +77,9 @@ def serve(
     trust_engine: TrustEngine = False,
     queue: Annotated[int, option(LIMITS, "Images that wait for a net; more get status 503.", metavar="N")] = 256,
     max_body: Annotated[
-        int, option(LIMITS, "Bytes of a request, also when decompressed.", parser=_size, metavar="SIZE", default="32M")
-    ] = 32_000_000,
+        int | None,
+        option(LIMITS, "Bytes of a request, also when decompressed.", parser=_size, metavar="SIZE", default="32M"),
+    ] = None,
     max_pixels: Annotated[int, option(LIMITS, "Pixels of a photo.", metavar="N")] = 33_000_000,
     timeout: Annotated[
         float, option(LIMITS, "Seconds for a request to arrive, and then to be answered.", metavar="S")

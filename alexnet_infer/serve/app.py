@@ -109,7 +109,7 @@ async def description(server: Server, request: Request) -> Answer:
 
 async def page(server: Server, request: Request) -> Answer:
     headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": openapi.POLICY}
-    return Answer(openapi.page(server.openapi).encode(), headers=headers)
+    return Answer(server.page.encode(), headers=headers)
 
 
 _MODEL = "/v2/models/{name}"

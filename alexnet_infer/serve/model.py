@@ -60,7 +60,7 @@ class Model:
         """Return the model with this name, or with that of the net, as in "alexnet-64" or "alexnet-64-and-4-more"."""
         more = len(net.nets) - 1
         default = safe_name(net.nets[0].manifest.name, 80) + (f"-and-{more}-more" if more else "")
-        return cls(name=name or default, net=net)
+        return cls(name=default if name is None else name, net=net)
 
     @property
     def side(self) -> int:

@@ -48,6 +48,7 @@ class Server:
             names = listed(model.name for model in models)
             raise UsageError(f"models {names}: expected at least one, and different names; give names with NAME=NET")
         self.openapi = openapi.document(models, limits)
+        self.page = openapi.page(self.openapi)
         self.draining = self._started = False
         self.open_requests = 0
         """Requests for answers of a net that are not answered yet."""

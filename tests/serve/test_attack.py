@@ -1,0 +1,63 @@
+"""A server under the hostile requests of `benchmarks.serving`, and the judge of its answers."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from benchmarks.serving.client import Exchange, closed_loop, post, run
+from benchmarks.serving.hostile import LIMITS, MAKERS, Case, Report, Target, attack, cases
+from tests.serve.running import running
+
+for package in ("starlette", "uvicorn", "prometheus_client", "jinja2", "onnxruntime"):
+    pytest.importorskip(package, reason=f"needs {package}: pip install 'alexnet-infer[cpu,serve]'")
+
+COUNT = 4 * len(MAKERS)
+"""Four of each kind, and none of the slow ones, which take seconds."""
+
+
+def test_hostile_requests_are_refused_and_right_ones_are_still_answered(models):
+    model = models["tiny-0"]
+    target = Target(model.name, model.side)
+    right = [
+        Exchange(request=target.right(random.Random(0))),
+        Exchange(request=post(target.path, target.json())),
+    ]
+    with running(model, **LIMITS) as client:
+        before = run(closed_loop(client.port, right, connections=2, requests=4))
+        report = run(attack(client.port, target, COUNT, on_case=lambda: None))
+        after = run(closed_loop(client.port, right, connections=2, requests=4))
+    assert report.faults == []
+    assert report.statuses.total() == COUNT
+    assert before.statuses == after.statuses == {200: 4}
+
+
+def test_cases_are_the_same_for_the_same_seed_and_of_every_kind():
+    target = Target("net", 9)
+    first, again, other = ([*cases(target, 105, seed)] for seed in (0, 0, 1))
+    assert first == again != other
+    assert len({case.kind for case in first}) == len(MAKERS) + 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "fault"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", None),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", None),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", None),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\nHTTP/1.1 500 Internal Server Error\r\n\r\n", "status 500"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", "200 instead of [400]"),
+        (b"", "0 instead of [400]"),
+        (b"Traceback", "no HTTP"),
+        (None, "hangs"),
+    ],
+)
+def test_the_judge_notices_wrong_answers(answers, fault):
+    report = Report()
+    report.add(Case(kind="any", parts=(b"x",)), answers, 1)
+    if fault is None:
+        assert report.faults == []
+    else:
+        (found,) = report.faults
+        assert fault in found
