@@ -87,7 +87,7 @@ def read_square(
     name: str,
     rescaling: Rescaling,
     apply_exif: bool = True,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
 ) -> np.ndarray:
     """Decode an image and rescale it to the square that patches are cut from: uint8 [S, S, 3] RGB.
 
@@ -103,7 +103,7 @@ def read_squares(
     name: str,
     rescalings: Collection[Rescaling],
     apply_exif: bool = True,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     timed: Timed = nullcontext,
 ) -> Squares:
     """Decode an image once, and rescale it to the squares that patches are cut from.
@@ -124,7 +124,7 @@ def read_rgb(
     name: str,
     shrink_to: int | None = None,
     apply_exif: bool = True,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
 ) -> Image.Image:
     """Decode an image, or the first of several frames, to 8-bit RGB.
 
@@ -134,7 +134,7 @@ def read_rgb(
     AVIF's own rotation is always applied, and its EXIF orientation never, as its standard says. An image whose samples
     Pillow would misread is refused.
 
-    `max_pixels`, at most MAX_PIXELS, is the largest image that is decoded.
+    `max_pixels` is the largest image that is decoded, by default MAX_PIXELS, which it may not exceed.
 
     `shrink_to` is the S to which the shorter side will be rescaled. With it, a JPEG of more than `max_pixels` may be
     decoded at 1/2, 1/4 or 1/8 of its size instead of being refused, if the shorter side stays at least 2 S. So may a
@@ -148,7 +148,7 @@ def read_rgb(
                 decoded = _Decoded(source, samples_of(source))
                 source.load()
             else:
-                decoded = _load(source, shrink_to, max_pixels)
+                decoded = _load(source, shrink_to, MAX_PIXELS if max_pixels is None else max_pixels)
             return _to_rgb(decoded, apply_exif, name)
     except Exception as error:  # on malicious bytes Pillow raises exceptions of nearly every type
         raise UnreadableInputError(_reason(error, name), name=printable(name)) from error

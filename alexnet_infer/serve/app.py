@@ -192,7 +192,7 @@ def _endpoint(server: Server, path: str, handler: Handler) -> Callable[..., Awai
 
 async def _no_route(server: Server, request: Request, error: Any) -> Answer:
     """Refuse a path or method that no route has, as Starlette's HTTPException says."""
-    what = f"{shown(request.method)} {shown(request.url.path)}"
+    what = f"{shown(request.method)} {shown(request.scope['path'])}"
     if "Allow" not in (error.headers or {}):
         raise RequestError(error.status_code, f"{what}: no such route; GET /docs lists them")
     allowed = ", ".join(sorted(error.headers["Allow"].split(", ")))

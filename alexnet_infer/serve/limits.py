@@ -8,7 +8,7 @@ from alexnet_infer.decode import MAX_PIXELS
 from alexnet_infer.errors import UsageError, message_line, shown
 
 MAX_JSON_BYTES = 8_000_000
-"""The most JSON of a request, in bytes: Python's parser stops all other requests for 0.1 s meanwhile. It is enough for
+"""The most JSON of a request, in bytes: Python's parser stops all other requests for 0.1 to 0.2 s meanwhile. Enough for
 10 squares of 256 pixels. Binary tensors have no such limit."""
 
 BODIES = 8

@@ -7,6 +7,7 @@ https://github.com/triton-inference-server/server/tree/main/docs/protocol.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def _shape(tensor: dict[str, Any], side: int, most: int) -> tuple[int, ...]:
 
 def _tensor(tensor: dict[str, Any], shape: tuple[int, ...], behind: memoryview) -> np.ndarray:
     size = _parameters(tensor, INPUT).get("binary_data_size")
-    values = int(np.prod(shape))
+    values = math.prod(shape)
     if size is None:
         if len(behind):
             raise RequestError(400, f"{len(behind)} bytes behind the JSON: expected none, since {INPUT} is not binary")

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+CLOSE_SECONDS = 5
+"""How long the nets may take to end. The requests have been answered by then."""
+
 SMALL = 65_536
 """A request's JSON of at most this many bytes is read on the event loop, which takes less time than a thread."""
 
@@ -84,9 +87,9 @@ class Server:
         self.draining = True
 
     def close(self) -> None:
-        """Answer what was accepted, within the time limit of requests, and end the threads."""
+        """Answer what was accepted, and end the threads. Gives up on nets that take longer than CLOSE_SECONDS."""
         self.drain()
-        end = time.monotonic() + self.limits.timeout
+        end = time.monotonic() + CLOSE_SECONDS
         for batcher in self._batchers.values():
             batcher.close(max(0.0, end - time.monotonic()))
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -28,6 +28,8 @@ HEADS = [
     b"GET /v2/models/\x1b[31m HTTP/1.1\r\n\r\n",
     b"GET //v2 HTTP/1.1\r\n\r\n",
     b"GET * HTTP/1.1\r\n\r\n",
+    b"GET /absent HTTP/1.1\r\nHost: [::1\r\n\r\n",
+    b"DELETE /v2?%ff=%00&&&=;# HTTP/1.1\r\nHost: \xff\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
     b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
     b"TRACE /v2 HTTP/1.1\r\nHost: x\r\n\r\n",
