@@ -148,7 +148,7 @@ def _connection(timeout: float) -> type:
         _timer: Any = None
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
+            super().connection_made(_Transport(transport))
             self._wait()
 
         def on_message_begin(self) -> None:
@@ -169,6 +169,23 @@ def _connection(timeout: float) -> type:
             self._timer = self.loop.call_later(timeout, self.transport.close)
 
     return Connection
+
+
+class _Transport:
+    """A transport that ignores what is written after its end, as asyncio's does. uvloop's raises an error.
+
+    uvicorn writes to a closed one if a request is followed by bytes that are no HTTP, which it answers first.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
 
 def log_in_lines() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import socket
 
 import pytest
 
 from benchmarks.serving.client import Exchange, closed_loop, post, run
 from benchmarks.serving.hostile import LIMITS, MAKERS, Case, Report, Target, attack, cases
-from tests.serve.running import running
+from tests.serve.running import Held, eventually, running
 
 for package in ("starlette", "uvicorn", "prometheus_client", "jinja2", "onnxruntime"):
     pytest.importorskip(package, reason=f"needs {package}: pip install 'alexnet-infer[cpu,serve]'")
@@ -31,6 +32,23 @@ def test_hostile_requests_are_refused_and_right_ones_are_still_answered(models):
     assert report.faults == []
     assert report.statuses.total() == COUNT
     assert before.statuses == after.statuses == {200: 4}
+
+
+def test_bytes_that_are_no_http_behind_requests_print_nothing(models, caplog):
+    pytest.importorskip("uvloop", reason="needs uvloop, whose connections can't be written to after their end")
+    model = Held.holding(models["tiny-0"])
+    target = Target(model.name, model.side)
+    with running(model) as client:
+        model.allowed.clear()
+        with socket.create_connection(("127.0.0.1", client.port), timeout=30) as connection:
+            connection.sendall(target.right(random.Random(0)))
+            eventually(lambda: client.server.open_requests == 1)
+            connection.sendall(target.right(random.Random(1)) + b"\x00\x01\r\n\r\n")
+            assert connection.makefile("rb").read().startswith(b"HTTP/1.1 400 ")  # until the server closes it
+        model.allowed.set()
+        eventually(lambda: client.server.open_requests == 0)
+        assert client("GET", "/v2").status == 200
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_cases_are_the_same_for_the_same_seed_and_of_every_kind():
