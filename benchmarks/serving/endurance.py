@@ -192,7 +192,7 @@ def hostile(count: int, seed: int) -> dict[str, Any]:
             "cases": statuses.total(),
             "statuses": dict(sum((Counter({status: n}) for (_, status), n in statuses.items()), Counter())),
             "by_kind": {kind: {s: n for (k, s), n in sorted(statuses.items()) if k == kind} for kind, _ in statuses},
-            "faults": faults,
+            "faults": [*faults, *(f"printed: {line}" for line in server.printed()[:20])],
             "right_requests": dict(checks.statuses),
             "wrong": len(checks.complaints),
             "mb_before_after": [before, server.memory()],

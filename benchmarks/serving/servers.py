@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,12 @@ class Served:
 
     process: subprocess.Popen
     port: int
+    errors: Path | None = None
+    """What it has written to stderr."""
+
+    def printed(self) -> list[str]:
+        """Return the lines that it has written to stderr."""
+        return self.errors.read_text(errors="replace").splitlines()
 
     def memory(self, key: str = "VmRSS") -> float:
         """Return the process's resident memory in MB, now or (VmHWM) at its peak."""
@@ -46,13 +53,14 @@ class Served:
 def served(*arguments: object, port: int = 0) -> Iterator[Served]:
     """Run `alexnet-infer serve ARGUMENTS` until the block ends. With port 0 the system chooses a free one."""
     command = [sys.executable, "-m", "alexnet_infer", "serve", *map(str, arguments), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    with _ended(process):
-        line = process.stdout.readline()
-        found = re.match(r"http://127\.0\.0\.1:(\d+) ", line)
-        if not found:
-            raise SystemExit(f"`{' '.join(command)}` did not start: {line.strip() or 'its error is above'}")
-        yield Served(process, int(found[1]))
+    with tempfile.NamedTemporaryFile() as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        with _ended(process):
+            line = process.stdout.readline()
+            found = re.match(r"http://127\.0\.0\.1:(\d+) ", line)
+            if not found:
+                raise SystemExit(f"{' '.join(command)}\n{Path(errors.name).read_text()}")
+            yield Served(process, int(found[1]), Path(errors.name))
 
 
 @contextmanager
