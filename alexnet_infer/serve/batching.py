@@ -85,7 +85,8 @@ class Batcher(Generic[Prepared]):
     ) -> None:
         self._prepare, self._run, self._name, self._on_batch = prepare, run, name, on_batch
         self._max_batch, self._max_delay, self._capacity = max_batch, max_delay, capacity
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed, self._handed = threading.Condition(lock), threading.Condition(lock)
         self._queue: deque[_Job] = deque()
         self._waiting = 0
         self._next: list[_Part[Prepared]] | None = None
@@ -127,7 +128,7 @@ class Batcher(Generic[Prepared]):
                 )
             self._queue.append(job)
             self._waiting += len(images)
-            self._changed.notify_all()
+            self._changed.notify()
         job.future.add_done_callback(lambda future: self._forget(job) if future.cancelled() else None)
         return job.future
 
@@ -142,7 +143,7 @@ class Batcher(Generic[Prepared]):
         """Refuse new images, run those that wait, and end the threads. After `timeout` seconds, the rest is refused."""
         with self._changed:
             self._closed = True
-            self._changed.notify_all()
+            self._changed.notify()
         end = None if timeout is None else time.monotonic() + timeout
         for thread in self._threads:
             if thread.ident is not None:
@@ -156,19 +157,19 @@ class Batcher(Generic[Prepared]):
     def _collect(self) -> None:
         """Make batches, and hand each over when it is due, until the batcher is closed and its queue is empty."""
         while (parts := self._batch()) is not None:
-            with self._changed:
-                self._changed.wait_for(lambda: not self._busy)
-                self._next, self._busy = parts, True
-                self._changed.notify_all()
+            self._hand_over(parts)
+        self._hand_over([])
+
+    def _hand_over(self, parts: list[_Part[Prepared]]) -> None:
         with self._changed:
             self._changed.wait_for(lambda: not self._busy)
-            self._next, self._busy = [], True
-            self._changed.notify_all()
+            self._next, self._busy = parts, True
+            self._handed.notify()
 
     def _batch(self) -> list[_Part[Prepared]] | None:
         """Collect a batch, and prepare its images as they arrive. Returns None at the end."""
         parts: list[_Part[Prepared]] = []
-        due = room = 0.0
+        due = 0.0
         while True:
             with self._changed:
                 room = self._max_batch - sum(part.count for part in parts)
@@ -192,14 +193,14 @@ class Batcher(Generic[Prepared]):
             else:
                 parts.append(_Part(job, count, prepared))
 
-    def _fits(self, room: float, parts: Sequence[_Part[Prepared]]) -> bool:
+    def _fits(self, room: int, parts: Sequence[_Part[Prepared]]) -> bool:
         """Whether the first images of the queue can join the batch. A request that fits a batch is not divided."""
         return bool(self._queue) and room > 0 and (not parts or self._queue[0].left <= room)
 
-    def _take(self, room: float) -> tuple[_Job, int, int]:
+    def _take(self, room: int) -> tuple[_Job, int, int]:
         """Take images from the queue. Returns their job, and the position of the first and the number of them."""
         job = self._queue[0]
-        begin, count = job.taken, min(job.left, int(room))
+        begin, count = job.taken, min(job.left, room)
         job.taken += count
         self._waiting -= count
         if not job.left:
@@ -209,8 +210,8 @@ class Batcher(Generic[Prepared]):
     def _serve(self) -> None:
         """Run the batches that `_collect` makes. An empty batch is the end."""
         while True:
-            with self._changed:
-                due = self._changed.wait_for(
+            with self._handed:
+                due = self._handed.wait_for(
                     lambda: self._next is not None, PROBE_SECONDS if self.failure is not None else None
                 )
                 parts, self._next = self._next, None
@@ -222,7 +223,7 @@ class Batcher(Generic[Prepared]):
             self._serve_batch([part for part in parts if not part.job.future.cancelled()])
             with self._changed:
                 self._busy = False
-                self._changed.notify_all()
+                self._changed.notify()
 
     def _serve_batch(self, parts: Sequence[_Part[Prepared]]) -> None:
         if not parts or self._try(parts, [part.prepared for part in parts]) or len(parts) == 1:

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +146,7 @@ def _connection(timeout: float) -> type:
 
     class Connection(HttpToolsProtocol):
         _timer: Any = None
+        _open: Sequence[Any] = ()
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(_Transport(transport))
@@ -166,7 +167,29 @@ def _connection(timeout: float) -> type:
         def _wait(self) -> None:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self.loop.call_later(timeout, self.transport.close)
+            self._timer = self.loop.call_later(timeout, self._give_up)
+
+        def _give_up(self) -> None:
+            self._forget_answers()
+            self.transport.close()
+
+        def eof_received(self) -> None:
+            self._forget_answers()
+            super().eof_received()
+
+        def send_400_response(self, message: str) -> None:
+            self._forget_answers()
+            super().send_400_response(message)
+
+        def on_headers_complete(self) -> None:
+            super().on_headers_complete()
+            self._open = [cycle for cycle in (*self._open, self.cycle) if not cycle.response_complete]
+
+        def _forget_answers(self) -> None:
+            """Tell the app that nobody waits: with uvloop, an answer on a closed connection would be an error."""
+            for cycle in self._open:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     return Connection
 
