@@ -117,9 +117,9 @@ class Replica:
         self._server = _app_of(settings).state.server
 
     def check_health(self) -> None:
-        """Raise an error if a net fails, so that Ray starts another replica."""
+        """Raise BackendError if a net fails, so that Ray starts another replica. One that drains is healthy."""
         for name in self._server.models:
-            if reason := self._server.unready(name):
+            if not self._server.draining and (reason := self._server.unready(name)):
                 raise BackendError(f"{name} is not ready: {reason}")
 
 

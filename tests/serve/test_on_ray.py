@@ -164,3 +164,5 @@ def test_a_replica_whose_net_fails_is_unhealthy(net, monkeypatch):
     monkeypatch.setattr(app.state.server._batchers["tiny"], "failure", "out of memory")
     with pytest.raises(BackendError, match=r"tiny is not ready: .*out of memory"):
         replica.check_health()
+    app.state.server.drain()
+    replica.check_health()
