@@ -149,7 +149,7 @@ def _connection(timeout: float) -> type:
         _open: Sequence[Any] = ()
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(_Transport(transport))
+            super().connection_made(transport)
             self._wait()
 
         def on_message_begin(self) -> None:
@@ -161,6 +161,7 @@ def _connection(timeout: float) -> type:
             self._timer.cancel()
 
         def connection_lost(self, error: Exception | None) -> None:
+            self._forget_answers()
             super().connection_lost(error)
             self._timer.cancel()
 
@@ -192,23 +193,6 @@ def _connection(timeout: float) -> type:
                 cycle.message_event.set()
 
     return Connection
-
-
-class _Transport:
-    """A transport that ignores what is written after its end, as asyncio's does. uvloop's raises an error.
-
-    uvicorn writes to a closed one if a request is followed by bytes that are no HTTP, which it answers first.
-    """
-
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(data)
 
 
 def log_in_lines() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import struct
 
 import pytest
 
@@ -34,19 +35,23 @@ def test_hostile_requests_are_refused_and_right_ones_are_still_answered(models):
     assert before.statuses == after.statuses == {200: 4}
 
 
-def test_bytes_that_are_no_http_behind_requests_print_nothing(models, caplog):
+@pytest.mark.parametrize("end", ["garbage", "reset"])
+def test_a_connection_that_ends_with_several_requests_open_prints_nothing(models, caplog, end):
     pytest.importorskip("uvloop", reason="needs uvloop, whose connections can't be written to after their end")
     model = Held.holding(models["tiny-0"])
     target = Target(model.name, model.side)
     with running(model) as client:
         model.allowed.clear()
         with socket.create_connection(("127.0.0.1", client.port), timeout=30) as connection:
-            connection.sendall(target.right(random.Random(0)))
+            connection.sendall(target.right(random.Random(0)) + target.right(random.Random(1)))
             eventually(lambda: client.server.open_requests == 1)
-            connection.sendall(target.right(random.Random(1)) + b"\x00\x01\r\n\r\n")
-            assert connection.makefile("rb").read().startswith(b"HTTP/1.1 400 ")  # until the server closes it
-        model.allowed.set()
+            if end == "garbage":
+                connection.sendall(b"\x00\x01\r\n\r\n")
+                assert connection.makefile("rb").read().startswith(b"HTTP/1.1 400 ")  # until the server closes it
+            else:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         eventually(lambda: client.server.open_requests == 0)
+        model.allowed.set()
         assert client("GET", "/v2").status == 200
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
