@@ -19,9 +19,10 @@ from alexnet_infer.predict import Net
 from alexnet_infer.progress import counting
 from benchmarks.evaluation import photo
 from benchmarks.serving.client import CONNECTION_LOST, Connection, Exchange, Outcome, closed_loop, post, run
-from benchmarks.serving.hostile import LIMITS, Target, attack
+from benchmarks.serving.hostile import attack
 from benchmarks.serving.load import photo_exchanges, squares_of, tensor_exchanges
 from benchmarks.serving.servers import served
+from benchmarks.serving.target import LIMITS, Target
 from tests.nets import random_artifact
 
 MODEL = "tiny"

@@ -210,7 +210,10 @@ def test_an_error_on_a_worker_is_one_line_that_names_its_node(zoo, single, tmp_p
 
 @pytest.mark.parametrize(
     ("differs", "message"),
-    [({"version": "0.0"}, f"alexnet-infer {__version__}, but 0.0 on the machine"), ({"cores": 999}, ", but 999 on the machine")],
+    [
+        ({"version": "0.0"}, f"alexnet-infer {__version__}, but 0.0 on the machine"),
+        ({"cores": 999}, ", but 999 on the machine"),
+    ],
 )
 def test_a_node_that_might_round_differently_is_refused(zoo, single, differs, message):
     pytest.importorskip("ray", reason="needs Ray")

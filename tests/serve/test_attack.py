@@ -9,7 +9,8 @@ import struct
 import pytest
 
 from benchmarks.serving.client import Exchange, closed_loop, post, run
-from benchmarks.serving.hostile import LIMITS, MAKERS, Case, Report, Target, attack, cases
+from benchmarks.serving.hostile import MAKERS, Report, attack, cases
+from benchmarks.serving.target import LIMITS, Case, Target
 from tests.serve.running import Held, eventually, running
 
 for package in ("starlette", "uvicorn", "prometheus_client", "jinja2", "onnxruntime"):
