@@ -114,11 +114,11 @@ def _classify(models: Sequence[Model], limits: Limits) -> Json:
         ("model", f"A model, by default {names[0]}.", {"type": "string", "enum": names}),
     ]
     operation = _operation(
-        "classify", "The labels of a photo, as `alexnet-infer classify --json` prints them.", "Labels", *_WORK
+        "classify", "The labels of a photo, as alexnet-infer classify --json prints them.", "Labels", *_WORK
     )
     return operation | {
         "description": (
-            "The body is the content of an image file, of any format that `classify` reads, and of any Content-Type: "
+            "The body is the content of an image file, of any format that classify reads, and of any Content-Type: "
             f"at most {limits.max_body:,} bytes and {limits.max_pixels:,} pixels. EXIF orientation is applied."
         ),
         "parameters": [
