@@ -1,14 +1,15 @@
-"""A server under the hostile requests of `benchmarks.serving`, and the judge of its answers."""
+"""The load test of `benchmarks.serving`: a server under its hostile requests, the judge of the answers, its client."""
 
 from __future__ import annotations
 
 import random
 import socket
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from benchmarks.serving.client import Exchange, closed_loop, post, run
+from benchmarks.serving.client import Exchange, closed_loop, open_loop, post, run
 from benchmarks.serving.hostile import MAKERS, Report, attack, cases
 from benchmarks.serving.target import LIMITS, Case, Target
 from tests.serve.running import Held, eventually, running
@@ -34,6 +35,18 @@ def test_hostile_requests_are_refused_and_right_ones_are_still_answered(models):
     assert report.faults == []
     assert report.statuses.total() == COUNT
     assert before.statuses == after.statuses == {200: 4}
+
+
+def test_an_open_loop_sends_whether_or_not_answers_come(models):
+    model = Held.holding(models["tiny-0"])
+    exchange = Exchange(request=Target(model.name, model.side).right(random.Random(0)))
+    with running(model, queue=64) as client, ThreadPoolExecutor(1) as other:
+        model.allowed.clear()
+        load = other.submit(lambda: run(open_loop(client.port, [exchange], rate=400, seconds=0.1)))
+        eventually(lambda: client.server.open_requests == 40)
+        model.allowed.set()
+        outcome = load.result()
+    assert outcome.statuses[200] == outcome.statuses.total() == len(outcome.latencies) == 40
 
 
 @pytest.mark.parametrize("end", ["garbage", "reset"])
