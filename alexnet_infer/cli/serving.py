@@ -10,7 +10,6 @@ import typer
 
 from alexnet_infer.cli.options import HOW, RUNTIME, Backend, Device, TrustEngine, net
 from alexnet_infer.errors import shown
-from alexnet_infer.files import is_file
 from alexnet_infer.help import WHAT, argument, option
 
 SERVE_EXAMPLES = """
@@ -29,11 +28,10 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
 
 def _named_net(text: str) -> tuple[str | None, Path]:
-    """Split NAME=NET. The name is None if there is none."""
-    name, equals, path = text.partition("=")
-    if equals and not is_file(Path(text)):
-        return name, net(path)
-    return None, net(text)
+    from alexnet_infer.serve.opening import split_name
+
+    name, path = split_name(text)
+    return name, net(path)
 
 
 def _size(text: str) -> int:

@@ -6,18 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_infer.backends import Choice, Device
-from alexnet_infer.nets import choose_nets, load
 from alexnet_infer.output import say, tell
-from alexnet_infer.predict import Ensemble
 from alexnet_infer.preprocess import Views
-from alexnet_infer.reading import PHOTOS_PER_CALL
 from alexnet_infer.serve.app import create_app
 from alexnet_infer.serve.limits import Limits
-from alexnet_infer.serve.model import Model
+from alexnet_infer.serve.opening import default_batch, open_models
 from alexnet_infer.serve.run import LOOPBACK, bind, log_in_lines, serve, url_of
-
-GPU_BATCH = 64
-"""Images per call of a net on a GPU by default."""
 
 
 def run(
@@ -41,15 +35,10 @@ def run(
     Limits(**given)
     listener = bind(host, port)
     with listener:
-        paths = choose_nets([path for _, path in nets], ensemble)
-        opened = [load(path, device=device, views=views, backend=backend, trust_engine=trust_engine) for path in paths]
-        names = [name for name, _ in nets] or [None]
-        if ensemble is None:
-            models = [Model.of(net, name) for net, name in zip(opened, names, strict=True)]
-        else:
-            models = [Model.of(Ensemble(opened) if len(opened) > 1 else opened[0], names[0])]
-        on_gpu = any(net.backend.device == "cuda" for net in opened)
-        given = {"max_batch": GPU_BATCH if on_gpu else PHOTOS_PER_CALL} | given
+        models = open_models(
+            nets, ensemble=ensemble, views=views, device=device, backend=backend, trust_engine=trust_engine
+        )
+        given = {"max_batch": default_batch(models)} | given
         app = create_app(models, Limits(**given), workers=workers)
         app.state.server.start()
         log_in_lines()

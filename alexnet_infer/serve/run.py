@@ -161,6 +161,7 @@ def _connection(timeout: float) -> type:
             self._timer.cancel()
 
         def connection_lost(self, error: Exception | None) -> None:
+            self._forget_answers()
             super().connection_lost(error)
             self._timer.cancel()
 

@@ -23,6 +23,7 @@ from alexnet_infer.evaluation import on_ray
 from alexnet_infer.evaluation.compute import EvaluationRequest, compute
 from alexnet_infer.evaluation.on_ray import PART, Work, Worker, predict_on_ray
 from alexnet_infer.evaluation.predictions import ABOUT, IMAGES, ROWS, About, Predictions
+from alexnet_infer.nets import load
 from alexnet_infer.pipeline import STAGES, Clock
 from alexnet_infer.version import __version__
 from tests.datasets.mini import jpeg
@@ -199,7 +200,7 @@ def test_an_error_on_a_worker_is_one_line_that_names_its_node(zoo, single, tmp_p
     about = About.load(min(single.glob(f"*/{ABOUT}")).parent)
     predictions = opened(tmp_path / "cache", change(tmp_path / "data", about), data.listed(range(COUNT)))
     with closing(predictions), pytest.raises(AlexNetInferError) as caught:
-        predict_on_ray(data, range(COUNT), [(zoo / "net0.safetensors", predictions)])
+        predict_on_ray(data, range(COUNT), [(load(zoo / "net0.safetensors", device="cpu"), predictions)])
     assert type(caught.value) is error
     assert message in str(caught.value)
     assert str(caught.value).endswith(f"(on the Ray node {socket.gethostname()})")
@@ -209,7 +210,10 @@ def test_an_error_on_a_worker_is_one_line_that_names_its_node(zoo, single, tmp_p
 
 @pytest.mark.parametrize(
     ("differs", "message"),
-    [({"version": "0.0"}, f"alexnet-infer {__version__}, but 0.0 where"), ({"cores": 999}, ", but 999 where")],
+    [
+        ({"version": "0.0"}, f"alexnet-infer {__version__}, but 0.0 on the machine"),
+        ({"cores": 999}, ", but 999 on the machine"),
+    ],
 )
 def test_a_node_that_might_round_differently_is_refused(zoo, single, differs, message):
     pytest.importorskip("ray", reason="needs Ray")
@@ -281,9 +285,9 @@ def predict_again(zoo: Path, cache: Path, **given) -> list[Predictions]:
     net_paths = {sha256(path): path for path in (zoo / "net0.safetensors", zoo / "net1.safetensors")}
     images = open_images(zoo / "data").listed(range(COUNT))
     predictions = [opened(cache, About.load(about.parent), images) for about in sorted(cache.glob(f"*/{ABOUT}"))]
-    files = [(net_paths[part.about.net.sha256], part) for part in predictions]
+    nets = [(load(net_paths[part.about.net.sha256], device="cpu"), part) for part in predictions]
     try:
-        predict_on_ray(open_images(zoo / "data"), range(COUNT), files, **given)
+        predict_on_ray(open_images(zoo / "data"), range(COUNT), nets, **given)
     finally:
         for part in predictions:
             part.close()
