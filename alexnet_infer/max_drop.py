@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from alexnet_infer.errors import UsageError, shown
 
 Metric = Literal["top1", "top5"]
+METRICS: Mapping[Metric, str] = {"top1": "top-1", "top5": "top-5"}
+"""What each is called."""
 
 
 def parse_max_drop(texts: Sequence[str]) -> dict[Metric, float]:

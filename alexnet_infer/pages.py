@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -60,6 +61,17 @@ def check_page(page: Path, option: str, expected: str = "another folder", kind: 
         raise UsageError(
             f"{option}: its {page.name} was not written by alexnet-infer and would be overwritten; expected {expected}"
         )
+
+
+def check_file(out: Path, option: str) -> None:
+    """Raise UsageError if `out` is a link or a folder, or if no file can be written there. Folders may be missing."""
+    if out.is_symlink() or out.is_dir():
+        kind = "a link" if out.is_symlink() else "a folder"
+        raise UsageError(f"{option}: {kind}; expected the name of a file")
+    with writing(option):
+        folder = next(path for path in out.absolute().parents if os.path.lexists(path))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 def kind_of(page: Path) -> str | None:

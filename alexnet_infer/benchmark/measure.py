@@ -190,7 +190,7 @@ def measure(
     if rates:
         machine = Machine.of(rates, timings[len(runs) :])
         for (subject, batch), timing in zip(pairs, timings, strict=False):
-            if subject.multiply_adds is not None and subject.precision == "fp32":
+            if subject.multiply_adds is not None and subject.precision != "int8":  # fp16 is computed in float32
                 machine = machine.including(
                     f"{subject.title}, batch {batch}",
                     2 * batch * subject.multiply_adds,

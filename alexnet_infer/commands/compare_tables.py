@@ -9,13 +9,11 @@ from alexnet_infer.evaluation.agreement import Agreement
 from alexnet_infer.evaluation.differences import NEAR_TIE
 from alexnet_infer.evaluation.gate import Judgement, Verdict
 from alexnet_infer.evaluation.statistics import Pairing
-from alexnet_infer.max_drop import Metric
+from alexnet_infer.max_drop import METRICS
 from alexnet_infer.output import console, styled
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-_NAMES: dict[Metric, str] = {"top1": "top-1", "top5": "top-5"}
 
 
 def print_one(verdict: Verdict) -> None:
@@ -44,14 +42,16 @@ def print_several(verdicts: Sequence[Verdict], reference: str, candidates: Seque
         lines.append(f"{number}: {name}, {verdict.agreement.candidate.backend}{on_calibration(verdict.agreement)}")
     unreadable = len(agreement.unreadable)
     lines.append(f"{agreement.compared:,} images" + (f"; {unreadable:,} more can't be read" if unreadable else ""))
+    if left_out := _left_out(agreement):
+        lines.append(f"{left_out:,} images are of classes that the nets do not know: they are not in the errors")
     for line in lines:
         out.print(styled(line, "dim"), soft_wrap=True)
     table = _table()
     for heading in ("", "largest", "flips", "", "error", "change in points"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     table.add_column("gate" if any(verdict.gate for verdict in verdicts) else "", style="bold", overflow="fold")
-    for metric, pair in _pairs(agreement).items():
-        table.add_row("" if table.rows else "ref", "", "", _NAMES[metric], f"{pair.second.error:.2%}")
+    for metric, pair in agreement.pairs.items():
+        table.add_row("" if table.rows else "ref", "", "", METRICS[metric], f"{pair.second.error:.2%}")
     for number, verdict in enumerate(verdicts, 1):
         for row in _two_rows(number, verdict):
             table.add_row(*map(styled, row))
@@ -70,20 +70,28 @@ def failures(verdict: Verdict, candidate: str = "") -> Iterator[str]:
         if judgement.outcome != "passed":
             difference, low, high, limit = _points(judgement)
             undecided = "" if judgement.outcome == "failed" else "undecided, "
+            metric = METRICS[judgement.metric]
             yield (
-                f"{who}{_NAMES[judgement.metric]} error changed by {difference} points, 95 % interval [{low}, {high}]: "
+                f"{who}{metric} error changed by {difference} points, 95 % interval [{low}, {high}]: "
                 f"{undecided}expected at most {limit} (--max-drop){_more(judgement)}{on_calibration(agreement)}"
             )
 
 
 def on_calibration(agreement: Agreement) -> str:
-    """Return the part of a line that says that images of calibration were compared, or "" if none was."""
+    """Return the part of a line that says that images of calibration were compared, or may have been, or ""."""
+    if agreement.calibration_images is None:
+        return "; its calibration images are unknown, and may be among these"
     if not agreement.calibration_images:
         return ""
     return (
         f"; {agreement.calibration_images:,} of the {agreement.compared:,} images were used for calibration: the drop "
         "may be larger on others"
     )
+
+
+def _left_out(agreement: Agreement) -> int:
+    """Return how many images are of classes that the nets don't know."""
+    return 0 if agreement.judged is None else agreement.compared - agreement.judged
 
 
 def _table(**options: bool) -> Table:
@@ -94,11 +102,6 @@ def _table(**options: bool) -> Table:
 
 def _views(agreement: Agreement) -> str:
     return "ten views averaged" if agreement.views == "ten" else "central view"
-
-
-def _pairs(agreement: Agreement) -> dict[Metric, Pairing]:
-    pairs: dict[Metric, Pairing | None] = {"top1": agreement.top1, "top5": agreement.top5}
-    return {metric: pair for metric, pair in pairs.items() if pair is not None}
 
 
 def _rows(verdict: Verdict) -> list[tuple[str, str, str]]:
@@ -113,11 +116,15 @@ def _rows(verdict: Verdict) -> list[tuple[str, str, str]]:
         ("mean probability difference", f"{agreement.mean:.2g}", f"over {agreement.classes:,} classes"),
         ("top-1 flips", f"{agreement.flips:,}", near if agreement.flips else ""),
     ]
-    if agreement.calibration_images:
+    if left_out := _left_out(agreement):
+        rows.insert(1, ("images of other classes", f"{left_out:,}", "the nets do not know them: not in the errors"))
+    if agreement.calibration_images is None:
+        rows.insert(1, ("calibration images", "unknown", "the file does not name them: some of these may be"))
+    elif agreement.calibration_images:
         rows.insert(1, ("calibration images", f"{agreement.calibration_images:,}", _CALIBRATED))
-    gate = {judgement.metric: judgement for judgement in verdict.gate}
-    for metric, pair in _pairs(agreement).items():
-        name = _NAMES[metric]
+    gate = verdict.judgements
+    for metric, pair in agreement.pairs.items():
+        name = METRICS[metric]
         rows.append((f"{name} error, reference", f"{pair.second.error:.2%}", ""))
         rows.append((f"{name} error, candidate", f"{pair.first.error:.2%}", ""))
         rows.append((f"{name} change in points", f"{100 * pair.difference:+.2f}", _interval(pair)))
@@ -134,13 +141,15 @@ def _two_rows(number: int, verdict: Verdict) -> Iterator[tuple[str, ...]]:
     agreement = verdict.agreement
     first = (str(number), f"{agreement.largest:.2g}", f"{agreement.flips:,}")
     second = ("", "" if verdict.within is None else _tolerance(verdict), "")
-    gate = {judgement.metric: judgement for judgement in verdict.gate}
-    for start, (metric, pair) in zip((first, second), _pairs(agreement).items(), strict=True):
+    gate = verdict.judgements
+    if not agreement.pairs:
+        yield (*first, "", "", "", "")
+    for start, (metric, pair) in zip((first, second), agreement.pairs.items(), strict=False):
         outcome = ""
         if judgement := gate.get(metric):
             outcome = f"{judgement.outcome} at {_points(judgement)[-1]}{_more(judgement)}"
         change = f"{100 * pair.difference:+.2f} [{100 * pair.low:+.2f}, {100 * pair.high:+.2f}]"
-        yield (*start, _NAMES[metric], f"{pair.first.error:.2%}", change, outcome)
+        yield (*start, METRICS[metric], f"{pair.first.error:.2%}", change, outcome)
 
 
 def _tolerance(verdict: Verdict) -> str:

@@ -151,8 +151,8 @@ def run(
 
     `passport` is the file for the passport, which names `command` as the one that exported the files.
 
-    The exit code is 1 if a file differs from its nets by more than the tolerance or an image can't be read, otherwise
-    0. A file that fails the verification is kept for inspection, but is not added to the Triton repository. Raises
+    The exit code is 1 if a file does not meet its tolerance or a limit, or an image can't be read, otherwise 0. Such a
+    file is kept for inspection, but is not added to the Triton repository. Raises
     UsageError if Triton can't serve the file, and the errors of `export`, `compare` and `write_repository`.
     """
     check_input(triton_input, request.views)  # checked before anything is exported, as is the engine
@@ -176,25 +176,35 @@ def run(
             if path is not None:
                 verified[path] = verify_file(path, reference, request, exported, verification, silent=as_json)
     failed = max((file.exit_code for file in verified.values()), default=0)
-    served = None
-    if triton is not None and failed:
-        tell(f"--triton {triton}: nothing was written, because the verification failed")
-    elif triton is not None:
-        served = write_repository(triton, _served(exported), triton_input)
-        if not as_json:
-            say(f"{served}  for Triton")
-            if triton_input == "jpeg":
-                say(f"{served.parent}_jpeg  for Triton, takes encoded images")
-    if passport is not None and verification is not None:
-        from alexnet_infer.commands.export_passport import make_passport
-        from alexnet_infer.passport.page import write
+    served = written = None
+    try:
+        if triton is not None:
+            served = _serve(exported, triton, triton_input, failed=bool(failed), silent=as_json)
+        if passport is not None and verification is not None:
+            from alexnet_infer.commands.export_passport import make_passport
+            from alexnet_infer.passport.page import write
 
-        write(make_passport(request, exported, verification, verified, command), passport)
-        if not as_json:
-            say(f"{passport}  {_size(passport)}")
-    if as_json:
-        say_json(_json(exported, verified, served, passport), indent=1)
+            write(make_passport(request, exported, verification, verified, command), passport)
+            written = passport
+            if not as_json:
+                say(f"{passport}  {_size(passport)}")
+    finally:  # the result is printed even if a file can't be written
+        if as_json:
+            say_json(_json(exported, verified, served, written), indent=1)
     return max(failed, int(bool(exported.unreadable)))
+
+
+def _serve(exported: Exported, folder: Path, triton_input: Input, *, failed: bool, silent: bool) -> Path | None:
+    """Add the file to a Triton repository, unless it `failed`. Returns the folder of its version."""
+    if failed:
+        tell(f"--triton {folder}: nothing was written, because the verification did not pass")
+        return None
+    served = write_repository(folder, _served(exported), triton_input)
+    if not silent:
+        say(f"{served}  for Triton")
+        if triton_input == "jpeg":
+            say(f"{served.parent}_jpeg  for Triton, takes encoded images")
+    return served
 
 
 def _size(path: Path) -> str:

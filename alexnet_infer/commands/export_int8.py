@@ -8,7 +8,7 @@ from pathlib import Path
 from alexnet_infer.errors import UsageError
 from alexnet_infer.export.calibration import Calibration
 from alexnet_infer.export.keep_float import FloatLayers, Trial
-from alexnet_infer.max_drop import Metric, parse_max_drop
+from alexnet_infer.max_drop import METRICS, Metric, parse_max_drop
 from alexnet_infer.output import console, say, styled
 
 AUTO = "auto"
@@ -73,7 +73,7 @@ def print_float_layers(chosen: FloatLayers) -> None:
     table.add_column("in float", justify="right")
     for metric in chosen.limits:
         table.add_column(
-            f"{_NAMES[metric]} {'error' if chosen.labelled else 'changed'}, points", justify="right", style="bold"
+            f"{METRICS[metric]} {'error' if chosen.labelled else 'changed'}, points", justify="right", style="bold"
         )
         table.add_column("allowed", justify="right")
     for trial in chosen.trials:
@@ -82,9 +82,6 @@ def print_float_layers(chosen: FloatLayers) -> None:
     for line in _notes(chosen):
         out.print(styled(line, "dim"), soft_wrap=True)
     say()
-
-
-_NAMES: Mapping[Metric, str] = {"top1": "top-1", "top5": "top-5"}
 
 
 def _cells(trial: Trial, chosen: FloatLayers) -> list[str]:
@@ -99,8 +96,11 @@ def _notes(chosen: FloatLayers) -> list[str]:
     lines = [f"{', '.join(kept)} stay{'s' if len(kept) == 1 else ''} in float." if kept else "No layer stays in float."]
     if not chosen.labelled:
         lines[0] += " Without labels, each changed guess counts as an error: the error rises by at most as much."
+    which = f"the {chosen.images:,} calibration images"
+    if chosen.judged < chosen.images:
+        which = f"{chosen.judged:,} of {which}, the others being of classes that the net does not know"
     lines.append(
-        f"Measured on the {chosen.images:,} calibration images, where one image is {100 / chosen.images:.2g} points: "
+        f"Measured on {which}. One image is {100 / chosen.judged:.2g} points: "
         "more images (--calibration-images) give a finer choice. Verify the file on other images."
     )
     return lines

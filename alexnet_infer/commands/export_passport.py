@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from alexnet_infer.benchmark.measure import Benchmark, BenchmarkRequest
+from alexnet_infer.benchmark.measure import BenchmarkRequest
 from alexnet_infer.commands.benchmark import measured
 from alexnet_infer.commands.export_verify import Verification, Verified
 from alexnet_infer.datasets import LabelledImages
@@ -41,12 +41,12 @@ def make_passport(
         engine=exported.built.description.platform if exported.built is not None else None,
         images=_images(verification),
         checks=tuple(checks),
-        benchmark=_measured(speed),
+        benchmark=None if speed is None else measured(speed),
         machine=Machine.this(),
         versions=versions(),
         commands=Commands(
             files=command,
-            digests=shlex.join(["sha256sum", *map(str, exported.files)]),
+            digests=_line("sha256sum", map(str, exported.files)),
             comparison={
                 path.name: _comparison(request, path, verdict, verification, command)
                 for path, verdict in running.items()
@@ -79,19 +79,10 @@ def _speed(request: ExportRequest, exported: Exported, running: Mapping[Path, Ve
     )
 
 
-def _measured(speed: BenchmarkRequest | None) -> Benchmark | None:
-    return None if speed is None else measured(speed)
-
-
 def _command_of(speed: BenchmarkRequest) -> str:
     batches = ",".join(map(str, speed.batches))
     options = ["--batch", batches, "--views", str(speed.views), "--seconds", f"{speed.seconds:g}"]
-    return shlex.join(["alexnet-infer", "benchmark", *map(_named, speed.models), *options])
-
-
-def _named(model: Path) -> str:
-    """Return the name of a bundled net, which is the same everywhere, or else the path."""
-    return model.stem if model in nets_at_hand() else str(model)
+    return _line("alexnet-infer benchmark", map(_named, speed.models), options)
 
 
 def _comparison(request: ExportRequest, path: Path, verdict: Verdict, verification: Verification, command: str) -> str:
@@ -104,10 +95,22 @@ def _comparison(request: ExportRequest, path: Path, verdict: Verdict, verificati
         options += ["--data", str(verification.data)]
         options += ["--limit", str(verification.limit)] if verification.limit is not None else []
     if verdict.tolerance is not None:
-        options += ["--tolerance", f"{verdict.tolerance:g}"]
-    for judgement in verdict.gate:
-        options += ["--max-drop", f"{judgement.metric}={100 * judgement.max_drop:g}"]
+        options += ["--tolerance", repr(verdict.tolerance)]
+    for metric, points in verification.limits.items():
+        options += ["--max-drop", f"{metric}={points!r}"]
     if path.suffix == ".onnx":
         options += ["--views", verdict.agreement.views, "--backend", "onnxruntime", "--device", "cpu"]
-    photos: Sequence[str] = verification.photos
-    return shlex.join(["alexnet-infer", "compare", _named(model), str(path), *photos, *options])
+    return _line("alexnet-infer compare", [_named(model), str(path), *verification.photos], options)
+
+
+def _named(model: Path) -> str:
+    """Return the name of a bundled net, which is the same everywhere, or else the path."""
+    return model.stem if model in nets_at_hand() else str(model)
+
+
+def _line(command: str, names: Iterable[str], options: Sequence[str] = ()) -> str:
+    """Return a command line. Names that begin with a dash follow "--", which tells them from options."""
+    names = [*names]
+    if any(name.startswith("-") for name in names):
+        return f"{command} {shlex.join([*options, '--', *names])}"
+    return f"{command} {shlex.join([*names, *options])}"

@@ -22,6 +22,7 @@ from alexnet_infer.evaluation.pictures import pictures
 from alexnet_infer.evaluation.statistics import Pairing
 from alexnet_infer.evaluation.tally import Tally
 from alexnet_infer.graph.info import Precision
+from alexnet_infer.max_drop import Metric
 from alexnet_infer.metrics import mean_probabilities
 from alexnet_infer.photos import Photo
 from alexnet_infer.predict import Net
@@ -91,12 +92,22 @@ class Agreement:
     calibration_images: int | None = 0
     """Readable images that the int8 ranges of one of the nets were measured on, where the nets may agree better than on
     others. None if a net is int8 and its file does not name the images."""
+    judged: int | None = None
+    """Images that errors count: those that can be read and are of a class of the nets. On others both nets are wrong
+    for sure, which says nothing of their difference and would only narrow its interval. None without labels."""
     top1: Pairing | None = None
-    """The candidate's errors (first) against the reference's, with the score interval. None without labels."""
+    """The candidate's errors (first) against the reference's on those images, with the score interval. None if there
+    are none."""
     top5: Pairing | None = None
     flips_by_class: tuple[ClassFlips, ...] | None = None
     """The classes whose images have flips, those with the most first. None without labels."""
     unreadable: tuple[Unreadable, ...] = ()
+
+    @property
+    def pairs(self) -> dict[Metric, Pairing]:
+        """The errors by metric. Empty without labels, or if no image is judged."""
+        pairs: dict[Metric, Pairing | None] = {"top1": self.top1, "top5": self.top5}
+        return {metric: pair for metric, pair in pairs.items() if pair is not None}
 
     @property
     def compared(self) -> int:
@@ -191,6 +202,7 @@ def _agreement(reference: Net, count: Count, differences: Differences) -> Agreem
         flips=differences.flips,
         near_ties=differences.near_ties,
         calibration_images=differences.calibration_images,
+        judged=None if count.tally is None else int(count.tally.judged.sum()),
         top1=_pairing(count.tally, differences.tally, 1),
         top5=_pairing(count.tally, differences.tally, 5),
         flips_by_class=_flips_by_class(count, differences),
@@ -205,6 +217,6 @@ def _flips_by_class(count: Count, differences: Differences) -> tuple[ClassFlips,
 
 
 def _pairing(reference: Tally | None, candidate: Tally | None, k: int) -> Pairing | None:
-    if reference is None or candidate is None:
+    if reference is None or candidate is None or not (judged := reference.judged).any():
         return None
-    return Pairing.of(candidate.wrong(k), reference.wrong(k), interval="score")
+    return Pairing.of(candidate.wrong(k)[judged], reference.wrong(k)[judged], interval="score")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from alexnet_infer.errors import UsageError
 from alexnet_infer.evaluation.agreement import Agreement
 from alexnet_infer.evaluation.statistics import images_to_decide
 from alexnet_infer.max_drop import Metric
@@ -37,18 +38,25 @@ class Judgement:
 
 
 def judge(agreement: Agreement, limits: Mapping[Metric, float]) -> tuple[Judgement, ...]:
-    """Judge a comparison on labelled images by `limits` in percentage points."""
+    """Judge a comparison on labelled images by `limits` in percentage points.
+
+    Raises UsageError if there are limits and no image says anything about them.
+    """
+    if limits and not agreement.pairs:
+        raise UsageError(
+            f"--max-drop: none of the {agreement.images:,} images can be read and is of a class that the nets know: "
+            "expected another labelled set"
+        )
     return tuple(_judgement(agreement, metric, points / 100) for metric, points in limits.items())
 
 
 def _judgement(agreement: Agreement, metric: Metric, limit: float) -> Judgement:
-    pair = {"top1": agreement.top1, "top5": agreement.top5}[metric]
-    assert pair is not None, "images without labels"
+    pair = agreement.pairs[metric]
     outcome: Outcome = "passed" if pair.high <= limit else "failed" if pair.low > limit else "undecided"
     more = None
     if outcome == "undecided":
-        needed = images_to_decide(pair.first_only, pair.second_only, agreement.images, limit)
-        more = None if needed is None else max(1, needed - agreement.images)
+        needed = images_to_decide(pair.first_only, pair.second_only, agreement.judged, limit)
+        more = None if needed is None else max(1, needed - agreement.judged)
     return Judgement(
         metric=metric,
         max_drop=limit,
@@ -79,13 +87,18 @@ class Verdict:
         return all(judgement.outcome == "passed" for judgement in self.gate)
 
     @property
+    def judgements(self) -> dict[Metric, Judgement]:
+        """The gate by metric."""
+        return {judgement.metric: judgement for judgement in self.gate}
+
+    @property
     def passed(self) -> bool:
         """Whether the candidate meets everything."""
         return self.within is not False and self.gate_passed
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as objects that `json.dumps` accepts. Without limits, "gate" is None."""
-        judgements = {judgement.metric: asdict(judgement) for judgement in self.gate}
+        judgements = {metric: asdict(judgement) for metric, judgement in self.judgements.items()}
         for judgement in judgements.values():
             del judgement["metric"]
         gate = {"passed": self.gate_passed, **judgements} if judgements else None

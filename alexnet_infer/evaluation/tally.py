@@ -139,6 +139,11 @@ class Tally:
         """Mark the images whose label is not among the `k` best classes, including unreadable images: bool [images]."""
         return self.records["ahead"] >= k
 
+    @property
+    def judged(self) -> np.ndarray:
+        """Mark the images that a net can get right: those that can be read and are of a class that it has."""
+        return self.records["ahead"] != NEVER
+
     def per_class(self, k: int | None = None) -> np.ndarray:
         """Count the images of each class of the data, or with `k` only those that are wrong: int [classes]."""
         labels = self.records["label"]

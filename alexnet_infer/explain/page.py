@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -17,7 +15,6 @@ import numpy as np
 from PIL import Image
 
 from alexnet_infer import pages
-from alexnet_infer.errors import UsageError
 from alexnet_infer.explain.answers import view_of_answers
 from alexnet_infer.explain.diagram import diagram
 from alexnet_infer.explain.hidden import view_of_occlusion
@@ -26,7 +23,6 @@ from alexnet_infer.explain.measure import Explained
 from alexnet_infer.explain.numbers import counted, exact, fixed, short
 from alexnet_infer.explain.stages import stages
 from alexnet_infer.explain.words import about, describe, position, size, title
-from alexnet_infer.files import writing
 from alexnet_infer.preprocess import Preprocessing
 from alexnet_infer.version import __version__
 
@@ -69,14 +65,8 @@ class Photographed:
 def check_out(out: Path) -> None:
     """Raise BackendError if jinja2 is missing, and UsageError if `out` can't be written or must not be."""
     pages.check_jinja("explain")
-    if out.is_symlink() or out.is_dir():
-        kind = "a link" if out.is_symlink() else "a folder"
-        raise UsageError(f"--out {out}: {kind}; expected the name of a file")
     pages.check_page(out, f"--out {out}", "another file", KIND)
-    with writing(f"--out {out}"):
-        folder = next(path for path in out.absolute().parents if os.path.lexists(path))
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+    pages.check_file(out, f"--out {out}")
 
 
 def write(photo: Photographed, nets: Sequence[Explained], out: Path) -> Path:

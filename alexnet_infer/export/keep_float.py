@@ -70,8 +70,10 @@ class FloatLayers:
     limits: Mapping[Metric, float]
     """The largest allowed drop, in points."""
     images: int
+    judged: int
+    """The images that the drop counts: those of the net's classes or, without labels, all."""
     labelled: bool
-    """Whether the images have labels of the net's classes."""
+    """Whether there are images with labels of the net's classes."""
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -99,6 +101,7 @@ def choose_float_layers(
     names = list(layers(calibrated.model))
     with counting("measuring layers", images * (1 + len(names))) as advance:
         reference, labels = _outputs(calibrated.model, read, images, advance)
+        labelled = labelled and bool((labels >= 0).any())
         errors = {}
         for name in names:
             only = calibrated.quantized([other for other in names if other != name])
@@ -112,11 +115,13 @@ def choose_float_layers(
             probabilities, _ = _outputs(calibrated.quantized(kept), read, images, advance)
         trials.append(_trial(len(kept), reference, probabilities, labels if labelled else None))
     total = sum(errors.values()) or 1.0
+    judged = int((labels >= 0).sum()) if labelled else images
     return FloatLayers(
         layers=tuple(LayerShare(layer=name, share=errors[name] / total, kept=name in kept) for name in ranked),
         trials=tuple(trials),
         limits=limits,
         images=images,
+        judged=judged,
         labelled=labelled,
     )
 
@@ -139,7 +144,13 @@ def _outputs(
 
 
 def _trial(kept: int, reference: np.ndarray, probabilities: np.ndarray, labels: np.ndarray | None) -> Trial:
-    """Return the drop from the probabilities `reference` to `probabilities`, both [N, classes]."""
+    """Return the drop from the probabilities `reference` to `probabilities`, both [N, classes].
+
+    Images of other classes (label -1) are left out: both nets are wrong on them, which says nothing of the drop.
+    """
+    if labels is not None:
+        known = labels >= 0
+        reference, probabilities, labels = reference[known], probabilities[known], labels[known]
     changes = []
     for k in (1, 5):
         if labels is None:
@@ -153,5 +164,4 @@ def _trial(kept: int, reference: np.ndarray, probabilities: np.ndarray, labels: 
 
 
 def _wrong(scores: np.ndarray, labels: np.ndarray, k: int) -> int:
-    known = labels >= 0
-    return int((~known).sum() + (classes_ahead(scores[known], labels[known]) >= k).sum())
+    return int((classes_ahead(scores, labels) >= k).sum())

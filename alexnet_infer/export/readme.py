@@ -76,12 +76,12 @@ def readme(
 
 
 def _calibration(record: CalibrationRecord) -> str:
-    images = f"{len(record.images):,} images" if len(record.images) > 1 else "one image"
+    images = f"{len(record.images):,} different images" if len(record.images) > 1 else "one image"
     layers = ", ".join(f"`{no_markdown(name)}`" for name in record.keep_float)
     return (
         f"The ranges of activations were measured on {images} (method: {record.method}). "
         f"{f'In float are the layers {layers}.' if layers else 'No layer is in float.'} "
-        "An accuracy that is measured on the same images says nothing about others: verify the file on images that it "
+        "An accuracy that is measured on the same images says little about others: verify the file on images that it "
         "was not calibrated on. The JSON named below lists the images by the first 16 digits of their SHA-256."
     )
 

@@ -20,7 +20,8 @@ from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.machine import cpu_name
 from alexnet_infer.version import __version__
 
-FORMAT = 1
+KIND, FORMAT = "alexnet-infer passport", 1
+"""What a file of JSON begins with."""
 
 _PACKAGES = ("numpy", "pillow", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
 """What may change a figure. Those that are installed are named with their versions."""
@@ -51,7 +52,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Commands:
-    """What reproduces each figure, in the folder in which the files were exported."""
+    """What reproduces each figure, in the working folder of the export."""
 
     files: str
     digests: str
@@ -111,6 +112,7 @@ class Passport:
             for check in self.checks
         }
         return {
+            "kind": KIND,
             "format": FORMAT,
             "net": self.net,
             "date": self.date,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from alexnet_infer import pages
 from alexnet_infer.errors import UsageError
 from alexnet_infer.evaluation.gate import Judgement
 from alexnet_infer.files import write_atomically, writing
+from alexnet_infer.marks import is_marked
+from alexnet_infer.max_drop import METRICS
+from alexnet_infer.passport import contents
 from alexnet_infer.passport.contents import Passport
 from alexnet_infer.version import __version__
 
@@ -16,20 +20,23 @@ KIND = "passport"
 """What the page is, in its generator mark."""
 
 PAGE, JSON = ".html", ".json"
+_MARK = f'"kind": "{contents.KIND}"'.encode()
 
 
 def check_out(out: Path) -> None:
-    """Raise UsageError if a passport can't be written to `out`, and BackendError if jinja2 is missing for a page."""
+    """Raise UsageError if a passport can't be written to `out`, or would replace another file there.
+
+    Raises BackendError if jinja2, which a page needs, is missing.
+    """
     option = f"--passport {out}"
     if out.suffix.lower() not in (PAGE, JSON):
         raise UsageError(f"{option}: expected a file name ending in {PAGE} or {JSON}")
-    if out.is_dir():
-        raise UsageError(f"{option}: is a folder; expected the name of a file")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"{option}: the folder {out.parent} does not exist; create it first")
     if out.suffix.lower() == PAGE:
         pages.check_jinja("--passport")
         pages.check_page(out, option, "another file", KIND)
+    elif os.path.lexists(out) and not out.is_dir() and not is_marked(out, _MARK):
+        raise UsageError(f"{option}: was not written by alexnet-infer and would be overwritten; expected another file")
+    pages.check_file(out, option)
 
 
 def write(passport: Passport, out: Path) -> None:
@@ -40,14 +47,15 @@ def write(passport: Passport, out: Path) -> None:
         pages.write_page(out.parent, out.name, page(passport), option, "another file", KIND)
         return
     with writing(option):
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, (json.dumps(passport.to_json(), indent=1) + "\n").encode())
 
 
 def page(passport: Passport) -> str:
     """Return the web page. Raises BackendError if jinja2 is missing."""
     pages.check_jinja("--passport")
-    values = {"version": __version__, "kind": KIND, "passport": passport, "info": passport.info}
-    filters = {"points": _points, "bar": _bar, "metric": {"top1": "top-1", "top5": "top-5"}.get}
+    values = {"version": __version__, "kind": KIND, "passport": passport, "info": passport.info, "metrics": METRICS}
+    filters = {"points": _points, "bar": _bar}
     return pages.render(__package__, "passport.html.jinja", values, filters)
 
 

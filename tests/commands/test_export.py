@@ -288,7 +288,7 @@ def test_a_file_that_differs_by_more_than_the_tolerance_exits_1_and_is_kept_but_
     assert code == 1
     assert "above 0; in " in out
     assert err.startswith("error: probabilities differ by up to ")
-    assert err.splitlines()[1:] == ["--triton served: nothing was written, because the verification failed"]
+    assert err.splitlines()[1:] == ["--triton served: nothing was written, because the verification did not pass"]
     assert read_model(Path("out/red.onnx")).info.precision == "fp16"
     assert not Path("served").exists()
     code, out, _ = run("export", net, *arguments, "--json")
@@ -306,7 +306,7 @@ def test_a_labelled_set_shows_the_change_in_error(run, net, images):
 
 
 def test_without_verification_nothing_is_compared(run, net, monkeypatch):
-    monkeypatch.setattr("alexnet_infer.commands.export.load", None)
+    monkeypatch.setattr("alexnet_infer.commands.export_verify.load", None)
     code, out, err = run("export", net, "-o", "out", "--no-verify")
     assert (code, err) == (0, "")
     assert [line.split("  ")[0] for line in out.splitlines()] == ["out/red.onnx", "out/README.md"]

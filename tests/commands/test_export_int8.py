@@ -123,7 +123,6 @@ def test_named_layers_are_kept_without_a_choice(run, net, photos):
     ("options", "words"),
     [
         (["--keep-float", "auto"], "--keep-float auto: needs --precision int8 and --calibrate PATH"),
-        (["--max-drop", "top1=1"], "--max-drop top1=1: expected --data, a labelled set"),
         (
             ["--calibrate", "photos", "--keep-float", "auto", "--keep-float", "fc8"],
             "--keep-float auto: chooses all layers itself; leave out --keep-float fc8",

@@ -82,7 +82,7 @@ def test_layers_in_float_are_in_the_order_of_the_net(net, photos, tmp_path):
     stored = {tensor.name for tensor in onnx.load(result.onnx).graph.initializer}
     assert {"conv2.weight", "fc8.weight", "conv1.weight_quantized"} <= stored
     readme = (result.folder / "README.md").read_text()
-    assert f"measured on {PHOTOS} images (method: minmax). In float are the layers `conv2`, `fc8`. " in readme
+    assert f"measured on {PHOTOS} different images (method: minmax). In float are the layers `conv2`, `fc8`. " in readme
     assert "verify the file on images that it was not calibrated on" in readme
 
 

@@ -58,5 +58,8 @@ class TritonPythonModel:
         return triton.InferenceResponse(output_tensors=[triton.Tensor(SQUARES, squares)])
 
     def _squares(self, encoded: np.ndarray) -> np.ndarray:
-        images = enumerate(encoded.ravel())
-        return np.stack([read_square(data, name=f"{ENCODED}[{i}]", rescaling=self._rescaling) for i, data in images])
+        side = self._rescaling.size
+        squares = np.empty((encoded.size, side, side, 3), np.uint8)
+        for i, data in enumerate(encoded.ravel()):
+            squares[i] = read_square(data, name=f"{ENCODED}[{i}]", rescaling=self._rescaling)
+        return squares
