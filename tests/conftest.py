@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from alexnet_infer import cli
+from tests.one_thread import use_one_thread
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import ONNX Runtime directly
 
@@ -41,20 +43,9 @@ def _own_cache(tmp_path_factory):
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread_of_onnx_runtime():
     """Sessions in this process use one thread, for the same reason. Programs that tests start use all cores."""
-    try:
-        import onnxruntime
-    except ImportError:
-        yield
-        return
-    original = onnxruntime.InferenceSession.__init__
-
-    def start(self, model, sess_options=None, *arguments, **options):
-        sess_options = sess_options or onnxruntime.SessionOptions()
-        sess_options.intra_op_num_threads = sess_options.intra_op_num_threads or 1
-        original(self, model, sess_options, *arguments, **options)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnxruntime.InferenceSession, "__init__", start)
+        with suppress(ImportError):
+            use_one_thread(patch.setattr)
         yield
 
 

@@ -269,7 +269,7 @@ def test_json_is_one_object_with_files_form_and_verdict(run, net, photos):
     code, out, err = run("export", net, "-o", "out", "--views", "ten", "--photo", photos, "--json", "--triton", "t")
     assert (code, err) == (0, "")
     result = json.loads(out)
-    form = {"net", "folder", "files", "export", "runtime", "float_layers"}
+    form = {"net", "folder", "files", "export", "runtime", "float_layers", "passport"}
     assert result.keys() == form | {"unreadable", "verified", "triton"}
     size = Path("out/red.onnx").stat().st_size
     assert (result["net"], result["folder"], result["triton"]) == ("red", "out", "t/red/1")

@@ -90,9 +90,7 @@ def test_the_chosen_layers_are_in_the_file_the_readme_the_table_and_the_json(run
     assert [row[2] for row in table[1:9]] == ["float"] * 2 + ["int8"] * 6
     assert "in float  top-1 changed, points  allowed  top-5 changed, points  allowed" in out
     assert f"{kept[0]}, {kept[1]} stay in float. Without labels, each changed guess counts as an error" in out
-    assert (
-        "Measured on the 5 calibration images, where one image is 20 points: more images (--calibration-images)" in out
-    )
+    assert "Measured on the 5 calibration images. One image is 20 points: more images (--calibration-images)" in out
 
 
 def test_by_default_half_a_point_of_top_1_is_allowed_and_labels_are_used(run, net, choosing):

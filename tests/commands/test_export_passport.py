@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from alexnet_infer.commands import export_passport
+from alexnet_infer.errors import UsageError
 from alexnet_infer.passport import page as page_module
 from tests.evaluation.page import Page
 from tests.evaluation.toys import save_net, write_set
@@ -115,7 +116,11 @@ def test_several_nets_are_compared_again_by_exporting_them(run, net, data, monke
     ("options", "message"),
     [
         (["--passport", "p.txt"], "--passport p.txt: expected a file name ending in .html or .json"),
-        (["--passport", "none/p.json"], "--passport none/p.json: the folder none does not exist"),
+        (
+            ["--passport", "mine.json"],
+            "--passport mine.json: was not written by alexnet-infer",
+        ),
+        (["--passport", "other.html/p.json"], "--passport other.html/p.json: can't be written"),
         (["--passport", "p.json", "--no-verify"], "--passport p.json: has the result of the comparison"),
         (
             ["--passport", "p.json", "--outputs", "fc7"],
@@ -127,11 +132,38 @@ def test_several_nets_are_compared_again_by_exporting_them(run, net, data, monke
 )
 def test_what_can_t_be_done_is_refused_before_anything_is_exported(run, net, options, message):
     Path("other.html").write_text("mine")
+    Path("mine.json").write_text("{}")
     code, out, err = run("export", net, *options, "-o", "out")
     assert (code, out) == (2, "")
     assert message in err
     assert not Path("out").exists()
-    assert Path("other.html").read_text() == "mine"
+    assert (Path("other.html").read_text(), Path("mine.json").read_text()) == ("mine", "{}")
+
+
+def test_a_passport_replaces_a_passport(run, net, data):
+    for name in ("new/p.json", "new/p.html"):
+        for _ in range(2):
+            assert run("export", net, "--data", data, "-o", "out", "--passport", name)[0] == 0
+
+
+def test_the_result_is_printed_even_if_the_passport_cannot_be_written(run, net, data, monkeypatch):
+    def full(*arguments):
+        raise UsageError("the disk is full")
+
+    monkeypatch.setattr(page_module, "write", full)
+    code, out, err = run("export", net, "--data", data, "-o", "out", "--json", "--passport", "p.json")
+    assert (code, err) == (2, "error: the disk is full\n")
+    assert json.loads(out)["verified"]["out/net.onnx"]["within"]
+    assert json.loads(out)["passport"] is None
+
+
+def test_names_that_begin_with_a_dash_stay_names(run, here, data):
+    save_net(Path("-n.safetensors"))
+    arguments = ["export", "--data", data, "-o", "out", "--passport", "p.json", "--", "-n.safetensors"]
+    assert run(*arguments)[0] == 0
+    for command in (json.loads(Path("p.json").read_text())["commands"][key] for key in ("comparison", "latency")):
+        line = command if isinstance(command, str) else command["n.onnx"]
+        assert run(*shlex.split(line)[1:])[0] == 0
 
 
 @pytest.mark.parametrize(("low", "difference", "high", "limit"), [(-0.01, 0, 0.02, 0.005), (0, 0, 0, 0), (1, 1, 1, 0)])

@@ -19,6 +19,8 @@ from tests.program import PROGRAM, one_line
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
+ROOT = Path(__file__).parents[2]
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RUN = ("--device", "cpu", "--backend", "onnxruntime", "--batch", 4)
 
@@ -119,6 +121,9 @@ def test_the_order_is_that_of_the_inputs(run, model, root, tmp_path):
 KILLS_ITSELF = """
 import os, signal, sys
 from alexnet_infer.features.staging import Staging
+from tests.one_thread import use_one_thread
+
+use_one_thread(setattr)  # as this process, which may continue: the bytes depend on the number of threads
 
 append, images = Staging.append, int(os.environ["IMAGES"])
 
@@ -141,7 +146,7 @@ def test_a_killed_or_interrupted_run_continues_and_gives_the_same_bytes(run, mod
     (tmp_path / "killed").mkdir()
     out = tmp_path / "killed" / f"whole.{suffix}"
     command = [sys.executable, "-c", KILLS_ITSELF, *map(str, arguments), "-o", str(out)]
-    environment = os.environ | {"IMAGES": "8", "SIGNAL": name}
+    environment = os.environ | {"IMAGES": "8", "SIGNAL": name, "PYTHONPATH": str(ROOT)}
     killed = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
     if name == "SIGKILL":
         assert killed.returncode == -signal.SIGKILL
@@ -160,7 +165,7 @@ def test_an_interrupted_run_with_other_options_is_not_lost(run, model, root, tmp
     out = tmp_path / "f.npz"
     arguments = ["features", tmp_path / "missing.jpg", root, "--model", model, *RUN, "--workers", "1", "-o", out]
     command = [sys.executable, "-c", KILLS_ITSELF, *map(str, arguments)]
-    environment = os.environ | {"IMAGES": "8", "SIGNAL": "SIGKILL"}
+    environment = os.environ | {"IMAGES": "8", "SIGNAL": "SIGKILL", "PYTHONPATH": str(ROOT)}
     subprocess.run(command, capture_output=True, env=environment, timeout=100)
     refused = run(*arguments, "--views", "ten")
     one_line(refused, 2, "f.npz: an earlier run was interrupted", "views (center, now ten)", "--fresh")
@@ -176,7 +181,7 @@ def test_an_interrupted_run_with_other_options_is_not_lost(run, model, root, tmp
 
 def test_ctrl_c_says_how_to_continue(model, root, tmp_path):
     arguments = ["features", root, "--model", model, *RUN, "--workers", "1", "-o", tmp_path / "f.npz"]
-    environment = os.environ | {"IMAGES": "8", "SIGNAL": "SIGINT"}
+    environment = os.environ | {"IMAGES": "8", "SIGNAL": "SIGINT", "PYTHONPATH": str(ROOT)}
     photo = next(root.rglob("*.jpg")).read_bytes()
     for more, expected in (
         (["--fresh"], "interrupted: run the same command again without --fresh to continue\n"),

@@ -161,16 +161,27 @@ def test_the_exif_orientation_is_applied_to_photos_and_not_to_labelled_images(ta
     assert net.backend.seen[0] == 2
 
 
-def test_unreadable_images_are_listed_and_count_as_wrong_for_both(tabled, greys):
+def test_unreadable_images_are_listed_and_say_nothing_of_errors(tabled, greys):
     (greys / "002.png").write_bytes(b"not an image")
     result = compare(tabled(OURS), tabled(OURS), open_images(greys))
     assert (result.images, result.compared, result.flips) == (6, 5, 0)
     ((image, reason),) = [(entry.image, entry.reason) for entry in result.unreadable]
     assert image == "002.png"
     assert reason.startswith("not an image")
-    assert (result.top1.second.wrong, result.top1.first.wrong) == (1, 1)
-    assert result.top1.difference == 0
+    assert result.judged == 5
+    assert (result.top1.second.wrong, result.top1.first.wrong) == (0, 0)
+    assert (result.top1.low, result.top1.high) == paired_score(0, 0, 5)
     assert result.largest == 0  # the zeros in place of the image are not compared
+
+
+def test_images_of_classes_that_the_nets_lack_do_not_narrow_the_interval(tmp_path):
+    """On them, both nets are wrong for sure."""
+    manifest = load_artifact(save_net(tmp_path / "three.safetensors", wnids=WNIDS[:3])).manifest
+    nets = [Net(manifest, Table(table[:, :3] / 2, "a table")) for table in (OURS, theirs())]
+    result = compare(*nets, open_images(write_greys(tmp_path / "greys", LABELS)))
+    assert (result.images, result.compared, result.judged) == (6, 6, 3)
+    assert result.top1.first_only == 1  # image 2, which is guessed as 0; images 3 to 5 are of other classes
+    assert (result.top1.low, result.top1.high) == paired_score(1, 0, 3)
 
 
 def test_a_comparison_without_readable_images_is_refused(tabled, tmp_path):

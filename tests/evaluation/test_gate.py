@@ -28,6 +28,7 @@ def agreement(images: int, top1: tuple[int, int], top5: tuple[int, int] = (0, 0)
         mean=0.0,
         flips=0,
         near_ties=0,
+        judged=images,
         top1=pairing(images, *top1),
         top5=pairing(images, *top5),
     )
