@@ -273,6 +273,8 @@ def compare(
         from alexnet_infer.commands.compare_layers import run as run_layers
 
         _check_given(context, FOR_LAYERS, "has no effect with --layers; leave out one of the two")
+        if data is not None and photos:
+            raise UsageError(f"{photos[0]}: --layers compares two nets, on photos or on --data; leave it out")
         for served in (a, b):
             if not isinstance(served, Path):
                 raise UsageError(f"{served}: a server, which returns only probabilities; leave out --layers")

@@ -208,6 +208,9 @@ def _provenance(manifest: Manifest, shown: _Shown) -> Table:
                 f"batch {batch.min} to {batch.max}, best {batch.opt}, returns {listed(exported.outputs)}",
             )
         )
+        if (record := exported.calibration) is not None:
+            kept = listed(record.keep_float) if record.keep_float else "no layer"
+            rows.append(("calibrated", f"on {len(record.images):,} images, {record.method}; in float: {kept}"))
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

@@ -132,6 +132,7 @@ def test_what_cannot_be_compared_is_one_line_and_exits_2(run, net, images):
         ([net, "net.engine"], "net.engine: an engine, whose layers can't be read; compare the .onnx that it was built"),
         ([center, ten], "center.onnx: cuts views=center itself; export it again with --views ten"),
         ([net, "alexnet-64-0"], "one net has the layer conv1 [16, 55, 55], the other conv1 ["),
+        ([net, net, net], f"{net}: --layers compares two nets"),
         ([net, net, "--tolerance", "1"], "--tolerance: has no effect with --layers"),
         ([net, net, "--device", "cpu"], "--device: has no effect with --layers"),
         ([net, net, "--backend", "openvino"], "--backend: has no effect with --layers"),

@@ -74,6 +74,8 @@ def test_the_chosen_layers_are_in_the_file_the_readme_the_table_and_the_json(run
     assert sum(layer["share"] for layer in chosen["layers"]) == pytest.approx(1)
     kept = [layer["layer"] for layer in chosen["layers"] if layer["kept"]]
     assert kept == [layer["layer"] for layer in chosen["layers"][:2]]
+    text = " ".join(run("info", "out/net.onnx")[1].split())
+    assert "calibrated on 5 images, entropy; in float: " in text
     record = read_model(Path("out/net.onnx")).info.calibration
     assert set(record.keep_float) == {*kept}
     assert result["export"]["calibration"]["keep_float"] == list(record.keep_float)
