@@ -63,9 +63,9 @@ class Opened:
     def members(self) -> list[str]:
         """What identifies each net in it: the SHA-256 of the model file that it was exported from, or its own.
 
-        It is the address of a served net whose server doesn't say which net it is.
+        It is the address of a served net whose server doesn't promise which net it is.
         """
-        if self.info is None:
+        if self.info is None or self.sha256 is None:
             return [self.sha256 or str(self.source)]
         return [member.sha256 for member in self.info.members]
 

@@ -11,27 +11,28 @@ from alexnet_infer.backends.onnxruntime import CPU, import_runtime
 CHANNELS, KERNELS, SIDE, SIZE = 256, 384, 13, 3
 """conv3 of the paper's net: kernels of SIZE x SIZE over CHANNELS maps of SIDE x SIDE."""
 
+UNITS = 4096
+"""Inputs and outputs of its fc7."""
+
 Product = tuple[int, Callable[[], object]]
 """The operations of a call, of which a multiply-add is two, and the call."""
 
 
-def matrix_product(side: int) -> Product:
-    """Return the product of two square float32 matrices, one of them constant as a net's weights are.
-
-    Raises BackendError if ONNX Runtime is missing.
-    """
+def dense(patches: int) -> Product:
+    """Return fc7 of the paper's net on `patches` vectors, float32. Raises BackendError if ONNX Runtime is missing."""
     rng = np.random.default_rng(1)
-    left, right = rng.standard_normal((2, side, side), np.float32)
-    return 2 * side**3, _run("MatMul", left, right)
+    vectors = rng.standard_normal((patches, UNITS), np.float32)
+    weights = rng.standard_normal((UNITS, UNITS), np.float32)
+    return 2 * patches * weights.size, _run("MatMul", vectors, weights)
 
 
-def convolution(images: int) -> Product:
-    """Return conv3 of the paper's net on maps of `images` images, float32. Raises BackendError, as above."""
+def convolution(patches: int) -> Product:
+    """Return conv3 of the paper's net on maps of `patches` patches, float32. Raises BackendError, as above."""
     rng = np.random.default_rng(2)
-    maps = rng.standard_normal((images, CHANNELS, SIDE, SIDE), np.float32)
+    maps = rng.standard_normal((patches, CHANNELS, SIDE, SIDE), np.float32)
     weights = rng.standard_normal((KERNELS, CHANNELS, SIZE, SIZE), np.float32)
     run = _run("Conv", maps, weights, pads=[SIZE // 2] * 4)
-    return 2 * images * SIDE**2 * weights.size, run
+    return 2 * patches * SIDE**2 * weights.size, run
 
 
 def _run(operator: str, data: np.ndarray, weights: np.ndarray, **attributes: object) -> Callable[[], object]:

@@ -183,14 +183,14 @@ def measure(
 ) -> Benchmark:
     """Measure all subjects and this machine's rates, interleaved. `on_turn` is called `turns` times."""
     pairs = [(subject, batch) for subject in subjects for batch in batches]
-    rates = probes() if any(subject.multiply_adds for subject in subjects) else []
+    rates = probes() if any(map(has_floor, subjects)) else []
     runs = [subject.run(batch) for subject, batch in pairs]
     timings = interleave([*runs, *(probe.run for probe in rates)], seconds=seconds, rounds=ROUNDS, on_turn=on_turn)
     machine = None
     if rates:
         machine = Machine.of(rates, timings[len(runs) :])
         for (subject, batch), timing in zip(pairs, timings, strict=False):
-            if subject.multiply_adds is not None and subject.precision != "int8":  # fp16 is computed in float32
+            if has_floor(subject):
                 machine = machine.including(
                     f"{subject.title}, batch {batch}",
                     2 * batch * subject.multiply_adds,
@@ -199,7 +199,7 @@ def measure(
                 )
 
     def floor(subject: Subject, batch: int) -> float | None:
-        if machine is None or subject.multiply_adds is None:
+        if machine is None or not has_floor(subject):
             return None
         return machine.floor(batch * subject.multiply_adds, subject.weight_bytes)
 
@@ -210,9 +210,14 @@ def measure(
     return Benchmark(rows=tuple(rows), machine=machine)
 
 
+def has_floor(subject: Subject) -> bool:
+    """Whether the machine's float32 rates limit a net. They don't limit int8. CPUs compute fp16 in float32."""
+    return subject.multiply_adds is not None and subject.precision != "int8"
+
+
 def turns(subjects: Sequence[Subject], batches: Sequence[int]) -> int:
     """Return how many times `measure` calls `on_turn`."""
-    rates = probe_count() if any(subject.multiply_adds for subject in subjects) else 0
+    rates = probe_count() if any(map(has_floor, subjects)) else 0
     return ROUNDS * (len(subjects) * len(batches) + rates)
 
 

@@ -103,7 +103,7 @@ def _footer(result: Benchmark) -> list[str]:
             "x floor: p50 relative to the least possible time in float32, which is the larger of two times: the "
             f"multiply-adds at {machine.flops / 1e9:.0f} GFLOP/s ({machine.flops_of}), and reading the weights at "
             f"{machine.bandwidth / 1e9:.1f} GB/s ({machine.bandwidth_of}). These are the highest rates of this run. "
-            "int8 multiplies faster, so its value can be below 1."
+            "int8 multiplies faster and has no floor here."
         )
     return lines
 

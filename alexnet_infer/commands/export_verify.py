@@ -104,7 +104,8 @@ def verify_file(
     another machine.
     """
     try:
-        candidate = load(path)
+        # Always the same runtime, so that the result can be reproduced. Engines have only one.
+        candidate = load(path, backend="onnxruntime" if path.suffix == ".onnx" else "auto")
     except BackendError as error:
         if path.suffix == ".onnx":
             raise

@@ -102,7 +102,10 @@ class Count:
 
 def _calibrated_on(net: Net) -> frozenset[str] | None:
     """Return the digests of the images that a net was calibrated on, or None if its file does not name them."""
-    info = net.opened.info if net.opened is not None else None
+    opened = net.opened
+    if opened is not None and opened.address is not None and opened.sha256 is None:
+        return None  # the server may have another net than it says
+    info = opened.info if opened is not None else None
     if info is not None and info.calibration is not None:
         return frozenset(info.calibration.images)
     return None if net.backend.precision == "int8" else frozenset()

@@ -34,6 +34,7 @@ def _small_probes(monkeypatch):
     monkeypatch.setattr(floor, "SQUARE", 96)
     monkeypatch.setattr(floor, "TALL", 128)
     monkeypatch.setattr(floor, "IMAGES", 1)
+    monkeypatch.setattr(floor, "PATCHES", 1)
 
 
 class Clock:
@@ -128,8 +129,8 @@ def test_a_run_that_is_faster_than_all_probes_sets_the_rate():
 def test_the_probes_compute_what_they_count():
     multiply, runtime, convolution, read = probes()
     assert probe_count() == 4
-    for probe in (multiply, runtime):
-        assert (probe.run().shape, probe.flops) == ((96, 96), 2 * 96**3)
+    assert (multiply.run().shape, multiply.flops) == ((96, 96), 2 * 96**3)
+    assert (runtime.run().shape, runtime.flops) == ((1, 4096), 2 * 4096**2)
     assert convolution.run().shape == (1, 384, 13, 13)
     (conv3,) = (step for step in preset("alexnet").steps if step.operation.name == "conv3")
     assert convolution.flops == 2 * conv3.multiply_adds

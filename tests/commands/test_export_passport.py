@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr(export_passport, "SECONDS", 0.001)
-    for name, value in {"SQUARE": 96, "TALL": 128, "IMAGES": 1}.items():
+    for name, value in {"SQUARE": 96, "TALL": 128, "IMAGES": 1, "PATCHES": 1}.items():
         monkeypatch.setattr(f"alexnet_infer.benchmark.floor.{name}", value)
     return tmp_path
 

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from queue import SimpleQueue
+from time import monotonic
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from alexnet_infer.metrics import are_probabilities
 IN_FLIGHT = 4
 """Requests at a time, each on its own connection."""
 LONGEST_WAIT = 30.0
-"""Seconds that one request waits in total while the server is busy."""
+"""Seconds after which a request to a busy server is not sent again."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds before a busy server is asked again, if it doesn't say when. Each pause is twice the one before."""
 
@@ -56,8 +57,9 @@ class RemoteBackend:
         self._version: str | None = None
         served = self.model.served
         self.takes_squares = self.model.views is not None
-        self.precision = "fp32" if served is None else served.info.precision
         self.sha256 = None if served is None else served.sha256
+        # Without a digest, a server may say what an earlier version was: Triton's configuration is that of the first.
+        self.precision = "fp32" if served is None or served.sha256 is None else served.info.precision
         precision = "" if self.precision == "fp32" else f", {self.precision}"
         runs = f"{self.model.server}{precision}" if served is None or served.backend is None else served.backend
         # Predictions are cached by digest and description, which may come from another address later.
@@ -217,20 +219,20 @@ class _Batch:
     def _ask(self, client: Client, part: np.ndarray) -> Answer:
         missing = self._model.size - len(part) if self._model.fixed else 0
         inputs = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)]) if missing else part
-        waited, growing, tries = 0.0, FIRST_PAUSE, 0
+        end, growing, tries = monotonic() + LONGEST_WAIT, FIRST_PAUSE, 0
         while True:
             try:
                 return client.infer(self._model.source, self._model.output, np.ascontiguousarray(inputs))
             except BusyError as busy:
-                pause, tries = growing if busy.retry_after is None else busy.retry_after, tries + 1
-                if waited + pause > LONGEST_WAIT:
+                pause, tries = max(FIRST_PAUSE, busy.retry_after or growing), tries + 1
+                if monotonic() + pause > end:
                     raise BackendError(
-                        f"{self._address}: the server is too busy: {tries} times 503 in {waited:.0f} s ({busy}); try "
-                        "again later, or with a smaller --batch"
+                        f"{self._address}: the server is too busy: {tries} times 503 ({busy}); try again later, or "
+                        "with a smaller --batch"
                     ) from None
                 if self.stop.wait(pause):
                     raise BackendError(f"{self._address}: the server is busy ({busy})") from None
-                waited, growing = waited + pause, min(2 * growing, LONGEST_PAUSE)
+                growing = min(2 * growing, LONGEST_PAUSE)
 
     def _checked(self, answer: Answer, count: int) -> Answer:
         """Return the answer for `count` inputs, if it can be one. Raises ModelFileError otherwise."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -180,13 +181,17 @@ def test_a_busy_server_is_asked_again(path, squares, monkeypatch, after):
         np.testing.assert_allclose(values, server.origin.expected(squares, "ten"), atol=2e-6)
 
 
-def test_the_wait_for_a_busy_server_is_limited(path, squares, monkeypatch):
+@pytest.mark.parametrize("after", ["0", None])
+def test_the_time_of_a_busy_server_is_limited_however_long_it_takes_to_say_so(path, squares, monkeypatch, after):
+    clock = count(0, 5)
     monkeypatch.setattr(backend, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(backend, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(backend, "monotonic", lambda: next(clock))  # each refusal takes five seconds
     with opened(path) as (server, net):
-        server.script = [busy(None)] * 100
-        refused(lambda: net.probabilities(list(squares[:1])), BackendError, "too busy", "the queue is full")
-        assert len(server.script) == 100 - 4, "1 + 2 + 4 milliseconds, and 8 are too many"
+        server.script = [busy(after)] * 100
+        refused(
+            lambda: net.probabilities(list(squares[:1])), BackendError, "too busy: 6 times 503", "the queue is full"
+        )
+        assert len(server.script) == 100 - 6
         server.script = [busy("3600")] * 100
         refused(lambda: net.probabilities(list(squares[:1])), BackendError, "too busy: 1 times 503")
 
