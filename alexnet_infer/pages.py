@@ -1,6 +1,7 @@
-"""Web pages that are single files: `eval --report`, `similar --report` and `explain`.
+"""Web pages that are single files: `eval --report`, `similar --report`, `explain` and `export --passport`.
 
-A page loads nothing from the network. It contains no time, so equal inputs give equal bytes.
+A page loads nothing from the network. Except for a passport, which has a date and measured times, it contains no time,
+so equal inputs give equal bytes.
 """
 
 from __future__ import annotations

@@ -17,8 +17,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from alexnet_infer.decode import Encoded, Squares, read_squares
-from alexnet_infer.errors import UnreadableInputError, one_line, printable
+from alexnet_infer.decode import MAX_BYTES, Encoded, Squares, read_squares
+from alexnet_infer.errors import SpecError, UnreadableInputError, cause_of, one_line, printable
+from alexnet_infer.files import read_limited
 from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.web import Fetch, FetchError, is_http, without_password
 
@@ -84,6 +85,16 @@ class Photo:
         if photo.path is not None:
             return photo.path
         return _standard_input() if photo.content is None else photo.content
+
+    def encoded(self) -> bytes:
+        """Return the content of the image file, for a digest of what is decoded. Errors are those of reading it."""
+        source = self.source()
+        if not isinstance(source, Path):
+            return source if isinstance(source, bytes) else source.read()
+        try:
+            return read_limited(source, MAX_BYTES)
+        except (OSError, SpecError) as error:
+            raise UnreadableInputError(cause_of(error), name=self.printable_name) from None
 
 
 def fetched(photos: Sequence[Photo]) -> list[Photo]:

@@ -30,7 +30,7 @@ ACT_ONLY_IF_GIVEN = {
     "alexnet-infer eval merge": {
         *("--data", "--report", "--save-predictions", "--per-class", "--confusion", "--fail-if"),
     },
-    "alexnet-infer export": {"--calibrate", "--keep-float", "--photo", "--passport", "--triton", "--web"},
+    "alexnet-infer export": {"--calibrate", "--keep-float", "--max-drop", "--photo", "--passport", "--triton", "--web"},
     "alexnet-infer similar": {"--report"},
     "alexnet-infer compare": {"--data", "--max-drop"},
     "alexnet-infer benchmark": {"--plot"},

@@ -54,6 +54,15 @@ FOR_WEB = ("model", "web", "runtime", "precision", "as_json")
 FOR_LAYERS = ("a", "b", "photos", "data", "layout", "split", "limit", "views", "layers", "as_json")
 """The parameters of `compare` that apply to `--layers`."""
 
+_MaxDrop = Annotated[
+    list[str] | None,
+    option(
+        VERIFY,
+        "Largest rise of the top1 or top5 error in points, on --data; repeatable.",
+        metavar="METRIC=X",
+        default=False,
+    ),
+]
 _Tolerance = Annotated[
     float | None,
     option(VERIFY, "Largest probability difference allowed.", metavar="X", default="1e-5; fp16: 0.01; int8: 0.15"),
@@ -101,11 +110,7 @@ def export(
     ] = None,
     keep_float: Annotated[
         list[str] | None,
-        option(INT8, "Layer to keep in float, or auto; repeatable.", metavar="LAYER", default=False),
-    ] = None,
-    max_drop: Annotated[
-        list[str] | None,
-        option(INT8, "Limit for auto and on --data, in points.", metavar="top1=X", default="auto: top1=0.5"),
+        option(INT8, "Layer to keep in float, or auto.", metavar="LAYER", default=False),
     ] = None,
     int8_for: Annotated[
         Literal["cpu", "tensorrt"] | None, option(INT8, "Runtime.", default="cpu; with --trt: tensorrt")
@@ -134,6 +139,7 @@ def export(
     ] = None,
     limit: Annotated[int | None, option(VERIFY, "Compare on N images of the set.", metavar="N", default="all")] = None,
     tolerance: _Tolerance = None,
+    max_drop: _MaxDrop = None,
     out: Annotated[
         Path | None, option(OUTPUT, "Folder to write to.", "-o", "--out", metavar="DIR", default="named after the net")
     ] = None,
@@ -151,14 +157,14 @@ def export(
         option(OUTPUT, "What --triton's models take; jpeg: any image file.", "--input"),
     ] = "squares",
     passport: Annotated[
-        Path | None, option(OUTPUT, "What the files are worth: .html or .json.", metavar="FILE", default=False)
+        Path | None, option(OUTPUT, "Report on the files: .html or .json.", metavar="FILE", default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Export nets to ONNX, TensorRT or a web page, and verify the outputs.
 
-    Exits with 1 if a file differs from its nets by more than the tolerance or an image cannot be read, also one for
-    calibration.
+    Exits with 1 if a file differs from its nets by more than the tolerance, if an error may have risen by more than
+    --max-drop, or if an image cannot be read.
     """
     options = locals()  # must come first: the arguments, by their names
     del options["context"]
@@ -246,17 +252,9 @@ def compare(
     views: Annotated[
         Literal["ten", "center"] | None, option(HOW, "Views to average.", default="the file's, or ten")
     ] = None,
-    layers: Annotated[bool, option(HOW, "Compare layer by layer, worst first; views: center.", "--layers")] = False,
+    layers: Annotated[bool, option(HOW, "Compare layer by layer, worst first.", "--layers")] = False,
     tolerance: _Tolerance = None,
-    max_drop: Annotated[
-        list[str] | None,
-        option(
-            VERIFY,
-            "Largest rise of the top1 or top5 error in points, instead of the tolerance; needs --data; repeatable.",
-            metavar="METRIC=X",
-            default=False,
-        ),
-    ] = None,
+    max_drop: _MaxDrop = None,
     device: Device = "auto",
     backend: Backend = "auto",
     trust_engine: TrustEngine = False,

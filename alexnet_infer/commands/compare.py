@@ -46,7 +46,7 @@ def run(
 ) -> int:
     """Compare the nets in `b` and `more` with that in `a`, and print the agreement. Returns the exit code.
 
-    It is 1 if a check fails or an image can't be read. `max_drop` are texts for `gate.parse_max_drop`. By default,
+    It is 1 if a check fails or an image can't be read. `max_drop` are texts for `max_drop.parse_max_drop`. By default,
     `views` are those that one of the files cuts itself, or else ten. `tolerance` is by default that of the coarser
     precision (`agreement.TOLERANCES`), or none with `max_drop`.
 

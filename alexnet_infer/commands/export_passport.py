@@ -14,7 +14,7 @@ from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.evaluation.gate import Verdict
 from alexnet_infer.export.job import Exported, ExportRequest
 from alexnet_infer.nets import nets_at_hand
-from alexnet_infer.passport.contents import Check, Commands, FileDigest, Machine, Passport, versions
+from alexnet_infer.passport.contents import Check, Commands, FileDigest, Host, Passport, versions
 
 SECONDS = 1.0
 """Measured time for each row of the speed."""
@@ -38,11 +38,12 @@ def make_passport(
         net=exported.manifest.name,
         info=exported.info,
         files=tuple(FileDigest.of(path) for path in exported.files),
+        float_layers=exported.float_layers,
         engine=exported.built.description.platform if exported.built is not None else None,
         images=_images(verification),
         checks=tuple(checks),
         benchmark=None if speed is None else measured(speed),
-        machine=Machine.this(),
+        machine=Host.this(),
         versions=versions(),
         commands=Commands(
             files=command,

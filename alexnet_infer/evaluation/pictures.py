@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from alexnet_infer.datasets import Example, LabelledImages
 from alexnet_infer.datasets.sampling import stratified
-from alexnet_infer.decode import MAX_BYTES, Squares, read_rgb
+from alexnet_infer.decode import Squares, read_rgb
 from alexnet_infer.digests import image_digest
-from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError, one_line
-from alexnet_infer.files import read_limited
+from alexnet_infer.errors import UnreadableInputError, UsageError
 from alexnet_infer.photos import Photo
 from alexnet_infer.preprocess import Rescaling, square_of
 from alexnet_infer.reading import decode_ahead, decode_photos
@@ -84,9 +82,9 @@ def _parts(photo: Photo, rescalings: Collection[Rescaling], digests: bool) -> li
     """Read a photo: the full photo, then its quarters unless it is only one pixel wide or high."""
     if photo.name == "-":
         raise UnreadableInputError("standard input can't be compared: expected files, folders, patterns or URLs")
-    source = photo.source()
+    source = photo.encoded() if digests else photo.source()
     image = read_rgb(source, name=photo.name, shrink_to=2 * max(kind.size for kind in rescalings))
-    digest = image_digest(_content(source, photo)) if digests else ""
+    digest = image_digest(source) if digests else ""
     across, down = image.width // 2, image.height // 2
     parts = {photo.printable_name: image}
     if across and down:
@@ -97,15 +95,3 @@ def _parts(photo: Photo, rescalings: Collection[Rescaling], digests: bool) -> li
         Picture(name=name, squares={kind: square_of(part, kind) for kind in rescalings}, digest=digest)
         for name, part in parts.items()
     ]
-
-
-def _content(source: Path | bytes, photo: Photo) -> bytes:
-    """Return the encoded bytes of a photo that was read before."""
-    if isinstance(source, bytes):
-        return source
-    try:
-        return read_limited(source, MAX_BYTES)
-    except (OSError, SpecError) as error:
-        raise UnreadableInputError(
-            f"can't be read a second time ({one_line(error)})", name=photo.printable_name
-        ) from error

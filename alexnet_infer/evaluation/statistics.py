@@ -1,6 +1,7 @@
 """How far chance alone may move an error: intervals and paired tests.
 
-Everything is counted in integers and divided once. docs/evaluation.md defines the figures and says when to use which.
+Everything is counted in integers and divided once. docs/evaluation.md defines the
+figures of `eval`, docs/export.md the interval of `compare`.
 """
 
 from __future__ import annotations

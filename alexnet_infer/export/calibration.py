@@ -11,11 +11,10 @@ import numpy as np
 
 from alexnet_infer.datasets import LabelledImages, open_images
 from alexnet_infer.datasets.base import Example
-from alexnet_infer.decode import MAX_BYTES, read_square
+from alexnet_infer.decode import read_square
 from alexnet_infer.digests import image_digest
-from alexnet_infer.errors import SpecError, UnreadableInputError, UsageError, cause_of
+from alexnet_infer.errors import UnreadableInputError, UsageError
 from alexnet_infer.export.quantize import Method
-from alexnet_infer.files import read_limited
 from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.max_drop import Metric
@@ -119,17 +118,9 @@ def _read(image: Example | Photo, rescaling: Rescaling) -> CalibrationImage:
     if isinstance(image, Example):
         data, label, name = image.content(), image.label, image.relative_name
     else:
-        data, label, name = _content(image), None, image.name
+        data, label, name = image.encoded(), None, image.name
     square = read_square(data, name=name, rescaling=rescaling, apply_exif=label is None)
     return CalibrationImage(square=square, digest=image_digest(data), label=label)
-
-
-def _content(photo: Photo) -> bytes:
-    photo.source()  # raises what is known already
-    try:
-        return read_limited(photo.path, MAX_BYTES)
-    except (OSError, SpecError) as error:
-        raise UnreadableInputError(cause_of(error), name=photo.printable_name) from None
 
 
 def _labelled(source: Path) -> LabelledImages | None:

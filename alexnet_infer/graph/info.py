@@ -111,7 +111,7 @@ class ExportInfo(Record, kw_only=True):
     """The layers that the file returns, by their names in `alexnet_infer.layers`. Absent in JSON if it returns only
     probabilities, as in files of versions before 0.2."""
     calibration: CalibrationRecord | None = None
-    """Set for int8 by versions from 0.2 on. Absent in JSON if it is None."""
+    """None for int8 files of earlier versions, which have no record of it. Absent in JSON if it is None."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

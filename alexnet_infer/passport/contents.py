@@ -16,6 +16,7 @@ from alexnet_infer.artifact import sha256
 from alexnet_infer.benchmark.measure import Benchmark
 from alexnet_infer.engines.files import EnginePlatform
 from alexnet_infer.evaluation.gate import Verdict
+from alexnet_infer.export.keep_float import FloatLayers
 from alexnet_infer.graph.info import ExportInfo
 from alexnet_infer.machine import cpu_name
 from alexnet_infer.version import __version__
@@ -62,7 +63,7 @@ class Commands:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class Host:
     """Where the figures were measured."""
 
     cpu: str
@@ -70,7 +71,7 @@ class Machine:
     system: str
 
     @classmethod
-    def this(cls) -> Machine:
+    def this(cls) -> Host:
         return cls(cpu=cpu_name(), cores=os.cpu_count() or 1, system=f"{platform.system()} {platform.machine()}")
 
 
@@ -92,6 +93,8 @@ class Passport:
     net: str
     info: ExportInfo
     files: tuple[FileDigest, ...]
+    float_layers: FloatLayers | None
+    """How the layers that stay in float were chosen, if they were."""
     engine: EnginePlatform | None
     """What the engine, if there is one, was built by and for."""
     images: str
@@ -99,7 +102,7 @@ class Passport:
     checks: tuple[Check, ...]
     benchmark: Benchmark | None
     """The files' speed on this machine, each beside its net. None if no file runs here."""
-    machine: Machine
+    machine: Host
     versions: dict[str, str]
     commands: Commands
     date: str
@@ -118,6 +121,7 @@ class Passport:
             "date": self.date,
             "files": [asdict(file) for file in self.files],
             "export": json.loads(self.info.to_json()),
+            "float_layers": self.float_layers.to_json() if self.float_layers is not None else None,
             "engine": msgspec.structs.asdict(self.engine) if self.engine is not None else None,
             "comparison": {"images": self.images, "files": checks},
             "latency": self.benchmark.to_json() if self.benchmark is not None else None,

@@ -21,7 +21,7 @@ _DEFAULTS: dict[str, Any] = {"outputs": [PROBABILITIES]}
 """What an interface leaves out if it is this, like those of configs before there was another value."""
 
 _ADDED = {"views", "resample", "fit", "size", "mean", "channel_order", "value_range"}
-"""What configs written before version 0.2 don't say. They also have no parameters, so no client relies on these."""
+"""What the configs of earlier versions don't say. They also have no parameters, so no client relies on these."""
 
 
 def write_repository(folder: Path, model: ServedModel, input: Input = "squares") -> Path:
