@@ -1,14 +1,8 @@
-"""A connection to the server: uvicorn's, with limits on what a client may send, how slowly, and how slowly it reads.
-
-This module imports uvicorn: import it in the function that uses it.
-"""
+"""A connection to the server: uvicorn's, with limits on what a client may send, how slowly, and how slowly it reads."""
 
 from __future__ import annotations
 
 from typing import Any
-
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from alexnet_infer.errors import cause_of, shown
 from alexnet_infer.serve import protocol
@@ -21,11 +15,19 @@ PIPELINED = 100
 """Requests of a connection that wait for the answer of the one before."""
 
 
-class Connection(HttpToolsProtocol):
-    """One connection. The app is `alexnet_infer.serve.app.create_app`'s, whose limits and metrics are used.
+def connection_class() -> type:
+    """Return uvicorn's class for connections, with limits."""
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-    uvicorn itself waits forever for the first request, for the rest of a request, and for a client to read its answer,
-    and sets no limit to headers and pipelined requests.
+    return type("Connection", (Limited, HttpToolsProtocol), {})
+
+
+class Limited:
+    """The limits, before uvicorn's HttpToolsProtocol in the order of base classes.
+
+    The app is `alexnet_infer.serve.app.create_app`'s, whose limits and metrics are used. uvicorn itself waits forever
+    for the first request, for the rest of a request, and for a client to read its answer, and sets no limit to headers
+    and pipelined requests.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -73,6 +75,8 @@ class Connection(HttpToolsProtocol):
 
     def _feed(self, data: bytes) -> bytes:
         """Parse received bytes. Returns bytes to parse next. Raises RequestError."""
+        from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade
+
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
@@ -93,6 +97,8 @@ class Connection(HttpToolsProtocol):
         """Return the head of the request without Upgrade, for a new parser. The old one takes the body for the other
         protocol. RFC 9110, 7.8: a server may ignore Upgrade.
         """
+        from httptools import HttpRequestParser
+
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         headers = b"".join(b"%s: %s\r\n" % (name, value) for name, value in self.headers if name != b"upgrade")
         self.parser = HttpRequestParser(self)
@@ -166,6 +172,8 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, error: RequestError) -> None:
         """Answer a request that the app doesn't see, and close the connection."""
+        from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
         begun = self._running is not None and self._running.response_started and not self._running.response_complete
         self._forget_answer()
         if not begun:  # otherwise this would be read as a part of that answer

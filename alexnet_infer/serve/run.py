@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from alexnet_infer.errors import BackendError, UsageError, shown
 from alexnet_infer.output import tell
 from alexnet_infer.program import INTERRUPTED
+from alexnet_infer.serve.connection import connection_class
 from alexnet_infer.serve.limits import GRACE
 
 if TYPE_CHECKING:
@@ -83,11 +84,9 @@ def serve(app: Starlette, listener: socket.socket, on_started: Callable[[], None
 def _config(app: Starlette) -> uvicorn.Config:
     import uvicorn
 
-    from alexnet_infer.serve.connection import Connection
-
     return uvicorn.Config(
         app,
-        http=Connection,
+        http=connection_class(),
         ws="none",
         lifespan="on",
         log_config=None,

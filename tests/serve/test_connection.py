@@ -6,18 +6,15 @@ import operator
 import socket
 import threading
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from alexnet_infer.serve.connection import MAX_HEAD, PIPELINED, Limited
 from tests.serve.running import Held, Reply, eventually, infer_request, random_squares, running
 
 for package in ("starlette", "uvicorn", "prometheus_client", "jinja2", "onnxruntime"):
     pytest.importorskip(package, reason=f"needs {package}: pip install 'alexnet-infer[cpu,serve]'")
-
-_module = import_module("alexnet_infer.serve.connection")  # it imports uvicorn
-Connection, MAX_HEAD, PIPELINED = _module.Connection, _module.MAX_HEAD, _module.PIPELINED
 
 CAT = (Path(__file__).parents[2] / "examples" / "cat.jpg").read_bytes()
 GET = b"GET /v2/health/live HTTP/1.1\r\n\r\n"
@@ -57,13 +54,13 @@ def only_reply(connection: socket.socket) -> Reply:
 def lost(monkeypatch) -> threading.Semaphore:
     """Counts the connections that have ended."""
     count = threading.Semaphore(0)
-    original = Connection.connection_lost
+    original = Limited.connection_lost
 
     def connection_lost(self, error):
         original(self, error)
         count.release()
 
-    monkeypatch.setattr(Connection, "connection_lost", connection_lost)
+    monkeypatch.setattr(Limited, "connection_lost", connection_lost)
     return count
 
 
@@ -71,13 +68,13 @@ def lost(monkeypatch) -> threading.Semaphore:
 def received(monkeypatch) -> bytearray:
     """What the server has read and parsed."""
     data = bytearray()
-    original = Connection.data_received
+    original = Limited.data_received
 
     def data_received(self, piece):
         original(self, piece)
         data.extend(piece)
 
-    monkeypatch.setattr(Connection, "data_received", data_received)
+    monkeypatch.setattr(Limited, "data_received", data_received)
     return data
 
 
