@@ -11,7 +11,7 @@ from alexnet_infer.preprocess import Views
 from alexnet_infer.serve.app import create_app
 from alexnet_infer.serve.limits import Limits
 from alexnet_infer.serve.opening import default_batch, open_models
-from alexnet_infer.serve.run import LOOPBACK, bind, log_in_lines, serve, url_of
+from alexnet_infer.serve.run import bind, is_local, log_in_lines, serve, url_of
 
 
 def run(
@@ -42,7 +42,7 @@ def run(
         app = create_app(models, Limits(**given), workers=workers)
         app.state.server.start()
         log_in_lines()
-        if host not in LOOPBACK:
+        if not is_local(listener):
             tell(f"note: --host {host} lets other machines use this server, and it asks for no password")
 
         def started() -> None:

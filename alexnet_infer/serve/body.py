@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -33,18 +33,27 @@ class Bodies:
         that is unknown or damaged, 503 if the other bodies take too much memory. Raises ClientDisconnect if the client
         leaves.
         """
-        held = _Held(self)
+        held = 0
+
+        def hold(count: int) -> None:
+            nonlocal held
+            most = BODIES * self._limits.max_body
+            if self._held + count > most:
+                raise busy(f"the bodies of all requests together have {most:,} bytes: try again later")
+            self._held += count
+            held += count
+
         try:
-            body = await self._received(request, held)
-            encoding = request.headers.get("content-encoding", "identity").strip().lower()
-            if encoding != "identity":
+            body = await self._received(request, hold)
+            encoding = request.headers.get("content-encoding", "").strip().lower()
+            if encoding not in ("", "identity"):
                 body = await asyncio.to_thread(self._decompressed, body, encoding)
-                held.grow(len(body))
+                hold(len(body))
             yield body
         finally:
-            held.release()
+            self._held -= held
 
-    async def _received(self, request: Request, held: _Held) -> bytes:
+    async def _received(self, request: Request, hold: Callable[[int], None]) -> bytes:
         declared = request.headers.get("content-length", "")
         self._check_size(int(declared) if declared.isdigit() and len(declared) < 20 else 0)
         chunks: list[bytes] = []
@@ -54,7 +63,7 @@ class Bodies:
                 async for chunk in request.stream():
                     size += len(chunk)
                     self._check_size(size)
-                    held.grow(len(chunk))
+                    hold(len(chunk))
                     chunks.append(chunk)
         except TimeoutError:
             seconds = f"{self._limits.timeout:g} s"
@@ -81,24 +90,3 @@ class Bodies:
                 400, f"the body is not {encoding} (it {'ends early' if not decompressor.eof else 'goes on'})"
             )
         return content
-
-    def _grow(self, count: int) -> None:
-        most = BODIES * self._limits.max_body
-        if self._held + count > most:
-            raise busy(f"the bodies of all requests together have {most:,} bytes: try again later")
-        self._held += count
-
-
-class _Held:
-    """The bytes of one request's body in memory."""
-
-    def __init__(self, bodies: Bodies) -> None:
-        self._bodies, self._count = bodies, 0
-
-    def grow(self, count: int) -> None:
-        self._bodies._grow(count)
-        self._count += count
-
-    def release(self) -> None:
-        self._bodies._held -= self._count
-        self._count = 0

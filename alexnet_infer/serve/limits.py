@@ -14,6 +14,9 @@ MAX_JSON_BYTES = 8_000_000
 BODIES = 8
 """The bodies of all requests together may take this many times the largest body."""
 
+GRACE = 5
+"""Seconds after the time limit of a body at which a connection is closed, so that the app can answer before."""
+
 RETRY_AFTER = 1
 """Seconds after which a client may try again if the server was busy."""
 

@@ -22,9 +22,8 @@ from alexnet_infer.errors import BackendError, UsageError, listed, meant, one_li
 from alexnet_infer.nets import find_net
 from alexnet_infer.preprocess import Views
 from alexnet_infer.serve.app import create_app
-from alexnet_infer.serve.limits import Limits
+from alexnet_infer.serve.limits import GRACE, Limits
 from alexnet_infer.serve.opening import default_batch, open_models, split_name
-from alexnet_infer.serve.run import GRACE
 
 if TYPE_CHECKING:
     from ray.serve import Application

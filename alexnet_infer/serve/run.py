@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from alexnet_infer.errors import BackendError, UsageError, shown
 from alexnet_infer.output import tell
 from alexnet_infer.program import INTERRUPTED
+from alexnet_infer.serve.connection import connection_class
+from alexnet_infer.serve.limits import GRACE
 
 if TYPE_CHECKING:
     import uvicorn
@@ -21,17 +26,17 @@ if TYPE_CHECKING:
 
     from alexnet_infer.serve.app import Server
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+BACKLOG = 2048
+"""Connections that the system holds until the server accepts them."""
 
 KEEP_ALIVE = 75
-"""Seconds that a connection without a request stays open."""
-
-GRACE = 5
-"""Seconds after the time limit of a body at which a connection is closed, so that the app can answer before."""
+"""Seconds that a connection stays open after an answer, without another request."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that has this address, and doesn't listen yet. With port 0 the system chooses a free one.
+    """Return a socket that listens at this address. With port 0 the system chooses a free one.
+
+    Clients that connect before `serve` is called wait. Two sockets could be bound to one address before either listens.
 
     Raises UsageError for an unknown host, and BackendError if the address is in use or can't be had.
     """
@@ -44,6 +49,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise BackendError(
@@ -59,10 +65,16 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def is_local(listener: socket.socket) -> bool:
+    """Whether only programs on this machine can connect to a bound socket."""
+    return ip_address(listener.getsockname()[0]).is_loopback
+
+
 def serve(app: Starlette, listener: socket.socket, on_started: Callable[[], None]) -> int:
     """Run the app until SIGTERM or SIGINT, and answer what was accepted by then. Returns the exit code, 0 or 130.
 
-    A second signal ends it at once. `on_started` is called when requests are answered.
+    A second signal ends the process at once, with the exit code 143 or 130. `on_started` is called when requests are
+    answered.
     """
     process = _process(_config(app), app.state.server, on_started)
     process.run(sockets=[listener])
@@ -72,10 +84,9 @@ def serve(app: Starlette, listener: socket.socket, on_started: Callable[[], None
 def _config(app: Starlette) -> uvicorn.Config:
     import uvicorn
 
-    timeout = app.state.server.limits.timeout
     return uvicorn.Config(
         app,
-        http=_connection(timeout + GRACE),
+        http=connection_class(),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -84,6 +95,7 @@ def _config(app: Starlette) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=GRACE,
     )
 
@@ -119,8 +131,7 @@ def _process(config: uvicorn.Config, server: Server, on_started: Callable[[], No
         def handle_exit(self, number: int, frame: Any) -> None:
             self.signals.append(number)
             if len(self.signals) > 1:
-                self.should_exit = self.force_exit = True
-                return
+                _end(number)
             server.drain()
             self._drained_by = time.monotonic() + server.limits.timeout + GRACE
 
@@ -128,71 +139,28 @@ def _process(config: uvicorn.Config, server: Server, on_started: Callable[[], No
             drained = server.draining and not server.open_requests
             return await super().on_tick(counter) or drained or time.monotonic() > self._drained_by
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """Close the connections, those of slow clients before uvicorn would print an error for each."""
+            asyncio.get_running_loop().call_later(GRACE / 2, self._abort)
+            await super().shutdown(sockets)
+
+        def _abort(self) -> None:
+            for connection in list(self.server_state.connections):
+                connection.abort()
+
     return Process()
+
+
+def _end(number: int) -> NoReturn:
+    """End the process in a signal's handler. All that was printed is flushed already."""
+    if number == signal.SIGINT:
+        tell(INTERRUPTED[1])
+    os._exit(128 + number)
 
 
 def _is_handled(number: int) -> bool:
     """Whether a signal has an effect on this process. Shells let programs in the background ignore Ctrl-C."""
     return signal.getsignal(number) is not signal.SIG_IGN
-
-
-def _connection(timeout: float) -> type:
-    """Return uvicorn's class for connections, with a limit to the seconds that a request may take to arrive.
-
-    uvicorn itself waits forever for the first request and for the rest of one, so that slow senders could use up all
-    connections.
-    """
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-    class Connection(HttpToolsProtocol):
-        _timer: Any = None
-        _open: Sequence[Any] = ()
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._wait()
-
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            self._wait()
-
-        def on_message_complete(self) -> None:
-            super().on_message_complete()
-            self._timer.cancel()
-
-        def connection_lost(self, error: Exception | None) -> None:
-            self._forget_answers()
-            super().connection_lost(error)
-            self._timer.cancel()
-
-        def _wait(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self.loop.call_later(timeout, self._give_up)
-
-        def _give_up(self) -> None:
-            self._forget_answers()
-            self.transport.close()
-
-        def eof_received(self) -> None:
-            self._forget_answers()
-            super().eof_received()
-
-        def send_400_response(self, message: str) -> None:
-            self._forget_answers()
-            super().send_400_response(message)
-
-        def on_headers_complete(self) -> None:
-            super().on_headers_complete()
-            self._open = [cycle for cycle in (*self._open, self.cycle) if not cycle.response_complete]
-
-        def _forget_answers(self) -> None:
-            """Tell the app that nobody waits: with uvloop, an answer on a closed connection would be an error."""
-            for cycle in self._open:
-                cycle.disconnected = True
-                cycle.message_event.set()
-
-    return Connection
 
 
 def log_in_lines() -> None:

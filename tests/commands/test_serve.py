@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_infer.serve.run import bind, url_of
+from alexnet_infer.errors import BackendError
+from alexnet_infer.serve.run import bind, is_local, url_of
 from tests.program import PROGRAM, one_line
+from tests.serve.running import eventually
 
 for package in ("starlette", "uvicorn", "prometheus_client", "jinja2", "onnxruntime"):
     pytest.importorskip(package, reason=f"needs {package}: pip install 'alexnet-infer[cpu,serve]'")
@@ -85,6 +87,21 @@ def test_ctrl_c_ends_it_with_130_and_the_defaults_are_an_ensemble_of_bundled_net
     ]
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "printed"), [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "interrupted\n")]
+)
+def test_a_second_signal_ends_it_at_once_although_a_request_is_open(start, model, number, code, printed):
+    process, _, port = start(model, "--views", "center")
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(b"POST /v1/classify HTTP/1.1\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")  # its body is waited for
+        process.send_signal(number)
+        eventually(lambda: ask(port, "GET", "/v2/health/ready")[0] == 503)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (code, "", printed)
+
+
 def test_a_port_in_use_is_one_line(run, model):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -133,6 +150,23 @@ def test_a_missing_package_is_one_line_that_names_the_extra(run, model, monkeypa
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "uvicorn.protocols.http.httptools_impl", raising=False)
     one_line(run("serve", model, "--port", "0"), 5, package.replace("_", "-"), 'pip install "alexnet-infer[serve]"')
+
+
+def test_of_two_servers_that_start_at_the_same_time_one_gets_the_port():
+    with bind("127.0.0.1", 0) as listener, pytest.raises(BackendError, match="Address already in use"):
+        bind("127.0.0.1", listener.getsockname()[1])
+
+
+@pytest.mark.parametrize(("host", "local"), [("127.0.0.1", True), ("localhost", True), ("0.0.0.0", False)])
+def test_the_note_on_other_machines_is_for_addresses_that_they_can_reach(host, local):
+    with bind(host, 0) as listener:
+        assert is_local(listener) == local
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the whole of 127.0.0.0/8 as its loopback")
+def test_all_addresses_of_the_loopback_interface_are_local():
+    with bind("127.0.0.2", 0) as listener:
+        assert is_local(listener)
 
 
 def test_an_address_of_ipv6_is_in_brackets():

@@ -408,26 +408,3 @@ def test_digests_are_computed_only_for_a_net_that_names_its_images(tabled, calib
     assert not computed
     compare(tabled(OURS), calibrated(["0" * 16]), open_images(greys))
     assert len(computed) == 6
-
-
-def test_a_photo_that_vanishes_before_its_digest_is_unreadable(tabled, calibrated, tmp_path, monkeypatch):
-    real = pictures_module.read_rgb
-
-    def read_and_remove(source, **options):
-        image = real(source, **options)
-        source.unlink()
-        return image
-
-    images = photos(tmp_path, 2)
-    monkeypatch.setattr(
-        pictures_module,
-        "read_rgb",
-        lambda source, **options: (
-            read_and_remove(source, **options) if source == images[0].path else real(source, **options)
-        ),
-    )
-    result = compare(tabled(OURS), calibrated([image_digest(images[1].path.read_bytes())]), images)
-    ((image, reason),) = [(entry.image, entry.reason) for entry in result.unreadable]
-    assert image == str(images[0].path)
-    assert reason.startswith("can't be read a second time")
-    assert result.calibration_images == 5
