@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_infer.serve.app import ROUTES
+from alexnet_infer.serve.routes import ROUTES
 from tests.serve.running import Reply, infer_request, random_squares
 
 for package in ("starlette", "uvicorn", "prometheus_client", "jinja2", "onnxruntime"):
@@ -48,7 +48,7 @@ def fits(document: dict[str, Any], schema: Any, value: Any) -> None:
     """Check `value` against the part of JSON Schema that the document uses."""
     schema = resolved(document, schema)
     known = {
-        *("type", "required", "properties", "items", "enum", "const", "description", "minimum", "maxLength"),
+        *("type", "required", "properties", "items", "enum", "const", "description", "minimum", "maximum", "maxLength"),
         *("minItems", "maxItems", "additionalProperties"),
     }
     assert schema.keys() <= known
@@ -69,7 +69,7 @@ def fits(document: dict[str, Any], schema: Any, value: Any) -> None:
 
 def test_every_route_is_documented_and_every_documented_route_exists(document):
     assert {(path, method) for path, method, _ in operations(document)} == {
-        (path, method) for path, method, _ in ROUTES
+        (route.path, route.method) for route in ROUTES
     }
 
 
