@@ -164,7 +164,7 @@ class Batcher(Generic[Prepared]):
         while True:
             with self._changed:
                 self._refuse_late()
-                room = self._max_batch - sum(part.count for part in parts)
+                room = self._max_batch - _images(parts)
                 while not self._fits(room, parts):
                     if not parts:
                         if self._closed and not self._queue:
@@ -182,8 +182,8 @@ class Batcher(Generic[Prepared]):
             try:
                 prepared = self._prepare(job.images[begin : begin + count])
             except Exception as error:  # such as not enough memory
-                job.fail(self._refusal(error))
                 self._done(count)
+                job.fail(self._refusal(error))
             else:
                 self._preparing.add(count, self._clock() - began)
                 parts.append(Part(job, count, prepared))
@@ -201,6 +201,7 @@ class Batcher(Generic[Prepared]):
                 job.fail(refused)
 
     def _done(self, count: int) -> None:
+        """Forget images that were taken from the queue, before their client can know."""
         with self._changed:
             self._taken -= count
 
@@ -232,9 +233,10 @@ class Batcher(Generic[Prepared]):
                 continue
             if not parts:
                 return
-            self._serve_batch([part for part in parts if not part.job.future.cancelled()])
+            wanted = [part for part in parts if not part.job.future.cancelled()]
+            self._done(_images(parts) - _images(wanted))
+            self._serve_batch(wanted)
             with self._changed:
-                self._taken -= sum(part.count for part in parts)
                 self._busy = False
                 self._changed.notify()
 
@@ -255,6 +257,7 @@ class Batcher(Generic[Prepared]):
         except Exception as error:  # of any type: it must not end the thread
             self.failure = cause_of(error)
             if len(parts) == 1:
+                self._done(parts[0].count)
                 parts[0].job.fail(self._refusal(error))
             return False
         self.failure = None
@@ -262,6 +265,7 @@ class Batcher(Generic[Prepared]):
             seconds = self._clock() - began
             self._running.add(len(rows), seconds)
             self._on_batch(len(rows), seconds)
+        self._done(_images(parts))
         begin = 0
         for part in parts:
             own = rows[begin : begin + part.count]
@@ -274,3 +278,7 @@ class Batcher(Generic[Prepared]):
 
     def _refusal(self, error: Exception) -> RequestError:
         return busy(f"{self._name} failed: {cause_of(error) or type(error).__name__}")
+
+
+def _images(parts: Sequence[Part]) -> int:
+    return sum(part.count for part in parts)

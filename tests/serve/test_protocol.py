@@ -122,6 +122,12 @@ WRONG: dict[str, tuple[Any, bytes, str]] = {
         b"",
         "'shared_memory_region': this server has no shared memory",
     ),
+    "a sequence": (
+        {"inputs": [TENSOR], "parameters": {"sequence_id": 7, "sequence_start": True}},
+        b"",
+        "the request: 'sequence_id': this server has no sequences",
+    ),
+    "the end of a sequence": ({"inputs": [TENSOR], "parameters": {"sequence_end": True}}, b"", "no sequences"),
     "an id that is a number": ({"inputs": [TENSOR], "id": 1}, b"", "id=1"),
     "a long id": ({"inputs": [TENSOR], "id": "x" * 1001}, b"", "at most 1,000 characters"),
     "half a surrogate pair": ({"inputs": [TENSOR], "id": "\ud800"}, b"", "at most 1,000 characters"),
