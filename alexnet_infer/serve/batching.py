@@ -189,16 +189,17 @@ class Batcher(Generic[Prepared]):
                 parts.append(Part(job, count, prepared))
 
     def _refuse_late(self) -> None:
-        """Take the first requests of the queue out of it if they can't be ready in time any more."""
+        """Take the first requests of the queue out of it if they can't be ready in time any more, or have failed."""
         while self._queue:
             job = self._queue[0]
-            try:
-                self._check_in_time(job.left, self._taken, job.end)
-                return
-            except RequestError as refused:
-                self._queue.popleft()
-                self._waiting -= job.left
-                job.fail(refused)
+            if not job.future.done():
+                try:
+                    self._check_in_time(job.left, self._taken, job.end)
+                    return
+                except RequestError as refused:
+                    job.fail(refused)
+            self._queue.popleft()
+            self._waiting -= job.left
 
     def _done(self, count: int) -> None:
         """Forget images that were taken from the queue, before their client can know."""
@@ -233,7 +234,7 @@ class Batcher(Generic[Prepared]):
                 continue
             if not parts:
                 return
-            wanted = [part for part in parts if not part.job.future.cancelled()]
+            wanted = [part for part in parts if not part.job.future.done()]
             self._done(_images(parts) - _images(wanted))
             self._serve_batch(wanted)
             with self._changed:

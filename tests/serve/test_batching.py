@@ -276,6 +276,36 @@ def test_only_the_request_whose_images_make_the_net_fail_is_refused(net, make):
     assert batcher.failure is None  # the batch after it worked
 
 
+def test_the_rest_of_a_request_that_has_failed_is_not_run(net, make):
+    def wrong(values: np.ndarray) -> np.ndarray:
+        if 2 in values:
+            raise BackendError("the net fails at 1")
+        return values
+
+    batcher = make()
+    held = net.hold(batcher)
+    net.wrong = wrong
+    failing, next_one = batcher.submit(numbers(*range(20))), batcher.submit(numbers(50))
+    net.free.set()
+    with pytest.raises(RequestError, match="fails at 1"):
+        rows(failing)
+    assert (rows(held), rows(next_one)) == ([-2], [100])
+    assert net.calls == [[-1], [0, 1, 2, 3], [50]]
+
+
+def test_the_rest_of_a_request_that_becomes_too_late_is_not_run(net, make):
+    net.pace = 1.0
+    batcher = make()
+    assert rows(batcher.submit(numbers(99))) == [198]
+    net.free.clear()
+    too_large = batcher.submit(numbers(*range(40)), net.now + 10)  # accepted, since nothing is before it
+    with pytest.raises(RequestError, match="4 images before these 36"):
+        rows(too_large)
+    net.free.set()
+    assert rows(batcher.submit(numbers(50))) == [100]
+    assert net.calls == [[99], [0, 1, 2, 3], [50]]
+
+
 def test_a_value_that_is_not_finite_refuses_its_own_request_only(net, make):
     batcher = make()
     net.hold(batcher)
