@@ -193,8 +193,10 @@ class Batcher(Generic[Prepared]):
         while self._queue:
             job = self._queue[0]
             if not job.future.done():
+                if job.taken and not job.rows:  # its first part runs in any case, and shows how fast the net is now
+                    return
                 try:
-                    self._check_in_time(job.left, self._taken, job.end)
+                    self._check_in_time(job.left, max(self._taken, len(job.rows)), job.end)
                     return
                 except RequestError as refused:
                     job.fail(refused)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -293,17 +294,28 @@ def test_the_rest_of_a_request_that_has_failed_is_not_run(net, make):
     assert net.calls == [[-1], [0, 1, 2, 3], [50]]
 
 
-def test_the_rest_of_a_request_that_becomes_too_late_is_not_run(net, make):
+def test_of_a_request_that_is_too_large_for_its_time_only_the_first_parts_are_run(net, make):
     net.pace = 1.0
     batcher = make()
     assert rows(batcher.submit(numbers(99))) == [198]
-    net.free.clear()
     too_large = batcher.submit(numbers(*range(40)), net.now + 10)  # accepted, since nothing is before it
-    with pytest.raises(RequestError, match="4 images before these 36"):
+    with pytest.raises(RequestError, match="net is too busy"):
         rows(too_large)
-    net.free.set()
     assert rows(batcher.submit(numbers(50))) == [100]
-    assert net.calls == [[99], [0, 1, 2, 3], [50]]
+    assert net.calls[1] == [0, 1, 2, 3]
+    assert net.calls[2:] in ([[50]], [[4, 5, 6, 7], [50]])
+
+
+def test_large_requests_alone_find_out_that_a_slow_net_is_fast_again(net, make):
+    net.pace = 100.0
+    batcher = make()
+    rows(batcher.submit(numbers(99)))
+    net.pace = 0.01
+    for _ in range(30):
+        with suppress(RequestError):
+            rows(batcher.submit(numbers(*range(9)), net.now + 2))
+        eventually(lambda: not batcher._taken)
+    assert rows(batcher.submit(numbers(*range(9)), net.now + 2)) == [2 * i for i in range(9)]
 
 
 def test_a_value_that_is_not_finite_refuses_its_own_request_only(net, make):
