@@ -92,10 +92,11 @@ def _is_absent(error: Exception) -> bool:
     return not part or module == "google" or not installed(module)
 
 
-def missing_package(error: Exception, user: str = "") -> BackendError:
+def missing_package(error: Exception, user: str = "", extra: str | None = None) -> BackendError:
     """Return the error to report if an import raised `error`. It names the package and how to install it.
 
-    `user` is what needs the package, such as an option.
+    `user` is what needs the package, such as an option. `extra` is the extra that installs it for this user, by default
+    that of EXTRAS.
     """
     module = module_of(error)
     package, cause = NAMES.get(module, module), one_line(error) or type(error).__name__
@@ -106,5 +107,6 @@ def missing_package(error: Exception, user: str = "") -> BackendError:
     needs = f"{user} needs {package}" if user else f"the package {package}"
     if not _is_absent(error):  # a shared library or a part is missing, or a release lacks a name
         return BackendError(f"{needs}: can't be imported ({cause}); pip install --force-reinstall {package}")
-    source = f'"alexnet-infer[{EXTRAS[module]}]"' if module in EXTRAS else package
+    extra = extra or EXTRAS.get(module)
+    source = f'"alexnet-infer[{extra}]"' if extra else package
     return BackendError(f"{needs}{'' if user else ' is missing'}: pip install {source}")

@@ -10,7 +10,7 @@ from alexnet_infer.output import say, tell
 from alexnet_infer.preprocess import Views
 from alexnet_infer.serve.app import create_app
 from alexnet_infer.serve.limits import Limits
-from alexnet_infer.serve.opening import default_batch, open_models
+from alexnet_infer.serve.opening import open_models
 from alexnet_infer.serve.run import bind, is_local, log_in_lines, serve, url_of
 
 
@@ -31,15 +31,13 @@ def run(
 
     `limits` are the fields of `Limits`; None stands for a default. Returns the exit code.
     """
-    given = {key: value for key, value in limits.items() if value is not None}
-    Limits(**given)
+    checked = Limits(**{key: value for key, value in limits.items() if value is not None})
     listener = bind(host, port)
     with listener:
         models = open_models(
             nets, ensemble=ensemble, views=views, device=device, backend=backend, trust_engine=trust_engine
         )
-        given = {"max_batch": default_batch(models)} | given
-        app = create_app(models, Limits(**given), workers=workers)
+        app = create_app(models, checked, workers=workers)
         app.state.server.start()
         log_in_lines()
         if not is_local(listener):

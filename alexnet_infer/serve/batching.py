@@ -7,60 +7,24 @@ the net is busy, waiting costs nothing, so batches grow with the load by themsel
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from concurrent.futures import Future
+from typing import Generic
 
 import numpy as np
 
 from alexnet_infer.errors import ModelFileError, cause_of
 from alexnet_infer.predict import finite
+from alexnet_infer.serve.jobs import Job, Part, Prepared
 from alexnet_infer.serve.limits import RequestError, busy
+from alexnet_infer.serve.pace import Pace, check_in_time
 
 PROBE_SECONDS = 5.0
 """How often a net that failed is tried again while no requests come."""
-
-Prepared = TypeVar("Prepared")
-
-
-@dataclass(eq=False)
-class _Job:
-    """The images of one request."""
-
-    images: np.ndarray
-    future: Future[np.ndarray] = field(default_factory=Future)
-    taken: int = 0
-    """Images that are in a batch already. Only a request of more images than a batch has is divided."""
-    rows: list[np.ndarray] = field(default_factory=list)
-    """The results of its first parts."""
-
-    @property
-    def left(self) -> int:
-        return len(self.images) - self.taken
-
-    def add(self, rows: np.ndarray) -> None:
-        self.rows.append(rows)
-        if sum(map(len, self.rows)) == len(self.images):
-            with suppress(InvalidStateError):  # the client has left, or another part failed
-                self.future.set_result(np.concatenate(self.rows))
-
-    def fail(self, error: Exception) -> None:
-        with suppress(InvalidStateError):
-            self.future.set_exception(error)
-
-
-@dataclass(frozen=True)
-class _Part(Generic[Prepared]):
-    """Some images of a job, prepared."""
-
-    job: _Job
-    count: int
-    prepared: Prepared
 
 
 class Batcher(Generic[Prepared]):
@@ -70,6 +34,9 @@ class Batcher(Generic[Prepared]):
     called in different threads, each in one at a time. `on_batch` gets the number of images and the seconds of each
     call of `run`. A row with a value that is not finite fails its request only. If `run` raises an error for a batch of
     several requests, they are run one by one.
+
+    Requests that can't be run by their time limit are refused, when they come or at the latest before they would be in
+    a batch. `clock` returns seconds, of which only differences count.
     """
 
     def __init__(
@@ -82,14 +49,16 @@ class Batcher(Generic[Prepared]):
         max_delay: float,
         capacity: int,
         on_batch: Callable[[int, float], None] = lambda images, seconds: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._prepare, self._run, self._name, self._on_batch = prepare, run, name, on_batch
+        self._prepare, self._run, self._name, self._on_batch, self._clock = prepare, run, name, on_batch, clock
         self._max_batch, self._max_delay, self._capacity = max_batch, max_delay, capacity
         lock = threading.Lock()
         self._changed, self._handed = threading.Condition(lock), threading.Condition(lock)
-        self._queue: deque[_Job] = deque()
-        self._waiting = 0
-        self._next: list[_Part[Prepared]] | None = None
+        self._queue: deque[Job] = deque()
+        self._waiting = self._taken = 0
+        self._preparing, self._running = Pace(), Pace()
+        self._next: list[Part[Prepared]] | None = None
         self._busy = self._closed = False
         self._probe: Prepared | None = None
         self.failure: str | None = None
@@ -112,27 +81,49 @@ class Batcher(Generic[Prepared]):
         for thread in self._threads:
             thread.start()
 
-    def submit(self, images: np.ndarray) -> Future[np.ndarray]:
+    def submit(self, images: np.ndarray, end: float = math.inf) -> Future[np.ndarray]:
         """Queue the images of a request. The future gets their rows, or RequestError. It may be cancelled.
 
-        Raises RequestError if the queue is full or the batcher is closed.
+        `end` is the time, of the batcher's clock, when the rows must be ready. Raises the errors of `check`.
         """
-        job = _Job(images)
+        job = Job(images, end)
         with self._changed:
-            if self._closed:
-                raise busy("the server is shutting down: try another one")
-            if self._waiting + len(images) > self._capacity:
-                raise busy(
-                    f"the queue of {self._name} is full ({self._waiting} of {self._capacity} images wait): try again "
-                    "later, or with fewer requests at a time"
-                )
+            self._check(len(images), end)
             self._queue.append(job)
             self._waiting += len(images)
             self._changed.notify()
         job.future.add_done_callback(lambda future: self._forget(job) if future.cancelled() else None)
         return job.future
 
-    def _forget(self, job: _Job) -> None:
+    def check(self, count: int, end: float) -> None:
+        """Raise RequestError if `submit` would now refuse `count` images that must be ready at `end`.
+
+        That is if the batcher is closed, if the queue is full, or if the images before them take too long.
+        """
+        with self._changed:
+            self._check(count, end)
+
+    def _check(self, count: int, end: float) -> None:
+        if self._closed:
+            raise busy("the server is shutting down: try another one")
+        more = self._waiting + count - self._capacity
+        if more > 0:
+            raise busy(
+                f"the queue of {self._name} is full ({self._waiting} of {self._capacity} images wait): try again "
+                "later, or with fewer requests at a time",
+                more * self._seconds,
+            )
+        self._check_in_time(count, self._waiting + self._taken, end)
+
+    def _check_in_time(self, count: int, before: int, end: float) -> None:
+        check_in_time(count, before, self._seconds, end - self._clock(), name=self._name)
+
+    @property
+    def _seconds(self) -> float:
+        """The seconds per image of the slower one of the two threads, which work at the same time."""
+        return max(self._preparing.seconds, self._running.seconds)
+
+    def _forget(self, job: Job) -> None:
         """Take the job of a client that has left out of the queue."""
         with self._changed:
             if job in self._queue:
@@ -160,49 +151,74 @@ class Batcher(Generic[Prepared]):
             self._hand_over(parts)
         self._hand_over([])
 
-    def _hand_over(self, parts: list[_Part[Prepared]]) -> None:
+    def _hand_over(self, parts: list[Part[Prepared]]) -> None:
         with self._changed:
             self._changed.wait_for(lambda: not self._busy)
             self._next, self._busy = parts, True
             self._handed.notify()
 
-    def _batch(self) -> list[_Part[Prepared]] | None:
+    def _batch(self) -> list[Part[Prepared]] | None:
         """Collect a batch, and prepare its images as they arrive. Returns None at the end."""
-        parts: list[_Part[Prepared]] = []
+        parts: list[Part[Prepared]] = []
         due = 0.0
         while True:
             with self._changed:
-                room = self._max_batch - sum(part.count for part in parts)
+                self._refuse_late()
+                room = self._max_batch - _images(parts)
                 while not self._fits(room, parts):
                     if not parts:
                         if self._closed and not self._queue:
                             return None
                         self._changed.wait()
                         continue
-                    late = due - time.monotonic()
+                    late = due - self._clock()
                     if not self._busy and (late <= 0 or self._queue or room == 0 or self._closed):
                         return parts
                     self._changed.wait(None if self._busy else late)
                 job, begin, count = self._take(room)
+            began = self._clock()
             if not parts:
-                due = time.monotonic() + self._max_delay
+                due = began + self._max_delay
             try:
                 prepared = self._prepare(job.images[begin : begin + count])
             except Exception as error:  # such as not enough memory
+                self._done(count)
                 job.fail(self._refusal(error))
             else:
-                parts.append(_Part(job, count, prepared))
+                self._preparing.add(count, self._clock() - began)
+                parts.append(Part(job, count, prepared))
 
-    def _fits(self, room: int, parts: Sequence[_Part[Prepared]]) -> bool:
+    def _refuse_late(self) -> None:
+        """Take the first requests of the queue out of it if they can't be ready in time any more, or have failed."""
+        while self._queue:
+            job = self._queue[0]
+            if not job.future.done():
+                if job.taken and not job.rows:  # its first part runs in any case, and shows how fast the net is now
+                    return
+                try:
+                    self._check_in_time(job.left, max(self._taken, len(job.rows)), job.end)
+                    return
+                except RequestError as refused:
+                    job.fail(refused)
+            self._queue.popleft()
+            self._waiting -= job.left
+
+    def _done(self, count: int) -> None:
+        """Forget images that were taken from the queue, before their client can know."""
+        with self._changed:
+            self._taken -= count
+
+    def _fits(self, room: int, parts: Sequence[Part[Prepared]]) -> bool:
         """Whether the first images of the queue can join the batch. A request that fits a batch is not divided."""
         return bool(self._queue) and room > 0 and (not parts or self._queue[0].left <= room)
 
-    def _take(self, room: int) -> tuple[_Job, int, int]:
+    def _take(self, room: int) -> tuple[Job, int, int]:
         """Take images from the queue. Returns their job, and the position of the first and the number of them."""
         job = self._queue[0]
         begin, count = job.taken, min(job.left, room)
         job.taken += count
         self._waiting -= count
+        self._taken += count
         if not job.left:
             self._queue.popleft()
         return job, begin, count
@@ -220,33 +236,39 @@ class Batcher(Generic[Prepared]):
                 continue
             if not parts:
                 return
-            self._serve_batch([part for part in parts if not part.job.future.cancelled()])
+            wanted = [part for part in parts if not part.job.future.done()]
+            self._done(_images(parts) - _images(wanted))
+            self._serve_batch(wanted)
             with self._changed:
                 self._busy = False
                 self._changed.notify()
 
-    def _serve_batch(self, parts: Sequence[_Part[Prepared]]) -> None:
+    def _serve_batch(self, parts: Sequence[Part[Prepared]]) -> None:
         if not parts or self._try(parts, [part.prepared for part in parts]) or len(parts) == 1:
             return
         for part in parts:
             self._try([part], [part.prepared])
 
-    def _try(self, parts: Sequence[_Part[Prepared]], inputs: Sequence[Prepared]) -> bool:
+    def _try(self, parts: Sequence[Part[Prepared]], inputs: Sequence[Prepared]) -> bool:
         """Run some parts, and give their jobs the results. Returns whether it worked.
 
         If it didn't, a single part's job fails, and others are left to be tried one by one.
         """
-        began = time.perf_counter()
+        began = self._clock()
         try:
             rows = self._run(inputs)
         except Exception as error:  # of any type: it must not end the thread
             self.failure = cause_of(error)
             if len(parts) == 1:
+                self._done(parts[0].count)
                 parts[0].job.fail(self._refusal(error))
             return False
         self.failure = None
         if parts:
-            self._on_batch(len(rows), time.perf_counter() - began)
+            seconds = self._clock() - began
+            self._running.add(len(rows), seconds)
+            self._on_batch(len(rows), seconds)
+        self._done(_images(parts))
         begin = 0
         for part in parts:
             own = rows[begin : begin + part.count]
@@ -259,3 +281,7 @@ class Batcher(Generic[Prepared]):
 
     def _refusal(self, error: Exception) -> RequestError:
         return busy(f"{self._name} failed: {cause_of(error) or type(error).__name__}")
+
+
+def _images(parts: Sequence[Part]) -> int:
+    return sum(part.count for part in parts)

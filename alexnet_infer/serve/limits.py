@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from alexnet_infer.decode import MAX_PIXELS
@@ -17,9 +18,6 @@ BODIES = 8
 GRACE = 5
 """Seconds after the time limit of a body at which a connection is closed, so that the app can answer before."""
 
-RETRY_AFTER = 1
-"""Seconds after which a client may try again if the server was busy."""
-
 
 class RequestError(Exception):
     """A request that gets an error instead of an answer: an HTTP status, and one line with value, expectation and fix.
@@ -32,17 +30,17 @@ class RequestError(Exception):
         self.status, self.retry_after, self.close = status, retry_after, close
 
 
-def busy(message: str) -> RequestError:
-    """Return the error of a request that the server can't take now, but may later."""
-    return RequestError(503, message, retry_after=RETRY_AFTER)
+def busy(message: str, seconds: float = 0.0) -> RequestError:
+    """Return the error of a request that the server can't take now, but may after `seconds`, of which 0 is unknown."""
+    return RequestError(503, message, retry_after=max(1, math.ceil(seconds)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """The limits of a server. Raises UsageError, which names the option, for a value out of range."""
 
-    max_batch: int = 8
-    """Images per call of a net."""
+    max_batch: int | None = None
+    """Images per call of a net. None: 8, or 64 if a net runs on a GPU, and at most `queue`."""
     max_delay_ms: float = 1.0
     """How long an image waits for others to join its batch, in milliseconds, while the net is idle."""
     queue: int = 256
@@ -65,8 +63,8 @@ class Limits:
         }
         for field in fields(self):
             value, (low, high) = getattr(self, field.name), ranges[field.name]
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 option = f"--{field.name.replace('_', '-')}"
                 raise UsageError(f"{option} {shown(value)}: expected {low:,} to {high:,}")
-        if self.queue < self.max_batch:
+        if self.max_batch is not None and self.queue < self.max_batch:
             raise UsageError(f"--queue {self.queue}: expected at least {self.max_batch}, the images of one batch")

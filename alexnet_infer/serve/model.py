@@ -20,9 +20,13 @@ from alexnet_infer.graph.served import ServedNet
 from alexnet_infer.manifest import Manifest
 from alexnet_infer.metrics import mean_probabilities
 from alexnet_infer.predict import Ensemble, Net
+from alexnet_infer.reading import PHOTOS_PER_CALL
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 """A model's name: what needs no escape in a URL."""
+
+GPU_BATCH = 64
+"""Images per call of a net on a GPU by default."""
 
 Inputs = tuple[np.ndarray, ...]
 """What each net's backend takes for the same images."""
@@ -141,3 +145,9 @@ def _manifest(net: Net | Ensemble) -> Manifest:
         name=" + ".join(member.manifest.name for member in net.nets),
         provenance=replace(first.provenance, errors=()),
     )
+
+
+def default_batch(models: Sequence[Model]) -> int:
+    """Return the number of images per call of a net by default."""
+    on_gpu = any(net.backend.device == "cuda" for model in models for net in model.net.nets)
+    return GPU_BATCH if on_gpu else PHOTOS_PER_CALL

@@ -23,7 +23,7 @@ from alexnet_infer.nets import find_net
 from alexnet_infer.preprocess import Views
 from alexnet_infer.serve.app import create_app
 from alexnet_infer.serve.limits import GRACE, Limits
-from alexnet_infer.serve.opening import default_batch, open_models, split_name
+from alexnet_infer.serve.opening import open_models, split_name
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -132,8 +132,7 @@ def _app_of(settings: Settings) -> Starlette:
         device=settings.device,
         backend=settings.backend,
     )
-    limits = Limits(**({"max_batch": default_batch(models)} | dict(settings.limits)))
-    return create_app(models, limits, workers=settings.workers)
+    return create_app(models, Limits(**dict(settings.limits)), workers=settings.workers)
 
 
 @dataclass(frozen=True)

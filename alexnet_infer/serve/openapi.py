@@ -1,11 +1,10 @@
-"""The description of the routes: an OpenAPI 3.1 document, and a page that is made from it."""
+"""The description of the routes: an OpenAPI 3.1 document."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alexnet_infer import pages
 from alexnet_infer.serve.limits import MAX_JSON_BYTES, Limits
 from alexnet_infer.serve.model import Model
 from alexnet_infer.serve.photos import TOP
@@ -13,8 +12,8 @@ from alexnet_infer.serve.protocol import VERSION
 from alexnet_infer.serve.schemas import SCHEMAS, ref
 from alexnet_infer.version import __version__
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""The page's Content-Security-Policy: it loads nothing and runs nothing."""
+if TYPE_CHECKING:
+    from alexnet_infer.serve.routes import Route
 
 Json = dict[str, Any]
 
@@ -29,8 +28,12 @@ _ERRORS = {
 _WORK = (400, 404, 408, 413, 415, 503)
 
 
-def document(models: Sequence[Model], limits: Limits) -> Json:
-    """Return the OpenAPI document of a server."""
+def document(routes: Sequence[Route], models: Sequence[Model], limits: Limits) -> Json:
+    """Return the OpenAPI document of a server with these routes."""
+    paths: Json = {}
+    for route in routes:
+        described = _with_path(route.path, route.describe(models, limits))
+        paths.setdefault(route.path, {})[route.method.lower()] = described
     return {
         "openapi": "3.1.0",
         "info": {
@@ -39,11 +42,12 @@ def document(models: Sequence[Model], limits: Limits) -> Json:
             "summary": f"Serves {', '.join(model.name for model in models)}.",
             "description": (
                 "Photos in, labels out (/v1), and the Open Inference Protocol, KServe v2, for programs (/v2). Errors "
-                'are {"error": "..."}: one line with the value, what was expected and what to do.'
+                'are {"error": "..."}: one line with the value, what was expected and what to do. Every path with GET '
+                "also answers HEAD, with the headers of GET only."
             ),
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "paths": _paths(models, limits),
+        "paths": paths,
         "components": {
             "schemas": SCHEMAS,
             "responses": {f"Error{status}": _error(status) for status in _ERRORS},
@@ -55,68 +59,19 @@ def document(models: Sequence[Model], limits: Limits) -> Json:
     }
 
 
-def page(openapi: Json) -> str:
-    """Return the page for people: one HTML file that loads nothing."""
-    return pages.render("alexnet_infer.serve", "docs.html.jinja", {"openapi": openapi, "operations": _rows(openapi)})
-
-
-def _rows(openapi: Json) -> list[Json]:
-    """Return what the page shows of each operation, with references resolved."""
-
-    def found(value: Json) -> Json:
-        while "$ref" in value:
-            target: Any = openapi
-            for key in value["$ref"].removeprefix("#/").split("/"):
-                target = target[key]
-            value = target
-        return value
-
-    return [
-        {
-            "method": method.upper(),
-            "path": path,
-            **operation,
-            "parameters": [found(parameter) for parameter in operation.get("parameters", ())],
-            "responses": {status: found(response) for status, response in operation["responses"].items()},
-        }
-        for path, operations in openapi["paths"].items()
-        for method, operation in operations.items()
-    ]
-
-
-def _paths(models: Sequence[Model], limits: Limits) -> Json:
-    versions = {
-        path.replace("{name}", "{name}/versions/{version}"): operation for path, operation in _of_models(limits).items()
-    }
-    return {
-        "/v1/classify": {"post": _classify(models, limits)},
-        **{path: _with_path(path, operations) for path, operations in (_of_models(limits) | versions).items()},
-        "/v2": {"get": _operation("serverMetadata", "The server and the extensions that it has.", "ServerMetadata")},
-        "/v2/health/live": {"get": _operation("serverLive", "Whether the server runs.", "Live")},
-        "/v2/health/ready": {
-            "get": _operation(
-                "serverReady", "Whether all models are ready. While it shuts down they are not.", "Ready", 503
-            )
-        },
-        "/v2/repository/index": {
-            "post": _operation("repositoryIndex", "All models and whether they are ready.", "RepositoryIndex")
-        },
-        "/metrics": {"get": _operation("metrics", "Metrics for Prometheus.", None, content="text/plain")},
-        "/openapi.json": {"get": _operation("openapi", "This document.", "Object")},
-        "/docs": {"get": _operation("docs", "This document as a page.", None, content="text/html")},
-    }
-
-
-def _classify(models: Sequence[Model], limits: Limits) -> Json:
+def classify(models: Sequence[Model], limits: Limits) -> Json:
+    """Return the operation that labels a photo."""
     names = [model.name for model in models]
+    most = max(len(model.net.classes) for model in models)
+    top = f"The number of labels, at most the model's classes and by default {TOP}, or all if there are fewer."
     query = [
-        ("top", f"The number of labels, by default {TOP}.", {"type": "integer", "minimum": 1}),
+        ("top", top, {"type": "integer", "minimum": 1, "maximum": most}),
         ("model", f"A model, by default {names[0]}.", {"type": "string", "enum": names}),
     ]
-    operation = _operation(
+    described = operation(
         "classify", "The labels of a photo, as alexnet-infer classify --json prints them.", "Labels", *_WORK
     )
-    return operation | {
+    return described | {
         "description": (
             "The body is the content of an image file, of any format that classify reads, and of any Content-Type: "
             f"at most {limits.max_body:,} bytes and {limits.max_pixels:,} pixels. EXIF orientation is applied."
@@ -131,24 +86,8 @@ def _classify(models: Sequence[Model], limits: Limits) -> Json:
     }
 
 
-def _of_models(limits: Limits) -> dict[str, Json]:
-    """Return the operations on a model. They are the same on its only version."""
-    path = "/v2/models/{name}"
-    return {
-        f"{path}/infer": {"post": _infer(limits)},
-        path: {"get": _operation("modelMetadata", "A model's input and output.", "ModelMetadata", 404)},
-        f"{path}/ready": {
-            "get": _operation(
-                "modelReady", "Whether a model is ready: its latest batch worked.", "ModelReady", 404, 503
-            )
-        },
-        f"{path}/config": {
-            "get": _operation("modelConfig", "Triton's configuration, with the net's manifest.", "ModelConfig", 404)
-        },
-    }
-
-
-def _infer(limits: Limits) -> Json:
+def infer(models: Sequence[Model], limits: Limits) -> Json:
+    """Return the operation that runs a model on squares."""
     binary = {"type": "string", "description": "The JSON, and behind it the tensors' values, little-endian."}
     header = {
         "name": "Inference-Header-Content-Length",
@@ -156,12 +95,12 @@ def _infer(limits: Limits) -> Json:
         "description": "The bytes of the JSON, if a binary tensor follows it.",
         "schema": {"type": "integer", "minimum": 0},
     }
-    operation = _operation("infer", "The probabilities of square images.", "InferResponse", *_WORK)
-    operation["responses"]["200"]["content"]["application/octet-stream"] = {"schema": binary}
-    operation["responses"]["200"]["headers"] = {
+    described = operation("infer", "The probabilities of square images.", "InferResponse", *_WORK)
+    described["responses"]["200"]["content"]["application/octet-stream"] = {"schema": binary}
+    described["responses"]["200"]["headers"] = {
         header["name"]: {"description": header["description"], "schema": header["schema"]}
     }
-    return operation | {
+    return described | {
         "description": (
             f"At most {limits.queue:,} images and {limits.max_body:,} bytes, of which {MAX_JSON_BYTES:,} may be JSON. "
             "The body may be compressed (Content-Encoding gzip or deflate)."
@@ -177,22 +116,17 @@ def _infer(limits: Limits) -> Json:
     }
 
 
-def _with_path(path: str, operations: Json) -> Json:
-    """Return operations on a path with the parameters in it, and names of their own if it has a version."""
+def _with_path(path: str, described: Json) -> Json:
+    """Return an operation with the parameters that are in its path, and a name of its own if it has a version."""
     names = [name for name in ("name", "version") if f"{{{name}}}" in path]
-    parameters = [{"$ref": f"#/components/parameters/{name}"} for name in names]
+    parameters = [{"$ref": f"#/components/parameters/{name}"} for name in names] + described.get("parameters", [])
     suffix = "OfVersion" if "version" in names else ""
-    return {
-        method: operation
-        | {
-            "operationId": operation["operationId"] + suffix,
-            "parameters": [*parameters, *operation.get("parameters", ())],
-        }
-        for method, operation in operations.items()
-    }
+    more = {"parameters": parameters} if parameters else {}
+    return described | {"operationId": described["operationId"] + suffix} | more
 
 
-def _operation(name: str, summary: str, schema: str | None, *errors: int, content: str = "application/json") -> Json:
+def operation(name: str, summary: str, schema: str | None, *errors: int, content: str = "application/json") -> Json:
+    """Return an operation whose answer has one of SCHEMAS, or is text, and that may fail with the statuses `errors`."""
     answer = {"schema": ref(schema)} if schema is not None else {"schema": {"type": "string"}}
     return {
         "operationId": name,

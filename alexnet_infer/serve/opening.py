@@ -10,11 +10,7 @@ from alexnet_infer.files import is_file
 from alexnet_infer.nets import choose_nets, load
 from alexnet_infer.predict import Ensemble
 from alexnet_infer.preprocess import Views
-from alexnet_infer.reading import PHOTOS_PER_CALL
 from alexnet_infer.serve.model import Model
-
-GPU_BATCH = 64
-"""Images per call of a net on a GPU by default."""
 
 
 def split_name(text: str) -> tuple[str | None, str]:
@@ -34,17 +30,14 @@ def open_models(
 ) -> list[Model]:
     """Open nets, each as a model under its name in `nets` if it has one, or the mean of `ensemble` of them as one.
 
-    Without nets, the bundled ones are taken. Raises the errors of `choose_nets`, `load` and `Model`.
+    Without nets, the bundled ones are taken. A net may be several models, but not twice in an ensemble. Raises the
+    errors of `choose_nets`, `load` and `Model`.
     """
-    paths = choose_nets([path for _, path in nets], ensemble)
+    paths = [path for _, path in nets]
+    if ensemble is not None or not paths:
+        paths = choose_nets(paths, ensemble)
     opened = [load(path, device=device, views=views, backend=backend, trust_engine=trust_engine) for path in paths]
     names = [name for name, _ in nets] or [None]
     if ensemble is None:
         return [Model.of(net, name) for net, name in zip(opened, names, strict=True)]
     return [Model.of(Ensemble(opened) if len(opened) > 1 else opened[0], names[0])]
-
-
-def default_batch(models: Sequence[Model]) -> int:
-    """Return the number of images per call of a net by default."""
-    on_gpu = any(net.backend.device == "cuda" for model in models for net in model.net.nets)
-    return GPU_BATCH if on_gpu else PHOTOS_PER_CALL

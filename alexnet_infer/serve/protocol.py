@@ -28,6 +28,12 @@ INPUT, OUTPUT = "images", "probabilities"
 VERSION = "1"
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository"]
 
+_REFUSED = {
+    "shared_memory": "shared memory; send the tensor itself",
+    "sequence_": "sequences: each request stands alone; leave it out",
+}
+"""Beginnings of parameters' names that ask for what the server lacks, and what the error says."""
+
 LONGEST_ID = 1000
 _LEVELS = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
@@ -50,13 +56,11 @@ class InferRequest:
     wanted: Wanted
 
 
-def read_request(body: bytes, header_length: str | None, side: int, most: int) -> InferRequest:
+def read_request(body: bytes, length: int, side: int, most: int) -> InferRequest:
     """Read the body of a request for a model that takes squares of `side` pixels.
 
-    `header_length` is the header Inference-Header-Content-Length, and None if the body is JSON only. Raises
-    RequestError, with 413 for more than `most` images.
+    Its first `length` bytes are JSON. Raises RequestError, with 413 for more than `most` images.
     """
-    length = _header_length(header_length, len(body))
     if length > MAX_JSON_BYTES:
         raise RequestError(
             413,
@@ -71,7 +75,11 @@ def read_request(body: bytes, header_length: str | None, side: int, most: int) -
     return InferRequest(squares=_tensor(tensor, shape, memoryview(body)[length:]), id=_id(data), wanted=_wanted(data))
 
 
-def _header_length(text: str | None, size: int) -> int:
+def json_length(text: str | None, size: int) -> int:
+    """Return the number of bytes of JSON in a body of `size` bytes. Raises RequestError.
+
+    `text` is the header Inference-Header-Content-Length, and None if the body is JSON only.
+    """
     if text is None:
         return size
     if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= size):
@@ -176,8 +184,9 @@ def _parameters(data: dict[str, Any], where: str) -> dict[str, Any]:
     if value is not None and not isinstance(value, dict):
         raise RequestError(400, f"{where}: parameters={shown(value)}: expected an object")
     for key in value or ():
-        if key.startswith("shared_memory"):
-            raise RequestError(400, f"{where}: {shown(key)}: this server has no shared memory; send the tensor itself")
+        for prefix, message in _REFUSED.items():
+            if key.startswith(prefix):
+                raise RequestError(400, f"{where}: {shown(key)}: this server has no {message}")
     return value or {}
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from alexnet_infer.errors import UsageError, listed, shown
-from alexnet_infer.serve import descriptions, openapi, photos, protocol
+from alexnet_infer.serve import descriptions, photos, protocol
 from alexnet_infer.serve.batching import Batcher
 from alexnet_infer.serve.body import Bodies
 from alexnet_infer.serve.limits import Limits, RequestError, busy
 from alexnet_infer.serve.metrics import Metrics
-from alexnet_infer.serve.model import Model
+from alexnet_infer.serve.model import Model, default_batch
+from alexnet_infer.serve.pace import Pace, check_in_time
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -45,20 +48,23 @@ class Server:
     """
 
     def __init__(self, models: Sequence[Model], limits: Limits, workers: int | None = None) -> None:
-        self.limits, self.metrics, self.bodies = limits, Metrics(), Bodies(limits)
         self.models = {model.name: model for model in models}
         if not models or len(self.models) < len(models):
             names = listed(model.name for model in models)
             raise UsageError(f"models {names}: expected at least one, and different names; give names with NAME=NET")
-        self.openapi = openapi.document(models, limits)
-        self.page = openapi.page(self.openapi)
+        if limits.max_batch is None:
+            limits = replace(limits, max_batch=min(default_batch(models), limits.queue))
+        self.limits, self.metrics, self.bodies = limits, Metrics(), Bodies(limits)
         self.draining = self._started = False
         self.open_requests = 0
         """Requests for answers of a net that are not answered yet."""
-        self._decoding = 0
-        self._pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, "alexnet-infer-decode")
+        self._workers = workers or os.cpu_count() or 1
+        self._decoding: Counter[str] = Counter()
+        """Photos that are or wait to be decoded, by model."""
+        self._decode_pace = Pace()
+        self._pool = ThreadPoolExecutor(self._workers, "alexnet-infer-decode")
         self._batchers = {model.name: self._batcher(model) for model in models}
-        self.configs: dict[str, Any] = {}
+        self._configs: dict[str, Any] = {}
 
     def _batcher(self, model: Model) -> Batcher:
         batcher = Batcher(
@@ -80,7 +86,7 @@ class Server:
         self._started = True
         for model in self.models.values():
             self._batchers[model.name].start(np.zeros((1, model.side, model.side, 3), np.uint8))
-            self.configs[model.name] = descriptions.config_of(model, self.limits)
+            self._configs[model.name] = descriptions.config_of(model, self.limits)
 
     def drain(self) -> None:
         """Accept no new work. What was accepted is still answered."""
@@ -96,17 +102,30 @@ class Server:
 
     def unready(self, name: str) -> str:
         """Return why a model is not ready, or ""."""
-        if self.draining:
-            return "the server is shutting down"
+        if reason := self._closed():
+            return reason
         failure = self._batchers[name].failure
         return "" if failure is None else f"its latest batch failed: {failure}"
+
+    def _closed(self) -> str:
+        """Return why the server takes no work, or ""."""
+        if len(self._configs) < len(self.models):
+            return "the server has not started: the app in which it is mounted must run its lifespan"
+        return "the server is shutting down: try another one" if self.draining else ""
+
+    def config(self, name: str) -> Any:
+        """Return the configuration of a model. Raises RequestError with the status 503 before the start."""
+        if name not in self._configs:
+            raise busy(self._closed())
+        return self._configs[name]
 
     def model(self, request: Request, name: str | None = None) -> Model:
         """Return the model that the path names, or the one named `name`. Raises RequestError with the status 404."""
         name = request.path_params.get("name", name)
         version = request.path_params.get("version", protocol.VERSION)
         if name is not None and name not in self.models:
-            raise RequestError(404, f"model {shown(name)}: expected one of {listed(self.models)}")
+            statistics = "; GET /metrics has statistics" if name == "stats" else ""
+            raise RequestError(404, f"model {shown(name)}: expected one of {listed(self.models)}{statistics}")
         if version != protocol.VERSION:
             raise RequestError(404, f"version {shown(version)} of {name}: expected {protocol.VERSION}")
         return self.models[name] if name is not None else next(iter(self.models.values()))
@@ -117,8 +136,8 @@ class Server:
 
         Raises RequestError and ClientDisconnect.
         """
-        if self.draining:
-            raise busy("the server is shutting down: try another one")
+        if reason := self._closed():
+            raise busy(reason)
         self.open_requests += 1
         try:
             async with self.bodies.read(request) as body:
@@ -127,33 +146,47 @@ class Server:
             self.open_requests -= 1
 
     async def decode(self, content: bytes, model: Model, request: Request, end: float) -> np.ndarray:
-        """Decode a photo in a thread: uint8 [1, S, S, 3]. Raises RequestError."""
-        if self._decoding >= self.limits.queue:
-            raise busy(f"{self._decoding} photos wait to be decoded: try again later")
-        self._decoding += 1
+        """Decode a photo in a thread: uint8 [1, S, S, 3]. Raises RequestError.
+
+        A photo that the model's queue would not take is refused before.
+        """
+        before = self._decoding.total()
+        if before >= self.limits.queue:
+            raise busy(f"{before} photos wait to be decoded: try again later")
+        self._batchers[model.name].check(1 + self._decoding[model.name], end)
+        seconds = self._decode_pace.seconds / self._workers
+        waiting = max(0, before + 1 - self._workers)  # of the threads, one may be free
+        check_in_time(1, waiting, seconds, end - time.monotonic(), name="the decoder")
+        self._decoding[model.name] += 1
         try:
             return await self._wait(self._pool.submit(self._timed_square, content, model), request, end)
         finally:
-            self._decoding -= 1
+            self._decoding[model.name] -= 1
 
     def _timed_square(self, content: bytes, model: Model) -> np.ndarray:
         began = time.perf_counter()
         try:
             return photos.square_of(content, model, self.limits.max_pixels)
         finally:
-            self.metrics.decoded(time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._decode_pace.add(1, seconds)
+            self.metrics.decoded(seconds)
 
     async def read_tensors(self, request: Request, body: bytes, model: Model, end: float) -> protocol.InferRequest:
-        """Read a request of the protocol, in a thread if its JSON is long. Raises RequestError."""
-        length = request.headers.get("inference-header-content-length")
+        """Read a request of the protocol. Raises RequestError.
+
+        Long JSON is read in a thread, and only if the model's queue would take an image.
+        """
+        length = protocol.json_length(request.headers.get("inference-header-content-length"), len(body))
         read = partial(protocol.read_request, body, length, model.side, self.limits.queue)
-        if len(body) <= SMALL or (length is not None and len(length) < 6):
+        if length <= SMALL:
             return read()
+        self._batchers[model.name].check(1, end)
         return await self._wait(self._pool.submit(read), request, end)
 
     async def probabilities(self, model: Model, squares: np.ndarray, request: Request, end: float) -> np.ndarray:
         """Run the model on squares uint8 [N, S, S, 3], in batches with those of others. Raises RequestError."""
-        return await self._wait(self._batchers[model.name].submit(squares), request, end)
+        return await self._wait(self._batchers[model.name].submit(squares, end), request, end)
 
     async def _wait(self, future: Future[T], request: Request, end: float) -> T:
         """Wait for a result until `end`, while the client waits, too. Work that nobody waits for is cancelled.

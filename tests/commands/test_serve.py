@@ -74,6 +74,12 @@ def test_one_line_says_where_and_what_and_sigterm_ends_it_with_0(start, model, t
     assert (process.returncode, out, err) == (0, "", "")
 
 
+def test_a_net_may_have_two_names_but_not_be_averaged_with_itself(start, run, model):
+    _, line, port = start(f"a={model}", f"b={model}", "--views", "center")
+    assert line == f"http://127.0.0.1:{port} serves a, b\n"
+    one_line(run("serve", f"a={model}", model, "--ensemble", "2", "--port", "0"), 2, "named twice; an ensemble needs")
+
+
 def test_ctrl_c_ends_it_with_130_and_the_defaults_are_an_ensemble_of_bundled_nets(start):
     process, line, port = start("--ensemble", "2", "--views", "center", "--host", "0.0.0.0")
     assert line == f"http://0.0.0.0:{port} serves alexnet-64-0-and-1-more\n"
@@ -119,7 +125,7 @@ def test_a_port_in_use_is_one_line(run, model):
         (["--max-batch", "0"], 2, "--max-batch 0: expected 1 to 1,024"),
         (["--max-delay-ms", "-1"], 2, "--max-delay-ms -1.0: expected 0 to 10,000"),
         (["--max-delay-ms", "nan"], 2, "--max-delay-ms nan: expected 0 to 10,000"),
-        (["--queue", "4"], 2, "--queue 4: expected at least 8, the images of one batch"),
+        (["--queue", "4", "--max-batch", "5"], 2, "--queue 4: expected at least 5, the images of one batch"),
         (["--max-body", "32 MB"], 2, "'32 MB': expected bytes, as in 500k, 32M or 32000000"),
         (["--max-body", "999"], 2, "--max-body 999: expected 1,000 to 2,000,000,000"),
         (["--max-body", "3G"], 2, "--max-body 3000000000: expected 1,000 to 2,000,000,000"),
@@ -143,7 +149,7 @@ def test_a_wrong_name_and_a_name_twice_are_one_line(run, model, tmp_path):
     one_line(run("serve", model, other, "--port", "0"), 2, "random-alexnet-64, random-alexnet-64", "NAME=NET")
 
 
-@pytest.mark.parametrize("package", ["starlette", "uvicorn", "httptools", "prometheus_client"])
+@pytest.mark.parametrize("package", ["starlette", "uvicorn", "httptools", "prometheus_client", "jinja2"])
 def test_a_missing_package_is_one_line_that_names_the_extra(run, model, monkeypatch, package):
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import socket
+import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from PIL import Image
 
 from alexnet_infer.errors import UsageError
 from alexnet_infer.serve.app import create_app
+from alexnet_infer.serve.limits import Limits
 from tests.serve.running import Held, eventually, infer_request, random_squares, running
 
 for package in ("starlette", "uvicorn", "prometheus_client", "jinja2", "onnxruntime"):
@@ -62,6 +65,9 @@ def test_a_photo_is_turned_as_its_exif_orientation_says_and_may_be_compressed(cl
         ("GET", "/v2/", b"", {}, 404, "no such route"),
         ("GET", "/v2/models/absent", b"", {}, 404, "model 'absent': expected one of tiny-0, other"),
         ("GET", "/v2/models/%1b%5b31m%0aFAKE", b"", {}, 404, "expected one of"),
+        ("GET", "/v2/models/stats", b"", {}, 404, "other, tiny-0-and-1-more; GET /metrics has statistics"),
+        ("GET", "/v2/models/tiny-0/stats", b"", {}, 404, "no such route"),
+        ("POST", "/v2/repository/models/tiny-0/load", b"", {}, 404, "no such route"),
         ("GET", "/v2/models/tiny-0/versions/2", b"", {}, 404, "version '2' of tiny-0: expected 1"),
         ("POST", "/v2/models/tiny-0/versions/1x/infer", b"", {}, 404, "version '1x'"),
         ("GET", "/v2/models/tiny-0/infer", b"", {}, 405, "expected POST"),
@@ -155,9 +161,84 @@ def test_a_full_queue_is_503_with_retry_after(held):
         reply = client("POST", "/v2/models/tiny-0/infer", infer_request(squares[:1]))
         assert (reply.status, reply.headers["retry-after"]) == (503, "1")
         assert "the queue of tiny-0 is full (3 of 3 images wait)" in reply.error
-        assert client("POST", "/v2/models/tiny-0/infer", infer_request(random_squares(model, 4))).status == 413
         model.allowed.set()
         assert [future.result().status for future in (running, collected, waiting)] == [200] * 3
+        assert client("POST", "/v2/models/tiny-0/infer", infer_request(random_squares(model, 4))).status == 413
+
+
+def test_what_can_not_be_answered_in_time_is_refused_before_it_is_read(held, monkeypatch):
+    client, model = held
+    batcher = client.server._batchers["tiny-0"]
+    monkeypatch.setattr(batcher._running, "seconds", 100.0)
+    square = random_squares(model, 1)
+    with ThreadPoolExecutor(1) as clients:
+        running = clients.submit(client, "POST", "/v2/models/tiny-0/infer", infer_request(square))
+        assert model.entered.acquire(timeout=20)
+        reads = Mock(side_effect=AssertionError)
+        monkeypatch.setattr(client.server._pool, "submit", reads)
+        for path, body in (
+            ("/v1/classify", EXAMPLES[0].read_bytes()),
+            ("/v2/models/tiny-0/infer", infer_request(square, more="x" * 70_000)),  # JSON that a thread reads
+        ):
+            reply = client("POST", path, body)
+            assert (reply.status, reply.headers["retry-after"]) == (503, "100")
+            assert "tiny-0 is too busy to answer in time (--timeout): 1 images before these" in reply.error
+        assert not reads.called
+        model.allowed.set()
+        assert running.result().status == 200
+
+
+def test_a_photo_that_can_not_be_decoded_in_time_is_refused(models, monkeypatch):
+    started, end = threading.Semaphore(0), threading.Event()
+
+    def square_of(*arguments: object) -> np.ndarray:
+        started.release()
+        assert end.wait(30)
+        return random_squares(models["tiny-0"], 1)
+
+    monkeypatch.setattr("alexnet_infer.serve.photos.square_of", square_of)
+    with running(models["tiny-0"]) as client, ThreadPoolExecutor(2) as clients:
+        monkeypatch.setattr(client.server._decode_pace, "seconds", 1000.0)
+        decoded = []
+        for _ in range(2):  # there are two threads
+            decoded.append(clients.submit(client, "POST", "/v1/classify", b"x"))
+            assert started.acquire(timeout=20)
+        reply = client("POST", "/v1/classify", b"x")
+        assert (reply.status, reply.headers["retry-after"]) == (503, "500")
+        assert "the decoder is too busy" in reply.error
+        end.set()
+        assert [future.result().status for future in decoded] == [200, 200]
+
+
+@pytest.mark.parametrize("length", ["0000000100", "100"])
+def test_only_long_json_is_read_in_a_thread_however_long_its_tensor_is(client, monkeypatch, length):
+    def threads(json: bytes, tensor: int) -> int:
+        submit = Mock(wraps=client.server._pool.submit)
+        monkeypatch.setattr(client.server._pool, "submit", submit)
+        headers = {"Inference-Header-Content-Length": length.replace("100", str(len(json)))}
+        assert client("POST", "/v2/models/tiny-0/infer", json + bytes(tensor), headers).status == 400
+        monkeypatch.undo()
+        return submit.call_count
+
+    assert threads(b"[]", 1_000_000) == 0
+    assert threads(b"[" + b" " * 70_000 + b"]", 0) == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "on_gpu", "expected"),
+    [
+        (Limits(), False, 8),
+        (Limits(), True, 64),
+        (Limits(queue=5), False, 5),
+        (Limits(queue=20), True, 20),
+        (Limits(max_batch=3), True, 3),
+    ],
+    ids=["CPU", "GPU", "short queue", "short queue on a GPU", "given"],
+)
+def test_the_images_per_call_depend_on_the_device_if_no_number_is_given(models, monkeypatch, limits, on_gpu, expected):
+    monkeypatch.setattr(models["tiny-0"].net.backend, "device", "cuda" if on_gpu else "cpu")
+    server = create_app([models["tiny-0"]], limits).state.server
+    assert server.limits.max_batch == server._batchers["tiny-0"]._max_batch == expected
 
 
 def test_the_work_of_a_client_that_leaves_is_dropped(held):

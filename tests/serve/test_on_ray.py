@@ -160,9 +160,13 @@ def test_a_replica_whose_net_fails_is_unhealthy(net, monkeypatch):
     app = create_app([Model.of(net, "tiny")])
     monkeypatch.setattr(on_ray, "_app_of", lambda settings: app)
     replica = Replica(Settings())
+    with pytest.raises(BackendError, match="has not started"):
+        replica.check_health()
+    app.state.server.start()
     replica.check_health()
     monkeypatch.setattr(app.state.server._batchers["tiny"], "failure", "out of memory")
     with pytest.raises(BackendError, match=r"tiny is not ready: .*out of memory"):
         replica.check_health()
     app.state.server.drain()
     replica.check_health()
+    app.state.server.close()

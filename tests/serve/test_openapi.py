@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_infer.serve.app import ROUTES
+from alexnet_infer.serve.routes import ROUTES
 from tests.serve.running import Reply, infer_request, random_squares
 
 for package in ("starlette", "uvicorn", "prometheus_client", "jinja2", "onnxruntime"):
@@ -48,7 +49,7 @@ def fits(document: dict[str, Any], schema: Any, value: Any) -> None:
     """Check `value` against the part of JSON Schema that the document uses."""
     schema = resolved(document, schema)
     known = {
-        *("type", "required", "properties", "items", "enum", "const", "description", "minimum", "maxLength"),
+        *("type", "required", "properties", "items", "enum", "const", "description", "minimum", "maximum", "maxLength"),
         *("minItems", "maxItems", "additionalProperties"),
     }
     assert schema.keys() <= known
@@ -69,7 +70,7 @@ def fits(document: dict[str, Any], schema: Any, value: Any) -> None:
 
 def test_every_route_is_documented_and_every_documented_route_exists(document):
     assert {(path, method) for path, method, _ in operations(document)} == {
-        (path, method) for path, method, _ in ROUTES
+        (route.path, route.method) for route in ROUTES
     }
 
 
@@ -169,3 +170,34 @@ def test_the_page_shows_every_route_and_loads_nothing(client, document):
     for path, method, operation in operations(document):
         assert f"{method} {path}" in page.text
         assert operation["summary"] in page.text
+
+
+def test_the_page_shows_what_is_in_a_request_and_in_an_answer(client):
+    text = html.unescape(client("GET", "/docs").body.decode())
+    sections = {part.split('"')[0]: " ".join(re.sub("<.*?>", " ", part).split()) for part in text.split('<h2 id="')[1:]}
+    for name in ("infer", "inferOfVersion"):
+        assert 'inputs[].name "images" (body)' in sections[name]
+        assert 'inputs[].datatype "UINT8" (body)' in sections[name]
+        assert "inputs[].shape array; [N, S, S, 3] (body)" in sections[name]
+        assert "outputs[].parameters.classification integer; Return this number" in sections[name]
+        assert "outputs[].datatype string (answer)" in sections[name]
+    assert 'views "ten" or "center" (answer)' in sections["classify"]
+    assert "ready boolean (answer)" in sections["serverReady"]
+
+
+def test_the_number_of_labels_has_the_maximum_that_the_server_accepts(client, models, document):
+    (top,) = [row for row in document["paths"]["/v1/classify"]["post"]["parameters"] if row["name"] == "top"]
+    most = top["schema"]["maximum"]
+    statuses = {
+        (name, count): client("POST", f"/v1/classify?model={name}&top={count}", CAT.read_bytes()).status
+        for name in models
+        for count in (most, most + 1)
+    }
+    assert {count for (_, count), status in statuses.items() if status == 200} == {most}
+
+
+def test_head_is_answered_where_the_document_says_so(client, document):
+    assert "Every path with GET also answers HEAD" in document["info"]["description"]
+    for path, method, _ in operations(document):
+        reply = client("HEAD", path.format(name="tiny-0", version="1"))
+        assert (reply.status, reply.body) == (200 if method == "GET" else 405, b""), path

@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.serve.limits import MAX_JSON_BYTES, RequestError
-from alexnet_infer.serve.protocol import InferRequest, Wanted, answer, read_request
+from alexnet_infer.serve.protocol import InferRequest, Wanted, answer, json_length, read_request
 
 SIDE, MOST = 2, 3
 SQUARES = np.arange(2 * SIDE * SIDE * 3, dtype=np.uint8).reshape(2, SIDE, SIDE, 3)
@@ -22,9 +22,9 @@ CLASSES = [ClassName(wnid=f"n{i}", name=f"class {i}: with a colon, é") for i in
 PROBABILITIES = np.array([[0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.5, 0.0]], np.float32)
 
 
-def read(data: Any, behind: bytes = b"", length: str | None = None) -> InferRequest:
+def read(data: Any, behind: bytes = b"") -> InferRequest:
     head = data if isinstance(data, bytes) else json.dumps(data).encode()
-    return read_request(head + behind, length or (str(len(head)) if behind else None), SIDE, MOST)
+    return read_request(head + behind, len(head), SIDE, MOST)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,12 @@ WRONG: dict[str, tuple[Any, bytes, str]] = {
         b"",
         "'shared_memory_region': this server has no shared memory",
     ),
+    "a sequence": (
+        {"inputs": [TENSOR], "parameters": {"sequence_id": 7, "sequence_start": True}},
+        b"",
+        "the request: 'sequence_id': this server has no sequences",
+    ),
+    "the end of a sequence": ({"inputs": [TENSOR], "parameters": {"sequence_end": True}}, b"", "no sequences"),
     "an id that is a number": ({"inputs": [TENSOR], "id": 1}, b"", "id=1"),
     "a long id": ({"inputs": [TENSOR], "id": "x" * 1001}, b"", "at most 1,000 characters"),
     "half a surrogate pair": ({"inputs": [TENSOR], "id": "\ud800"}, b"", "at most 1,000 characters"),
@@ -149,7 +155,7 @@ def test_a_wrong_request_is_refused_with_one_line_that_says_what_was_expected(ki
 @pytest.mark.parametrize("length", ["-1", "1e2", "", " 5", "5.0", "x", "9" * 5000, "99999", "²", "٣"])
 def test_a_length_of_the_json_that_is_no_number_of_the_body_is_refused(length):
     with pytest.raises(RequestError, match="Inference-Header-Content-Length"):
-        read_request(b'{"inputs": []}', length, SIDE, MOST)
+        json_length(length, 14)
 
 
 def test_too_many_images_and_too_much_json_have_a_status_of_their_own():
