@@ -84,7 +84,7 @@ def on_calibration(agreement: Agreement) -> str:
     if not agreement.calibration_images:
         return ""
     return (
-        f"; {agreement.calibration_images:,} of the {agreement.compared:,} images were used for calibration: the drop "
+        f"; {agreement.calibration_images:,} of the {agreement.counted:,} images were used for calibration: the drop "
         "may be larger on others"
     )
 

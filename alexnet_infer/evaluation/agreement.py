@@ -90,8 +90,8 @@ class Agreement:
     near_ties: int
     """Flips for which the reference's probabilities of the two guesses differ by at most `differences.NEAR_TIE`."""
     calibration_images: int | None = 0
-    """Readable images that the int8 ranges of one of the nets were measured on, where the nets may agree better than on
-    others. None if a net is int8 and its file does not name the images."""
+    """Images among the `counted` ones that the int8 ranges of one of the nets were measured on, where the nets may
+    agree better than on others. None if a net is int8 and its file does not name the images."""
     judged: int | None = None
     """Images that errors count: those that can be read and are of a class of the nets. On others both nets are wrong
     for sure, which says nothing of their difference and would only narrow its interval. None without labels."""
@@ -108,6 +108,11 @@ class Agreement:
         """The errors by metric. Empty without labels, or if no image is judged."""
         pairs: dict[Metric, Pairing | None] = {"top1": self.top1, "top5": self.top5}
         return {metric: pair for metric, pair in pairs.items() if pair is not None}
+
+    @property
+    def counted(self) -> int:
+        """The number of images that errors count or, without labels, of readable images."""
+        return self.compared if self.judged is None else self.judged
 
     @property
     def compared(self) -> int:

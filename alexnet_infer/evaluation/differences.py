@@ -50,6 +50,9 @@ class Differences:
         lead = reference[flipped, guesses[flipped]] - reference[flipped, candidate_guesses[flipped]]
         self.flips += len(flipped)
         self.near_ties += int((lead <= NEAR_TIE).sum())
+
+    def find_calibration_images(self, pictures: Sequence[Picture]) -> None:
+        """Count the images of calibration among those that errors count or, without labels, among all."""
         if self.calibration:
             self.calibration_images += sum(picture.digest in self.calibration for picture in pictures)
 
@@ -81,12 +84,14 @@ class Count:
             if not picture.squares:
                 self._add_unreadable(picture)
         if readable := [picture for picture in batch if picture.squares]:
+            judged = [picture for picture in readable if self._to_net is None or self._to_net[picture.label] >= 0]
             expected = _probabilities(self._reference, "reference", readable)
             self._score(self.tally, readable, expected)
             for differences in self.candidates:
                 values = _probabilities(differences.net, differences.role, readable)
                 self._score(differences.tally, readable, values)
                 differences.add(readable, expected, values)
+                differences.find_calibration_images(judged)
 
     def _add_unreadable(self, picture: Picture) -> None:
         self.unreadable.append(Unreadable(image=picture.name, reason=picture.error))

@@ -385,6 +385,20 @@ def test_an_unreadable_image_of_calibration_does_not_count(tabled, calibrated, g
     assert compare(tabled(OURS), net, open_images(greys)).calibration_images == 1
 
 
+def test_an_image_of_calibration_that_errors_do_not_count_does_not_count(tmp_path):
+    manifest = load_artifact(save_net(tmp_path / "three.safetensors", wnids=WNIDS[:3])).manifest
+    greys = write_greys(tmp_path / "greys", LABELS)
+    files = [image_digest((greys / f"{level:03}.png").read_bytes()) for level in range(2, 6)]  # labels 1 to 4
+    record = CalibrationRecord(method="entropy", images=tuple(sorted(files)))
+    info = ExportInfo(
+        members=(Member(name="net", sha256="0" * 64),), precision="int8", int8_for="cpu", calibration=record
+    )
+    backend = Table(OURS[:, :3] / 2)
+    opened = Opened(manifest=manifest, backend=backend, files=(Path("net.onnx"),), info=info)
+    result = compare(Net(manifest, backend), Net(manifest, backend, "ten", opened), open_images(greys))
+    assert (result.calibration_images, result.counted) == (2, 3)
+
+
 def test_images_of_calibration_are_unknown_if_an_int8_file_does_not_name_them(tabled, calibrated, greys):
     for nets in ((tabled(OURS), calibrated(None)), (calibrated(None), calibrated(["0" * 16]))):
         assert compare(*nets, open_images(greys)).calibration_images is None
