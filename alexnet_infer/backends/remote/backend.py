@@ -19,7 +19,7 @@ import numpy as np
 
 from alexnet_infer.backends.remote.address import ServerAddress
 from alexnet_infer.backends.remote.client import Answer, BusyError, Client, connect
-from alexnet_infer.backends.remote.model import Model, asking, served_net
+from alexnet_infer.backends.remote.model import Model, asking, told
 from alexnet_infer.errors import BackendError, ModelFileError, one_line, shown
 from alexnet_infer.layers import PROBABILITIES
 from alexnet_infer.manifest import Manifest
@@ -96,12 +96,10 @@ class RemoteBackend:
 
     def check_unchanged(self) -> None:
         """Raise ModelFileError if the server no longer has the net that was opened, as far as it tells."""
-        served = self.model.served
-        if served is None:
+        if self.model.served is None:
             return
         config = _first(self._lanes[0], lambda client: client.config())
-        now = None if config is None else served_net(config, self._address)
-        if now is None or now.parameters() != served.parameters():
+        if told(config) != self.model.told:
             raise ModelFileError(f"{self._address}: the server's model has changed since it was opened: run it again")
 
     def close(self) -> None:
