@@ -9,6 +9,7 @@ A client belongs to the thread that made it.
 from __future__ import annotations
 
 import os
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,9 +26,14 @@ CONNECT = 10.0
 """Seconds that connecting may take."""
 MAX_ANSWER = 1 << 30
 """Bytes of an answer: 250 images of 1,000,000 classes."""
+MAX_ABOUT = 64 << 20
+"""Bytes of what a server says of itself and its model: a manifest of 1,000,000 classes."""
 
 
-WRONG = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, MemoryError, EOFError)
+WRONG = (
+    *(ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, MemoryError, EOFError),
+    struct.error,
+)
 """What tritonclient raises for JSON and tensors that are not as they should be."""
 
 Missing = Callable[[str], Exception]

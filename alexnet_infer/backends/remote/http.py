@@ -14,6 +14,7 @@ import numpy as np
 from alexnet_infer.backends.remote.address import ServerAddress
 from alexnet_infer.backends.remote.client import (
     CONNECT,
+    MAX_ABOUT,
     MAX_ANSWER,
     WRONG,
     Answer,
@@ -29,6 +30,43 @@ from alexnet_infer.errors import cause_of, one_line, shown
 from alexnet_infer.graph.served import SHA256_KEY
 
 
+MAX_ERROR = 1 << 20
+"""Bytes of an error's text."""
+CHUNK = 1 << 16
+
+
+class _Limited:
+    """A response as tritonclient reads it, of at most `most` bytes. Raises ValueError if it has more, or is compressed.
+
+    A compressed one was not asked for, and may be a small answer that becomes a huge one.
+    """
+
+    def __init__(self, response: Any, most: int) -> None:
+        self._response, self._left, self._most = response, most, most
+        self.status_code: int = response.status_code
+        if self.status_code != 200:
+            return  # its text is not needed
+        if (encoding := response.get("Content-Encoding")) not in (None, "identity"):
+            raise ValueError(f"Content-Encoding {shown(encoding)}: expected none")
+        if (response.content_length or 0) > most:
+            raise ValueError(f"{response.content_length:,} bytes: expected at most {most:,}")
+
+    def get(self, header: str) -> Any:
+        return self._response.get(header)
+
+    def read(self, length: int | None = None) -> bytes:
+        content = bytearray()
+        while length is None or len(content) < length:
+            part = self._response.read(CHUNK if length is None else min(CHUNK, length - len(content)))
+            if not part:
+                break
+            self._left -= len(part)
+            if self._left < 0:
+                raise ValueError(f"more than {self._most:,} bytes")
+            content += part
+        return bytes(content)
+
+
 class HttpClient(Client):
     def __init__(self, address: ServerAddress) -> None:
         super().__init__(address)
@@ -39,16 +77,19 @@ class HttpClient(Client):
         from tritonclient.utils import InferenceServerException
 
         class Noting(http.InferenceServerClient):
-            """Notes when to try again, which tritonclient's error doesn't have. Without it, the pauses grow."""
+            """Limits answers, and notes when to try again, which tritonclient's error doesn't have."""
 
-            retry_after: str | None = None
+            retry_after: object = None
 
-            def _post(self, *arguments: Any, **named: Any) -> Any:
-                response = super()._post(*arguments, **named)
+            def _get(self, *arguments: Any, **named: Any) -> _Limited:
+                return self._limited(super()._get(*arguments, **named), MAX_ABOUT)
+
+            def _post(self, *arguments: Any, **named: Any) -> _Limited:
+                return self._limited(super()._post(*arguments, **named), MAX_ANSWER)
+
+            def _limited(self, response: Any, most: int) -> _Limited:
                 self.retry_after = response.get("Retry-After")
-                if (response.content_length or 0) > MAX_ANSWER:
-                    raise ValueError(f"{response.content_length:,} bytes")
-                return response
+                return _Limited(response, most if response.status_code == 200 else MAX_ERROR)
 
         self._gevent, self._http = gevent, http
         self._hub, self._greenlet = gevent.get_hub(), gevent.getcurrent()

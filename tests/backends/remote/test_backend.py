@@ -233,6 +233,10 @@ def cut(handler: Handler) -> None:
     handler.close_connection = True
 
 
+def encoded(name: str) -> Callable[[Handler], None]:
+    return lambda handler: handler.answer(b"neither", **{"Content-Encoding": name})
+
+
 def closed(handler: Handler) -> None:
     handler.close_connection = True
 
@@ -260,6 +264,9 @@ WRONG = {
     "a size of text": (changed(parameters={"binary_data_size": "48"}), ModelFileError, "can't be read"),
     "another model": (changed(model_name="other"), ModelFileError, "another model answers"),
     "another net": (changed(parameters={"binary_data_size": 48}, model_name=5), ModelFileError, "another"),
+    "texts": (changed(datatype="BYTES"), ModelFileError, "can't be read"),
+    "deflate": (encoded("deflate"), ModelFileError, "Content-Encoding 'deflate': expected none"),
+    "gzip": (encoded("gzip"), ModelFileError, "Content-Encoding 'gzip': expected none"),
     "no JSON": (lambda h: h.answer(b"<html>hello</html>"), ModelFileError, "can't be read"),
     "nothing": (lambda h: h.answer(b""), ModelFileError, "can't be read"),
     "a list": (lambda h: h.answer(b"[1, 2]"), ModelFileError, "can't be read"),
@@ -529,6 +536,35 @@ def test_an_answer_that_trickles_is_given_up(path, squares, monkeypatch):
             refused(lambda: net.probabilities(list(squares[:1])), BackendError, "no answer for 0.4 s")
         finally:
             stop.set()
+
+
+def endless(handler: Handler, status: int = 200) -> None:
+    """An answer of chunks that don't end, until the client has had enough."""
+    handler.send_response(status)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    handler.close_connection = True
+    while True:
+        handler.wfile.write(b"400\r\n" + b" " * 1024 + b"\r\n")
+
+
+@pytest.mark.parametrize(("status", "kind"), [(200, ModelFileError), (500, BackendError)])
+def test_an_answer_without_an_end_is_given_up(path, squares, monkeypatch, status, kind):
+    for limit in ("MAX_ANSWER", "MAX_ERROR"):
+        monkeypatch.setattr(http, limit, 100_000)
+    with opened(path) as (server, net):
+        server.script = [lambda handler: endless(handler, status)]
+        refused(lambda: net.probabilities(list(squares[:1])), kind, "more than 100,000 bytes")
+
+
+def test_what_a_server_says_of_its_model_is_limited(path, monkeypatch):
+    monkeypatch.setattr(http, "MAX_ABOUT", 100_000)
+    with serving(Origin(path)) as server:
+        load(server.url)
+        server.pages["/v2/models/net/config"] = (200, b" " * 1_000_000)
+        refused(lambda: load(server.url), BackendError, "1,000,000 bytes: expected at most 100,000")
+        monkeypatch.setattr(Handler, "do_GET", endless)
+        refused(lambda: load(server.url), BackendError, "more than 100,000 bytes")
 
 
 @SCHEMES
