@@ -372,6 +372,23 @@ def with_digest(values: np.ndarray, digest: object) -> Callable[[Handler], None]
     return lambda handler: handler.answer_json(about)
 
 
+@pytest.mark.parametrize("wrong", [True, "1", None, {}])
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_tensor_in_json_has_only_numbers(path, squares, rows, wrong):
+    with opened(path) as (server, net):
+        row = [1, 0, 0.0, 0, 0, 0]
+        server.script = [with_data([row] if rows else row)]
+        np.testing.assert_array_equal(net.probabilities(list(squares[:1])), [row])
+        row[0] = wrong
+        server.script = [with_data([row] if rows else row)]
+        refused(lambda: net.probabilities(list(squares[:1])), ModelFileError, "can't be read")
+
+
+def with_data(data: list) -> Callable[[Handler], None]:
+    tensor = {"name": "probabilities", "datatype": "FP32", "shape": [1, 6], "data": data}
+    return lambda handler: handler.answer_json({"model_name": "net", "model_version": "1", "outputs": [tensor]})
+
+
 def test_another_version_in_the_middle_is_an_error(path, squares):
     with opened(path) as (server, net):
         net.probabilities(list(squares[:1]))
