@@ -14,7 +14,7 @@ from alexnet_infer.preprocess import Views
 Scheme = Literal["http", "https", "grpc", "grpcs"]
 
 FORMS = "http://HOST:8000/NAME or grpc://HOST:8001/NAME"
-LONGEST_WAIT = 3600
+LONGEST_TIMEOUT = 3600
 """The most seconds that `timeout` may be."""
 
 
@@ -134,6 +134,6 @@ def _options(url: SplitResult, where: str) -> dict[str, object]:
 
 def _seconds(text: str, where: str) -> float:
     seconds = float(text) if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text, re.ASCII) else 0.0
-    if not 0 < seconds <= LONGEST_WAIT:
-        raise UsageError(f"{where}: timeout={shown(text)}: expected seconds, more than 0 and at most {LONGEST_WAIT}")
+    if not 0 < seconds <= LONGEST_TIMEOUT:
+        raise UsageError(f"{where}: timeout={shown(text)}: expected seconds, more than 0 and at most {LONGEST_TIMEOUT}")
     return seconds

@@ -95,10 +95,17 @@ class RemoteBackend:
         return {PROBABILITIES: self.infer(inputs)}
 
     def check_unchanged(self) -> None:
-        """Raise ModelFileError if the server no longer has the net that was opened, as far as it tells."""
+        """Raise ModelFileError if the server no longer has the net that was opened, as far as it tells.
+
+        Raises BackendError if it can't be asked, or stays busy.
+        """
         if self.model.served is None:
             return
-        config = _first(self._lanes[0], lambda client: client.config())
+        address, stop = self._address, threading.Event()
+        try:
+            config = self._lanes[0].call(lambda client: _patient(client.config, address, stop)).result()
+        finally:
+            stop.set()  # after Ctrl-C, the server is not asked again
         if told(config) != self.model.told:
             raise ModelFileError(f"{self._address}: the server's model has changed since it was opened: run it again")
 
@@ -180,6 +187,27 @@ def _first(lane: _Lane, work: Callable[[Client], T]) -> T:
         raise BackendError(f"{lane._address}: the server is not ready ({busy}): try again later") from None
 
 
+def _patient(ask: Callable[[], T], address: ServerAddress, stop: threading.Event) -> T:
+    """Return what `ask` returns. While the server is busy, ask again, for at most LONGEST_WAIT seconds.
+
+    Raises BackendError after that, or if `stop` is set.
+    """
+    end, growing, tries = monotonic() + LONGEST_WAIT, FIRST_PAUSE, 0
+    while True:
+        try:
+            return ask()
+        except BusyError as busy:
+            pause, tries = max(FIRST_PAUSE, busy.retry_after or growing), tries + 1
+            if monotonic() + pause > end:
+                raise BackendError(
+                    f"{address}: the server is too busy: {tries} times 503 ({busy}); try again later, or with a "
+                    "smaller --batch"
+                ) from None
+            if stop.wait(pause):
+                raise BackendError(f"{address}: the server is busy ({busy})") from None
+            growing = min(2 * growing, LONGEST_PAUSE)
+
+
 class _Batch:
     """The requests of one call of `infer`, shared by the lanes. It has no reference to the backend: see `_close`."""
 
@@ -217,20 +245,8 @@ class _Batch:
     def _ask(self, client: Client, part: np.ndarray) -> Answer:
         missing = self._model.size - len(part) if self._model.fixed else 0
         inputs = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)]) if missing else part
-        end, growing, tries = monotonic() + LONGEST_WAIT, FIRST_PAUSE, 0
-        while True:
-            try:
-                return client.infer(self._model.source, self._model.output, np.ascontiguousarray(inputs))
-            except BusyError as busy:
-                pause, tries = max(FIRST_PAUSE, busy.retry_after or growing), tries + 1
-                if monotonic() + pause > end:
-                    raise BackendError(
-                        f"{self._address}: the server is too busy: {tries} times 503 ({busy}); try again later, or "
-                        "with a smaller --batch"
-                    ) from None
-                if self.stop.wait(pause):
-                    raise BackendError(f"{self._address}: the server is busy ({busy})") from None
-                growing = min(2 * growing, LONGEST_PAUSE)
+        inputs = np.ascontiguousarray(inputs)
+        return _patient(lambda: client.infer(self._model.source, self._model.output, inputs), self._address, self.stop)
 
     def _checked(self, answer: Answer, count: int) -> Answer:
         """Return the answer for `count` inputs, if it can be one. Raises ModelFileError otherwise."""

@@ -406,6 +406,19 @@ def test_a_model_that_was_replaced_is_noticed(path, scheme):
         refused(net.backend.check_unchanged, ModelFileError, "has changed")
 
 
+def test_a_server_that_is_busy_when_it_is_asked_again_for_its_net_is_waited_for(path, monkeypatch):
+    monkeypatch.setattr(backend, "FIRST_PAUSE", 0.001)
+    with opened(path) as (server, net):
+        script, get = [busy("0"), busy(None), busy("0")], Handler.do_GET
+        monkeypatch.setattr(Handler, "do_GET", lambda handler: (script.pop() if script else get)(handler))
+        net.backend.check_unchanged()
+        assert not script
+        clock = count(0, 20)
+        monkeypatch.setattr(backend, "monotonic", lambda: next(clock))  # each refusal takes 20 seconds
+        script += [busy("0")] * 9
+        refused(net.backend.check_unchanged, BackendError, "too busy: 2 times 503", "the queue is full")
+
+
 # A model that isn't what it should be.
 
 
