@@ -110,7 +110,7 @@ class RemoteBackend:
             raise ModelFileError(f"{self._address}: the server's model has changed since it was opened: run it again")
 
     def close(self) -> None:
-        """Close the connections. Otherwise they are closed with this object."""
+        """Close the connections. The net can't be used any more. Otherwise they are closed with this object."""
         self._finalizer()
 
 
@@ -122,8 +122,14 @@ class _Lane:
         self._jobs: SimpleQueue[tuple[Future[Any], Callable[[Client], Any]] | None] = SimpleQueue()
         self.thread = threading.Thread(target=self._work, daemon=True)  # as others, it would be joined before `_end`
         self._starting = threading.Lock()
+        self._closed = False
 
     def call(self, work: Callable[[Client], T]) -> Future[T]:
+        """Return the result of `work` in the thread. Raises BackendError if the thread has ended, or is to end."""
+        if self._closed:
+            raise BackendError(f"{self._address}: the net was closed: load it again")
+        if self.thread.ident is not None and not self.thread.is_alive():
+            raise BackendError(f"{self._address}: the net was loaded in another process: load it again in this one")
         future: Future[T] = Future()
         self._jobs.put((future, work))
         with self._starting:
@@ -134,6 +140,7 @@ class _Lane:
 
     def close(self) -> None:
         """End the thread after what it is doing. Needs no lock."""
+        self._closed = True
         self._jobs.put(None)
 
     def abort(self) -> None:

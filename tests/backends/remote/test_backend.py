@@ -117,6 +117,38 @@ def test_connections_are_kept_and_closed_at_the_end(path, squares):
         assert not any(thread.is_alive() for thread in threads)
 
 
+def test_a_net_that_was_closed_says_so(path, squares):
+    with opened(path) as (_, net):
+        net.backend.close()
+        refused(lambda: net.probabilities(list(squares[:1])), BackendError, "was closed: load it again")
+        refused(net.backend.check_unchanged, BackendError, "was closed: load it again")
+
+
+FORKED = """
+import os, sys
+import numpy as np
+from alexnet_infer import load
+from alexnet_infer.errors import BackendError
+
+net = load(sys.argv[1])
+child = os.fork()
+if not child:
+    try:
+        net.probabilities([np.zeros((64, 64, 3), np.uint8)])
+    except BackendError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_net_that_was_loaded_in_another_process_says_so(path):
+    with serving(Origin(path)) as server:
+        done = subprocess.run([sys.executable, "-c", FORKED, server.url], capture_output=True, text=True, timeout=60)
+        assert "was loaded in another process: load it again in this one" in done.stdout, done.stderr
+
+
 def test_a_fixed_batch_is_filled_and_the_filling_is_dropped(path, squares):
     origin = Origin(path)
     origin.metadata["inputs"][0]["shape"][0] = 4
