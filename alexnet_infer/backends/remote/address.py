@@ -61,6 +61,7 @@ class ServerAddress:
         try:
             url = urlsplit(text)
             named, port = url.hostname, url.port
+            (named or "").encode("idna")  # gevent would print a traceback of an empty or too long part
         except ValueError:
             raise UsageError(f"the address of a server is invalid: expected {FORMS}") from None
         if "@" in url.netloc:

@@ -23,6 +23,7 @@ from alexnet_infer.nets import find_net, find_source
         ("http://h/a/b/v2/models/net", "http://h/a/b/v2/models/net", ("h", "/a/b", "net", "")),
         ("http://h/v2", "http://h/v2", ("h", "", "v2", "")),
         ("grpc://[::1]:8001/my%20net", "grpc://[::1]:8001/my net", ("[::1]:8001", "", "my net", "")),
+        ("http://h_1.example.com./net", "http://h_1.example.com./net", ("h_1.example.com.", "", "net", "")),
         ("grpcs://h:8001/v2/models/net", "grpcs://h:8001/net", ("h:8001", "", "net", "")),
     ],
 )
@@ -57,6 +58,8 @@ def test_options_follow_a_question_mark_and_are_not_part_of_the_name():
         ("http://h:99999/net", "is invalid"),
         ("http://[::1/net", "is invalid"),
         ("http://h/net#part", "is invalid"),
+        ("http://models..example.com:8000/net", "is invalid"),
+        (f"grpc://{'h' * 64}.example.com:8001/net", "is invalid"),
         ("grpc://h/net", "expected a port"),
         ("grpc://h:1/base/v2/models/net", "no paths before /v2"),
         ("https://example.org/net.safetensors", "download it"),
