@@ -154,8 +154,10 @@ class Client(ABC):
     def _unknown(self, reason: str) -> ModelFileError:
         return ModelFileError(f"{self._address}: the server has no such model (it says: {reason})")
 
-    def _refused(self, status: str, reason: str) -> ModelFileError:
-        return ModelFileError(f"{self._address}: the server refused the request ({status}: {reason})")
+    def _refused(
+        self, status: str, reason: str, kind: type[ModelFileError | BackendError] = ModelFileError
+    ) -> ModelFileError | BackendError:
+        return kind(f"{self._address}: the server refused the request ({status}: {reason})")
 
     def _failed(self, status: str, reason: str) -> BackendError:
         return BackendError(f"{self._address}: the server failed ({status}: {reason})")

@@ -27,7 +27,7 @@ from alexnet_infer.backends.remote.client import (
     Tensor,
     UnsupportedError,
 )
-from alexnet_infer.errors import cause_of, one_line, shown
+from alexnet_infer.errors import BackendError, ModelFileError, cause_of, one_line, shown
 from alexnet_infer.graph.served import SHA256_KEY
 
 
@@ -78,8 +78,9 @@ class HttpClient(Client):
         from tritonclient.utils import InferenceServerException
 
         class Noting(http.InferenceServerClient):
-            """Limits answers, and notes when to try again, which tritonclient's error doesn't have."""
+            """Limits answers, and notes what tritonclient doesn't say: the status, and when to try again."""
 
+            status = 0
             retry_after: object = None
 
             def _get(self, *arguments: Any, **named: Any) -> _Limited:
@@ -89,7 +90,7 @@ class HttpClient(Client):
                 return self._limited(super()._post(*arguments, **named), MAX_ANSWER)
 
             def _limited(self, response: Any, most: int) -> _Limited:
-                self.retry_after = response.get("Retry-After")
+                self.status, self.retry_after = response.status_code, response.get("Retry-After")
                 return _Limited(response, most if response.status_code == 200 else MAX_ERROR)
 
         self._gevent, self._http = gevent, http
@@ -109,7 +110,7 @@ class HttpClient(Client):
     def server(self) -> str:
         with self._failures():
             if not self._client.is_server_live():
-                raise self._odd("doesn't say that it is live (GET /v2/health/live)")
+                raise self._odd(f"doesn't say that it is live (GET /v2/health/live: {self._client.status})")
             about = self._client.get_server_metadata()
             return f"{one_line(about['name'])[:60]} {one_line(about['version'])[:40]}"
 
@@ -203,7 +204,10 @@ class HttpClient(Client):
             raise BusyError(reason, _pause(self._client.retry_after)) from None
         if status in ("400", "404") and missing is not None:  # Triton says 400 of an unknown model, KServe 404
             raise missing(reason) from None
-        raise (self._failed if status.startswith("5") else self._refused)(status, reason) from None
+        if status.startswith("5"):
+            raise self._failed(status, reason) from None
+        request = status in ("400", "404", "413")  # others are about the user, the rate or another place
+        raise self._refused(status, reason, ModelFileError if request else BackendError) from None
 
 
 @contextmanager

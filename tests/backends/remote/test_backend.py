@@ -310,6 +310,10 @@ WRONG = {
     ),
     "refused": (lambda h: h.answer_json({"error": "no such input"}, 400), ModelFileError, "400: no such input"),
     "gone": (lambda h: h.answer_json({"error": "unloaded"}, 404), ModelFileError, "404: unloaded"),
+    "too large": (lambda h: h.answer_json({"error": "large"}, 413), ModelFileError, "refused the request (413: large)"),
+    "no user": (lambda h: h.answer_json({"error": "who?"}, 401), BackendError, "refused the request (401: who?)"),
+    "elsewhere": (lambda h: h.answer(b"", 302, Location="/"), BackendError, "refused the request (302"),
+    "too many": (lambda h: h.answer_json({"error": "slowly"}, 429), BackendError, "refused the request (429: slowly)"),
     "failed": (lambda h: h.answer_json({"error": "out of memory"}, 500), BackendError, "500: out of memory"),
     "failed in HTML": (lambda h: h.answer(b"<h1>oh\n no</h1>", 502), BackendError, "the server failed (502"),
     "cut": (cut, BackendError, "closed"),
@@ -648,6 +652,13 @@ def test_a_plain_web_server_is_refused():
     for status in (b"200 OK", b"404 Not Found"):
         with sockets(lambda connection, status=status: page(connection, status)) as port:
             refused(lambda port=port: load(f"http://{HERE}:{port}/net"), BackendError, "Open Inference Protocol")
+
+
+@pytest.mark.parametrize("status", [302, 401, 429, 503])
+def test_a_server_that_does_not_say_that_it_is_live_is_shown_with_its_status(path, status):
+    with serving(Origin(path)) as server:
+        server.pages["/v2/health/live"] = (status, b"")
+        refused(lambda: load(server.url), BackendError, f"GET /v2/health/live: {status})")
 
 
 @SCHEMES
