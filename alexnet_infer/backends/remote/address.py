@@ -66,6 +66,8 @@ class ServerAddress:
             raise UsageError(f"the address of a server is invalid: expected {FORMS}") from None
         if "@" in url.netloc:
             raise UsageError(f"the address of a server with a user or a password: not supported, expected {FORMS}")
+        if url.scheme not in get_args(Scheme):
+            raise UsageError(f"the address of a server starts with {url.scheme}: expected {FORMS}")
         if not named or url.fragment or not url.netloc.isprintable():
             raise UsageError(f"the address of a server is invalid: expected {FORMS}")
         where = f"{url.scheme}://{url.netloc}"
@@ -80,8 +82,11 @@ Source = Path | ServerAddress
 
 
 def is_address(text: str) -> bool:
-    """Return whether a user's text is meant as the address of a server, not as a name or a path."""
-    return re.match(rf"(?:{'|'.join(get_args(Scheme))})://", text, re.IGNORECASE) is not None
+    """Return whether a user's text is meant as the address of a server, not as a name or a path.
+
+    One that is mistyped is, too: it may have a password, which a message about a missing file would repeat.
+    """
+    return re.match(rf"(?:{'|'.join(get_args(Scheme))}):|[a-z][a-z0-9+.-]+:/", text, re.IGNORECASE) is not None
 
 
 def _parts(url: SplitResult, where: str) -> tuple[str, str, str]:

@@ -54,6 +54,8 @@ def test_options_follow_a_question_mark_and_are_not_part_of_the_name():
         ("http://h/a%0ab", "expected one model"),
         ("http://h/x%20y/v2/models/net", "expected a plain path before /v2"),
         ("http:///net", "is invalid"),
+        ("http:/h/net", "is invalid"),
+        ("ftp://h/net", "starts with ftp: expected http://HOST:8000/NAME"),
         ("http://h:port/net", "is invalid"),
         ("http://h:99999/net", "is invalid"),
         ("http://[::1/net", "is invalid"),
@@ -78,7 +80,18 @@ def test_anything_else_is_refused_with_what_is_expected(text, part):
 
 
 @pytest.mark.parametrize(
-    "text", ["http://me:secret@h/net", "http://secret@h:1/net", "http://h/net?token=secret", "http://h/net?secret"]
+    "text",
+    [
+        "http://me:secret@h/net",
+        "http://secret@h:1/net",
+        "http://h/net?token=secret",
+        "http://h/net?secret",
+        "http:/me:secret@h/net",
+        "http:me:secret@h/net",
+        "ftp://me:secret@h/net",
+        "htp:/me:secret@h/net.onnx",
+        "http://h/net?manifest=http://me:secret@h/net",
+    ],
 )
 def test_passwords_are_refused_and_not_repeated(text):
     with pytest.raises(UsageError) as error:
@@ -87,10 +100,13 @@ def test_passwords_are_refused_and_not_repeated(text):
 
 
 def test_names_and_paths_are_no_addresses(tmp_path):
-    assert not any(map(is_address, ("alexnet-64-0", "http", "http:/x", "nets/http.onnx", "ftp://h/net")))
+    assert not any(map(is_address, ("alexnet-64-0", "http", "./http:/x", "nets/http.onnx", "C:/net.onnx", "a/b:/c")))
     assert find_source(str(tmp_path / "net.onnx")) == tmp_path / "net.onnx"
+    for text in ("http://h/net", "http://h/net?manifest=http://h/net"):
+        with pytest.raises(UsageError, match="gives only probabilities"):
+            find_net(text)
     with pytest.raises(UsageError, match="gives only probabilities"):
-        find_net("http://h/net")
+        find_source("http://h/net?manifest=http://h/net")
 
 
 def test_the_manifest_may_be_the_name_of_a_net():
