@@ -12,6 +12,7 @@ import numpy as np
 from alexnet_infer.backends.remote.address import ServerAddress
 from alexnet_infer.backends.remote.client import (
     CONNECT,
+    MAX_ANSWER,
     WRONG,
     Answer,
     BusyError,
@@ -34,7 +35,14 @@ class GrpcClient(Client):
 
         self._grpc, self._refusal = grpc, InferenceServerException
         self._client = grpc.InferenceServerClient(
-            address.host, ssl=address.encrypted, root_certificates=os.environ.get("SSL_CERT_FILE")
+            address.host,
+            ssl=address.encrypted,
+            root_certificates=os.environ.get("SSL_CERT_FILE"),
+            channel_args=[
+                ("grpc.enable_http_proxy", 0),  # as over HTTP
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_receive_message_length", MAX_ANSWER),
+            ],
         )
 
     def server(self) -> str:

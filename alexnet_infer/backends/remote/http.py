@@ -30,7 +30,6 @@ from alexnet_infer.backends.remote.client import (
 from alexnet_infer.errors import BackendError, ModelFileError, cause_of, one_line, shown
 from alexnet_infer.graph.served import SHA256_KEY
 
-
 MAX_ERROR = 1 << 20
 """Bytes of an error's text."""
 CHUNK = 1 << 16
@@ -224,7 +223,7 @@ def _released() -> Iterator[None]:
 
 
 def _check_numbers(data: object) -> None:
-    """Raise ValueError if a tensor in JSON, flat or in rows, has anything but numbers: numpy takes true and "1" for 1."""
+    """Raise ValueError if a tensor in JSON, flat or in rows, is not of numbers: numpy takes true and "1" for 1."""
     rows = isinstance(data, list) and data and isinstance(data[0], list)
     msgspec.convert(data, list[list[float]] if rows else list[float])
 

@@ -444,7 +444,7 @@ def test_a_model_that_was_replaced_is_noticed(path, scheme):
 
 def test_a_server_that_is_busy_when_it_is_asked_again_for_its_net_is_waited_for(path, monkeypatch):
     monkeypatch.setattr(backend, "FIRST_PAUSE", 0.001)
-    with opened(path) as (server, net):
+    with opened(path) as (_, net):
         script, get = [busy("0"), busy(None), busy("0")], Handler.do_GET
         monkeypatch.setattr(Handler, "do_GET", lambda handler: (script.pop() if script else get)(handler))
         net.backend.check_unchanged()
@@ -555,6 +555,18 @@ def test_no_server_is_no_connection(scheme):
     with closing(socket.create_server((HERE, 0))) as free:
         port = free.getsockname()[1]
     refused(lambda: load(f"{scheme}://{HERE}:{port}/net"), BackendError, "no connection", "refused")
+
+
+@SCHEMES
+def test_proxies_are_ignored(path, squares, monkeypatch, scheme):
+    with closing(socket.create_server((HERE, 0))) as free:
+        nowhere = f"http://{HERE}:{free.getsockname()[1]}"
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, nowhere)
+    for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with opened(path, scheme) as (_, net):
+        assert net.probabilities(list(squares[:1])).shape == (1, 6)
 
 
 @SCHEMES
