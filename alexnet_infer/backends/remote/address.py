@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.preprocess import Views
@@ -41,7 +41,7 @@ class ServerAddress:
         """The address without its options."""
         models = f"{self.base}/v2/models" if self.base else ""
         version = f"/versions/{self.version}" if self.version else ""
-        return f"{self.scheme}://{self.host}{models}/{self.name}{version}"
+        return f"{self.scheme}://{self.host}{models}/{quote(self.name)}{version}"
 
     @property
     def encrypted(self) -> bool:

@@ -84,9 +84,10 @@ class RemoteBackend:
             if self._version is None:
                 self._version = answer.version
             if answer.version != self._version:
+                one = answer.version or self._version
                 raise ModelFileError(
                     f"{self._address}: version {shown(answer.version)} answers, and before it was "
-                    f"{shown(self._version)}: name one, as in {self._address}/versions/{answer.version}"
+                    f"{shown(self._version)}: name one, as in .../versions/{one_line(one)[:40]}"
                 )
         return np.concatenate([answer.values for answer in batch.answers])
 

@@ -140,8 +140,8 @@ class Client(ABC):
     def _odd(self, what: str) -> BackendError:
         return BackendError(f"{self._address}: {what}: expected a server of the Open Inference Protocol (KServe v2)")
 
-    def _slow(self, seconds: float | None = None) -> BackendError:
-        if seconds is not None and seconds < self._address.timeout:
+    def _slow(self, seconds: float) -> BackendError:
+        if seconds < 0.9 * self._address.timeout:  # timers are not exact
             return self._unreachable(f"not within {seconds:.0f} s")
         return BackendError(
             f"{self._address}: no answer for {self._address.timeout:g} s: see the server, or wait longer with "

@@ -156,7 +156,7 @@ class HttpClient(Client):
                 raise ValueError(f"{size} bytes for {values.nbytes}")
             sha256 = (about.get("parameters") or {}).get(SHA256_KEY)
             return Answer(
-                values=values, model=about["model_name"], version=str(about.get("model_version", "")), sha256=sha256
+                values=values, model=about["model_name"], version=str(about.get("model_version") or ""), sha256=sha256
             )
 
     def close(self) -> None:

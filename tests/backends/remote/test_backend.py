@@ -372,6 +372,7 @@ def grpc_faults(server: GrpcServer) -> dict[str, tuple]:
         "another shape": (answers(shape=[3, 5]), ModelFileError, "can't be read"),
         "another type": (answers(datatype="INT32"), ModelFileError, "returns int32"),
         "an unknown type": (answers(datatype="FP5"), ModelFileError, "can't be read"),
+        "too few numbers": (lambda r, c: typed(server, [0.5] * 2), ModelFileError, "can't be read"),
         "another output": (answers(name="logits"), ModelFileError, "can't be read"),
         "another model": (answers(model_name="other"), ModelFileError, "another model answers"),
         "too few bytes": (answers(content=b"\0" * 8), ModelFileError, "can't be read"),
@@ -380,6 +381,7 @@ def grpc_faults(server: GrpcServer) -> dict[str, tuple]:
         "gone": (aborts("NOT_FOUND"), ModelFileError, "NOT_FOUND: why not"),
         "failed": (aborts("INTERNAL"), BackendError, "INTERNAL: why not"),
         "full": (aborts("RESOURCE_EXHAUSTED"), BackendError, "RESOURCE_EXHAUSTED: why not"),
+        "late": (aborts("DEADLINE_EXCEEDED"), BackendError, "the server failed (DEADLINE_EXCEEDED: why not"),
     }
 
 
@@ -389,6 +391,21 @@ def test_wrong_answers_over_grpc_are_one_error_each(path, squares):
             server.script = [answer]
             refused(lambda: net.probabilities(list(squares[:2])), kind, server.url, part)
         assert net.probabilities(list(squares[:2])).shape == (2, 6)
+
+
+def typed(server: GrpcServer, values: list[float]):
+    """An answer whose numbers are in the tensor's own field."""
+    response = server.answer(np.zeros((2, 6)))
+    del response.raw_output_contents[:]
+    response.outputs[0].contents.fp32_contents[:] = values
+    return response
+
+
+def test_numbers_over_grpc_may_be_in_the_field_of_their_type(path, squares):
+    with opened(path, "grpc") as (server, net):
+        values = server.origin.expected(squares[:2], "ten")
+        server.script = [lambda request, context: typed(server, values.ravel().tolist())]
+        np.testing.assert_array_equal(net.probabilities(list(squares[:2])), values)
 
 
 def test_the_digest_of_an_answer_must_be_that_of_the_net_that_was_opened(path, squares):
@@ -430,6 +447,9 @@ def test_another_version_in_the_middle_is_an_error(path, squares):
         net.probabilities(list(squares[:1]))
         server.script = [changed(model_version="2")]
         refused(lambda: net.probabilities(list(squares[:1])), ModelFileError, "version '2' answers", "/versions/2")
+        for none in (None, ""):
+            server.script = [changed(model_version=none)]
+            refused(lambda: net.probabilities(list(squares[:1])), ModelFileError, "version '' answers", "/versions/1")
 
 
 @SCHEMES
