@@ -181,6 +181,14 @@ class Net(_Classifier):
             for name, value in net.activations([_squares(photo, {self.rescaling})[self.rescaling]]).items()
         }
 
+    def check_unchanged(self) -> None:
+        """Raise ModelFileError if a server no longer has the net that was loaded, as far as it tells.
+
+        Does nothing for a file. A replaced net is noticed only by this if the server sends no digest with each answer.
+        """
+        if self.opened is not None and self.opened.address is not None:
+            self.backend.check_unchanged()
+
     def _computing(self, layers: tuple[str, ...]) -> Net:
         if layers == self.backend.outputs:
             return self

@@ -43,6 +43,8 @@ def measured(request: BenchmarkRequest) -> Benchmark:
         tell(f"left out: {line}")
     with counting("measuring", turns(nets, request.batches), "turns") as advance:
         result = measure(nets, request.batches, seconds=request.seconds, on_turn=lambda: advance(1))
+    for subject in nets:
+        subject.net.check_unchanged()
     return dataclasses.replace(result, skipped=tuple(skipped))
 
 

@@ -77,6 +77,8 @@ def run(
     items = _plain(net, entries, top) if copies is None else _annotated(net, entries, top, copies)
     show = _json_printer(net) if as_json else _csv_printer(net) if as_csv else _text_printer(net, len(entries))
     failed = _show(items, show, len(entries), annotate)
+    for member in nets:
+        member.check_unchanged()
     if not (as_json or as_csv) and failed < len(entries) and paths[0] in nets_at_hand():
         _suggest_larger_net(net)
     return 0 if not failed else 3 if failed == len(entries) else 1

@@ -118,6 +118,7 @@ def _calibrated_on(net: Net) -> frozenset[str] | None:
 
 def _probabilities(net: Net, role: str, pictures: Sequence[Picture]) -> np.ndarray:
     values = net.probabilities([picture.squares[net.rescaling] for picture in pictures])
+    net.check_unchanged()  # the figures are those of one net
     assert values.shape == (len(pictures), len(net.manifest.classes)), values.shape
     valid = are_probabilities(values).all(1)
     if not valid.all():

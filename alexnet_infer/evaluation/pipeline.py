@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_infer.backends.remote.backend import RemoteBackend
 from alexnet_infer.datasets import Example, LabelledImages
 from alexnet_infer.decode import Squares
 from alexnet_infer.evaluation.predictions import ImageRow, Predictions
@@ -58,8 +57,7 @@ class _Prediction(NamedTuple):
         if inputs is not None:
             with clock("net"):
                 scores = self.net.mean_over_views(self.net.backend.infer(inputs), self.predictions.about.batch)
-                if isinstance(self.net.backend, RemoteBackend):
-                    self.net.backend.check_unchanged()  # a row is kept under the digest of the net that was opened
+                self.net.check_unchanged()  # a row is kept under the digest of the net that was opened
             probabilities[readable] = finite(scores[: len(readable)], self.net.manifest.name)
         self.predictions.append(rows, probabilities)
 

@@ -15,6 +15,7 @@ from alexnet_infer.manifest import METADATA_KEY, Manifest
 
 SHA256_KEY = "alexnet_infer_sha256"
 BACKEND_KEY = "alexnet_infer_backend"
+KEYS = (METADATA_KEY, EXPORT_KEY, SHA256_KEY, BACKEND_KEY)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,7 @@ async def infer(server: Server, request: Request) -> Answer:
     async with server.work(request) as (body, end):
         tensors = await server.read_tensors(request, body, model, end)
         probabilities = await server.probabilities(model, tensors.squares, request, end)
-    answer = protocol.answer(model.name, tensors, probabilities, model.net.classes)
+    answer = protocol.answer(model.name, model.digest, tensors, probabilities, model.net.classes)
     if answer.header_length is None:
         return Answer(answer.body)
     headers = {"Content-Type": BINARY, "Inference-Header-Content-Length": str(answer.header_length)}

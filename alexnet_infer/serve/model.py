@@ -115,12 +115,12 @@ class Model:
                 batch=Batch(opt=max_batch, max=max_batch),
                 **facts,
             ),
-            sha256=self._digest,
+            sha256=self.digest,
             backend=self.backend,
         )
 
     @cached_property
-    def _digest(self) -> str:
+    def digest(self) -> str:
         """SHA-256 of all that the answers depend on: the nets' files, in order, their views, and what runs them."""
         digest = hashlib.sha256()
         for net in self.net.nets:

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from alexnet_infer.errors import SpecError, shown
+from alexnet_infer.graph.served import SHA256_KEY
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.metrics import highest
 from alexnet_infer.serve.limits import MAX_JSON_BYTES, RequestError
@@ -217,8 +218,13 @@ class InferAnswer:
     header_length: int | None = None
 
 
-def answer(model: str, request: InferRequest, probabilities: np.ndarray, classes: Sequence[ClassName]) -> InferAnswer:
-    """Return the answer with `probabilities` float32 [N, classes], in the form that the request asks for."""
+def answer(
+    model: str, sha256: str, request: InferRequest, probabilities: np.ndarray, classes: Sequence[ClassName]
+) -> InferAnswer:
+    """Return the answer with `probabilities` float32 [N, classes], in the form that the request asks for.
+
+    `sha256` is the digest of what computed them, as in the model's configuration.
+    """
     texts = _classified(probabilities, request.wanted.classification, classes)
     shape = list(probabilities.shape) if texts is None else [len(texts), len(texts[0])]
     output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32" if texts is None else "BYTES", "shape": shape}
@@ -229,7 +235,7 @@ def answer(model: str, request: InferRequest, probabilities: np.ndarray, classes
     else:
         binary = probabilities.astype("<f4").tobytes() if texts is None else _strings(texts)
         output["parameters"] = {"binary_data_size": len(binary)}
-    data: dict[str, Any] = {"model_name": model, "model_version": VERSION}
+    data: dict[str, Any] = {"model_name": model, "model_version": VERSION, "parameters": {SHA256_KEY: sha256}}
     if request.id is not None:
         data["id"] = request.id
     head = encoded(data | {"outputs": [output]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from alexnet_infer.graph.served import SHA256_KEY
 from alexnet_infer.serve.protocol import INPUT, LONGEST_ID, OUTPUT
 
 Json = dict[str, Any]
@@ -102,6 +103,7 @@ SCHEMAS: Json = {
         {
             "model_name": _TEXT,
             "model_version": _TEXT,
+            "parameters": _object({SHA256_KEY: _TEXT}),
             "outputs": _array(_object(_TENSOR, {"data": _array({}), "parameters": _object({}, _SIZE)})),
         },
         {"id": _TEXT},

@@ -129,6 +129,28 @@ def test_a_net_that_is_replaced_in_the_middle_fills_no_row(evaluate, nets, tmp_p
         assert rows.stat().st_size == 4 * BATCH * len(server.origin.net.classes)
 
 
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+@pytest.mark.parametrize("command", ["compare", "classify", "benchmark"])
+def test_figures_are_those_of_one_net_though_answers_have_no_digest(run, nets, folder, scheme, command):
+    with serving(Origin(nets[0]), scheme) as server:
+        ask = server.origin.infer
+
+        def replaced(inputs: np.ndarray) -> np.ndarray:
+            server.origin.parameters[SHA256_KEY] = "d" * 64
+            return ask(inputs)
+
+        server.origin.infer = replaced
+        words = {
+            "compare": (nets[0], server.url, *folder.iterdir()),
+            "classify": (next(folder.iterdir()), "--model", server.url),
+            "benchmark": (server.url, "--batch", "1", "--seconds", "0.001"),
+        }
+        code, out, err = run(command, *words[command])
+        assert (code, err.count("\n")) == (4, 1), err
+        assert "has changed since it was opened: run it again" in err
+        assert (out == "") == (command != "classify"), "only labels are printed at once"
+
+
 def test_the_other_options_of_eval_take_a_served_net(run, images, nets, tmp_path):
     with serving(Origin(nets[0], sha256=None, max_batch=64)) as server:
         files = {"--save-predictions": tmp_path / "all.csv", "--per-class": tmp_path / "classes.csv"}

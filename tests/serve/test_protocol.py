@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alexnet_infer.graph.served import SHA256_KEY
 from alexnet_infer.manifest import ClassName
 from alexnet_infer.serve.limits import MAX_JSON_BYTES, RequestError
 from alexnet_infer.serve.protocol import InferRequest, Wanted, answer, json_length, read_request
@@ -175,7 +176,7 @@ def request(**wanted: Any) -> InferRequest:
 
 def result(binary: bool, classification: int | None = None) -> Any:
     http = pytest.importorskip("tritonclient.http", reason="needs NVIDIA's client: pip install tritonclient[http]")
-    made = answer("net", request(binary=binary, classification=classification), PROBABILITIES, CLASSES)
+    made = answer("net", "a" * 64, request(binary=binary, classification=classification), PROBABILITIES, CLASSES)
     return http.InferenceServerClient.parse_response_body(made.body, header_length=made.header_length)
 
 
@@ -186,6 +187,7 @@ def test_nvidias_client_reads_the_exact_probabilities(binary):
     assert read.as_numpy("probabilities").dtype == np.float32
     response = read.get_response()
     assert (response["model_name"], response["model_version"]) == ("net", "1")
+    assert response["parameters"] == {SHA256_KEY: "a" * 64}
     assert read.get_output("probabilities")["datatype"] == "FP32"
 
 
@@ -201,4 +203,4 @@ def test_nvidias_client_reads_the_most_probable_classes_as_triton_writes_them(bi
 
 
 def test_an_id_comes_back_as_it_was_sent():
-    assert json.loads(answer("net", request(), PROBABILITIES, CLASSES).body)["id"] == "7\n😀é"
+    assert json.loads(answer("net", "a" * 64, request(), PROBABILITIES, CLASSES).body)["id"] == "7\n😀é"

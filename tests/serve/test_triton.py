@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_infer.graph.served import ServedNet
+from alexnet_infer.graph.served import SHA256_KEY, ServedNet
 from alexnet_infer.metrics import mean_probabilities
 from alexnet_infer.serve.model import Model
 from tests.serve.running import random_squares
@@ -117,6 +117,13 @@ def test_the_configuration_says_what_is_served(triton, nets):
     assert (one.info.views, one.info.precision, one.info.batch.max) == ("ten", "fp32", 4)
     assert one.backend == nets[0].backend.description
     assert len({one.sha256, mean.sha256, served("other").sha256}) == 3
+
+
+def test_each_answer_has_the_digest_of_the_configuration(triton, models):
+    for name in NAMES:
+        answer = triton.infer(name, [tensor(random_squares(models[name], 1))]).get_response()
+        parameters = triton.get_model_config(name)["parameters"]
+        assert answer["parameters"] == {SHA256_KEY: parameters[SHA256_KEY]["string_value"]}
 
 
 def test_names_and_shapes_are_those_of_an_exported_file_in_a_triton_repository(client, models, nets, tmp_path):

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.preprocess import Views
@@ -14,7 +14,7 @@ from alexnet_infer.preprocess import Views
 Scheme = Literal["http", "https", "grpc", "grpcs"]
 
 FORMS = "http://HOST:8000/NAME or grpc://HOST:8001/NAME"
-LONGEST_WAIT = 3600
+LONGEST_TIMEOUT = 3600
 """The most seconds that `timeout` may be."""
 
 
@@ -41,7 +41,7 @@ class ServerAddress:
         """The address without its options."""
         models = f"{self.base}/v2/models" if self.base else ""
         version = f"/versions/{self.version}" if self.version else ""
-        return f"{self.scheme}://{self.host}{models}/{self.name}{version}"
+        return f"{self.scheme}://{self.host}{models}/{quote(self.name)}{version}"
 
     @property
     def encrypted(self) -> bool:
@@ -61,10 +61,13 @@ class ServerAddress:
         try:
             url = urlsplit(text)
             named, port = url.hostname, url.port
+            (named or "").encode("idna")  # gevent would print a traceback of an empty or too long part
         except ValueError:
             raise UsageError(f"the address of a server is invalid: expected {FORMS}") from None
         if "@" in url.netloc:
             raise UsageError(f"the address of a server with a user or a password: not supported, expected {FORMS}")
+        if url.scheme not in get_args(Scheme):
+            raise UsageError(f"the address of a server starts with {url.scheme}: expected {FORMS}")
         if not named or url.fragment or not url.netloc.isprintable():
             raise UsageError(f"the address of a server is invalid: expected {FORMS}")
         where = f"{url.scheme}://{url.netloc}"
@@ -79,8 +82,11 @@ Source = Path | ServerAddress
 
 
 def is_address(text: str) -> bool:
-    """Return whether a user's text is meant as the address of a server, not as a name or a path."""
-    return re.match(rf"(?:{'|'.join(get_args(Scheme))})://", text, re.IGNORECASE) is not None
+    """Return whether a user's text is meant as the address of a server, not as a name or a path.
+
+    One that is mistyped is, too: it may have a password, which a message about a missing file would repeat.
+    """
+    return re.match(rf"(?:{'|'.join(get_args(Scheme))}):|[a-z][a-z0-9+.-]+:/", text, re.IGNORECASE) is not None
 
 
 def _parts(url: SplitResult, where: str) -> tuple[str, str, str]:
@@ -134,6 +140,6 @@ def _options(url: SplitResult, where: str) -> dict[str, object]:
 
 def _seconds(text: str, where: str) -> float:
     seconds = float(text) if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text, re.ASCII) else 0.0
-    if not 0 < seconds <= LONGEST_WAIT:
-        raise UsageError(f"{where}: timeout={shown(text)}: expected seconds, more than 0 and at most {LONGEST_WAIT}")
+    if not 0 < seconds <= LONGEST_TIMEOUT:
+        raise UsageError(f"{where}: timeout={shown(text)}: expected seconds, more than 0 and at most {LONGEST_TIMEOUT}")
     return seconds

@@ -19,7 +19,7 @@ import numpy as np
 
 from alexnet_infer.backends.remote.address import ServerAddress
 from alexnet_infer.backends.remote.client import Answer, BusyError, Client, connect
-from alexnet_infer.backends.remote.model import Model, asking, served_net
+from alexnet_infer.backends.remote.model import Model, asking, told
 from alexnet_infer.errors import BackendError, ModelFileError, one_line, shown
 from alexnet_infer.layers import PROBABILITIES
 from alexnet_infer.manifest import Manifest
@@ -84,9 +84,10 @@ class RemoteBackend:
             if self._version is None:
                 self._version = answer.version
             if answer.version != self._version:
+                one = answer.version or self._version
                 raise ModelFileError(
                     f"{self._address}: version {shown(answer.version)} answers, and before it was "
-                    f"{shown(self._version)}: name one, as in {self._address}/versions/{answer.version}"
+                    f"{shown(self._version)}: name one, as in .../versions/{one_line(one)[:40]}"
                 )
         return np.concatenate([answer.values for answer in batch.answers])
 
@@ -95,17 +96,22 @@ class RemoteBackend:
         return {PROBABILITIES: self.infer(inputs)}
 
     def check_unchanged(self) -> None:
-        """Raise ModelFileError if the server no longer has the net that was opened, as far as it tells."""
-        served = self.model.served
-        if served is None:
+        """Raise ModelFileError if the server no longer has the net that was opened, as far as it tells.
+
+        Raises BackendError if it can't be asked, or stays busy.
+        """
+        if self.model.served is None:
             return
-        config = _first(self._lanes[0], lambda client: client.config())
-        now = None if config is None else served_net(config, self._address)
-        if now is None or now.parameters() != served.parameters():
+        address, stop = self._address, threading.Event()
+        try:
+            config = self._lanes[0].call(lambda client: _patient(client.config, address, stop)).result()
+        finally:
+            stop.set()  # after Ctrl-C, the server is not asked again
+        if told(config) != self.model.told:
             raise ModelFileError(f"{self._address}: the server's model has changed since it was opened: run it again")
 
     def close(self) -> None:
-        """Close the connections. Otherwise they are closed with this object."""
+        """Close the connections. The net can't be used any more. Otherwise they are closed with this object."""
         self._finalizer()
 
 
@@ -117,8 +123,14 @@ class _Lane:
         self._jobs: SimpleQueue[tuple[Future[Any], Callable[[Client], Any]] | None] = SimpleQueue()
         self.thread = threading.Thread(target=self._work, daemon=True)  # as others, it would be joined before `_end`
         self._starting = threading.Lock()
+        self._closed = False
 
     def call(self, work: Callable[[Client], T]) -> Future[T]:
+        """Return the result of `work` in the thread. Raises BackendError if the thread has ended, or is to end."""
+        if self._closed:
+            raise BackendError(f"{self._address}: the net was closed: load it again")
+        if self.thread.ident is not None and not self.thread.is_alive():
+            raise BackendError(f"{self._address}: the net was loaded in another process: load it again in this one")
         future: Future[T] = Future()
         self._jobs.put((future, work))
         with self._starting:
@@ -129,6 +141,7 @@ class _Lane:
 
     def close(self) -> None:
         """End the thread after what it is doing. Needs no lock."""
+        self._closed = True
         self._jobs.put(None)
 
     def abort(self) -> None:
@@ -182,6 +195,27 @@ def _first(lane: _Lane, work: Callable[[Client], T]) -> T:
         raise BackendError(f"{lane._address}: the server is not ready ({busy}): try again later") from None
 
 
+def _patient(ask: Callable[[], T], address: ServerAddress, stop: threading.Event) -> T:
+    """Return what `ask` returns. While the server is busy, ask again, for at most LONGEST_WAIT seconds.
+
+    Raises BackendError after that, or if `stop` is set.
+    """
+    end, growing, tries = monotonic() + LONGEST_WAIT, FIRST_PAUSE, 0
+    while True:
+        try:
+            return ask()
+        except BusyError as busy:
+            pause, tries = max(FIRST_PAUSE, busy.retry_after or growing), tries + 1
+            if monotonic() + pause > end:
+                raise BackendError(
+                    f"{address}: the server is too busy: {tries} times 503 ({busy}); try again later, or with a "
+                    "smaller --batch"
+                ) from None
+            if stop.wait(pause):
+                raise BackendError(f"{address}: the server is busy ({busy})") from None
+            growing = min(2 * growing, LONGEST_PAUSE)
+
+
 class _Batch:
     """The requests of one call of `infer`, shared by the lanes. It has no reference to the backend: see `_close`."""
 
@@ -219,20 +253,8 @@ class _Batch:
     def _ask(self, client: Client, part: np.ndarray) -> Answer:
         missing = self._model.size - len(part) if self._model.fixed else 0
         inputs = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)]) if missing else part
-        end, growing, tries = monotonic() + LONGEST_WAIT, FIRST_PAUSE, 0
-        while True:
-            try:
-                return client.infer(self._model.source, self._model.output, np.ascontiguousarray(inputs))
-            except BusyError as busy:
-                pause, tries = max(FIRST_PAUSE, busy.retry_after or growing), tries + 1
-                if monotonic() + pause > end:
-                    raise BackendError(
-                        f"{self._address}: the server is too busy: {tries} times 503 ({busy}); try again later, or "
-                        "with a smaller --batch"
-                    ) from None
-                if self.stop.wait(pause):
-                    raise BackendError(f"{self._address}: the server is busy ({busy})") from None
-                growing = min(2 * growing, LONGEST_PAUSE)
+        inputs = np.ascontiguousarray(inputs)
+        return _patient(lambda: client.infer(self._model.source, self._model.output, inputs), self._address, self.stop)
 
     def _checked(self, answer: Answer, count: int) -> Answer:
         """Return the answer for `count` inputs, if it can be one. Raises ModelFileError otherwise."""

@@ -9,6 +9,7 @@ A client belongs to the thread that made it.
 from __future__ import annotations
 
 import os
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,9 +26,14 @@ CONNECT = 10.0
 """Seconds that connecting may take."""
 MAX_ANSWER = 1 << 30
 """Bytes of an answer: 250 images of 1,000,000 classes."""
+MAX_ABOUT = 64 << 20
+"""Bytes of what a server says of itself and its model: a manifest of 1,000,000 classes."""
 
 
-WRONG = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, MemoryError, EOFError)
+WRONG = (
+    *(ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, MemoryError, EOFError),
+    struct.error,
+)
 """What tritonclient raises for JSON and tensors that are not as they should be."""
 
 Missing = Callable[[str], Exception]
@@ -134,8 +140,8 @@ class Client(ABC):
     def _odd(self, what: str) -> BackendError:
         return BackendError(f"{self._address}: {what}: expected a server of the Open Inference Protocol (KServe v2)")
 
-    def _slow(self, seconds: float | None = None) -> BackendError:
-        if seconds is not None and seconds < self._address.timeout:
+    def _slow(self, seconds: float) -> BackendError:
+        if seconds < 0.9 * self._address.timeout:  # timers are not exact
             return self._unreachable(f"not within {seconds:.0f} s")
         return BackendError(
             f"{self._address}: no answer for {self._address.timeout:g} s: see the server, or wait longer with "
@@ -148,8 +154,10 @@ class Client(ABC):
     def _unknown(self, reason: str) -> ModelFileError:
         return ModelFileError(f"{self._address}: the server has no such model (it says: {reason})")
 
-    def _refused(self, status: str, reason: str) -> ModelFileError:
-        return ModelFileError(f"{self._address}: the server refused the request ({status}: {reason})")
+    def _refused(
+        self, status: str, reason: str, kind: type[ModelFileError | BackendError] = ModelFileError
+    ) -> ModelFileError | BackendError:
+        return kind(f"{self._address}: the server refused the request ({status}: {reason})")
 
     def _failed(self, status: str, reason: str) -> BackendError:
         return BackendError(f"{self._address}: the server failed ({status}: {reason})")

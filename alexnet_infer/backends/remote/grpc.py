@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -12,6 +13,7 @@ import numpy as np
 from alexnet_infer.backends.remote.address import ServerAddress
 from alexnet_infer.backends.remote.client import (
     CONNECT,
+    MAX_ANSWER,
     WRONG,
     Answer,
     BusyError,
@@ -34,7 +36,14 @@ class GrpcClient(Client):
 
         self._grpc, self._refusal = grpc, InferenceServerException
         self._client = grpc.InferenceServerClient(
-            address.host, ssl=address.encrypted, root_certificates=os.environ.get("SSL_CERT_FILE")
+            address.host,
+            ssl=address.encrypted,
+            root_certificates=os.environ.get("SSL_CERT_FILE"),
+            channel_args=[
+                ("grpc.enable_http_proxy", 0),  # as over HTTP
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_receive_message_length", MAX_ANSWER),
+            ],
         )
 
     def server(self) -> str:
@@ -83,7 +92,12 @@ class GrpcClient(Client):
                 outputs=[self._grpc.InferRequestedOutput(output.name)],
                 client_timeout=self._address.timeout,
             )
-            values, about = result.as_numpy(output.name), result.get_response()
+            about, tensor = result.get_response(), result.get_output(output.name)
+            typed = tensor is not None and tensor.datatype == "FP32" and not about.raw_output_contents
+            if typed:  # the numbers are in the field of their type
+                values = np.array(tensor.contents.fp32_contents, np.float32).reshape([*tensor.shape])
+            else:
+                values = result.as_numpy(output.name)
             if values is None:
                 raise ValueError(f"without the output {shown(output.name)}")
             sha256 = about.parameters[SHA256_KEY].string_param if SHA256_KEY in about.parameters else None
@@ -98,16 +112,18 @@ class GrpcClient(Client):
     @contextmanager
     def _failures(self, missing: Missing | None = None, *, asking: bool = True) -> Iterator[None]:
         """As in `HttpClient`."""
+        began = time.monotonic()
         try:
             yield
         except self._refusal as error:
-            self._raise(str(error.status()).removeprefix("StatusCode."), one_line(error.message()), missing)
+            status, seconds = str(error.status()).removeprefix("StatusCode."), time.monotonic() - began
+            if status == "DEADLINE_EXCEEDED" and seconds > 0.9 * min(CONNECT, self._address.timeout):
+                raise self._slow(seconds) from None  # otherwise the server says it of something else
+            self._raise(status, one_line(error.message()), missing)
         except WRONG as error:
             raise self._unreadable(error, asking=asking) from None
 
     def _raise(self, status: str, reason: str, missing: Missing | None) -> NoReturn:
-        if status == "DEADLINE_EXCEEDED":
-            raise self._slow() from None
         if status == "UNAVAILABLE":  # gRPC's code of a server that is overloaded, and of one that is not there
             if self._is_live():
                 raise BusyError(reason, None) from None

@@ -9,11 +9,13 @@ from contextlib import contextmanager, suppress
 from traceback import clear_frames
 from typing import Any, NoReturn
 
+import msgspec
 import numpy as np
 
 from alexnet_infer.backends.remote.address import ServerAddress
 from alexnet_infer.backends.remote.client import (
     CONNECT,
+    MAX_ABOUT,
     MAX_ANSWER,
     WRONG,
     Answer,
@@ -25,8 +27,44 @@ from alexnet_infer.backends.remote.client import (
     Tensor,
     UnsupportedError,
 )
-from alexnet_infer.errors import cause_of, one_line, shown
+from alexnet_infer.errors import BackendError, ModelFileError, cause_of, one_line, shown
 from alexnet_infer.graph.served import SHA256_KEY
+
+MAX_ERROR = 1 << 20
+"""Bytes of an error's text."""
+CHUNK = 1 << 16
+
+
+class _Limited:
+    """A response as tritonclient reads it, of at most `most` bytes. Raises ValueError if it has more, or is compressed.
+
+    A compressed one was not asked for, and may be a small answer that becomes a huge one.
+    """
+
+    def __init__(self, response: Any, most: int) -> None:
+        self._response, self._left, self._most = response, most, most
+        self.status_code: int = response.status_code
+        if self.status_code != 200:
+            return  # its text is not needed
+        if (encoding := response.get("Content-Encoding")) not in (None, "identity"):
+            raise ValueError(f"Content-Encoding {shown(encoding)}: expected none")
+        if (response.content_length or 0) > most:
+            raise ValueError(f"{response.content_length:,} bytes: expected at most {most:,}")
+
+    def get(self, header: str) -> Any:
+        return self._response.get(header)
+
+    def read(self, length: int | None = None) -> bytes:
+        content = bytearray()
+        while length is None or len(content) < length:
+            part = self._response.read(CHUNK if length is None else min(CHUNK, length - len(content)))
+            if not part:
+                break
+            self._left -= len(part)
+            if self._left < 0:
+                raise ValueError(f"more than {self._most:,} bytes")
+            content += part
+        return bytes(content)
 
 
 class HttpClient(Client):
@@ -39,16 +77,20 @@ class HttpClient(Client):
         from tritonclient.utils import InferenceServerException
 
         class Noting(http.InferenceServerClient):
-            """Notes when to try again, which tritonclient's error doesn't have. Without it, the pauses grow."""
+            """Limits answers, and notes what tritonclient doesn't say: the status, and when to try again."""
 
-            retry_after: str | None = None
+            status = 0
+            retry_after: object = None
 
-            def _post(self, *arguments: Any, **named: Any) -> Any:
-                response = super()._post(*arguments, **named)
-                self.retry_after = response.get("Retry-After")
-                if (response.content_length or 0) > MAX_ANSWER:
-                    raise ValueError(f"{response.content_length:,} bytes")
-                return response
+            def _get(self, *arguments: Any, **named: Any) -> _Limited:
+                return self._limited(super()._get(*arguments, **named), MAX_ABOUT)
+
+            def _post(self, *arguments: Any, **named: Any) -> _Limited:
+                return self._limited(super()._post(*arguments, **named), MAX_ANSWER)
+
+            def _limited(self, response: Any, most: int) -> _Limited:
+                self.status, self.retry_after = response.status_code, response.get("Retry-After")
+                return _Limited(response, most if response.status_code == 200 else MAX_ERROR)
 
         self._gevent, self._http = gevent, http
         self._hub, self._greenlet = gevent.get_hub(), gevent.getcurrent()
@@ -67,7 +109,7 @@ class HttpClient(Client):
     def server(self) -> str:
         with self._failures():
             if not self._client.is_server_live():
-                raise self._odd("doesn't say that it is live (GET /v2/health/live)")
+                raise self._odd(f"doesn't say that it is live (GET /v2/health/live: {self._client.status})")
             about = self._client.get_server_metadata()
             return f"{one_line(about['name'])[:60]} {one_line(about['version'])[:40]}"
 
@@ -106,12 +148,15 @@ class HttpClient(Client):
             values, about = result.as_numpy(output.name), result.get_response()
             if values is None:
                 raise ValueError(f"without the output {shown(output.name)}")
-            size = (result.get_output(output.name).get("parameters") or {}).get("binary_data_size", values.nbytes)
-            if size != values.nbytes:
+            tensor = result.get_output(output.name)
+            size = (tensor.get("parameters") or {}).get("binary_data_size")
+            if size is None:
+                _check_numbers(tensor["data"])
+            elif size != values.nbytes:
                 raise ValueError(f"{size} bytes for {values.nbytes}")
             sha256 = (about.get("parameters") or {}).get(SHA256_KEY)
             return Answer(
-                values=values, model=about["model_name"], version=str(about.get("model_version", "")), sha256=sha256
+                values=values, model=about["model_name"], version=str(about.get("model_version") or ""), sha256=sha256
             )
 
     def close(self) -> None:
@@ -158,7 +203,10 @@ class HttpClient(Client):
             raise BusyError(reason, _pause(self._client.retry_after)) from None
         if status in ("400", "404") and missing is not None:  # Triton says 400 of an unknown model, KServe 404
             raise missing(reason) from None
-        raise (self._failed if status.startswith("5") else self._refused)(status, reason) from None
+        if status.startswith("5"):
+            raise self._failed(status, reason) from None
+        request = status in ("400", "404", "413")  # others are about the user, the rate or another place
+        raise self._refused(status, reason, ModelFileError if request else BackendError) from None
 
 
 @contextmanager
@@ -172,6 +220,12 @@ def _released() -> Iterator[None]:
             clear_frames(each.__traceback__)
             each = each.__context__
         raise
+
+
+def _check_numbers(data: object) -> None:
+    """Raise ValueError if a tensor in JSON, flat or in rows, is not of numbers: numpy takes true and "1" for 1."""
+    rows = isinstance(data, list) and data and isinstance(data[0], list)
+    msgspec.convert(data, list[list[float]] if rows else list[float])
 
 
 def _whole(value: object) -> int:

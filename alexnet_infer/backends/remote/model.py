@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from alexnet_infer.backends.remote.address import ServerAddress
 from alexnet_infer.backends.remote.client import Client, Config, Metadata, Tensor
 from alexnet_infer.errors import BackendError, ModelFileError, SpecError, UsageError, listed, shown
-from alexnet_infer.graph.served import ServedNet
+from alexnet_infer.graph.served import KEYS, ServedNet
 from alexnet_infer.layers import PROBABILITIES
 from alexnet_infer.manifest import Manifest
 from alexnet_infer.preprocess import Views
@@ -24,6 +24,8 @@ class Model:
     manifest: Manifest
     served: ServedNet | None
     """What the server says of the net; None if the user said which manifest applies."""
+    told: Mapping[str, str]
+    """The parameters that say it, as they were sent."""
     views: Views | None
     """The views that the server cuts and averages; None if it takes patches."""
     source: Tensor
@@ -56,7 +58,7 @@ def _model(
 ) -> Model:
     if metadata.name != address.name:
         raise ModelFileError(f"{address}: the server describes another model, {shown(metadata.name)}")
-    served = None if config is None else served_net(config, address)
+    served = None if config is None else _served_net(config, address)
     if served is not None and address.manifest is not None:
         raise UsageError(f"{address}: the server itself says which net it is: leave out ?manifest={address.manifest}")
     if served is not None:
@@ -72,6 +74,7 @@ def _model(
     return Model(
         manifest=manifest,
         served=served,
+        told=told(config),
         views=views,
         source=metadata.inputs[0],
         output=_output(address, manifest, metadata.outputs),
@@ -82,7 +85,12 @@ def _model(
     )
 
 
-def served_net(config: Config, address: ServerAddress) -> ServedNet | None:
+def told(config: Config | None) -> dict[str, str]:
+    """Return the parameters that say which net the server has. They are the same as long as the net is."""
+    return {} if config is None else {key: config.parameters[key] for key in KEYS if key in config.parameters}
+
+
+def _served_net(config: Config, address: ServerAddress) -> ServedNet | None:
     try:
         return ServedNet.from_parameters(config.parameters, str(address))
     except SpecError as error:

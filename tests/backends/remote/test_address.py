@@ -22,7 +22,9 @@ from alexnet_infer.nets import find_net, find_source
         ("http://h/v2/models/net/versions/3/infer", "http://h/net/versions/3", ("h", "", "net", "3")),
         ("http://h/a/b/v2/models/net", "http://h/a/b/v2/models/net", ("h", "/a/b", "net", "")),
         ("http://h/v2", "http://h/v2", ("h", "", "v2", "")),
-        ("grpc://[::1]:8001/my%20net", "grpc://[::1]:8001/my net", ("[::1]:8001", "", "my net", "")),
+        ("grpc://[::1]:8001/my%20net", "grpc://[::1]:8001/my%20net", ("[::1]:8001", "", "my net", "")),
+        ("http://h_1.example.com./net", "http://h_1.example.com./net", ("h_1.example.com.", "", "net", "")),
+        ("http://h/a%3Fb%23c", "http://h/a%3Fb%23c", ("h", "", "a?b#c", "")),
         ("grpcs://h:8001/v2/models/net", "grpcs://h:8001/net", ("h:8001", "", "net", "")),
     ],
 )
@@ -31,7 +33,7 @@ def test_an_address_names_a_server_and_a_model(text, canonical, parts):
     assert is_address(text)
     assert (address.host, address.base, address.name, address.version) == parts
     assert str(address) == canonical
-    assert ServerAddress.parse(canonical.replace(" ", "%20")) == address
+    assert ServerAddress.parse(canonical) == address
 
 
 def test_options_follow_a_question_mark_and_are_not_part_of_the_name():
@@ -53,10 +55,14 @@ def test_options_follow_a_question_mark_and_are_not_part_of_the_name():
         ("http://h/a%0ab", "expected one model"),
         ("http://h/x%20y/v2/models/net", "expected a plain path before /v2"),
         ("http:///net", "is invalid"),
+        ("http:/h/net", "is invalid"),
+        ("ftp://h/net", "starts with ftp: expected http://HOST:8000/NAME"),
         ("http://h:port/net", "is invalid"),
         ("http://h:99999/net", "is invalid"),
         ("http://[::1/net", "is invalid"),
         ("http://h/net#part", "is invalid"),
+        ("http://models..example.com:8000/net", "is invalid"),
+        (f"grpc://{'h' * 64}.example.com:8001/net", "is invalid"),
         ("grpc://h/net", "expected a port"),
         ("grpc://h:1/base/v2/models/net", "no paths before /v2"),
         ("https://example.org/net.safetensors", "download it"),
@@ -75,7 +81,18 @@ def test_anything_else_is_refused_with_what_is_expected(text, part):
 
 
 @pytest.mark.parametrize(
-    "text", ["http://me:secret@h/net", "http://secret@h:1/net", "http://h/net?token=secret", "http://h/net?secret"]
+    "text",
+    [
+        "http://me:secret@h/net",
+        "http://secret@h:1/net",
+        "http://h/net?token=secret",
+        "http://h/net?secret",
+        "http:/me:secret@h/net",
+        "http:me:secret@h/net",
+        "ftp://me:secret@h/net",
+        "htp:/me:secret@h/net.onnx",
+        "http://h/net?manifest=http://me:secret@h/net",
+    ],
 )
 def test_passwords_are_refused_and_not_repeated(text):
     with pytest.raises(UsageError) as error:
@@ -84,10 +101,12 @@ def test_passwords_are_refused_and_not_repeated(text):
 
 
 def test_names_and_paths_are_no_addresses(tmp_path):
-    assert not any(map(is_address, ("alexnet-64-0", "http", "http:/x", "nets/http.onnx", "ftp://h/net")))
+    assert not any(map(is_address, ("alexnet-64-0", "http", "./http:/x", "nets/http.onnx", "C:/net.onnx", "a/b:/c")))
     assert find_source(str(tmp_path / "net.onnx")) == tmp_path / "net.onnx"
     with pytest.raises(UsageError, match="gives only probabilities"):
         find_net("http://h/net")
+    with pytest.raises(UsageError, match="gives only probabilities"):
+        find_source("http://h/net?manifest=http://h/net")
 
 
 def test_the_manifest_may_be_the_name_of_a_net():

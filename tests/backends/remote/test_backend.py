@@ -117,6 +117,38 @@ def test_connections_are_kept_and_closed_at_the_end(path, squares):
         assert not any(thread.is_alive() for thread in threads)
 
 
+def test_a_net_that_was_closed_says_so(path, squares):
+    with opened(path) as (_, net):
+        net.backend.close()
+        refused(lambda: net.probabilities(list(squares[:1])), BackendError, "was closed: load it again")
+        refused(net.backend.check_unchanged, BackendError, "was closed: load it again")
+
+
+FORKED = """
+import os, sys
+import numpy as np
+from alexnet_infer import load
+from alexnet_infer.errors import BackendError
+
+net = load(sys.argv[1])
+child = os.fork()
+if not child:
+    try:
+        net.probabilities([np.zeros((64, 64, 3), np.uint8)])
+    except BackendError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_net_that_was_loaded_in_another_process_says_so(path):
+    with serving(Origin(path)) as server:
+        done = subprocess.run([sys.executable, "-c", FORKED, server.url], capture_output=True, text=True, timeout=60)
+        assert "was loaded in another process: load it again in this one" in done.stdout, done.stderr
+
+
 def test_a_fixed_batch_is_filled_and_the_filling_is_dropped(path, squares):
     origin = Origin(path)
     origin.metadata["inputs"][0]["shape"][0] = 4
@@ -233,6 +265,10 @@ def cut(handler: Handler) -> None:
     handler.close_connection = True
 
 
+def encoded(name: str) -> Callable[[Handler], None]:
+    return lambda handler: handler.answer(b"neither", **{"Content-Encoding": name})
+
+
 def closed(handler: Handler) -> None:
     handler.close_connection = True
 
@@ -260,6 +296,9 @@ WRONG = {
     "a size of text": (changed(parameters={"binary_data_size": "48"}), ModelFileError, "can't be read"),
     "another model": (changed(model_name="other"), ModelFileError, "another model answers"),
     "another net": (changed(parameters={"binary_data_size": 48}, model_name=5), ModelFileError, "another"),
+    "texts": (changed(datatype="BYTES"), ModelFileError, "can't be read"),
+    "deflate": (encoded("deflate"), ModelFileError, "Content-Encoding 'deflate': expected none"),
+    "gzip": (encoded("gzip"), ModelFileError, "Content-Encoding 'gzip': expected none"),
     "no JSON": (lambda h: h.answer(b"<html>hello</html>"), ModelFileError, "can't be read"),
     "nothing": (lambda h: h.answer(b""), ModelFileError, "can't be read"),
     "a list": (lambda h: h.answer(b"[1, 2]"), ModelFileError, "can't be read"),
@@ -271,6 +310,10 @@ WRONG = {
     ),
     "refused": (lambda h: h.answer_json({"error": "no such input"}, 400), ModelFileError, "400: no such input"),
     "gone": (lambda h: h.answer_json({"error": "unloaded"}, 404), ModelFileError, "404: unloaded"),
+    "too large": (lambda h: h.answer_json({"error": "large"}, 413), ModelFileError, "refused the request (413: large)"),
+    "no user": (lambda h: h.answer_json({"error": "who?"}, 401), BackendError, "refused the request (401: who?)"),
+    "elsewhere": (lambda h: h.answer(b"", 302, Location="/"), BackendError, "refused the request (302"),
+    "too many": (lambda h: h.answer_json({"error": "slowly"}, 429), BackendError, "refused the request (429: slowly)"),
     "failed": (lambda h: h.answer_json({"error": "out of memory"}, 500), BackendError, "500: out of memory"),
     "failed in HTML": (lambda h: h.answer(b"<h1>oh\n no</h1>", 502), BackendError, "the server failed (502"),
     "cut": (cut, BackendError, "closed"),
@@ -329,6 +372,7 @@ def grpc_faults(server: GrpcServer) -> dict[str, tuple]:
         "another shape": (answers(shape=[3, 5]), ModelFileError, "can't be read"),
         "another type": (answers(datatype="INT32"), ModelFileError, "returns int32"),
         "an unknown type": (answers(datatype="FP5"), ModelFileError, "can't be read"),
+        "too few numbers": (lambda r, c: typed(server, [0.5] * 2), ModelFileError, "can't be read"),
         "another output": (answers(name="logits"), ModelFileError, "can't be read"),
         "another model": (answers(model_name="other"), ModelFileError, "another model answers"),
         "too few bytes": (answers(content=b"\0" * 8), ModelFileError, "can't be read"),
@@ -337,6 +381,7 @@ def grpc_faults(server: GrpcServer) -> dict[str, tuple]:
         "gone": (aborts("NOT_FOUND"), ModelFileError, "NOT_FOUND: why not"),
         "failed": (aborts("INTERNAL"), BackendError, "INTERNAL: why not"),
         "full": (aborts("RESOURCE_EXHAUSTED"), BackendError, "RESOURCE_EXHAUSTED: why not"),
+        "late": (aborts("DEADLINE_EXCEEDED"), BackendError, "the server failed (DEADLINE_EXCEEDED: why not"),
     }
 
 
@@ -346,6 +391,21 @@ def test_wrong_answers_over_grpc_are_one_error_each(path, squares):
             server.script = [answer]
             refused(lambda: net.probabilities(list(squares[:2])), kind, server.url, part)
         assert net.probabilities(list(squares[:2])).shape == (2, 6)
+
+
+def typed(server: GrpcServer, values: list[float]):
+    """An answer whose numbers are in the tensor's own field."""
+    response = server.answer(np.zeros((2, 6)))
+    del response.raw_output_contents[:]
+    response.outputs[0].contents.fp32_contents[:] = values
+    return response
+
+
+def test_numbers_over_grpc_may_be_in_the_field_of_their_type(path, squares):
+    with opened(path, "grpc") as (server, net):
+        values = server.origin.expected(squares[:2], "ten")
+        server.script = [lambda request, context: typed(server, values.ravel().tolist())]
+        np.testing.assert_array_equal(net.probabilities(list(squares[:2])), values)
 
 
 def test_the_digest_of_an_answer_must_be_that_of_the_net_that_was_opened(path, squares):
@@ -365,11 +425,31 @@ def with_digest(values: np.ndarray, digest: object) -> Callable[[Handler], None]
     return lambda handler: handler.answer_json(about)
 
 
+@pytest.mark.parametrize("wrong", [True, "1", None, {}])
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_tensor_in_json_has_only_numbers(path, squares, rows, wrong):
+    with opened(path) as (server, net):
+        row = [1, 0, 0.0, 0, 0, 0]
+        server.script = [with_data([row] if rows else row)]
+        np.testing.assert_array_equal(net.probabilities(list(squares[:1])), [row])
+        row[0] = wrong
+        server.script = [with_data([row] if rows else row)]
+        refused(lambda: net.probabilities(list(squares[:1])), ModelFileError, "can't be read")
+
+
+def with_data(data: list) -> Callable[[Handler], None]:
+    tensor = {"name": "probabilities", "datatype": "FP32", "shape": [1, 6], "data": data}
+    return lambda handler: handler.answer_json({"model_name": "net", "model_version": "1", "outputs": [tensor]})
+
+
 def test_another_version_in_the_middle_is_an_error(path, squares):
     with opened(path) as (server, net):
         net.probabilities(list(squares[:1]))
         server.script = [changed(model_version="2")]
         refused(lambda: net.probabilities(list(squares[:1])), ModelFileError, "version '2' answers", "/versions/2")
+        for none in (None, ""):
+            server.script = [changed(model_version=none)]
+            refused(lambda: net.probabilities(list(squares[:1])), ModelFileError, "version '' answers", "/versions/1")
 
 
 @SCHEMES
@@ -380,6 +460,19 @@ def test_a_model_that_was_replaced_is_noticed(path, scheme):
         refused(net.backend.check_unchanged, ModelFileError, "has changed")
         server.origin.parameters = None
         refused(net.backend.check_unchanged, ModelFileError, "has changed")
+
+
+def test_a_server_that_is_busy_when_it_is_asked_again_for_its_net_is_waited_for(path, monkeypatch):
+    monkeypatch.setattr(backend, "FIRST_PAUSE", 0.001)
+    with opened(path) as (_, net):
+        script, get = [busy("0"), busy(None), busy("0")], Handler.do_GET
+        monkeypatch.setattr(Handler, "do_GET", lambda handler: (script.pop() if script else get)(handler))
+        net.backend.check_unchanged()
+        assert not script
+        clock = count(0, 20)
+        monkeypatch.setattr(backend, "monotonic", lambda: next(clock))  # each refusal takes 20 seconds
+        script += [busy("0")] * 9
+        refused(net.backend.check_unchanged, BackendError, "too busy: 2 times 503", "the queue is full")
 
 
 # A model that isn't what it should be.
@@ -485,6 +578,18 @@ def test_no_server_is_no_connection(scheme):
 
 
 @SCHEMES
+def test_proxies_are_ignored(path, squares, monkeypatch, scheme):
+    with closing(socket.create_server((HERE, 0))) as free:
+        nowhere = f"http://{HERE}:{free.getsockname()[1]}"
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, nowhere)
+    for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with opened(path, scheme) as (_, net):
+        assert net.probabilities(list(squares[:1])).shape == (1, 6)
+
+
+@SCHEMES
 def test_a_host_that_does_not_exist_is_no_connection(scheme):
     refused(lambda: load(f"{scheme}://nowhere.invalid:8000/net"), BackendError, "no connection")
 
@@ -531,6 +636,35 @@ def test_an_answer_that_trickles_is_given_up(path, squares, monkeypatch):
             stop.set()
 
 
+def endless(handler: Handler, status: int = 200) -> None:
+    """An answer of chunks that don't end, until the client has had enough."""
+    handler.send_response(status)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    handler.close_connection = True
+    while True:
+        handler.wfile.write(b"400\r\n" + b" " * 1024 + b"\r\n")
+
+
+@pytest.mark.parametrize(("status", "kind"), [(200, ModelFileError), (500, BackendError)])
+def test_an_answer_without_an_end_is_given_up(path, squares, monkeypatch, status, kind):
+    for limit in ("MAX_ANSWER", "MAX_ERROR"):
+        monkeypatch.setattr(http, limit, 100_000)
+    with opened(path) as (server, net):
+        server.script = [lambda handler: endless(handler, status)]
+        refused(lambda: net.probabilities(list(squares[:1])), kind, "more than 100,000 bytes")
+
+
+def test_what_a_server_says_of_its_model_is_limited(path, monkeypatch):
+    monkeypatch.setattr(http, "MAX_ABOUT", 100_000)
+    with serving(Origin(path)) as server:
+        load(server.url)
+        server.pages["/v2/models/net/config"] = (200, b" " * 1_000_000)
+        refused(lambda: load(server.url), BackendError, "1,000,000 bytes: expected at most 100,000")
+        monkeypatch.setattr(Handler, "do_GET", endless)
+        refused(lambda: load(server.url), BackendError, "more than 100,000 bytes")
+
+
 @SCHEMES
 def test_a_server_of_another_protocol_is_refused(path, scheme):
     """HTTP where gRPC is expected, and the reverse."""
@@ -550,6 +684,13 @@ def test_a_plain_web_server_is_refused():
     for status in (b"200 OK", b"404 Not Found"):
         with sockets(lambda connection, status=status: page(connection, status)) as port:
             refused(lambda port=port: load(f"http://{HERE}:{port}/net"), BackendError, "Open Inference Protocol")
+
+
+@pytest.mark.parametrize("status", [302, 401, 429, 503])
+def test_a_server_that_does_not_say_that_it_is_live_is_shown_with_its_status(path, status):
+    with serving(Origin(path)) as server:
+        server.pages["/v2/health/live"] = (status, b"")
+        refused(lambda: load(server.url), BackendError, f"GET /v2/health/live: {status})")
 
 
 @SCHEMES
