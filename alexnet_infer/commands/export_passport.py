@@ -99,8 +99,7 @@ def _comparison(request: ExportRequest, path: Path, verdict: Verdict, verificati
         options += ["--tolerance", repr(verdict.tolerance)]
     for metric, points in verification.limits.items():
         options += ["--max-drop", f"{metric}={points!r}"]
-    if path.suffix == ".onnx":
-        options += ["--views", verdict.agreement.views, "--backend", "onnxruntime"]
+    options += ["--views", verdict.agreement.views, "--device", "cpu", "--backend", "onnxruntime"]
     return _line("alexnet-infer compare", [_named(model), str(path), *verification.photos], options)
 
 

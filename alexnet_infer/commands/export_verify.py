@@ -104,8 +104,9 @@ def verify_file(
     another machine.
     """
     try:
-        # Always the same runtime, so that the result can be reproduced. Engines have only one.
-        candidate = load(path, backend="onnxruntime" if path.suffix == ".onnx" else "auto")
+        # Where the reference runs, so that the result can be reproduced. Engines have only one runtime.
+        where = {"device": "cpu", "backend": "onnxruntime"} if path.suffix == ".onnx" else {}
+        candidate = load(path, **where)
     except BackendError as error:
         if path.suffix == ".onnx":
             raise

@@ -65,8 +65,8 @@ class Photographed:
 def check_out(out: Path) -> None:
     """Raise BackendError if jinja2 is missing, and UsageError if `out` can't be written or must not be."""
     pages.check_jinja("explain")
-    pages.check_page(out, f"--out {out}", "another file", KIND)
     pages.check_file(out, f"--out {out}")
+    pages.check_page(out, f"--out {out}", "another file", KIND)
 
 
 def write(photo: Photographed, nets: Sequence[Explained], out: Path) -> Path:

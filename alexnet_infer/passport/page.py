@@ -33,10 +33,11 @@ def check_out(out: Path) -> None:
         raise UsageError(f"{option}: expected a file name ending in {PAGE} or {JSON}")
     if out.suffix.lower() == PAGE:
         pages.check_jinja("--passport")
-        pages.check_page(out, option, "another file", KIND)
-    elif os.path.lexists(out) and not out.is_dir() and not is_marked(out, _MARK):
-        raise UsageError(f"{option}: was not written by alexnet-infer and would be overwritten; expected another file")
     pages.check_file(out, option)
+    if out.suffix.lower() == PAGE:
+        pages.check_page(out, option, "another file", KIND)
+    elif os.path.lexists(out) and not is_marked(out, _MARK):
+        raise UsageError(f"{option}: was not written by alexnet-infer and would be overwritten; expected another file")
 
 
 def write(passport: Passport, out: Path) -> None:

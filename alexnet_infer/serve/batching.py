@@ -17,7 +17,7 @@ from typing import Generic
 
 import numpy as np
 
-from alexnet_infer.errors import ModelFileError, cause_of
+from alexnet_infer.errors import cause_of
 from alexnet_infer.predict import finite
 from alexnet_infer.serve.jobs import Job, Part, Prepared
 from alexnet_infer.serve.limits import RequestError, busy
@@ -106,6 +106,7 @@ class Batcher(Generic[Prepared]):
     def _check(self, count: int, end: float) -> None:
         if self._closed:
             raise busy("the server is shutting down: try another one")
+        self._check_in_time(count, self._waiting + self._taken, end)
         more = self._waiting + count - self._capacity
         if more > 0:
             raise busy(
@@ -113,7 +114,6 @@ class Batcher(Generic[Prepared]):
                 "later, or with fewer requests at a time",
                 more * self._seconds,
             )
-        self._check_in_time(count, self._waiting + self._taken, end)
 
     def _check_in_time(self, count: int, before: int, end: float) -> None:
         check_in_time(count, before, self._seconds, end - self._clock(), name=self._name)
@@ -247,7 +247,10 @@ class Batcher(Generic[Prepared]):
         if not parts or self._try(parts, [part.prepared for part in parts]) or len(parts) == 1:
             return
         for part in parts:
-            self._try([part], [part.prepared])
+            if part.job.future.done():  # its client has left, or another part failed
+                self._done(part.count)
+            else:
+                self._try([part], [part.prepared])
 
     def _try(self, parts: Sequence[Part[Prepared]], inputs: Sequence[Prepared]) -> bool:
         """Run some parts, and give their jobs the results. Returns whether it worked.
@@ -275,7 +278,7 @@ class Batcher(Generic[Prepared]):
             begin += part.count
             try:
                 part.job.add(finite(own, self._name))
-            except ModelFileError as error:
+            except Exception as error:  # such as not enough memory: it must not end the thread
                 part.job.fail(self._refusal(error))
         return True
 

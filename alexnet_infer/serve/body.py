@@ -47,8 +47,9 @@ class Bodies:
             body = await self._received(request, hold)
             encoding = request.headers.get("content-encoding", "").strip().lower()
             if encoding not in ("", "identity"):
+                hold(self._limits.max_body)  # it may become so large
                 body = await asyncio.to_thread(self._decompressed, body, encoding)
-                hold(len(body))
+                hold(len(body) - self._limits.max_body)
             yield body
         finally:
             self._held -= held

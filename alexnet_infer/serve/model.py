@@ -15,7 +15,7 @@ from alexnet_infer.answers import backends
 from alexnet_infer.artifact import sha256
 from alexnet_infer.errors import UsageError, shown
 from alexnet_infer.files import safe_name
-from alexnet_infer.graph.info import Batch, ExportInfo, Member
+from alexnet_infer.graph.info import Batch, CalibrationRecord, ExportInfo, Member
 from alexnet_infer.graph.served import ServedNet
 from alexnet_infer.manifest import Manifest
 from alexnet_infer.metrics import mean_probabilities
@@ -105,7 +105,7 @@ class Model:
         """Return what clients are told of the model. Reads the nets' files, once, for their digests."""
         first = self.net.nets[0]
         info = first.opened.info
-        facts = {} if info is None else {"lrn": info.lrn, "int8_for": info.int8_for, "calibration": info.calibration}
+        facts = {} if info is None else {"lrn": info.lrn, "int8_for": info.int8_for, "calibration": self._calibration}
         return ServedNet(
             manifest=_manifest(self.net),
             info=ExportInfo(
@@ -118,6 +118,16 @@ class Model:
             sha256=self.digest,
             backend=self.backend,
         )
+
+    @property
+    def _calibration(self) -> CalibrationRecord | None:
+        """The first net's record, with the images of all. None if the file of one does not name them."""
+        infos = [net.opened.info for net in self.net.nets]
+        records = [None if info is None else info.calibration for info in infos]
+        if records[0] is None or None in records:
+            return None
+        images = {image for record in records if record is not None for image in record.images}
+        return replace(records[0], images=tuple(sorted(images)))
 
     @cached_property
     def digest(self) -> str:

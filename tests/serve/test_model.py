@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from alexnet_infer.errors import UsageError
 from alexnet_infer.export.job import ExportRequest, export
-from alexnet_infer.graph.info import Batch
+from alexnet_infer.graph.info import Batch, CalibrationRecord
 from alexnet_infer.graph.served import ServedNet
 from alexnet_infer.nets import load
 from alexnet_infer.predict import Ensemble, Net
@@ -74,3 +76,16 @@ def test_inputs_of_several_requests_are_one_batch(nets):
     assert first is second  # both nets have the same preprocessing
     assert first.shape[0] == 30
     assert np.isfinite(first).all()
+
+
+def test_a_mean_of_int8_nets_names_the_calibration_images_of_all_or_of_none():
+    def calibration(*records: CalibrationRecord | None) -> CalibrationRecord | None:
+        nets = [SimpleNamespace(opened=SimpleNamespace(info=SimpleNamespace(calibration=record))) for record in records]
+        return Model._calibration.fget(SimpleNamespace(net=SimpleNamespace(nets=nets)))
+
+    a, b = (
+        CalibrationRecord(method="entropy", images=images) for images in (("0" * 16, "1" * 16), ("1" * 16, "2" * 16))
+    )
+    assert calibration(a, b).images == ("0" * 16, "1" * 16, "2" * 16)
+    assert calibration(a) == a
+    assert calibration(a, None) is calibration(None, a) is None

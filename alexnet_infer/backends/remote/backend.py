@@ -75,11 +75,14 @@ class RemoteBackend:
         """
         batch = _Batch(self._address, self.model, self.sha256, inputs)
         try:
-            wait([lane.call(batch.work) for lane in self._lanes[: len(batch.parts)]])
+            lanes = [lane.call(batch.work) for lane in self._lanes[: len(batch.parts)]]
+            wait(lanes)
         finally:
             batch.stop.set()  # after Ctrl-C, no more requests are sent
         if batch.error is not None:
             raise batch.error
+        for lane in lanes:
+            lane.result()  # raises what kept it from connecting
         for answer in batch.answers:
             if self._version is None:
                 self._version = answer.version
@@ -157,10 +160,12 @@ class _Lane:
                     self._client = connect(self._address)
                 future.set_result(work(self._client))
             except Exception as error:
-                if self._client is not None and not isinstance(error, BusyError):
-                    self._client.close()  # it may still wait for the rest of an answer
-                    self._client = None
-                future.set_exception(error)
+                client, self._client = self._client, self._client if isinstance(error, BusyError) else None
+                try:
+                    if client is not None and self._client is None:
+                        client.close()  # it may still wait for the rest of an answer
+                finally:
+                    future.set_exception(error)
             del job, future, work  # what they refer to may be what closes this thread
         if self._client is not None:
             client, self._client = self._client, None
