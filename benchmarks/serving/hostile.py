@@ -121,6 +121,8 @@ async def _answers(port: int, case: Case) -> bytes:
         with suppress(ConnectionError):  # the server may close early
             for number, part in enumerate(case.parts):
                 await asyncio.sleep(case.pause if number else 0)
+                if writer.is_closing():  # uvloop's would raise RuntimeError
+                    break
                 writer.write(part)
                 await writer.drain()
         if case.leaves:
