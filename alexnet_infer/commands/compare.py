@@ -16,6 +16,7 @@ from alexnet_infer.datasets import LabelledImages, open_images
 from alexnet_infer.errors import UsageError
 from alexnet_infer.evaluation.agreement import Agreement, check_tolerance, compare_all, default_tolerance
 from alexnet_infer.evaluation.gate import Verdict, judge
+from alexnet_infer.evaluation.pictures import picture_count
 from alexnet_infer.max_drop import parse_max_drop
 from alexnet_infer.nets import load
 from alexnet_infer.output import say_json, tell
@@ -146,8 +147,7 @@ def verify_all(
     nets: Sequence[Net], images: Sequence[Photo] | LabelledImages, *, limit: int | None = None
 ) -> list[Agreement]:
     """Run `agreement.compare_all` on a reference and its candidates with a progress bar."""
-    total = limit or len(images) * (1 if isinstance(images, LabelledImages) else 5)
-    with counting("comparing", total) as advance:
+    with counting("comparing", picture_count(images, limit)) as advance:
         return compare_all(nets[0], nets[1:], images, limit=limit, on_images=advance)
 
 

@@ -11,9 +11,9 @@ from typing import Literal
 from alexnet_infer.backends.inner import InnerLayers
 from alexnet_infer.commands.compare import choose_images
 from alexnet_infer.commands.unreadable import name_unreadable
-from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.errors import UsageError
 from alexnet_infer.evaluation.layer_agreement import LayerAgreement, LayersCompared, compare_layers
+from alexnet_infer.evaluation.pictures import picture_count
 from alexnet_infer.output import console, say_json, styled
 from alexnet_infer.preprocess import Views
 from alexnet_infer.progress import counting
@@ -40,8 +40,7 @@ def run(
     images = choose_images(data=data, photos=photos or (), limit=limit, split=split, layout=layout)
     reference, candidate = _open(a, b, views)
     layers = _shared(reference, candidate)
-    total = limit or len(images) * (1 if isinstance(images, LabelledImages) else 5)
-    with counting("comparing layers", total) as advance:
+    with counting("comparing layers", picture_count(images, limit)) as advance:
         compared = compare_layers(reference, candidate, images, layers, limit, on_images=advance)
     if as_json:
         say_json(_json(reference, candidate, compared), indent=1)

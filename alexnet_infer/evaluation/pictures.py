@@ -66,6 +66,11 @@ def pictures(
             yield Picture(name=photo.source.printable_name, error=photo.error.reason)
 
 
+def picture_count(images: Sequence[Photo] | LabelledImages, limit: int | None) -> int:
+    """Return how many pictures `pictures` yields if all can be read, for a progress bar."""
+    return limit or len(images) * (1 if isinstance(images, LabelledImages) else 1 + len(_QUARTERS))
+
+
 def _positions(data: LabelledImages, limit: int | None) -> Sequence[int]:
     if limit is None:
         return range(len(data))

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from alexnet_infer import strict_json
+from alexnet_infer.digests import DIGITS
 from alexnet_infer.errors import SpecError, UsageError, shown
 from alexnet_infer.layers import PROBABILITIES
 from alexnet_infer.strict_json import Record, Sha256, Text
@@ -79,8 +80,8 @@ class Member(Record, kw_only=True):
     sha256: Sha256
 
 
-ImageDigest = Annotated[str, strict_json.matching("[0-9a-f]{16}", "16 hexadecimal digits")]
-"""The first 16 hexadecimal digits of the SHA-256 of an image's encoded bytes: enough to tell any two apart."""
+ImageDigest = Annotated[str, strict_json.matching(f"[0-9a-f]{{{DIGITS}}}", f"{DIGITS} hexadecimal digits")]
+"""An `alexnet_infer.digests.image_digest`."""
 
 
 class CalibrationRecord(Record, kw_only=True):
