@@ -129,7 +129,7 @@ async def _answers(port: int, case: Case) -> bytes:
             return b""
         with suppress(ConnectionError, TimeoutError):
             while data := await (
-                asyncio.wait_for(reader.read(2**16), 0.05) if _complete(answers) else reader.read(2**16)
+                asyncio.wait_for(reader.read(2**16), SILENCE) if _complete(answers) else reader.read(2**16)
             ):
                 answers += data
         return bytes(answers)
