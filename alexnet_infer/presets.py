@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from alexnet_infer.architecture import (
     LRN,
@@ -136,6 +137,20 @@ PRESETS: dict[str, tuple[Variant, str]] = {
         ),
     )
 }
+
+
+def kernel_counts(text: str) -> dict[str, Any]:
+    """Return the fields of `Variant` that `text` sets: five numbers of kernels, or six with those of a sixth layer.
+
+    Raises UsageError if it is not "N,N,N,N,N" or "N,N,N,N,N,N".
+    """
+    if not re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3}){4,5}", text, re.ASCII):
+        raise UsageError(
+            f"--kernels {shown(text)}: expected the numbers of kernels of conv1 to conv5, such as 96,256,384,384,256, "
+            "and of conv6 if the net has one"
+        )
+    counts = tuple(map(int, text.split(",")))
+    return {"kernels": counts[:5], "sixth_conv": counts[5] if len(counts) > 5 else 0}
 
 
 def variant(name: str) -> Variant:

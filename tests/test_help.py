@@ -38,6 +38,7 @@ ACT_ONLY_IF_GIVEN = {
     "alexnet-infer import": {"--data"},
     "alexnet-infer data check": {"--model"},
     "python -m train": {"--data", "--init-from"},
+    "python -m train reproduce": {"--data"},
 }
 """Options with a value and no default."""
 

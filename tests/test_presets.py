@@ -11,7 +11,7 @@ from msgspec import structs
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, BatchNorm, Conv, Dense, Dropout, MaxPool, Step
 from alexnet_infer.errors import SpecError, UsageError
-from alexnet_infer.presets import PRESETS, Variant, preset, variant
+from alexnet_infer.presets import PRESETS, Variant, kernel_counts, preset, variant
 
 RELU_LRN_POOL = ["relu", "lrn 5", "maxpool 3/2"]
 
@@ -341,6 +341,22 @@ def test_values_that_do_not_describe_a_net_are_refused_by_name_and_value(fields,
     with pytest.raises(SpecError, match=message) as caught:
         Variant(**fields).build()
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "kernels", "sixth_conv"),
+    [("48,128,192,192,256", (48, 128, 192, 192, 256), 0), ("1,2,3,4,5,9999", (1, 2, 3, 4, 5), 9999)],
+)
+def test_numbers_of_kernels_are_five_or_six(text, kernels, sixth_conv):
+    assert kernel_counts(text) == {"kernels": kernels, "sixth_conv": sixth_conv}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1,2,3,4", "1,2,3,4,5,6,7", "0,2,3,4,5", "1,2,3,4,5,", "1, 2,3,4,5", "1,2,3,4,-5"]
+)
+def test_other_numbers_of_kernels_are_refused(text):
+    with pytest.raises(UsageError, match=r"--kernels .*: expected the numbers of kernels of conv1 to conv5"):
+        kernel_counts(text)
 
 
 def test_an_unknown_preset_is_a_usage_error_that_lists_the_known_ones():

@@ -7,10 +7,13 @@ image's numbers do not depend on the batch size, the number of processes or the 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from alexnet_infer.preprocess import patch_offsets
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class EpochPlan:
 class Augment:
     """uint8 squares [M, S, S, 3] -> patches [B, 3, patch, patch], channels-last, in grey levels, mean subtracted.
 
-    `dtype` is the type of the patches. On a GPU one kernel computes them (`train.augment_triton`).
+    `dtype` is the type of the patches. `views` is the recipe's `training_views`. On a GPU one kernel computes the
+    patches (`train.augment_triton`).
     """
 
     def __init__(
@@ -78,10 +82,11 @@ class Augment:
         color_sigma: float,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        views: Literal["random", "center"] = "random",
     ) -> None:
         self.mean = torch.from_numpy(np.array(mean)).to(device)
         self.color = torch.from_numpy((pca.axes * pca.scale * color_sigma).T.copy()).to(device)
-        self.patch, self.dtype = patch, dtype
+        self.patch, self.dtype, self.views = patch, dtype, views
 
     def training(self, squares: Tensor, plan: EpochPlan, rows: Tensor, index: Tensor | None = None) -> Tensor:
         """Return patches of the images at `rows` of the set (int64 [B]), cut, mirrored and coloured by `plan`.
@@ -91,8 +96,13 @@ class Augment:
         """
         index = torch.arange(len(rows), device=rows.device) if index is None else index
         last = squares.shape[1] - self.patch
-        corner = (plan.corner[rows] * (last + 1)).long().clamp_max(last)
-        mirror, noise = plan.mirror[rows], plan.color[rows] @ self.color
+        noise = plan.color[rows] @ self.color
+        if self.views == "random":
+            corner, mirror = (plan.corner[rows] * (last + 1)).long().clamp_max(last), plan.mirror[rows]
+        else:
+            (center,) = patch_offsets(squares.shape[1], self.patch, "center")
+            corner = torch.tensor(center, device=rows.device).expand(len(rows), 2).contiguous()
+            mirror = torch.zeros_like(plan.mirror[rows])
         if squares.is_cuda:
             from train.augment_triton import training_patches
 

@@ -12,7 +12,7 @@ from alexnet_infer.backends import Device
 from alexnet_infer.errors import StoppedError, UsageError
 from alexnet_infer.help import WHAT, Command, Group, argument, option
 from alexnet_infer.output import say, say_json, tell
-from alexnet_infer.presets import PRESETS, Variant, variant
+from alexnet_infer.presets import PRESETS, Variant, kernel_counts, variant
 from alexnet_infer.program import run as run_program
 from train.job import Job
 from train.recipe import RECIPES, Recipe
@@ -26,7 +26,6 @@ EPILOG = """
 Examples:
   python -m train --preset alexnet-64 --recipe fast --data DATA --out runs/a
   python -m train --init-from alexnet-64-0 --data DATA
-  torchrun --nproc-per-node 2 -m train --split-columns --data packed
 
 Exit codes: 0 success; 1 diverged; 2 wrong usage, unwritable file; 3 unreadable
 data; 4 invalid checkpoint; 5 package or device missing; 130 interrupted.
@@ -44,11 +43,18 @@ Examples:
   python -m train plot runs/first runs/second --out both.png
 """
 
+REPRODUCE_EXAMPLES = """
+Examples:
+  python -m train reproduce --list
+  python -m train reproduce --data tiny-imagenet --only lrn --max-hours 2
+  python -m train reproduce --data tiny-imagenet --scale half
+"""
+
 app = typer.Typer(
     name="python -m train",
     cls=Group,
     epilog=EPILOG,
-    subcommand_metavar="[prepare|plot]",
+    subcommand_metavar="[prepare|plot|reproduce]",
     add_completion=False,  # a shell completes names of programs, and `python -m train` has none
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -57,7 +63,7 @@ app = typer.Typer(
 
 
 SWITCHES = ("width", "hidden", "columns", "activation", "normalization", "pool_size")
-"""Fields of `Variant` with an option of the same name, except that of `columns`, --net-columns."""
+"""Fields of `Variant` with an option of the same name, except that of `columns`, --net-columns. --kernels sets two."""
 
 RECIPE_FIELDS = tuple(field.name for field in fields(Recipe) if field.name != "name")
 """Fields of `Recipe` with an option of the same name."""
@@ -93,9 +99,7 @@ def train(
     name: Annotated[str | None, option(RUN, "Name of the trained net.", metavar="NAME", default="the preset's")] = None,
     image_size: Annotated[
         int | None,
-        option(
-            RUN, "Side of images.", metavar="S", default="a packed set's, or the next multiple of 32 above the patch"
-        ),
+        option(RUN, "Side of images.", metavar="S", default="the set's or preset's"),
     ] = None,
     init_from: Annotated[
         str | None, option(RUN, "Start from this net. It sets --preset and Net.", metavar="NET", default=False)
@@ -109,6 +113,9 @@ def train(
         bool, option(RUN, "Also write TensorBoard events (OUT/tensorboard).", "--tensorboard")
     ] = False,
     width: Annotated[float | None, _net("width", "Multiply all kernel counts by X.", "X")] = None,
+    kernels: Annotated[
+        str | None, option(NET, "Kernels of conv1 to conv5.", metavar="N,N,...", default="the preset's")
+    ] = None,
     hidden: Annotated[int | None, _net("hidden", "Units of fc6 and fc7.", "N")] = None,
     net_columns: Annotated[int | None, _net("columns", "1 or 2.", "N")] = None,
     activation: Annotated[Literal["relu", "tanh"] | None, _net("activation", "relu or tanh.", "NAME")] = None,
@@ -134,6 +141,9 @@ def train(
     mean: Annotated[
         Literal["pixel", "channel"] | None, _recipe("mean", "Mean per pixel or per channel.", "PER")
     ] = None,
+    training_views: Annotated[
+        Literal["random", "center"] | None, _recipe("training_views", "random or center patches.", "VIEW")
+    ] = None,
     validation_views: Annotated[
         Literal["ten", "center"] | None, _recipe("validation_views", "Views for validation.", "VIEW")
     ] = None,
@@ -147,9 +157,7 @@ def train(
         bool | None, option(MACHINE, "Use torch.compile.", "--compile/--no-compile", default="on GPUs, if possible")
     ] = None,
 ) -> None:
-    """Train an AlexNet and write a model file with its measured errors. Run the same
-    command again to continue from the last checkpoint.
-    """
+    """Train an AlexNet; write a model file with its errors. Run again to continue."""
     if context.invoked_subcommand:
         return
     if data is None:
@@ -157,7 +165,8 @@ def train(
     if recipe not in RECIPES:
         raise UsageError(f"--recipe {recipe}: expected {' or '.join(RECIPES)}")
     given = {name: value for name, value in (context.params | {"columns": net_columns}).items() if value is not None}
-    start, net = _net_to_train(init_from, preset, {name: given[name] for name in SWITCHES if name in given})
+    switches = {name: given[name] for name in SWITCHES if name in given}
+    start, net = _net_to_train(init_from, preset, switches | (kernel_counts(kernels) if kernels else {}))
     job = Job(
         variant=net,
         recipe=replace(RECIPES[recipe], **{name: given[name] for name in RECIPE_FIELDS if name in given}),
@@ -196,6 +205,13 @@ def prepare(
         int, option("How", "S: images are rescaled and cropped to S x S squares.", metavar="S")
     ] = 256,
     workers: Annotated[int | None, option("How", "Decoding threads.", metavar="N", default="one per core")] = None,
+    classes: Annotated[
+        str | None,
+        option("Part", "Only these classes, as FIRST:LAST:STEP: :100 or 1::2.", metavar="SLICE", default="all"),
+    ] = None,
+    hold_out: Annotated[
+        int, option("Part", "Move the last N training images of each class to validation.", metavar="N")
+    ] = 0,
     check: Annotated[bool, option("Verify", "Read everything again afterwards and compare hashes.", "--check")] = False,
 ) -> None:
     """Decode a data set once, for training.
@@ -206,8 +222,10 @@ def prepare(
     from train.display import Display
     from train.prepare import Preparation
     from train.prepare import prepare as make
+    from train.selection import Selection
 
-    job = Preparation(source=source, validation=validation, out=out, size=image_size, workers=workers)
+    part = Selection(classes=classes or ":", hold_out=hold_out)
+    job = Preparation(source=source, validation=validation, out=out, size=image_size, selection=part, workers=workers)
     display = Display()
     try:
         preparation = make(job, display)
@@ -242,6 +260,59 @@ def plot(
     else:
         draw(runs, out)
         say(out)
+
+
+@app.command(cls=Command, epilog=REPRODUCE_EXAMPLES)
+def reproduce(
+    data: Annotated[
+        Path | None, option(WHAT, "Data set with both splits; see prepare.", metavar="PATH", default=False)
+    ] = None,
+    scale: Annotated[
+        Literal["miniature", "quarter", "half", "full", "bundled"],
+        option(WHAT, "Size of nets and data. bundled: measure the program's nets."),
+    ] = "quarter",
+    only: Annotated[
+        list[str] | None, option(WHAT, "Only this row. Repeat for several.", metavar="ROW", default="all")
+    ] = None,
+    as_list: Annotated[
+        bool, option("Instead", "List the rows: what is done, missing, and would take here.", "--list")
+    ] = False,
+    as_json: Annotated[bool, option("Instead", "Print the list as JSON.", "--json")] = False,
+    page: Annotated[bool, option("Instead", "Only write the page, from the results that exist.", "--page")] = False,
+    work: Annotated[Path, option("How", "Folder for packed sets and runs.", metavar="DIR")] = Path("runs/reproduce"),
+    results: Annotated[Path, option("How", "Folder for results; the page is beside it.", metavar="DIR")] = Path(
+        "models/reproduction"
+    ),
+    jobs: Annotated[
+        int | None, option("How", "Runs side by side.", metavar="N", default="one per core; 3 on a GPU")
+    ] = None,
+    max_hours: Annotated[
+        float | None, option("How", "Stop after HOURS; continue later.", metavar="HOURS", default="never")
+    ] = None,
+    device: Annotated[Device, option("How", "auto: CUDA if available, else CPU.")] = "auto",
+) -> None:
+    """Test the paper's claims by training small nets.
+
+    Each row compares nets with and without one part. Results are kept as small files, no net is trained twice, and
+    REPRODUCTION.md is written from them. After an interruption, run the same command again to continue. Exits with 1 if
+    a run failed.
+    """
+    from train.reproduction.plan import read_plan
+    from train.reproduction.request import Request, Workplace
+
+    request = Request(plan=read_plan(), scale=scale, only=tuple(only or ()), results=results)
+    from train.reproduction.commands import list_rows, run_rows, write_page
+
+    if page:
+        say(write_page(request))
+    elif as_list or as_json:
+        list_rows(request, data, device, jobs, as_json=as_json)
+    elif data is None:
+        raise UsageError("--data is missing: expected a data set; --list and --page need none")
+    else:
+        where = Workplace(data=data, work=work, device=device, jobs=jobs, max_hours=max_hours)
+        if not run_rows(request, where):
+            raise typer.Exit(1)
 
 
 def _net_to_train(init_from: str | None, preset: str | None, switches: dict[str, Any]) -> tuple[Path | None, Variant]:

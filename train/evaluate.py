@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.errors import AlexNetInferError
-from alexnet_infer.metrics import topk_correct
+from alexnet_infer.metrics import classes_ahead, mean_probabilities
 from alexnet_infer.predict import Net
 from alexnet_infer.preprocess import Views, patch_offsets
 from train.feed import Feed
@@ -55,12 +55,12 @@ class ModuleScorer:
         self.batch = PATCHES_PER_CALL[mean.device.type] // (10 if views == "ten" else 1)
 
     @classmethod
-    def of(cls, artifact: Artifact, device: torch.device) -> ModuleScorer:
-        """Return the net in a model file, with ten views, as a module on `device`."""
+    def of(cls, artifact: Artifact, device: torch.device, views: Views) -> ModuleScorer:
+        """Return the net in a model file as a module on `device`."""
         model, preprocessing = AlexNet(artifact.manifest.architecture), artifact.manifest.preprocessing
         model.take(artifact.tensors)
         mean = torch.from_numpy(np.array(preprocessing.mean)).to(device)
-        return cls(model.to(device, memory_format=torch.channels_last), mean, preprocessing.patch, "ten")
+        return cls(model.to(device, memory_format=torch.channels_last), mean, preprocessing.patch, views)
 
     @torch.no_grad()
     def __call__(self, squares: Tensor) -> dict[Views, np.ndarray]:
@@ -74,7 +74,7 @@ class ModuleScorer:
 
 
 class NetScorer:
-    """The same for a net with ten views in one of the package's runtimes.
+    """The same for a net in one of the package's runtimes.
 
     Calls and probabilities are those of `alexnet-infer eval`: every call has `batch` images, the last one padded with
     zeros, because rounding may depend on the number.
@@ -87,25 +87,61 @@ class NetScorer:
         inputs = [self.net.inputs(square) for square in squares.numpy()]
         padding = [np.zeros_like(inputs[0])] * (self.batch - len(inputs))
         scores = self.net.backend.infer(np.concatenate([*inputs, *padding]))
+        if self.net.views == "center":
+            return {"center": scores[: len(inputs)]}
         views = {"center": scores[CENTER::10], "ten": self.net.mean_over_views(scores, self.batch)}
         return {name: values[: len(inputs)] for name, values in views.items()}
 
 
-def count_correct(
-    scorer: ModuleScorer | NetScorer, feed: Feed, rows: Tensor, on_images: Callable[[int], None] = lambda count: None
-) -> dict[Views, tuple[int, int]]:
-    """Return, by views, the number of images at `rows` whose label is ranked first, and among the first five.
+class MeanScorer:
+    """The mean of the probabilities of several nets, in the same calls."""
 
-    Ties go to the lower class index. `on_images` is called with the number of images counted since the last call.
-    Raises DivergedError if a probability is NaN.
+    def __init__(self, scorers: Sequence[ModuleScorer | NetScorer]) -> None:
+        self.scorers, self.batch = scorers, min(scorer.batch for scorer in scorers)
+
+    def __call__(self, squares: Tensor) -> dict[Views, np.ndarray]:
+        scores = [scorer(squares) for scorer in self.scorers]
+        return {views: mean_probabilities([of_net[views] for of_net in scores]) for views in scores[0]}
+
+
+Scorer = ModuleScorer | NetScorer | MeanScorer
+
+
+def correct_images(
+    scorer: Scorer, feed: Feed, rows: Tensor, on_images: Callable[[int], None] = lambda count: None
+) -> dict[Views, np.ndarray]:
+    """Return, by views, bool [len(rows), 2]: whether an image's label is ranked first, and among the first five.
+
+    Ties go to the lower class index. `on_images` is called with the number of images seen since the last call. Raises
+    DivergedError if a probability is NaN.
     """
-    correct: dict[Views, np.ndarray] = defaultdict(lambda: np.zeros(2, int))
+    correct: dict[Views, list[np.ndarray]] = defaultdict(list)
     parts = rows.split(scorer.batch)
     for part, squares in zip(parts, feed.batches(parts), strict=True):
         labels = feed.labels[part.to(feed.device)].cpu().numpy()
         for views, scores in scorer(squares).items():
             if np.isnan(scores).any():
                 raise DivergedError("the net's output is not finite: the run diverged; try a smaller --lr")
-            correct[views] += [topk_correct(scores, labels, k) for k in (1, 5)]
+            correct[views].append(classes_ahead(scores, labels)[:, None] < (1, 5))
         on_images(len(part))
-    return {views: (int(top1), int(top5)) for views, (top1, top5) in correct.items()}
+    return {views: np.concatenate(images) for views, images in correct.items()}
+
+
+def wrong_images(
+    scorer: Scorer, feed: Feed, on_images: Callable[[int], None] = lambda count: None
+) -> dict[Views, np.ndarray]:
+    """Return, by views, bool [images, 2]: whether an image of the whole split is wrong, top-1 and top-5.
+
+    Unreadable images are wrong, and come last. Errors are those of `correct_images`.
+    """
+    unreadable = np.ones((len(feed.images.unreadable), 2), bool)
+    correct = correct_images(scorer, feed, torch.arange(len(feed)), on_images)
+    return {views: np.concatenate([~of_views, unreadable]) for views, of_views in correct.items()}
+
+
+def count_correct(
+    scorer: Scorer, feed: Feed, rows: Tensor, on_images: Callable[[int], None] = lambda count: None
+) -> dict[Views, tuple[int, int]]:
+    """Return, by views, the numbers of images that are correct in `correct_images`: top-1 and top-5."""
+    correct = correct_images(scorer, feed, rows, on_images)
+    return {views: (int(images[:, 0].sum()), int(images[:, 1].sum())) for views, images in correct.items()}

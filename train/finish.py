@@ -21,13 +21,15 @@ from alexnet_infer.errors import BackendError, ModelFileError, SpecError
 from alexnet_infer.files import read_limited, write_atomically, writing
 from alexnet_infer.manifest import Manifest, MeasuredError, Provenance
 from alexnet_infer.predict import Net
+from alexnet_infer.preprocess import Views
 from alexnet_infer.version import __version__
 from train.device import exact_float32, hardware
 from train.display import Display
-from train.evaluate import DivergedError, ModuleScorer, NetScorer, count_correct
+from train.evaluate import DivergedError, ModuleScorer, NetScorer, wrong_images
 from train.feed import Feed
 from train.loop import Trainer
 from train.model import AlexNet
+from train.wrong import packed_bits
 
 _MAX_SUMMARY = 2**24
 """Bytes: the errors of 100,000 epochs."""
@@ -54,34 +56,33 @@ def stored(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def measure(
     artifact: Artifact, images: Feed, data: str, on_images: Callable[[int], None] = lambda count: None
-) -> tuple[MeasuredError, MeasuredError]:
+) -> tuple[tuple[MeasuredError, MeasuredError], dict[Views, np.ndarray]]:
     """Return the artifact's errors on `images` with the central view and with ten views, in float32.
 
-    Unreadable images count as wrong. `on_images` is called with the number of images measured since the last call.
+    Also returns, by views, the images that are wrong (`train.evaluate.wrong_images`). `on_images` is called with the
+    number of images measured since the last call.
     """
     with exact_float32(images.device):
-        correct = count_correct(_scorer(artifact, images.device), images, torch.arange(len(images)), on_images)
-    total = images.images.total
-    center, ten = (
-        MeasuredError(
-            data=data, views=views, images=total, top1=total - correct[views][0], top5=total - correct[views][1]
-        )
-        for views in ("center", "ten")
-    )
-    return center, ten
+        wrong = wrong_images(scorer_of(artifact, images.device), images, on_images)
+
+    def error(views: Views) -> MeasuredError:
+        top1, top5 = wrong[views].sum(0).tolist()
+        return MeasuredError(data=data, views=views, images=len(wrong[views]), top1=top1, top5=top5)
+
+    return (error("center"), error("ten")), wrong
 
 
-def _scorer(artifact: Artifact, device: torch.device) -> ModuleScorer | NetScorer:
+def scorer_of(artifact: Artifact, device: torch.device, views: Views = "ten") -> ModuleScorer | NetScorer:
     """Return the net on `device`: on a CPU in ONNX Runtime, which is several times faster, if it is installed."""
     from alexnet_infer.backends.onnxruntime import OnnxRuntimeBackend, import_runtime
 
     if device.type != "cpu":
-        return ModuleScorer.of(artifact, device)
+        return ModuleScorer.of(artifact, device, views)
     try:
         import_runtime()
     except BackendError:  # not installed
-        return ModuleScorer.of(artifact, device)
-    return NetScorer(Net(artifact.manifest, OnnxRuntimeBackend(artifact, "cpu"), "ten"))
+        return ModuleScorer.of(artifact, device, views)
+    return NetScorer(Net(artifact.manifest, OnnxRuntimeBackend(artifact, "cpu"), views))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +140,11 @@ def finish(
         display.note(f"{path}: keeping the errors that were measured before on the same images")
         return Finished(path=path, artifact=_with_errors(unmeasured, errors))
     with display.counting("measuring", len(trainer.validation)) as advance:
-        errors = measure(unmeasured, trainer.validation, f"{data}, validation", advance)
+        errors, wrong = measure(unmeasured, trainer.validation, f"{data}, validation", advance)
     finished = Finished(path=path, artifact=_with_errors(unmeasured, errors))
     with writing(path, "change --out"):
         finished.artifact.save(path)
-        write_atomically(summary_path(path), _as_json(finished, trainer).encode())
+        write_atomically(summary_path(path), _as_json(finished, trainer, wrong).encode())
     return finished
 
 
@@ -189,7 +190,7 @@ def _provenance(trainer: Trainer, data: str, extent: dict[str, Any]) -> Provenan
     )
 
 
-def _as_json(finished: Finished, trainer: Trainer) -> str:
+def _as_json(finished: Finished, trainer: Trainer, wrong: dict[Views, np.ndarray]) -> str:
     provenance = finished.artifact.manifest.provenance
     summary = {
         "model": finished.path.name,
@@ -207,5 +208,6 @@ def _as_json(finished: Finished, trainer: Trainer) -> str:
         "validation_views": trainer.recipe.validation_views,
         "top1_error_by_epoch": trainer.state.errors,
         "top5_error_by_epoch": trainer.state.top5,
+        "wrong": {views: packed_bits(of_views) for views, of_views in wrong.items()},
     }
     return json.dumps(summary, indent=1) + "\n"

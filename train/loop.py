@@ -87,7 +87,7 @@ class Trainer:
         # The GPU's kernel rounds to the first layer's input type; on a CPU the layer rounds its input itself.
         patches = self.precision if self.device.type == "cuda" else torch.float32
         color = ColorPCA.from_covariance(train.covariance), architecture.patch, recipe.color_sigma
-        self.augment = Augment(self.mean, *color, self.device, patches)
+        self.augment = Augment(self.mean, *color, self.device, patches, recipe.training_views)
         self.train, self.validation = Feed(train, self.device), Feed(validation, self.device)
         torch.manual_seed(seed)
         self.model = AlexNet(architecture, recipe.unit)

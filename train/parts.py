@@ -24,6 +24,7 @@ from alexnet_infer.files import read_limited, write_atomically
 from alexnet_infer.preprocess import Rescaling
 from alexnet_infer.reading import Unreadable, batches, decode_ahead
 from train.packed_manifest import RESAMPLE
+from train.selection import Images
 
 _BYTES, _IMAGES = 2**20, 32
 """Limits of what a thread decodes at a time: enough to make the overhead negligible, but little memory."""
@@ -112,7 +113,7 @@ class Part:
         self.unreadable.extend(other.unreadable)
         self.sums.add(other.sums)
 
-    def check(self, examples: LabelledImages) -> None:
+    def check(self, examples: Images) -> None:
         """Check that this part is the whole split `examples`.
 
         Raises UnreadableInputError if images are missing at its end, or if none of its images can be read.

@@ -16,14 +16,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
 
-from alexnet_infer.datasets import Example, LabelledImages, Split
+from alexnet_infer.datasets import Example, Split
 from alexnet_infer.errors import UnreadableInputError, UsageError, shown
 from alexnet_infer.files import write_atomically
 from alexnet_infer.reading import Unreadable
@@ -43,6 +43,7 @@ from train.packed import (
 )
 from train.packed_manifest import RESAMPLE, VERSION
 from train.parts import Part, decoded, load, open_splits, save
+from train.selection import Images, Selection
 from train.workfolder import PARTS, claimed, clean_up
 
 SHARD_BYTES = 2**30
@@ -61,6 +62,8 @@ class Preparation:
     """Folder of the packed set: new, empty, or from an earlier run of the same job."""
     size: int
     """S: side of the squares in pixels."""
+    selection: Selection = field(default_factory=Selection)
+    """The part of the data set to pack."""
     workers: int | None = None
     """Number of threads that decode; None for one per core."""
 
@@ -111,12 +114,13 @@ def prepare(job: Preparation, display: Display) -> Prepared:
 
     Raises:
 
-    - UsageError if the folder contains something else, such as the set of another source, or can't be written;
+    - UsageError if the folder contains something else, such as the set of another source, or can't be written, or if
+      the selection does not fit the data set;
     - UnreadableInputError if a source can't be read, if no image of a split can be decoded, or if the splits have
       different classes;
     - PackedSetError if the folder contains a damaged packed set.
     """
-    sources = open_splits(job.source, job.validation)
+    sources = job.selection.of(open_splits(job.source, job.validation))
     already = is_packed(job.out)
     if not already:
         total = sum(map(len, sources.values())) * 3 * job.size**2
@@ -144,7 +148,7 @@ def _writing(job: Preparation) -> Iterator[None]:
         ) from None
 
 
-def _settings(job: Preparation, sources: Mapping[Split, LabelledImages]) -> dict[str, Any]:
+def _settings(job: Preparation, sources: Mapping[Split, Images]) -> dict[str, Any]:
     """Return the settings that all parts of a set must have in common, by their names for messages."""
     return {
         "version": VERSION,
@@ -167,7 +171,7 @@ class _Maker:
         self.shards: dict[Split, list[dict[str, Any]]] = {}
         self.completing: Future[None] | None = None
 
-    def pack(self, split: Split, examples: LabelledImages, advance: Callable[[int], None]) -> None:
+    def pack(self, split: Split, examples: Images, advance: Callable[[int], None]) -> None:
         """Make the shards of a split that are not finished yet."""
         total = self.totals[split] = Part.empty(self.size)
         shards = self.shards[split] = []
@@ -223,7 +227,7 @@ class _Maker:
         if self.completing:
             self.completing.result()
 
-    def finish(self, sources: Mapping[Split, LabelledImages]) -> None:
+    def finish(self, sources: Mapping[Split, Images]) -> None:
         """Write the labels, the mean and, last of all, the manifest."""
         self._wait()
         sums = self.totals["train"].sums
@@ -277,7 +281,7 @@ def _removed_on_failure(path: Path) -> Iterator[None]:
         raise
 
 
-def _opened(job: Preparation, sources: Mapping[Split, LabelledImages]) -> PackedSet:
+def _opened(job: Preparation, sources: Mapping[Split, Images]) -> PackedSet:
     """Open the finished set. Raises UsageError if it was not made from these sources."""
     packed = open_packed(job.out)
     same = packed.size == job.size and packed.classes == sources["train"].classes

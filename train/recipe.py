@@ -43,6 +43,9 @@ class Recipe:
     channel."""
     color_sigma: float = 0.1
     """Standard deviation of the coefficients of the colour noise (section 4.1)."""
+    training_views: Literal["random", "center"] = "random"
+    """What a net is trained on: a random patch of the image, mirrored half of the time (section 4.1), or always the
+    central patch."""
     validation_views: Literal["ten", "center"] = "ten"
     """Views for the error after each epoch: the paper's ten patches, or the central patch in a tenth of the time."""
     steps_per_epoch: int | None = None
@@ -78,6 +81,7 @@ _CHOICES = {
     "schedule": ("plateau", "onecycle"),
     "init": ("paper", "he"),
     "mean": ("pixel", "channel"),
+    "training_views": ("random", "center"),
     "validation_views": ("ten", "center"),
 }
 

@@ -46,6 +46,8 @@ def initial_variant(path: Path, preset: str | None, switches: Mapping[str, Any])
     base = variant(preset or architecture.name)
     if preset is None and replace(base, **own).build() != architecture:
         raise UsageError(f"{start} is not {base.name} with other switches; name the net to train with --preset")
+    if "kernels" in switches:
+        raise UsageError(f"--kernels: {start} has {own['kernels']} kernels; leave the option out")
     for option, name in (("--hidden", "hidden"), ("--net-columns", "columns")):
         if switches.get(name, own[name]) != own[name]:
             raise UsageError(f"{option} {switches[name]}: {start} has {own[name]}; leave the option out")

@@ -12,6 +12,7 @@ pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 import torch
 
 from train.augment import Augment, ColorPCA, EpochPlan
+from train.evaluate import view_patches
 
 S, PATCH, LAST = 12, 9, 3
 CPU = torch.device("cpu")
@@ -58,6 +59,21 @@ def test_draws_from_0_to_1_reach_from_the_first_corner_to_the_last(draw, offset)
     images, plan = squares(1), placed(EpochPlan.draw(1, 0, 0), draw, draw, mirror=True)
     made = augment().training(images, plan, torch.arange(1)).numpy()[0]
     np.testing.assert_array_equal(made, sub_images(images.numpy()[0], MEAN)[offset, offset, True])
+
+
+@pytest.mark.parametrize("side", [S, S - 1])
+def test_training_on_central_views_takes_the_validation_views_patch_and_never_mirrors(side):
+    pca = ColorPCA.from_covariance(COVARIANCE)
+    center = Augment(MEAN, pca, PATCH, 0.0, CPU, views="center")
+    noisy = Augment(MEAN, pca, PATCH, 0.5, CPU, views="center")
+    images = squares(6)[:, :side, :side]
+    expected = view_patches(images, torch.from_numpy(MEAN), PATCH, "center")[:, 0]
+    for epoch in range(3):
+        plan = EpochPlan.draw(6, 0, epoch)
+        assert torch.equal(center.training(images, plan, torch.arange(6)), expected)
+        noise = noisy.training(images, plan, torch.arange(6)) - expected
+        torch.testing.assert_close(noise, noise[:, :, :1, :1].expand_as(noise), atol=1e-4, rtol=0)
+        assert (noise[:, :, 0, 0] != 0).all(), "colour noise is a switch of its own"
 
 
 def test_offsets_and_mirrors_are_uniform():

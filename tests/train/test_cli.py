@@ -260,6 +260,7 @@ def test_every_option_sets_its_field(run, monkeypatch, tmp_path):
         "color_sigma": 0.75,
         "unit": 4.0,
         "mean": "pixel",
+        "training_views": "center",
         "validation_views": "ten",
         "steps_per_epoch": 11,
     }
@@ -271,15 +272,17 @@ def test_every_option_sets_its_field(run, monkeypatch, tmp_path):
         "normalization": "none",
         "pool_size": 2,
     }
+    kernels = {"kernels": (8, 16, 24, 24, 16), "sixth_conv": 32}
     assert recipe.keys() == FAST.__dataclass_fields__.keys() - {"name"}, "every field of a recipe has its option"
     fields = recipe | net | {"net_columns": net["columns"]}
     del fields["columns"]
     options = [word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", value)]
+    options += ["--kernels", "8,16,24,24,16,32"]
     run("--data", tmp_path, "--recipe", "fast", "--out", "o", "--name", "n", "--image-size", 300, "--seed", 9, *options)
     machine = "--device cpu --compile --split-columns --accumulate 2 --max-hours 1.5 --result best --tensorboard"
     run("--data", tmp_path, *machine.split())
     assert seen[0] == Job(
-        variant=replace(variant("alexnet"), **net),
+        variant=replace(variant("alexnet"), **net, **kernels),
         recipe=replace(FAST, **recipe),
         data=tmp_path,
         out=Path("o"),

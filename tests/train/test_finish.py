@@ -23,7 +23,6 @@ from alexnet_infer.artifact import Artifact, load_artifact, sha256
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.datasets import LabelledImages
 from alexnet_infer.errors import SpecError, UsageError
-from alexnet_infer.manifest import MeasuredError
 from alexnet_infer.preprocess import patches
 from tests.nets import random_artifact
 from tests.program import PROGRAM
@@ -55,12 +54,13 @@ def test_measured_errors_match_the_reference():
     labels = torch.from_numpy(np.random.default_rng(0).integers(0, 7, 20))
     packed = replace(images(20, seed=4), labels=labels)
     counted = []
-    center, ten = measure(artifact, feed(packed), "toys", counted.append)
+    (center, ten), wrong = measure(artifact, feed(packed), "toys", counted.append)
     assert (center.views, ten.views, center.data, ten.data) == ("center", "ten", "toys", "toys")
     assert center.images == ten.images == sum(counted) == 20
     for error in (center, ten):
         assert (error.top1, error.top5) == tuple(expected_wrong(artifact, packed, error.views, k) for k in (1, 5))
         assert 0 < error.top5 < error.top1 < 20, "extreme counts would hide mistakes"
+        assert wrong[error.views].sum(0).tolist() == [error.top1, error.top5]
 
 
 def test_weights_are_rounded_to_float16_before_they_are_measured(tmp_path):
@@ -72,7 +72,8 @@ def test_weights_are_rounded_to_float16_before_they_are_measured(tmp_path):
     for name, tensor in loaded.tensors.items():
         np.testing.assert_array_equal(tensor, raw[name].astype(np.float16).astype(np.float32))
         np.testing.assert_array_equal(tensor, done.artifact.tensors[name])
-    assert measure(loaded, run.validation, "toys, validation") == loaded.manifest.provenance.errors
+    errors, _ = measure(loaded, run.validation, "toys, validation")
+    assert errors == loaded.manifest.provenance.errors
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def measured(monkeypatch) -> list[str]:
     """A list that gets an entry for each net that is measured."""
     calls: list[str] = []
 
-    def noted(artifact: Artifact, *arguments: object) -> tuple[MeasuredError, MeasuredError]:
+    def noted(artifact: Artifact, *arguments: object) -> object:
         calls.append(artifact.manifest.name)
         return measure(artifact, *arguments)
 
@@ -199,7 +200,7 @@ def test_a_result_of_another_net_or_of_other_images_is_measured_again(tmp_path, 
         run = trainer(tmp_path, validation=images(6, seed=9))
         run.run()
         os.utime(run.saved.last, (tmp_path / "kept.safetensors").stat()[7:9])
-        expected = measure(load_artifact(path), run.validation, "toys, validation")
+        expected, _ = measure(load_artifact(path), run.validation, "toys, validation")
     elif change == "data's name":
         data = "other toys"
     elif change == "file":
@@ -248,20 +249,22 @@ def test_the_errors_are_those_of_eval_with_an_unreadable_image(tmp_path):
 def test_without_onnx_runtime_and_on_a_gpu_the_module_is_measured(monkeypatch):
     pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
     artifact, packed = random_artifact(replace(TINY, classes=7), seed=3), images(20, seed=4)
-    in_runtime = measure(artifact, feed(packed), "toys")
+    in_runtime, wrong = measure(artifact, feed(packed), "toys")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(NetScorer, "__call__", lambda *_: pytest.fail("a runtime"))
-    assert measure(artifact, feed(packed), "toys") == in_runtime
+    in_module, same = measure(artifact, feed(packed), "toys")
+    assert in_module == in_runtime
+    assert all(np.array_equal(wrong[views], same[views]) for views in wrong)
     monkeypatch.undo()
     monkeypatch.setitem(evaluate.PATCHES_PER_CALL, "meta", 10)  # a device that is not the CPU
-    assert isinstance(module._scorer(artifact, torch.device("meta")), ModuleScorer)
-    assert isinstance(module._scorer(artifact, torch.device("cpu")), NetScorer)
+    assert isinstance(module.scorer_of(artifact, torch.device("meta")), ModuleScorer)
+    assert isinstance(module.scorer_of(artifact, torch.device("cpu")), NetScorer)
 
 
 def test_a_net_with_batch_norm_is_measured_with_its_statistics(tmp_path):
     artifact = random_artifact(replace(TINY, classes=7, normalization="batchnorm"), seed=1)
     packed = images(12, seed=4)
-    center, _ = measure(artifact, feed(packed), "toys")
+    (center, _), _ = measure(artifact, feed(packed), "toys")
     assert center.top1 == expected_wrong(artifact, packed, "center", 1)
 
 

@@ -22,6 +22,7 @@ def test_the_paper_recipe_has_the_figures_of_the_paper():
     assert (PAPER.schedule, PAPER.init) == ("plateau", "paper")
     # Section 2: the mean over the training set at each pixel. Section 4.1: the noise's deviation, ten patches.
     assert (PAPER.mean, PAPER.color_sigma, PAPER.validation_views) == ("pixel", 0.1, "ten")
+    assert PAPER.training_views == "random"
     # Section 4.2.
     assert PAPER.dropout == 0.5
     # Settings that are not in the paper are off.
@@ -35,7 +36,7 @@ def test_recipes_are_found_by_their_own_names():
 
 
 def test_the_fields_with_choices_are_these():
-    assert CHOICES.keys() == {"schedule", "init", "mean", "validation_views"}
+    assert CHOICES.keys() == {"schedule", "init", "mean", "training_views", "validation_views"}
 
 
 @pytest.mark.parametrize("name", CHOICES)

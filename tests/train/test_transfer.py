@@ -229,6 +229,12 @@ def test_a_net_that_options_cannot_describe_needs_a_preset(tmp_path):
         initial_variant(other, None, {})
 
 
+def test_other_numbers_of_kernels_are_refused(tmp_path):
+    path = artifact_file(tmp_path / "a.safetensors")
+    with pytest.raises(UsageError, match=r"--kernels: the net of --init-from .* has \(.*\) kernels; leave the option"):
+        initial_variant(path, None, {"kernels": (1, 2, 3, 4, 5), "sixth_conv": 0})
+
+
 def test_an_exported_file_is_refused_with_the_names_of_its_nets(tmp_path):
     artifact_file(tmp_path / "a.safetensors")
     random_artifact(TINY, seed=1).save(tmp_path / "b.safetensors")

@@ -1,0 +1,44 @@
+"""The commands of runs, for the trainer and for readers."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from train.reproduction.plan import Plan, Scale, Training
+
+
+def arguments(options: Mapping[str, Any]) -> list[str]:
+    """Return options as arguments of a command line."""
+    return [text for name, value in options.items() for text in (f"--{name}", shown(value))]
+
+
+def shown(value: Any) -> str:
+    """Return the value of an option as one would type it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def command(plan: Plan, training: Training, data: Mapping[str, str]) -> str:
+    """Return the command that trains a net, for a reader.
+
+    `data` maps "main" and "other" to the names of packed sets.
+    """
+    start, run = plan.start(training), plan.runs[training.run]
+    options = dict(plan.options(training))
+    if start:
+        net = f"runs/{start.run}-{start.seed}/{plan.scales[start.scale].options['preset']}.safetensors"
+        options["init-from"] = net
+    options |= {"data": data[run.data], "out": f"runs/{training.run}-{training.seed}"}
+    return "python -m train " + shlex.join(arguments(options))
+
+
+def prepare_command(scale: Scale, data: str, out: str) -> str:
+    """Return the command that packs the main part of a data set, for a reader."""
+    part = scale.main
+    options = {"image-size": part.image_size}
+    if part.classes != ":":
+        options["classes"] = part.classes
+    if part.hold_out:
+        options["hold-out"] = part.hold_out
+    return f"python -m train prepare {data} --out {out} " + shlex.join(arguments(options))

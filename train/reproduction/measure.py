@@ -1,0 +1,147 @@
+"""Measure a net, or the mean of several, for a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alexnet_infer import strict_json
+from alexnet_infer.artifact import Artifact, load_artifact, load_manifest, sha256
+from alexnet_infer.errors import SpecError, UnreadableInputError
+from alexnet_infer.files import read_limited
+from alexnet_infer.kernels import Kernels
+from alexnet_infer.preprocess import Views
+from alexnet_infer.version import __version__
+from train.data import PackedImages
+from train.device import exact_float32, hardware
+from train.evaluate import MeanScorer, count_correct, wrong_images
+from train.feed import Feed
+from train.finish import scorer_of, summary_path
+from train.log import read_log
+from train.optimizer import plateau
+from train.packed import PackedSet
+from train.recipe import Recipe
+from train.reproduction.record import Curve, Errors, Result, Wrong
+from train.wrong import unpacked_bits
+
+QUARTERS = 4
+"""Points of the loss curve per epoch."""
+
+_MAX_SUMMARY = 2**24
+
+
+def measure(
+    nets: Sequence[Path],
+    packed: PackedSet,
+    settings: dict[str, Any],
+    device: torch.device,
+    *,
+    trained: bool,
+    on_images: Callable[[int], None] = lambda count: None,
+) -> Result:
+    """Measure the mean of the nets in model files, on the validation images of a packed set.
+
+    A single net is also measured on training images. With `trained`, it is a run's result: its curves are read from the
+    log beside it, and the images that it gets wrong from its summary. `on_images` is called with the number of images
+    measured since the last call.
+
+    Raises ModelFileError if a file is damaged, and UnreadableInputError if a log or a summary is.
+    """
+    artifacts = [load_artifact(path) for path in nets]
+    train, validation = (PackedImages.mapped_from(packed, split) for split in ("train", "validation"))
+    with exact_float32(device):
+        summary = _summary(nets[0]) if trained else {}
+        wrong = _measured(summary, nets[0], validation.total)
+        if wrong is None:
+            wrong = wrong_images(_scorer(artifacts, device, "ten"), Feed(validation, device), on_images)
+        alone = len(nets) == 1
+        training = _training_errors(artifacts, train, len(validation), device, on_images) if alone else None
+    return Result(
+        settings=settings,
+        data={"train": train.identity, "validation": validation.identity},
+        images=validation.total,
+        center=Wrong.of(wrong["center"]),
+        ten=Wrong.of(wrong["ten"]),
+        training=training,
+        color=_color(artifacts[0]) if alone else (),
+        columns=Kernels.of(artifacts[0]).columns,
+        parameters=artifacts[0].manifest.architecture.parameters,
+        curve=_curve(nets[0], summary) if trained else None,
+        seconds=summary.get("training_seconds"),
+        hardware=summary.get("hardware") or hardware(device),
+        software=summary.get("software") or f"alexnet-infer {__version__}, PyTorch {torch.__version__}",
+        date=datetime.now(UTC).date().isoformat(),
+    )
+
+
+def _scorer(artifacts: Sequence[Artifact], device: torch.device, views: Views) -> MeanScorer:
+    return MeanScorer([scorer_of(artifact, device, views) for artifact in artifacts])
+
+
+def _measured(summary: dict[str, Any], net: Path, images: int) -> dict[Views, np.ndarray] | None:
+    """Return the images that a run's net gets wrong, as its summary has them; None if it does not."""
+    try:
+        if summary["sha256"] != sha256(net):
+            return None
+        return {views: unpacked_bits(summary["wrong"][views], images) for views in ("center", "ten")}
+    except (SpecError, TypeError, LookupError):  # of an earlier version
+        return None
+
+
+def _training_errors(
+    artifacts: Sequence[Artifact],
+    images: PackedImages,
+    count: int,
+    device: torch.device,
+    on_images: Callable[[int], None],
+) -> Errors:
+    """Return the errors on `count` training images, evenly spread over the set, with the central view."""
+    rows = torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()
+    scorer = _scorer(artifacts, device, "center")
+    top1, top5 = count_correct(scorer, Feed(images, device), rows, on_images)["center"]
+    return Errors(images=len(rows), top1=len(rows) - top1, top5=len(rows) - top5)
+
+
+def _color(artifact: Artifact) -> tuple[float, ...]:
+    """Return the share of colour in each half of the kernels of conv1, which are its columns if it has two."""
+    return replace(Kernels.of(artifact), columns=2).colour_shares()
+
+
+def _summary(net: Path) -> dict[str, Any]:
+    path = summary_path(net)
+    try:
+        summary = strict_json.parse(read_limited(path, _MAX_SUMMARY), "summary")
+    except (OSError, SpecError) as error:
+        raise UnreadableInputError(f"{path}: {error}; remove its folder, and run the experiment again") from None
+    return summary
+
+
+def _curve(net: Path, summary: dict[str, Any]) -> Curve:
+    records = read_log(net.parent)
+    per_epoch = next(record["steps_per_epoch"] for record in records if record["event"] == "start")
+    parts: dict[int, list[tuple[float, int]]] = {}
+    for record in records:
+        if record["event"] == "step" and record["loss"] is not None:
+            end = record["epoch"] + (record["step"] - record["steps"] / 2) / per_epoch
+            parts.setdefault(int(end * QUARTERS), []).append((record["loss"], record["steps"]))
+    loss = tuple(
+        round(sum(value * steps for value, steps in part) / sum(steps for _, steps in part), 4)
+        for _, part in sorted(parts.items())
+    )
+    errors = {f"top{k}_error": tuple(summary[f"top{k}_error_by_epoch"]) for k in (1, 5)}
+    return Curve(loss=loss, **errors)
+
+
+def unfinished(net: Path) -> bool:
+    """Whether a run's net was trained for fewer epochs than planned, because a time limit stopped it."""
+    recipe = load_manifest(net).provenance.recipe
+    errors = _summary(net)["top1_error_by_epoch"]
+    own = Recipe(**{field.name: recipe[field.name] for field in fields(Recipe)})
+    ended = own.schedule == "plateau" and plateau(own, errors)[1]
+    return recipe["trained_epochs"] < own.epochs and not ended

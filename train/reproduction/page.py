@@ -1,0 +1,201 @@
+"""REPRODUCTION.md: a table of all rows, then each row with its claim, its figures, a sentence, and its commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from train.reproduction.command import command, prepare_command
+from train.reproduction.intervals import Interval
+from train.reproduction.plan import Plan, Row, Training
+from train.reproduction.rows import RowResult, color_verdict
+
+FIGURES = ("ablations.svg", "curves.svg")
+"""Pictures that the page shows if they are there."""
+
+MINUS = "\N{MINUS SIGN}"
+
+CAPTIONS = {
+    "ablations.svg": "Points that each part of the net gains, with 95 % intervals; the paper's figures beside them",
+    "curves.svg": "Training loss and validation error of each run",
+}
+
+INTRODUCTION = """\
+`python -m train reproduce` trains small versions of the paper's net, each without one of its parts, and compares them.
+This page has what came out, whether it agrees with the paper or not. The figures are small versions' figures: a part
+can matter more or less in the paper's net. The commands below each row run it on ILSVRC-2012.
+
+- **points** are percentage points of error. They are counted so that a positive number agrees with the paper.
+- **Intervals** are 95 % intervals over seeds and validation images. All nets are measured on the same images, and the
+  difference is taken image by image; the variance between seeds is pooled over all runs of a scale
+  (`train/reproduction/intervals.py`).
+- A row **agrees** with the paper if its whole interval is above 0, **disagrees** if it is below 0, and is
+  **undecided** otherwise.
+"""
+
+
+def page(plan: Plan, results: Sequence[RowResult], folder: Path) -> str:
+    """Return the page as Markdown. `results` are those of all rows and scales, `folder` has the pictures."""
+    by_row = {row.name: [r for r in results if r.row is row] for row in plan.rows}
+    lines = ["# The paper's claims, measured again", "", INTRODUCTION]
+    lines += _scales(plan, results)
+    lines += ["", *_summary(plan, by_row), ""]
+    for name in FIGURES:
+        if (folder / name).is_file():
+            lines += [f"![{CAPTIONS[name]}]({folder.name}/{name})", ""]
+    for row in plan.rows:
+        lines += _section(plan, row, by_row[row.name])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _scales(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
+    used = {r.scale.title for r in results if r.done}
+    yield "| scale | nets and data |"
+    yield "|---|---|"
+    for name in sorted(used, key=list(plan.scales).index):
+        yield f"| {name} | {plan.scales[name].about} |"
+
+
+def _summary(plan: Plan, by_row: Mapping[str, Sequence[RowResult]]) -> Iterator[str]:
+    yield "| claim | section | paper, points top-1 / top-5 | measured, points top-1 (interval) | scale | verdict |"
+    yield "|---|---|---|---|---|---|"
+    for row in plan.rows:
+        link = f"[{row.title}](#{_anchor(row)})"
+        done = [result for result in by_row[row.name] if result.done]
+        for result in done:
+            ours = _points(result.figures.get("top1")) if row.measure != "color" else _colors(result)
+            verdict = _row_verdict(row, result, done)
+            yield f"| {link} | {row.section} | {_paper(row)} | {ours} | {result.scale.title} | {verdict} |"
+        if not done:
+            yield f"| {link} | {row.section} | {_paper(row)} | | | not run yet |"
+
+
+def _section(plan: Plan, row: Row, results: Sequence[RowResult]) -> Iterator[str]:
+    yield from (f"## {row.title}", "", f"Section {row.section}: {row.claim}", "")
+    done = [result for result in results if result.done]
+    if row.measure == "color":
+        yield from _color_table(plan, done)
+    elif done:
+        yield from _error_table(plan, done)
+    for result in done:
+        yield from (sentence(row, result), "")
+    if row.measure == "color" and done:
+        yield from (_color_sentence(done), "")
+    if not done:
+        yield from ("Not run yet.", "")
+    if row.note:
+        yield from (row.note, "")
+    if commands := ilsvrc_commands(plan, row):
+        yield from ("On ILSVRC-2012, with the paper's recipe, for each seed:", "", "```bash", *commands, "```", "")
+
+
+def _error_table(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
+    training = any(result.row.measure == "overfitting" for result in results)
+    head = ["scale", "net", "parameters", "seeds", "top-1 / top-5 error", "central view, top-1"]
+    head += ["training images, top-1"] if training else []
+    yield from (f"| {' | '.join(head)} |", "|---" * len(head) + "|")
+    for result in results:
+        for run in result.runs:
+            cells = [result.scale.title, plan.runs[run.run].title, f"{run.parameters:,}", str(run.seeds)]
+            cells += [f"{run.top1:.2%} / {run.top5:.2%}".replace("%", " %", 2), f"{run.center:.2%}".replace("%", " %")]
+            cells += [f"{run.training:.2%}".replace("%", " %")] if training and run.training is not None else []
+            yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def sentence(row: Row, result: RowResult) -> str:
+    """Return one sentence on a row at a scale: the figures, and the verdict."""
+    images, scale = f"{result.images:,} images", result.scale.title
+    if row.measure == "color":
+        return ""
+    shown = [f"{NAMES[name]} {_points(result.figures[name])}" for name in NAMES if name in result.figures]
+    if not shown:
+        return f"At the scale {scale}, on {images}: there are too few seeds for an interval."
+    verdict = VERDICTS[result.verdict or "undecided"]
+    return f"At the scale {scale}, on {images}, in points: {', '.join(shown)}: {verdict}{_against_paper(row, result)}."
+
+
+NAMES = {"top1": "top-1", "top5": "top-5", "gap": "gap between validation and training error"}
+VERDICTS = {
+    "agrees": "this agrees with the paper",
+    "disagrees": "this disagrees with the paper",
+    "undecided": "undecided, as the interval includes 0",
+}
+
+
+def _against_paper(row: Row, result: RowResult) -> str:
+    ours = result.figures.get("top1")
+    if "top1" not in row.paper or ours is None:
+        return ""
+    paper = row.paper["top1"]
+    inside = ours.low <= paper / 100 <= ours.high
+    return f"; the paper's {paper:g} points are {'inside' if inside else 'outside'} the interval"
+
+
+def _row_verdict(row: Row, result: RowResult, done: Sequence[RowResult]) -> str:
+    if row.measure == "color":
+        return color_verdict([net for r in done for net in r.color])
+    if not row.paper and row.measure == "ablation":
+        return "no claim"
+    return result.verdict or "too few seeds"
+
+
+def _points(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    return f"{100 * interval.value:+.2f} ({100 * interval.low:+.2f} to {100 * interval.high:+.2f})".replace("-", MINUS)
+
+
+def _paper(row: Row) -> str:
+    return " / ".join(f"{row.paper[k]:g}" for k in ("top1", "top5") if k in row.paper) or "no figure"
+
+
+def _colors(result: RowResult) -> str:
+    differences = [abs(a - b) for run, _, (a, b) in result.color if run == result.row.net]
+    return f"columns differ by {100 * min(differences):.0f} to {100 * max(differences):.0f}"
+
+
+def _color_table(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
+    if not results:
+        return
+    yield from ("| scale | net | seed | first half of conv1 | second half | difference |", "|---|---|---|---|---|---|")
+    for result in results:
+        for run, seed, (first, second) in result.color:
+            cells = [
+                result.scale.title,
+                plan.runs[run].title,
+                str(seed),
+                *(f"{100 * x:.1f} %" for x in (first, second)),
+            ]
+            yield f"| {' | '.join(cells)} | {100 * abs(first - second):.1f} |"
+    yield ""
+
+
+def _color_sentence(results: Sequence[RowResult]) -> str:
+    nets = [net for result in results for net in result.color]
+    verdict = color_verdict(nets)
+    words = {
+        "agrees": "the columns of every net with two differ more in colour than the halves of every net with one: this "
+        "agrees with the paper",
+        "disagrees": "the halves of every net with one column differ more than the columns of every net with two: this "
+        "disagrees with the paper",
+        "undecided": "the two kinds of nets are not clearly apart, or too few: undecided",
+    }
+    return f"Over all {len(nets)} nets, {words[verdict]}."
+
+
+def ilsvrc_commands(plan: Plan, row: Row) -> list[str]:
+    """Return the commands that run a row on ILSVRC-2012, with the first seed."""
+    scale = plan.scales["full"]
+    runs = [run for run in (row.net, row.against) if run]
+    tasks = [Training("full", run, scale.seeds[0]) for run in runs]
+    tasks = [task for t in tasks for task in (plan.start(t), t) if task is not None]
+    data = {"main": "packed", "other": "packed-larger"}
+    return [
+        prepare_command(scale, "ILSVRC2012", "packed"),
+        *(command(plan, task, data) for task in dict.fromkeys(tasks)),
+    ]
+
+
+def _anchor(row: Row) -> str:
+    return "".join(c for c in row.title.lower() if c.isalnum() or c in " -").replace(" ", "-")

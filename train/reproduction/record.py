@@ -1,0 +1,123 @@
+"""Results of trained nets, as small JSON files that are kept: what was run, and which images it gets wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from alexnet_infer import strict_json
+from alexnet_infer.errors import SpecError, UnreadableInputError
+from alexnet_infer.files import read_limited, write_atomically
+from alexnet_infer.strict_json import Record, Text, number, whole
+from train.reproduction.plan import Task
+from train.wrong import packed_bits, unpacked_bits
+
+FORMAT = 1
+_MAX_BYTES = 2**22
+
+_Count = Annotated[int, whole(0, 2**40)]
+_Share = Annotated[float, number(0, 1)]
+
+
+class Wrong(Record, kw_only=True):
+    """The validation images that a net gets wrong (`train.wrong`)."""
+
+    top1: Text
+    top5: Text
+
+    @classmethod
+    def of(cls, wrong: np.ndarray) -> Wrong:
+        """Return the record of `wrong`, bool [images, 2]: top-1 and top-5."""
+        return cls(**packed_bits(wrong))
+
+    def bits(self, images: int) -> np.ndarray:
+        """Return bool [images, 2]. Raises SpecError if there are not so many bits."""
+        return unpacked_bits({"top1": self.top1, "top5": self.top5}, images)
+
+
+class Errors(Record, kw_only=True):
+    """Numbers of wrong images."""
+
+    images: _Count
+    top1: _Count
+    top5: _Count
+
+
+class Curve(Record, kw_only=True):
+    """Figures of a run by epoch. `loss` is the mean training loss of each quarter of an epoch."""
+
+    loss: tuple[float, ...]
+    top1_error: tuple[_Share, ...]
+    top5_error: tuple[_Share, ...]
+
+
+class Result(Record, kw_only=True):
+    """What was measured of one net, or of the mean of several."""
+
+    settings: dict[str, Any]
+    """The options and the part of the data; see `settings_of`."""
+    data: dict[str, Any]
+    """Identity of the images (`train.data.PackedImages.identity`), by split."""
+    images: _Count
+    """Validation images."""
+    center: Wrong
+    ten: Wrong
+    training: Errors | None
+    """Central view, on as many training images as there are validation images; None for the mean of several nets."""
+    color: tuple[_Share, ...]
+    """Share of colour in the kernels of each half of conv1 (`alexnet_infer.kernels`); empty for a mean."""
+    columns: Annotated[int, whole(1, 2)]
+    parameters: _Count
+    curve: Curve | None
+    seconds: Annotated[float, number(0, 1e9)] | None
+    """Time spent in training; None if the net was not trained here."""
+    hardware: Text
+    software: Text
+    date: strict_json.Date
+
+    def wrong(self, views: str) -> np.ndarray:
+        """Return the images that are wrong with "center" or "ten" views, bool [images, 2]."""
+        return (self.center if views == "center" else self.ten).bits(self.images)
+
+
+@dataclass(frozen=True)
+class Records:
+    """The results in a folder, one file per task: `scale/run-seed.json`."""
+
+    folder: Path
+
+    def path(self, task: Task) -> Path:
+        return self.folder / f"{task}.json"
+
+    def read(self, task: Task, settings: dict[str, Any]) -> Result | None:
+        """Return the result of a task; None if there is none, or if it was made with other settings.
+
+        Raises UnreadableInputError if the file is damaged.
+        """
+        path = self.path(task)
+        try:
+            text = read_limited(path, _MAX_BYTES)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise UnreadableInputError(f"{path}: can't be read ({error})") from None
+        try:
+            _, fields = strict_json.parse_format(text, "result", FORMAT)
+            result = msgspec.convert(fields, Result)
+            for wrong in (result.center, result.ten):
+                wrong.bits(result.images)
+        except (SpecError, ValueError) as error:
+            raise UnreadableInputError(f"{path}: {error}; remove it, and run its experiment again") from None
+        return result if result.settings == settings else None
+
+    def write(self, task: Task, result: Result) -> None:
+        """Write the result of a task, atomically."""
+        path = self.path(task)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fields = {"format": FORMAT} | msgspec.to_builtins(result)
+        write_atomically(path, (json.dumps(fields, indent=1) + "\n").encode())

@@ -1,0 +1,210 @@
+"""The figures of each row, computed from the records: differences with intervals, and the verdict on the claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import comb
+from typing import Literal
+
+import numpy as np
+
+from alexnet_infer.errors import UsageError
+from train.reproduction.intervals import Interval, SeedVariance, difference, gap_difference, within
+from train.reproduction.plan import Mean, Plan, Row, Scale, Task, Training
+from train.reproduction.record import Records, Result
+from train.reproduction.settings import settings
+
+Verdict = Literal["agrees", "disagrees", "undecided"]
+FIGURES = ("top1", "top5", "gap")
+
+CHANCE = 20
+"""A ranking of nets counts as decided if chance gives it in at most one of this many orders: 5 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunErrors:
+    """The errors of a run at a scale: means over its seeds, as fractions."""
+
+    run: str
+    seeds: int
+    top1: float
+    top5: float
+    center: float
+    """Top-1 error of the central view."""
+    training: float | None
+    """Top-1 error on training images, central view."""
+    parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowResult:
+    """What a row gives at one scale."""
+
+    row: Row
+    scale: Scale
+    missing: tuple[Task, ...]
+    """Nets without a record. If there are any, there are no figures."""
+    runs: tuple[RunErrors, ...] = ()
+    images: int = 0
+    figures: Mapping[str, Interval] = field(default_factory=dict)
+    """Differences of errors, as fractions; without those for which chance is not known."""
+    color: tuple[tuple[str, int, tuple[float, ...]], ...] = ()
+    """(run, seed, shares of colour in the halves of conv1) of each net."""
+
+    @property
+    def done(self) -> bool:
+        return not self.missing
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The verdict on the claim; None without figures."""
+        if self.row.measure == "color":
+            return color_verdict(self.color) if self.color else None
+        decisive = self.figures.get("gap" if self.row.measure == "overfitting" else "top1")
+        return decisive.verdict if decisive else None
+
+
+class Results:
+    """The results of all rows of a plan, from the records in a folder."""
+
+    def __init__(self, plan: Plan, records: Records) -> None:
+        self.plan, self.records = plan, records
+        self._read: dict[Task, Result | None] = {}
+
+    def result(self, task: Task) -> Result | None:
+        """Return the result of a net; None if it has not been measured with the settings of the plan."""
+        if task not in self._read:
+            self._read[task] = self.records.read(task, settings(self.plan, task))
+        return self._read[task]
+
+    def of(self, row: Row, scale: Scale) -> RowResult | None:
+        """Return what a row gives at a scale; None if it is not possible there.
+
+        Raises UsageError if the nets were not measured on the same images.
+        """
+        runs = self.plan.runs_of(row, scale)
+        if not runs:
+            return None
+        known = {task: self.result(task) for task in self.plan.tasks(row, scale)}
+        if missing := tuple(task for task, result in known.items() if result is None):
+            return RowResult(row=row, scale=scale, missing=missing)
+        results = {
+            run: [result for task, result in known.items() if isinstance(task, Training) and task.run == run and result]
+            for run in runs
+        }
+        mean = known.get(Mean(scale.title))
+        images = self._same_images(
+            row, [*(r for of_run in results.values() for r in of_run), *([mean] if mean else [])]
+        )
+        errors = tuple(_run_errors(run, of_run) for run, of_run in results.items())
+        color = tuple(
+            (run, number, result.color) for run, of_run in results.items() for number, result in enumerate(of_run)
+        )
+        figures = {} if row.measure == "color" else self._figures(row, scale, results, mean)
+        return RowResult(
+            row=row,
+            scale=scale,
+            missing=(),
+            runs=errors,
+            images=images,
+            figures=figures,
+            color=color if row.measure == "color" else (),
+        )
+
+    def _same_images(self, row: Row, results: list[Result]) -> int:
+        first = results[0]
+        for other in results[1:]:
+            if other.data["validation"] != first.data["validation"]:
+                raise UsageError(
+                    f"row {row.name}: its nets were measured on different images; keep the results of only one data set"
+                )
+        return first.images
+
+    def _figures(
+        self, row: Row, scale: Scale, results: dict[str, list[Result]], mean: Result | None
+    ) -> dict[str, Interval]:
+        figures: dict[str, Interval | None] = {}
+        for k, name in enumerate(("top1", "top5")):
+            wrong = {run: _wrong(of_run, k) for run, of_run in results.items()}
+            if row.measure == "views":
+                figures[name] = within(_wrong(results[row.net], k, "center"), wrong[row.net])
+            elif row.measure == "ensemble":
+                assert mean is not None, "checked before"
+                singles = wrong[row.net]
+                figures[name] = within(singles, np.broadcast_to(mean.wrong("ten")[:, k], singles.shape))
+            else:
+                figures[name] = difference(wrong[row.against or ""], wrong[row.net], self._seed_variance(scale, k))
+        if row.measure == "overfitting":
+            figures["gap"] = self._gap(row, scale, results)
+        return {name: interval for name, interval in figures.items() if interval is not None}
+
+    def _seed_variance(self, scale: Scale, k: int) -> SeedVariance:
+        """Pool the variance between seeds over all runs of a scale that were measured on its main part."""
+        return SeedVariance.pooled([_wrong(of_run, k).mean(1) for of_run in self._measured(scale)])
+
+    def _gap(self, row: Row, scale: Scale, results: dict[str, list[Result]]) -> Interval | None:
+        pooled = SeedVariance.pooled([_gaps(of_run) for of_run in self._measured(scale)])
+        against, net = results[row.against or ""], results[row.net]
+        return gap_difference(
+            *(_wrong(of_run, 0, "center") for of_run in (against, net)),
+            *(_training(of_run) for of_run in (against, net)),
+            images=min(r.training.images for r in (*against, *net) if r.training),
+            seeds=pooled,
+        )
+
+    def _measured(self, scale: Scale) -> list[list[Result]]:
+        """Return the results of each run of a scale on its main part, where at least two seeds have one."""
+        found = []
+        for run in self.plan.possible_runs(scale):
+            if self.plan.runs[run].data != "main":
+                continue
+            tasks = [Training(scale.title, run, seed) for seed in self.plan.seeds(scale)]
+            known = [result for task in tasks if (result := self.result(task)) is not None]
+            if len(known) > 1:
+                found.append(known)
+        return found
+
+
+def color_verdict(color: tuple[tuple[str, int, tuple[float, ...]], ...]) -> Verdict:
+    """Return whether the halves of conv1 differ more in colour in nets of two columns than in nets of one.
+
+    `color` has the run of each net, of which the first is that with two columns. Decided if all nets of one kind differ
+    more than all of the other, and if chance gives this order in at most one of CHANCE cases.
+    """
+    first = color[0][0]
+    two, one = ([abs(a - b) for run, _, (a, b) in color if (run == first) == wanted] for wanted in (True, False))
+    if not one or comb(len(two) + len(one), len(one)) < CHANCE:
+        return "undecided"
+    if min(two) > max(one):
+        return "agrees"
+    return "disagrees" if max(two) < min(one) else "undecided"
+
+
+def _wrong(results: list[Result], k: int, views: str = "ten") -> np.ndarray:
+    """Return bool [seeds, images]: the wrong images, top-1 for k = 0, top-5 for k = 1."""
+    return np.stack([result.wrong(views)[:, k] for result in results])
+
+
+def _training(results: list[Result]) -> np.ndarray:
+    """Return the top-1 error on training images of each net, float [seeds]."""
+    return np.array([result.training.top1 / result.training.images for result in results if result.training])
+
+
+def _gaps(results: list[Result]) -> np.ndarray:
+    """Return the validation error minus the training error of each net, central view, float [seeds]."""
+    return _wrong(results, 0, "center").mean(1) - _training(results)
+
+
+def _run_errors(run: str, results: list[Result]) -> RunErrors:
+    top1, top5, center = (_wrong(results, k, views).mean() for k, views in ((0, "ten"), (1, "ten"), (0, "center")))
+    training = _training(results)
+    return RunErrors(
+        run=run,
+        seeds=len(results),
+        top1=float(top1),
+        top5=float(top5),
+        center=float(center),
+        training=float(training.mean()) if len(training) else None,
+        parameters=results[0].parameters,
+    )

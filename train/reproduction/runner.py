@@ -1,0 +1,240 @@
+"""Run what has no record yet: start `python -m train` for several nets side by side, measure them, keep the results.
+
+Runs continue from their checkpoints, so that Ctrl-C or a time limit lose nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet_infer.errors import AlexNetInferError, StoppedError, UsageError
+from train.device import keep_memory, pick_device
+from train.display import Display
+from train.packed import PackedSet, is_packed, open_packed
+from train.prepare import Preparation, prepare
+from train.reproduction.command import arguments
+from train.reproduction.measure import measure, unfinished
+from train.reproduction.plan import Mean, Part, Plan, Task, Training
+from train.reproduction.record import Records, Result
+from train.reproduction.request import Workplace
+from train.reproduction.settings import settings
+from train.reproduction.watch import watching
+from train.selection import Selection
+
+POLL_SECONDS = 1.0
+
+ROOT = Path(__file__).parents[2]
+"""The checkout, from which the trainer runs."""
+
+
+class UnfinishedError(AlexNetInferError):
+    """The time limit stopped a run; it can be continued."""
+
+
+class RunFailedError(AlexNetInferError):
+    """A run ended with an error."""
+
+
+@dataclass
+class Outcome:
+    """What became of the tasks."""
+
+    done: list[Task] = field(default_factory=list)
+    stopped: list[Task] = field(default_factory=list)
+    """Tasks that the time limit stopped or kept from starting."""
+    failed: dict[Task, str] = field(default_factory=dict)
+
+
+class Runner:
+    """Runs tasks. Each net has the folder `work/scale/run-seed`, with the trainer's output in `output.txt` there."""
+
+    def __init__(self, plan: Plan, records: Records, where: Workplace, display: Display) -> None:
+        self.plan, self.records, self.where, self.display = plan, records, where, display
+        self.device = pick_device(where.device)
+        self.jobs, self.threads = side_by_side(self.device, where.jobs)
+        self.until = math.inf if where.max_hours is None else time.monotonic() + 3600 * where.max_hours
+        self._packed: dict[str, PackedSet] = {}
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._stopping = threading.Event()
+        self._measuring = threading.Lock()
+
+    def run(self, tasks: Sequence[Task]) -> Outcome:
+        """Run tasks in order, as far as what they are made from is done. Each result is kept as soon as it is there.
+
+        Raises StoppedError after Ctrl-C, when all runs have written their checkpoints.
+        """
+        keep_memory()
+        for task in tasks:
+            if not self.plan.scales[task.scale].nets or isinstance(task, Training):
+                self._set(self.plan.part(task))
+        outcome, waiting = Outcome(), list(tasks)
+        running: dict[Future[Result], Task] = {}
+        with ThreadPoolExecutor(self.jobs) as threads, watching(self.display) as watch:
+            try:
+                while waiting or running:
+                    for task in self._ready(waiting, running.values(), outcome):
+                        waiting.remove(task)
+                        if time.monotonic() >= self.until:
+                            outcome.stopped.append(task)
+                        else:
+                            running[threads.submit(self._run, task)] = task
+                    trainings = [task for task in running.values() if self.plan.trained(task)]
+                    watch({str(task): (self.folder(task), self.plan.epochs(task)) for task in trainings})
+                    finished, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        self._end(running.pop(future), future, outcome)
+            except KeyboardInterrupt:
+                self._interrupt()
+                wait(running)
+                raise StoppedError("interrupted: run the same command again to continue") from None
+        return outcome
+
+    def _ready(self, waiting: list[Task], running: Iterable[Task], outcome: Outcome) -> list[Task]:
+        """Return the tasks that can start now. Those that can never start are moved to `outcome`."""
+        running, ready = set(running), []
+        for task in list(waiting):
+            needed = self._needed(task)
+            if failed := next((n for n in needed if n in outcome.failed), None):
+                waiting.remove(task)
+                outcome.failed[task] = f"{failed} failed"
+            elif any(n in outcome.stopped for n in needed):
+                waiting.remove(task)
+                outcome.stopped.append(task)
+            elif not any(n in waiting or n in running for n in needed) and len(running) + len(ready) < self.jobs:
+                ready.append(task)
+        return ready
+
+    def _needed(self, task: Task) -> list[Training]:
+        if isinstance(task, Mean):
+            return self.plan.members(task)
+        start = self.plan.start(task)
+        return [start] if start else []
+
+    def _end(self, task: Task, future: Future[Result], outcome: Outcome) -> None:
+        try:
+            result = future.result()
+        except UnfinishedError:
+            outcome.stopped.append(task)
+        except AlexNetInferError as error:
+            outcome.failed[task] = str(error)
+            self.display.note(f"{task}: {error}")
+        else:
+            self.records.write(task, result)
+            outcome.done.append(task)
+            top1, top5 = result.wrong("ten").mean(0)
+            self.display.note(f"{task}: ten views: top-1 error {top1:.2%}, top-5 {top5:.2%}")
+
+    def _run(self, task: Task) -> Result:
+        nets = [self._net(net) for net in (self.plan.members(task) if isinstance(task, Mean) else [task])]
+        if trained := self.plan.trained(task):
+            self._train(task)
+        packed = self._set(self.plan.part(task))
+        with self._measuring:  # each takes all cores
+            self._check()
+            own = settings(self.plan, task)
+            return measure(nets, packed, own, self.device, trained=trained, on_images=lambda count: self._check())
+
+    def _net(self, training: Training) -> Path:
+        """Return the path of a net: a published one, or the result of a run."""
+        scale = self.plan.scales[training.scale]
+        if scale.nets:
+            return self.plan.net_file(training)
+        return self.folder(training) / f"{scale.options['preset']}.safetensors"
+
+    def folder(self, training: Training) -> Path:
+        """Return the folder of a run."""
+        return self.where.work / str(training)
+
+    def _train(self, training: Training) -> None:
+        """Run the trainer until the net is finished. Raises UnfinishedError or RunFailedError if it is not."""
+        out, start = self.folder(training), self.plan.start(training)
+        extra: dict[str, Any] = {"device": self.device.type, "out": out}
+        if start is not None:
+            extra["init-from"] = self._net(start)
+        if self.until < math.inf:
+            extra["max-hours"] = max((self.until - time.monotonic()) / 3600, 1e-4)
+        packed = self._set(self.plan.part(training))
+        command = arguments(self.plan.options(training) | {"data": packed.root} | extra)
+        out.mkdir(parents=True, exist_ok=True)
+        text = self._process([sys.executable, "-m", "train", *command], out / "output.txt")
+        if text is not None:
+            raise RunFailedError(f"{text} (its output is in {out / 'output.txt'})")
+        if unfinished(self._net(training)):
+            raise UnfinishedError("the time limit stopped it")
+
+    def _process(self, command: list[str], output: Path) -> str | None:
+        """Run a command with its output in a file. Returns None if it succeeds, else the last line of its output."""
+        threads = str(self.threads)
+        own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        with output.open("ab") as file:
+            file.write(f"$ {shlex.join(command)}\n".encode())
+            file.flush()
+            with self._starting(command, file, own) as process:
+                code = process.wait()
+            self._processes.discard(process)
+        self._check()
+        if code == 0:
+            return None
+        lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
+        return lines[-1] if lines else f"ended with the exit code {code}"
+
+    def _starting(self, command: list[str], file: Any, own: dict[str, str]) -> subprocess.Popen[bytes]:
+        # In a session of its own, so that Ctrl-C reaches it once, from here.
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=os.environ | own, start_new_session=True
+        )
+        self._processes.add(process)
+        if self._stopping.is_set():
+            process.send_signal(signal.SIGINT)
+        return process
+
+    def _check(self) -> None:
+        if self._stopping.is_set():
+            raise UnfinishedError("interrupted")
+
+    def _interrupt(self) -> None:
+        self._stopping.set()
+        for process in list(self._processes):
+            process.send_signal(signal.SIGINT)
+
+    def _set(self, part: Part) -> PackedSet:
+        """Return a part of the data, packed. It is packed when it is first needed."""
+        name = f"{part.image_size}-{part.classes.replace(':', '_')}-{part.hold_out}"
+        if name not in self._packed:
+            self._packed[name] = self._pack(part, self.where.work / "data" / name)
+        return self._packed[name]
+
+    def _pack(self, part: Part, out: Path) -> PackedSet:
+        selection = Selection(classes=part.classes, hold_out=part.hold_out)
+        if not is_packed(self.where.data):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            job = Preparation(source=self.where.data, out=out, size=part.image_size, selection=selection)
+            return prepare(job, self.display).packed
+        packed = open_packed(self.where.data)
+        if not selection.everything or packed.size != part.image_size:
+            raise UsageError(
+                f"--data {self.where.data}: is a packed set; this scale needs the data set that it was made from "
+                f"(squares of {part.image_size} pixels, classes {part.classes}, {part.hold_out} of each held out)"
+            )
+        return packed
+
+
+def side_by_side(device: torch.device, jobs: int | None) -> tuple[int, int]:
+    """Return how many runs to make at once, by default one per core, or 3 on a GPU; and the threads of each."""
+    cores = os.cpu_count() or 1
+    jobs = jobs or (3 if device.type == "cuda" else cores)
+    return jobs, max(1, cores // jobs)
