@@ -297,7 +297,7 @@ def reproduce(
     REPRODUCTION.md is written from them. After an interruption, run the same command again to continue. Exits with 1 if
     a run failed.
     """
-    from train.reproduction.plan import read_plan
+    from train.reproduction.experiments import read_plan
     from train.reproduction.request import Request, Workplace
 
     request = Request(plan=read_plan(), scale=scale, only=tuple(only or ()), results=results)

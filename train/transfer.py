@@ -57,7 +57,8 @@ def initial_variant(path: Path, preset: str | None, switches: Mapping[str, Any])
             raise UsageError(
                 f"--width {width:g}: gives {kernels} kernels, but {start} has {own['kernels']}; leave the option out"
             )
-    if not (base.sixth_conv and own["sixth_conv"]):  # the preset says whether there is a conv6, the file how large
+    if preset is not None and not (base.sixth_conv and own["sixth_conv"]):
+        # The preset says whether there is a conv6, the file how large it is.
         own["sixth_conv"] = base.sixth_conv
     # The file's kernels are scaled already.
     return replace(base, **(own | dict(switches) | {"width": 1.0}))

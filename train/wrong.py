@@ -30,5 +30,8 @@ def unpacked_bits(text: Mapping[str, str], images: int) -> np.ndarray:
             raise SpecError(f"{kind}: expected base64") from None
         if len(packed) != -(-images // 8):
             raise SpecError(f"{kind}: {len(packed)} bytes: expected one bit for each of {images} images")
-        columns.append(np.unpackbits(packed, count=images).astype(bool))
+        bits = np.unpackbits(packed).astype(bool)
+        if bits[images:].any():
+            raise SpecError(f"{kind}: has bits after the last of {images} images")
+        columns.append(bits[:images])
     return np.stack(columns, 1)

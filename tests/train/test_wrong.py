@@ -46,7 +46,9 @@ GOOD = packed_bits(np.ones((16, 2), bool))
     "value", ["", "//8", "//8=\n", "//8= ", "/ /8=", "-_8=", "é", "====", None, 3, ["//8="], b"\xff"], ids=repr
 )
 def test_text_that_is_not_base64_of_the_bits_is_refused_by_name(kind, value):
-    with pytest.raises(SpecError, match=rf"{kind}: (expected base64|.*expected one bit for each of 16 images)") as caught:
+    with pytest.raises(
+        SpecError, match=rf"{kind}: (expected base64|.*expected one bit for each of 16 images)"
+    ) as caught:
         unpacked_bits(GOOD | {kind: value}, 16)
     assert "\n" not in str(caught.value)
 

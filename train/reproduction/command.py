@@ -16,7 +16,7 @@ def arguments(options: Mapping[str, Any]) -> list[str]:
 
 def shown(value: Any) -> str:
     """Return the value of an option as one would type it."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value)
 
 
 def command(plan: Plan, training: Training, data: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from alexnet_infer.output import console, say, say_json, styled, tell
 from train.device import pick_device
 from train.display import Display
 from train.reproduction.cost import Costs
-from train.reproduction.publish import write_page
+from train.reproduction.publish import every_result, write_page
 from train.reproduction.record import Records
 from train.reproduction.request import Request, Workplace
 from train.reproduction.rows import Results
@@ -57,6 +57,7 @@ def run_rows(request: Request, where: Workplace) -> bool:
     Raises StoppedError after Ctrl-C.
     """
     display, results = Display(), Results(request.plan, Records(request.results))
+    every_result(request.plan, results)  # a damaged record is an error now, not when the page is written
     runner = Runner(request.plan, results.records, where, display)
     counts = image_counts(request.plan, request.size, results, where.data)
     costs = Costs(request.plan, results, runner.device, runner.threads, counts)

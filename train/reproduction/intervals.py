@@ -70,8 +70,7 @@ def difference(against: np.ndarray, net: np.ndarray, seeds: SeedVariance) -> Int
     `against` and `net` are bool [seeds, images], the wrong ones, on the same images. The numbers of seeds may differ.
     None if `seeds` has fewer than FEWEST degrees of freedom. Raises UsageError if the images are not the same number.
     """
-    if against.shape[1] != net.shape[1]:
-        raise UsageError(f"{against.shape[1]} and {net.shape[1]} images: expected the same images for both runs")
+    _check_same(against, net)
     of_images = _variance_over_images(against.mean(0) - net.mean(0))
     of_seeds = seeds.variance * (1 / len(against) + 1 / len(net))
     both = _own_variance(against) + _own_variance(net)
@@ -84,6 +83,7 @@ def within(first: np.ndarray, second: np.ndarray) -> Interval | None:
     Both are bool [seeds, images], the same nets in two ways, such as with one view and with ten. So the difference is
     taken net by net. None with fewer than FEWEST + 1 seeds.
     """
+    _check_same(first, second)
     values = first.astype(np.int8) - second.astype(np.int8)
     of_images = _variance_over_images(values.mean(0))
     means = values.mean(1)
@@ -107,6 +107,7 @@ def gap_difference(
     at least `images` training images. `seeds` is the variance of the gap. The training images are taken to be others
     for each run, although they are the same, which makes the interval wider. None as in `difference`.
     """
+    _check_same(against, net)
     value = against.mean() - against_training.mean() - net.mean() + net_training.mean()
     sampled = sum(float(e.mean() * (1 - e.mean())) / images for e in (against_training, net_training))
     of_images = _variance_over_images(against.mean(0) - net.mean(0)) + sampled
@@ -131,15 +132,20 @@ def t_quantile(freedom: float) -> float:
     return z + sum(terms)
 
 
+def _check_same(first: np.ndarray, second: np.ndarray) -> None:
+    if first.shape[1] != second.shape[1]:
+        raise UsageError(f"{first.shape[1]} and {second.shape[1]} images: expected the same images for both")
+
+
 def _variance_over_images(values: np.ndarray) -> float:
-    """Variance of the mean of `values`, float [images]."""
-    return float(values.var(ddof=1)) / len(values)
+    """Variance of the mean of `values`, float [images]. 0 with one image."""
+    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
 
 
 def _own_variance(values: np.ndarray) -> float:
     """Variance of the mean of [seeds, images] due to what is particular to a net on an image. 0 with one seed."""
     seeds, images = values.shape
-    if seeds < 2:
+    if seeds < 2 or images < 2:
         return 0.0
     main = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
     return float((main**2).sum()) / ((seeds - 1) * (images - 1)) / (seeds * images)
@@ -148,7 +154,7 @@ def _own_variance(values: np.ndarray) -> float:
 def _interval(
     value: float, of_images: float, of_seeds: float, both: float, freedom: int, images: int
 ) -> Interval | None:
-    if freedom < FEWEST:
+    if freedom < FEWEST or images < 2:
         return None
     variance = max(of_images + of_seeds - both, of_images, of_seeds)
     if not variance:

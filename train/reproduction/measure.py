@@ -27,7 +27,7 @@ from train.log import read_log
 from train.optimizer import plateau
 from train.packed import PackedSet
 from train.recipe import Recipe
-from train.reproduction.record import Curve, Errors, Result, Wrong
+from train.reproduction.record import Curve, Data, Errors, Result, Wrong
 from train.wrong import unpacked_bits
 
 QUARTERS = 4
@@ -64,7 +64,7 @@ def measure(
         training = _training_errors(artifacts, train, len(validation), device, on_images) if alone else None
     return Result(
         settings=settings,
-        data={"train": train.identity, "validation": validation.identity},
+        data=Data(train=train.identity, validation=validation.identity),
         images=validation.total,
         center=Wrong.of(wrong["center"]),
         ten=Wrong.of(wrong["ten"]),

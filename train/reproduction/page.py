@@ -78,15 +78,18 @@ def _section(plan: Plan, row: Row, results: Sequence[RowResult]) -> Iterator[str
     elif done:
         yield from _error_table(plan, done)
     for result in done:
-        yield from (sentence(row, result), "")
+        if row.measure != "color":
+            yield from (sentence(row, result), "")
     if row.measure == "color" and done:
         yield from (_color_sentence(done), "")
     if not done:
         yield from ("Not run yet.", "")
     if row.note:
         yield from (row.note, "")
-    if commands := ilsvrc_commands(plan, row):
-        yield from ("On ILSVRC-2012, with the paper's recipe, for each seed:", "", "```bash", *commands, "```", "")
+    yield "On ILSVRC-2012, with the paper's recipe, for each seed:"
+    if any(plan.runs[run].start for run in (row.net, row.against) if run):
+        yield "(`packed-larger` is a set of other classes, such as ImageNet Fall 2011, packed in the same way)"
+    yield from ("", "```bash", *ilsvrc_commands(plan, row), "```", "")
 
 
 def _error_table(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
@@ -106,13 +109,13 @@ def _error_table(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
 def sentence(row: Row, result: RowResult) -> str:
     """Return one sentence on a row at a scale: the figures, and the verdict."""
     images, scale = f"{result.images:,} images", result.scale.title
-    if row.measure == "color":
-        return ""
     shown = [f"{NAMES[name]} {_points(result.figures[name])}" for name in NAMES if name in result.figures]
     if not shown:
         return f"At the scale {scale}, on {images}: there are too few seeds for an interval."
-    verdict = VERDICTS[result.verdict or "undecided"]
-    return f"At the scale {scale}, on {images}, in points: {', '.join(shown)}: {verdict}{_against_paper(row, result)}."
+    text = f"At the scale {scale}, on {images}, in points: {', '.join(shown)}"
+    if not row.claimed:
+        return f"{text}."
+    return f"{text}: {VERDICTS[result.verdict or 'undecided']}{_against_paper(row, result)}."
 
 
 NAMES = {"top1": "top-1", "top5": "top-5", "gap": "gap between validation and training error"}
@@ -135,7 +138,7 @@ def _against_paper(row: Row, result: RowResult) -> str:
 def _row_verdict(row: Row, result: RowResult, done: Sequence[RowResult]) -> str:
     if row.measure == "color":
         return color_verdict([net for r in done for net in r.color])
-    if not row.paper and row.measure == "ablation":
+    if not row.claimed:
         return "no claim"
     return result.verdict or "too few seeds"
 
@@ -143,7 +146,9 @@ def _row_verdict(row: Row, result: RowResult, done: Sequence[RowResult]) -> str:
 def _points(interval: Interval | None) -> str:
     if interval is None:
         return ""
-    return f"{100 * interval.value:+.2f} ({100 * interval.low:+.2f} to {100 * interval.high:+.2f})".replace("-", MINUS)
+    # Rounded first, and + 0.0, so that no figure is -0.00.
+    value, low, high = (f"{round(100 * x, 2) + 0.0:+.2f}" for x in (interval.value, interval.low, interval.high))
+    return f"{value} ({low} to {high})".replace("-", MINUS)
 
 
 def _paper(row: Row) -> str:

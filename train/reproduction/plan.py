@@ -1,8 +1,7 @@
-"""The experiments of experiments.toml: scales, runs and rows, checked, and the commands that they stand for."""
+"""Scales, runs and rows, and the nets and options that they stand for. `experiments` reads them."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -11,19 +10,20 @@ from typing import Annotated, Any, Literal, TypeGuard
 
 import msgspec
 
-from alexnet_infer import strict_json
-from alexnet_infer.errors import SpecError, UsageError
+from alexnet_infer.errors import UsageError
 from alexnet_infer.presets import Variant, kernel_counts, variant
 from alexnet_infer.strict_json import Record, Text, matching, number, whole
 from train.recipe import RECIPES, Recipe
 
-EXPERIMENTS = Path(__file__).with_name("experiments.toml")
 MODELS = Path(__file__).parents[2] / "models"
 
 Name = Annotated[str, matching("[a-z0-9]+(?:-[a-z0-9]+)*", "lower-case words, joined by hyphens")]
 _Points = Annotated[float, number(-100, 100)]
-_NET_OPTIONS = ("preset", "width", "kernels", "hidden", "net-columns", "activation", "normalization", "pool-size")
-"""Options that a net which starts from another one takes from that."""
+NET_OPTIONS = ("preset", "width", "kernels", "hidden", "net-columns", "activation", "normalization", "pool-size")
+"""Options of the net. One that starts from another net takes them from that."""
+
+RECIPE_OPTIONS = ("recipe", *(f.name.replace("_", "-") for f in fields(Recipe) if f.name != "name"))
+"""Options of the recipe."""
 
 
 class Part(Record, kw_only=True, rename="kebab"):
@@ -39,7 +39,10 @@ class Part(Record, kw_only=True, rename="kebab"):
 
 
 class Scale(Record, kw_only=True):
-    """How large the nets and the data are. With `nets`, trained nets are measured and nothing is trained."""
+    """How large the nets and the data are. With `nets`, trained nets are measured and nothing is trained.
+
+    The results of a `trial` mean nothing. They are on the page only if there are no others.
+    """
 
     title: Name
     about: Text
@@ -48,6 +51,7 @@ class Scale(Record, kw_only=True):
     options: Mapping[str, Any] = msgspec.field(default_factory=dict)
     seeds: tuple[Annotated[int, whole(0, 2**32 - 1)], ...] = ()
     nets: tuple[Text, ...] = ()
+    trial: bool = False
 
 
 class Run(Record, kw_only=True):
@@ -76,6 +80,11 @@ class Row(Record, kw_only=True):
     against: str | None = None
     paper: dict[Literal["top1", "top5"], _Points]
     note: str = ""
+
+    @property
+    def claimed(self) -> bool:
+        """Whether the paper claims something about the figures of this row."""
+        return bool(self.paper) or self.measure in ("overfitting", "color")
 
 
 ENSEMBLE = 5
@@ -110,7 +119,7 @@ Task = Training | Mean
 
 @dataclass(frozen=True)
 class Plan:
-    """All experiments. Made by `read_plan`."""
+    """All experiments. `experiments.read_plan` makes and checks it."""
 
     scales: dict[str, Scale]
     runs: dict[str, Run]
@@ -149,8 +158,28 @@ class Plan:
         names: dict[str, None] = {}
         for run in self.runs_of(row, scale):
             names |= dict.fromkeys(self._chain(run))
-        tasks: list[Task] = [Training(scale.title, name, seed) for seed in self.seeds(scale) for name in names]
-        return [*tasks, Mean(scale.title)] if names and row.measure == "ensemble" else tasks
+        tasks: dict[Task, None] = {}
+        for seed in self.seeds(scale):
+            tasks |= dict.fromkeys(self.training(scale, name, seed) for name in names)
+        return [*tasks, Mean(scale.title)] if names and row.measure == "ensemble" else [*tasks]
+
+    def training(self, scale: Scale, run: str, seed: int) -> Training:
+        """Return the net of a run: that of the first run that is the same at this scale.
+
+        The paper's recipe has dropout 0.5, so that at the scale "full" the run "dropout" is the run "paper".
+        """
+        own = Training(scale.title, run, seed)
+        if scale.nets:
+            return own
+        earlier = (Training(scale.title, name, seed) for name in self.possible_runs(scale))
+        return next((other for other in earlier if other == own or self._same(other, own)), own)
+
+    def _same(self, one: Training, other: Training) -> bool:
+        def content(training: Training) -> tuple[object, ...]:
+            own = self.runs[training.run]
+            return self.variant(training), self.recipe(training), own.data, own.start
+
+        return content(one) == content(other)
 
     @staticmethod
     def seeds(scale: Scale) -> tuple[int, ...]:
@@ -213,52 +242,5 @@ class Plan:
         scale, run = self.scales[training.scale], self.runs[training.run]
         options = dict(scale.options) | dict(run.options)
         if run.start:
-            options = {name: value for name, value in options.items() if name not in _NET_OPTIONS}
+            options = {name: value for name, value in options.items() if name not in NET_OPTIONS}
         return options | {"seed": training.seed}
-
-
-def read_plan(path: Path = EXPERIMENTS) -> Plan:
-    """Read the experiments. Raises SpecError if the file is not TOML or a value is missing, unknown or of no use."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{path}: {error}") from None
-    try:
-        scales = {name: _scale(table, f"scale.{name}") for name, table in data["scale"].items()}
-        runs = {name: _build({"name": name} | table, Run, f"run.{name}") for name, table in data["run"].items()}
-        rows = tuple(_build(table, Row, f"row {table.get('name')}") for table in data["row"])
-    except (KeyError, AttributeError, TypeError) as error:
-        raise SpecError(f"{path}: expected tables scale, run and row ({error})") from None
-    plan = Plan(scales, runs, rows)
-    _check(plan)
-    return plan
-
-
-def _scale(table: dict[str, Any], where: str) -> Scale:
-    parts = {
-        name: strict_json.build(table[name], Part, f"{where}.{name}") for name in ("main", "other") if name in table
-    }
-    return Scale(**table | parts | {name: tuple(table[name]) for name in ("seeds", "nets") if name in table})
-
-
-def _build(table: dict[str, Any], kind: type, where: str) -> Any:
-    try:
-        return kind(**table)
-    except TypeError as error:
-        raise SpecError(f"{where}: {error}") from None
-
-
-def _check(plan: Plan) -> None:
-    """Raise SpecError if a name refers to nothing."""
-    for run in plan.runs.values():
-        if run.start is not None and run.start not in plan.runs:
-            raise SpecError(f"run.{run.name}: start={run.start}: expected one of {', '.join(plan.runs)}")
-    for row in plan.rows:
-        for name in filter(None, (row.net, row.against)):
-            if name not in plan.runs:
-                raise SpecError(f"row {row.name}: {name}: expected one of {', '.join(plan.runs)}")
-        if row.against is None and row.measure in ("ablation", "overfitting"):
-            raise SpecError(f"row {row.name}: against: expected the run to compare with")
-    for name, scale in plan.scales.items():
-        if name != scale.title or not (scale.nets or scale.seeds):
-            raise SpecError(f"scale.{name}: expected its own name as title, and nets or seeds")

@@ -32,9 +32,13 @@ def write_page(request: Request) -> Path:
 
 
 def every_result(plan: Plan, results: Results) -> list[RowResult]:
-    """Return the results of all rows at all scales where they are possible."""
-    found = (results.of(row, scale) for row in plan.rows for scale in plan.scales.values())
-    return [result for result in found if result is not None]
+    """Return the results of all rows at all scales where they are possible.
+
+    Trials are left out, unless there is nothing else. Raises UnreadableInputError if a record is damaged.
+    """
+    found = [result for row in plan.rows for scale in plan.scales.values() if (result := results.of(row, scale))]
+    real = [result for result in found if not result.scale.trial]
+    return real if any(result.done for result in real) else found
 
 
 def _pictures(plan: Plan, results: Results, rows: Sequence[RowResult]) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from train.wrong import packed_bits, unpacked_bits
 FORMAT = 1
 _MAX_BYTES = 2**22
 
-_Count = Annotated[int, whole(0, 2**40)]
+_Count, _Size = (Annotated[int, whole(least, 2**40)] for least in (0, 1))
 _Share = Annotated[float, number(0, 1)]
 
 
@@ -43,9 +44,14 @@ class Wrong(Record, kw_only=True):
 class Errors(Record, kw_only=True):
     """Numbers of wrong images."""
 
-    images: _Count
+    images: _Size
     top1: _Count
     top5: _Count
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.top5 <= self.top1 <= self.images:
+            raise SpecError(f"top1={self.top1}, top5={self.top5}: expected at most top1 and {self.images} images")
 
 
 class Curve(Record, kw_only=True):
@@ -55,15 +61,31 @@ class Curve(Record, kw_only=True):
     top1_error: tuple[_Share, ...]
     top5_error: tuple[_Share, ...]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.loss or not self.top1_error:
+            raise SpecError("a curve without epochs: expected one or more")
+
+
+class Data(Record, kw_only=True):
+    """Identity of the images of both splits: their number, and hashes (`train.data.PackedImages.identity`)."""
+
+    train: dict[str, Any]
+    validation: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("train", "validation"):
+            strict_json.check_value(getattr(self, name).get("images"), _Size, f"{name}.images")
+
 
 class Result(Record, kw_only=True):
     """What was measured of one net, or of the mean of several."""
 
     settings: dict[str, Any]
-    """The options and the part of the data; see `settings_of`."""
-    data: dict[str, Any]
-    """Identity of the images (`train.data.PackedImages.identity`), by split."""
-    images: _Count
+    """What identifies the result (`train.reproduction.settings`)."""
+    data: Data
+    images: _Size
     """Validation images."""
     center: Wrong
     ten: Wrong
@@ -80,9 +102,21 @@ class Result(Record, kw_only=True):
     software: Text
     date: strict_json.Date
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        strict_json.check_date(self.date)
+        for wrong in (self.center, self.ten):
+            wrong.bits(self.images)
+        if len(self.color) != (0 if self.training is None else 2):
+            raise SpecError(f"color={self.color}: expected two shares for a net, and none for a mean of nets")
+
     def wrong(self, views: str) -> np.ndarray:
         """Return the images that are wrong with "center" or "ten" views, bool [images, 2]."""
         return (self.center if views == "center" else self.ten).bits(self.images)
+
+
+def _optional(data: Any, where: str, kind: type) -> Any:
+    return None if data is None else strict_json.build(data, kind, where)
 
 
 @dataclass(frozen=True)
@@ -108,10 +142,10 @@ class Records:
             raise UnreadableInputError(f"{path}: can't be read ({error})") from None
         try:
             _, fields = strict_json.parse_format(text, "result", FORMAT)
-            result = msgspec.convert(fields, Result)
-            for wrong in (result.center, result.ten):
-                wrong.bits(result.images)
-        except (SpecError, ValueError) as error:
+            result = strict_json.build(
+                fields, Result, "result", training=partial(_optional, kind=Errors), curve=partial(_optional, kind=Curve)
+            )
+        except SpecError as error:
             raise UnreadableInputError(f"{path}: {error}; remove it, and run its experiment again") from None
         return result if result.settings == settings else None
 

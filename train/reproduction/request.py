@@ -35,7 +35,7 @@ class Request:
     @property
     def page(self) -> Path:
         """Path of the page."""
-        return self.results.parent / "REPRODUCTION.md"
+        return self.results.absolute().parent / "REPRODUCTION.md"
 
     @property
     def rows(self) -> list[Row]:

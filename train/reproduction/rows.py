@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb
 from typing import Literal
@@ -16,7 +16,6 @@ from train.reproduction.record import Records, Result
 from train.reproduction.settings import settings
 
 Verdict = Literal["agrees", "disagrees", "undecided"]
-FIGURES = ("top1", "top5", "gap")
 
 CHANCE = 20
 """A ranking of nets counts as decided if chance gives it in at most one of this many orders: 5 %."""
@@ -89,10 +88,9 @@ class Results:
         known = {task: self.result(task) for task in self.plan.tasks(row, scale)}
         if missing := tuple(task for task, result in known.items() if result is None):
             return RowResult(row=row, scale=scale, missing=missing)
-        results = {
-            run: [result for task, result in known.items() if isinstance(task, Training) and task.run == run and result]
-            for run in runs
-        }
+        seeds = self.plan.seeds(scale)
+        nets = {run: [self.result(self.plan.training(scale, run, seed)) for seed in seeds] for run in runs}
+        results = {run: [net for net in of_run if net is not None] for run, of_run in nets.items()}
         mean = known.get(Mean(scale.title))
         images = self._same_images(
             row, [*(r for of_run in results.values() for r in of_run), *([mean] if mean else [])]
@@ -115,7 +113,7 @@ class Results:
     def _same_images(self, row: Row, results: list[Result]) -> int:
         first = results[0]
         for other in results[1:]:
-            if other.data["validation"] != first.data["validation"]:
+            if other.data.validation != first.data.validation:
                 raise UsageError(
                     f"row {row.name}: its nets were measured on different images; keep the results of only one data set"
                 )
@@ -125,6 +123,7 @@ class Results:
         self, row: Row, scale: Scale, results: dict[str, list[Result]], mean: Result | None
     ) -> dict[str, Interval]:
         figures: dict[str, Interval | None] = {}
+        comparable = self._comparable(scale, results[row.net][0])
         for k, name in enumerate(("top1", "top5")):
             wrong = {run: _wrong(of_run, k) for run, of_run in results.items()}
             if row.measure == "views":
@@ -134,39 +133,40 @@ class Results:
                 singles = wrong[row.net]
                 figures[name] = within(singles, np.broadcast_to(mean.wrong("ten")[:, k], singles.shape))
             else:
-                figures[name] = difference(wrong[row.against or ""], wrong[row.net], self._seed_variance(scale, k))
+                variance = SeedVariance.pooled([_wrong(of_run, k).mean(1) for of_run in comparable])
+                figures[name] = difference(wrong[row.against or ""], wrong[row.net], variance)
         if row.measure == "overfitting":
-            figures["gap"] = self._gap(row, scale, results)
+            figures["gap"] = _gap(results[row.against or ""], results[row.net], comparable)
         return {name: interval for name, interval in figures.items() if interval is not None}
 
-    def _seed_variance(self, scale: Scale, k: int) -> SeedVariance:
-        """Pool the variance between seeds over all runs of a scale that were measured on its main part."""
-        return SeedVariance.pooled([_wrong(of_run, k).mean(1) for of_run in self._measured(scale)])
+    def _comparable(self, scale: Scale, like: Result) -> list[list[Result]]:
+        """Return the results of each run of a scale that was measured on the images of `like`, with two seeds or more.
 
-    def _gap(self, row: Row, scale: Scale, results: dict[str, list[Result]]) -> Interval | None:
-        pooled = SeedVariance.pooled([_gaps(of_run) for of_run in self._measured(scale)])
-        against, net = results[row.against or ""], results[row.net]
-        return gap_difference(
-            *(_wrong(of_run, 0, "center") for of_run in (against, net)),
-            *(_training(of_run) for of_run in (against, net)),
-            images=min(r.training.images for r in (*against, *net) if r.training),
-            seeds=pooled,
-        )
-
-    def _measured(self, scale: Scale) -> list[list[Result]]:
-        """Return the results of each run of a scale on its main part, where at least two seeds have one."""
+        Their variances between seeds are pooled.
+        """
         found = []
         for run in self.plan.possible_runs(scale):
             if self.plan.runs[run].data != "main":
                 continue
-            tasks = [Training(scale.title, run, seed) for seed in self.plan.seeds(scale)]
-            known = [result for task in tasks if (result := self.result(task)) is not None]
-            if len(known) > 1:
-                found.append(known)
+            results = [self.result(Training(scale.title, run, seed)) for seed in self.plan.seeds(scale)]
+            of_run = [
+                result for result in results if result is not None and result.data.validation == like.data.validation
+            ]
+            if len(of_run) > 1:
+                found.append(of_run)
         return found
 
 
-def color_verdict(color: tuple[tuple[str, int, tuple[float, ...]], ...]) -> Verdict:
+def _gap(against: list[Result], net: list[Result], comparable: list[list[Result]]) -> Interval | None:
+    return gap_difference(
+        *(_wrong(of_run, 0, "center") for of_run in (against, net)),
+        *(_training(of_run) for of_run in (against, net)),
+        images=min(result.training.images for result in (*against, *net) if result.training),
+        seeds=SeedVariance.pooled([_gaps(of_run) for of_run in comparable]),
+    )
+
+
+def color_verdict(color: Sequence[tuple[str, int, tuple[float, ...]]]) -> Verdict:
     """Return whether the halves of conv1 differ more in colour in nets of two columns than in nets of one.
 
     `color` has the run of each net, of which the first is that with two columns. Decided if all nets of one kind differ

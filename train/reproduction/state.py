@@ -100,7 +100,7 @@ def image_counts(plan: Plan, scale: Scale, results: Results, data: Path | None) 
         for seed in plan.seeds(scale):
             task = Training(scale.title, run, seed)
             if result := results.result(task):
-                counts.setdefault(plan.part(task), (result.data["train"]["images"], result.images))
+                counts.setdefault(plan.part(task), (result.data.train["images"], result.images))
     for part in filter(None, (scale.main, scale.other)):
         if counts:  # the parts of a scale have about as many images
             counts.setdefault(part, next(iter(counts.values())))

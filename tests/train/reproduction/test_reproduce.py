@@ -13,7 +13,8 @@ pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 from alexnet_infer.artifact import load_artifact
 from tests.train.program import assert_one_line
 from train.reproduction import runner
-from train.reproduction.plan import Training, read_plan
+from train.reproduction.experiments import read_plan
+from train.reproduction.plan import Training
 from train.reproduction.record import Records
 from train.reproduction.settings import settings
 

@@ -1,0 +1,292 @@
+"""REPRODUCTION.md from made records: its table, its sentences, its links and its commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_infer.errors import BackendError
+from tests.train.reproduction.made import IMAGES, PLAN, Folder, both, mask
+from train.reproduction import figures
+from train.reproduction.command import command
+from train.reproduction.page import FIGURES, MINUS, ilsvrc_commands
+from train.reproduction.plan import Mean, Training
+from train.reproduction.publish import write_page
+from train.reproduction.request import Request
+from train.reproduction.rows import color_verdict
+
+QUARTER = [row.name for row in PLAN.rows if PLAN.runs_of(row, PLAN.scales["quarter"])]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Folder:
+    return Folder(tmp_path / "reproduction")
+
+
+@pytest.fixture
+def full(folder) -> Folder:
+    """Records of every row at the scales quarter and bundled. The net without LRN is much worse than the paper's."""
+    shares = {"paper": 0.3, "no-lrn": 0.95, "pool-2": 0.05}
+    for scale in ("quarter", "bundled"):
+        for seed, row in enumerate(PLAN.rows):
+            if PLAN.runs_of(row, PLAN.scales[scale]):
+                folder.add_row(row.name, scale, seed, shares)
+    return folder
+
+
+def table(text: str, head: str) -> list[list[str]]:
+    """Return the cells of the table whose head begins so."""
+    lines = text.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith(f"| {head}"))
+    rows = []
+    for line in lines[first + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line[1:-1].split(" |")])
+    return rows
+
+
+def section(text: str, title: str) -> str:
+    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def signed(fraction: float) -> str:
+    """Return a fraction in points, as the page writes it."""
+    return f"{100 * fraction:+.2f}".replace("-", MINUS)
+
+
+def test_every_row_is_in_the_table_once_per_scale_or_not_run_yet(full):
+    cells = table(full.page(), "claim")
+    found = [(re.sub(r"\[(.*)\]\(.*\)", r"\1", row[0]), row[4]) for row in cells]
+    expected = []
+    for row in PLAN.rows:
+        scales = [
+            name for name in PLAN.scales if name in ("quarter", "bundled") and PLAN.runs_of(row, PLAN.scales[name])
+        ]
+        expected += [(row.title, scale) for scale in scales or [""]]
+    assert found == expected
+    assert all(len(row) == 6 for row in cells)
+
+
+def test_without_records_every_row_is_in_the_table_and_has_a_section_that_says_not_run_yet(folder):
+    text = folder.page()
+    cells = table(text, "claim")
+    assert [row[0].split("]")[0][1:] for row in cells] == [row.title for row in PLAN.rows]
+    assert {row[5] for row in cells} == {"not run yet"}
+    for row in PLAN.rows:
+        assert "Not run yet." in section(text, row.title)
+        assert row.claim in section(text, row.title)
+    assert "![" not in text
+
+
+def test_the_papers_figures_are_those_of_the_plan(folder):
+    cells = {row[0].split("]")[0][1:]: row for row in table(folder.page(), "claim")}
+    assert cells["LRN"][1:3] == ["3.3", "1.4 / 1.2"]
+    assert cells["Colour noise"][2] == "1"
+    assert cells["Dropout"][2] == "no figure"
+
+
+def test_verdicts_are_those_of_the_intervals(full):
+    cells = {(row[0].split("]")[0][1:], row[4]): row for row in table(full.page(), "claim")}
+    seen = set()
+    for result in full.rows:
+        if not result.done or result.row.measure == "color":
+            continue
+        word, shown = cells[result.row.title, result.scale.title][5], cells[result.row.title, result.scale.title][3]
+        decisive = result.figures.get("gap" if result.row.measure == "overfitting" else "top1")
+        if decisive is None:
+            assert (word, shown) == ("too few seeds", "")
+            continue
+        top1 = result.figures["top1"]
+        assert shown == f"{signed(top1.value)} ({signed(top1.low)} to {signed(top1.high)})"
+        agrees, disagrees = decisive.low > 0, decisive.high < 0
+        expected = "agrees" if agrees else "disagrees" if disagrees else "undecided"
+        if not result.row.paper and result.row.measure == "ablation":
+            expected = "no claim"
+        assert word == expected
+        seen.add(word)
+    assert cells["LRN", "quarter"][5] == "agrees"
+    assert cells["Overlapping pooling", "quarter"][5] == "disagrees"
+    assert {"agrees", "disagrees", "undecided", "no claim"} <= seen
+
+
+def test_a_row_without_a_claim_has_no_verdict_in_its_sentence_either(full):
+    text = full.page()
+    for row in PLAN.rows:
+        if not row.paper and row.measure == "ablation":
+            assert "agrees with the paper" not in section(text, row.title)
+
+
+def test_the_figures_in_a_sentence_are_those_of_the_records(folder):
+    for run, counts in {"paper": (10, 12), "no-lrn": (20, 24)}.items():
+        for seed, count in enumerate(counts):
+            folder.add(Training("quarter", run, seed), both(mask(range(count)), mask(range(count // 2))))
+    part = section(folder.page(), "LRN")
+    top1, top5 = (folder.of("lrn", "quarter").figures[name] for name in ("top1", "top5"))
+    sentence = next(line for line in part.splitlines() if line.startswith("At the scale"))
+    ours = [
+        f"{name} {signed(i.value)} ({signed(i.low)} to {signed(i.high)})"
+        for name, i in (("top-1", top1), ("top-5", top5))
+    ]
+    assert sentence.startswith(f"At the scale quarter, on {IMAGES} images, in points: {', '.join(ours)}: ")
+    assert ours[0].startswith("top-1 +27.50 (")  # (20 + 24 - 10 - 12) / 2 of 40 images
+    inside = top1.low <= 0.014 <= top1.high
+    assert sentence.endswith(f"; the paper's 1.4 points are {'inside' if inside else 'outside'} the interval.")
+    errors = table(part, "scale")
+    assert errors[0] == ["quarter", "the paper's net", "1,234,567", "2", "27.50 % / 13.75 %", "27.50 %"]
+    assert errors[1] == ["quarter", "without LRN", "1,234,567", "2", "55.00 % / 27.50 %", "55.00 %"]
+
+
+def test_tables_have_as_many_cells_in_each_row_as_in_the_head(full):
+    width = 0
+    for line in full.page().splitlines():
+        cells = line.count("|") if line.startswith("|") else 0
+        assert not (cells and width) or cells == width, line
+        width = cells
+
+
+def test_rows_of_overfitting_show_the_errors_on_training_images_and_the_gap(full):
+    part = section(full.page(), "Dropout")
+    assert "training images, top-1" in part
+    gap = full.of("dropout", "quarter").figures["gap"]
+    assert f"gap between validation and training error {signed(gap.value)} ({signed(gap.low)}" in part
+    assert "training images, top-1" not in section(full.page(), "LRN")
+
+
+def test_two_nets_too_few_for_an_interval_are_shown_with_their_errors(folder):
+    folder.add_row("views", "quarter")
+    part = section(folder.page(), PLAN.row("views").title)
+    assert f"At the scale quarter, on {IMAGES} images: there are too few seeds for an interval." in part
+    assert len(table(part, "scale")) == 1
+
+
+def test_colours_of_all_scales_are_judged_together(folder):
+    for seed in range(5):
+        folder.add(Training("bundled", "paper", seed), both(mask([1])), color=(0.9, 0.1))
+    for run, color in (("paper", (0.1, 0.7)), ("one-column", (0.5, 0.4))):
+        for seed in (0, 1):
+            folder.add(Training("quarter", run, seed), both(mask([1])), color=color)
+    text = folder.page()
+    title = PLAN.row("color-columns").title
+    part = section(text, title)
+    assert "Over all 9 nets, the columns of every net with two differ more" in part
+    cells = [row for row in table(text, "claim") if title in row[0]]
+    assert {row[5] for row in cells} == {"agrees"}
+    assert {row[4]: row[3] for row in cells} == {
+        "bundled": "columns differ by 80 to 80",
+        "quarter": "columns differ by 60 to 60",
+    }
+    assert len(table(part, "scale")) == 9
+    nets = [net for r in folder.rows if r.row.measure == "color" and r.done for net in r.color]
+    assert color_verdict(tuple(nets)) == "agrees"
+
+
+def test_links_of_the_table_go_to_headings_by_githubs_rule(full):
+    text = full.page()
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    assert len({*anchors}) == len(anchors)
+    targets = re.findall(r"\]\(#([^)]*)\)", text)
+    assert targets
+    assert {*targets} <= {*anchors}
+
+
+def test_pictures_are_shown_only_if_they_are_there(folder):
+    folder.path.mkdir()
+    for name in FIGURES:
+        assert f"(reproduction/{name})" not in folder.page()
+        (folder.path / name).write_bytes(b"")
+        assert folder.page().count(f"(reproduction/{name})") == 1
+
+
+def test_the_page_has_no_empty_lines_in_tables_no_doubled_lines_and_ends_with_one(full, folder):
+    for text in (full.page(), Folder(folder.path / "none").page()):
+        assert "\n\n\n" not in text
+        assert text.endswith("\n")
+        assert not text.endswith("\n\n")
+        assert not re.search(r"[ \t]$", text, re.M)
+        assert "None" not in text
+        assert "nan" not in re.findall(r"\w+", text)
+
+
+def test_the_same_records_give_the_same_page(full):
+    assert full.page() == full.page()
+
+
+@pytest.mark.parametrize("row", PLAN.rows, ids=lambda row: row.name)
+def test_the_commands_of_a_row_pack_each_part_and_train_each_net_once(row):
+    lines = ilsvrc_commands(PLAN, row)
+    assert lines[0] == "python -m train prepare ILSVRC2012 --out packed --image-size 256"
+    assert len({*lines}) == len(lines)
+    outs = [re.search(r"--out (\S+)", line)[1] for line in lines]
+    for line, sources in zip(lines, range(len(lines)), strict=True):
+        for name in re.findall(r"--init-from runs/([^/]+)/", line):
+            assert f"runs/{name}" in outs[:sources], "trained before"
+    used = {word for line in lines[1:] for word in re.findall(r"--data (\S+)", line)}
+    assert "packed" in used
+    runs = {run for run in (row.net, row.against) if run}
+    assert {out.removeprefix("runs/").rsplit("-", 1)[0] for out in outs[1:]} >= runs
+
+
+def test_every_data_folder_that_a_command_uses_is_explained_or_packed_by_another_command():
+    for row in PLAN.rows:
+        lines = ilsvrc_commands(PLAN, row)
+        packed = {word for line in lines if " prepare " in line for word in re.findall(r"--out (\S+)", line)}
+        used = {word for line in lines for word in re.findall(r"--data (\S+)", line)}
+        assert used <= packed, row.name
+
+
+def test_commands_of_the_page_are_those_of_the_full_scale(folder):
+    part = section(folder.page(), "LRN")
+    data = {"main": "packed", "other": "packed-larger"}
+    for run in ("paper", "no-lrn"):
+        assert command(PLAN, Training("full", run, 0), data) in part.splitlines()
+
+
+def request(folder: Folder) -> Request:
+    return Request(plan=PLAN, scale="quarter", results=folder.path)
+
+
+def test_writing_the_page_writes_it_beside_the_results_with_its_pictures(full):
+    pytest.importorskip("matplotlib")
+    written = write_page(request(full))
+    assert written == full.path.parent / "REPRODUCTION.md"
+    assert written.read_text(encoding="utf-8") == full.page()
+    for name in FIGURES:
+        assert f"(reproduction/{name})" in written.read_text(encoding="utf-8")
+        assert (written.parent / "reproduction" / name).is_file()
+
+
+def test_without_matplotlib_the_page_is_written_and_the_pictures_are_left(full, monkeypatch, capsys):
+    def missing(*arguments: object) -> None:
+        raise BackendError("figures needs matplotlib: pip install matplotlib")
+
+    monkeypatch.setattr(figures, "ablations", missing)
+    (full.path / "curves.svg").write_bytes(b"old")
+    written = write_page(request(full))
+    assert written.read_text(encoding="utf-8") == full.page()
+    assert (full.path / "curves.svg").read_bytes() == b"old"
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_page_without_any_records_is_written_to_a_new_folder(folder):
+    written = write_page(request(folder))
+    assert written.read_text(encoding="utf-8") == folder.page()
+    assert [path.name for path in folder.path.iterdir()] == []
+
+
+def test_a_page_can_be_written_with_results_in_the_current_folder(full, monkeypatch):
+    monkeypatch.chdir(full.path)
+    here = Request(plan=PLAN, scale="quarter", results=Path())
+    assert here.page.resolve() == full.path.parent / "REPRODUCTION.md"
+
+
+def test_an_ensemble_has_its_sentence(folder):
+    for seed in range(5):
+        folder.add(Training("bundled", "paper", seed), both(mask(range(10 + seed))))
+    folder.add(Mean("bundled"), both(mask(range(6))))
+    value = np.mean([10, 11, 12, 13, 14]) / IMAGES - 6 / IMAGES
+    assert f"top-1 {signed(value)} (" in section(folder.page(), PLAN.row("five").title)
