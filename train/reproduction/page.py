@@ -7,7 +7,7 @@ from pathlib import Path
 
 from train.reproduction.command import command, prepare_command
 from train.reproduction.intervals import Interval
-from train.reproduction.plan import Plan, Row, Training
+from train.reproduction.plan import ENSEMBLE, Plan, Row, Scale, Training
 from train.reproduction.rows import RowResult, color_verdict
 
 FIGURES = ("ablations.svg", "curves.svg")
@@ -88,7 +88,7 @@ def _section(plan: Plan, row: Row, results: Sequence[RowResult]) -> Iterator[str
         yield from (row.note, "")
     yield "On ILSVRC-2012, with the paper's recipe, for each seed:"
     if any(plan.runs[run].start for run in (row.net, row.against) if run):
-        yield "(`packed-larger` is a set of other classes, such as ImageNet Fall 2011, packed in the same way)"
+        yield "(`LARGER` is a set with other classes, such as ImageNet Fall 2011)"
     yield from ("", "```bash", *ilsvrc_commands(plan, row), "```", "")
 
 
@@ -196,10 +196,18 @@ def ilsvrc_commands(plan: Plan, row: Row) -> list[str]:
     tasks = [Training("full", run, scale.seeds[0]) for run in runs]
     tasks = [task for t in tasks for task in (plan.start(t), t) if task is not None]
     data = {"main": "packed", "other": "packed-larger"}
-    return [
-        prepare_command(scale, "ILSVRC2012", "packed"),
-        *(command(plan, task, data) for task in dict.fromkeys(tasks)),
-    ]
+    packing = [prepare_command(scale, "ILSVRC2012", "packed")]
+    if any(plan.runs[task.run].data == "other" for task in tasks):
+        packing.append(prepare_command(scale, "LARGER", "packed-larger"))
+    return [*packing, *(command(plan, task, data) for task in dict.fromkeys(tasks)), *_measuring(scale, row)]
+
+
+def _measuring(scale: Scale, row: Row) -> list[str]:
+    """Return the commands that measure the nets, if the trainer's own output does not have the figures."""
+    nets = [f"--model runs/paper-{seed}/{scale.options['preset']}.safetensors" for seed in scale.seeds[:ENSEMBLE]]
+    if row.measure == "ensemble":
+        return [f"alexnet-infer eval {' '.join(nets)} --data ILSVRC2012"]
+    return []
 
 
 def _anchor(row: Row) -> str:
