@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from alexnet_infer.backends import Device
+from alexnet_infer.errors import StoppedError
 from alexnet_infer.output import console, say, say_json, styled, tell
 from train.device import pick_device
 from train.display import Display
@@ -15,7 +16,7 @@ from train.reproduction.publish import every_result, write_page
 from train.reproduction.record import Records
 from train.reproduction.request import Request, Workplace
 from train.reproduction.rows import Results
-from train.reproduction.runner import Runner, side_by_side
+from train.reproduction.runner import Outcome, Runner, side_by_side
 from train.reproduction.state import RowState, image_counts, in_order, states
 
 
@@ -58,16 +59,26 @@ def run_rows(request: Request, where: Workplace) -> bool:
     """
     display, results = Display(), Results(request.plan, Records(request.results))
     every_result(request.plan, results)  # a damaged record is an error now, not when the page is written
-    runner = Runner(request.plan, results.records, where, display)
+    runner = Runner(results, where, display)
     counts = image_counts(request.plan, request.size, results, where.data)
     costs = Costs(request.plan, results, runner.device, runner.threads, counts)
     tasks = in_order(request, results, costs, undecided_first=runner.device.type == "cuda")
     display.note(f"{len(tasks)} nets to run at the scale {request.scale}, {runner.jobs} side by side")
     try:
         outcome = runner.run(tasks)
-    finally:
-        written = write_page(request)
-    say(f"{written}: {len(outcome.done)} results added" + (f", {len(outcome.stopped)} left" if outcome.stopped else ""))
+    except StoppedError:
+        write_page(request)
+        raise
+    say(f"{write_page(request)}: {_counted(outcome)}")
+    for task, reason in outcome.failed.items():
+        tell(f"{task} failed: {reason}")
     if outcome.stopped:
         tell("the time limit was reached: run the same command again to continue")
     return not outcome.failed
+
+
+def _counted(outcome: Outcome) -> str:
+    parts = [f"{len(outcome.done)} results added"]
+    parts += [f"{len(outcome.stopped)} left"] if outcome.stopped else []
+    parts += [f"{len(outcome.failed)} failed"] if outcome.failed else []
+    return ", ".join(parts)

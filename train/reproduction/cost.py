@@ -59,19 +59,21 @@ class Costs:
         epochs = self.plan.epochs(task)
         own = self._trained_here(task)
         training = epochs * train * self._per_image(task) if own is None else own
-        return training + epochs * validation * FORWARD * self._per_image(task) + measuring
+        views = 10 if self.plan.recipe(task).validation_views == "ten" else 1
+        return training + epochs * views * validation * FORWARD * self._per_image(task) + measuring
 
     def _measuring(self, task: Task, validation: int) -> float:
         return VIEWS * validation * FORWARD * self._per_image(task)
 
     def _trained_here(self, task: Task) -> float | None:
-        """Return the mean training time of the same run, with any seed, on this processor; None without one."""
+        """Return the mean training time of the same run, with any seed, on such a processor; None without one."""
         if isinstance(task, Mean):
             return None
-        here = hardware(self.device).split(",")[0]
+        torch.set_num_threads(self.threads)
+        here = hardware(self.device)  # with the number of threads
         seeds = self.plan.seeds(self.plan.scales[task.scale])
         others = [self.results.result(Training(task.scale, task.run, seed)) for seed in seeds]
-        times = [o.seconds for o in others if o is not None and o.seconds and o.hardware.split(",")[0] == here]
+        times = [o.seconds for o in others if o is not None and o.seconds and o.hardware == here]
         return statistics.fmean(times) if times else None
 
     def _per_image(self, task: Task) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from alexnet_infer.packages import missing_package
@@ -35,10 +36,7 @@ def ablations(results: Sequence[RowResult]) -> bytes | None:
     shown = [result for result in results if "top1" in result.figures]
     if not shown:
         return None
-    drawing = _Drawing(9, 1.2 + 0.45 * len(shown))
-    with drawing as figure:
-        _draw_ablations(figure, shown)
-    return drawing.svg
+    return _svg(9, 1.2 + 0.45 * len(shown), partial(_draw_ablations, shown=shown))
 
 
 def _draw_ablations(figure: Figure, shown: Sequence[RowResult]) -> None:
@@ -64,14 +62,11 @@ def curves(plan: Plan, results: Results, scale: str) -> bytes | None:
     Returns an SVG file, or None without a curve. Raises BackendError if matplotlib is missing.
     """
     seeds, runs = plan.seeds(plan.scales[scale]), plan.possible_runs(plan.scales[scale])
-    known = {run: _curves(results, Training(scale, run, 0), seeds) for run in runs}
+    known = {run: _curves(results, [Training(scale, run, seed) for seed in seeds]) for run in runs}
     known = {run: of_run for run, of_run in known.items() if of_run}
     if not known:
         return None
-    drawing = _Drawing(9, 5)
-    with drawing as figure:
-        _draw_curves(figure, {plan.runs[run].title: of_run for run, of_run in known.items()})
-    return drawing.svg
+    return _svg(9, 5, partial(_draw_curves, runs={plan.runs[run].title: of_run for run, of_run in known.items()}))
 
 
 def _draw_curves(figure: Figure, runs: Mapping[str, Sequence[Curve]]) -> None:
@@ -91,8 +86,8 @@ def _draw_curves(figure: Figure, runs: Mapping[str, Sequence[Curve]]) -> None:
     figure.legend(loc="outside lower center", ncols=2)
 
 
-def _curves(results: Results, like: Training, seeds: Sequence[int]) -> list[Curve]:
-    found = [results.result(Training(like.scale, like.run, seed)) for seed in seeds]
+def _curves(results: Results, nets: Sequence[Training]) -> list[Curve]:
+    found = (results.result(net) for net in nets)
     return [result.curve for result in found if result is not None and result.curve is not None]
 
 
@@ -100,30 +95,16 @@ def _mean(lines: Sequence[Sequence[float]]) -> list[float]:
     return [sum(values) / len(values) for values in zip(*lines, strict=False)]
 
 
-class _Drawing:
-    """An SVG file: the figure is drawn on inside the block, and `svg` has it afterwards."""
-
-    def __init__(self, width: float, height: float) -> None:
-        self.size, self.svg = (width, height), b""
-
-    def __enter__(self) -> Figure:
-        try:
-            from matplotlib import style
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise missing_package(error, "figures") from None
-        self._style = style.context(["default", _STYLE])
-        self._style.__enter__()
-        self.figure = Figure(figsize=self.size, layout="constrained")
-        return self.figure
-
-    def __exit__(self, *error: object) -> None:
+def _svg(width: float, height: float, draw: Callable[[Figure], None]) -> bytes:
+    try:
+        from matplotlib import style
         from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-        data = io.BytesIO()
-        try:
-            if error[0] is None:
-                FigureCanvasSVG(self.figure).print_svg(data, metadata={"Date": None})
-                self.svg = data.getvalue()
-        finally:
-            self._style.__exit__(*error)
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise missing_package(error, "figures") from None
+    data = io.BytesIO()
+    with style.context(["default", _STYLE]):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        FigureCanvasSVG(figure).print_svg(data, metadata={"Date": None})
+    return data.getvalue()

@@ -11,6 +11,9 @@ The variance of a difference is the sum of three terms (a two-way layout with cr
     - both    what the first two terms both contain: a net's own deviation on each image
 
 The third is subtracted once. The interval is Student's, with Satterthwaite's degrees of freedom.
+
+Two things are assumed. All runs of a scale vary alike between seeds. And two runs with the same seed, which see the
+same images in the same order, are as independent as two with different seeds; if not, the intervals are too wide.
 """
 
 from __future__ import annotations
@@ -48,6 +51,9 @@ class SeedVariance:
         return cls(squares / freedom if freedom else 0.0, freedom)
 
 
+Verdict = Literal["agrees", "disagrees", "undecided"]
+
+
 @dataclass(frozen=True)
 class Interval:
     """A difference of errors and its 95 % interval, as fractions."""
@@ -57,7 +63,7 @@ class Interval:
     high: float
 
     @property
-    def verdict(self) -> Literal["agrees", "disagrees", "undecided"]:
+    def verdict(self) -> Verdict:
         """Whether a claim that the difference is positive agrees with it: if the interval has only such values."""
         if self.low > 0:
             return "agrees"
@@ -77,19 +83,27 @@ def difference(against: np.ndarray, net: np.ndarray, seeds: SeedVariance) -> Int
     return _interval(float(against.mean() - net.mean()), of_images, of_seeds, both, seeds.freedom, net.shape[1])
 
 
-def within(first: np.ndarray, second: np.ndarray) -> Interval | None:
+def within(first: np.ndarray, second: np.ndarray, seeds: SeedVariance) -> Interval | None:
     """Return the mean error of `first` minus that of `second`, with its interval.
 
     Both are bool [seeds, images], the same nets in two ways, such as with one view and with ten. So the difference is
-    taken net by net. None with fewer than FEWEST + 1 seeds.
+    taken net by net, and `seeds` is its variance. None as in `difference`.
     """
     _check_same(first, second)
     values = first.astype(np.int8) - second.astype(np.int8)
-    of_images = _variance_over_images(values.mean(0))
-    means = values.mean(1)
-    freedom = len(means) - 1
-    of_seeds = float(means.var(ddof=1)) / len(means) if freedom else 0.0
-    return _interval(float(values.mean()), of_images, of_seeds, _own_variance(values), freedom, values.shape[1])
+    of_images, of_seeds = _variance_over_images(values.mean(0)), seeds.variance / len(values)
+    return _interval(float(values.mean()), of_images, of_seeds, _own_variance(values), seeds.freedom, values.shape[1])
+
+
+def over_images(first: np.ndarray, second: np.ndarray) -> Interval | None:
+    """Return the mean error of `first` minus that of `second`, with an interval over images, for these nets only.
+
+    Both are bool [nets, images]. None with one image.
+    """
+    _check_same(first, second)
+    values = first.mean(0) - second.mean(0)
+    freedom = max(FEWEST, len(values) - 1)
+    return _interval(float(values.mean()), _variance_over_images(values), 0.0, 0.0, freedom, len(values))
 
 
 def gap_difference(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import torch
 
 from alexnet_infer import strict_json
 from alexnet_infer.artifact import Artifact, load_artifact, load_manifest, sha256
+from alexnet_infer.datasets import Split
 from alexnet_infer.errors import SpecError, UnreadableInputError
 from alexnet_infer.files import read_limited
 from alexnet_infer.kernels import Kernels
@@ -57,14 +59,14 @@ def measure(
     train, validation = (PackedImages.mapped_from(packed, split) for split in ("train", "validation"))
     with exact_float32(device):
         summary = _summary(nets[0]) if trained else {}
-        wrong = _measured(summary, nets[0], validation.total)
+        wrong = _measured(summary, nets[0], validation)
         if wrong is None:
             wrong = wrong_images(_scorer(artifacts, device, "ten"), Feed(validation, device), on_images)
         alone = len(nets) == 1
         training = _training_errors(artifacts, train, len(validation), device, on_images) if alone else None
     return Result(
         settings=settings,
-        data=Data(train=train.identity, validation=validation.identity),
+        data=data_of(packed),
         images=validation.total,
         center=Wrong.of(wrong["center"]),
         ten=Wrong.of(wrong["ten"]),
@@ -80,16 +82,31 @@ def measure(
     )
 
 
+def data_of(packed: PackedSet) -> Data:
+    """Return what identifies the images of a packed set: for both splits their number and a hash of pixels and labels.
+
+    Unlike `PackedSet.digest`, it does not depend on the versions of the programs that packed the set.
+    """
+
+    def identity(split: Split) -> dict[str, Any]:
+        hashes = [file.sha256 for file in packed.files if file.name.startswith(f"{split}-")]
+        images = packed.images(split) + len(packed.unreadable(split))
+        return {"images": images, "sha256": hashlib.sha256("".join(hashes).encode()).hexdigest()}
+
+    return Data(train=identity("train"), validation=identity("validation"))
+
+
 def _scorer(artifacts: Sequence[Artifact], device: torch.device, views: Views) -> MeanScorer:
     return MeanScorer([scorer_of(artifact, device, views) for artifact in artifacts])
 
 
-def _measured(summary: dict[str, Any], net: Path, images: int) -> dict[Views, np.ndarray] | None:
-    """Return the images that a run's net gets wrong, as its summary has them; None if it does not."""
+def _measured(summary: dict[str, Any], net: Path, images: PackedImages) -> dict[Views, np.ndarray] | None:
+    """Return which of `images` a run's net gets wrong, if its summary has that; else None."""
     try:
-        if summary["sha256"] != sha256(net):
+        measured = {name: summary["data"][f"{name} of validation"] for name in images.identity}
+        if summary["sha256"] != sha256(net) or measured != images.identity:
             return None
-        return {views: unpacked_bits(summary["wrong"][views], images) for views in ("center", "ten")}
+        return {views: unpacked_bits(summary["wrong"][views], images.total) for views in ("center", "ten")}
     except (SpecError, TypeError, LookupError):  # of an earlier version
         return None
 

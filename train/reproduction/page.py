@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
-from train.reproduction.command import command, prepare_command
+from train.reproduction.command_lines import command, prepare_command
 from train.reproduction.intervals import Interval
 from train.reproduction.plan import ENSEMBLE, Plan, Row, Scale, Training
 from train.reproduction.rows import RowResult, color_verdict
 
-FIGURES = ("ablations.svg", "curves.svg")
-"""Pictures that the page shows if they are there."""
-
 MINUS = "\N{MINUS SIGN}"
 
-CAPTIONS = {
-    "ablations.svg": "Points that each part of the net gains, with 95 % intervals; the paper's figures beside them",
-    "curves.svg": "Training loss and validation error of each run",
-}
-
 INTRODUCTION = """\
-`python -m train reproduce` trains small versions of the paper's net, each without one of its parts, and compares them.
-This page has what came out, whether it agrees with the paper or not. The figures are small versions' figures: a part
-can matter more or less in the paper's net. The commands below each row run it on ILSVRC-2012.
+`python -m train reproduce` trains the paper's net, small, with and without one of its parts, and compares them. This
+page has what came out, whether it agrees with the paper or not. A part can matter more or less in the paper's own net,
+so only the sign is judged; the sizes are beside each other. The commands of each row run it on ILSVRC-2012.
 
-- **points** are percentage points of error. They are counted so that a positive number agrees with the paper.
-- **Intervals** are 95 % intervals over seeds and validation images. All nets are measured on the same images, and the
-  difference is taken image by image; the variance between seeds is pooled over all runs of a scale
-  (`train/reproduction/intervals.py`).
-- A row **agrees** with the paper if its whole interval is above 0, **disagrees** if it is below 0, and is
-  **undecided** otherwise.
+- **Points** are percentage points of error, counted so that a positive number agrees with the paper.
+- **Intervals** are 95 % intervals over seeds and validation images. All nets of a row are measured on the same images,
+  and the difference is taken image by image; the variance between seeds is pooled over all runs of a scale
+  ([how](../train/reproduction/intervals.py)). Each is for one comparison: of twenty parts without any effect, about one
+  would have an interval without 0.
+- A row **agrees** with the paper if its interval is above 0, **disagrees** if it is below 0, and is **undecided** if it
+  contains 0. The top-1 error decides; for overfitting, the gap between validation and training error does.
+- All runs of a scale have the same recipe, which was chosen for the paper's net. Another recipe may suit a net without
+  one of its parts better.
 """
 
 
-def page(plan: Plan, results: Sequence[RowResult], folder: Path) -> str:
-    """Return the page as Markdown. `results` are those of all rows and scales, `folder` has the pictures."""
+def page(plan: Plan, results: Sequence[RowResult], pictures: Mapping[str, str]) -> str:
+    """Return the page as Markdown. `results` are those of all rows and scales; `pictures` has paths and captions."""
     by_row = {row.name: [r for r in results if r.row is row] for row in plan.rows}
     lines = ["# The paper's claims, measured again", "", INTRODUCTION]
     lines += _scales(plan, results)
     lines += ["", *_summary(plan, by_row), ""]
-    for name in FIGURES:
-        if (folder / name).is_file():
-            lines += [f"![{CAPTIONS[name]}]({folder.name}/{name})", ""]
+    for path, caption in pictures.items():
+        lines += [f"![{caption}]({path})", ""]
     for row in plan.rows:
         lines += _section(plan, row, by_row[row.name])
     return "\n".join(lines).rstrip() + "\n"
@@ -57,21 +50,21 @@ def _scales(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
 
 
 def _summary(plan: Plan, by_row: Mapping[str, Sequence[RowResult]]) -> Iterator[str]:
-    yield "| claim | section | paper, points top-1 / top-5 | measured, points top-1 (interval) | scale | verdict |"
+    yield "| claim | section | paper, points top-1 / top-5 | measured, points (interval) | scale | verdict |"
     yield "|---|---|---|---|---|---|"
     for row in plan.rows:
         link = f"[{row.title}](#{_anchor(row)})"
         done = [result for result in by_row[row.name] if result.done]
         for result in done:
-            ours = _points(result.figures.get("top1")) if row.measure != "color" else _colors(result)
-            verdict = _row_verdict(row, result, done)
+            ours = _colors(result) if row.measure == "color" else _decisive(result)
+            verdict = _row_verdict(row, result)
             yield f"| {link} | {row.section} | {_paper(row)} | {ours} | {result.scale.title} | {verdict} |"
         if not done:
             yield f"| {link} | {row.section} | {_paper(row)} | | | not run yet |"
 
 
 def _section(plan: Plan, row: Row, results: Sequence[RowResult]) -> Iterator[str]:
-    yield from (f"## {row.title}", "", f"Section {row.section}: {row.claim}", "")
+    yield from (f"## {row.title}", "", f"Section {row.section}. {row.claim}", "")
     done = [result for result in results if result.done]
     if row.measure == "color":
         yield from _color_table(plan, done)
@@ -86,7 +79,7 @@ def _section(plan: Plan, row: Row, results: Sequence[RowResult]) -> Iterator[str
         yield from ("Not run yet.", "")
     if row.note:
         yield from (row.note, "")
-    yield "On ILSVRC-2012, with the paper's recipe, for each seed:"
+    yield "On ILSVRC-2012, with the paper's recipe and the seed 0 (repeat with other seeds and folders):"
     if any(plan.runs[run].start for run in (row.net, row.against) if run):
         yield "(`LARGER` is a set with other classes, such as ImageNet Fall 2011)"
     yield from ("", "```bash", *ilsvrc_commands(plan, row), "```", "")
@@ -113,16 +106,17 @@ def sentence(row: Row, result: RowResult) -> str:
     if not shown:
         return f"At the scale {scale}, on {images}: there are too few seeds for an interval."
     text = f"At the scale {scale}, on {images}, in points: {', '.join(shown)}"
-    if not row.claimed:
+    if not row.claimed or result.verdict is None:
         return f"{text}."
-    return f"{text}: {VERDICTS[result.verdict or 'undecided']}{_against_paper(row, result)}."
+    decisive = NAMES[row.decisive]
+    return f"{text}. {VERDICTS[result.verdict].format(decisive)}{_against_paper(row, result)}."
 
 
 NAMES = {"top1": "top-1", "top5": "top-5", "gap": "gap between validation and training error"}
 VERDICTS = {
-    "agrees": "this agrees with the paper",
-    "disagrees": "this disagrees with the paper",
-    "undecided": "undecided, as the interval includes 0",
+    "agrees": "This agrees with the paper ({})",
+    "disagrees": "This disagrees with the paper ({})",
+    "undecided": "Undecided: the interval contains 0 ({})",
 }
 
 
@@ -131,16 +125,23 @@ def _against_paper(row: Row, result: RowResult) -> str:
     if "top1" not in row.paper or ours is None:
         return ""
     paper = row.paper["top1"]
-    inside = ours.low <= paper / 100 <= ours.high
-    return f"; the paper's {paper:g} points are {'inside' if inside else 'outside'} the interval"
+    inside = ours.high > paper / 100 if row.more else ours.low <= paper / 100 <= ours.high
+    return f"; the interval {'includes' if inside else 'does not include'} the paper's {_more(row)}{paper:g} points"
 
 
-def _row_verdict(row: Row, result: RowResult, done: Sequence[RowResult]) -> str:
-    if row.measure == "color":
-        return color_verdict([net for r in done for net in r.color])
+def _more(row: Row) -> str:
+    return "more than " if row.more else ""
+
+
+def _row_verdict(row: Row, result: RowResult) -> str:
     if not row.claimed:
         return "no claim"
     return result.verdict or "too few seeds"
+
+
+def _decisive(result: RowResult) -> str:
+    name = result.row.decisive
+    return f"{NAMES[name]} {points}" if (points := _points(result.figures.get(name))) else ""
 
 
 def _points(interval: Interval | None) -> str:
@@ -152,12 +153,12 @@ def _points(interval: Interval | None) -> str:
 
 
 def _paper(row: Row) -> str:
-    return " / ".join(f"{row.paper[k]:g}" for k in ("top1", "top5") if k in row.paper) or "no figure"
+    return _more(row) + " / ".join(f"{row.paper[k]:g}" for k in ("top1", "top5") if k in row.paper) or "no figure"
 
 
 def _colors(result: RowResult) -> str:
     differences = [abs(a - b) for run, _, (a, b) in result.color if run == result.row.net]
-    return f"columns differ by {100 * min(differences):.0f} to {100 * max(differences):.0f}"
+    return f"shares differ by {100 * min(differences):.0f} to {100 * max(differences):.0f}"
 
 
 def _color_table(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
@@ -177,16 +178,15 @@ def _color_table(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
 
 
 def _color_sentence(results: Sequence[RowResult]) -> str:
-    nets = [net for result in results for net in result.color]
-    verdict = color_verdict(nets)
+    verdict = color_verdict([result.color for result in results])
     words = {
-        "agrees": "the columns of every net with two differ more in colour than the halves of every net with one: this "
+        "agrees": "the columns of every net with two differ more in colour than the halves of every net with one. This "
         "agrees with the paper",
-        "disagrees": "the halves of every net with one column differ more than the columns of every net with two: this "
-        "disagrees with the paper",
-        "undecided": "the two kinds of nets are not clearly apart, or too few: undecided",
+        "disagrees": "the halves of every net with one column differ more in colour than the columns of every net with "
+        "two. This disagrees with the paper",
+        "undecided": "the two kinds of nets are not apart, or there are too few of them: undecided",
     }
-    return f"Over all {len(nets)} nets, {words[verdict]}."
+    return f"Within each scale that has both kinds of nets, {words[verdict]}."
 
 
 def ilsvrc_commands(plan: Plan, row: Row) -> list[str]:
@@ -196,9 +196,9 @@ def ilsvrc_commands(plan: Plan, row: Row) -> list[str]:
     tasks = [Training("full", run, scale.seeds[0]) for run in runs]
     tasks = [task for t in tasks for task in (plan.start(t), t) if task is not None]
     data = {"main": "packed", "other": "packed-larger"}
-    packing = [prepare_command(scale, "ILSVRC2012", "packed")]
+    packing = [prepare_command(scale.main, "ILSVRC2012", "packed")]
     if any(plan.runs[task.run].data == "other" for task in tasks):
-        packing.append(prepare_command(scale, "LARGER", "packed-larger"))
+        packing.append(prepare_command(scale.main, "LARGER", "packed-larger"))
     return [*packing, *(command(plan, task, data) for task in dict.fromkeys(tasks)), *_measuring(scale, row)]
 
 

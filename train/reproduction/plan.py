@@ -81,6 +81,14 @@ class Row(Record, kw_only=True):
     paper: dict[Literal["top1", "top5"], _Points]
     note: str = ""
 
+    more: bool = False
+    """Whether the paper says "more than" its figures."""
+
+    @property
+    def decisive(self) -> str:
+        """The figure that decides whether a claim agrees."""
+        return "gap" if self.measure == "overfitting" else "top1"
+
     @property
     def claimed(self) -> bool:
         """Whether the paper claims something about the figures of this row."""

@@ -15,19 +15,30 @@ from train.reproduction.record import Records
 from train.reproduction.request import Request
 from train.reproduction.rows import Results, RowResult
 
+CURVES, ABLATIONS = "curves.svg", "ablations.svg"
+
 
 def write_page(request: Request) -> Path:
-    """Write the page and its pictures from the records. Without matplotlib, the pictures are left as they are."""
+    """Write the page and its pictures from the records.
+
+    Without matplotlib, the page has no pictures. Raises UnreadableInputError if a record is damaged, and UsageError if
+    a file can't be written.
+    """
     results = Results(request.plan, Records(request.results))
     rows = every_result(request.plan, results)
     with writing(request.page, "choose another --results"):
         request.results.mkdir(parents=True, exist_ok=True)
+        captions = {}
         try:
-            for name, picture in _pictures(request.plan, results, rows).items():
+            for name, (picture, caption) in _pictures(request.plan, results, rows).items():
                 write_atomically(request.results / name, picture)
+                captions[f"{request.results.absolute().name}/{name}"] = caption
         except BackendError as error:
             tell(f"the pictures are not drawn: {error}")
-        write_atomically(request.page, page(request.plan, rows, request.results).encode())
+        for name in (CURVES, ABLATIONS):
+            if not any(path.endswith(name) for path in captions):
+                (request.results / name).unlink(missing_ok=True)  # it would not be of these results
+        write_atomically(request.page, page(request.plan, rows, captions).encode())
     return request.page
 
 
@@ -41,9 +52,13 @@ def every_result(plan: Plan, results: Results) -> list[RowResult]:
     return real if any(result.done for result in real) else found
 
 
-def _pictures(plan: Plan, results: Results, rows: Sequence[RowResult]) -> dict[str, bytes]:
-    pictures = {"ablations.svg": figures.ablations(rows)}
-    trained = [name for name, scale in plan.scales.items() if not scale.nets]
-    drawn = [picture for name in trained if (picture := figures.curves(plan, results, name))]
-    pictures["curves.svg"] = drawn[-1] if drawn else None  # of the largest scale
-    return {name: picture for name, picture in pictures.items() if picture}
+def _pictures(plan: Plan, results: Results, rows: Sequence[RowResult]) -> dict[str, tuple[bytes, str]]:
+    """Return the pictures with their captions. The curves are those of the largest scale on the page that has any."""
+    pictures = {}
+    if (picture := figures.ablations(rows)) is not None:
+        pictures[ABLATIONS] = picture, "Points of top-1 error with 95 % intervals, and the paper's figures"
+    on_page = {row.scale.title for row in rows}
+    for scale in plan.scales.values():
+        if scale.title in on_page and not scale.nets and (picture := figures.curves(plan, results, scale.title)):
+            pictures[CURVES] = picture, f"Training loss and validation error of the runs at the scale {scale.title}"
+    return pictures

@@ -15,7 +15,7 @@ from alexnet_infer import strict_json
 from alexnet_infer.errors import SpecError, UnreadableInputError
 from alexnet_infer.files import read_limited, write_atomically
 from alexnet_infer.strict_json import Record, Text, number, whole
-from train.reproduction.plan import Task
+from train.reproduction.plan import Mean, Task
 from train.wrong import packed_bits, unpacked_bits
 
 FORMAT = 1
@@ -57,18 +57,18 @@ class Errors(Record, kw_only=True):
 class Curve(Record, kw_only=True):
     """Figures of a run by epoch. `loss` is the mean training loss of each quarter of an epoch."""
 
-    loss: tuple[float, ...]
+    loss: tuple[Annotated[float, number(0, 1e6)], ...]
     top1_error: tuple[_Share, ...]
     top5_error: tuple[_Share, ...]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.loss or not self.top1_error:
-            raise SpecError("a curve without epochs: expected one or more")
+        if not self.loss or not self.top1_error or len(self.top1_error) != len(self.top5_error):
+            raise SpecError("a curve: expected one or more epochs, with both errors of each")
 
 
 class Data(Record, kw_only=True):
-    """Identity of the images of both splits: their number, and hashes (`train.data.PackedImages.identity`)."""
+    """Identity of the images of both splits: `images`, their number, and `sha256` (`measure.data_of`)."""
 
     train: dict[str, Any]
     validation: dict[str, Any]
@@ -105,6 +105,8 @@ class Result(Record, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         strict_json.check_date(self.date)
+        if self.images != self.data.validation["images"]:
+            raise SpecError(f"images={self.images}: expected {self.data.validation['images']}, as in data.validation")
         for wrong in (self.center, self.ten):
             wrong.bits(self.images)
         if len(self.color) != (0 if self.training is None else 2):
@@ -147,7 +149,11 @@ class Records:
             )
         except SpecError as error:
             raise UnreadableInputError(f"{path}: {error}; remove it, and run its experiment again") from None
-        return result if result.settings == settings else None
+        if result.settings != settings:
+            return None
+        if isinstance(task, Mean) != (result.training is None):
+            raise UnreadableInputError(f"{path}: expected errors on training images for one net; remove it")
+        return result
 
     def write(self, task: Task, result: Result) -> None:
         """Write the result of a task, atomically."""

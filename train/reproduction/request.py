@@ -35,7 +35,8 @@ class Request:
     @property
     def page(self) -> Path:
         """Path of the page."""
-        return self.results.absolute().parent / "REPRODUCTION.md"
+        results = self.results if self.results.name not in ("", "..") else self.results.resolve()
+        return results.parent / "REPRODUCTION.md"
 
     @property
     def rows(self) -> list[Row]:

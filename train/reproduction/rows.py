@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb
-from typing import Literal
 
 import numpy as np
 
 from alexnet_infer.errors import UsageError
-from train.reproduction.intervals import Interval, SeedVariance, difference, gap_difference, within
+from train.reproduction.intervals import (
+    Interval,
+    SeedVariance,
+    Verdict,
+    difference,
+    gap_difference,
+    over_images,
+    within,
+)
 from train.reproduction.plan import Mean, Plan, Row, Scale, Task, Training
 from train.reproduction.record import Records, Result
 from train.reproduction.settings import settings
 
-Verdict = Literal["agrees", "disagrees", "undecided"]
+CHANCE = 40
+"""An order of nets counts if chance gives it in at most one of this many cases: 2.5 %, as for an interval's end."""
 
-CHANCE = 20
-"""A ranking of nets counts as decided if chance gives it in at most one of this many orders: 5 %."""
+Shares = tuple[str, int, tuple[float, ...]]
+"""(run, number of the seed, shares of colour in the halves of conv1) of a net."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +56,7 @@ class RowResult:
     images: int = 0
     figures: Mapping[str, Interval] = field(default_factory=dict)
     """Differences of errors, as fractions; without those for which chance is not known."""
-    color: tuple[tuple[str, int, tuple[float, ...]], ...] = ()
-    """(run, seed, shares of colour in the halves of conv1) of each net."""
+    color: tuple[Shares, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -59,8 +66,8 @@ class RowResult:
     def verdict(self) -> Verdict | None:
         """The verdict on the claim; None without figures."""
         if self.row.measure == "color":
-            return color_verdict(self.color) if self.color else None
-        decisive = self.figures.get("gap" if self.row.measure == "overfitting" else "top1")
+            return color_verdict([self.color]) if self.color else None
+        decisive = self.figures.get(self.row.decisive)
         return decisive.verdict if decisive else None
 
 
@@ -93,7 +100,7 @@ class Results:
         results = {run: [net for net in of_run if net is not None] for run, of_run in nets.items()}
         mean = known.get(Mean(scale.title))
         images = self._same_images(
-            row, [*(r for of_run in results.values() for r in of_run), *([mean] if mean else [])]
+            row, [*(net for of_run in results.values() for net in of_run), *([mean] if mean else [])]
         )
         errors = tuple(_run_errors(run, of_run) for run, of_run in results.items())
         color = tuple(
@@ -113,9 +120,9 @@ class Results:
     def _same_images(self, row: Row, results: list[Result]) -> int:
         first = results[0]
         for other in results[1:]:
-            if other.data.validation != first.data.validation:
+            if other.data != first.data:
                 raise UsageError(
-                    f"row {row.name}: its nets were measured on different images; keep the results of only one data set"
+                    f"row {row.name}: its nets are of different data; keep the results of only one data set"
                 )
         return first.images
 
@@ -127,11 +134,12 @@ class Results:
         for k, name in enumerate(("top1", "top5")):
             wrong = {run: _wrong(of_run, k) for run, of_run in results.items()}
             if row.measure == "views":
-                figures[name] = within(_wrong(results[row.net], k, "center"), wrong[row.net])
+                gains = [_wrong(of_run, k, "center").mean(1) - _wrong(of_run, k).mean(1) for of_run in comparable]
+                center = _wrong(results[row.net], k, "center")
+                figures[name] = within(center, wrong[row.net], SeedVariance.pooled(gains))
             elif row.measure == "ensemble":
                 assert mean is not None, "checked before"
-                singles = wrong[row.net]
-                figures[name] = within(singles, np.broadcast_to(mean.wrong("ten")[:, k], singles.shape))
+                figures[name] = over_images(wrong[row.net], mean.wrong("ten")[None, :, k])
             else:
                 variance = SeedVariance.pooled([_wrong(of_run, k).mean(1) for of_run in comparable])
                 figures[name] = difference(wrong[row.against or ""], wrong[row.net], variance)
@@ -166,19 +174,22 @@ def _gap(against: list[Result], net: list[Result], comparable: list[list[Result]
     )
 
 
-def color_verdict(color: Sequence[tuple[str, int, tuple[float, ...]]]) -> Verdict:
+def color_verdict(scales: Sequence[Sequence[Shares]]) -> Verdict:
     """Return whether the halves of conv1 differ more in colour in nets of two columns than in nets of one.
 
-    `color` has the run of each net, of which the first is that with two columns. Decided if all nets of one kind differ
-    more than all of the other, and if chance gives this order in at most one of CHANCE cases.
+    `scales` has the nets of each scale, of which the first has two columns. Nets are compared within their scale;
+    scales with only one kind do not count. Decided if in each scale all nets of one kind differ more than all of the
+    other, and if chance gives these orders in at most one of CHANCE cases.
     """
-    first = color[0][0]
-    two, one = ([abs(a - b) for run, _, (a, b) in color if (run == first) == wanted] for wanted in (True, False))
-    if not one or comb(len(two) + len(one), len(one)) < CHANCE:
+    orders, above, below = 1, True, True
+    for nets in scales:
+        two, one = ([abs(a - b) for run, _, (a, b) in nets if (run == nets[0][0]) == own] for own in (True, False))
+        if two and one:
+            orders *= comb(len(two) + len(one), len(one))
+            above, below = above and min(two) > max(one), below and max(two) < min(one)
+    if orders < CHANCE or above == below:
         return "undecided"
-    if min(two) > max(one):
-        return "agrees"
-    return "disagrees" if max(two) < min(one) else "undecided"
+    return "agrees" if above else "disagrees"
 
 
 def _wrong(results: list[Result], k: int, views: str = "ten") -> np.ndarray:

@@ -21,16 +21,17 @@ from typing import Any
 
 import torch
 
-from alexnet_infer.errors import AlexNetInferError, StoppedError, UsageError
+from alexnet_infer.errors import AlexNetInferError, StoppedError, UsageError, one_line
 from train.device import keep_memory, pick_device
 from train.display import Display
 from train.packed import PackedSet, is_packed, open_packed
 from train.prepare import Preparation, prepare
-from train.reproduction.command import arguments
-from train.reproduction.measure import measure, unfinished
-from train.reproduction.plan import Mean, Part, Plan, Task, Training
-from train.reproduction.record import Records, Result
+from train.reproduction.command_lines import arguments
+from train.reproduction.measure import data_of, measure, unfinished
+from train.reproduction.plan import Mean, Part, Task, Training
+from train.reproduction.record import Result
 from train.reproduction.request import Workplace
+from train.reproduction.rows import Results
 from train.reproduction.settings import settings
 from train.reproduction.watch import watching
 from train.selection import Selection
@@ -62,46 +63,77 @@ class Outcome:
 class Runner:
     """Runs tasks. Each net has the folder `work/scale/run-seed`, with the trainer's output in `output.txt` there."""
 
-    def __init__(self, plan: Plan, records: Records, where: Workplace, display: Display) -> None:
-        self.plan, self.records, self.where, self.display = plan, records, where, display
+    def __init__(self, results: Results, where: Workplace, display: Display) -> None:
+        self.plan, self.results, self.where, self.display = results.plan, results, where, display
         self.device = pick_device(where.device)
         self.jobs, self.threads = side_by_side(self.device, where.jobs)
         self.until = math.inf if where.max_hours is None else time.monotonic() + 3600 * where.max_hours
         self._packed: dict[str, PackedSet] = {}
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._stopping = threading.Event()
-        self._measuring = threading.Lock()
+        self._measuring, self._signalling = threading.Lock(), threading.Lock()
 
     def run(self, tasks: Sequence[Task]) -> Outcome:
         """Run tasks in order, as far as what they are made from is done. Each result is kept as soon as it is there.
 
-        Raises StoppedError after Ctrl-C, when all runs have written their checkpoints.
+        Raises StoppedError after Ctrl-C, when all runs have written their checkpoints, and UsageError if the data set
+        is not the one of the results that exist.
         """
         keep_memory()
-        for task in tasks:
-            if not self.plan.scales[task.scale].nets or isinstance(task, Training):
-                self._set(self.plan.part(task))
-        outcome, waiting = Outcome(), list(tasks)
+        outcome, waiting = Outcome(), self._with_nets(tasks)
         running: dict[Future[Result], Task] = {}
-        with ThreadPoolExecutor(self.jobs) as threads, watching(self.display) as watch:
-            try:
-                while waiting or running:
-                    for task in self._ready(waiting, running.values(), outcome):
-                        waiting.remove(task)
-                        if time.monotonic() >= self.until:
-                            outcome.stopped.append(task)
-                        else:
-                            running[threads.submit(self._run, task)] = task
-                    trainings = [task for task in running.values() if self.plan.trained(task)]
-                    watch({str(task): (self.folder(task), self.plan.epochs(task)) for task in trainings})
-                    finished, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        self._end(running.pop(future), future, outcome)
-            except KeyboardInterrupt:
-                self._interrupt()
-                wait(running)
-                raise StoppedError("interrupted: run the same command again to continue") from None
+        try:
+            for task in waiting:
+                self._check_data(task)
+            with ThreadPoolExecutor(self.jobs) as threads, watching(self.display) as watch:
+                try:
+                    while waiting or running:
+                        for task in self._ready(waiting, running.values(), outcome):
+                            waiting.remove(task)
+                            if time.monotonic() >= self.until:
+                                outcome.stopped.append(task)
+                            else:
+                                running[threads.submit(self._run, task)] = task
+                        trainings = [task for task in running.values() if self.plan.trained(task)]
+                        watch({str(task): (self.folder(task), self.plan.epochs(task)) for task in trainings})
+                        finished, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                        for future in finished:
+                            self._end(running.pop(future), future, outcome)
+                except BaseException:
+                    self._interrupt()
+                    if running:
+                        self.display.note("stopping: waiting for the checkpoints of the runs")
+                    wait(running)
+                    for future, task in running.items():
+                        self._end(task, future, outcome)
+                    raise
+        except KeyboardInterrupt:
+            raise StoppedError("interrupted: run the same command again to continue") from None
         return outcome
+
+    def _with_nets(self, tasks: Sequence[Task]) -> list[Task]:
+        """Return the tasks, each after those nets that it is made from and whose files are not here."""
+        found: dict[Task, None] = {}
+        for task in tasks:
+            for net in self._needed(task):
+                if net not in tasks and self.plan.trained(net) and not self._net(net).is_file():
+                    self.display.note(f"{net} is trained again: its net is not in {self.where.work}")
+                    found[net] = None
+            found[task] = None
+        return [*found]
+
+    def _check_data(self, task: Task) -> None:
+        """Raise UsageError if the data set is not that of the results which exist for the same scale and part."""
+        part, here = self.plan.part(task), data_of(self._set(self.plan.part(task)))
+        scale = self.plan.scales[task.scale]
+        for run in self.plan.possible_runs(scale):
+            for seed in self.plan.seeds(scale):
+                other = Training(scale.title, run, seed)
+                if self.plan.part(other) == part and (result := self.results.result(other)) and result.data != here:
+                    raise UsageError(
+                        f"--data {self.where.data}: {self.results.records.path(other)} is of other images; expected "
+                        "the same data set, or another --results"
+                    )
 
     def _ready(self, waiting: list[Task], running: Iterable[Task], outcome: Outcome) -> list[Task]:
         """Return the tasks that can start now. Those that can never start are moved to `outcome`."""
@@ -127,13 +159,14 @@ class Runner:
     def _end(self, task: Task, future: Future[Result], outcome: Outcome) -> None:
         try:
             result = future.result()
+            self.results.records.write(task, result)
         except UnfinishedError:
             outcome.stopped.append(task)
-        except AlexNetInferError as error:
-            outcome.failed[task] = str(error)
-            self.display.note(f"{task}: {error}")
+        except Exception as error:  # whatever it is, the other runs go on
+            kind = "" if isinstance(error, AlexNetInferError) else f"{type(error).__name__}: "
+            outcome.failed[task] = f"{kind}{one_line(error)}"
+            self.display.note(f"{task}: {outcome.failed[task]}")
         else:
-            self.records.write(task, result)
             outcome.done.append(task)
             top1, top5 = result.wrong("ten").mean(0)
             self.display.note(f"{task}: ten views: top-1 error {top1:.2%}, top-5 {top5:.2%}")
@@ -185,7 +218,8 @@ class Runner:
             file.flush()
             with self._starting(command, file, own) as process:
                 code = process.wait()
-            self._processes.discard(process)
+            with self._signalling:
+                self._processes.discard(process)
         self._check()
         if code == 0:
             return None
@@ -194,12 +228,17 @@ class Runner:
 
     def _starting(self, command: list[str], file: Any, own: dict[str, str]) -> subprocess.Popen[bytes]:
         # In a session of its own, so that Ctrl-C reaches it once, from here.
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=os.environ | own, start_new_session=True
-        )
-        self._processes.add(process)
-        if self._stopping.is_set():
-            process.send_signal(signal.SIGINT)
+        with self._signalling:
+            self._check()
+            process = subprocess.Popen(
+                command,
+                stdout=file,
+                stderr=file,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | own,
+                start_new_session=True,
+            )
+            self._processes.add(process)
         return process
 
     def _check(self) -> None:
@@ -207,9 +246,12 @@ class Runner:
             raise UnfinishedError("interrupted")
 
     def _interrupt(self) -> None:
-        self._stopping.set()
-        for process in list(self._processes):
-            process.send_signal(signal.SIGINT)
+        """Stop all runs, each with one SIGINT: a second one could end it before its checkpoint is written."""
+        with self._signalling:
+            if not self._stopping.is_set():
+                self._stopping.set()
+                for process in self._processes:
+                    process.send_signal(signal.SIGINT)
 
     def _set(self, part: Part) -> PackedSet:
         """Return a part of the data, packed. It is packed when it is first needed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,13 @@ def in_order(request: Request, results: Results, costs: Costs, *, undecided_firs
     scale = request.size
 
     def cost(row: Row) -> float:
-        return sum(costs.seconds(task) or 0.0 for task in request.plan.tasks(row, scale))
+        missing = [task for task in request.plan.tasks(row, scale) if results.result(task) is None]
+        return sum(inf if (seconds := costs.seconds(task)) is None else seconds for task in missing)
 
     def decided(row: Row) -> float:
-        """How many times its half width the nearest interval of a row is away from 0: 0 if there is none."""
-        return max((_distance(r) for s in request.plan.scales.values() if (r := results.of(row, s))), default=0.0)
+        """How clearly the other scales decide a row: see `_distance`. 0 if they say nothing."""
+        others = (results.of(row, other) for other in request.plan.scales.values() if not other.trial)
+        return max((_distance(result) for result in others if result), default=0.0)
 
     rows = sorted(request.rows, key=decided if undecided_first else cost)
     tasks: dict[Task, None] = {}
@@ -77,7 +80,10 @@ def in_order(request: Request, results: Results, costs: Costs, *, undecided_firs
 
 
 def _distance(result: RowResult) -> float:
-    interval = result.figures.get("gap") or result.figures.get("top1")
+    """Return how many times its half width the deciding interval is away from 0. Colour has none; if decided, inf."""
+    if result.row.measure == "color":
+        return 0.0 if result.verdict in (None, "undecided") else inf
+    interval = result.figures.get(result.row.decisive)
     if interval is None or interval.high == interval.low:
         return 0.0
     return abs(interval.value) / ((interval.high - interval.low) / 2)

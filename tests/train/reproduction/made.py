@@ -111,4 +111,4 @@ class Folder:
         return self.plan.row(name)
 
     def page(self) -> str:
-        return page(self.plan, self.rows, self.path)
+        return page(self.plan, self.rows, {})

@@ -16,6 +16,7 @@ from train.reproduction.intervals import (
     SeedVariance,
     difference,
     gap_difference,
+    over_images,
     t_quantile,
     within,
 )
@@ -104,10 +105,15 @@ def test_neither_images_nor_seeds_alone_explain_the_spread_of_simulated_differen
     assert seeds < 0.85 * total
 
 
+def gains(first: np.ndarray, second: np.ndarray) -> SeedVariance:
+    """Return the variance between nets of the difference of their errors in two ways."""
+    return SeedVariance.pooled([first.mean(1) - second.mean(1)])
+
+
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_95_of_100_intervals_of_the_same_nets_in_two_ways_include_the_true_difference(seeds):
     def trial(rng: np.random.Generator) -> Interval | None:
-        return within(*Nets(rng).scores(seeds, [0.0, 0.4]))
+        return within(*(scores := Nets(rng).scores(seeds, [0.0, 0.4])), gains(*scores))
 
     share = coverage(trial, Nets.truth(0.0) - Nets.truth(0.4))
     assert 0.92 <= share <= 0.99, share
@@ -176,7 +182,7 @@ def test_the_interval_of_the_same_nets_is_that_of_the_two_way_layout_summed_by_h
     of_images = sum((x - centre) ** 2 for x in column) / 14 / 15
     variance = max(of_images + of_seeds - own_by_loops(values), of_images, of_seeds)
     half = scipy_t(variance**2 / (of_seeds**2 / 3 + of_images**2 / 14)) * sqrt(variance)
-    found = within(first, second)
+    found = within(first, second, gains(first, second))
     assert found is not None
     assert found.value == pytest.approx(centre)
     assert (found.value - found.low, found.high - found.value) == pytest.approx((half, half), rel=2e-3)
@@ -215,7 +221,8 @@ def test_exchanging_the_runs_turns_the_interval_around():
     a, b = rng.random((3, 50)) < 0.6, rng.random((3, 50)) < 0.4
     seeds = SeedVariance(0.001, 5)
     assert ends(difference(a, b, seeds)) == pytest.approx(negated(difference(b, a, seeds)))
-    assert ends(within(a, b)) == pytest.approx(negated(within(b, a)))
+    assert ends(within(a, b, seeds)) == pytest.approx(negated(within(b, a, seeds)))
+    assert ends(over_images(a, b)) == pytest.approx(negated(over_images(b, a)))
     ta, tb = np.array([0.1, 0.2, 0.2]), np.array([0.3, 0.4, 0.3])
     one = gap_difference(a, b, ta, tb, images=50, seeds=seeds)
     assert ends(one) == pytest.approx(negated(gap_difference(b, a, tb, ta, images=50, seeds=seeds)))
@@ -269,21 +276,37 @@ def test_with_too_few_degrees_of_freedom_there_is_no_interval():
         known = freedom >= FEWEST
         assert (difference(a, b, seeds) is not None) == known
         assert (gap_difference(a, b, errors, errors, images=50, seeds=seeds) is not None) == known
-        assert (within(a[: freedom + 1], b[: freedom + 1]) is not None) == known
+        assert (within(a, b, seeds) is not None) == known
 
 
 def test_nets_that_never_differ_have_an_interval_without_width():
     same = np.zeros((3, 50), bool)
     assert difference(same, same, SeedVariance(0.0, 4)) == Interval(0.0, 0.0, 0.0)
-    assert within(~same, same) == Interval(1.0, 1.0, 1.0)
+    assert within(~same, same, SeedVariance(0.0, 2)) == Interval(1.0, 1.0, 1.0)
+    assert over_images(~same, same) == Interval(1.0, 1.0, 1.0)
 
 
 def test_other_numbers_of_images_are_refused():
     with pytest.raises(UsageError, match="50 and 49 images: expected the same images for both"):
         difference(np.zeros((2, 50), bool), np.zeros((2, 49), bool), SeedVariance(0.1, 4))
+    with pytest.raises(UsageError, match="50 and 49 images"):
+        within(np.zeros((2, 50), bool), np.zeros((2, 49), bool), SeedVariance(0.1, 4))
+    with pytest.raises(UsageError, match="50 and 49 images"):
+        over_images(np.zeros((2, 50), bool), np.zeros((1, 49), bool))
 
 
 def test_one_image_gives_no_interval_and_no_warning():
     one = np.ones((3, 1), bool)
     assert difference(one, ~one, SeedVariance(0.001, 4)) is None
-    assert within(one, ~one) is None
+    assert within(one, ~one, SeedVariance(0.001, 4)) is None
+    assert over_images(one, ~one[:1]) is None
+
+
+def test_an_interval_over_images_is_that_of_the_mean_over_the_nets_and_of_no_other_nets():
+    rng = np.random.default_rng(9)
+    five, mean = rng.random((5, 400)) < 0.5, rng.random((1, 400)) < 0.4
+    values = five.mean(0) - mean[0]
+    found = over_images(five, mean)
+    assert found is not None
+    half = scipy_t(399) * values.std(ddof=1) / sqrt(400)
+    assert ends(found) == pytest.approx((values.mean(), values.mean() - half, values.mean() + half), rel=1e-3)

@@ -11,12 +11,11 @@ import pytest
 from alexnet_infer.errors import BackendError
 from tests.train.reproduction.made import IMAGES, PLAN, Folder, both, mask
 from train.reproduction import figures
-from train.reproduction.command import command
-from train.reproduction.page import FIGURES, MINUS, ilsvrc_commands
+from train.reproduction.command_lines import command
+from train.reproduction.page import MINUS, NAMES, ilsvrc_commands, page
 from train.reproduction.plan import Mean, Training
-from train.reproduction.publish import write_page
+from train.reproduction.publish import ABLATIONS, CURVES, write_page
 from train.reproduction.request import Request
-from train.reproduction.rows import color_verdict
 
 QUARTER = [row.name for row in PLAN.rows if PLAN.runs_of(row, PLAN.scales["quarter"])]
 
@@ -85,7 +84,7 @@ def test_without_records_every_row_is_in_the_table_and_has_a_section_that_says_n
 def test_the_papers_figures_are_those_of_the_plan(folder):
     cells = {row[0].split("]")[0][1:]: row for row in table(folder.page(), "claim")}
     assert cells["LRN"][1:3] == ["3.3", "1.4 / 1.2"]
-    assert cells["Colour noise"][2] == "1"
+    assert cells["Colour noise"][2] == "more than 1"
     assert cells["Dropout"][2] == "no figure"
 
 
@@ -96,12 +95,13 @@ def test_verdicts_are_those_of_the_intervals(full):
         if not result.done or result.row.measure == "color":
             continue
         word, shown = cells[result.row.title, result.scale.title][5], cells[result.row.title, result.scale.title][3]
-        decisive = result.figures.get("gap" if result.row.measure == "overfitting" else "top1")
+        name = "gap" if result.row.measure == "overfitting" else "top1"
+        decisive = result.figures.get(name)
         if decisive is None:
             assert (word, shown) == ("too few seeds", "")
             continue
-        top1 = result.figures["top1"]
-        assert shown == f"{signed(top1.value)} ({signed(top1.low)} to {signed(top1.high)})"
+        ends = f"{signed(decisive.low)} to {signed(decisive.high)}"
+        assert shown == f"{NAMES[name]} {signed(decisive.value)} ({ends})"
         agrees, disagrees = decisive.low > 0, decisive.high < 0
         expected = "agrees" if agrees else "disagrees" if disagrees else "undecided"
         if not result.row.paper and result.row.measure == "ablation":
@@ -131,10 +131,11 @@ def test_the_figures_in_a_sentence_are_those_of_the_records(folder):
         f"{name} {signed(i.value)} ({signed(i.low)} to {signed(i.high)})"
         for name, i in (("top-1", top1), ("top-5", top5))
     ]
-    assert sentence.startswith(f"At the scale quarter, on {IMAGES} images, in points: {', '.join(ours)}: ")
+    assert sentence.startswith(f"At the scale quarter, on {IMAGES} images, in points: {', '.join(ours)}. ")
     assert ours[0].startswith("top-1 +27.50 (")  # (20 + 24 - 10 - 12) / 2 of 40 images
     inside = top1.low <= 0.014 <= top1.high
-    assert sentence.endswith(f"; the paper's 1.4 points are {'inside' if inside else 'outside'} the interval.")
+    word = "includes" if inside else "does not include"
+    assert sentence.endswith(f" (top-1); the interval {word} the paper's 1.4 points.")
     errors = table(part, "scale")
     assert errors[0] == ["quarter", "the paper's net", "1,234,567", "2", "27.50 % / 13.75 %", "27.50 %"]
     assert errors[1] == ["quarter", "without LRN", "1,234,567", "2", "55.00 % / 27.50 %", "55.00 %"]
@@ -163,25 +164,24 @@ def test_two_nets_too_few_for_an_interval_are_shown_with_their_errors(folder):
     assert len(table(part, "scale")) == 1
 
 
-def test_colours_of_all_scales_are_judged_together(folder):
+def test_colours_are_judged_within_each_scale_and_over_all_of_them(folder):
     for seed in range(5):
         folder.add(Training("bundled", "paper", seed), both(mask([1])), color=(0.9, 0.1))
-    for run, color in (("paper", (0.1, 0.7)), ("one-column", (0.5, 0.4))):
-        for seed in (0, 1):
-            folder.add(Training("quarter", run, seed), both(mask([1])), color=color)
+    for scale, seeds in (("quarter", 2), ("half", 3)):
+        for run, color in (("paper", (0.1, 0.7)), ("one-column", (0.5, 0.4))):
+            for seed in range(seeds):
+                folder.add(Training(scale, run, seed), both(mask([1])), color=color)
     text = folder.page()
     title = PLAN.row("color-columns").title
     part = section(text, title)
-    assert "Over all 9 nets, the columns of every net with two differ more" in part
+    assert "the columns of every net with two differ more" in part
     cells = [row for row in table(text, "claim") if title in row[0]]
-    assert {row[5] for row in cells} == {"agrees"}
-    assert {row[4]: row[3] for row in cells} == {
-        "bundled": "columns differ by 80 to 80",
-        "quarter": "columns differ by 60 to 60",
-    }
-    assert len(table(part, "scale")) == 9
-    nets = [net for r in folder.rows if r.row.measure == "color" and r.done for net in r.color]
-    assert color_verdict(tuple(nets)) == "agrees"
+    assert {row[4]: (row[3], row[5]) for row in cells} == {
+        "bundled": ("shares differ by 80 to 80", "undecided"),
+        "quarter": ("shares differ by 60 to 60", "undecided"),
+        "half": ("shares differ by 60 to 60", "undecided"),
+    }, "one of 6 and one of 20 cases"
+    assert len(table(part, "scale")) == 15
 
 
 def test_links_of_the_table_go_to_headings_by_githubs_rule(full):
@@ -194,12 +194,9 @@ def test_links_of_the_table_go_to_headings_by_githubs_rule(full):
     assert {*targets} <= {*anchors}
 
 
-def test_pictures_are_shown_only_if_they_are_there(folder):
-    folder.path.mkdir()
-    for name in FIGURES:
-        assert f"(reproduction/{name})" not in folder.page()
-        (folder.path / name).write_bytes(b"")
-        assert folder.page().count(f"(reproduction/{name})") == 1
+def test_pictures_are_shown_with_their_captions(folder):
+    text = page(PLAN, folder.rows, {"a/b.svg": "What it shows"})
+    assert text.count("![What it shows](a/b.svg)") == 1
 
 
 def test_the_page_has_no_empty_lines_in_tables_no_doubled_lines_and_ends_with_one(full, folder):
@@ -221,6 +218,7 @@ def test_the_commands_of_a_row_pack_each_part_and_train_each_net_once(row):
     lines = ilsvrc_commands(PLAN, row)
     assert lines[0] == "python -m train prepare ILSVRC2012 --out packed --image-size 256"
     assert len({*lines}) == len(lines)
+    lines = [line for line in lines if not line.startswith("alexnet-infer eval ")]
     outs = [re.search(r"--out (\S+)", line)[1] for line in lines]
     for line, sources in zip(lines, range(len(lines)), strict=True):
         for name in re.findall(r"--init-from runs/([^/]+)/", line):
@@ -233,7 +231,7 @@ def test_the_commands_of_a_row_pack_each_part_and_train_each_net_once(row):
 
 def test_every_data_folder_that_a_command_uses_is_explained_or_packed_by_another_command():
     for row in PLAN.rows:
-        lines = ilsvrc_commands(PLAN, row)
+        lines = [line for line in ilsvrc_commands(PLAN, row) if not line.startswith("alexnet-infer eval ")]
         packed = {word for line in lines if " prepare " in line for word in re.findall(r"--out (\S+)", line)}
         used = {word for line in lines for word in re.findall(r"--data (\S+)", line)}
         assert used <= packed, row.name
@@ -254,13 +252,15 @@ def test_writing_the_page_writes_it_beside_the_results_with_its_pictures(full):
     pytest.importorskip("matplotlib")
     written = write_page(request(full))
     assert written == full.path.parent / "REPRODUCTION.md"
-    assert written.read_text(encoding="utf-8") == full.page()
-    for name in FIGURES:
-        assert f"(reproduction/{name})" in written.read_text(encoding="utf-8")
+    text = written.read_text(encoding="utf-8")
+    for name in (ABLATIONS, CURVES):
+        assert text.count(f"(reproduction/{name})") == 1
         assert (written.parent / "reproduction" / name).is_file()
+    assert re.sub(r"!\[.*\n\n", "", text) == full.page()
+    assert "runs at the scale quarter](reproduction/curves.svg)" in text
 
 
-def test_without_matplotlib_the_page_is_written_and_the_pictures_are_left(full, monkeypatch, capsys):
+def test_without_matplotlib_the_page_is_written_without_pictures_and_old_ones_are_removed(full, monkeypatch, capsys):
     def missing(*arguments: object) -> None:
         raise BackendError("figures needs matplotlib: pip install matplotlib")
 
@@ -268,7 +268,7 @@ def test_without_matplotlib_the_page_is_written_and_the_pictures_are_left(full, 
     (full.path / "curves.svg").write_bytes(b"old")
     written = write_page(request(full))
     assert written.read_text(encoding="utf-8") == full.page()
-    assert (full.path / "curves.svg").read_bytes() == b"old"
+    assert not (full.path / "curves.svg").exists()
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -14,7 +14,7 @@ from tests.nets import random_artifact
 from tests.train.reproduction.made import PLAN
 from train.job import Job
 from train.recipe import FAST, PAPER
-from train.reproduction.command import arguments, command
+from train.reproduction.command_lines import arguments, command
 from train.reproduction.experiments import EXPERIMENTS, read_plan
 from train.reproduction.plan import ENSEMBLE, Mean, Training
 from train.reproduction.request import Request

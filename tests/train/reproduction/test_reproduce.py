@@ -40,7 +40,7 @@ def record_files() -> list[Path]:
 def test_a_row_is_run_from_images_to_page_and_nothing_is_run_twice(reproduce, monkeypatch):
     code, stdout, stderr = reproduce("--only", "lrn", "--jobs", 2)
     assert code == 0, stderr
-    assert stdout.splitlines()[-1].endswith("REPRODUCTION.md: 4 results added")
+    assert stdout == "out/REPRODUCTION.md: 4 results added\n"
     assert [path.stem for path in record_files()] == [*NETS]
 
     plan, records = read_plan(), Records(Path("out/reproduction"))
@@ -70,7 +70,7 @@ def test_a_row_is_run_from_images_to_page_and_nothing_is_run_twice(reproduce, mo
 
     monkeypatch.setattr(runner.subprocess, "Popen", lambda *args, **options: pytest.fail("a net was run again"))
     code, stdout, stderr = reproduce("--only", "lrn")
-    assert (code, stdout.splitlines()[-1]) == (0, "out/REPRODUCTION.md: 0 results added"), stderr
+    assert (code, stdout) == (0, "out/REPRODUCTION.md: 0 results added\n"), stderr
     assert Path("out/REPRODUCTION.md").read_text() == page
 
     code, stdout, _ = reproduce("--list", "--json")
@@ -106,8 +106,8 @@ def test_a_failed_run_is_one_line_and_the_others_go_on(reproduce):
     (out / "last.safetensors").write_bytes(b"damaged")
     code, stdout, stderr = reproduce("--only", "views", "--jobs", 1)
     assert code == 1
-    assert "1 results added" in stdout
-    (line,) = [line for line in stderr.splitlines() if line.startswith("miniature/paper-0: ")]
+    assert "1 results added, 1 failed" in stdout
+    (line,) = [line for line in stderr.splitlines() if line.startswith("miniature/paper-0 failed: ")]
     assert "last.safetensors" in line
     assert "output.txt" in line
     assert "Traceback" not in stderr

@@ -6,17 +6,12 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from train.reproduction.plan import Plan, Scale, Training
+from train.reproduction.plan import Part, Plan, Training
 
 
 def arguments(options: Mapping[str, Any]) -> list[str]:
     """Return options as arguments of a command line."""
-    return [text for name, value in options.items() for text in (f"--{name}", shown(value))]
-
-
-def shown(value: Any) -> str:
-    """Return the value of an option as one would type it."""
-    return str(value)
+    return [text for name, value in options.items() for text in (f"--{name}", str(value))]
 
 
 def command(plan: Plan, training: Training, data: Mapping[str, str]) -> str:
@@ -33,10 +28,9 @@ def command(plan: Plan, training: Training, data: Mapping[str, str]) -> str:
     return "python -m train " + shlex.join(arguments(options))
 
 
-def prepare_command(scale: Scale, data: str, out: str) -> str:
-    """Return the command that packs the main part of a data set, for a reader."""
-    part = scale.main
-    options = {"image-size": part.image_size}
+def prepare_command(part: Part, data: str, out: str) -> str:
+    """Return the command that packs a part of a data set, for a reader."""
+    options: dict[str, Any] = {"image-size": part.image_size}
     if part.classes != ":":
         options["classes"] = part.classes
     if part.hold_out:
