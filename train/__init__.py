@@ -8,6 +8,8 @@ weights to grey levels (docs/lrn.md, unit), rounds them to float16, measures tha
 All random draws depend only on (seed, epoch, image), so a resumed run repeats them on any number of processes. Under
 torchrun, `ranks` assigns each process its column and its share of the images, and `columns` splits the net in two;
 `model` knows neither. GPU kernels are in `*_triton.py`.
+
+`reproduction` tests the paper's claims with it.
 """
 
 import os

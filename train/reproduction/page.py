@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from train.reproduction.command_lines import command, prepare_command
 from train.reproduction.intervals import Interval
 from train.reproduction.plan import ENSEMBLE, Plan, Row, Scale, Training
 from train.reproduction.rows import RowResult, color_verdict
+
+WIDTH = 120
+"""Longest line of text, but for tables and commands."""
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -64,7 +68,7 @@ def _summary(plan: Plan, by_row: Mapping[str, Sequence[RowResult]]) -> Iterator[
 
 
 def _section(plan: Plan, row: Row, results: Sequence[RowResult]) -> Iterator[str]:
-    yield from (f"## {row.title}", "", f"Section {row.section}. {row.claim}", "")
+    yield from (f"## {row.title}", "", _paragraph(f"Section {row.section}. {row.claim}"), "")
     done = [result for result in results if result.done]
     if row.measure == "color":
         yield from _color_table(plan, done)
@@ -72,17 +76,21 @@ def _section(plan: Plan, row: Row, results: Sequence[RowResult]) -> Iterator[str
         yield from _error_table(plan, done)
     for result in done:
         if row.measure != "color":
-            yield from (sentence(row, result), "")
+            yield from (_paragraph(sentence(row, result)), "")
     if row.measure == "color" and done:
-        yield from (_color_sentence(done), "")
+        yield from (_paragraph(_color_sentence(done)), "")
     if not done:
         yield from ("Not run yet.", "")
     if row.note:
-        yield from (row.note, "")
+        yield from (_paragraph(row.note), "")
     yield "On ILSVRC-2012, with the paper's recipe and the seed 0 (repeat with other seeds and folders):"
     if any(plan.runs[run].start for run in (row.net, row.against) if run):
         yield "(`LARGER` is a set with other classes, such as ImageNet Fall 2011)"
     yield from ("", "```bash", *ilsvrc_commands(plan, row), "```", "")
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _error_table(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:

@@ -49,7 +49,9 @@ def table(text: str, head: str) -> list[list[str]]:
 
 
 def section(text: str, title: str) -> str:
-    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    """Return the section of a row, with each paragraph on one line."""
+    blocks = text.split(f"\n## {title}\n")[1].split("\n## ")[0].split("\n\n")
+    return "\n\n".join(b if b.startswith(("|", "```")) else b.strip("\n").replace("\n", " ") for b in blocks)
 
 
 def signed(fraction: float) -> str:
@@ -182,6 +184,11 @@ def test_colours_are_judged_within_each_scale_and_over_all_of_them(folder):
         "half": ("shares differ by 60 to 60", "undecided"),
     }, "one of 6 and one of 20 cases"
     assert len(table(part, "scale")) == 15
+
+
+def test_lines_of_text_are_at_most_120_characters_wide(full):
+    text = re.sub(r"^```.*?^```$", "", full.page(), flags=re.M | re.S)
+    assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 120
 
 
 def test_links_of_the_table_go_to_headings_by_githubs_rule(full):

@@ -129,7 +129,7 @@ def test_ctrl_c_gives_each_run_one_sigint_waits_for_its_end_and_keeps_results(fo
     @contextmanager
     def pressed_when_ready(display: object) -> Iterator[Callable[[object], None]]:
         def watch(running: object) -> None:
-            if done.done and all(path.is_file() and "ready" in path.read_text() for path in outputs.values()):
+            if done.done and all(path.is_file() and "\nready\n" in path.read_text() for path in outputs.values()):
                 raise KeyboardInterrupt
 
         yield watch
