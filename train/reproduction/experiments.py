@@ -10,7 +10,7 @@ from typing import Any
 
 from alexnet_infer import strict_json
 from alexnet_infer.errors import AlexNetInferError, SpecError, one_line, printable, shown
-from train.reproduction.plan import ENSEMBLE, NET_OPTIONS, RECIPE_OPTIONS, Part, Plan, Row, Run, Scale, Training
+from train.reproduction.plan import NET_OPTIONS, RECIPE_OPTIONS, Part, Plan, Row, Run, Scale, Training
 from train.selection import Selection
 
 EXPERIMENTS = Path(__file__).with_name("experiments.toml")
@@ -124,8 +124,8 @@ def _check_rows(plan: Plan) -> None:
                     raise SpecError(f"{name}: expected one of {', '.join(plan.runs)}")
             if row.against is None and row.measure in ("ablation", "overfitting"):
                 raise SpecError("against: expected the run to compare with")
-            if row.measure == "ensemble" and row.net != "paper":
-                raise SpecError(f"net={row.net}: expected paper, of which {ENSEMBLE} nets are averaged")
+            if row.measure in ("ensemble", "neighbors") and row.net != "paper":
+                raise SpecError(f"net={row.net}: expected paper, for which alone this is measured")
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

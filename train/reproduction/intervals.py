@@ -86,11 +86,11 @@ def difference(against: np.ndarray, net: np.ndarray, seeds: SeedVariance) -> Int
 def within(first: np.ndarray, second: np.ndarray, seeds: SeedVariance) -> Interval | None:
     """Return the mean error of `first` minus that of `second`, with its interval.
 
-    Both are bool [seeds, images], the same nets in two ways, such as with one view and with ten. So the difference is
-    taken net by net, and `seeds` is its variance. None as in `difference`.
+    Both are [seeds, images], bool or shares, of the same nets in two ways, such as with one view and with ten. So the
+    difference is taken net by net, and `seeds` is its variance. None as in `difference`.
     """
     _check_same(first, second)
-    values = first.astype(np.int8) - second.astype(np.int8)
+    values = np.subtract(first, second, dtype=np.float64)
     of_images, of_seeds = _variance_over_images(values.mean(0)), seeds.variance / len(values)
     return _interval(float(values.mean()), of_images, of_seeds, _own_variance(values), seeds.freedom, values.shape[1])
 

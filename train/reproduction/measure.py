@@ -29,6 +29,7 @@ from train.log import read_log
 from train.optimizer import plateau
 from train.packed import PackedSet
 from train.recipe import Recipe
+from train.reproduction.neighbors import nearest_neighbors
 from train.reproduction.record import Curve, Data, Errors, Result, Wrong
 from train.wrong import unpacked_bits
 
@@ -45,13 +46,14 @@ def measure(
     device: torch.device,
     *,
     trained: bool,
+    neighbors: bool = False,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> Result:
     """Measure the mean of the nets in model files, on the validation images of a packed set.
 
-    A single net is also measured on training images. With `trained`, it is a run's result: its curves are read from the
-    log beside it, and the images that it gets wrong from its summary. `on_images` is called with the number of images
-    measured since the last call.
+    A single net is also measured on training images. With `neighbors`, its nearest neighbours are found. With
+    `trained`, it is a run's result: its curves are read from the log beside it, and the images that it gets wrong from
+    its summary. `on_images` is called with the number of images measured since the last call.
 
     Raises ModelFileError if a file is damaged, and UnreadableInputError if a log or a summary is.
     """
@@ -71,6 +73,11 @@ def measure(
         center=Wrong.of(wrong["center"]),
         ten=Wrong.of(wrong["ten"]),
         training=training,
+        neighbors=(
+            nearest_neighbors(artifacts[0], Feed(train, device), Feed(validation, device), on_images)
+            if neighbors
+            else None
+        ),
         color=_color(artifacts[0]) if alone else (),
         columns=Kernels.of(artifacts[0]).columns,
         parameters=artifacts[0].manifest.architecture.parameters,

@@ -72,6 +72,8 @@ def _section(plan: Plan, row: Row, results: Sequence[RowResult]) -> Iterator[str
     done = [result for result in results if result.done]
     if row.measure == "color":
         yield from _color_table(plan, done)
+    elif row.measure == "neighbors":
+        yield from _neighbor_table(done)
     elif done:
         yield from _error_table(plan, done)
     for result in done:
@@ -120,7 +122,12 @@ def sentence(row: Row, result: RowResult) -> str:
     return f"{text}. {VERDICTS[result.verdict].format(decisive)}{_against_paper(row, result)}."
 
 
-NAMES = {"top1": "top-1", "top5": "top-5", "gap": "gap between validation and training error"}
+NAMES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "gap": "gap between validation and training error",
+    "same": "neighbours of the same class",
+}
 VERDICTS = {
     "agrees": "This agrees with the paper ({})",
     "disagrees": "This disagrees with the paper ({})",
@@ -182,6 +189,20 @@ def _color_table(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
                 *(f"{100 * x:.1f} %" for x in (first, second)),
             ]
             yield f"| {' | '.join(cells)} | {100 * abs(first - second):.1f} |"
+    yield ""
+
+
+def _neighbor_table(results: Sequence[RowResult]) -> Iterator[str]:
+    if not results:
+        return
+    distance = "distance in pixels: neighbours in the layer, in pixels, all images"
+    yield from (f"| scale | seed | same class, in the layer | in pixels | {distance} |", "|---|---|---|---|---|")
+    for result in results:
+        for seed, net in enumerate(result.neighbors):
+            features, pixels = (100 * shares.mean() for shares in net.shares())
+            distances = net.pixel_distance_of_features, net.pixel_distance_of_pixels, net.pixel_distance_of_all
+            text = ", ".join(f"{distance:,.0f}" for distance in distances)
+            yield f"| {result.scale.title} | {seed} | {features:.1f} % | {pixels:.1f} % | {text} |"
     yield ""
 
 

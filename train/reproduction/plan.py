@@ -72,10 +72,11 @@ class Row(Record, kw_only=True):
     title: Text
     section: Text
     claim: Text
-    measure: Literal["ablation", "overfitting", "views", "ensemble", "color"]
+    measure: Literal["ablation", "overfitting", "views", "ensemble", "color", "neighbors"]
     """ablation: errors of `against` minus errors of `net`, ten views. overfitting: the same, and the difference of the
     gaps between validation and training error. views: errors of the central view minus errors of ten views. ensemble:
-    the mean error of five nets minus the error of their mean. color: the share of colour in each column of conv1."""
+    the mean error of five nets minus the error of their mean. color: the share of colour in each column of conv1.
+    neighbors: the share of nearest neighbours of the same class, in the last hidden layer minus in pixels."""
     net: str
     against: str | None = None
     paper: dict[Literal["top1", "top5"], _Points]
@@ -87,12 +88,12 @@ class Row(Record, kw_only=True):
     @property
     def decisive(self) -> str:
         """The figure that decides whether a claim agrees."""
-        return "gap" if self.measure == "overfitting" else "top1"
+        return {"overfitting": "gap", "neighbors": "same"}.get(self.measure, "top1")
 
     @property
     def claimed(self) -> bool:
         """Whether the paper claims something about the figures of this row."""
-        return bool(self.paper) or self.measure in ("overfitting", "color")
+        return bool(self.paper) or self.measure in ("overfitting", "color", "neighbors")
 
 
 ENSEMBLE = 5
@@ -146,7 +147,7 @@ class Plan:
     def runs_of(self, row: Row, scale: Scale) -> tuple[str, ...]:
         """Return the runs that a row compares at a scale, or none if it is not possible there."""
         if scale.nets:  # those of the run "paper"; there is nothing to compare them with
-            return (row.net,) if row.net == "paper" and row.measure in ("views", "ensemble", "color") else ()
+            return (row.net,) if row.net == "paper" and row.measure not in ("ablation", "overfitting") else ()
         if row.measure == "ensemble" and len(scale.seeds) < ENSEMBLE:
             return ()
         runs = (row.net, row.against) if row.against else (row.net,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from alexnet_infer import strict_json
 from alexnet_infer.errors import SpecError, UnreadableInputError
 from alexnet_infer.files import read_limited, write_atomically
 from alexnet_infer.strict_json import Record, Text, number, whole
-from train.reproduction.plan import Mean, Task
+from train.reproduction.plan import Mean, Task, Training
 from train.wrong import packed_bits, unpacked_bits
 
 FORMAT = 1
@@ -52,6 +53,45 @@ class Errors(Record, kw_only=True):
         super().__post_init__()
         if not self.top5 <= self.top1 <= self.images:
             raise SpecError(f"top1={self.top1}, top5={self.top5}: expected at most top1 and {self.images} images")
+
+
+NEAREST = 6
+"""Neighbours of an image, as in the paper's Figure 4."""
+
+
+class Neighbors(Record, kw_only=True):
+    """How many of the nearest training images of some validation images are of their class."""
+
+    queries: _Size
+    nearest: Annotated[int, whole(1, NEAREST)]
+    """Neighbours of each image: NEAREST, or all training images if there are fewer."""
+    features: Text
+    """For neighbours in the last hidden layer: the number of each image, a byte each, as base64."""
+    pixels: Text
+    """The same for neighbours in pixels."""
+    pixel_distance_of_features: Annotated[float, number(0, 1e9)]
+    """Mean Euclidean distance in grey levels, over all pixels of the view, of the neighbours in the last hidden layer,
+    of those in pixels, and of all training images."""
+    pixel_distance_of_pixels: Annotated[float, number(0, 1e9)]
+    pixel_distance_of_all: Annotated[float, number(0, 1e9)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.shares()
+
+    def shares(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the share of neighbours of the same class, float64 [queries], in features and in pixels."""
+        features, pixels = (self._counts(text) / self.nearest for text in (self.features, self.pixels))
+        return features, pixels
+
+    def _counts(self, text: str) -> np.ndarray:
+        try:
+            counts = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
+        except ValueError:
+            raise SpecError("neighbors: expected base64") from None
+        if len(counts) != self.queries or counts.max() > self.nearest:
+            raise SpecError(f"neighbors: expected {self.queries} numbers from 0 to {self.nearest}")
+        return counts
 
 
 class Curve(Record, kw_only=True):
@@ -91,6 +131,8 @@ class Result(Record, kw_only=True):
     ten: Wrong
     training: Errors | None
     """Central view, on as many training images as there are validation images; None for the mean of several nets."""
+    neighbors: Neighbors | None
+    """Measured for the run "paper" only."""
     color: tuple[_Share, ...]
     """Share of colour in the kernels of each half of conv1 (`alexnet_infer.kernels`); empty for a mean."""
     columns: Annotated[int, whole(1, 2)]
@@ -115,6 +157,11 @@ class Result(Record, kw_only=True):
     def wrong(self, views: str) -> np.ndarray:
         """Return the images that are wrong with "center" or "ten" views, bool [images, 2]."""
         return (self.center if views == "center" else self.ten).bits(self.images)
+
+
+def with_neighbors(task: Task) -> bool:
+    """Whether nearest neighbours are measured for a task."""
+    return isinstance(task, Training) and task.run == "paper"
 
 
 def _optional(data: Any, where: str, kind: type) -> Any:
@@ -145,7 +192,12 @@ class Records:
         try:
             _, fields = strict_json.parse_format(text, "result", FORMAT)
             result = strict_json.build(
-                fields, Result, "result", training=partial(_optional, kind=Errors), curve=partial(_optional, kind=Curve)
+                fields,
+                Result,
+                "result",
+                training=partial(_optional, kind=Errors),
+                curve=partial(_optional, kind=Curve),
+                neighbors=partial(_optional, kind=Neighbors),
             )
         except SpecError as error:
             raise UnreadableInputError(f"{path}: {error}; remove it, and run its experiment again") from None
@@ -153,7 +205,7 @@ class Records:
             return None
         if isinstance(task, Mean) != (result.training is None):
             raise UnreadableInputError(f"{path}: expected errors on training images for one net; remove it")
-        return result
+        return None if with_neighbors(task) and result.neighbors is None else result
 
     def write(self, task: Task, result: Result) -> None:
         """Write the result of a task, atomically."""

@@ -19,7 +19,7 @@ from train.reproduction.intervals import (
     within,
 )
 from train.reproduction.plan import Mean, Plan, Row, Scale, Task, Training
-from train.reproduction.record import Records, Result
+from train.reproduction.record import Neighbors, Records, Result
 from train.reproduction.settings import settings
 
 CHANCE = 40
@@ -57,6 +57,8 @@ class RowResult:
     figures: Mapping[str, Interval] = field(default_factory=dict)
     """Differences of errors, as fractions; without those for which chance is not known."""
     color: tuple[Shares, ...] = ()
+    neighbors: tuple[Neighbors, ...] = ()
+    """Of each net."""
 
     @property
     def done(self) -> bool:
@@ -115,6 +117,7 @@ class Results:
             images=images,
             figures=figures,
             color=color if row.measure == "color" else (),
+            neighbors=_neighbors(results[row.net]) if row.measure == "neighbors" else (),
         )
 
     def _same_images(self, row: Row, results: list[Result]) -> int:
@@ -129,6 +132,8 @@ class Results:
     def _figures(
         self, row: Row, scale: Scale, results: dict[str, list[Result]], mean: Result | None
     ) -> dict[str, Interval]:
+        if row.measure == "neighbors":
+            return self._same_class(_neighbors(results[row.net]))
         figures: dict[str, Interval | None] = {}
         comparable = self._comparable(scale, results[row.net][0])
         for k, name in enumerate(("top1", "top5")):
@@ -146,6 +151,13 @@ class Results:
         if row.measure == "overfitting":
             figures["gap"] = _gap(results[row.against or ""], results[row.net], comparable)
         return {name: interval for name, interval in figures.items() if interval is not None}
+
+    @staticmethod
+    def _same_class(nets: Sequence[Neighbors]) -> dict[str, Interval]:
+        features, pixels = (np.stack(shares) for shares in zip(*(net.shares() for net in nets), strict=True))
+        variance = SeedVariance.pooled([features.mean(1) - pixels.mean(1)])
+        interval = within(features, pixels, variance)
+        return {"same": interval} if interval else {}
 
     def _comparable(self, scale: Scale, like: Result) -> list[list[Result]]:
         """Return the results of each run of a scale that was measured on the images of `like`, with two seeds or more.
@@ -195,6 +207,10 @@ def color_verdict(scales: Sequence[Sequence[Shares]]) -> Verdict:
 def _wrong(results: list[Result], k: int, views: str = "ten") -> np.ndarray:
     """Return bool [seeds, images]: the wrong images, top-1 for k = 0, top-5 for k = 1."""
     return np.stack([result.wrong(views)[:, k] for result in results])
+
+
+def _neighbors(results: list[Result]) -> tuple[Neighbors, ...]:
+    return tuple(result.neighbors for result in results if result.neighbors is not None)
 
 
 def _training(results: list[Result]) -> np.ndarray:

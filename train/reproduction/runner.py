@@ -29,7 +29,7 @@ from train.prepare import Preparation, prepare
 from train.reproduction.command_lines import arguments
 from train.reproduction.measure import data_of, measure, unfinished
 from train.reproduction.plan import Mean, Part, Task, Training
-from train.reproduction.record import Result
+from train.reproduction.record import Result, with_neighbors
 from train.reproduction.request import Workplace
 from train.reproduction.rows import Results
 from train.reproduction.settings import settings
@@ -178,8 +178,15 @@ class Runner:
         packed = self._set(self.plan.part(task))
         with self._measuring:  # each takes all cores
             self._check()
-            own = settings(self.plan, task)
-            return measure(nets, packed, own, self.device, trained=trained, on_images=lambda count: self._check())
+            return measure(
+                nets,
+                packed,
+                settings(self.plan, task),
+                self.device,
+                trained=trained,
+                neighbors=with_neighbors(task),
+                on_images=lambda count: self._check(),
+            )
 
     def _net(self, training: Training) -> Path:
         """Return the path of a net: a published one, or the result of a run."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import base64
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from train.reproduction.experiments import read_plan
 from train.reproduction.page import page
 from train.reproduction.plan import Mean, Plan, Row, Task
 from train.reproduction.publish import every_result
-from train.reproduction.record import Curve, Data, Errors, Records, Result, Wrong
+from train.reproduction.record import Curve, Data, Errors, Neighbors, Records, Result, Wrong, with_neighbors
 from train.reproduction.rows import Results, RowResult
 from train.reproduction.settings import settings
 
@@ -49,6 +50,7 @@ def made(task: Task, ten: np.ndarray, center: np.ndarray | None = None, plan: Pl
         "center": Wrong.of(ten if center is None else center),
         "ten": Wrong.of(ten),
         "training": Errors(images=images, top1=images // 4, top5=images // 8) if alone else None,
+        "neighbors": neighbors() if with_neighbors(task) else None,
         "color": (0.25, 0.75) if alone else (),
         "columns": 2,
         "parameters": 1234567,
@@ -61,6 +63,19 @@ def made(task: Task, ten: np.ndarray, center: np.ndarray | None = None, plan: Pl
     if not plan.trained(task):
         fields |= {"curve": None, "seconds": None}
     return Result(**fields | changes)
+
+
+def neighbors(features: Sequence[int] = (6, 3, 0), pixels: Sequence[int] = (1, 0, 0)) -> Neighbors:
+    """Return the result of these numbers of neighbours, of six, for each of some images."""
+    texts = (base64.b64encode(bytes(counts)).decode() for counts in (features, pixels))
+    return Neighbors(
+        queries=len(features),
+        nearest=6,
+        **dict(zip(("features", "pixels"), texts, strict=True)),
+        pixel_distance_of_features=3000.0,
+        pixel_distance_of_pixels=2000.0,
+        pixel_distance_of_all=4000.0,
+    )
 
 
 def random_wrong(rng: np.random.Generator, images: int = IMAGES, share: float = 0.5) -> np.ndarray:

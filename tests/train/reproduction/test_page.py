@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alexnet_infer.errors import BackendError
-from tests.train.reproduction.made import IMAGES, PLAN, Folder, both, mask
+from tests.train.reproduction.made import IMAGES, PLAN, Folder, both, mask, neighbors
 from train.reproduction import figures
 from train.reproduction.command_lines import command
 from train.reproduction.page import MINUS, NAMES, ilsvrc_commands, page
@@ -97,7 +97,7 @@ def test_verdicts_are_those_of_the_intervals(full):
         if not result.done or result.row.measure == "color":
             continue
         word, shown = cells[result.row.title, result.scale.title][5], cells[result.row.title, result.scale.title][3]
-        name = "gap" if result.row.measure == "overfitting" else "top1"
+        name = result.row.decisive
         decisive = result.figures.get(name)
         if decisive is None:
             assert (word, shown) == ("too few seeds", "")
@@ -289,6 +289,14 @@ def test_a_page_can_be_written_with_results_in_the_current_folder(full, monkeypa
     monkeypatch.chdir(full.path)
     here = Request(plan=PLAN, scale="quarter", results=Path())
     assert here.page.resolve() == full.path.parent / "REPRODUCTION.md"
+
+
+def test_neighbours_have_their_table_and_sentence(folder):
+    for seed in range(3):
+        folder.add(Training("half", "paper", seed), both(mask([1])), neighbors=neighbors((6, 3), (1, 0)))
+    part = section(folder.page(), PLAN.row("neighbors").title)
+    assert table(part, "scale")[0] == ["half", "0", "75.0 %", "8.3 %", "3,000, 2,000, 4,000"]
+    assert "in points: neighbours of the same class +66.67 (" in part
 
 
 def test_an_ensemble_has_its_sentence(folder):

@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from alexnet_infer.errors import SpecError, UnreadableInputError
-from tests.train.reproduction.made import PLAN, both, made, mask, random_wrong
+from tests.train.reproduction.made import PLAN, both, made, mask, neighbors, random_wrong
 from train.reproduction.plan import Mean, Training
 from train.reproduction.record import Records
 from train.reproduction.settings import settings
@@ -137,6 +138,8 @@ def test_settings_and_data_that_are_no_objects_are_one_line(records, name, value
     one_line(records, name)
 
 
+NEIGHBORS = msgspec.to_builtins(neighbors())
+
 NESTED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "too-few-bits": lambda f: f["ten"].__setitem__("top5", "AAA="),
     "too-many-bits": lambda f: f["center"].__setitem__("top1", "AAAAAAAAAAA="),
@@ -153,6 +156,9 @@ NESTED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "curve-error-above-1": lambda f: f["curve"].__setitem__("top1_error", [2.0]),
     "curve-of-no-epochs": lambda f: f.__setitem__("curve", {"loss": [], "top1_error": [], "top5_error": []}),
     "no-training-of-one-net": lambda f: f.__setitem__("training", None),
+    "neighbors-of-too-few-images": lambda f: f.__setitem__("neighbors", NEIGHBORS | {"queries": 99}),
+    "more-neighbors-than-nearest": lambda f: f.__setitem__("neighbors", NEIGHBORS | {"nearest": 2}),
+    "neighbors-no-base64": lambda f: f.__setitem__("neighbors", NEIGHBORS | {"pixels": "@"}),
     "no-validation": lambda f: f.__setitem__("data", {}),
     "unknown-field": lambda f: f.__setitem__("colour", 1),
     "unknown-field-of-errors": lambda f: f["training"].__setitem__("colour", 1),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alexnet_infer.errors import UnreadableInputError, UsageError
-from tests.train.reproduction.made import IMAGES, PLAN, VALIDATION, Folder, both, mask, random_wrong
+from tests.train.reproduction.made import IMAGES, PLAN, VALIDATION, Folder, both, mask, neighbors, random_wrong
 from train.reproduction.intervals import SeedVariance, difference, gap_difference, within
 from train.reproduction.plan import Mean, Training
 from train.reproduction.record import Data, Errors
@@ -167,6 +167,25 @@ def test_color_of_nets_that_come_with_the_program_alone_is_undecided(folder):
     result = folder.of("color-columns", "bundled")
     assert len(result.color) == 5
     assert result.verdict == "undecided"
+
+
+def test_neighbours_are_compared_net_by_net(folder):
+    counts = [((6, 3, 0, 6), (1, 0, 0, 2)), ((5, 4, 1, 5), (1, 1, 0, 2)), ((6, 4, 0, 4), (0, 0, 0, 3))]
+    for seed, (features, pixels) in enumerate(counts):
+        folder.add(Training("half", "paper", seed), both(mask([1])), neighbors=neighbors(features, pixels))
+    result = folder.of("neighbors", "half")
+    gains = [(sum(features) - sum(pixels)) / 24 for features, pixels in counts]
+    same = result.figures["same"]
+    assert same.value == pytest.approx(fmean(gains))
+    first, second = (np.array([pair[i] for pair in counts]) / 6 for i in (0, 1))
+    assert same == within(first, second, SeedVariance(variance(gains), 2))
+    assert (result.verdict, len(result.neighbors)) == (same.verdict, 3)
+
+
+def test_a_result_without_neighbours_is_missing_for_the_papers_net(folder):
+    nested(COUNTS, folder)
+    folder.add(quarter("paper", 0), both(mask([1])), neighbors=None)
+    assert folder.of("lrn", "quarter").missing == (quarter("paper", 0),)
 
 
 def nets(two: list[float], one: list[float]) -> tuple[tuple[str, int, tuple[float, ...]], ...]:
