@@ -34,7 +34,7 @@ def write_page(request: Request) -> Path:
                 write_atomically(request.results / name, picture)
                 captions[f"{request.results.absolute().name}/{name}"] = caption
         except BackendError as error:
-            tell(f"the pictures are not drawn: {error}")
+            tell(f"the page has no pictures: {error}")
         for name in (CURVES, ABLATIONS):
             if not any(path.endswith(name) for path in captions):
                 (request.results / name).unlink(missing_ok=True)  # it would not be of these results

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from alexnet_infer import strict_json
-from alexnet_infer.errors import SpecError, UnreadableInputError
+from alexnet_infer.errors import SpecError, UnreadableInputError, cause_of
 from alexnet_infer.files import read_limited, write_atomically
 from alexnet_infer.strict_json import Record, Text, number, whole
 from train.reproduction.plan import Mean, Task, Training
@@ -149,8 +149,10 @@ class Result(Record, kw_only=True):
         strict_json.check_date(self.date)
         if self.images != self.data.validation["images"]:
             raise SpecError(f"images={self.images}: expected {self.data.validation['images']}, as in data.validation")
-        for wrong in (self.center, self.ten):
-            wrong.bits(self.images)
+        for name, wrong in (("center", self.center), ("ten", self.ten)):
+            top1, top5 = wrong.bits(self.images).T
+            if (top5 & ~top1).any():
+                raise SpecError(f"{name}: images that are wrong in top-5 but not in top-1")
         if len(self.color) != (0 if self.training is None else 2):
             raise SpecError(f"color={self.color}: expected two shares for a net, and none for a mean of nets")
 
@@ -188,7 +190,7 @@ class Records:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise UnreadableInputError(f"{path}: can't be read ({error})") from None
+            raise UnreadableInputError(f"{path}: can't be read ({cause_of(error)}); remove it") from None
         try:
             _, fields = strict_json.parse_format(text, "result", FORMAT)
             result = strict_json.build(

@@ -23,6 +23,7 @@ class Request:
     def __post_init__(self) -> None:
         if self.scale not in self.plan.scales:
             raise UsageError(f"--scale {self.scale}: expected one of {', '.join(self.plan.scales)}")
+        _check_folder("--results", self.results)
         for name in self.only:
             if not self.plan.runs_of(self.plan.row(name), self.size):
                 raise UsageError(f"--only {name}: is not possible at the scale {self.scale}; choose another --scale")
@@ -59,7 +60,17 @@ class Workplace:
     max_hours: float | None = None
 
     def __post_init__(self) -> None:
+        _check_folder("--work", self.work)
         if self.jobs is not None and not 1 <= self.jobs <= 64:
             raise UsageError(f"--jobs {shown(self.jobs)}: expected 1 to 64")
         if self.max_hours is not None and not 0 < self.max_hours < 1e5:
             raise UsageError(f"--max-hours {self.max_hours}: expected more than 0 and less than 100000")
+
+
+def _check_folder(option: str, path: Path) -> None:
+    """Raise UsageError if a folder can't be made at `path`, because a file is in its way."""
+    for place in (path, *path.absolute().parents):
+        if place.exists():
+            if not place.is_dir():
+                raise UsageError(f"{option} {path}: {place} is a file; expected a folder, or one that can be made")
+            return

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 
 from alexnet_infer.errors import AlexNetInferError, StoppedError, UsageError, one_line
+from alexnet_infer.files import lock, writing
 from train.device import keep_memory, pick_device
 from train.display import Display
 from train.packed import PackedSet, is_packed, open_packed
@@ -33,6 +35,7 @@ from train.reproduction.record import Result, with_neighbors
 from train.reproduction.request import Workplace
 from train.reproduction.rows import Results
 from train.reproduction.settings import settings
+from train.reproduction.signals import stopped_by_signals
 from train.reproduction.watch import watching
 from train.selection import Selection
 
@@ -76,16 +79,21 @@ class Runner:
     def run(self, tasks: Sequence[Task]) -> Outcome:
         """Run tasks in order, as far as what they are made from is done. Each result is kept as soon as it is there.
 
-        Raises StoppedError after Ctrl-C, when all runs have written their checkpoints, and UsageError if the data set
-        is not the one of the results that exist.
+        Raises StoppedError after Ctrl-C or SIGTERM, when all runs have written their checkpoints. Raises UsageError if
+        the data set is not the one of the results that exist, or if another process uses the folder.
         """
         keep_memory()
         outcome, waiting = Outcome(), self._with_nets(tasks)
         running: dict[Future[Result], Task] = {}
         try:
-            for task in waiting:
-                self._check_data(task)
-            with ThreadPoolExecutor(self.jobs) as threads, watching(self.display) as watch:
+            with (
+                self._alone(),
+                stopped_by_signals() as ignore_signals,
+                ThreadPoolExecutor(self.jobs) as threads,
+                watching(self.display) as watch,
+            ):
+                for task in waiting:
+                    self._check_data(task)
                 try:
                     while waiting or running:
                         for task in self._ready(waiting, running.values(), outcome):
@@ -100,6 +108,7 @@ class Runner:
                         for future in finished:
                             self._end(running.pop(future), future, outcome)
                 except BaseException:
+                    ignore_signals()
                     self._interrupt()
                     if running:
                         self.display.note("stopping: waiting for the checkpoints of the runs")
@@ -110,6 +119,17 @@ class Runner:
         except KeyboardInterrupt:
             raise StoppedError("interrupted: run the same command again to continue") from None
         return outcome
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        work = self.where.work
+        with writing(f"--work {work}", "choose another folder"):
+            work.mkdir(parents=True, exist_ok=True)
+            held = lock(work / ".lock")
+        if held is None:
+            raise UsageError(f"--work {work}: another `reproduce` is using it; wait for it to end, or choose another")
+        with held:
+            yield
 
     def _with_nets(self, tasks: Sequence[Task]) -> list[Task]:
         """Return the tasks, each after those nets that it is made from and whose files are not here."""

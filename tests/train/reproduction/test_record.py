@@ -144,6 +144,7 @@ NESTED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "too-few-bits": lambda f: f["ten"].__setitem__("top5", "AAA="),
     "too-many-bits": lambda f: f["center"].__setitem__("top1", "AAAAAAAAAAA="),
     "other-images": lambda f: f.__setitem__("images", 48),
+    "wrong-in-top5-only": lambda f: f["ten"].update(top1="AAAAAAA=", top5="gAAAAAA="),
     "no-base64": lambda f: f["ten"].__setitem__("top1", "@@@@"),
     "bits-null": lambda f: f["ten"].__setitem__("top1", None),
     "training-count-below-0": lambda f: f["training"].__setitem__("top1", -1),

@@ -128,6 +128,8 @@ def test_a_damaged_result_is_one_line(reproduce):
         (["--only", "five"], ["--only five", "not possible at the scale miniature"]),
         (["--only", "six"], ["--only six", "not possible at the scale miniature"]),
         (["--jobs", "0"], ["--jobs 0: expected 1 to 64"]),
+        (["--work", "toys/val/n00000000/000.png/work"], ["--work", "000.png is a file; expected a folder"]),
+        (["--results", "toys/val/n00000000/000.png"], ["--results", "000.png is a file; expected a folder"]),
         (["--max-hours", "-1"], ["--max-hours -1"]),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,6 +150,40 @@ def test_ctrl_c_gives_each_run_one_sigint_waits_for_its_end_and_keeps_results(fo
     for path in outputs.values():
         assert path.read_text().splitlines()[-2:] == ["ready", "interrupted 1"]
     assert recorded(folder) == {"no-lrn-0"}
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_sigterm_and_sighup_stop_as_ctrl_c_does(folder, tmp_path, name):
+    def send(_: Runner) -> None:
+        os.kill(os.getpid(), getattr(signal, name))
+
+    before = signal.getsignal(getattr(signal, name))
+    with pytest.raises(StoppedError):
+        Scripted(folder, tmp_path, {PAPER: send}).run([PAPER, SIX])
+    assert signal.getsignal(getattr(signal, name)) == before
+    assert recorded(folder) <= {"paper-0"}
+
+
+def test_a_second_signal_does_not_disturb_the_end(folder, tmp_path, monkeypatch):
+    class Twice(Scripted):
+        def _interrupt(self) -> None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+            super()._interrupt()
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(StoppedError):
+        Twice(folder, tmp_path, {PAPER: lambda _: os.kill(os.getpid(), signal.SIGTERM)}).run([PAPER])
+    assert signal.getsignal(signal.SIGINT) == handler
+    assert recorded(folder) <= {"paper-0"}
+
+
+def test_a_work_folder_that_is_in_use_is_refused(folder, tmp_path):
+    def again(_: Runner) -> None:
+        with pytest.raises(UsageError, match=r"--work .*: another `reproduce` is using it; wait"):
+            Scripted(folder, tmp_path, {}).run([SIX])
+
+    assert Scripted(folder, tmp_path, {PAPER: again}).run([PAPER]).done == [PAPER]
 
 
 def test_no_run_starts_once_the_others_are_being_stopped(folder, tmp_path):
