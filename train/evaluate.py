@@ -55,7 +55,7 @@ class ModuleScorer:
         self.batch = PATCHES_PER_CALL[mean.device.type] // (10 if views == "ten" else 1)
 
     @classmethod
-    def of(cls, artifact: Artifact, device: torch.device, views: Views) -> ModuleScorer:
+    def of(cls, artifact: Artifact, device: torch.device, views: Views = "ten") -> ModuleScorer:
         """Return the net in a model file as a module on `device`."""
         model, preprocessing = AlexNet(artifact.manifest.architecture), artifact.manifest.preprocessing
         model.take(artifact.tensors)

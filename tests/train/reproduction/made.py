@@ -102,7 +102,8 @@ class Folder:
         for task in self.plan.tasks(self.plan.row(name), self.plan.scales[scale]):
             run = "mean" if isinstance(task, Mean) else task.run
             ten = random_wrong(rng, share=(share or {}).get(run, 0.5))
-            center = both(*(ten | (rng.random(ten.shape) < 0.1)).T)
+            worse = random_wrong(rng, share=0.1)
+            center = ten | worse
             color = () if isinstance(task, Mean) else (round(rng.random(), 3), round(rng.random(), 3))
             if task not in self.made:
                 self.add(task, ten, center, color=color)
