@@ -32,7 +32,7 @@ _RATE_SPAN = 1e5
 """Ratio of the largest to the smallest learning rate that is drawn. Without a limit, the last steps of a cycle, which
 are close to 0, would compress the rest."""
 
-_STYLE = {
+STYLE = {
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -41,6 +41,7 @@ _STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
 }
+"""Changes to matplotlib's default style, for all pictures of the trainer."""
 
 
 def curves(run: Path) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def _picture(tables: dict[str, dict[str, Any]]) -> bytes:
     few = matplotlib.colormaps["tab10"].colors
     colors = few if len(tables) <= len(few) else matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(tables)))
     png = io.BytesIO()
-    with style.context(["default", _STYLE]), warnings.catch_warnings():
+    with style.context(["default", STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a run's name may have characters that the font lacks
         figure = Figure(figsize=(WIDTH / _DPI, HEIGHT / _DPI), dpi=_DPI, layout="constrained")
         panels = figure.subplot_mosaic([["loss"] * 3 + ["error"] * 3, ["lr"] * 2 + ["norm"] * 2 + ["rate"] * 2])

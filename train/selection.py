@@ -59,8 +59,8 @@ class Selection:
     """Which part of a data set to use. Raises UsageError if `classes` is not a slice or a number is out of range."""
 
     classes: str = ":"
-    """The classes, in the order of their WordNet ids, as a Python slice: ":100" for the first 100, "1::2" for every
-    other."""
+    """Which classes, in the order of their WordNet ids, as a Python slice. ":100" selects the first 100, and "1::2"
+    every second class, starting with the second."""
     hold_out: int = 0
     """How many training images of each class to move to the validation split: the last ones in the set's order."""
 

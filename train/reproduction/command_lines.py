@@ -22,8 +22,7 @@ def command(plan: Plan, training: Training, data: Mapping[str, str]) -> str:
     start, run = plan.start(training), plan.runs[training.run]
     options = dict(plan.options(training))
     if start:
-        net = f"runs/{start.run}-{start.seed}/{plan.scales[start.scale].options['preset']}.safetensors"
-        options["init-from"] = net
+        options["init-from"] = f"runs/{start.run}-{start.seed}/{plan.scales[start.scale].net_name}"
     options |= {"data": data[run.data], "out": f"runs/{training.run}-{training.seed}"}
     return "python -m train " + shlex.join(arguments(options))
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from alexnet_infer.packages import missing_package
+from train.plot import STYLE
 from train.reproduction.plan import Plan, Training
 from train.reproduction.record import Curve
 from train.reproduction.rows import Results, RowResult
@@ -15,14 +16,7 @@ from train.reproduction.rows import Results, RowResult
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_STYLE = {
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": "medium",
-    "font.size": 10,
-    "grid.color": "0.9",
-    "legend.frameon": False,
+_SVG = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "alexnet-infer",  # the same file each time
 }
@@ -103,7 +97,7 @@ def _svg(width: float, height: float, draw: Callable[[Figure], None]) -> bytes:
     except ImportError as error:
         raise missing_package(error, "figures") from None
     data = io.BytesIO()
-    with style.context(["default", _STYLE]):
+    with style.context(["default", STYLE, _SVG]):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
         FigureCanvasSVG(figure).print_svg(data, metadata={"Date": None})

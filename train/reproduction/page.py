@@ -103,10 +103,14 @@ def _error_table(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
     for result in results:
         for run in result.runs:
             cells = [result.scale.title, plan.runs[run.run].title, f"{run.parameters:,}", str(run.seeds)]
-            cells += [f"{run.top1:.2%} / {run.top5:.2%}".replace("%", " %", 2), f"{run.center:.2%}".replace("%", " %")]
-            cells += [f"{run.training:.2%}".replace("%", " %")] if training and run.training is not None else []
+            cells += [f"{_percent(run.top1)} / {_percent(run.top5)}", _percent(run.center)]
+            cells += [_percent(run.training)] if training and run.training is not None else []
             yield f"| {' | '.join(cells)} |"
     yield ""
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
 
 
 def sentence(row: Row, result: RowResult) -> str:
@@ -233,7 +237,7 @@ def ilsvrc_commands(plan: Plan, row: Row) -> list[str]:
 
 def _measuring(scale: Scale, row: Row) -> list[str]:
     """Return the commands that measure the nets, if the trainer's own output does not have the figures."""
-    nets = [f"--model runs/paper-{seed}/{scale.options['preset']}.safetensors" for seed in scale.seeds[:ENSEMBLE]]
+    nets = [f"--model runs/paper-{seed}/{scale.net_name}" for seed in scale.seeds[:ENSEMBLE]]
     if row.measure == "ensemble":
         return [f"alexnet-infer eval {' '.join(nets)} --data ILSVRC2012"]
     return []

@@ -53,6 +53,11 @@ class Scale(Record, kw_only=True):
     nets: tuple[Text, ...] = ()
     trial: bool = False
 
+    @property
+    def net_name(self) -> str:
+        """Name of the file that a run writes: the trainer names nets by their preset."""
+        return f"{self.options['preset']}.safetensors"
+
 
 class Run(Record, kw_only=True):
     """One net, trained with each of a scale's seeds."""
@@ -81,7 +86,6 @@ class Row(Record, kw_only=True):
     against: str | None = None
     paper: dict[Literal["top1", "top5"], _Points]
     note: str = ""
-
     more: bool = False
     """Whether the paper says "more than" its figures."""
 
@@ -160,7 +164,9 @@ class Plan:
         return [run for run in self.runs if scale.other or all(self.runs[r].data == "main" for r in self._chain(run))]
 
     def _chain(self, run: str) -> list[str]:
-        return [*self._starts(run), run]
+        """Return the runs that a run starts from, the first one first, and the run itself."""
+        start = self.runs[run].start
+        return [*(self._chain(start) if start else []), run]
 
     def tasks(self, row: Row, scale: Scale) -> list[Task]:
         """Return the nets that a row needs at a scale, each after those that it is made from."""
@@ -207,10 +213,6 @@ class Plan:
         """Return the net that a net starts from, if there is one."""
         start = self.runs[training.run].start
         return Training(training.scale, start, training.seed) if start else None
-
-    def _starts(self, run: str) -> list[str]:
-        start = self.runs[run].start
-        return [*self._starts(start), start] if start else []
 
     def trained(self, task: Task) -> TypeGuard[Training]:
         """Whether a task trains a net; the others only measure nets."""

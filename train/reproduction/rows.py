@@ -94,12 +94,11 @@ class Results:
         runs = self.plan.runs_of(row, scale)
         if not runs:
             return None
-        known = {task: self.result(task) for task in self.plan.tasks(row, scale)}
-        if missing := tuple(task for task, result in known.items() if result is None):
+        tasks, seeds = self.plan.tasks(row, scale), self.plan.seeds(scale)
+        known = {task: result for task in tasks if (result := self.result(task)) is not None}
+        if missing := tuple(task for task in tasks if task not in known):
             return RowResult(row=row, scale=scale, missing=missing)
-        seeds = self.plan.seeds(scale)
-        nets = {run: [self.result(self.plan.training(scale, run, seed)) for seed in seeds] for run in runs}
-        results = {run: [net for net in of_run if net is not None] for run, of_run in nets.items()}
+        results = {run: [known[self.plan.training(scale, run, seed)] for seed in seeds] for run in runs}
         mean = known.get(Mean(scale.title))
         images = self._same_images(
             row, [*(net for of_run in results.values() for net in of_run), *([mean] if mean else [])]

@@ -144,8 +144,8 @@ class Runner:
 
     def _check_data(self, task: Task) -> None:
         """Raise UsageError if the data set is not that of the results which exist for the same scale and part."""
-        part, here = self.plan.part(task), data_of(self._set(self.plan.part(task)))
-        scale = self.plan.scales[task.scale]
+        scale, part = self.plan.scales[task.scale], self.plan.part(task)
+        here = data_of(self._set(part))
         for run in self.plan.possible_runs(scale):
             for seed in self.plan.seeds(scale):
                 other = Training(scale.title, run, seed)
@@ -213,7 +213,7 @@ class Runner:
         scale = self.plan.scales[training.scale]
         if scale.nets:
             return self.plan.net_file(training)
-        return self.folder(training) / f"{scale.options['preset']}.safetensors"
+        return self.folder(training) / scale.net_name
 
     def folder(self, training: Training) -> Path:
         """Return the folder of a run."""

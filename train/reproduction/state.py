@@ -95,19 +95,21 @@ def image_counts(plan: Plan, scale: Scale, results: Results, data: Path | None) 
     They are counted in `data`, if it is given, and else taken from the records.
     """
     counts: dict[Part, tuple[int, int]] = {}
-    for part in filter(None, (scale.main, scale.other)):
-        if data is not None and is_packed(data):
-            packed = open_packed(data)
-            counts[part] = packed.images("train"), packed.images("validation")
-        elif data is not None:
-            sets = Selection(classes=part.classes, hold_out=part.hold_out).of(open_splits(data))
+    parts = [part for part in (scale.main, scale.other) if part is not None]
+    if data is not None and is_packed(data):
+        packed = open_packed(data)
+        counts = dict.fromkeys(parts, (packed.images("train"), packed.images("validation")))
+    elif data is not None:
+        splits = open_splits(data)
+        for part in parts:
+            sets = Selection(classes=part.classes, hold_out=part.hold_out).of(splits)
             counts[part] = len(sets["train"]), len(sets["validation"])
     for run in plan.possible_runs(scale):
         for seed in plan.seeds(scale):
             task = Training(scale.title, run, seed)
             if result := results.result(task):
                 counts.setdefault(plan.part(task), (result.data.train["images"], result.images))
-    for part in filter(None, (scale.main, scale.other)):
+    for part in parts:
         if counts:  # the parts of a scale have about as many images
             counts.setdefault(part, next(iter(counts.values())))
     return counts

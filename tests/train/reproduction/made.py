@@ -97,7 +97,7 @@ class Folder:
         self.records.write(task, self.made[task])
 
     def add_row(self, name: str, scale: str, seed: int = 0, share: Mapping[str, float] | None = None) -> None:
-        """Write random records of the tasks of a row that have none yet. `share` has errors of runs, by default 0.5."""
+        """Write random records for those tasks of a row that have no record. `share` maps runs to errors, else 0.5."""
         rng = np.random.default_rng(seed)
         for task in self.plan.tasks(self.plan.row(name), self.plan.scales[scale]):
             run = "mean" if isinstance(task, Mean) else task.run
