@@ -237,7 +237,8 @@ def trainer(tmp_path):
     log = RunLog(tmp_path / "ä", 2, every=1)
     log.start((0, 0), {}, {})
     for step in (1, 2):
-        log.on_step(SimpleNamespace(epoch=0, step=step, loss=1.0, lr=0.1, images_per_second=9.0, grad_norm=1.0))
+        figures = {"loss": 1.0, "top1_error": 0.9, "lr": 0.1, "images_per_second": 9.0, "grad_norm": 1.0}
+        log.on_step(SimpleNamespace(epoch=0, step=step, **figures))
     log.close("finished")
 
     def trainer(command: str) -> tuple[int, str, str]:

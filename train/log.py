@@ -32,13 +32,15 @@ _NO_LOG = "expected the log of a run; move it away"
 _COUNT, _SIZE = (Annotated[int, strict_json.whole(least, 2**53)] for least in (0, 1))
 _FIGURE = Annotated[float, strict_json.number(-1e300, 1e300)] | None
 _POSITION = {"epoch": _COUNT, "step": _COUNT}
-_STEP_FIGURES = ("loss", "lr", "images_per_second", "grad_norm", "grad_norm_max")
+_STEP_FIGURES = ("loss", "top1_error", "lr", "images_per_second", "grad_norm", "grad_norm_max")
 _FIELDS = {
     "start": {**_POSITION, "steps_per_epoch": _SIZE},
     "step": {**_POSITION, "steps": _SIZE, **dict.fromkeys(_STEP_FIGURES, _FIGURE)},
     "epoch": {"epoch": _COUNT, **dict.fromkeys(("top1_error", "top5_error", "seconds"), _FIGURE)},
     "end": _POSITION,
 }
+_LATER = {"step": "top1_error"}
+"""Event -> the field that logs of earlier versions lack."""
 
 
 class RunLog:
@@ -49,9 +51,10 @@ class RunLog:
     - start: the position at which the run starts or resumes (`epoch`, `step`), `steps_per_epoch`, `time`, `config`,
       `software`.
     - step: a window of `steps` steps. The last of them is step `step` (from 1) of the epoch after `epoch` completed
-      epochs. `loss` and `grad_norm` are means over the window, `grad_norm_max` is the largest norm, and `lr` is that
-      of the last step. `images_per_second` is the number of images divided by the time, without the first step that
-      this object logs. A window ends at each multiple of `every`, at `flush` and at the end of an epoch.
+      epochs. `loss`, `top1_error` (0..1) and `grad_norm` are means over the window, on the images as the net is trained
+      on them. `grad_norm_max` is the largest norm, and `lr` is that of the last step. `images_per_second` is the number
+      of images divided by the time, without the first step that this object logs. A window ends at each multiple of
+      `every`, at `flush` and at the end of an epoch.
     - epoch: after `epoch` completed epochs: `top1_error` and `top5_error` (0..1), `seconds` spent in training.
     - end: the position at which the run stopped (`epoch`, `step`), `time`, `reason`.
 
@@ -121,6 +124,7 @@ class RunLog:
         epoch, step = self._at
         figures = {
             "loss": _mean([report.loss for report in window]),
+            "top1_error": _mean([report.top1_error for report in window]),
             "lr": window[-1].lr,
             "images_per_second": _mean_rate([report.images_per_second for report in timed]),
             "grad_norm": _mean(norms),
@@ -254,6 +258,8 @@ def _checked(record: Any) -> dict[str, Any]:
     if not isinstance(record, dict) or not isinstance(record.get("event"), str):
         raise SpecError("expected an object with an event name")
     kinds = _FIELDS.get(record["event"]) or {name: _COUNT for name in _POSITION if name in record}
+    if later := _LATER.get(record["event"]):
+        record.setdefault(later, None)
     for name, kind in kinds.items():
         if name not in record:
             raise SpecError(f"missing field: {name}")

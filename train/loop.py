@@ -267,8 +267,9 @@ class Trainer:
         due = over = False
         while len(self._queued) > behind:
             step = self._queued.popleft()
-            loss_sum, square_sum, *flags = step.read()
-            loss, norm = loss_sum / self.ranks.count, math.sqrt(square_sum / self.ranks.data_ranks)
+            *sums, square_sum, due_now, over_now = step.read()
+            loss, error = (total / self.ranks.count for total in sums)
+            norm = math.sqrt(square_sum / self.ranks.data_ranks)
             # A gradient that is not finite has spoiled the weights, even if the loss was finite.
             for name, value in (("the loss", loss), ("the norm of the gradient", norm)):
                 if not math.isfinite(value):
@@ -276,11 +277,11 @@ class Trainer:
                         f"{name} is {value} in epoch {step.epoch + 1}, step {step.step}: the run diverged; "
                         f"try a smaller --lr than {self.recipe.lr:g} (the last checkpoint is unchanged)"
                     )
-            due, over = due or bool(flags[0]), over or bool(flags[1])
+            due, over = due or bool(due_now), over or bool(over_now)
             started, self._read_at = self._read_at, time.monotonic()  # includes the wait for the images
             self.state.seconds += self._read_at - started
             speed = self.recipe.batch / max(self._read_at - started, 1e-6)
-            on_step(StepReport(step.epoch, step.step, loss, step.lr, speed, norm))
+            on_step(StepReport(step.epoch, step.step, loss, error, step.lr, speed, norm))
         return due, over
 
     def validation_error(self) -> tuple[float, float]:

@@ -47,8 +47,9 @@ STYLE = {
 def curves(run: Path) -> dict[str, Any]:
     """Return what a run has logged so far, as lists for JSON. `run` is its folder or its log.
 
-    `train` has, for each window of steps: its end as `epoch` (2.5 is the middle of the third), `loss`, `loss_smoothed`
-    (the mean over half an epoch around it), `lr`, `images_per_second`, `grad_norm` (mean) and `grad_norm_max`.
+    `train` has, for each window of steps: its end as `epoch` (2.5 is the middle of the third), `loss` and `top1_error`
+    (0..1), both also `_smoothed` (the mean over half an epoch around it), `lr`, `images_per_second`, `grad_norm` (mean)
+    and `grad_norm_max`.
     `validation` has, for each epoch: `epoch`, `top1_error` and `top5_error` (0..1), and `seconds` spent in training. A
     figure that was not finite or not measured is None.
 
@@ -61,8 +62,10 @@ def curves(run: Path) -> dict[str, Any]:
     if not starts:
         raise UnreadableInputError(f"{run}: the log has no start event; expected a log that python -m train wrote")
     per_epoch = starts[-1]["steps_per_epoch"]
-    train = {"epoch": [r["epoch"] + r["step"] / per_epoch for r in steps], "loss": [r["loss"] for r in steps]}
-    train["loss_smoothed"] = _smoothed(train["epoch"], train["loss"], [r["steps"] for r in steps])
+    train: dict[str, list[Any]] = {"epoch": [r["epoch"] + r["step"] / per_epoch for r in steps]}
+    for name in ("loss", "top1_error"):
+        train[name] = [r[name] for r in steps]
+        train[f"{name}_smoothed"] = _smoothed(train["epoch"], train[name], [r["steps"] for r in steps])
     for name in ("lr", "images_per_second", "grad_norm", "grad_norm_max"):
         train[name] = [r[name] for r in steps]
     validation = {name: [r[name] for r in epochs] for name in ("epoch", "top1_error", "top5_error", "seconds")}
@@ -162,6 +165,7 @@ def _draw(panels: dict[str, Axes], table: dict[str, Any], color: Any) -> None:
     x, faint = train["epoch"], {"alpha": 0.3, "linewidth": 0.7, "marker": None}
     line("loss", x, train["loss"], **faint)
     line("loss", x, train["loss_smoothed"])
+    line("error", x, train["top1_error_smoothed"], percent=True, linestyle=":", marker=None)
     line("error", validation["epoch"], validation["top1_error"], percent=True)
     line("error", validation["epoch"], validation["top5_error"], percent=True, linestyle="--")
     line("lr", x, train["lr"])
@@ -175,7 +179,7 @@ def _label(panels: dict[str, Axes]) -> None:
 
     titles = {
         "loss": "Training loss (bold: mean over half an epoch)",
-        "error": "Validation error, %",
+        "error": "Error, %",
         "lr": "Learning rate",
         "norm": "Gradient norm (bold: mean, faint: largest)",
         "rate": "Training images/s",
@@ -184,8 +188,8 @@ def _label(panels: dict[str, Axes]) -> None:
         panels[name].set_title(title, loc="left")
         panels[name].set_xlabel("epoch")
     if any(np.isfinite(line.get_ydata()).any() for line in panels["error"].lines):
-        kinds = [Line2D([], [], color="0.3", linestyle=kind) for kind in ("-", "--")]
-        panels["error"].legend(kinds, ["top-1", "top-5"])
+        kinds = [Line2D([], [], color="0.3", linestyle=kind) for kind in ("-", "--", ":")]
+        panels["error"].legend(kinds, ["top-1", "top-5", "top-1, training"])
     else:
         panels["error"].set_yticks([])
         panels["error"].text(0.5, 0.5, "no epoch finished yet", ha="center", transform=panels["error"].transAxes)

@@ -64,30 +64,33 @@ class TrainingStep:
             self.replica = DistributedDataParallel(model, process_group=self.ranks.data_group)
 
     def __call__(self, batch: Batch, plan: EpochPlan, lr: float) -> Tensor:
-        """Run one step. Returns float32 [2] on the device.
+        """Run one step. Returns float32 [3] on the device.
 
-        The values are the mean loss over this process's images and the squared Euclidean norm of the gradient of this
-        process's weights.
+        The values are the mean loss over this process's images, their top-1 error (0..1), and the squared Euclidean
+        norm of the gradient of this process's weights. Loss and error are those before the update.
         """
         self.model.train()
         self.optimizer.zero_grad()
-        total = torch.zeros((), device=batch.rows.device)
+        total = torch.zeros(2, device=batch.rows.device)
         parts = batch.parts(self.accumulate)
         for i, part in enumerate(parts, start=1):
             with nullcontext() if i == len(parts) else self._without_exchange():
-                loss = self._loss(part, plan) * (len(part) / len(batch))
+                loss, wrong = self._loss(part, plan)
+                loss = loss * (len(part) / len(batch))
                 # Every column propagates the whole loss back, and the exchanges sum the gradients.
                 (loss / self.ranks.columns).backward()
-            total += loss.detach()
+            total += torch.stack([loss.detach(), wrong / len(batch)])
         norm = torch.stack(torch._foreach_norm(self.optimizer.gradients)).norm()
         self.optimizer.step(lr)
-        return torch.stack([total, norm.float() ** 2])
+        return torch.cat([total, norm.float()[None] ** 2])
 
-    def _loss(self, batch: Batch, plan: EpochPlan) -> Tensor:
+    def _loss(self, batch: Batch, plan: EpochPlan) -> tuple[Tensor, Tensor]:
+        """Return the mean loss over a batch, and how many of its images are wrong."""
         patches = self.augment.training(batch.squares, plan, batch.rows, batch.index)
         with self.autocast():
             logits = self.replica(patches, plan.key[batch.rows])
-        return F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+        return loss, (logits.detach().argmax(1) != batch.labels).sum()
 
     def autocast(self) -> AbstractContextManager:
         """Return a context in which layers compute in the working precision."""
@@ -109,6 +112,8 @@ class StepReport:
     step: int
     """Steps completed in this epoch, including this one."""
     loss: float
+    top1_error: float
+    """On the images of the step, as the net was trained on them (0..1)."""
     lr: float
     images_per_second: float
     grad_norm: float

@@ -17,7 +17,7 @@ from train.step import StepReport
 
 
 def report(epoch: int, step: int, loss: float = 2.0, rate: float = 100.0) -> StepReport:
-    return StepReport(epoch, step, loss, 0.0123, rate, 1.0)
+    return StepReport(epoch, step, loss, 0.75, 0.0123, rate, 1.0)
 
 
 def test_the_mean_of_equal_values_is_their_value_from_the_first_on():
@@ -64,7 +64,9 @@ def test_an_epoch_ends_with_one_line():
     watched.on_step(report(0, 1))
     watched.on_step(report(0, 2))
     watched.on_epoch(RunState(epoch=1, errors=[0.8766]))
-    assert lines == ["epoch 1/4  validation error 87.66%  loss 2.000  lr 0.012  100 images/s  0:01:00 left"]
+    assert lines == [
+        "epoch 1/4  validation error 87.66%  training error 75.00%  loss 2.000  lr 0.012  100 images/s  0:01:00 left"
+    ]
 
 
 def test_without_a_terminal_only_lines_are_written():

@@ -23,18 +23,32 @@ from train.log import LOG_NAME, RunLog, read_log
 ROOT = Path(__file__).parents[2]
 STEPS, EPOCHS = 50, 3
 """With a record every 20 steps, an epoch has windows of 20, 20 and 10."""
-FIGURES = ("loss", "lr", "grad_norm", "grad_norm_max")
+FIGURES = ("loss", "top1_error", "lr", "grad_norm", "grad_norm_max")
 
 
-def report(epoch: int, step: int, loss: float = 2.0, lr: float = 0.01, rate: float = 100.0, norm: float = 1.0):
+def report(
+    epoch: int,
+    step: int,
+    loss: float = 2.0,
+    lr: float = 0.01,
+    rate: float = 100.0,
+    norm: float = 1.0,
+    error: float = 0.5,
+):
     """Return an object with the attributes of `train.step.StepReport`."""
-    return SimpleNamespace(epoch=epoch, step=step, loss=loss, lr=lr, images_per_second=rate, grad_norm=norm)
+    figures = {"loss": loss, "top1_error": error, "lr": lr, "images_per_second": rate, "grad_norm": norm}
+    return SimpleNamespace(epoch=epoch, step=step, **figures)
 
 
 def drawn(epoch: int, step: int):
     """Return a report whose figures depend only on epoch and step, like those of a resumed run."""
     rng = random.Random(1000 * epoch + step)
-    return report(epoch, step, rng.uniform(1, 7), rng.uniform(1e-4, 1e-1), rng.uniform(50, 90), rng.uniform(0, 5))
+    figures = (rng.uniform(*ends) for ends in ((1, 7), (1e-4, 1e-1), (50, 90), (0, 5), (0, 1)))
+    return report(epoch, step, *figures)
+
+
+TRAINING = ("loss", "top1_error", "lr", "images_per_second", "grad_norm")
+"""Figures of a window that TensorBoard shows."""
 
 
 def state(epoch: int):
@@ -88,8 +102,9 @@ def whole(tmp_path) -> list[dict]:
 
 def test_a_window_has_the_means_of_its_steps(tmp_path):
     log = opened(tmp_path, every=4)
-    for step, (loss, norm, rate) in enumerate([(6, 1, 5), (5, 2, 100), (4, 9, 50), (1, 4, 100)], 1):
-        log.on_step(report(2, step, loss, 0.1 / step, rate, norm))
+    figures = [(6, 1, 5, 1.0), (5, 2, 100, 0.75), (4, 9, 50, 0.5), (1, 4, 100, 0.25)]
+    for step, (loss, norm, rate, error) in enumerate(figures, 1):
+        log.on_step(report(2, step, loss, 0.1 / step, rate, norm, error))
     _, record = read_log(tmp_path)
     assert record == {
         "event": "step",
@@ -97,6 +112,7 @@ def test_a_window_has_the_means_of_its_steps(tmp_path):
         "step": 4,
         "steps": 4,
         "loss": 4.0,
+        "top1_error": 0.625,
         "lr": 0.025,
         # Without the first step, which warms up: three batches of 100 images in 1 + 2 + 1 seconds.
         "images_per_second": pytest.approx(75),
@@ -111,6 +127,17 @@ def test_windows_end_at_the_same_steps_of_each_epoch_and_have_every_step_once(wh
     mean = sum(r["loss"] * r["steps"] for r in whole if r["event"] == "step") / (EPOCHS * STEPS)
     losses = [drawn(e, s + 1).loss for e in range(EPOCHS) for s in range(STEPS)]
     assert mean == pytest.approx(sum(losses) / len(losses))
+
+
+def test_the_training_error_of_a_log_that_does_not_have_it_is_null(tmp_path):
+    """Earlier versions did not log it, and their runs can be resumed."""
+    log = opened(tmp_path)
+    steps(log, (0, 0), (1, 0))
+    records = [{name: value for name, value in r.items() if name != "top1_error"} for r in written(tmp_path)[:-1]]
+    (tmp_path / LOG_NAME).write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert [r["top1_error"] for r in read_log(tmp_path) if r["event"] == "step"] == [None] * 3
+    steps(opened(tmp_path, (0, 40)), (0, 40), (1, 0))
+    assert [r["top1_error"] is None for r in read_log(tmp_path) if r["event"] == "step"] == [True, True, False]
 
 
 def test_an_epoch_has_the_latest_errors_after_its_last_window(tmp_path):
@@ -229,7 +256,8 @@ def test_a_process_killed_while_it_writes_leaves_whole_lines_and_at_most_one_tor
         "import sys; from types import SimpleNamespace as R; from pathlib import Path; from train.log import RunLog\n"
         "log = RunLog(Path(sys.argv[1]), 10**9, every=1); log.start((0, 0), {}, {}); step = 0\n"
         "while True:\n"
-        "    step += 1; log.on_step(R(epoch=0, step=step, loss=1.0, lr=1.0, images_per_second=1.0, grad_norm=1.0))\n"
+        "    step += 1; log.on_step(R(epoch=0, step=step, loss=1.0, top1_error=1.0, lr=1.0,"
+        " images_per_second=1.0, grad_norm=1.0))\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT) as process:
         path, deadline = tmp_path / LOG_NAME, time.monotonic() + 60
@@ -444,7 +472,7 @@ def expected_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Return the log's figures with the names and the precision of TensorBoard."""
     expected: dict[str, list[tuple[int, float]]] = {}
     for r in read_log(folder):
-        names = {"step": ("loss", "lr", "images_per_second", "grad_norm"), "epoch": ("top1_error", "top5_error")}
+        names = {"step": TRAINING, "epoch": ("top1_error", "top5_error")}
         group = {"step": "train", "epoch": "validation"}.get(r["event"])
         for name in names.get(r["event"], ()):
             if r[name] is not None:
@@ -466,7 +494,7 @@ def test_events_have_the_figures_of_the_log_even_in_a_resumed_run(tmp_path):
     log.close("finished")
     assert read_events(tmp_path / "events") == expected_events(tmp_path)
     assert set(expected_events(tmp_path)) == {
-        *(f"train/{name}" for name in ("loss", "lr", "images_per_second", "grad_norm")),
+        *(f"train/{name}" for name in TRAINING),
         *(f"validation/{name}" for name in ("top1_error", "top5_error")),
     }
     assert [step for step, _ in read_events(tmp_path / "events")["validation/top1_error"]] == [50, 100, 150]

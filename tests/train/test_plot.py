@@ -31,7 +31,8 @@ def run(folder: Path, epochs: int = 4, loss: float = 5.0, steps: int = 40, more:
     for epoch in range(epochs + 1):
         for step in range(1, 1 + (steps if epoch < epochs else more)):
             value = 1 / (1 + epoch + step / steps)
-            figure = {"loss": loss * value, "lr": 0.01 * value, "images_per_second": 100.0, "grad_norm": value}
+            figure = {"loss": loss * value, "top1_error": value, "lr": 0.01 * value}
+            figure |= {"images_per_second": 100.0, "grad_norm": value}
             log.on_step(SimpleNamespace(epoch=epoch, step=step, **(figure | figures)))
         if epoch < epochs:
             errors.append(1 / (epoch + 2))
@@ -70,13 +71,18 @@ def test_the_curves_of_a_log_by_hand(tmp_path):
     records = [
         {"event": "start", "epoch": 0, "step": 0, "steps_per_epoch": 10},
         *(
-            {"event": "step", "epoch": epoch, "step": step, "steps": count, "loss": loss}
+            {"event": "step", "epoch": epoch, "step": step, "steps": count, "loss": loss, "top1_error": error}
             | {"lr": 0.5, "images_per_second": None, "grad_norm": 2, "grad_norm_max": 3}
-            for epoch, step, count, loss in ((0, 2, 2, 8.0), (0, 4, 2, 6.0), (0, 8, 4, None), (0, 9, 1, 3.0))
+            for epoch, step, count, loss, error in (
+                (0, 2, 2, 8.0, 1.0),
+                (0, 4, 2, 6.0, 0.75),
+                (0, 8, 4, None, None),
+                (0, 9, 1, 3.0, 0.5),
+            )
         ),
         {"event": "epoch", "epoch": 1, "top1_error": 0.75, "top5_error": 0.5, "seconds": 60},
         {"event": "start", "epoch": 1, "step": 0, "steps_per_epoch": 10},
-        {"event": "step", "epoch": 1, "step": 1, "steps": 3, "loss": 1.0}
+        {"event": "step", "epoch": 1, "step": 1, "steps": 3, "loss": 1.0, "top1_error": 0.25}
         | {"lr": 0.25, "images_per_second": 99.5, "grad_norm": None, "grad_norm_max": None},
     ]
     folder = tmp_path / "net"
@@ -91,6 +97,8 @@ def test_the_curves_of_a_log_by_hand(tmp_path):
             # Means within a quarter of an epoch, weighted by steps: 0.2 with 0.4; 0.8, which has no loss, takes
             # that of 0.9; 0.9 with 1.1, which have one step and three.
             "loss_smoothed": pytest.approx([7.0, 7.0, 3.0, 1.5, 1.5]),
+            "top1_error": [1.0, 0.75, None, 0.5, 0.25],
+            "top1_error_smoothed": pytest.approx([0.875, 0.875, 0.5, 0.3125, 0.3125]),
             "lr": [0.5] * 4 + [0.25],
             "images_per_second": [None] * 4 + [99.5],
             "grad_norm": [2] * 4 + [None],
@@ -224,11 +232,12 @@ def test_errors_are_drawn_in_percent_and_other_figures_as_logged(tmp_path):
     table = curves(run(tmp_path / "a"))
     _draw(panels, table, "black")
     lines = {name: [list(line.get_ydata()) for line in panel.lines] for name, panel in panels.items()}
-    top1 = [100 / 2, 100 / 3, 100 / 4, 100 / 5]
     train = table["train"]
+    training = [100 * error for error in train["top1_error_smoothed"]]
+    top1 = [100 / 2, 100 / 3, 100 / 4, 100 / 5]
     assert lines == {
         "loss": [train["loss"], train["loss_smoothed"]],
-        "error": [pytest.approx(top1), pytest.approx([error / 2 for error in top1])],
+        "error": [pytest.approx(training), pytest.approx(top1), pytest.approx([error / 2 for error in top1])],
         "lr": [train["lr"]],
         "norm": [train["grad_norm_max"], train["grad_norm"]],
         "rate": [train["images_per_second"]],
@@ -242,14 +251,21 @@ def test_every_panel_has_a_curve(tmp_path, drawn):
 
 
 @pytest.mark.parametrize(
-    ("figure", "value"), [("loss", 2.5), ("lr", 0.005), ("grad_norm", 0.5), ("images_per_second", 50.0)]
+    ("figure", "value", "panel"),
+    [
+        ("loss", 2.5, "loss"),
+        ("top1_error", 0.9, "error"),
+        ("lr", 0.005, "lr"),
+        ("grad_norm", 0.5, "grad_norm"),
+        ("images_per_second", 50.0, "images_per_second"),
+    ],
 )
-def test_a_different_figure_changes_only_its_panel(tmp_path, drawn, figure, value):
+def test_a_different_figure_changes_only_its_panel(tmp_path, drawn, figure, value, panel):
     """The second run differs from the first in one figure. In the other panels its curve covers the first run's."""
     runs = [run(tmp_path / "a"), run(tmp_path / "b", **{figure: value})]
     picture = drawn(*runs)
     seen = {name for name, place in PANELS.items() if share(picture[place], FIRST) > 1e-4}
-    assert seen == {figure}
+    assert seen == {panel}
     assert all(share(picture[place], SECOND) > 1e-4 for place in PANELS.values())
 
 
@@ -265,8 +281,10 @@ def test_a_run_given_twice_is_drawn_once(tmp_path, drawn):
     assert np.array_equal(drawn(folder), drawn(folder, folder / LOG_NAME))
 
 
-def test_a_run_of_one_window_is_a_point_and_a_note_that_no_epoch_is_finished(tmp_path, drawn):
-    early, later = drawn(run(tmp_path / "early", epochs=0, more=10)), drawn(run(tmp_path / "later", epochs=1))
+def test_a_run_of_one_window_is_a_point_and_without_errors_there_is_a_note(tmp_path, drawn):
+    """The logs of earlier versions have no training error."""
+    early = drawn(run(tmp_path / "early", epochs=0, more=10, top1_error=float("nan")))
+    later = drawn(run(tmp_path / "later", epochs=1))
     assert share(early[PANELS["loss"]], FIRST) > 0
     assert share(early[PANELS["error"]], FIRST) == 0
     middle = (slice(280, 340), slice(1200, 1600))
@@ -275,7 +293,7 @@ def test_a_run_of_one_window_is_a_point_and_a_note_that_no_epoch_is_finished(tmp
 
 
 def test_runs_without_finite_figures_are_drawn_without_a_warning(tmp_path, drawn):
-    figures = dict.fromkeys(("loss", "lr", "images_per_second", "grad_norm"), float("nan"))
+    figures = dict.fromkeys(("loss", "top1_error", "lr", "images_per_second", "grad_norm"), float("nan"))
     picture = drawn(run(tmp_path / "nan", epochs=0, more=10, **figures), run(tmp_path / "0", lr=0.0, grad_norm=0.0))
     assert share(picture, SECOND) > 1e-4
 

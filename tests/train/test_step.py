@@ -63,26 +63,29 @@ def test_squares_of_a_set_and_squares_of_a_batch_give_the_same_update():
     assert torch.equal(*weights)
 
 
-def test_a_step_returns_loss_and_squared_norm_and_applies_the_update_rule():
+def test_a_step_returns_loss_error_and_squared_norm_and_applies_the_update_rule():
     plan, model = EpochPlan.draw(12, 0, 0), net()
     step, inputs = step_of(model, label_smoothing=0.1), batch(whole_set=True)
     twin = copy.deepcopy(model).train()
     patches = step.augment.training(inputs.squares, plan, ROWS, ROWS)
-    loss = F.cross_entropy(twin(patches, plan.key[ROWS]), inputs.labels, label_smoothing=0.1)
+    logits = twin(patches, plan.key[ROWS])
+    loss = F.cross_entropy(logits, inputs.labels, label_smoothing=0.1)
+    wrong = sum(int(row.argmax()) != label for row, label in zip(logits, inputs.labels.tolist(), strict=True))
     gradients = torch.autograd.grad(loss, [*twin.parameters()])
     before = [w.detach().clone() for w in model.parameters()]
     values = step(inputs, plan, 0.5)
     norm = torch.cat([gradient.flatten().double() for gradient in gradients]).norm()
     torch.testing.assert_close(values[0], loss.detach(), rtol=1e-5, atol=0)
-    torch.testing.assert_close(values[1].double(), norm**2, rtol=1e-4, atol=0)
+    assert values[1].item() == pytest.approx(wrong / len(ROWS))
+    torch.testing.assert_close(values[2].double(), norm**2, rtol=1e-4, atol=0)
     for old, new, gradient in zip(before, model.parameters(), gradients, strict=True):
         torch.testing.assert_close(new.detach(), old - 0.5 * (gradient + 0.0005 * old), rtol=1e-4, atol=1e-6)
 
 
 def test_a_queued_step_has_its_position_and_its_values():
-    queued = QueuedStep(2, 7, 0.25, torch.tensor([1.5, 9.0]))
+    queued = QueuedStep(2, 7, 0.25, torch.tensor([1.5, 0.5, 9.0]))
     assert (queued.epoch, queued.step, queued.lr) == (2, 7, 0.25)
-    assert queued.read() == [1.5, 9.0]
+    assert queued.read() == [1.5, 0.5, 9.0]
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
