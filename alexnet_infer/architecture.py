@@ -314,11 +314,17 @@ class Architecture(Record, kw_only=True, dict=True):
         )
 
     def levels(self, unit: float) -> dict[str, float]:
-        """Return, by tensor, the factor from weights for activations in units of `unit` grey levels to grey levels.
+        """Return, by tensor, the factor from weights for inputs in units of `unit` grey levels to grey levels.
 
-        For a `unit` other than 1, the net must be one that `scales`.
+        In a net that `scales`, all activations are in those units. In any other net, only the input is. Raises
+        SpecError for a `unit` other than 1 if the latter does not begin with a convolution or fully-connected layer.
         """
         factors = dict.fromkeys(self.tensors, 1.0)
+        if not self.scales:
+            first = self.operations[0]
+            if unit != 1 and not isinstance(first, Conv | Dense):
+                raise SpecError(f"{first.name}: a net with tanh or batch norm that begins with it can't have a unit")
+            return factors | {f"{first.name}.weight": 1 / unit}
         factors |= {name: unit for name in factors if name.endswith(".bias")}
         last = self.operations[-1].name
         return factors | {f"{last}.weight": 1 / unit, f"{last}.bias": 1.0}

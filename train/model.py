@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 
 from alexnet_infer.architecture import LRN, Activation, Architecture, BatchNorm, Conv, Dense, Dropout, MaxPool, Step
-from alexnet_infer.errors import UsageError
 from train import dropout
 from train.lrn import lrn
 
@@ -35,16 +34,17 @@ class AlexNet(nn.Module):
     and hundreds, but with such activations no learning rate above a few hundredths works. Dividing every activation of
     a net of ReLU, LRN and max pooling by `unit` gives the same net with alpha * unit^2. So the net can train with
     activations near 1, and `artifact_tensors` converts it back exactly: it multiplies the biases by `unit` and divides
-    the last weights by it. Raises UsageError if `unit` is not 1 and the net has tanh or batch norm.
+    the last weights by it. With tanh or batch norm, the activations are near 1 anyway, and only the input is divided:
+    then `artifact_tensors` divides the first weights by `unit`. Raises SpecError as `Architecture.levels` does.
     """
 
     def __init__(self, architecture: Architecture, unit: float = 1.0) -> None:
         super().__init__()
-        if unit != 1 and not architecture.scales:
-            raise UsageError(f"--unit {unit:g}: a net with tanh or batch norm can't be scaled; expected 1")
         self.architecture, self.unit = architecture, unit
+        self.levels = architecture.levels(unit)
+        """Factor of each tensor from this net to the artifact."""
         for position, step in enumerate(architecture.steps):
-            self.add_module(step.operation.name, _module(step, position, unit))
+            self.add_module(step.operation.name, _module(step, position, unit if architecture.scales else 1.0))
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """Return the logits. `keys`: int64 [N], the numbers that decide each image's dropout masks; training only."""
@@ -57,16 +57,16 @@ class AlexNet(nn.Module):
     @torch.no_grad()
     def artifact_tensors(self) -> dict[str, np.ndarray]:
         """Return the weights of the same net with `unit` = 1, for activations in grey levels, as float32 arrays."""
-        own, levels = self.state_dict(), self.architecture.levels(self.unit)
-        tensors = {name: own[name].float().cpu() * factor for name, factor in levels.items()}
+        own = self.state_dict()
+        tensors = {name: own[name].float().cpu() * factor for name, factor in self.levels.items()}
         return {name: np.array(tensor.numpy(), order="C") for name, tensor in tensors.items()}
 
     @torch.no_grad()
     def take(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Load weights as `artifact_tensors` returns them; tensors that are not given keep their values."""
-        own, levels = self.state_dict(), self.architecture.levels(self.unit)
+        own = self.state_dict()
         for name, tensor in tensors.items():
-            own[name].copy_(torch.from_numpy(np.array(tensor)) / levels[name])
+            own[name].copy_(torch.from_numpy(np.array(tensor)) / self.levels[name])
 
 
 class _Dense(nn.Linear):
@@ -108,4 +108,4 @@ def initialise(model: AlexNet, scheme: str) -> None:
         else:
             layer.weight.normal_(0, 0.01)
         ones = scheme == "paper" and not last and name not in ("conv1", "conv3")
-        layer.bias.fill_(1 / model.unit if ones else 0)
+        layer.bias.fill_(1 / model.levels[f"{name}.bias"] if ones else 0)

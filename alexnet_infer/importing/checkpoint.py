@@ -88,13 +88,11 @@ def _json(metadata: dict[str, str], key: str) -> dict[str, Any]:
 def _in_grey_levels(tensors: dict[str, np.ndarray], architecture: Architecture, unit: object) -> dict[str, np.ndarray]:
     """Convert tensors that were trained in units of `unit` grey levels.
 
-    The trainer divides all activations by `unit` and adapts LRN to that: see docs/lrn.md. The architecture in the
-    checkpoint is in grey levels already.
+    The trainer divides the activations or the input by `unit`: see docs/lrn.md. The architecture in the checkpoint is
+    in grey levels already.
     """
     if type(unit) not in (int, float) or not 0 < unit < 1e6:  # type: ignore[operator]
         raise SpecError(f"recipe.unit={shown(unit)}: expected a number above 0")
-    if unit != 1 and not architecture.scales:
-        raise SpecError(f"recipe.unit={shown(unit)}: a net with tanh or batch norm can't be rescaled; expected 1")
     levels = architecture.levels(unit)  # type: ignore[arg-type]
     with np.errstate(all="ignore"):  # values beyond float32 are refused later, by name
         return {name: tensor * np.float32(levels[name]) for name, tensor in tensors.items()}

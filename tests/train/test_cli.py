@@ -140,7 +140,6 @@ def test_ctrl_c_while_images_are_read_prints_one_line(run, data, tmp_path, monke
         (["--name", "last"], ["--name 'last'"]),
         (["--name", "a/b"], ["--name 'a/b'"]),
         (["--name", "a\nb"], ["--name 'a\\nb'"]),
-        (["--activation", "tanh"], ["--unit 16", "expected 1"]),
     ],
 )
 def test_a_wrong_value_is_a_one_line_error_and_exits_2(run, data, tmp_path, arguments, parts):

@@ -12,10 +12,10 @@ pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
 import torch
 
-from alexnet_infer.architecture import LRN, Dropout
+from alexnet_infer.architecture import LRN, BatchNorm, Dropout
 from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.reference import ReferenceBackend
-from alexnet_infer.errors import UsageError
+from alexnet_infer.errors import SpecError
 from alexnet_infer.presets import PRESETS, Variant, variant
 from tests.nets import large_patches, random_artifact
 from tests.train.toys import TINY
@@ -122,9 +122,30 @@ def test_a_net_with_batch_norm_converts_to_an_artifact():
 
 
 @pytest.mark.parametrize("switch", ["tanh", "batch norm"])
-def test_a_net_that_cannot_be_scaled_refuses_other_units(switch):
-    with pytest.raises(UsageError, match=r"--unit 16: .* expected 1"):
-        AlexNet(SWITCHES[switch].build(), unit=16.0)
+def test_with_tanh_or_batch_norm_only_the_input_is_in_other_units(switch):
+    """The net of the artifact has, for a patch, the activations of the trained net for the patch divided by the unit."""
+    torch.manual_seed(0)
+    architecture = SWITCHES[switch].build()
+    model, divided, converted = (AlexNet(architecture, unit).double().eval() for unit in (16.0, 1.0, 1.0))
+    initialise(model, "he")
+    divided.load_state_dict(model.state_dict())
+    tensors = {name: torch.from_numpy(t) for name, t in model.artifact_tensors().items()}
+    converted.load_state_dict(tensors, strict=False)
+    changed = {
+        name for name, t in model.state_dict().items() if name in tensors and not torch.equal(t.float(), tensors[name])
+    }
+    assert changed == {"conv1.weight"}
+    model.load_state_dict({name: t.float().double() for name, t in model.state_dict().items()})
+    patches = torch.from_numpy(large_patches(TINY, count=3)).double()
+    torch.testing.assert_close(model(patches), divided(patches / 16))
+    torch.testing.assert_close(converted(patches), model(patches), rtol=1e-9, atol=1e-9)
+
+
+def test_a_net_that_begins_with_batch_norm_can_have_no_unit():
+    architecture = SWITCHES["batch norm"].build()
+    first, rest = BatchNorm(name="bn0"), architecture.operations
+    with pytest.raises(SpecError, match="bn0: a net with tanh or batch norm that begins with it can't have a unit"):
+        AlexNet(structs.replace(architecture, operations=(first, *rest)), unit=16.0)
 
 
 def test_paper_initialisation_is_section_5():
@@ -150,8 +171,9 @@ def test_he_initialisation_follows_the_fan_in_of_a_column():
     assert all(m.bias.abs().max() == 0 for m in model.children() if hasattr(m, "bias"))
 
 
-def test_initial_biases_are_the_same_in_every_unit():
-    models = [AlexNet(TINY.build(), unit) for unit in (1.0, 16.0)]
+@pytest.mark.parametrize("switch", ["two columns", "tanh", "batch norm"])
+def test_initial_biases_are_the_same_in_every_unit(switch):
+    models = [AlexNet(SWITCHES[switch].build(), unit) for unit in (1.0, 16.0)]
     for model in models:
         initialise(model, "paper")
     biases = [{n: t for n, t in m.artifact_tensors().items() if n.endswith("bias")} for m in models]
