@@ -33,6 +33,7 @@ class Variant:
     name: str = "alexnet"
     patch: int = 227
     kernels: tuple[int, ...] = (96, 256, 384, 384, 256)
+    """Kernels of conv1, conv2 and so on. LRN follows the first two, and pooling those and the last."""
     conv1: tuple[int, int, int] = (11, 4, 0)
     """Size, stride, pad."""
     columns: int = 2
@@ -46,13 +47,14 @@ class Variant:
     pool_size: int = 3
     pool_stride: int = 2
     ceil_pools: tuple[int, ...] = ()
-    """The pooling layers (of 1, 2 and 5) whose last window may extend past the edge."""
+    """The pooling layers, by their convolution's number, whose last window may extend past the edge."""
     pool_first: bool = False
     """Pool before LRN, as CaffeNet does."""
     sixth_conv: int = 0
-    """Kernels of a sixth convolution after pool5, connected to both columns ("1 CNN*" in section 6); 0 for none."""
+    """Kernels of one more convolution after the last pooling, connected to both columns ("1 CNN*" in section 6); 0 for
+    none."""
     hidden: int = 4096
-    """Units of fc6 and fc7."""
+    """Units of fc6 and fc7; 0 for a net without hidden fully-connected layers."""
     classes: int = 1000
     dropout: float = 0.5
     dropout_first: bool = False
@@ -62,8 +64,8 @@ class Variant:
 
     def build(self) -> Architecture:
         """Return the architecture. Raises SpecError if the values don't describe a net (empty maps, uneven columns)."""
-        if len(self.kernels) != 5:
-            raise SpecError(f"kernels={shown(self.kernels)}: expected five numbers, one for each of conv1 to conv5")
+        if not self.kernels:
+            raise SpecError("kernels=(): expected at least one number, of conv1")
         if self.normalization not in ("lrn", "batchnorm", "none"):
             raise SpecError(f"normalization={shown(self.normalization)}: expected lrn, batchnorm or none")
         if not 0 < self.width <= 64:
@@ -71,23 +73,20 @@ class Variant:
         return Architecture(name=self.name, patch=self.patch, operations=tuple(self._operations()))
 
     def _operations(self) -> Iterator[Operation]:
-        kernels = [self._scaled(count) for count in self.kernels]
-        shapes = [self.conv1, (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1)]
-        groups = [1, self.columns, 1, self.columns, self.columns]
-        for i, (count, (size, stride, pad), group) in enumerate(zip(kernels, shapes, groups, strict=True), start=1):
-            yield Conv(name=f"conv{i}", kernels=count, size=size, stride=stride, pad=pad, groups=group)
+        for i, count in enumerate(self.kernels, start=1):
+            size, stride, pad = {1: self.conv1, 2: (5, 1, 2)}.get(i, (3, 1, 1))
+            groups = self.columns if i in (2, 4, 5) else 1
+            yield Conv(name=f"conv{i}", kernels=self._scaled(count), size=size, stride=stride, pad=pad, groups=groups)
             yield from self._after_conv(i)
+        dense = len(self.kernels) + 1
         if self.sixth_conv:
-            yield Conv(name="conv6", kernels=self._scaled(self.sixth_conv), size=3, pad=1)
-            yield from self._activation("6")
-        for i in (6, 7):
-            if self.dropout_first:
-                yield Dropout(name=f"drop{i}", rate=self.dropout)
-            yield Dense(name=f"fc{i}", units=self.hidden)
-            yield Activation(name=f"act_fc{i}", kind=self.activation)
-            if not self.dropout_first:
-                yield Dropout(name=f"drop{i}", rate=self.dropout)
-        yield Dense(name="fc8", units=self.classes)
+            yield Conv(name=f"conv{dense}", kernels=self._scaled(self.sixth_conv), size=3, pad=1)
+            yield from self._activation(str(dense))
+        if self.hidden:
+            for i in (dense, dense + 1):
+                yield from self._hidden(i)
+            dense += 2
+        yield Dense(name=f"fc{dense}", units=self.classes)
 
     def _scaled(self, kernels: int) -> int:
         return kernels if self.width == 1 or kernels < 1 else max(2, round(kernels * self.width / 16) * 16)
@@ -97,6 +96,15 @@ class Variant:
             yield BatchNorm(name=f"bn{suffix}")
         yield Activation(name=f"act{suffix}", kind=self.activation)
 
+    def _hidden(self, i: int) -> Iterator[Operation]:
+        drop = Dropout(name=f"drop{i}", rate=self.dropout)
+        if self.dropout_first:
+            yield drop
+        yield Dense(name=f"fc{i}", units=self.hidden)
+        yield Activation(name=f"act_fc{i}", kind=self.activation)
+        if not self.dropout_first:
+            yield drop
+
     def _after_conv(self, i: int) -> Iterator[Operation]:
         yield from self._activation(str(i))
         tail: list[Operation] = []
@@ -104,7 +112,7 @@ class Variant:
             alpha, k = self.lrn_constants
             columns = self.columns if self.lrn_columns is None else self.lrn_columns
             tail.append(LRN(name=f"norm{i}", alpha=alpha, k=k, groups=columns))
-        if i in (1, 2, 5):
+        if i in (1, 2, len(self.kernels)):
             tail.append(
                 MaxPool(name=f"pool{i}", size=self.pool_size, stride=self.pool_stride, ceil=i in self.ceil_pools)
             )
@@ -135,22 +143,35 @@ PRESETS: dict[str, tuple[Variant, str]] = {
             ),
             "torchvision's AlexNet (Krizhevsky 2014): one column, no LRN",
         ),
+        (
+            Variant(
+                name="four-layer",
+                patch=28,
+                kernels=(32, 32, 64),
+                conv1=(5, 1, 2),
+                columns=1,
+                normalization="none",
+                hidden=0,
+            ),
+            "a net of four layers as in the paper's Figure 1: 28 x 28 patches",
+        ),
     )
 }
 
 
-def kernel_counts(text: str) -> dict[str, Any]:
-    """Return the fields of `Variant` that `text` sets: five numbers of kernels, or six with those of a sixth layer.
+def kernel_counts(text: str, base: Variant) -> dict[str, Any]:
+    """Return the fields of `Variant` that `text` sets: the numbers of kernels of the layers of `base`.
 
-    Raises UsageError if it is not "N,N,N,N,N" or "N,N,N,N,N,N".
+    One more number is that of a sixth layer. Raises UsageError if `text` is not such numbers, as in "N,N,N,N,N".
     """
-    if not re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3}){4,5}", text, re.ASCII):
+    count = len(base.kernels)
+    if not re.fullmatch(rf"[1-9]\d{{0,3}}(,[1-9]\d{{0,3}}){{{count - 1},{count}}}", text, re.ASCII):
         raise UsageError(
-            f"--kernels {shown(text)}: expected the numbers of kernels of conv1 to conv5, such as 96,256,384,384,256, "
-            "and of conv6 if the net has one"
+            f"--kernels {shown(text)}: expected the numbers of kernels of conv1 to conv{count}, such as "
+            f"{','.join(map(str, base.kernels))}, and of conv{count + 1} if the net has one"
         )
     counts = tuple(map(int, text.split(",")))
-    return {"kernels": counts[:5], "sixth_conv": counts[5] if len(counts) > 5 else 0}
+    return {"kernels": counts[:count], "sixth_conv": counts[count] if len(counts) > count else 0}
 
 
 def variant(name: str) -> Variant:

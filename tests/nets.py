@@ -40,7 +40,7 @@ def random_artifact(variant: Variant = TINY, *, size: int | None = None, seed: i
     # Logits of about unit size keep the softmax away from 0 and 1, where every net agrees.
     logits = ReferenceBackend(Artifact(manifest, tensors)).logits(large_patches(variant))
     for part in ("weight", "bias"):
-        tensors[f"fc8.{part}"] /= np.float32(logits.std())
+        tensors[f"{architecture.operations[-1].name}.{part}"] /= np.float32(logits.std())
     return Artifact(manifest, tensors)
 
 

@@ -17,7 +17,7 @@ from alexnet_infer import cli, errors
 from alexnet_infer.engines.files import RTX_CAPABILITIES
 from alexnet_infer.evaluation.agreement import TOLERANCES
 from alexnet_infer.export.calibration import Calibration
-from alexnet_infer.presets import PRESETS
+from alexnet_infer.presets import PRESETS, Variant
 from train import cli as trainer
 from train.recipe import RECIPES
 
@@ -155,11 +155,12 @@ def test_the_trainer_shows_the_values_of_both_recipes(page):
                 assert shown == ("all" if value is None else str(value) if isinstance(value, str) else f"{value:g}")
 
 
-def test_the_trainer_shows_where_presets_differ(page):
+def test_the_trainer_lists_the_presets_and_shows_the_values_of_the_papers(page):
     text = page("python -m train")
-    one_column = [name for name, (preset, _) in PRESETS.items() if preset.columns == 1]
-    assert f"[default: 2; {'; '.join(f'{name}: 1' for name in one_column)}]" in text
-    assert f"[default: {PRESETS['alexnet'][0].hidden}]" in row(text, "--hidden")
+    assert f"{', '.join(PRESETS)} [default: alexnet]" in " ".join(row(text, "--preset").split())
+    assert f"[default: {','.join(map(str, Variant().kernels))}]" in row(text, "--kernels")
+    for option, field in (("--hidden", "hidden"), ("--net-columns", "columns"), ("--normalization", "normalization")):
+        assert f"[default: {getattr(Variant(), field)}]" in row(text, option)
 
 
 @pytest.mark.parametrize(

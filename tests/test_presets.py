@@ -139,9 +139,28 @@ def test_published_multiply_adds_of_torchvisions_net():
     assert round(preset("owt").multiply_adds / 1e9, 3) == 0.714
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_has_the_papers_map_sizes(name):
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "four-layer"])
+def test_every_preset_of_the_papers_net_has_its_map_sizes(name):
     assert map_sides(preset(name)) == [55, 27, 13, 6]
+
+
+def test_the_net_of_figure_1_has_four_layers_with_weights_and_none_that_regularises():
+    net = preset("four-layer")
+    assert [o.name for o in net.operations] == [
+        *("conv1", "act1", "pool1", "conv2", "act2", "pool2", "conv3", "act3", "pool3", "fc4"),
+    ]
+    assert [step.output for step in net.steps if step.operation.name.startswith("pool")] == [
+        (32, 13, 13),
+        (32, 6, 6),
+        (64, 2, 2),
+    ]
+    assert (net.patch, net.classes) == (28, 1000)
+
+
+def test_a_net_without_hidden_units_has_only_the_last_dense_layer():
+    with_hidden, without = Variant(sixth_conv=16).build(), Variant(sixth_conv=16, hidden=0).build()
+    assert without.operations[:-1] == with_hidden.operations[: len(without.operations) - 1]
+    assert without.operations[-1] == Dense(name="fc6", units=1000)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -319,7 +338,7 @@ def test_any_width_gives_kernel_counts_that_two_columns_can_share(width):
         ({"width": 64.0}, "conv2: kernels=16384: expected"),
         ({"normalization": "instance"}, "normalization='instance': expected lrn, batchnorm or none"),
         ({"activation": "gelu"}, "act1: kind='gelu': expected relu or tanh"),
-        ({"kernels": (96, 256, 384, 384)}, "expected five numbers"),
+        ({"kernels": ()}, "expected at least one number"),
         ({"kernels": (96, 256, 0, 384, 256)}, "conv3: kernels=0: expected"),
         ({"kernels": (96, 256, 0, 384, 256), "width": 0.5}, "conv3: kernels=0: expected"),
         ({"columns": 0}, "groups=0: expected"),
@@ -330,7 +349,7 @@ def test_any_width_gives_kernel_counts_that_two_columns_can_share(width):
         ({"sixth_conv": -256}, "conv6: kernels=-256: expected"),
         ({"pool_size": 2, "patch": 20}, "window is larger than the"),
         ({"patch": 10}, "conv1: its 11-pixel window is larger than the 10-pixel map"),
-        ({"hidden": 0}, "fc6: units=0: expected"),
+        ({"hidden": -1}, "fc6: units=-1: expected"),
         ({"classes": 0}, "fc8: units=0: expected"),
         ({"dropout": 1.0}, "drop6: rate=1.0: expected"),
         ({"conv1": (11, 0, 0)}, "conv1: stride=0: expected"),
@@ -344,19 +363,24 @@ def test_values_that_do_not_describe_a_net_are_refused_by_name_and_value(fields,
 
 
 @pytest.mark.parametrize(
-    ("text", "kernels", "sixth_conv"),
-    [("48,128,192,192,256", (48, 128, 192, 192, 256), 0), ("1,2,3,4,5,9999", (1, 2, 3, 4, 5), 9999)],
+    ("text", "name", "kernels", "sixth_conv"),
+    [
+        ("48,128,192,192,256", "alexnet", (48, 128, 192, 192, 256), 0),
+        ("1,2,3,4,5,9999", "alexnet", (1, 2, 3, 4, 5), 9999),
+        ("8,8,16", "four-layer", (8, 8, 16), 0),
+        ("8,8,16,4", "four-layer", (8, 8, 16), 4),
+    ],
 )
-def test_numbers_of_kernels_are_five_or_six(text, kernels, sixth_conv):
-    assert kernel_counts(text) == {"kernels": kernels, "sixth_conv": sixth_conv}
+def test_numbers_of_kernels_are_as_many_as_the_preset_has_or_one_more(text, name, kernels, sixth_conv):
+    assert kernel_counts(text, variant(name)) == {"kernels": kernels, "sixth_conv": sixth_conv}
 
 
 @pytest.mark.parametrize(
     "text", ["", "1,2,3,4", "1,2,3,4,5,6,7", "0,2,3,4,5", "1,2,3,4,5,", "1, 2,3,4,5", "1,2,3,4,-5"]
 )
 def test_other_numbers_of_kernels_are_refused(text):
-    with pytest.raises(UsageError, match=r"--kernels .*: expected the numbers of kernels of conv1 to conv5"):
-        kernel_counts(text)
+    with pytest.raises(UsageError, match=r"--kernels .*: expected the numbers of kernels of conv1 to conv5, such as"):
+        kernel_counts(text, variant("alexnet"))
 
 
 def test_an_unknown_preset_is_a_usage_error_that_lists_the_known_ones():

@@ -18,7 +18,7 @@ from train.job import Job
 from train.recipe import RECIPES, Recipe
 from train.requirements import import_failure
 
-RUN, NET, MACHINE = "Run", "Net", "Machine"
+RUN, NET, MACHINE = "Run", "Net (defaults of alexnet; of others: alexnet-infer info PRESET)", "Machine"
 RECIPE = "\t".join(["Recipe", *RECIPES])
 """Titles of the panels in the help page."""
 
@@ -76,11 +76,8 @@ def _recipe(field: str, help: str, metavar: str | None = None) -> Any:
 
 
 def _net(field: str, help: str, metavar: str) -> Any:
-    """An option that changes a field of the preset. The help page shows alexnet's value and the presets that differ."""
-    values = {name: _shown(getattr(preset, field)) for name, (preset, _) in PRESETS.items()}
-    usual = values["alexnet"]
-    differ = [f"{name}: {value}" for name, value in values.items() if value != usual]
-    return option(NET, help, default="; ".join([usual, *differ]), metavar=metavar)
+    """An option that changes a field of the preset. The help page shows alexnet's value."""
+    return option(NET, help, default=_shown(getattr(variant("alexnet"), field)), metavar=metavar)
 
 
 def _shown(value: object) -> str:
@@ -93,7 +90,7 @@ def train(
     data: Annotated[
         Path | None, option(RUN, "Packed set, ILSVRC, Parquet shards or folders.", metavar="PATH", default=False)
     ] = None,
-    preset: Annotated[str | None, option(RUN, f"{', '.join(PRESETS)}.", metavar="NAME", default="alexnet")] = None,
+    preset: Annotated[str | None, option(RUN, ", ".join(PRESETS), metavar="NAME", default="alexnet")] = None,
     recipe: Annotated[str, option(RUN, f"{' or '.join(RECIPES)}; see Recipe.", metavar="NAME")] = "paper",
     out: Annotated[Path | None, option(RUN, "Folder of the run.", metavar="DIR", default="runs/PRESET")] = None,
     name: Annotated[str | None, option(RUN, "Name of the trained net.", metavar="NAME", default="the preset's")] = None,
@@ -114,9 +111,9 @@ def train(
     ] = False,
     width: Annotated[float | None, _net("width", "Multiply all kernel counts by X.", "X")] = None,
     kernels: Annotated[
-        str | None, option(NET, "Kernels of conv1 to conv5.", metavar="N,N,...", default="the preset's")
+        str | None, option(NET, "Numbers of kernels.", metavar="N,N,...", default="96,256,384,384,256")
     ] = None,
-    hidden: Annotated[int | None, _net("hidden", "Units of fc6 and fc7.", "N")] = None,
+    hidden: Annotated[int | None, _net("hidden", "Units of fc6 and fc7, 0 for none.", "N")] = None,
     net_columns: Annotated[int | None, _net("columns", "1 or 2.", "N")] = None,
     activation: Annotated[Literal["relu", "tanh"] | None, _net("activation", "relu or tanh.", "NAME")] = None,
     normalization: Annotated[
@@ -166,7 +163,9 @@ def train(
         raise UsageError(f"--recipe {recipe}: expected {' or '.join(RECIPES)}")
     given = {name: value for name, value in (context.params | {"columns": net_columns}).items() if value is not None}
     switches = {name: given[name] for name in SWITCHES if name in given}
-    start, net = _net_to_train(init_from, preset, switches | (kernel_counts(kernels) if kernels else {}))
+    if kernels:
+        switches |= kernel_counts(kernels, variant(preset or "alexnet"))
+    start, net = _net_to_train(init_from, preset, switches)
     job = Job(
         variant=net,
         recipe=replace(RECIPES[recipe], **{name: given[name] for name in RECIPE_FIELDS if name in given}),

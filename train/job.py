@@ -73,8 +73,8 @@ class Job:
         width = self.variant.width
         if not (math.isfinite(width) and 0 < width <= 16):
             raise UsageError(f"--width {width}: expected more than 0 and at most 16")
-        if not 1 <= self.variant.hidden <= 65536:
-            raise UsageError(f"--hidden {shown(self.variant.hidden)}: expected 1 to 65536")
+        if not 0 <= self.variant.hidden <= 65536:
+            raise UsageError(f"--hidden {shown(self.variant.hidden)}: expected 0 to 65536")
         if self.variant.columns not in (1, 2):
             raise UsageError(f"--net-columns {shown(self.variant.columns)}: expected 1 or 2")
         if self.variant.pool_size not in (2, 3):

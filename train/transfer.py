@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_infer.architecture import Architecture
+from alexnet_infer.architecture import Architecture, Dense
 from alexnet_infer.artifact import load_artifact, sha256
 from alexnet_infer.backends.opening import describe
 from alexnet_infer.errors import UsageError
@@ -68,19 +68,21 @@ def _fields(architecture: Architecture) -> dict[str, Any]:
     """Return the fields in which variants of one preset differ; none if the layers are not those of a preset."""
     layers = {operation.name: operation for operation in architecture.operations}
     kinds = {operation.op for operation in architecture.operations}
+    dense = next(name for name, operation in layers.items() if isinstance(operation, Dense))
     try:
+        first = int(dense.removeprefix("fc"))
+        hidden = layers[dense] is not architecture.operations[-1]
         return {
-            "kernels": tuple(layers[f"conv{i}"].kernels for i in range(1, 6)),
-            "sixth_conv": layers["conv6"].kernels if "conv6" in layers else 0,
-            "hidden": layers["fc6"].units,
+            "kernels": tuple(layers[f"conv{i}"].kernels for i in range(1, first)),
+            "sixth_conv": layers[f"conv{first}"].kernels if f"conv{first}" in layers else 0,
+            **({"hidden": layers[dense].units, "dropout": layers[f"drop{first}"].rate} if hidden else {"hidden": 0}),
             "columns": layers["conv2"].groups,
             "activation": layers["act1"].kind,
             "normalization": next((kind for kind in ("batchnorm", "lrn") if kind in kinds), "none"),
             "pool_size": layers["pool1"].size,
-            "dropout": layers["drop6"].rate,
             "classes": architecture.classes,
         }
-    except (KeyError, AttributeError):
+    except (KeyError, AttributeError, ValueError):
         return {}
 
 

@@ -125,7 +125,9 @@ def deviations_of_net(net: Architecture, size: int) -> Iterator[str]:
     if kernels not in (papers_kernels, [*papers_kernels, 256]):  # the latter is the paper's "1 CNN*"
         yield f"kernels are {_dashed(kernels)}, not {_dashed(papers_kernels)}"
     hidden, papers_hidden = ([o.units for o in operations(Dense, architecture)[:-1]] for architecture in (net, paper))
-    if hidden != papers_hidden:
+    if not hidden:
+        yield "no hidden fully-connected layers"
+    elif hidden != papers_hidden:
         yield f"hidden fully-connected units are {_dashed(hidden)}, not {_dashed(papers_hidden)}"
     if all(o.groups == 1 for o in operations(Conv)):
         yield "one column, not two"

@@ -13,14 +13,21 @@ from alexnet_infer.artifact import Artifact
 from alexnet_infer.backends.reference import ReferenceBackend
 from alexnet_infer.graph.web import build_web_model, halved, web_layers
 from alexnet_infer.layers import all_layers
-from alexnet_infer.presets import PRESETS, preset, variant
+from alexnet_infer.presets import PRESETS, Variant, preset, variant
 from tests.nets import TINY, large_patches, random_artifact
 
 ort = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 
-SMALL = {"kernels": (16, 32, 32, 32, 32), "hidden": 24, "classes": 7}
+
+def small(net: Variant) -> Variant:
+    """Return a net like `net`, with few kernels and units."""
+    kernels = (16, 32, 32, 32, 32)[: len(net.kernels)]
+    sizes = {"sixth_conv": 32 * bool(net.sixth_conv), "hidden": 24 * bool(net.hidden)}
+    return replace(net, kernels=kernels, classes=7, **sizes)
+
+
 NETS = {
-    **{name: replace(variant(name), **SMALL, sixth_conv=32 * bool(variant(name).sixth_conv)) for name in PRESETS},
+    **{name: small(variant(name)) for name in PRESETS},
     "tiny": TINY,
     "batch norm": replace(TINY, normalization="batchnorm"),
     "tanh": replace(TINY, activation="tanh"),

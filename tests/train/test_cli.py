@@ -131,7 +131,7 @@ def test_ctrl_c_while_images_are_read_prints_one_line(run, data, tmp_path, monke
         (["--image-size", "56"], ["--image-size 56", "57"]),
         (["--width", "nan"], ["--width nan"]),
         (["--width", "0"], ["--width 0"]),
-        (["--hidden", "0"], ["--hidden 0: expected 1 to 65536"]),
+        (["--hidden", "-1"], ["--hidden -1: expected 0 to 65536"]),
         (["--dropout", "1"], ["--dropout 1", "at least 0 and less than 1"]),
         (["--net-columns", "3"], ["--net-columns 3: expected 1 or 2"]),
         (["--pool-size", "4"], ["--pool-size 4: expected 2 or 3"]),

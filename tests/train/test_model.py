@@ -123,7 +123,7 @@ def test_a_net_with_batch_norm_converts_to_an_artifact():
 
 @pytest.mark.parametrize("switch", ["tanh", "batch norm"])
 def test_with_tanh_or_batch_norm_only_the_input_is_in_other_units(switch):
-    """The net of the artifact has, for a patch, the activations of the trained net for the patch divided by the unit."""
+    """The net in units has the activations of a net without them for a patch that is divided by the unit."""
     torch.manual_seed(0)
     architecture = SWITCHES[switch].build()
     model, divided, converted = (AlexNet(architecture, unit).double().eval() for unit in (16.0, 1.0, 1.0))
@@ -131,9 +131,8 @@ def test_with_tanh_or_batch_norm_only_the_input_is_in_other_units(switch):
     divided.load_state_dict(model.state_dict())
     tensors = {name: torch.from_numpy(t) for name, t in model.artifact_tensors().items()}
     converted.load_state_dict(tensors, strict=False)
-    changed = {
-        name for name, t in model.state_dict().items() if name in tensors and not torch.equal(t.float(), tensors[name])
-    }
+    own = model.state_dict()
+    changed = {name for name, tensor in tensors.items() if not torch.equal(own[name].float(), tensor)}
     assert changed == {"conv1.weight"}
     model.load_state_dict({name: t.float().double() for name, t in model.state_dict().items()})
     patches = torch.from_numpy(large_patches(TINY, count=3)).double()

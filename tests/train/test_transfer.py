@@ -190,6 +190,7 @@ VARIANTS = {
     "switches": {"columns": 1, "activation": "tanh", "normalization": "batchnorm", "pool_size": 2, "dropout": 0.25},
     "no normalization": {"normalization": "none"},
     "narrow": {"width": 0.25, "hidden": 24},
+    "no hidden units": {"hidden": 0},
 }
 
 

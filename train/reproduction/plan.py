@@ -230,11 +230,12 @@ class Plan:
         if start is not None:
             return self.variant(start)
         options = {name.replace("-", "_"): value for name, value in self.options(training).items()}
-        options |= kernel_counts(options["kernels"]) if "kernels" in options else {}
+        preset = variant(options["preset"])
+        options |= kernel_counts(options["kernels"], preset) if "kernels" in options else {}
         options |= {"columns": options["net_columns"]} if "net_columns" in options else {}
         named = {"width", "kernels", "sixth_conv", "hidden", "columns", "activation", "normalization", "pool_size"}
         own = {name: value for name, value in options.items() if name in named}
-        return replace(variant(options["preset"]), **own)
+        return replace(preset, **own)
 
     def epochs(self, training: Training) -> int:
         """Return for how many epochs a net is trained, at most."""
