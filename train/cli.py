@@ -267,8 +267,8 @@ def reproduce(
         Path | None, option(WHAT, "Data set with both splits; see prepare.", metavar="PATH", default=False)
     ] = None,
     scale: Annotated[
-        Literal["miniature", "quarter", "half", "full", "bundled"],
-        option(WHAT, "Size of nets and data. bundled: measure the program's nets."),
+        Literal["miniature", "quarter", "half", "four-layer", "full", "bundled"],
+        option(WHAT, "Size of nets and data. four-layer: ReLU and tanh. bundled: measure the program's nets."),
     ] = "quarter",
     only: Annotated[
         list[str] | None, option(WHAT, "Only this row. Repeat for several.", metavar="ROW", default="all")

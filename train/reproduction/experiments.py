@@ -10,7 +10,7 @@ from typing import Any
 
 from alexnet_infer import strict_json
 from alexnet_infer.errors import AlexNetInferError, SpecError, one_line, printable, shown
-from train.reproduction.plan import NET_OPTIONS, RECIPE_OPTIONS, Part, Plan, Row, Run, Scale, Training
+from train.reproduction.plan import NET_OPTIONS, PARTS, RECIPE_OPTIONS, Part, Plan, Row, Run, Scale, Training
 from train.selection import Selection
 
 EXPERIMENTS = Path(__file__).with_name("experiments.toml")
@@ -32,8 +32,8 @@ def read_plan(path: Path = EXPERIMENTS) -> Plan:
             raise SpecError("row: expected tables [[row]]")
         plan = Plan(
             {name: _scale(table, f"scale.{name}") for name, table in scales.items()},
-            {name: _built({"name": name} | table, Run, f"run.{name}") for name, table in runs.items()},
-            tuple(_built(table, Row, f"row {printable(str(table.get('name')))}") for table in rows),
+            {name: _run(name, runs) for name in runs},
+            tuple(_row(table) for table in rows),
         )
         _check_scales(plan)
         _check_runs(plan)
@@ -58,11 +58,30 @@ def _tables(data: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
 
 
 def _scale(table: dict[str, Any], where: str) -> Scale:
-    parts = {
-        name: strict_json.build(table[name], Part, f"{where}.{name}") for name in ("main", "other") if name in table
-    }
-    lists = {name: tuple(table[name]) for name in ("seeds", "nets") if isinstance(table.get(name), list)}
-    return _built(table | parts | lists, Scale, where)
+    parts = {name: strict_json.build(table[name], Part, f"{where}.{name}") for name in PARTS if name in table}
+    rest = {name: value for name, value in table.items() if name not in PARTS}
+    return _built(_tuples(rest, "seeds", "nets") | {"parts": parts}, Scale, where)
+
+
+def _run(name: str, tables: Mapping[str, dict[str, Any]]) -> Run:
+    """Return a run. With `like`, it has the options and the data of another run as well; its own come first."""
+    where, table = f"run.{name}", {"name": name} | tables[name]
+    if "like" in table:
+        like = tables.get(table.pop("like"), {"like": ""})
+        if "like" in like or not all(isinstance(t.get("options", {}), dict) for t in (like, table)):
+            raise SpecError(f"{where}: like={shown(tables[name]['like'])}: expected a run without `like`, with options")
+        shared = {field: like[field] for field in ("data", "start") if field in like}
+        table = shared | table | {"options": like.get("options", {}) | table.get("options", {})}
+    return _built(table, Run, where)
+
+
+def _row(table: dict[str, Any]) -> Row:
+    return _built(_tuples(table, "also"), Row, f"row {printable(str(table.get('name')))}")
+
+
+def _tuples(table: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return the table with the lists of these names as tuples."""
+    return table | {name: tuple(table[name]) for name in names if isinstance(table.get(name), list)}
 
 
 def _built(table: dict[str, Any], kind: type, where: str) -> Any:
@@ -86,10 +105,11 @@ def _check_scales(plan: Plan) -> None:
             _check_options(scale.options)
             if not scale.nets and "preset" not in scale.options:
                 raise SpecError("options: expected a preset")
-        for part_name, part in (("main", scale.main), ("other", scale.other)):
+            if not scale.parts or (scale.nets and "main" not in scale.parts):
+                raise SpecError("main: missing; expected the part of the data set to use")
+        for part_name, part in scale.parts.items():
             with _at(f"scale.{name}.{part_name}"):
-                if part is not None:
-                    Selection(classes=part.classes, hold_out=part.hold_out)
+                Selection(classes=part.classes, hold_out=part.hold_out)
 
 
 def _check_runs(plan: Plan) -> None:
@@ -119,10 +139,10 @@ def _check_rows(plan: Plan) -> None:
         with _at(f"row {row.name}"):
             if any(row.title == other.title for other in plan.rows[:number]):
                 raise SpecError(f"title={row.title}: another row has it too")
-            for name in filter(None, (row.net, row.against)):
+            for name in filter(None, (row.net, row.against, *row.also)):
                 if name not in plan.runs:
                     raise SpecError(f"{name}: expected one of {', '.join(plan.runs)}")
-            if row.against is None and row.measure in ("ablation", "overfitting"):
+            if row.against is None and row.measure in ("ablation", "overfitting", "speed"):
                 raise SpecError("against: expected the run to compare with")
             if row.measure in ("ensemble", "neighbors") and row.net != "paper":
                 raise SpecError(f"net={row.net}: expected paper, for which alone this is measured")

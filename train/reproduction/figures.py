@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from alexnet_infer.packages import missing_package
 from train.plot import STYLE
-from train.reproduction.plan import Plan, Training
+from train.reproduction.plan import Plan, Row, Training
 from train.reproduction.record import Curve
 from train.reproduction.rows import Results, RowResult
+from train.reproduction.speed import TARGET
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,6 +49,35 @@ def _draw_ablations(figure: Figure, shown: Sequence[RowResult]) -> None:
     axes.plot([], [], "o", color="#1f4e9c", label="measured, 95 % interval")
     axes.plot([], [], marker="D", color="#c2410c", linestyle="none", label="paper")
     figure.legend(loc="outside upper right", ncols=2)
+
+
+def speed(plan: Plan, results: Results, row: Row, scale: str) -> bytes | None:
+    """Draw the training error of both runs of a row by updates, as the paper's Figure 1: each seed, and TARGET.
+
+    Returns an SVG file, or None without a curve. Raises BackendError if matplotlib is missing.
+    """
+    seeds = plan.seeds(plan.scales[scale])
+    known = {}
+    for run in filter(None, (row.net, row.against)):
+        found = _curves(results, [Training(scale, run, seed) for seed in seeds])
+        known[plan.runs[run].title] = [curve for curve in found if curve.training_error]
+    if not all(known.values()):
+        return None
+    return _svg(7, 4, partial(_draw_speed, runs=known))
+
+
+def _draw_speed(figure: Figure, runs: Mapping[str, Sequence[Curve]]) -> None:
+    axes = figure.subplots()
+    for (title, of_run), style in zip(runs.items(), ("-", "--"), strict=True):
+        for number, curve in enumerate(of_run):
+            middles = [(epoch + 0.5) * curve.steps_per_epoch for epoch in range(len(curve.training_error))]
+            label = None if number else title
+            axes.plot(middles, [100 * e for e in curve.training_error], style, color="black", linewidth=1, label=label)
+    axes.axhline(100 * TARGET, color="0.6", linewidth=1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("updates")
+    axes.set_title("Training error, %, of each seed", loc="left")
+    axes.legend()
 
 
 def curves(plan: Plan, results: Results, scale: str) -> bytes | None:

@@ -56,18 +56,20 @@ Verdict = Literal["agrees", "disagrees", "undecided"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference of errors and its 95 % interval, as fractions."""
+    """A difference of errors and its 95 % interval, as fractions; or a ratio and its interval."""
 
     value: float
     low: float
     high: float
+    neutral: float = 0.0
+    """The value without an effect: 0 for a difference, 1 for a ratio."""
 
     @property
     def verdict(self) -> Verdict:
-        """Whether a claim that the difference is positive agrees with it: if the interval has only such values."""
-        if self.low > 0:
+        """Whether a claim of a value above `neutral` agrees with it: if the interval has only such values."""
+        if self.low > self.neutral:
             return "agrees"
-        return "disagrees" if self.high < 0 else "undecided"
+        return "disagrees" if self.high < self.neutral else "undecided"
 
 
 def difference(against: np.ndarray, net: np.ndarray, seeds: SeedVariance) -> Interval | None:
@@ -128,6 +130,19 @@ def gap_difference(
     of_seeds = seeds.variance * (1 / len(against) + 1 / len(net))
     both = _own_variance(against) + _own_variance(net)
     return _interval(float(value), of_images, of_seeds, both, seeds.freedom, net.shape[1])
+
+
+def ratio(against: np.ndarray, net: np.ndarray, seeds: SeedVariance) -> Interval | None:
+    """Return how many times the values of `net` those of `against` are, as a ratio of geometric means.
+
+    Both are float [seeds], above 0. `seeds` is the variance of their logarithms between seeds. None as in `difference`.
+    """
+    logs = np.log(against), np.log(net)
+    of_seeds = seeds.variance * (1 / len(against) + 1 / len(net))
+    found = _interval(float(logs[0].mean() - logs[1].mean()), 0.0, of_seeds, 0.0, seeds.freedom, 2)
+    if found is None:
+        return None
+    return Interval(*(float(np.exp(value)) for value in (found.value, found.low, found.high)), neutral=1.0)
 
 
 def t_quantile(freedom: float) -> float:

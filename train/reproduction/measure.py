@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -149,17 +149,25 @@ def _summary(net: Path) -> dict[str, Any]:
 def _curve(net: Path, summary: dict[str, Any]) -> Curve:
     records = read_log(net.parent)
     per_epoch = next(record["steps_per_epoch"] for record in records if record["event"] == "start")
-    parts: dict[int, list[tuple[float, int]]] = {}
-    for record in records:
-        if record["event"] == "step" and record["loss"] is not None:
-            end = record["epoch"] + (record["step"] - record["steps"] / 2) / per_epoch
-            parts.setdefault(int(end * QUARTERS), []).append((record["loss"], record["steps"]))
-    loss = tuple(
-        round(sum(value * steps for value, steps in part) / sum(steps for _, steps in part), 4)
-        for _, part in sorted(parts.items())
-    )
     errors = {f"top{k}_error": tuple(summary[f"top{k}_error_by_epoch"]) for k in (1, 5)}
-    return Curve(loss=loss, **errors)
+    training = _means(records, "top1_error", per_epoch, 1)
+    if len(training) != len(errors["top1_error"]):  # the log of an earlier version
+        training = ()
+    loss = _means(records, "loss", per_epoch, QUARTERS)
+    return Curve(loss=loss, training_error=training, steps_per_epoch=per_epoch, **errors)
+
+
+def _means(records: Sequence[Mapping[str, Any]], name: str, per_epoch: int, parts: int) -> tuple[float, ...]:
+    """Return the means of a figure of the logged steps over equal parts of each epoch, without parts that lack it."""
+    found: dict[int, list[tuple[float, int]]] = {}
+    for record in records:
+        if record["event"] == "step" and record[name] is not None:
+            middle = record["epoch"] + (record["step"] - record["steps"] / 2) / per_epoch
+            found.setdefault(int(middle * parts), []).append((record[name], record["steps"]))
+    return tuple(
+        round(sum(value * steps for value, steps in part) / sum(steps for _, steps in part), 4)
+        for _, part in sorted(found.items())
+    )
 
 
 def unfinished(net: Path) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
-from train.reproduction.command_lines import command, prepare_command
+from train.reproduction.command_lines import row_commands
 from train.reproduction.intervals import Interval
-from train.reproduction.plan import ENSEMBLE, Plan, Row, Scale, Training
+from train.reproduction.plan import Plan, Row, Training
 from train.reproduction.rows import RowResult, color_verdict
+from train.reproduction.speed import TARGET
 
 WIDTH = 120
 """Longest line of text, but for tables and commands."""
@@ -26,7 +27,8 @@ so only the sign is judged; the sizes are beside each other. The commands of eac
   ([how](../train/reproduction/intervals.py)). Each is for one comparison: of twenty parts without any effect, about one
   would have an interval without 0.
 - A row **agrees** with the paper if its interval is above 0, **disagrees** if it is below 0, and is **undecided** if it
-  contains 0. The top-1 error decides; for overfitting, the gap between validation and training error does.
+  contains 0 (for a ratio, 1). The top-1 error decides; for overfitting, the gap between validation and training error
+  does.
 - All runs of a scale have the same recipe, which was chosen for the paper's net. Another recipe may suit a net without
   one of its parts better.
 """
@@ -74,6 +76,8 @@ def _section(plan: Plan, row: Row, results: Sequence[RowResult]) -> Iterator[str
         yield from _color_table(plan, done)
     elif row.measure == "neighbors":
         yield from _neighbor_table(done)
+    elif row.measure == "speed":
+        yield from _speed_table(plan, done)
     elif done:
         yield from _error_table(plan, done)
     for result in done:
@@ -85,10 +89,7 @@ def _section(plan: Plan, row: Row, results: Sequence[RowResult]) -> Iterator[str
         yield from ("Not run yet.", "")
     if row.note:
         yield from (_paragraph(row.note), "")
-    yield "On ILSVRC-2012, with the paper's recipe and the seed 0 (repeat with other seeds and folders):"
-    if any(plan.runs[run].start for run in (row.net, row.against) if run):
-        yield "(`LARGER` is a set with other classes, such as ImageNet Fall 2011)"
-    yield from ("", "```bash", *ilsvrc_commands(plan, row), "```", "")
+    yield from (*_commands(plan, row), "")
 
 
 def _paragraph(text: str) -> str:
@@ -116,26 +117,33 @@ def _percent(share: float) -> str:
 def sentence(row: Row, result: RowResult) -> str:
     """Return one sentence on a row at a scale: the figures, and the verdict."""
     images, scale = f"{result.images:,} images", result.scale.title
+    if row.measure == "speed":
+        return _speed_sentence(row, result)
     shown = [f"{NAMES[name]} {_points(result.figures[name])}" for name in NAMES if name in result.figures]
     if not shown:
         return f"At the scale {scale}, on {images}: there are too few seeds for an interval."
     text = f"At the scale {scale}, on {images}, in points: {', '.join(shown)}"
     if not row.claimed or result.verdict is None:
         return f"{text}."
-    decisive = NAMES[row.decisive]
-    return f"{text}. {VERDICTS[result.verdict].format(decisive)}{_against_paper(row, result)}."
+    return f"{text}. {_verdict(row, result)}{_against_paper(row, result)}."
+
+
+def _verdict(row: Row, result: RowResult) -> str:
+    assert result.verdict is not None, "with figures"
+    return VERDICTS[result.verdict].format(NAMES[row.decisive], neutral=result.figures[row.decisive].neutral)
 
 
 NAMES = {
     "top1": "top-1",
     "top5": "top-5",
     "gap": "gap between validation and training error",
+    "ratio": "updates",
     "same": "neighbours of the same class",
 }
 VERDICTS = {
     "agrees": "This agrees with the paper ({})",
     "disagrees": "This disagrees with the paper ({})",
-    "undecided": "Undecided: the interval contains 0 ({})",
+    "undecided": "Undecided: the interval contains {neutral:g} ({})",
 }
 
 
@@ -159,19 +167,25 @@ def _row_verdict(row: Row, result: RowResult) -> str:
 
 
 def _decisive(result: RowResult) -> str:
-    name = result.row.decisive
-    return f"{NAMES[name]} {points}" if (points := _points(result.figures.get(name))) else ""
-
-
-def _points(interval: Interval | None) -> str:
+    name, interval = result.row.decisive, result.figures.get(result.row.decisive)
     if interval is None:
         return ""
+    return f"{NAMES[name]} {_times(interval) if name == 'ratio' else _points(interval)}"
+
+
+def _times(interval: Interval) -> str:
+    return f"{interval.value:.2f} times ({interval.low:.2f} to {interval.high:.2f})"
+
+
+def _points(interval: Interval) -> str:
     # Rounded first, and + 0.0, so that no figure is -0.00.
     value, low, high = (f"{round(100 * x, 2) + 0.0:+.2f}" for x in (interval.value, interval.low, interval.high))
     return f"{value} ({low} to {high})".replace("-", MINUS)
 
 
 def _paper(row: Row) -> str:
+    if "ratio" in row.paper:
+        return f"{row.paper['ratio']:g} times"
     return _more(row) + " / ".join(f"{row.paper[k]:g}" for k in ("top1", "top5") if k in row.paper) or "no figure"
 
 
@@ -222,25 +236,40 @@ def _color_sentence(results: Sequence[RowResult]) -> str:
     return f"Within each scale that has both kinds of nets, {words[verdict]}."
 
 
-def ilsvrc_commands(plan: Plan, row: Row) -> list[str]:
-    """Return the commands that run a row on ILSVRC-2012, with the first seed."""
-    scale = plan.scales["full"]
-    runs = [run for run in (row.net, row.against) if run]
-    tasks = [Training("full", run, scale.seeds[0]) for run in runs]
-    tasks = [task for t in tasks for task in (plan.start(t), t) if task is not None]
-    data = {"main": "packed", "other": "packed-larger"}
-    packing = [prepare_command(scale.main, "ILSVRC2012", "packed")]
-    if any(plan.runs[task.run].data == "other" for task in tasks):
-        packing.append(prepare_command(scale.main, "LARGER", "packed-larger"))
-    return [*packing, *(command(plan, task, data) for task in dict.fromkeys(tasks)), *_measuring(scale, row)]
+def _speed_table(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
+    if not results:
+        return
+    head = f"updates to {TARGET:.0%} training error, each seed"
+    yield from (f"| scale | net | learning rate | {head} |", "|---|---|---|---|")
+    for result in results:
+        for run, updates in result.updates.items():
+            rate = plan.recipe(Training(result.scale.title, run, plan.seeds(result.scale)[0])).lr
+            reached = ", ".join("not reached" if count is None else f"{count:,.0f}" for count in updates)
+            yield f"| {result.scale.title} | {plan.runs[run].title} | {rate:g} | {reached} |"
+    yield ""
 
 
-def _measuring(scale: Scale, row: Row) -> list[str]:
-    """Return the commands that measure the nets, if the trainer's own output does not have the figures."""
-    nets = [f"--model runs/paper-{seed}/{scale.net_name}" for seed in scale.seeds[:ENSEMBLE]]
-    if row.measure == "ensemble":
-        return [f"alexnet-infer eval {' '.join(nets)} --data ILSVRC2012"]
-    return []
+def _speed_sentence(row: Row, result: RowResult) -> str:
+    scale, interval = result.scale.title, result.figures.get("ratio")
+    if interval is None:
+        return f"At the scale {scale}, some nets did not reach the error, or there are too few seeds for an interval."
+    paper, inside = row.paper.get("ratio"), ""
+    if paper is not None:
+        word = "includes" if interval.low <= paper <= interval.high else "does not include"
+        inside = f"; the interval {word} the paper's {paper:g} times"
+    ours = f"`{row.against}` takes {_times(interval)} as many updates as `{row.net}`"
+    return f"At the scale {scale}, {ours}. {_verdict(row, result)}{inside}."
+
+
+def _commands(plan: Plan, row: Row) -> Iterator[str]:
+    scale, commands = row_commands(plan, row)
+    if scale.title == "full":
+        yield "On ILSVRC-2012, with the paper's recipe and the seed 0 (repeat with other seeds and folders):"
+    else:
+        yield "With the seed 0 (repeat with other seeds and folders; on CIFAR-10, leave out `--classes`):"
+    if any(plan.runs[run].start for run in (row.net, row.against) if run):
+        yield "(`LARGER` is a set with other classes, such as ImageNet Fall 2011)"
+    yield from ("", "```bash", *commands, "```")
 
 
 def _anchor(row: Row) -> str:

@@ -26,6 +26,10 @@ RECIPE_OPTIONS = ("recipe", *(f.name.replace("_", "-") for f in fields(Recipe) i
 """Options of the recipe."""
 
 
+PARTS = ("main", "other", "ten")
+"""Names of the parts of a data set: for most runs; with other classes; with ten of them."""
+
+
 class Part(Record, kw_only=True, rename="kebab"):
     """A part of a data set, as the options of `python -m train prepare`."""
 
@@ -46,17 +50,12 @@ class Scale(Record, kw_only=True):
 
     title: Name
     about: Text
-    main: Part
-    other: Part | None = None
+    parts: Mapping[str, Part]
+    """The parts of the data set that it has, by name. It has the runs that need no others."""
     options: Mapping[str, Any] = msgspec.field(default_factory=dict)
     seeds: tuple[Annotated[int, whole(0, 2**32 - 1)], ...] = ()
     nets: tuple[Text, ...] = ()
     trial: bool = False
-
-    @property
-    def net_name(self) -> str:
-        """Name of the file that a run writes: the trainer names nets by their preset."""
-        return f"{self.options['preset']}.safetensors"
 
 
 class Run(Record, kw_only=True):
@@ -65,7 +64,7 @@ class Run(Record, kw_only=True):
     name: Name
     title: Text
     options: Mapping[str, Any] = msgspec.field(default_factory=dict)
-    data: Literal["main", "other"] = "main"
+    data: Literal["main", "other", "ten"] = "main"
     start: str | None = None
     """The run whose net, with the same seed, this one starts from."""
 
@@ -77,14 +76,17 @@ class Row(Record, kw_only=True):
     title: Text
     section: Text
     claim: Text
-    measure: Literal["ablation", "overfitting", "views", "ensemble", "color", "neighbors"]
+    measure: Literal["ablation", "overfitting", "views", "ensemble", "speed", "color", "neighbors"]
     """ablation: errors of `against` minus errors of `net`, ten views. overfitting: the same, and the difference of the
     gaps between validation and training error. views: errors of the central view minus errors of ten views. ensemble:
-    the mean error of five nets minus the error of their mean. color: the share of colour in each column of conv1.
+    the mean error of five nets minus the error of their mean. speed: the updates that `against` takes to a training
+    error of `speed.TARGET`, divided by those that `net` takes. color: the share of colour in each column of conv1.
     neighbors: the share of nearest neighbours of the same class, in the last hidden layer minus in pixels."""
     net: str
     against: str | None = None
-    paper: dict[Literal["top1", "top5"], _Points]
+    also: tuple[str, ...] = ()
+    """Runs that are only shown beside them."""
+    paper: dict[Literal["top1", "top5", "ratio"], _Points]
     note: str = ""
     more: bool = False
     """Whether the paper says "more than" its figures."""
@@ -92,7 +94,7 @@ class Row(Record, kw_only=True):
     @property
     def decisive(self) -> str:
         """The figure that decides whether a claim agrees."""
-        return {"overfitting": "gap", "neighbors": "same"}.get(self.measure, "top1")
+        return {"overfitting": "gap", "speed": "ratio", "neighbors": "same"}.get(self.measure, "top1")
 
     @property
     def claimed(self) -> bool:
@@ -151,17 +153,18 @@ class Plan:
     def runs_of(self, row: Row, scale: Scale) -> tuple[str, ...]:
         """Return the runs that a row compares at a scale, or none if it is not possible there."""
         if scale.nets:  # those of the run "paper"; there is nothing to compare them with
-            return (row.net,) if row.net == "paper" and row.measure not in ("ablation", "overfitting") else ()
+            compared = ("ablation", "overfitting", "speed")
+            return (row.net,) if row.net == "paper" and row.measure not in compared else ()
         if row.measure == "ensemble" and len(scale.seeds) < ENSEMBLE:
             return ()
-        runs = (row.net, row.against) if row.against else (row.net,)
+        runs = (row.net, *([row.against] if row.against else []), *row.also)
         return runs if set(runs) <= set(self.possible_runs(scale)) else ()
 
     def possible_runs(self, scale: Scale) -> list[str]:
         """Return the runs that a scale has the data for: of trained nets, the one that they are."""
         if scale.nets:
             return ["paper"]
-        return [run for run in self.runs if scale.other or all(self.runs[r].data == "main" for r in self._chain(run))]
+        return [run for run in self.runs if all(self.runs[r].data in scale.parts for r in self._chain(run))]
 
     def _chain(self, run: str) -> list[str]:
         """Return the runs that a run starts from, the first one first, and the run itself."""
@@ -209,6 +212,10 @@ class Plan:
         """Return the file of a net that comes with the program."""
         return MODELS / f"{self.scales[training.scale].nets[training.seed]}.safetensors"
 
+    def net_name(self, training: Training) -> str:
+        """Return the name of the file that a run writes: the trainer names nets by their preset."""
+        return f"{self.variant(training).name}.safetensors"
+
     def start(self, training: Training) -> Training | None:
         """Return the net that a net starts from, if there is one."""
         start = self.runs[training.run].start
@@ -243,11 +250,8 @@ class Plan:
 
     def part(self, task: Task) -> Part:
         """Return the part of the data that a net is trained and measured on."""
-        scale = self.scales[task.scale]
-        other = isinstance(task, Training) and self.runs[task.run].data == "other"
-        part = scale.other if other else scale.main
-        assert part is not None, "checked when read"
-        return part
+        name = self.runs[task.run].data if isinstance(task, Training) else "main"
+        return self.scales[task.scale].parts[name]
 
     def options(self, training: Training) -> dict[str, Any]:
         """Return the options of `python -m train` for a net, without its data, folder and start."""

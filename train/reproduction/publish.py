@@ -15,7 +15,7 @@ from train.reproduction.record import Records
 from train.reproduction.request import Request
 from train.reproduction.rows import Results, RowResult
 
-CURVES, ABLATIONS = "curves.svg", "ablations.svg"
+CURVES, ABLATIONS, SPEED = "curves.svg", "ablations.svg", "figure-1.svg"
 
 
 def write_page(request: Request) -> Path:
@@ -35,7 +35,7 @@ def write_page(request: Request) -> Path:
                 captions[f"{request.results.absolute().name}/{name}"] = caption
         except BackendError as error:
             tell(f"the page has no pictures: {error}")
-        for name in (CURVES, ABLATIONS):
+        for name in (CURVES, ABLATIONS, SPEED):
             if not any(path.endswith(name) for path in captions):
                 (request.results / name).unlink(missing_ok=True)  # it would not be of these results
         write_atomically(request.page, page(request.plan, rows, captions).encode())
@@ -57,8 +57,11 @@ def _pictures(plan: Plan, results: Results, rows: Sequence[RowResult]) -> dict[s
     pictures = {}
     if (picture := figures.ablations(rows)) is not None:
         pictures[ABLATIONS] = picture, "Points of top-1 error with 95 % intervals, and the paper's figures"
-    on_page = {row.scale.title for row in rows}
+    on_page = {row.scale.title for row in rows if row.row.measure != "speed"}
     for scale in plan.scales.values():
         if scale.title in on_page and not scale.nets and (picture := figures.curves(plan, results, scale.title)):
             pictures[CURVES] = picture, f"Training loss and validation error of the runs at the scale {scale.title}"
+    for result in (row for row in rows if row.row.measure == "speed"):
+        if picture := figures.speed(plan, results, result.row, result.scale.title):
+            pictures[SPEED] = picture, "Training error with ReLU and with tanh, as in the paper's Figure 1"
     return pictures

@@ -16,11 +16,13 @@ from train.reproduction.intervals import (
     difference,
     gap_difference,
     over_images,
+    ratio,
     within,
 )
 from train.reproduction.plan import Mean, Plan, Row, Scale, Task, Training
 from train.reproduction.record import Neighbors, Records, Result
 from train.reproduction.settings import settings
+from train.reproduction.speed import updates
 
 CHANCE = 40
 """An order of nets counts if chance gives it in at most one of this many cases: 2.5 %, as for an interval's end."""
@@ -55,10 +57,12 @@ class RowResult:
     runs: tuple[RunErrors, ...] = ()
     images: int = 0
     figures: Mapping[str, Interval] = field(default_factory=dict)
-    """Differences of errors, as fractions; without those for which chance is not known."""
+    """Differences of errors, as fractions, and ratios; without those for which chance is not known."""
     color: tuple[Shares, ...] = ()
     neighbors: tuple[Neighbors, ...] = ()
     """Of each net."""
+    updates: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    """Of each run, the updates of each seed to the training error `speed.TARGET`; None if it was not reached."""
 
     @property
     def done(self) -> bool:
@@ -103,20 +107,16 @@ class Results:
         images = self._same_images(
             row, [*(net for of_run in results.values() for net in of_run), *([mean] if mean else [])]
         )
-        errors = tuple(_run_errors(run, of_run) for run, of_run in results.items())
-        color = tuple(
-            (run, number, result.color) for run, of_run in results.items() for number, result in enumerate(of_run)
-        )
-        figures = {} if row.measure == "color" else self._figures(row, scale, results, mean)
         return RowResult(
             row=row,
             scale=scale,
             missing=(),
-            runs=errors,
+            runs=tuple(_run_errors(run, of_run) for run, of_run in results.items()),
             images=images,
-            figures=figures,
-            color=color if row.measure == "color" else (),
+            figures=self._figures(row, scale, results, mean),
+            color=_color(results) if row.measure == "color" else (),
             neighbors=_neighbors(results[row.net]) if row.measure == "neighbors" else (),
+            updates=_updates(results) if row.measure == "speed" else {},
         )
 
     def _same_images(self, row: Row, results: list[Result]) -> int:
@@ -131,8 +131,13 @@ class Results:
     def _figures(
         self, row: Row, scale: Scale, results: dict[str, list[Result]], mean: Result | None
     ) -> dict[str, Interval]:
-        if row.measure == "neighbors":
-            return self._same_class(_neighbors(results[row.net]))
+        match row.measure:
+            case "color":
+                return {}
+            case "neighbors":
+                return self._same_class(_neighbors(results[row.net]))
+            case "speed":
+                return _speed(row, _updates(results))
         figures: dict[str, Interval | None] = {}
         comparable = self._comparable(scale, results[row.net][0])
         for k, name in enumerate(("top1", "top5")):
@@ -174,6 +179,24 @@ class Results:
             if len(of_run) > 1:
                 found.append(of_run)
         return found
+
+
+def _color(results: Mapping[str, Sequence[Result]]) -> tuple[Shares, ...]:
+    return tuple((run, number, net.color) for run, of_run in results.items() for number, net in enumerate(of_run))
+
+
+def _updates(results: Mapping[str, Sequence[Result]]) -> dict[str, tuple[float | None, ...]]:
+    return {run: tuple(updates(net.curve) for net in of_run) for run, of_run in results.items()}
+
+
+def _speed(row: Row, reached: Mapping[str, Sequence[float | None]]) -> dict[str, Interval]:
+    """Return the ratio of updates; none if a net of the two runs has not reached the error."""
+    known = {run: np.array(of_run) for run, of_run in reached.items() if None not in of_run}
+    if row.net not in known or row.against not in known:
+        return {}
+    variance = SeedVariance.pooled([np.log(of_run) for of_run in known.values()])
+    found = ratio(known[row.against], known[row.net], variance)
+    return {"ratio": found} if found else {}
 
 
 def _gap(against: list[Result], net: list[Result], comparable: list[list[Result]]) -> Interval | None:

@@ -210,10 +210,9 @@ class Runner:
 
     def _net(self, training: Training) -> Path:
         """Return the path of a net: a published one, or the result of a run."""
-        scale = self.plan.scales[training.scale]
-        if scale.nets:
+        if not self.plan.trained(training):
             return self.plan.net_file(training)
-        return self.folder(training) / scale.net_name
+        return self.folder(training) / self.plan.net_name(training)
 
     def folder(self, training: Training) -> Path:
         """Return the folder of a run."""

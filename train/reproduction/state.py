@@ -80,13 +80,13 @@ def in_order(request: Request, results: Results, costs: Costs, *, undecided_firs
 
 
 def _distance(result: RowResult) -> float:
-    """Return how many times its half width the deciding interval is away from 0. Colour has none; if decided, inf."""
+    """Return how many times its half width the deciding interval is away from no effect; for colour, 0 or inf."""
     if result.row.measure == "color":
         return 0.0 if result.verdict in (None, "undecided") else inf
     interval = result.figures.get(result.row.decisive)
     if interval is None or interval.high == interval.low:
         return 0.0
-    return abs(interval.value) / ((interval.high - interval.low) / 2)
+    return abs(interval.value - interval.neutral) / ((interval.high - interval.low) / 2)
 
 
 def image_counts(plan: Plan, scale: Scale, results: Results, data: Path | None) -> dict[Part, tuple[int, int]]:
@@ -95,7 +95,7 @@ def image_counts(plan: Plan, scale: Scale, results: Results, data: Path | None) 
     They are counted in `data`, if it is given, and else taken from the records.
     """
     counts: dict[Part, tuple[int, int]] = {}
-    parts = [part for part in (scale.main, scale.other) if part is not None]
+    parts = [*scale.parts.values()]
     if data is not None and is_packed(data):
         packed = open_packed(data)
         counts = dict.fromkeys(parts, (packed.images("train"), packed.images("validation")))

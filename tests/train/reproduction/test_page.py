@@ -11,8 +11,8 @@ import pytest
 from alexnet_infer.errors import BackendError
 from tests.train.reproduction.made import IMAGES, PLAN, Folder, both, mask, neighbors
 from train.reproduction import figures
-from train.reproduction.command_lines import command
-from train.reproduction.page import MINUS, NAMES, ilsvrc_commands, page
+from train.reproduction.command_lines import command, row_commands
+from train.reproduction.page import MINUS, NAMES, page
 from train.reproduction.plan import Mean, Training
 from train.reproduction.publish import ABLATIONS, CURVES, write_page
 from train.reproduction.request import Request
@@ -222,23 +222,26 @@ def test_the_same_records_give_the_same_page(full):
 
 @pytest.mark.parametrize("row", PLAN.rows, ids=lambda row: row.name)
 def test_the_commands_of_a_row_pack_each_part_and_train_each_net_once(row):
-    lines = ilsvrc_commands(PLAN, row)
-    assert lines[0] == "python -m train prepare ILSVRC2012 --out packed --image-size 256"
+    scale, lines = row_commands(PLAN, row)
+    if row.name == "relu":
+        assert lines[0] == "python -m train prepare tiny-imagenet --out packed-ten --image-size 32 --classes ::20"
+    else:
+        assert scale.title == "full"
+        assert lines[0] == "python -m train prepare ILSVRC2012 --out packed --image-size 256"
     assert len({*lines}) == len(lines)
     lines = [line for line in lines if not line.startswith("alexnet-infer eval ")]
     outs = [re.search(r"--out (\S+)", line)[1] for line in lines]
     for line, sources in zip(lines, range(len(lines)), strict=True):
         for name in re.findall(r"--init-from runs/([^/]+)/", line):
             assert f"runs/{name}" in outs[:sources], "trained before"
-    used = {word for line in lines[1:] for word in re.findall(r"--data (\S+)", line)}
-    assert "packed" in used
+    assert lines[0].split()[6] in {word for line in lines[1:] for word in re.findall(r"--data (\S+)", line)}
     runs = {run for run in (row.net, row.against) if run}
     assert {out.removeprefix("runs/").rsplit("-", 1)[0] for out in outs[1:]} >= runs
 
 
 def test_every_data_folder_that_a_command_uses_is_explained_or_packed_by_another_command():
     for row in PLAN.rows:
-        lines = [line for line in ilsvrc_commands(PLAN, row) if not line.startswith("alexnet-infer eval ")]
+        lines = [line for line in row_commands(PLAN, row)[1] if not line.startswith("alexnet-infer eval ")]
         packed = {word for line in lines if " prepare " in line for word in re.findall(r"--out (\S+)", line)}
         used = {word for line in lines for word in re.findall(r"--data (\S+)", line)}
         assert used <= packed, row.name
@@ -246,9 +249,8 @@ def test_every_data_folder_that_a_command_uses_is_explained_or_packed_by_another
 
 def test_commands_of_the_page_are_those_of_the_full_scale(folder):
     part = section(folder.page(), "LRN")
-    data = {"main": "packed", "other": "packed-larger"}
     for run in ("paper", "no-lrn"):
-        assert command(PLAN, Training("full", run, 0), data) in part.splitlines()
+        assert command(PLAN, Training("full", run, 0)) in part.splitlines()
 
 
 def request(folder: Folder) -> Request:

@@ -95,15 +95,17 @@ def test_a_tuned_net_starts_from_the_net_with_its_own_seed_on_the_other_part_of_
     start = PLAN.start(tuned)
     assert start == Training("quarter", "six-first", 1)
     quarter = PLAN.scales["quarter"]
-    assert (PLAN.part(tuned), PLAN.part(start)) == (quarter.main, quarter.other)
+    assert (PLAN.part(tuned), PLAN.part(start)) == (quarter.parts["main"], quarter.parts["other"])
     assert PLAN.variant(tuned) == PLAN.variant(start)
     assert PLAN.start(start) is None
 
 
 def test_runs_that_start_on_other_data_are_not_possible_at_a_scale_without_it():
     runs = PLAN.possible_runs(PLAN.scales["full"])
-    assert {*PLAN.runs} - {*runs} == {"six-first", "six-tuned"}
-    assert PLAN.possible_runs(PLAN.scales["quarter"]) == [*PLAN.runs]
+    four_layer = PLAN.possible_runs(PLAN.scales["four-layer"])
+    assert {PLAN.runs[run].data for run in four_layer} == {"ten"}
+    assert {*PLAN.runs} - {*runs} == {"six-first", "six-tuned", *four_layer}
+    assert PLAN.possible_runs(PLAN.scales["quarter"]) == [run for run in PLAN.runs if run not in four_layer]
 
 
 def test_trained_nets_serve_only_rows_that_look_at_them_alone():
@@ -186,16 +188,20 @@ def test_the_trainers_command_line_accepts_a_run_and_gives_its_net_and_recipe(ta
         assert job.init_from == path
 
 
+def data_of(task: Training) -> str:
+    return PLAN.runs[task.run].data
+
+
 @pytest.mark.parametrize("task", TRAINED, ids=str)
 def test_the_command_for_readers_is_the_command_of_the_run(task, run, monkeypatch, tmp_path):
     import shlex
 
-    text = command(PLAN, task, {"main": "packed", "other": "packed-larger"})
+    text = command(PLAN, task)
     words = shlex.split(text)
     assert words[:3] == ["python", "-m", "train"]
     given = dict(zip(words[3::2], words[4::2], strict=True))
     start = PLAN.start(task)
-    assert given.pop("--data") == ("packed-larger" if PLAN.runs[task.run].data == "other" else "packed")
+    assert given.pop("--data") == {"main": "packed", "other": "packed-larger", "ten": "packed-ten"}[data_of(task)]
     assert given.pop("--out") == f"runs/{task.run}-{task.seed}"
     assert ("--init-from" in given) == (start is not None)
     if start:
@@ -293,15 +299,17 @@ def test_a_missing_file_and_one_that_is_not_utf_8_are_one_line_with_the_path(tmp
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(UsageError, match=r"--only LRN: expected one of lrn, pooling, .*color-columns"):
+    with pytest.raises(UsageError, match=r"--only LRN: expected one of relu, lrn, .*color-columns"):
         PLAN.row("LRN")
     with pytest.raises(UsageError, match=f"--scale whole: expected one of {', '.join(PLAN.scales)}"):
         Request(plan=PLAN, scale="whole", results=Path("r"))
-    with pytest.raises(UsageError, match=r"--only nothing: expected one of lrn"):
+    with pytest.raises(UsageError, match=r"--only nothing: expected one of relu, lrn"):
         Request(plan=PLAN, scale="quarter", only=("nothing",), results=Path("r"))
 
 
-@pytest.mark.parametrize(("row", "scale"), [("five", "quarter"), ("six", "full"), ("lrn", "bundled")])
+@pytest.mark.parametrize(
+    ("row", "scale"), [("five", "quarter"), ("six", "full"), ("lrn", "bundled"), ("relu", "quarter")]
+)
 def test_a_row_that_a_scale_can_not_have_is_refused_by_name(row, scale):
     with pytest.raises(UsageError, match=rf"--only {row}: is not possible at the scale {scale}"):
         Request(plan=PLAN, scale=scale, only=("views", row), results=Path("r"))
@@ -309,7 +317,7 @@ def test_a_row_that_a_scale_can_not_have_is_refused_by_name(row, scale):
 
 def test_a_request_without_names_has_the_possible_rows_in_the_order_of_the_file():
     rows = Request(plan=PLAN, scale="full", results=Path("r")).rows
-    assert [row.name for row in rows] == [r.name for r in PLAN.rows if r.name not in ("six", "pre-training")]
+    assert [row.name for row in rows] == [r.name for r in PLAN.rows if r.name not in ("relu", "six", "pre-training")]
     chosen = Request(plan=PLAN, scale="full", only=("views", "lrn"), results=Path("r")).rows
     assert [row.name for row in chosen] == ["views", "lrn"]
 

@@ -20,7 +20,8 @@ from train.reproduction.state import image_counts, in_order, states
 
 CPU = torch.device("cpu")
 QUARTER = PLAN.scales["quarter"]
-COUNTS = {QUARTER.main: (40_000, 12_500), QUARTER.other: (30_000, 10_000)}
+MAIN, OTHER = QUARTER.parts["main"], QUARTER.parts["other"]
+COUNTS = {MAIN: (40_000, 12_500), OTHER: (30_000, 10_000)}
 
 
 def request(*only: str, scale: str = "quarter") -> Request:
@@ -65,7 +66,7 @@ def test_the_cost_of_a_run_that_was_made_on_this_processor_is_its_time(tmp_path,
 
 
 def test_a_net_of_the_program_costs_its_measurement_and_a_mean_that_of_its_nets(tmp_path):
-    main = PLAN.scales["bundled"].main
+    main = PLAN.scales["bundled"].parts["main"]
     costs = Timed(Folder(tmp_path), {main: (100_000, 5000)})
     one, mean = (costs.seconds(task) for task in (Training("bundled", "paper", 0), Mean("bundled")))
     assert mean == pytest.approx(5 * one)
@@ -73,7 +74,7 @@ def test_a_net_of_the_program_costs_its_measurement_and_a_mean_that_of_its_nets(
 
 
 def test_a_measured_step_is_timed_on_the_device(tmp_path):
-    costs = Costs(PLAN, Folder(tmp_path).results, CPU, 1, {PLAN.scales["miniature"].main: (10, 10)})
+    costs = Costs(PLAN, Folder(tmp_path).results, CPU, 1, {PLAN.scales["miniature"].parts["main"]: (10, 10)})
     assert 0 < costs.seconds(Training("miniature", "paper", 0)) < 3600
 
 
@@ -82,7 +83,7 @@ def test_image_counts_come_from_the_records_and_parts_without_one_have_those_of_
     assert image_counts(PLAN, QUARTER, folder.results, None) == {}
     data = Data(train={"images": 77}, validation={"images": 40})
     folder.add(Training("quarter", "no-lrn", 1), both(mask([1])), data=data)
-    assert image_counts(PLAN, QUARTER, folder.results, None) == {QUARTER.main: (77, 40), QUARTER.other: (77, 40)}
+    assert image_counts(PLAN, QUARTER, folder.results, None) == {MAIN: (77, 40), OTHER: (77, 40)}
 
 
 def runs_in_order(tasks: list[Task]) -> list[str]:
