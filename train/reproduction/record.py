@@ -102,18 +102,17 @@ class Curve(Record, kw_only=True):
     top1_error: tuple[_Share, ...]
     """On validation images."""
     top5_error: tuple[_Share, ...]
-    training_error: tuple[_Share, ...] = ()
-    """Mean top-1 error of each epoch on the images as the net was trained on them, before each update. Empty for runs
-    of earlier versions."""
-    steps_per_epoch: _Count = 0
-    """0 for runs of earlier versions."""
+    training_error: tuple[_Share, ...]
+    """Mean top-1 error of each epoch on the images as the net was trained on them, before each update. Empty if the
+    log is of an earlier version, which did not have it."""
+    steps_per_epoch: _Size
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.loss or not self.top1_error or len(self.top1_error) != len(self.top5_error):
             raise SpecError("a curve: expected one or more epochs, with both errors of each")
-        if self.training_error and (len(self.training_error) != len(self.top1_error) or not self.steps_per_epoch):
-            raise SpecError("a curve: expected a training error of each epoch, and steps_per_epoch")
+        if self.training_error and len(self.training_error) != len(self.top1_error):
+            raise SpecError("a curve: expected a training error of each epoch")
 
 
 class Data(Record, kw_only=True):

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from alexnet_infer.errors import BackendError
-from tests.train.reproduction.made import PLAN, Folder, both, mask
+from tests.train.reproduction.made import PLAN, Folder, both, curve, mask
 from train.reproduction import figures
 from train.reproduction.plan import Training
-from train.reproduction.record import Curve
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -75,8 +74,7 @@ def test_pictures_are_the_same_for_the_same_records_byte_for_byte(folder, matplo
 def test_other_records_give_other_pictures(folder, matplotlib):
     before = figures.ablations(folder.rows), figures.curves(PLAN, folder.results, "quarter")
     task = Training("quarter", "no-lrn", 0)
-    curve = Curve(loss=(9.0, 8.0, 7.0, 6.0), top1_error=(0.9, 0.8), top5_error=(0.5, 0.4))
-    folder.add(task, both(mask(range(39))), curve=curve)
+    folder.add(task, both(mask(range(39))), curve=curve((0.9, 0.8)))
     assert figures.ablations(folder.rows) != before[0]
     assert figures.curves(PLAN, folder.results, "quarter") != before[1]
 
@@ -108,7 +106,7 @@ def test_importing_the_module_and_the_page_loads_neither_matplotlib_nor_torch():
 
 def test_curves_of_runs_of_other_lengths_are_averaged_where_all_have_values(folder, matplotlib):
     task = Training("quarter", "paper", 1)
-    folder.add(task, both(mask([1])), curve=Curve(loss=(2.0,), top1_error=(0.9,), top5_error=(0.5,)))
+    folder.add(task, both(mask([1])), curve=curve((0.9,)))
     svg = figures.curves(PLAN, folder.results, "quarter")
     assert svg is not None
     assert texts(svg)
@@ -121,6 +119,25 @@ def test_an_interval_without_width_is_drawn(tmp_path, matplotlib):
             folder.add(Training("quarter", run, seed), both(np.zeros(40, bool)))
     assert folder.of("lrn", "quarter").figures["top1"].low == 0
     assert figures.ablations(folder.rows)
+
+
+def test_the_curves_of_relu_and_tanh_are_those_of_each_seed_by_updates(tmp_path, matplotlib, monkeypatch):
+    folder, row, drawn = Folder(tmp_path / "two"), PLAN.row("relu"), []
+    plot = matplotlib.axes.Axes.plot
+
+    def noted(axes, x, y, *more, **look):
+        drawn.append((x, y))
+        return plot(axes, x, y, *more, **look)
+
+    monkeypatch.setattr(matplotlib.axes.Axes, "plot", noted)
+    assert figures.speed(PLAN, folder.results, row, "four-layer") is None
+    for run, errors in (("relu", (0.5, 0.25)), ("tanh", (0.75, 0.5))):
+        for seed in (0, 1, 2):
+            folder.add(Training("four-layer", run, seed), both(mask([1])), curve=curve(errors, 40))
+    svg = figures.speed(PLAN, folder.results, row, "four-layer")
+    assert svg is not None
+    assert {"ReLU", "tanh", "updates"} <= {*texts(svg)}
+    assert drawn == [([20, 60], [50, 25])] * 3 + [([20, 60], [75, 50])] * 3
 
 
 def test_numbers_in_a_picture_are_finite(folder, matplotlib):

@@ -17,6 +17,7 @@ from train.reproduction.intervals import (
     difference,
     gap_difference,
     over_images,
+    ratio,
     t_quantile,
     within,
 )
@@ -150,6 +151,31 @@ def own_by_loops(values: np.ndarray) -> float:
             column = sum(float(x) for x in values[:, j]) / seeds
             total += (float(values[i, j]) - row - column + grand) ** 2
     return total / ((seeds - 1) * (images - 1)) / values.size
+
+
+def test_95_of_100_intervals_of_a_ratio_include_the_true_one():
+    """Three seeds of six runs, whose values are log-normal, and between the first two a ratio of 4."""
+    rng, hits = np.random.default_rng(5), 0
+    for _ in range(2000):
+        runs = np.exp(rng.normal(0, 0.1, (6, 3)))
+        found = ratio(4 * runs[0], runs[1], SeedVariance.pooled(list(np.log(runs))))
+        assert found is not None
+        assert found.value == pytest.approx(4 * np.prod(runs[0] / runs[1]) ** (1 / 3))
+        hits += found.low <= 4 <= found.high
+    assert 0.935 < hits / 2000 < 0.965
+
+
+def test_the_interval_of_a_ratio_is_that_of_students_t_on_logarithms():
+    net, against = np.array([10.0, 12.0, 11.0]), np.array([40.0, 50.0, 45.0])
+    seeds = SeedVariance.pooled([np.log(net), np.log(against)])
+    middle, half = np.log(against).mean() - np.log(net).mean(), t_quantile(4) * sqrt(seeds.variance * 2 / 3)
+    found = ratio(against, net, seeds)
+    assert (found.value, found.low, found.high) == pytest.approx(tuple(np.exp([middle, middle - half, middle + half])))
+    assert (found.neutral, found.verdict) == (1, "agrees")
+    turned = ratio(net, against, seeds)
+    assert (turned.value, turned.low, turned.high) == pytest.approx((1 / found.value, 1 / found.high, 1 / found.low))
+    assert turned.verdict == "disagrees"
+    assert ratio(against, net, SeedVariance(0.0, 1)) is None, "too few seeds"
 
 
 def test_the_half_width_is_that_of_the_two_way_layout_summed_by_hand():

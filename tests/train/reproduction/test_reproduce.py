@@ -57,7 +57,8 @@ def test_a_row_is_run_from_images_to_page_and_nothing_is_run_twice(reproduce, mo
             artifact.manifest.architecture.parameters,
         )
         assert ("norm1" in {o.name for o in artifact.manifest.architecture.operations}) == (task.run == "paper")
-        assert len(result.curve.top1_error) == 1
+        assert len(result.curve.top1_error) == len(result.curve.training_error) == 1
+        assert result.curve.steps_per_epoch == 2, "9 images in batches of 4"
 
     page = Path("out/REPRODUCTION.md").read_text()
     wrong = {
@@ -124,8 +125,9 @@ def test_a_damaged_result_is_one_line(reproduce):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--only", "lnr"], ["--only lnr", "expected one of lrn, pooling"]),
+        (["--only", "lnr"], ["--only lnr", "expected one of relu, lrn, pooling"]),
         (["--only", "five"], ["--only five", "not possible at the scale miniature"]),
+        (["--only", "relu"], ["--only relu", "not possible at the scale miniature"]),
         (["--only", "six"], ["--only six", "not possible at the scale miniature"]),
         (["--jobs", "0"], ["--jobs 0: expected 1 to 64"]),
         (["--work", "toys/val/n00000000/000.png/work"], ["--work", "000.png is a file; expected a folder"]),
