@@ -320,9 +320,11 @@ class Architecture(Record, kw_only=True, dict=True):
         SpecError for a `unit` other than 1 if the latter does not begin with a convolution or fully-connected layer.
         """
         factors = dict.fromkeys(self.tensors, 1.0)
+        if unit == 1:
+            return factors
         if not self.scales:
             first = self.operations[0]
-            if unit != 1 and not isinstance(first, Conv | Dense):
+            if not isinstance(first, Conv | Dense):
                 raise SpecError(f"{first.name}: a net with tanh or batch norm that begins with it can't have a unit")
             return factors | {f"{first.name}.weight": 1 / unit}
         factors |= {name: unit for name in factors if name.endswith(".bias")}

@@ -162,7 +162,7 @@ PRESETS: dict[str, tuple[Variant, str]] = {
 def kernel_counts(text: str, base: Variant) -> dict[str, Any]:
     """Return the fields of `Variant` that `text` sets: the numbers of kernels of the layers of `base`.
 
-    One more number is that of a sixth layer. Raises UsageError if `text` is not such numbers, as in "N,N,N,N,N".
+    One more number is that of `sixth_conv`. Raises UsageError if `text` is not such numbers, as in "N,N,N,N,N".
     """
     count = len(base.kernels)
     if not re.fullmatch(rf"[1-9]\d{{0,3}}(,[1-9]\d{{0,3}}){{{count - 1},{count}}}", text, re.ASCII):

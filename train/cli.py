@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from alexnet_infer.backends import Device
-from alexnet_infer.errors import StoppedError, UsageError
+from alexnet_infer.errors import StoppedError, UsageError, shown
 from alexnet_infer.help import WHAT, Command, Group, argument, option
 from alexnet_infer.output import say, say_json, tell
 from alexnet_infer.presets import PRESETS, Variant, kernel_counts, variant
@@ -111,7 +111,8 @@ def train(
     ] = False,
     width: Annotated[float | None, _net("width", "Multiply all kernel counts by X.", "X")] = None,
     kernels: Annotated[
-        str | None, option(NET, "Numbers of kernels.", metavar="N,N,...", default="96,256,384,384,256")
+        str | None,
+        option(NET, "Numbers of kernels.", metavar="N,N,...", default=",".join(map(str, variant("alexnet").kernels))),
     ] = None,
     hidden: Annotated[int | None, _net("hidden", "Units of fc6 and fc7, 0 for none.", "N")] = None,
     net_columns: Annotated[int | None, _net("columns", "1 or 2.", "N")] = None,
@@ -163,6 +164,8 @@ def train(
         raise UsageError(f"--recipe {recipe}: expected {' or '.join(RECIPES)}")
     given = {name: value for name, value in (context.params | {"columns": net_columns}).items() if value is not None}
     switches = {name: given[name] for name in SWITCHES if name in given}
+    if kernels and init_from:
+        raise UsageError(f"--kernels {shown(kernels)}: --init-from sets the numbers of kernels; leave the option out")
     if kernels:
         switches |= kernel_counts(kernels, variant(preset or "alexnet"))
     start, net = _net_to_train(init_from, preset, switches)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -57,7 +58,9 @@ class TrainingView:
     ) -> None:
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.show, self.line, self.clock = show, line, clock
-        self.loss, self.error, self.rate = Smoothed(50), Smoothed(50), Smoothed(50)
+        self.loss, self.rate = Smoothed(50), Smoothed(50)
+        self.errors: list[float] = []
+        """Training errors of the steps of the current epoch, as far as this process ran them."""
         # Seconds between steps, including validation and checkpoints, which a mean over many steps evens out.
         self.seconds = Smoothed(1000)
         self.last_time: float | None = None
@@ -70,14 +73,15 @@ class TrainingView:
             self.rate.add(report.images_per_second)
         self.last_time, self.lr = now, report.lr
         self.loss.add(report.loss)
-        self.error.add(report.top1_error)
+        self.errors.append(report.top1_error)
         done = report.epoch * self.steps_per_epoch + report.step
         self.show(f"epoch {report.epoch + 1}/{self.epochs}  {self._figures(done)}", done)
 
     def on_epoch(self, state: RunState) -> None:
         figures = self._figures(state.epoch * self.steps_per_epoch)
-        errors = f"validation error {state.errors[-1]:.2%}  training error {self.error.value:.2%}"
-        self.line(f"epoch {state.epoch}/{self.epochs}  {errors}  {figures}")
+        training = f"  training error {fmean(self.errors):.2%}" if self.errors else ""
+        self.errors = []
+        self.line(f"epoch {state.epoch}/{self.epochs}  validation error {state.errors[-1]:.2%}{training}  {figures}")
 
     def _figures(self, done: int) -> str:
         left = timedelta(seconds=round((self.epochs * self.steps_per_epoch - done) * self.seconds.value))

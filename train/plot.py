@@ -165,7 +165,7 @@ def _draw(panels: dict[str, Axes], table: dict[str, Any], color: Any) -> None:
     x, faint = train["epoch"], {"alpha": 0.3, "linewidth": 0.7, "marker": None}
     line("loss", x, train["loss"], **faint)
     line("loss", x, train["loss_smoothed"])
-    line("error", x, train["top1_error_smoothed"], percent=True, linestyle=":", marker=None)
+    line("error", x, train["top1_error_smoothed"], percent=True, linestyle=":")
     line("error", validation["epoch"], validation["top1_error"], percent=True)
     line("error", validation["epoch"], validation["top5_error"], percent=True, linestyle="--")
     line("lr", x, train["lr"])
@@ -187,9 +187,12 @@ def _label(panels: dict[str, Axes]) -> None:
     for name, title in titles.items():
         panels[name].set_title(title, loc="left")
         panels[name].set_xlabel("epoch")
-    if any(np.isfinite(line.get_ydata()).any() for line in panels["error"].lines):
-        kinds = [Line2D([], [], color="0.3", linestyle=kind) for kind in ("-", "--", ":")]
-        panels["error"].legend(kinds, ["top-1", "top-5", "top-1, training"])
+    drawn = {line.get_linestyle() for line in panels["error"].lines if np.isfinite(line.get_ydata()).any()}
+    kinds = {"-": "top-1, validation", "--": "top-5, validation", ":": "top-1, training"}
+    shown = {kind: name for kind, name in kinds.items() if kind in drawn}
+    if shown:
+        handles = [Line2D([], [], color="0.3", linestyle=kind) for kind in shown]
+        panels["error"].legend(handles, [*shown.values()])
     else:
         panels["error"].set_yticks([])
         panels["error"].text(0.5, 0.5, "no epoch finished yet", ha="center", transform=panels["error"].transAxes)

@@ -16,8 +16,8 @@ from train.display import Display, Smoothed, TrainingView
 from train.step import StepReport
 
 
-def report(epoch: int, step: int, loss: float = 2.0, rate: float = 100.0) -> StepReport:
-    return StepReport(epoch, step, loss, 0.75, 0.0123, rate, 1.0)
+def report(epoch: int, step: int, loss: float = 2.0, rate: float = 100.0, error: float = 0.75) -> StepReport:
+    return StepReport(epoch, step, loss, error, 0.0123, rate, 1.0)
 
 
 def test_the_mean_of_equal_values_is_their_value_from_the_first_on():
@@ -67,6 +67,17 @@ def test_an_epoch_ends_with_one_line():
     assert lines == [
         "epoch 1/4  validation error 87.66%  training error 75.00%  loss 2.000  lr 0.012  100 images/s  0:01:00 left"
     ]
+
+
+def test_the_training_error_of_an_epoch_is_the_mean_of_its_own_steps():
+    watched, _, lines = view()
+    for epoch, errors in enumerate([(1.0, 0.5), (0.25, 0.125, 0.0)]):
+        for step, error in enumerate(errors, 1):
+            watched.on_step(report(epoch, step, error=error))
+        watched.on_epoch(RunState(epoch=epoch + 1, errors=[0.5]))
+    watched.on_epoch(RunState(epoch=3, errors=[0.5]))  # of a run that was resumed after the last step of an epoch
+    assert [line.split("  ")[2] for line in lines[:2]] == ["training error 75.00%", "training error 12.50%"]
+    assert "training error" not in lines[2]
 
 
 def test_without_a_terminal_only_lines_are_written():

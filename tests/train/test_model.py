@@ -145,6 +145,8 @@ def test_a_net_that_begins_with_batch_norm_can_have_no_unit():
     first, rest = BatchNorm(name="bn0"), architecture.operations
     with pytest.raises(SpecError, match="bn0: a net with tanh or batch norm that begins with it can't have a unit"):
         AlexNet(structs.replace(architecture, operations=(first, *rest)), unit=16.0)
+    model = AlexNet(structs.replace(architecture, operations=(first, *rest)))
+    assert model.artifact_tensors().keys() == model.architecture.tensors.keys()
 
 
 def test_paper_initialisation_is_section_5():

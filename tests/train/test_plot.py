@@ -290,6 +290,9 @@ def test_a_run_of_one_window_is_a_point_and_without_errors_there_is_a_note(tmp_p
     middle = (slice(280, 340), slice(1200, 1600))
     assert share(early[middle], (0, 0, 0)) > 1e-3  # the text is black
     assert share(later[middle], (0, 0, 0)) == 0
+    point = drawn(run(tmp_path / "point", epochs=0, more=10))
+    assert share(point[PANELS["error"]], FIRST) > 0
+    assert share(point[middle], (0, 0, 0)) == 0
 
 
 def test_runs_without_finite_figures_are_drawn_without_a_warning(tmp_path, drawn):

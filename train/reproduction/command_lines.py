@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.reproduction.plan import Mean, Part, Plan, Row, Scale, Training
@@ -51,10 +51,14 @@ def row_commands(plan: Plan, row: Row) -> tuple[Scale, list[str]]:
     nets = list(dict.fromkeys(net for last in nets for net in (plan.start(last), last) if net is not None))
     parts = [part for part in PACKED if any(plan.runs[net.run].data == part for net in nets)]
     packing = [prepare_command(scale.parts.get(p) or scale.parts["main"], _SETS[p], PACKED[p]) for p in parts]
-    return scale, [*packing, *(command(plan, net) for net in nets), *_measuring(plan, row)]
+    return scale, [*packing, *(command(plan, net) for net in nets), *_measuring(plan, row, nets)]
 
 
-def _measuring(plan: Plan, row: Row) -> list[str]:
-    """Return the commands that measure the nets, if the trainer's own output does not have the figures."""
-    nets = [f"--model runs/{net.run}-{net.seed}/{plan.net_name(net)}" for net in plan.members(Mean("full"))]
-    return [f"alexnet-infer eval {' '.join(nets)} --data ILSVRC2012"] if row.measure == "ensemble" else []
+def _measuring(plan: Plan, row: Row, nets: Sequence[Training]) -> list[str]:
+    """Return the commands that show the figures, if the trainer's own output does not have them."""
+    if row.measure == "speed":
+        return [f"python -m train plot {' '.join(f'runs/{net.run}-{net.seed}' for net in nets)}"]
+    if row.measure == "ensemble":
+        members = [f"--model runs/{net.run}-{net.seed}/{plan.net_name(net)}" for net in plan.members(Mean("full"))]
+        return [f"alexnet-infer eval {' '.join(members)} --data ILSVRC2012"]
+    return []

@@ -44,8 +44,7 @@ def list_rows(request: Request, data: Path | None, device: Device, jobs: int | N
 def _cells(row: RowState) -> list[str]:
     left = len(row.missing)
     time = "" if not left else "?" if row.hours is None else _duration(row.hours)
-    verdict = row.verdict or ("missing" if left else "too few seeds")
-    return [row.row.name, row.row.section, str(len(row.tasks)), str(left or ""), time, verdict]
+    return [row.row.name, row.row.section, str(len(row.tasks)), str(left or ""), time, row.shown_verdict]
 
 
 def _duration(hours: float) -> str:

@@ -59,6 +59,8 @@ def _tables(data: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
 
 def _scale(table: dict[str, Any], where: str) -> Scale:
     parts = {name: strict_json.build(table[name], Part, f"{where}.{name}") for name in PARTS if name in table}
+    if "parts" in table:
+        raise SpecError(f"{where}: parts: expected {', '.join(PARTS)} by name")
     rest = {name: value for name, value in table.items() if name not in PARTS}
     return _built(_tuples(rest, "seeds", "nets") | {"parts": parts}, Scale, where)
 
@@ -67,7 +69,8 @@ def _run(name: str, tables: Mapping[str, dict[str, Any]]) -> Run:
     """Return a run. With `like`, it has the options and the data of another run as well; its own come first."""
     where, table = f"run.{name}", {"name": name} | tables[name]
     if "like" in table:
-        like = tables.get(table.pop("like"), {"like": ""})
+        name = table.pop("like")
+        like = tables.get(name, {"like": ""}) if isinstance(name, str) else {"like": ""}
         if "like" in like or not all(isinstance(t.get("options", {}), dict) for t in (like, table)):
             raise SpecError(f"{where}: like={shown(tables[name]['like'])}: expected a run without `like`, with options")
         shared = {field: like[field] for field in ("data", "start") if field in like}
@@ -93,8 +96,8 @@ def _built(table: dict[str, Any], kind: type, where: str) -> Any:
 
 
 def _check_scales(plan: Plan) -> None:
-    if "full" not in plan.scales:
-        raise SpecError("scale.full: missing; the page has its commands")
+    if "full" not in plan.scales or "main" not in plan.scales["full"].parts:
+        raise SpecError("scale.full: missing, or without main; the page has its commands")
     for name, scale in plan.scales.items():
         with _at(f"scale.{name}"):
             if name != scale.title:
@@ -144,6 +147,10 @@ def _check_rows(plan: Plan) -> None:
                     raise SpecError(f"{name}: expected one of {', '.join(plan.runs)}")
             if row.against is None and row.measure in ("ablation", "overfitting", "speed"):
                 raise SpecError("against: expected the run to compare with")
+            if ("ratio" in row.paper) > (row.measure == "speed"):
+                raise SpecError("paper: ratio: expected only for speed")
+            if not any(plan.runs_of(row, scale) for scale in plan.scales.values()):
+                raise SpecError("is possible at no scale, as none has the data of its runs")
             if row.measure in ("ensemble", "neighbors") and row.net != "paper":
                 raise SpecError(f"net={row.net}: expected paper, for which alone this is measured")
 

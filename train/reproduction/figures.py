@@ -70,7 +70,7 @@ def _draw_speed(figure: Figure, runs: Mapping[str, Sequence[Curve]]) -> None:
     axes = figure.subplots()
     for (title, of_run), style in zip(runs.items(), ("-", "--"), strict=True):
         for number, curve in enumerate(of_run):
-            middles = [(epoch + 0.5) * curve.steps_per_epoch for epoch in range(len(curve.training_error))]
+            middles = [(epoch + 0.5) * (curve.steps_per_epoch or 1) for epoch in range(len(curve.training_error))]
             label = None if number else title
             axes.plot(middles, [100 * e for e in curve.training_error], style, color="black", linewidth=1, label=label)
     axes.axhline(100 * TARGET, color="0.6", linewidth=1)

@@ -1,4 +1,4 @@
-"""95 % intervals of a difference between nets, over seeds and images.
+"""95 % intervals of a difference between nets, over seeds and images; and of a ratio, over seeds.
 
 Nets differ by chance in two ways: another seed gives another net, and other validation images another error. Images
 are the same for all nets, so the difference is taken image by image first. Seeds are few, two or three per run, so the
@@ -36,14 +36,14 @@ FEWEST = 2
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """The variance of an error between seeds (as a fraction, squared), and its degrees of freedom."""
+    """The variance of a figure between seeds, such as an error as a fraction, and its degrees of freedom."""
 
     variance: float
     freedom: int
 
     @classmethod
     def pooled(cls, runs: Sequence[np.ndarray]) -> SeedVariance:
-        """Pool the variances of several runs. Each of `runs` is float [seeds], an error per net."""
+        """Pool the variances of several runs. Each of `runs` is float [seeds], a figure per net."""
         squares, freedom = 0.0, 0
         for errors in runs:
             squares += float(((errors - errors.mean()) ** 2).sum())
@@ -139,7 +139,8 @@ def ratio(against: np.ndarray, net: np.ndarray, seeds: SeedVariance) -> Interval
     """
     logs = np.log(against), np.log(net)
     of_seeds = seeds.variance * (1 / len(against) + 1 / len(net))
-    found = _interval(float(logs[0].mean() - logs[1].mean()), 0.0, of_seeds, 0.0, seeds.freedom, 2)
+    # There is no variance over images, and so their number, 2, does not matter.
+    found = _interval(float(logs[0].mean() - logs[1].mean()), 0.0, of_seeds, 0.0, seeds.freedom, images=2)
     if found is None:
         return None
     return Interval(*(float(np.exp(value)) for value in (found.value, found.low, found.high)), neutral=1.0)

@@ -19,18 +19,18 @@ MINUS = "\N{MINUS SIGN}"
 INTRODUCTION = """\
 `python -m train reproduce` trains the paper's net, small, with and without one of its parts, and compares them. This
 page has what came out, whether it agrees with the paper or not. A part can matter more or less in the paper's own net,
-so only the sign is judged; the sizes are beside each other. The commands of each row run it on ILSVRC-2012.
+so only the sign is judged; the sizes are beside each other. Each row has its commands, most of them for ILSVRC-2012.
 
 - **Points** are percentage points of error, counted so that a positive number agrees with the paper.
 - **Intervals** are 95 % intervals over seeds and validation images. All nets of a row are measured on the same images,
   and the difference is taken image by image; the variance between seeds is pooled over all runs of a scale
   ([how](../train/reproduction/intervals.py)). Each is for one comparison: of twenty parts without any effect, about one
-  would have an interval without 0.
+  would have an interval without 0. The interval of a ratio is over seeds, of the logarithms.
 - A row **agrees** with the paper if its interval is above 0, **disagrees** if it is below 0, and is **undecided** if it
   contains 0 (for a ratio, 1). The top-1 error decides; for overfitting, the gap between validation and training error
-  does.
-- All runs of a scale have the same recipe, which was chosen for the paper's net. Another recipe may suit a net without
-  one of its parts better.
+  does, and for speed the updates.
+- Runs have the recipe of their scale, which was chosen for the paper's net, and differ in nothing but the row's part.
+  Another recipe may suit a net without one of its parts better. Only ReLU and tanh have learning rates of their own.
 """
 
 
@@ -56,7 +56,7 @@ def _scales(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
 
 
 def _summary(plan: Plan, by_row: Mapping[str, Sequence[RowResult]]) -> Iterator[str]:
-    yield "| claim | section | paper, points top-1 / top-5 | measured, points (interval) | scale | verdict |"
+    yield "| claim | section | paper, top-1 / top-5 | measured (interval) | scale | verdict |"
     yield "|---|---|---|---|---|---|"
     for row in plan.rows:
         link = f"[{row.title}](#{_anchor(row)})"
@@ -163,7 +163,7 @@ def _more(row: Row) -> str:
 def _row_verdict(row: Row, result: RowResult) -> str:
     if not row.claimed:
         return "no claim"
-    return result.verdict or "too few seeds"
+    return result.shown_verdict
 
 
 def _decisive(result: RowResult) -> str:
@@ -252,7 +252,8 @@ def _speed_table(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
 def _speed_sentence(row: Row, result: RowResult) -> str:
     scale, interval = result.scale.title, result.figures.get("ratio")
     if interval is None:
-        return f"At the scale {scale}, some nets did not reach the error, or there are too few seeds for an interval."
+        why = {"not reached": "some nets did not reach the error", "too few seeds": "there are too few seeds"}
+        return f"At the scale {scale}, there is no interval: {why[result.shown_verdict]}."
     paper, inside = row.paper.get("ratio"), ""
     if paper is not None:
         word = "includes" if interval.low <= paper <= interval.high else "does not include"

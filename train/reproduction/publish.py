@@ -61,7 +61,7 @@ def _pictures(plan: Plan, results: Results, rows: Sequence[RowResult]) -> dict[s
     for scale in plan.scales.values():
         if scale.title in on_page and not scale.nets and (picture := figures.curves(plan, results, scale.title)):
             pictures[CURVES] = picture, f"Training loss and validation error of the runs at the scale {scale.title}"
-    for result in (row for row in rows if row.row.measure == "speed"):
+    for result in (row for row in rows if row.row.measure == "speed" and row.done):
         if picture := figures.speed(plan, results, result.row, result.scale.title):
             pictures[SPEED] = picture, "Training error with ReLU and with tanh, as in the paper's Figure 1"
     return pictures

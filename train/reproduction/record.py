@@ -105,14 +105,15 @@ class Curve(Record, kw_only=True):
     training_error: tuple[_Share, ...]
     """Mean top-1 error of each epoch on the images as the net was trained on them, before each update. Empty if the
     log is of an earlier version, which did not have it."""
-    steps_per_epoch: _Size
+    steps_per_epoch: _Size | None
+    """None for results of earlier versions."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.loss or not self.top1_error or len(self.top1_error) != len(self.top5_error):
             raise SpecError("a curve: expected one or more epochs, with both errors of each")
-        if self.training_error and len(self.training_error) != len(self.top1_error):
-            raise SpecError("a curve: expected a training error of each epoch")
+        if self.training_error and (len(self.training_error) != len(self.top1_error) or not self.steps_per_epoch):
+            raise SpecError("a curve: expected a training error of each epoch, and steps_per_epoch")
 
 
 class Data(Record, kw_only=True):
@@ -178,6 +179,12 @@ def _optional(data: Any, where: str, kind: type) -> Any:
     return None if data is None else strict_json.build(data, kind, where)
 
 
+def _curve(data: Any, where: str) -> Curve | None:
+    if isinstance(data, dict):
+        data = {"training_error": [], "steps_per_epoch": None} | data  # earlier versions did not have them
+    return _optional(data, where, Curve)
+
+
 @dataclass(frozen=True)
 class Records:
     """The results in a folder, one file per task: `scale/run-seed.json`."""
@@ -206,7 +213,7 @@ class Records:
                 Result,
                 "result",
                 training=partial(_optional, kind=Errors),
-                curve=partial(_optional, kind=Curve),
+                curve=_curve,
                 neighbors=partial(_optional, kind=Neighbors),
             )
         except SpecError as error:

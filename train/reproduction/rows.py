@@ -76,6 +76,14 @@ class RowResult:
         decisive = self.figures.get(self.row.decisive)
         return decisive.verdict if decisive else None
 
+    @property
+    def shown_verdict(self) -> str:
+        """The verdict, or why there is none."""
+        if self.missing:
+            return "missing"
+        compared = (self.updates.get(run, ()) for run in (self.row.net, self.row.against or ""))
+        return self.verdict or ("not reached" if any(None in of_run for of_run in compared) else "too few seeds")
+
 
 class Results:
     """The results of all rows of a plan, from the records in a folder."""
@@ -191,11 +199,10 @@ def _updates(results: Mapping[str, Sequence[Result]]) -> dict[str, tuple[float |
 
 def _speed(row: Row, reached: Mapping[str, Sequence[float | None]]) -> dict[str, Interval]:
     """Return the ratio of updates; none if a net of the two runs has not reached the error."""
-    known = {run: np.array(of_run) for run, of_run in reached.items() if None not in of_run}
-    if row.net not in known or row.against not in known:
+    net, against = (np.array(reached[run], float) for run in (row.net, row.against or ""))  # None becomes NaN
+    if np.isnan(net).any() or np.isnan(against).any():
         return {}
-    variance = SeedVariance.pooled([np.log(of_run) for of_run in known.values()])
-    found = ratio(known[row.against], known[row.net], variance)
+    found = ratio(against, net, SeedVariance.pooled([np.log(net), np.log(against)]))
     return {"ratio": found} if found else {}
 
 

@@ -143,9 +143,18 @@ class Runner:
         return [*found]
 
     def _check_data(self, task: Task) -> None:
-        """Raise UsageError if the data set is not that of the results which exist for the same scale and part."""
+        """Raise UsageError if the data set is not that of the results which exist for the same scale and part.
+
+        Also if a part does not have the ten classes that it should have.
+        """
         scale, part = self.plan.scales[task.scale], self.plan.part(task)
-        here = data_of(self._set(part))
+        packed = self._set(part)
+        if part is scale.parts.get("ten") and len(packed.classes) != 10:
+            raise UsageError(
+                f"--data {self.where.data}: the classes {part.classes} of it are {len(packed.classes)}; the scale "
+                f"{scale.title} needs ten, as of Tiny ImageNet's 200"
+            )
+        here = data_of(packed)
         for run in self.plan.possible_runs(scale):
             for seed in self.plan.seeds(scale):
                 other = Training(scale.title, run, seed)

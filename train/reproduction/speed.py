@@ -13,7 +13,7 @@ def updates(curve: Curve | None) -> float | None:
 
     The mean error of an epoch counts as that in its middle; between epochs, the error is taken to be on a line.
     """
-    if curve is None or not curve.training_error:
+    if curve is None or not curve.training_error or curve.steps_per_epoch is None:
         return None
     errors = curve.training_error
     first = next((epoch for epoch, error in enumerate(errors) if error <= TARGET), None)

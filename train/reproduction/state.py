@@ -25,6 +25,8 @@ class RowState:
     tasks: tuple[Task, ...]
     missing: tuple[Task, ...]
     verdict: str | None
+    shown_verdict: str
+    """The verdict, or why there is none."""
     hours: float | None
     """Estimated time of the missing tasks on this machine; None if it is not known."""
 
@@ -50,7 +52,15 @@ def states(request: Request, results: Results, costs: Costs, jobs: int) -> list[
         hours = None if None in seconds else sum(filter(None, seconds)) / 3600 / jobs
         tasks = tuple(request.plan.tasks(row, scale))
         found.append(
-            RowState(row=row, scale=scale, tasks=tasks, missing=result.missing, verdict=result.verdict, hours=hours)
+            RowState(
+                row=row,
+                scale=scale,
+                tasks=tasks,
+                missing=result.missing,
+                verdict=result.verdict,
+                shown_verdict=result.shown_verdict,
+                hours=hours,
+            )
         )
     return found
 

@@ -58,6 +58,8 @@ EPOCHS = {
     "relu-fast": (13, 13, 14),
     "tanh-slow": (80, 81, 82),
     "tanh-fast": (70, 75, 80),
+    "relu-he": (10, 10, 11),
+    "tanh-he": (9, 10, 10),
 }
 
 
@@ -97,7 +99,9 @@ def test_a_net_that_does_not_reach_the_error_is_named_and_there_is_no_ratio(tmp_
     assert result.updates["tanh"][1] is None
     text = folder.page().replace("\n", " ")
     assert "2,320, not reached, 2,788" in text
-    assert "some nets did not reach the error" in text
+    assert "there is no interval: some nets did not reach the error." in text
+    assert "| 3.1 | 6 times | | four-layer | not reached |" in text.replace("|  |", "| |")
+    assert result.shown_verdict == "not reached"
 
 
 def test_a_run_that_is_only_shown_need_not_reach_the_error(tmp_path):
@@ -107,12 +111,14 @@ def test_a_run_that_is_only_shown_need_not_reach_the_error(tmp_path):
     assert folder.of("relu", "four-layer").verdict == "agrees"
 
 
-def test_the_runs_differ_in_nothing_but_activation_learning_rate_and_epochs():
+def test_the_runs_differ_in_nothing_but_activation_learning_rate_and_initial_weights():
     def content(run: str):
         net = Training("four-layer", run, 0)
-        return replace(PLAN.variant(net), activation="relu"), replace(PLAN.recipe(net), lr=1.0, epochs=1)
+        return replace(PLAN.variant(net), activation="relu"), replace(PLAN.recipe(net), lr=1.0)
 
-    assert len({content(run) for run in EPOCHS}) == 1
+    assert len({content(run) for run in EPOCHS if not run.endswith("-he")}) == 1
+    assert {replace(recipe, init="paper") for _, recipe in map(content, EPOCHS)} == {content("relu")[1]}
+    assert {PLAN.recipe(Training("four-layer", run, 0)).init for run in ("relu", "tanh")} == {"paper"}
     recipe = PLAN.recipe(Training("four-layer", "relu", 0))
     assert (recipe.weight_decay, recipe.dropout, recipe.label_smoothing, recipe.color_sigma) == (0, 0, 0, 0)
     assert recipe.training_views == "center", "No regularization of any kind was employed"
