@@ -135,6 +135,11 @@ def test_ctrl_c_while_images_are_read_prints_one_line(run, data, tmp_path, monke
         (["--dropout", "1"], ["--dropout 1", "at least 0 and less than 1"]),
         (["--net-columns", "3"], ["--net-columns 3: expected 1 or 2"]),
         (["--pool-size", "4"], ["--pool-size 4: expected 2 or 3"]),
+        (["--kernels", "1,2,3"], ["--kernels '1,2,3'", "conv1 to conv5"]),
+        (
+            ["--kernels", "8,8,16", "--init-from", "x"],
+            ["--kernels '8,8,16'", "--init-from sets", "leave"],
+        ),
         (["--split-columns"], ["the number of processes is 1: expected a multiple of 2", "torchrun --nproc-per-node"]),
         (["--seed", "-1"], ["--seed -1"]),
         (["--name", "last"], ["--name 'last'"]),

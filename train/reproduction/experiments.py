@@ -69,10 +69,10 @@ def _run(name: str, tables: Mapping[str, dict[str, Any]]) -> Run:
     """Return a run. With `like`, it has the options and the data of another run as well; its own come first."""
     where, table = f"run.{name}", {"name": name} | tables[name]
     if "like" in table:
-        name = table.pop("like")
-        like = tables.get(name, {"like": ""}) if isinstance(name, str) else {"like": ""}
+        other = table.pop("like")
+        like = tables.get(other, {"like": ""}) if isinstance(other, str) else {"like": ""}
         if "like" in like or not all(isinstance(t.get("options", {}), dict) for t in (like, table)):
-            raise SpecError(f"{where}: like={shown(tables[name]['like'])}: expected a run without `like`, with options")
+            raise SpecError(f"{where}: like={shown(other)}: expected a run without `like`, with options")
         shared = {field: like[field] for field in ("data", "start") if field in like}
         table = shared | table | {"options": like.get("options", {}) | table.get("options", {})}
     return _built(table, Run, where)

@@ -56,6 +56,17 @@ def test_the_same_result_is_the_same_file(records):
     assert before.endswith(b"}\n")
 
 
+def test_a_record_of_an_earlier_version_has_no_training_error(records):
+    def without(fields: dict[str, Any]) -> None:
+        del fields["curve"]["training_error"], fields["curve"]["steps_per_epoch"]
+
+    damaged(records, without)
+    read = records.read(TASK, settings(PLAN, TASK))
+    assert read is not None
+    assert (read.curve.training_error, read.curve.steps_per_epoch) == ((), None)
+    assert read.curve.top1_error == (0.5, 0.25)
+
+
 def test_a_record_made_with_other_settings_is_no_result(records):
     records.write(TASK, made(TASK, both(mask([1]))))
     own = settings(PLAN, TASK)
@@ -155,6 +166,8 @@ NESTED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "three-columns": lambda f: f.__setitem__("columns", 3),
     "date-no-date": lambda f: f.__setitem__("date", "yesterday"),
     "curve-error-above-1": lambda f: f["curve"].__setitem__("top1_error", [2.0]),
+    "curve-of-other-epochs": lambda f: f["curve"].__setitem__("training_error", [0.5]),
+    "curve-without-steps": lambda f: f["curve"].__setitem__("steps_per_epoch", None),
     "curve-of-no-epochs": lambda f: f.__setitem__("curve", {"loss": [], "top1_error": [], "top5_error": []}),
     "no-training-of-one-net": lambda f: f.__setitem__("training", None),
     "neighbors-of-too-few-images": lambda f: f.__setitem__("neighbors", NEIGHBORS | {"queries": 99}),

@@ -122,6 +122,13 @@ def test_a_damaged_result_is_one_line(reproduce):
     assert_one_line(reproduce("--list"), 3, "paper-0.json", "remove it")
 
 
+def test_a_data_set_without_the_ten_classes_is_refused(reproduce):
+    """Every twentieth of three classes is one."""
+    parts = ("--data ", "the classes ::20 of it are 1; the scale four-layer needs ten")
+    assert_one_line(reproduce("--scale", "four-layer", "--jobs", 1), 2, *parts)
+    assert record_files() == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from train.reproduction.plan import Mean, Task, Training
 from train.reproduction.record import Data, Result
 from train.reproduction.request import Workplace
 from train.reproduction.runner import Runner, UnfinishedError
+from train.reproduction.signals import stopped_by_signals
 
 HERE = Data(train={"images": 1000}, validation=VALIDATION)
 PAPER, SIX, TUNED = (Training("quarter", run, 0) for run in ("paper", "six-first", "six-tuned"))
@@ -232,3 +234,17 @@ def test_the_nets_of_a_mean_are_needed_only_if_they_are_trained(folder, tmp_path
     job = Scripted(folder, tmp_path, {})
     assert job.run([Mean("bundled")]).done == [Mean("bundled")]
     assert job.began == [Mean("bundled")]
+
+
+def test_runs_can_be_stopped_even_if_a_script_started_the_command_in_the_background():
+    """A shell makes background commands of a script ignore SIGINT, and programs inherit that."""
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopped_by_signals():
+            os.kill(os.getpid(), signal.SIGINT)  # is still ignored
+            child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (child.stdout, child.returncode) == ("True\n", 0), child.stderr
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
