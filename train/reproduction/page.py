@@ -30,7 +30,8 @@ so only the sign is judged; the sizes are beside each other. Each row has its co
   contains 0 (for a ratio, 1). The top-1 error decides; for overfitting, the gap between validation and training error
   does, and for speed the updates.
 - Runs have the recipe of their scale, which was chosen for the paper's net, and differ in nothing but the row's part.
-  Another recipe may suit a net without one of its parts better. Only ReLU and tanh have learning rates of their own.
+  Another recipe may suit a net without one of its parts better. Only ReLU, tanh and the net that is fine-tuned have
+  learning rates of their own.
 """
 
 

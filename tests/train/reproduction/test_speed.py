@@ -9,6 +9,8 @@ from msgspec import structs
 
 from tests.train.reproduction.made import PLAN, Folder, both, curve, mask
 from train.reproduction.plan import Training
+from train.reproduction.publish import SPEED, write_page
+from train.reproduction.request import Request
 from train.reproduction.speed import TARGET, updates
 
 ROW = PLAN.row("relu")
@@ -80,6 +82,19 @@ def test_the_row_has_the_ratio_of_updates_and_agrees_with_the_paper(tmp_path):
     assert f"`tanh` takes {shown} as many updates as `relu`" in text.replace("\n", " ")
     rate = PLAN.recipe(Training("four-layer", "tanh", 0)).lr
     assert f"| four-layer | tanh | {rate:g} | 2,320, 2,554, 2,788 |" in text
+
+
+def test_the_page_has_the_picture_only_if_the_row_is_done(tmp_path):
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install matplotlib")
+    folder = Folder(tmp_path / "reproduction")
+    four_layer(folder, EPOCHS)
+    request = Request(plan=PLAN, scale="four-layer", results=folder.path)
+    picture = folder.path / SPEED
+    assert f"(reproduction/{SPEED})" in write_page(request).read_text(encoding="utf-8")
+    assert b"<svg" in picture.read_bytes()
+    folder.records.path(Training("four-layer", "tanh", 2)).unlink()
+    assert SPEED not in write_page(request).read_text(encoding="utf-8")
+    assert not picture.exists()
 
 
 def test_nets_that_reach_the_error_at_the_same_time_leave_it_undecided(tmp_path):
