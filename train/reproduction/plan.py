@@ -90,6 +90,8 @@ class Row(Record, kw_only=True):
     note: str = ""
     more: bool = False
     """Whether the paper says "more than" its figures."""
+    only_sign: bool = False
+    """Whether the paper says which is better, but not by how much."""
 
     @property
     def decisive(self) -> str:
@@ -99,7 +101,7 @@ class Row(Record, kw_only=True):
     @property
     def claimed(self) -> bool:
         """Whether the paper claims something about the figures of this row."""
-        return bool(self.paper) or self.measure in ("overfitting", "color", "neighbors")
+        return bool(self.paper) or self.only_sign or self.measure in ("overfitting", "color", "neighbors")
 
 
 ENSEMBLE = 5

@@ -270,7 +270,7 @@ DAMAGED = {
     "row-same-title-twice": (changed('title = "Overlapping pooling"', 'title = "LRN"'), "row pooling"),
     "row-unknown-field": (changed(LRN, LRN + "colour = 1\n"), "row lrn"),
     "row-unknown-net": (changed('net = "paper"', 'net = "papre"'), "row lrn"),
-    "row-unknown-measure": (changed('measure = "ablation"', 'measure = "oblation"'), "row lrn"),
+    "row-unknown-measure": (changed('measure = "ablation"', 'measure = "oblation"', LRN), "row lrn"),
     "row-nothing-to-compare": (changed('against = "no-lrn"\n', ""), "row lrn"),
     "row-paper-unknown-figure": (changed("top1 = 1.4", "top2 = 1.4"), "row lrn"),
     "row-ratio-of-an-ablation": (changed("top1 = 1.4", "ratio = 1.4"), "row lrn"),
@@ -307,11 +307,11 @@ def test_a_missing_file_and_one_that_is_not_utf_8_are_one_line_with_the_path(tmp
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(UsageError, match=r"--only LRN: expected one of relu, lrn, .*color-columns"):
+    with pytest.raises(UsageError, match=r"--only LRN: expected one of relu, relu-deep, lrn, .*color-columns"):
         PLAN.row("LRN")
     with pytest.raises(UsageError, match=f"--scale whole: expected one of {', '.join(PLAN.scales)}"):
         Request(plan=PLAN, scale="whole", results=Path("r"))
-    with pytest.raises(UsageError, match=r"--only nothing: expected one of relu, lrn"):
+    with pytest.raises(UsageError, match=r"--only nothing: expected one of relu, relu-deep"):
         Request(plan=PLAN, scale="quarter", only=("nothing",), results=Path("r"))
 
 

@@ -132,7 +132,7 @@ def test_a_data_set_without_the_ten_classes_is_refused(reproduce):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--only", "lnr"], ["--only lnr", "expected one of relu, lrn, pooling"]),
+        (["--only", "lnr"], ["--only lnr", "expected one of relu, relu-deep, lrn, pooling"]),
         (["--only", "five"], ["--only five", "not possible at the scale miniature"]),
         (["--only", "relu"], ["--only relu", "not possible at the scale miniature"]),
         (["--only", "six"], ["--only six", "not possible at the scale miniature"]),
