@@ -60,6 +60,7 @@ EPOCHS = {
     "relu-fast": (13, 13, 14),
     "tanh-slow": (80, 81, 82),
     "tanh-fast": (70, 75, 80),
+    "relu-unit": (9, 10, 11),
     "relu-small": (10, 10, 11),
     "tanh-small": (9, 10, 10),
 }
@@ -126,13 +127,13 @@ def test_a_run_that_is_only_shown_need_not_reach_the_error(tmp_path):
     assert folder.of("relu", "four-layer").verdict == "agrees"
 
 
-def test_the_runs_differ_in_nothing_but_activation_learning_rate_and_initial_weights():
+def test_the_runs_differ_in_nothing_but_activation_learning_rate_and_scale():
     def content(run: str):
         net = Training("four-layer", run, 0)
         return replace(PLAN.variant(net), activation="relu"), replace(PLAN.recipe(net), lr=1.0)
 
-    assert len({content(run) for run in EPOCHS if not run.endswith("-small")}) == 1
-    assert {replace(recipe, init="he") for _, recipe in map(content, EPOCHS)} == {content("relu")[1]}
+    assert len({content(run) for run in EPOCHS if not run.endswith(("-small", "-unit"))}) == 1
+    assert {replace(recipe, init="he", unit=64) for _, recipe in map(content, EPOCHS)} == {content("relu")[1]}
     assert {PLAN.recipe(Training("four-layer", run, 0)).init for run in ("relu", "tanh")} == {"he"}
     recipe = PLAN.recipe(Training("four-layer", "relu", 0))
     assert (recipe.weight_decay, recipe.dropout, recipe.label_smoothing, recipe.color_sigma) == (0, 0, 0, 0)
