@@ -29,8 +29,8 @@ def test_the_net_has_the_classes_of_the_data_and_the_dropout_rate_of_the_recipe(
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("hidden", 0, "--hidden 0: expected 1 to 65536"),
-        ("hidden", 65537, "--hidden 65537: expected 1 to 65536"),
+        ("hidden", -1, "--hidden -1: expected 0 to 65536"),
+        ("hidden", 65537, "--hidden 65537: expected 0 to 65536"),
         ("columns", 0, "--net-columns 0: expected 1 or 2"),
         ("columns", 4, "--net-columns 4: expected 1 or 2"),
         ("pool_size", 1, "--pool-size 1: expected 2 or 3"),
