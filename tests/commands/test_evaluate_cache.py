@@ -159,7 +159,7 @@ def edited(fields: object, path: tuple[str | int, ...], value: object) -> object
 
 
 def test_an_edited_description_is_a_one_line_error_or_a_result(run, nets, tmp_path):
-    """The folder is named after the edited description, so that its key is right. Each value is in every second place."""
+    """The folder is named after the edited description, so its key is right. A value is in every second place."""
     code, *_ = run(*arguments(write_set(tmp_path / "small", 12), nets[:1], tmp_path / "cache"))
     assert code == 0
     (path,) = (tmp_path / "cache").glob("*/about.json")
