@@ -42,9 +42,9 @@ def list_rows(request: Request, data: Path | None, device: Device, jobs: int | N
 
 
 def _cells(row: RowState) -> list[str]:
-    left = len(row.missing)
+    result, left = row.result, len(row.result.missing)
     time = "" if not left else "?" if row.hours is None else _duration(row.hours)
-    return [row.row.name, row.row.section, str(len(row.tasks)), str(left or ""), time, row.shown_verdict]
+    return [result.row.name, result.row.section, str(len(row.tasks)), str(left or ""), time, result.shown_verdict]
 
 
 def _duration(hours: float) -> str:

@@ -12,7 +12,7 @@ from train.plot import STYLE
 from train.reproduction.plan import Plan, Row, Training
 from train.reproduction.record import Curve
 from train.reproduction.rows import Results, RowResult
-from train.reproduction.speed import TARGET
+from train.reproduction.speed import TARGET, training_errors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ def speed(plan: Plan, results: Results, row: Row, scale: str) -> bytes | None:
     known = {}
     for run in filter(None, (row.net, row.against)):
         found = _curves(results, [Training(scale, run, seed) for seed in seeds])
-        known[plan.runs[run].title] = [curve for curve in found if curve.training_error]
+        known[plan.runs[run].title] = [curve for curve in found if training_errors(curve)]
     if not all(known.values()):
         return None
     return _svg(7, 4, partial(_draw_speed, runs=known))
@@ -70,9 +70,9 @@ def _draw_speed(figure: Figure, runs: Mapping[str, Sequence[Curve]]) -> None:
     axes = figure.subplots()
     for (title, of_run), style in zip(runs.items(), ("-", "--"), strict=True):
         for number, curve in enumerate(of_run):
-            middles = [(epoch + 0.5) * (curve.steps_per_epoch or 1) for epoch in range(len(curve.training_error))]
+            updates, errors = zip(*training_errors(curve), strict=True)
             label = None if number else title
-            axes.plot(middles, [100 * e for e in curve.training_error], style, color="black", linewidth=1, label=label)
+            axes.plot([*updates], [100 * error for error in errors], style, color="black", linewidth=1, label=label)
     axes.axhline(100 * TARGET, color="0.6", linewidth=1)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("updates")

@@ -73,14 +73,8 @@ def _summary(plan: Plan, by_row: Mapping[str, Sequence[RowResult]]) -> Iterator[
 def _section(plan: Plan, row: Row, results: Sequence[RowResult]) -> Iterator[str]:
     yield from (f"## {row.title}", "", _paragraph(f"Section {row.section}. {row.claim}"), "")
     done = [result for result in results if result.done]
-    if row.measure == "color":
-        yield from _color_table(plan, done)
-    elif row.measure == "neighbors":
-        yield from _neighbor_table(done)
-    elif row.measure == "speed":
-        yield from _speed_table(plan, done)
-    elif done:
-        yield from _error_table(plan, done)
+    if done:
+        yield from _table(plan, row, done)
     for result in done:
         if row.measure != "color":
             yield from (_paragraph(sentence(row, result)), "")
@@ -91,6 +85,17 @@ def _section(plan: Plan, row: Row, results: Sequence[RowResult]) -> Iterator[str
     if row.note:
         yield from (_paragraph(row.note), "")
     yield from (*_commands(plan, row), "")
+
+
+def _table(plan: Plan, row: Row, results: Sequence[RowResult]) -> Iterator[str]:
+    match row.measure:
+        case "color":
+            return _color_table(plan, results)
+        case "neighbors":
+            return _neighbor_table(results)
+        case "speed":
+            return _speed_table(plan, results)
+    return _error_table(plan, results)
 
 
 def _paragraph(text: str) -> str:
@@ -149,12 +154,12 @@ VERDICTS = {
 
 
 def _against_paper(row: Row, result: RowResult) -> str:
-    ours = result.figures.get("top1")
-    if "top1" not in row.paper or ours is None:
+    name, unit, factor = ("ratio", "times", 1) if row.measure == "speed" else ("top1", "points", 100)
+    ours, paper = result.figures.get(name), row.paper.get(name)
+    if ours is None or paper is None:
         return ""
-    paper = row.paper["top1"]
-    inside = ours.high > paper / 100 if row.more else ours.low <= paper / 100 <= ours.high
-    return f"; the interval {'includes' if inside else 'does not include'} the paper's {_more(row)}{paper:g} points"
+    inside = factor * ours.high > paper if row.more else factor * ours.low <= paper <= factor * ours.high
+    return f"; the interval {'includes' if inside else 'does not include'} the paper's {_more(row)}{paper:g} {unit}"
 
 
 def _more(row: Row) -> str:
@@ -196,8 +201,6 @@ def _colors(result: RowResult) -> str:
 
 
 def _color_table(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
-    if not results:
-        return
     yield from ("| scale | net | seed | first half of conv1 | second half | difference |", "|---|---|---|---|---|---|")
     for result in results:
         for run, seed, (first, second) in result.color:
@@ -212,8 +215,6 @@ def _color_table(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
 
 
 def _neighbor_table(results: Sequence[RowResult]) -> Iterator[str]:
-    if not results:
-        return
     distance = "distance in pixels: neighbours in the layer, in pixels, all images"
     yield from (f"| scale | seed | same class, in the layer | in pixels | {distance} |", "|---|---|---|---|---|")
     for result in results:
@@ -238,8 +239,6 @@ def _color_sentence(results: Sequence[RowResult]) -> str:
 
 
 def _speed_table(plan: Plan, results: Sequence[RowResult]) -> Iterator[str]:
-    if not results:
-        return
     head = f"updates to {TARGET:.0%} training error, each seed"
     yield from (f"| scale | net | learning rate | {head} |", "|---|---|---|---|")
     for result in results:
@@ -255,12 +254,8 @@ def _speed_sentence(row: Row, result: RowResult) -> str:
     if interval is None:
         why = {"not reached": "some nets did not reach the error", "too few seeds": "there are too few seeds"}
         return f"At the scale {scale}, there is no interval: {why[result.shown_verdict]}."
-    paper, inside = row.paper.get("ratio"), ""
-    if paper is not None:
-        word = "includes" if interval.low <= paper <= interval.high else "does not include"
-        inside = f"; the interval {word} the paper's {paper:g} times"
     ours = f"`{row.against}` takes {_times(interval)} as many updates as `{row.net}`"
-    return f"At the scale {scale}, {ours}. {_verdict(row, result)}{inside}."
+    return f"At the scale {scale}, {ours}. {_verdict(row, result)}{_against_paper(row, result)}."
 
 
 def _commands(plan: Plan, row: Row) -> Iterator[str]:

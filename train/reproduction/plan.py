@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 import msgspec
 
@@ -26,7 +26,8 @@ RECIPE_OPTIONS = ("recipe", *(f.name.replace("_", "-") for f in fields(Recipe) i
 """Options of the recipe."""
 
 
-PARTS = ("main", "other", "ten")
+PartName = Literal["main", "other", "ten"]
+PARTS: tuple[PartName, ...] = get_args(PartName)
 """Names of the parts of a data set: for most runs; with other classes; with ten of them."""
 
 
@@ -64,7 +65,7 @@ class Run(Record, kw_only=True):
     name: Name
     title: Text
     options: Mapping[str, Any] = msgspec.field(default_factory=dict)
-    data: Literal["main", "other", "ten"] = "main"
+    data: PartName = "main"
     start: str | None = None
     """The run whose net, with the same seed, this one starts from."""
 

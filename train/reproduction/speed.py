@@ -13,13 +13,19 @@ def updates(curve: Curve | None) -> float | None:
 
     The mean error of an epoch counts as that in its middle; between epochs, the error is taken to be on a line.
     """
-    if curve is None or not curve.training_error or curve.steps_per_epoch is None:
-        return None
-    errors = curve.training_error
-    first = next((epoch for epoch, error in enumerate(errors) if error <= TARGET), None)
-    if first is None:
-        return None
-    middle = first + 0.5
-    if first > 0:
-        middle -= (TARGET - errors[first]) / (errors[first - 1] - errors[first])
-    return middle * curve.steps_per_epoch
+    earlier = None
+    for at, error in training_errors(curve) if curve else []:
+        if error <= TARGET:
+            if earlier is None:
+                return at
+            share = (TARGET - error) / (earlier[1] - error)
+            return at - share * (at - earlier[0])
+        earlier = at, error
+    return None
+
+
+def training_errors(curve: Curve) -> list[tuple[float, float]]:
+    """Return the mean training error of each epoch with the updates until its middle; nothing if it was not logged."""
+    if curve.steps_per_epoch is None:
+        return []
+    return [((epoch + 0.5) * curve.steps_per_epoch, error) for epoch, error in enumerate(curve.training_error)]

@@ -20,24 +20,19 @@ from train.selection import Selection
 class RowState:
     """A row at a scale, for a list."""
 
-    row: Row
-    scale: Scale
+    result: RowResult
     tasks: tuple[Task, ...]
-    missing: tuple[Task, ...]
-    verdict: str | None
-    shown_verdict: str
-    """The verdict, or why there is none."""
     hours: float | None
     """Estimated time of the missing tasks on this machine; None if it is not known."""
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "row": self.row.name,
-            "section": self.row.section,
-            "scale": self.scale.title,
+            "row": self.result.row.name,
+            "section": self.result.row.section,
+            "scale": self.result.scale.title,
             "nets": len(self.tasks),
-            "missing": [str(task) for task in self.missing],
-            "verdict": self.verdict,
+            "missing": [str(task) for task in self.result.missing],
+            "verdict": self.result.verdict,
             "hours": self.hours,
         }
 
@@ -50,18 +45,7 @@ def states(request: Request, results: Results, costs: Costs, jobs: int) -> list[
         assert result is not None, "possible at the scale"
         seconds = [costs.seconds(task) for task in result.missing]
         hours = None if None in seconds else sum(filter(None, seconds)) / 3600 / jobs
-        tasks = tuple(request.plan.tasks(row, scale))
-        found.append(
-            RowState(
-                row=row,
-                scale=scale,
-                tasks=tasks,
-                missing=result.missing,
-                verdict=result.verdict,
-                shown_verdict=result.shown_verdict,
-                hours=hours,
-            )
-        )
+        found.append(RowState(result=result, tasks=tuple(request.plan.tasks(row, scale)), hours=hours))
     return found
 
 
@@ -105,7 +89,7 @@ def image_counts(plan: Plan, scale: Scale, results: Results, data: Path | None) 
     They are counted in `data`, if it is given, and else taken from the records.
     """
     counts: dict[Part, tuple[int, int]] = {}
-    parts = [*scale.parts.values()]
+    parts = scale.parts.values()
     if data is not None and is_packed(data):
         packed = open_packed(data)
         counts = dict.fromkeys(parts, (packed.images("train"), packed.images("validation")))

@@ -134,8 +134,8 @@ def test_the_state_of_a_row_has_its_missing_nets_and_hours(tmp_path):
     folder.add_row("pooling", "quarter")
     costs = Timed(folder)
     lrn, pooling = states(request("lrn", "pooling"), folder.results, costs, 2)
-    assert (len(lrn.tasks), [str(task) for task in lrn.missing]) == (4, ["quarter/no-lrn-0", "quarter/no-lrn-1"])
-    assert lrn.hours == pytest.approx(costs.seconds(lrn.missing[0]) / 3600), "two at once"
-    assert (pooling.missing, pooling.hours) == ((), 0)
-    assert pooling.verdict in ("agrees", "disagrees", "undecided")
+    assert (len(lrn.tasks), [str(task) for task in lrn.result.missing]) == (4, ["quarter/no-lrn-0", "quarter/no-lrn-1"])
+    assert lrn.hours == pytest.approx(costs.seconds(lrn.result.missing[0]) / 3600), "two at once"
+    assert (pooling.result.missing, pooling.hours) == ((), 0)
+    assert pooling.result.verdict in ("agrees", "disagrees", "undecided")
     assert states(request("lrn"), folder.results, Timed(folder, {}), 2)[0].hours is None
